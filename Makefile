@@ -1,0 +1,45 @@
+# Needs python3 (3.11 or newer, with venv) and make; everything else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check bench readme
+
+# A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
+run: $(VENV)/.installed
+	@$(BIN)/edgecache serve --demo
+
+# Every test.
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+# What to run before each commit: style, types, and the tests that take less than a second each.
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not slow"
+
+# Speed beside nginx, HAProxy and varnish, as far as they are installed.
+bench: $(VENV)/.installed-test
+	$(BIN)/python loadtests/bench.py
+
+# Write the table of settings into README.md.
+readme: $(VENV)/.installed
+	$(BIN)/edgecache check-config --markdown > $(VENV)/settings.md
+	sed -i -e '/<!-- settings -->/,/<!-- end of settings -->/{//!d;}' \
+		-e '/<!-- settings -->/r $(VENV)/settings.md' README.md
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'edgecache needs Python 3.11 or newer: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo 'python3 cannot make a virtual environment: apt-get install python3-venv' >&2; exit 1; }

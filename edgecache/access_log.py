@@ -1,0 +1,234 @@
+"""The access log: one JSON object per line and request, and no request ever waits for it or fails by it.
+
+A request appends a tuple to a list. A coarse timer turns the list into lines and hands them to a thread, which
+alone touches the file: a blocked pipe or a full disk stalls that thread, its queue fills, and what no longer fits
+is counted and dropped. All that is written is ASCII without control characters: no client can break or forge a line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import select
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from queue import SimpleQueue
+from typing import NamedTuple
+
+import orjson
+
+Text = str | bytes
+Record = tuple[float, Text, Text, Text, Text, int, int, float, Text, Text, Text, Text]
+WRONG_SHAPE = (TypeError, ValueError, AttributeError)
+MAX_PENDING = 16 * 1024 * 1024  # bytes of lines that wait for the writer, per worker
+
+
+class LogRecord(NamedTuple):
+    """One exchange, as logged. The hot path may hand over a plain tuple in this order, which costs less."""
+
+    time: float  # when the request began, seconds since 1970
+    client: Text
+    method: Text
+    host: Text
+    target: Text
+    status: int
+    size: int  # bytes of body sent; logged as "bytes"
+    duration_ms: float  # from the request's first byte to the answer's last
+    cache: Text  # the member of Cache-Status that this POP added
+    reason: Text
+    user_agent: Text
+    referer: Text
+
+
+class AccessLog:
+    """The log of one worker. `fraction` of the requests, chosen at random, is logged: 0.0 none, 1.0 all.
+
+    `write` takes whole lines in the writer's thread; without one they go to standard output. `add` belongs to
+    the event loop's thread, as does `flush`, which its coarse timer calls.
+    """
+
+    add: Callable[[Record], None]
+
+    def __init__(
+        self,
+        fraction: float,
+        write: Callable[[bytes], object] | None = None,
+        *,
+        max_pending: int = MAX_PENDING,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._records: list[Record] = []
+        self._max_pending = max_pending
+        self._refused = 0  # records that did not fit the queue or could not be written as JSON
+        self._quoted = Quoted()
+        self._handed = 0  # bytes given to the writer
+        self._writer = _Writer(write or LineWriter(sys.stdout.fileno()))
+        self.add = _adder(fraction, self._records, chance)
+
+    @property
+    def written(self) -> int:
+        """Records that reached the file."""
+        return self._writer.written
+
+    @property
+    def dropped(self) -> int:
+        """Records lost because the writer was too far behind, or failed."""
+        return self._refused + self._writer.failed
+
+    def flush(self) -> None:
+        """Hand what was added since the last flush to the writer; never waits."""
+        if not self._records:
+            return
+        lines = _lines(self._records, self._quoted)
+        self._refused += len(self._records) - len(lines)
+        self._records.clear()
+        chunk = "".join(lines).encode("ascii")
+        if self._handed - self._writer.done + len(chunk) > self._max_pending:
+            self._refused += len(lines)
+            return
+        self._handed += len(chunk)
+        self._writer.take(chunk, len(lines))
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Flush, and give the writer `timeout` seconds to finish; what is left then is lost."""
+        self.flush()
+        self._writer.end(timeout)
+
+
+def _adder(fraction: float, records: list[Record], chance: Callable[[], float]) -> Callable[[Record], None]:
+    if fraction >= 1.0:
+        return records.append
+    if fraction <= 0.0:
+        return lambda record: None
+
+    def add_some(record: Record) -> None:
+        if chance() < fraction:
+            records.append(record)
+
+    return add_some
+
+
+def _lines(records: Sequence[Record], quoted: Quoted) -> list[str]:
+    with suppress(*WRONG_SHAPE):
+        return [line(record, quoted) for record in records]
+    lines = []
+    for record in records:  # one of them is of the wrong shape, which costs itself only
+        with suppress(*WRONG_SHAPE):
+            lines.append(line(record, quoted))
+    return lines
+
+
+class Quoted(dict[Text, str]):
+    """Texts as JSON strings, remembered: most requests repeat the method, host, user agent and target of others.
+
+    Bounded: longer texts than `longest` are not remembered, and at `most` texts everything is forgotten.
+    """
+
+    longest = 256
+    most = 4096
+
+    def __missing__(self, text: Text) -> str:
+        quoted = orjson.dumps(printable(text)).decode()
+        if len(text) <= self.longest:
+            if len(self) >= self.most:
+                self.clear()
+            self[text] = quoted
+        return quoted
+
+
+def line(record: Record, quoted: Quoted) -> str:
+    """The record as one JSON object and a line feed."""
+    time, client, method, host, target, status, size, took_ms, cache, reason, user_agent, referer = record
+    return (
+        f'{{"time":{time:.3f},"client":{quoted[client]},"method":{quoted[method]},"host":{quoted[host]}'
+        f',"target":{quoted[target]},"status":{status},"bytes":{size},"duration_ms":{took_ms:.3f}'
+        f',"cache":{quoted[cache]},"reason":{quoted[reason]}'
+        f',"user_agent":{quoted[user_agent]},"referer":{quoted[referer]}}}\n'
+    )
+
+
+def printable(text: Text) -> str:
+    r"""The text in ASCII, anything else as `\xe9` or `\u2028`; JSON itself escapes the control characters."""
+    if isinstance(text, bytes):
+        return text.decode("ascii", "backslashreplace")
+    return text if text.isascii() else text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+class _Writer:
+    """The thread that writes. Each count is changed by one thread only, so that none needs a lock."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+        self._queue: SimpleQueue[tuple[bytes, int] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.done = 0  # bytes that left the queue, written or failed
+        self.written = 0
+        self.failed = 0
+
+    def take(self, chunk: bytes, records: int) -> None:
+        """Queue a chunk; the thread starts with the first one."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
+            self._thread.start()
+        self._queue.put((chunk, records))
+
+    def end(self, timeout: float) -> None:
+        """Let the thread finish its queue and end, waiting at most `timeout` seconds."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            chunk, records = item
+            try:
+                self._write(chunk)
+            except Exception:  # a full disk, a closed pipe: the requests have been answered all the same
+                self.failed += records
+            else:
+                self.written += records
+            self.done += len(chunk)
+
+
+class LineWriter:
+    """Writes whole lines to a file descriptor that several processes share.
+
+    A pipe splits writes of more than PIPE_BUF bytes between processes, so each chunk is written under a lock on
+    the file. After a write that failed half-way, the next one begins on a new line.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._torn = False
+
+    def __call__(self, chunk: bytes) -> None:
+        """Write all of `chunk`, waiting as long as it takes; raises OSError where the file refuses it."""
+        rest = memoryview(b"\n" + chunk if self._torn else chunk)
+        with self._alone():
+            while rest:
+                rest = rest[self._some(rest) :]
+                self._torn = bool(rest)
+
+    def _some(self, rest: memoryview) -> int:
+        while True:
+            try:
+                return os.write(self._descriptor, rest)
+            except BlockingIOError:  # whoever shares the descriptor made it non-blocking
+                wait = select.poll()
+                wait.register(self._descriptor, select.POLLOUT)
+                wait.poll()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        locked = False
+        with suppress(OSError):  # a file system without locks: better a mixed line than none
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+            locked = True
+        try:
+            yield
+        finally:
+            if locked:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)

@@ -1,0 +1,102 @@
+"""The admin listener: health, readiness and metrics, served by the supervisor on its own address.
+
+Everything but health and readiness asks for the admin token, if one is set. More pages are added to `PAGES`.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # what an orchestrator asks, without secrets
+METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether new clients are welcome, and the state of each part."""
+
+    state: Literal["starting", "ready", "draining"]
+    parts: Mapping[str, str]
+
+
+class Pop(Protocol):
+    """What the admin pages ask of the supervisor."""
+
+    def readiness(self) -> Readiness:
+        """The state of the POP and its parts now."""
+
+    async def metrics(self) -> bytes:
+        """All metrics in Prometheus text format."""
+
+
+class Pages:
+    """The admin pages of one POP."""
+
+    def __init__(self, pop: Pop) -> None:
+        self._pop = pop
+
+    async def health(self, request: web.Request) -> web.Response:
+        """200 while the supervisor lives."""
+        return web.Response(text="ok\n")
+
+    async def ready(self, request: web.Request) -> web.Response:
+        """200 with the state of each part if new clients are welcome, else 503."""
+        readiness = self._pop.readiness()
+        body = {"state": readiness.state, "parts": dict(readiness.parts)}
+        return web.json_response(body, status=200 if readiness.state == "ready" else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """The metrics of all workers, dead ones included."""
+        return web.Response(body=await self._pop.metrics(), headers={"Content-Type": METRICS_TYPE})
+
+    async def index(self, request: web.Request) -> web.Response:
+        """What there is to see."""
+        lines = (f"{path:<10}{meaning}\n" for path, (_, meaning) in PAGES.items())
+        return web.Response(text="edgecache\n\n" + "".join(lines))
+
+
+Page = Callable[[Pages, web.Request], Awaitable[web.Response]]
+PAGES: Mapping[str, tuple[Page, str]] = {
+    "/": (Pages.index, "this list"),
+    "/healthz": (Pages.health, "200 while the POP lives"),
+    "/readyz": (Pages.ready, "200 while every worker is ready and none drains"),
+    "/metrics": (Pages.metrics, "Prometheus metrics of all workers"),
+}
+
+
+def application(pop: Pop, token: str) -> web.Application:
+    """The admin application; `token` empty leaves every page open."""
+    app = web.Application(middlewares=[_ask_for(token)] if token else [])
+    pages = Pages(pop)
+    for path, (page, _) in PAGES.items():
+        app.router.add_get(path, _bound(page, pages))
+    return app
+
+
+def _bound(page: Page, pages: Pages) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(request: web.Request) -> web.Response:
+        return await page(pages, request)
+
+    return answer
+
+
+def _ask_for(token: str) -> Middleware:
+    expected = f"Bearer {token}".encode()
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if request.path in OPEN_PATHS or hmac.compare_digest(given, expected):
+            return await handler(request)
+        problem = {"title": "The admin token is required", "status": 401}
+        return web.json_response(
+            problem, status=401, headers={"WWW-Authenticate": "Bearer"}, content_type="application/problem+json"
+        )
+
+    return check

@@ -1,0 +1,131 @@
+"""Answers out of a stored response, as bytes: the whole, its head, a 304, a 206 of one or several parts, a 416.
+
+Pure: what is stored, the request and the time go in, head and content come out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from edgecache.memory import Entry
+from edgecache.rules import ranges
+from edgecache.rules.forward import downstream_fields
+from edgecache.rules.message import FieldLine, Fields, Request, Response
+from edgecache.rules.preconditions import is_not_modified
+from edgecache.rules.ranges import Span
+from edgecache.rules.stored import Stored
+from edgecache.wire import h1_render as render
+
+BOUNDARY: Final = b"edgecache-3d6b6a416f9b5a1c"  # in no way secret: a part is delimited by its Content-Range too
+IN_304: Final = frozenset(  # RFC 9110 §15.4.5, and what a browser applies from a 304
+    b"cache-control content-location date etag expires last-modified vary cdn-cache-control cache-status "
+    b"content-security-policy strict-transport-security access-control-allow-origin surrogate-control".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A finished answer; `head` lacks the empty line that ends it."""
+
+    status: int
+    head: bytes
+    content: bytes = b""
+
+
+def from_entry(entry: Entry, request: Request, now: float, status_member: bytes, most_ranges: int) -> Answer | None:
+    """The answer that `entry` gives to `request` now; None if it holds only parts, and not the ones asked for."""
+    fields = request.fields
+    plain = b"if-none-match" not in fields and b"if-modified-since" not in fields and b"range" not in fields
+    if plain and entry.segments is None:
+        return whole(entry, request, now, status_member)
+    stored = entry.stored
+    if entry.segments is None and is_not_modified(request, stored):
+        return not_modified(stored, entry.age(now), status_member)
+    spans = ranges.wanted_spans(request, stored, entry.length, most_ranges)
+    if spans is None:
+        return whole(entry, request, now, status_member) if entry.segments is None else None
+    return _partial(entry, stored, spans, now, status_member)
+
+
+def whole(entry: Entry, request: Request, now: float, status_member: bytes) -> Answer:
+    """The whole of `entry`, or its head alone for HEAD."""
+    head = b"".join(
+        (
+            render.status_line(entry.status, entry.reason),
+            entry.block,
+            _length_line(entry.status, len(entry.content)),
+            b"Age: %d\r\nCache-Status: %b\r\n" % (entry.age(now), status_member),
+        )
+    )
+    return Answer(entry.status, head, b"" if request.method == b"HEAD" else entry.content)
+
+
+def _length_line(status: int, length: int) -> bytes:
+    return b"" if status in (204, 304) else b"Content-Length: %d\r\n" % length
+
+
+def _head(status: int, fields: Fields, age: int, status_member: bytes, *more: FieldLine) -> bytes:
+    extra = (*more, (b"Age", b"%d" % age), (b"Cache-Status", status_member))
+    return render.status_line(status) + render.field_block((*fields, *extra))
+
+
+def not_modified(stored: Stored, age: int, status_member: bytes) -> Answer:
+    """The 304 that `stored` gives."""
+    kept = Fields(line for line in stored.fields if line[0].lower() in IN_304)
+    return Answer(304, _head(304, kept, age, status_member))
+
+
+def _partial(entry: Entry, stored: Stored, spans: list[Span], now: float, status_member: bytes) -> Answer | None:
+    length, age = entry.length, entry.age(now)
+    fields = stored.fields.without((b"content-length", b"content-range"))
+    if not spans:  # RFC 9110 §15.5.17
+        line = (b"Content-Range", b"bytes */%d" % length)
+        kept = fields.without((b"content-type", b"content-encoding", b"etag", b"last-modified"))
+        return Answer(416, _head(416, kept, age, status_member, line, (b"Content-Length", b"0")))
+    pieces = [_piece(entry, span) for span in spans]
+    if None in pieces:
+        return None
+    known = [piece for piece in pieces if piece is not None]
+    if len(spans) == 1:
+        lines = (
+            (b"Content-Range", ranges.content_range_field(spans[0], length)),
+            (b"Content-Length", b"%d" % len(known[0])),
+        )
+        return Answer(206, _head(206, fields, age, status_member, *lines), known[0])
+    content = ranges.multipart(spans, known, length, fields.get(b"content-type"), BOUNDARY)
+    typed = (b"Content-Type", b"multipart/byteranges; boundary=" + BOUNDARY)
+    rest = fields.without((b"content-type",))
+    head = _head(206, rest, age, status_member, typed, (b"Content-Length", b"%d" % len(content)))
+    return Answer(206, head, content)
+
+
+def _piece(entry: Entry, span: Span) -> bytes | None:
+    if entry.segments is not None:
+        return entry.segments.slice(span)
+    return entry.content[span.first : span.end]
+
+
+def from_upstream(response: Response, request: Request, status_member: bytes, date: bytes) -> tuple[bytes, int | None]:
+    """The head of an answer that is passed on (without its last empty line), and its body's length if known."""
+    bodiless = request.method == b"HEAD" or response.status in (204, 304)
+    fields = downstream_fields(response.fields, keep_length=bodiless)
+    length = None if bodiless else response.framing.length
+    head = render.status_line(response.status, response.reason) + render.field_block(fields)
+    if b"date" not in response.fields:  # RFC 9110 §6.6.1
+        head += b"Date: " + date + b"\r\n"
+    if length is not None:
+        head += b"Content-Length: %d\r\n" % length
+    return head + b"Cache-Status: " + status_member + b"\r\n", length
+
+
+def of_ours(status: int, reason: str, detail: str, *more: FieldLine) -> Answer:
+    """An answer that this POP makes itself: problem details (RFC 9457), never stored."""
+    content = render.problem(status, reason, detail)
+    lines = (
+        (b"Content-Type", b"application/problem+json"),
+        (b"Content-Length", b"%d" % len(content)),
+        (b"Cache-Control", b"no-store"),
+        *more,
+    )
+    return Answer(status, render.status_line(status) + render.field_block(lines), content)

@@ -1,0 +1,224 @@
+"""A body on its way: one writer, many readers, each at its own pace, within a bound.
+
+Up to `keep` bytes are kept from the first one on, so that a reader may join at any time and the whole be stored.
+A body that grows past `keep` only flows: nobody joins any more, what every reader has taken is let go, and the source is
+paused while the slowest reader is `WINDOW` bytes behind. Until its first reader comes, nothing is let go; when the last
+one leaves, the source of a body that only flows is told to stop. A body that is not finished by its writer is not a
+body: readers are aborted, and nothing is stored.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+WINDOW: Final = 256 * 1024  # bytes held for the slowest reader of a body that only flows
+
+
+class Source(Protocol):
+    """Where the bytes come from, as far as it can be slowed down."""
+
+    def pause_reading(self) -> None:
+        """Send nothing for now."""
+
+    def resume_reading(self) -> None:
+        """Go on."""
+
+    def abandoned(self) -> None:
+        """Nobody will read what is still to come."""
+
+
+class Sink(Protocol):
+    """Where the bytes go."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether more would not pile up."""
+
+    def write(self, piece: bytes) -> None:
+        """Take `piece`, whether it is convenient or not."""
+
+    def finish(self) -> None:
+        """The body is complete."""
+
+    def abort(self) -> None:
+        """The body will never be complete: the receiver must see that."""
+
+
+class Cursor:
+    """One reader's place in a body."""
+
+    __slots__ = ("_body", "_next", "_sink")
+
+    def __init__(self, body: Body, sink: Sink) -> None:
+        self._body = body
+        self._sink = sink
+        self._next = 0  # number of the next piece, counted from the body's first
+
+    def pump(self) -> None:
+        """Move what has arrived to the sink, as far as it takes it."""
+        body, sink = self._body, self._sink
+        pieces = body.pieces
+        while (at := self._next - body.let_go) < len(pieces):
+            if not sink.writable:
+                return
+            self._next += 1
+            sink.write(pieces[at])
+        if body.finished:
+            body.leave(self)
+            sink.finish()
+        elif body.failed:
+            body.leave(self)
+            sink.abort()
+
+    @property
+    def next_piece(self) -> int:
+        """The number of the piece that this reader takes next."""
+        return self._next
+
+
+class Body:
+    """The content of one message. All mutable state: the pieces held, their readers, and whether the source waits."""
+
+    __slots__ = (
+        "_cursors",
+        "_ends",
+        "_keep",
+        "_paused",
+        "_read",
+        "_source",
+        "failed",
+        "finished",
+        "let_go",
+        "pieces",
+        "size",
+    )
+
+    def __init__(self, source: Source | None = None, keep: int = 0) -> None:
+        self.pieces: list[bytes] = []
+        self.size = 0  # bytes written so far
+        self.let_go = 0  # pieces that every reader has taken and that are no longer held
+        self.finished = False
+        self.failed = False
+        self._ends: list[BodyEnd] = []  # told once that it has ended
+        self._keep = keep
+        self._source = source
+        self._paused = False
+        self._read = False  # a reader has come
+        self._cursors: list[Cursor] = []
+
+    @property
+    def whole(self) -> bool:
+        """Whether every byte written so far is still held."""
+        return self.size <= self._keep and self.let_go == 0
+
+    @property
+    def joinable(self) -> bool:
+        """Whether a reader may still begin at the first byte."""
+        return self.let_go == 0 and (self.whole or not self._read)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more will come."""
+        return self.finished or self.failed
+
+    def when_ended(self, told: BodyEnd) -> None:
+        """Call `told` once the body has ended, complete or not; at once if it has."""
+        if self.ended:
+            told(self)
+        else:
+            self._ends.append(told)
+
+    def keep_up_to(self, size: int) -> None:
+        """Hold up to `size` bytes from the first on; to be said before the first byte."""
+        self._keep = size
+
+    def begin_with(self, piece: bytes) -> None:
+        """Put `piece` before what has arrived; only before the first reader."""
+        self.pieces.insert(0, piece)
+        self.size += len(piece)
+
+    def read_into(self, sink: Sink) -> Cursor:
+        """Let `sink` read from the first byte on; only while `joinable`."""
+        self._read = True
+        cursor = Cursor(self, sink)
+        self._cursors.append(cursor)
+        cursor.pump()
+        self._let_go()
+        return cursor
+
+    def leave(self, cursor: Cursor) -> None:
+        """`cursor` reads no further."""
+        if cursor in self._cursors:
+            self._cursors.remove(cursor)
+        if not self._cursors and not self.ended and self.size > self._keep and self._source is not None:
+            self._source.abandoned()
+
+    def discard(self) -> None:
+        """Nobody will come to read this: it is let go unless it is kept."""
+        self._read = True
+        if not self._cursors and not self.ended and self._keep == 0 and self._source is not None:
+            self._source.abandoned()
+
+    def taken(self, cursor: Cursor) -> None:
+        """The sink of `cursor` can take more."""
+        cursor.pump()
+        self._let_go()
+
+    def write(self, piece: bytes) -> None:
+        """The next piece of content."""
+        self.pieces.append(piece)
+        self.size += len(piece)
+        for cursor in tuple(self._cursors):
+            cursor.pump()
+        if self.size > self._keep:
+            self._let_go()
+
+    def finish(self) -> None:
+        """The content is complete."""
+        if not self.ended:
+            self.finished = True
+            self._end()
+
+    def fail(self) -> None:
+        """The content will never be complete."""
+        if not self.ended:
+            self.failed = True
+            self._end()
+
+    def _end(self) -> None:
+        self._source = None
+        told, self._ends = self._ends, []
+        for end in told:
+            end(self)
+        for cursor in tuple(self._cursors):
+            cursor.pump()
+
+    def _let_go(self) -> None:
+        """Of a body that only flows, drop what all have taken, and hold the source back while much is left."""
+        if self.whole:
+            return
+        none = self.let_go + len(self.pieces) if self._read else 0
+        slowest = min((cursor.next_piece for cursor in self._cursors), default=none)
+        if slowest > self.let_go:
+            del self.pieces[: slowest - self.let_go]
+            self.let_go = slowest
+        if self._source is None:
+            return
+        behind = sum(map(len, self.pieces)) > WINDOW
+        if behind and not self._paused:
+            self._paused = True
+            self._source.pause_reading()
+        elif self._paused and not behind:
+            self._paused = False
+            self._source.resume_reading()
+
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "failed" if self.failed else "open"
+        return f"<Body {state}, {self.size} bytes, {len(self._cursors)} readers>"
+
+
+class BodyEnd(Protocol):
+    """Told when a body has ended."""
+
+    def __call__(self, body: Body, /) -> None:
+        """`body` is `finished` or `failed`."""

@@ -1,0 +1,142 @@
+"""The command line: `edgecache serve`, `edgecache check-config`. Settings come from the environment only."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+
+from edgecache import __version__
+from edgecache.config import Address, Settings, effective_table, load, markdown_table
+from edgecache.errors import ConfigError
+from edgecache.worker_process import DEFAULT_WORKER
+
+BAD_CONFIGURATION = 2
+LOG_FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s[%(process)d] %(message)s"
+LOG_TIME = "%Y-%m-%dT%H:%M:%S"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 2 for a configuration that refuses the start, else 1."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        code: int = chosen.command(chosen, os.environ)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return BAD_CONFIGURATION
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgecache",
+        description="A self-hosted CDN point of presence in front of a web service.",
+        epilog="Settings are environment variables: `edgecache check-config` lists them.",
+    )
+    parser.add_argument("--version", action="version", version=f"edgecache {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_serve(commands)
+    _add_check_config(commands)
+    _add_worker(commands)
+    return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    words = "Serve EDGECACHE_ORIGIN on EDGECACHE_LISTEN until SIGTERM, which drains."
+    serve = commands.add_parser("serve", help="serve a web service from this POP", description=words)
+    serve.add_argument(
+        "--demo",
+        action="store_true",
+        help="without EDGECACHE_ORIGIN, start a small web service to stand in front of, and tell what to look at",
+    )
+    serve.add_argument("--worker", default=DEFAULT_WORKER, help=argparse.SUPPRESS)
+    serve.set_defaults(command=_serve)
+
+
+def _add_check_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    words = "Print every setting with its value in this environment; exit 2 if `serve` would refuse it."
+    check = commands.add_parser("check-config", help="print and check the settings", description=words)
+    check.add_argument("--markdown", action="store_true", help="print the table of the README instead")
+    check.set_defaults(command=_check_config)
+
+
+def _add_worker(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    worker = commands.add_parser("_worker")  # no help: only the supervisor starts it
+    worker.add_argument("--slot", type=int, required=True)
+    worker.add_argument("--listen-fd", type=int, action="append", required=True)
+    worker.add_argument("--control-fd", type=int, required=True)
+    worker.add_argument("--worker", default=DEFAULT_WORKER)
+    worker.set_defaults(command=_worker)
+
+
+def _check_config(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    if chosen.markdown:
+        print(markdown_table())
+        return 0
+    print(effective_table(environ), flush=True)
+    load(environ)
+    return 0
+
+
+def _worker(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from edgecache import worker_process
+
+    settings = load(environ)
+    _log_to_stderr(settings)
+    worker_process.run(settings, chosen.listen_fd, chosen.control_fd, chosen.worker)
+    return 0
+
+
+def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from edgecache.supervisor import Supervisor, listen_or_refuse  # aiohttp: 28 MiB that no worker needs
+
+    demo_listener = None
+    if chosen.demo and not environ.get("EDGECACHE_ORIGIN", "").strip():
+        (demo_listener,) = listen_or_refuse("EDGECACHE_ORIGIN", Address("127.0.0.1", 0), 1)
+        environ = {**environ, "EDGECACHE_ORIGIN": _url(demo_listener)}
+    settings = load(environ)
+    _log_to_stderr(settings)
+    (admin_listener,) = listen_or_refuse("EDGECACHE_ADMIN_LISTEN", settings.admin_listen, 1)
+    listeners = listen_or_refuse("EDGECACHE_LISTEN", settings.listen, settings.workers)
+    supervisor = Supervisor(settings, environ, listeners, admin_listener, worker=chosen.worker)
+    _announce(settings, _url(listeners[0]), _url(admin_listener), demo=demo_listener is not None)
+
+    async def serve() -> int:
+        async with AsyncExitStack() as stack:
+            if demo_listener is not None:
+                from edgecache import demo
+
+                await stack.enter_async_context(demo.serving(demo_listener))
+            return await supervisor.run()
+
+    return asyncio.run(serve())
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    level = settings.log_level.upper()
+    logging.basicConfig(stream=sys.stderr, level=level, format=LOG_FORMAT, datefmt=LOG_TIME)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{Address(host, port)}"
+
+
+def _announce(settings: Settings, site: str, admin: str, *, demo: bool) -> None:
+    lines = [
+        f"edgecache {__version__}, POP {settings.pop}, {settings.workers} workers",
+        f"  serves   {site}/",
+        f"  from     {settings.origin}/" + (" (the demo)" if demo else ""),
+        f"  health   {admin}/healthz  {admin}/readyz",
+        f"  metrics  {admin}/metrics",
+    ]
+    if demo:
+        from edgecache.demo import PAGES
+
+        lines += ["open", *(f"  {site}{path:<12} {meaning}" for path, meaning in PAGES.items())]
+    print("\n".join(lines), file=sys.stderr, flush=True)

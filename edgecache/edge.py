@@ -1,0 +1,365 @@
+"""The path of a request, from the client's question to an answer. Read this file first.
+
+Rule 1: every branch that a request can take is visible here.
+Rule 2: this file decides nothing about HTTP; it asks `rules/` and obeys.
+Rule 3: the tiers do not know each other; only this file knows their order.
+
+    bytes ──► answer_known            a head seen before whose answer is still right: one look-up, one write
+      └─────► answer                  synchronous: refuse, pass, or answer from memory
+                └─► ask               one flight per key: lead, follow, or go alone
+                      └─► refill      the flight's own task: the question, and what its answer means
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, assert_never
+
+from edgecache import answers
+from edgecache.answers import Answer
+from edgecache.fills import Fills, Reply
+from edgecache.flights import Failed, Filling, Flight, Flights, Outcome, Refreshed, Unshareable
+from edgecache.known import LONGEST_ANSWER, Known, KnownHeads
+from edgecache.memory import Entry, Memory
+from edgecache.relay import Relays
+from edgecache.rules import cache_status, rfc9111
+from edgecache.rules.cache_key import primary_key
+from edgecache.rules.forward import loops, no_forwards_left
+from edgecache.rules.message import Fields, Request
+from edgecache.rules.preconditions import is_not_modified
+from edgecache.rules.reasons import Forward, Refused, Result
+from edgecache.rules.rfc9111 import Fresh, MustAsk, StaleWhileRevalidate
+from edgecache.rules.stored import Stored
+from edgecache.rules.vary import selecting_values
+from edgecache.tasks import spawn
+from edgecache.upstream import Upstream
+from edgecache.wire.errors import OriginError
+from edgecache.wire.h1_server import Exchange
+
+MOST_FLIGHTS: Final = 3  # flights that one request follows before it goes alone
+OF_THE_RESPONSE: Final = frozenset(  # reasons that will hold for the next request too
+    (
+        Refused.NO_STORE,
+        Refused.PRIVATE,
+        Refused.NOT_CACHEABLE,
+        Refused.NOT_UNDERSTOOD,
+        Refused.SET_COOKIE,
+        Refused.VARY_STAR,
+        Refused.PER_USER_VARY,
+        Refused.USELESS,
+        Refused.TOO_LARGE,
+    )
+)
+
+
+class Edge:
+    """One worker's request path. Its mutable state lies in the parts that it is given."""
+
+    def __init__(
+        self,
+        *,
+        pop: bytes,
+        hosts: frozenset[bytes],
+        memory: Memory,
+        flights: Flights,
+        fills: Fills,
+        relays: Relays,
+        upstream: Upstream,
+        clock: Callable[[], float],
+        follower_timeout: float,
+        stale_wait: float,
+        max_ranges: int,
+    ) -> None:
+        self.pop = pop
+        self.hosts = hosts  # site names answered; empty = any
+        self.memory = memory
+        self.flights = flights
+        self.fills = fills
+        self.relays = relays
+        self.upstream = upstream
+        self.clock = clock  # epoch seconds
+        self.known = KnownHeads(memory.touch)
+        self._follower_timeout = follower_timeout
+        self._stale_wait = stale_wait
+        self._max_ranges = max_ranges
+
+    # --- without waiting
+
+    def answer(self, exchange: Exchange) -> None:
+        """Answer `exchange` now if nothing has to be waited for; else see to it that it will be."""
+        request = exchange.request
+        if refusal := self._refusal(request):
+            self._ours(exchange, refusal)
+        elif why := rfc9111.why_pass(request):
+            self._relay(exchange, why, Result.PASS)
+        else:
+            self._look_up(exchange, request)
+
+    def _look_up(self, exchange: Exchange, request: Request) -> None:
+        key = primary_key(request)
+        entry, url_known = self.memory.lookup(key, request.fields)
+        why = Forward.VARY_MISS if url_known else Forward.URI_MISS
+        if entry is not None:
+            verdict = self._answer_from(entry, exchange)
+            if verdict is None:
+                return
+            why = verdict.why
+        if rfc9111.only_if_cached(request):
+            self._ours(exchange, answers.of_ours(504, "only-if-cached", "nothing stored may be used"), why)
+        elif request.method == b"HEAD" or (b"range" in request.fields and self._goes_alone(entry)):
+            self._relay(exchange, why, Result.MISS, entry)
+        elif entry is None and self.flights.marked(key, self.clock()):
+            self._relay(exchange, why, Result.PASS)
+        else:
+            spawn(self.ask(exchange, key, entry, why), "ask")
+
+    @staticmethod
+    def _goes_alone(entry: Entry | None) -> bool:
+        """Whether a range is asked of the origin as it is: unless a whole is stored that only needs validating."""
+        return entry is None or entry.segments is not None
+
+    def _answer_from(self, entry: Entry, exchange: Exchange) -> MustAsk | None:
+        """Answer with what is stored, if that is allowed and enough; else why not."""
+        request, now = exchange.request, self.clock()
+        plain = is_plain(request.fields)
+        verdict = Fresh() if plain and now < entry.stale_at else rfc9111.may_reuse(entry.stored, request, now)
+        match verdict:
+            case MustAsk():
+                return verdict
+            case StaleWhileRevalidate():
+                answered = self._deliver(exchange, entry, Result.STALE, now)
+                if answered:
+                    self._refresh_behind(entry, request)
+            case Fresh():
+                answered = self._deliver(exchange, entry, Result.HIT, now)
+                if answered and plain:
+                    self._learn_head(exchange, entry)
+        return None if answered else MustAsk(Forward.PARTIAL)
+
+    def _refusal(self, request: Request) -> Answer | None:
+        """Our own answer to what is neither cached nor passed on."""
+        if self.hosts and request.host not in self.hosts:
+            return answers.of_ours(421, "unknown-site", "this server does not answer for that site")
+        if loops(request, self.pop):
+            return answers.of_ours(508, "loop", "the request has been here before")
+        if no_forwards_left(request):
+            return answers.of_ours(
+                405, "max-forwards", "this server does not answer that method", (b"Allow", b"GET, HEAD")
+            )
+        return None
+
+    # --- one question upstream for all who ask
+
+    async def ask(self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward) -> None:
+        """Lead a flight for `key`, or follow the one that is out; alone if its answer is not for others."""
+        request = exchange.request
+        for _ in range(MOST_FLIGHTS):
+            flight = self._flight(key, request, entry, exchange)
+            spare = entry if entry is not None and self._may_stand_in(entry, request) else None
+            patience = self._stale_wait if spare else None if flight.leader is exchange else self._follower_timeout
+            outcome = await flight.outcome(patience)
+            if outcome is None or (isinstance(outcome, Failed) and spare is not None):  # hung, or down
+                flight.abandon(exchange)
+                if spare is None:
+                    break
+                self._deliver(exchange, spare, Result.STALE, self.clock())
+                return
+            if self._answer_with(outcome, exchange, flight, why):
+                return
+            if isinstance(outcome, Unshareable):
+                break
+            entry, _ = self.memory.lookup(key, request.fields)  # it was another variant: look again
+            if entry is not None and self._answer_from(entry, exchange) is None:
+                return
+        self._relay(exchange, why, Result.MISS, entry)
+
+    def _may_stand_in(self, entry: Entry, request: Request) -> bool:
+        return rfc9111.may_serve_on_error(entry.stored, request, self.clock())
+
+    def _flight(self, key: bytes, request: Request, entry: Entry | None, exchange: Exchange | None) -> Flight:
+        """The flight that is out for this URL and these selecting fields, or a new one."""
+        place = (key, selecting_values(self.memory.vary_of(key), request.fields))
+        flight = self.flights.out(place)
+        if flight is None:
+            flight = self.flights.lead(place, key, exchange)
+            spawn(self.refill(flight, request, entry, exchange.client if exchange else ""), "refill")
+        elif exchange is not None:
+            flight.watchers.append(exchange)
+        return flight
+
+    def _answer_with(self, outcome: Outcome, exchange: Exchange, flight: Flight, why: Forward) -> bool:
+        """Answer with what a flight brought; False if it is not for this request."""
+        leads = flight.leader is exchange
+        match outcome:
+            case Refreshed(entry):
+                if not matches(entry.vary, entry.selecting, exchange.request):
+                    return False
+                return self._deliver(exchange, entry, Result.REVALIDATED, self.clock(), why, collapsed=not leads)
+            case Filling(stored, reply):
+                if not leads and not (reply.body.joinable and matches(stored.vary, stored.selecting, exchange.request)):
+                    return False
+                self._share(exchange, stored, reply, why, collapsed=not leads)
+            case Unshareable(reply):
+                if leads:
+                    self.relays.pass_on(exchange, reply, why, Result.MISS)
+                elif reply.response.status < 500:
+                    return False
+                else:  # a crowd must not run at an origin that is failing
+                    self._ours(exchange, answers.of_ours(502, "upstream-status", "the upstream answered an error"), why)
+            case Failed(error):
+                self._ours(exchange, answers.of_ours(error.status, error.reason, str(error)), why)
+            case _:
+                assert_never(outcome)
+        return True
+
+    async def refill(self, flight: Flight, request: Request, entry: Entry | None, client: str) -> None:
+        """Run once per flight, in a task of its own: ask, and say what came of it."""
+        try:
+            reply = await self.upstream.fetch(request, self._question(request, entry), client, flight.watchers)
+            outcome = self._judge(request, entry, reply)
+            if outcome is None:  # the answer was not about what is stored: ask for the whole
+                reply.body.discard()
+                question = rfc9111.unconditional(request)
+                reply = await self.upstream.fetch(request, question, client, flight.watchers)
+                outcome = self._judge(request, None, reply)
+            assert outcome is not None, "an unconditional question has an answer of its own"
+        except OriginError as error:
+            outcome = Failed(error)
+        except BaseException:
+            flight.land(Failed(OriginError("internal", "the request failed here")))
+            self.flights.end(flight)
+            raise
+        self._settle(flight, request, outcome)
+
+    def _question(self, request: Request, entry: Entry | None) -> Fields:
+        """What to ask: is the stored one still good, the rest of what is known in part, or the whole."""
+        if entry is None:
+            return rfc9111.unconditional(request)
+        if entry.segments is not None:
+            return rfc9111.rest_question(request, entry.stored, entry.segments)
+        return rfc9111.validation_question(request, entry.stored)
+
+    def _judge(self, request: Request, entry: Entry | None, reply: Reply) -> Outcome | None:
+        """What the origin's answer means; None if it is not about what is stored."""
+        status = reply.response.status
+        if status == 304 and entry is not None:
+            if not rfc9111.validates(entry.stored, reply.response):
+                return None
+            return Refreshed(entry) if self.fills.freshen(request, entry, reply) else None
+        if status in (206, 416) and entry is not None and entry.segments is not None:
+            whole = self.fills.completed(entry, reply)
+            if whole is None:
+                return None
+            reply = whole
+        elif status in rfc9111.FAILURES and entry is not None and self._may_stand_in(entry, request):
+            reply.body.discard()
+            return Failed(OriginError(f"status-{status}", "the upstream answered with an error"))
+        learnt = self.fills.learn(request, reply, entry)
+        return Filling(learnt, reply) if isinstance(learnt, Stored) else Unshareable(reply, learnt)
+
+    def _settle(self, flight: Flight, request: Request, outcome: Outcome) -> None:
+        """Tell the flight's outcome, and remember what it says about the next requests."""
+        match outcome:
+            case Filling(_, reply):
+                self.flights.unmark(flight.primary)
+                reply.body.when_ended(lambda _: self.flights.end(flight))  # it may be followed until it is stored
+            case Unshareable(reply, reason):
+                self.flights.end(flight)
+                if reply.response.status < 500:
+                    self._not_for_sharing(flight.primary, request, reason)
+                if flight.leader is None or flight.leader.gone:
+                    reply.body.discard()
+            case Refreshed() | Failed():
+                self.flights.end(flight)
+        flight.land(outcome)
+
+    def _not_for_sharing(self, key: bytes, request: Request, reason: Refused) -> None:
+        """A whole crowd must not wait in line for answers that are for one each."""
+        if reason in OF_THE_RESPONSE:
+            self.flights.mark(key, self.clock())
+            stale, _ = self.memory.lookup(key, request.fields)
+            if stale is not None:
+                self.memory.drop(stale)
+
+    def _refresh_behind(self, entry: Entry, request: Request) -> None:
+        """Ask the origin behind the client's back, once (RFC 5861 §3)."""
+        self._flight(primary_key(request), request, entry, None)
+
+    # --- answers
+
+    def _deliver(
+        self,
+        exchange: Exchange,
+        entry: Entry,
+        result: Result,
+        now: float,
+        why: Forward | None = None,
+        *,
+        collapsed: bool = False,
+    ) -> bool:
+        """Answer out of `entry`; False if it holds only parts, and not the ones asked for."""
+        if why is None:
+            member = cache_status.hit(self.pop, entry.lifetime - entry.age(now))
+        else:
+            member = cache_status.forwarded(self.pop, why, status=304, collapsed=collapsed)
+        answer = answers.from_entry(entry, exchange.request, now, member, self._max_ranges)
+        if answer is None:
+            return False
+        exchange.result, exchange.cache_status = result, member
+        exchange.reply(answer.status, answer.head, answer.content)
+        return True
+
+    def _share(self, exchange: Exchange, stored: Stored, reply: Reply, why: Forward, *, collapsed: bool) -> None:
+        """Answer with a fill under way."""
+        if is_not_modified(exchange.request, stored):
+            member = cache_status.forwarded(
+                self.pop, why, status=reply.response.status, stored=True, collapsed=collapsed
+            )
+            answer = answers.not_modified(stored, int(stored.age(self.clock())), member)
+            exchange.result, exchange.cache_status = Result.MISS, member
+            exchange.reply(answer.status, answer.head)
+            reply.body.discard()
+            return
+        result = Result.COLLAPSED if collapsed else Result.MISS
+        self.relays.pass_on(exchange, reply, why, result, stored=True)
+
+    def _relay(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
+        self.relays.begin(exchange, why, result, entry)
+
+    def _ours(self, exchange: Exchange, answer: Answer, why: Forward | None = None) -> None:
+        """Answer with something of our own."""
+        exchange.result = Result.ERROR
+        head = answer.head
+        if why is not None:
+            exchange.cache_status = cache_status.forwarded(self.pop, why)
+            head += b"Cache-Status: " + exchange.cache_status + b"\r\n"
+        exchange.reply(answer.status, head, b"" if exchange.request.method == b"HEAD" else answer.content)
+
+    def _learn_head(self, exchange: Exchange, entry: Entry) -> None:
+        """Remember the bytes of this request's head with its answer."""
+        request = exchange.request
+        if (
+            len(entry.content) > LONGEST_ANSWER
+            or entry.segments is not None
+            or request.http_1_0
+            or not request.keep_alive
+        ):
+            return
+
+        def make(now: float) -> bytes:
+            member = cache_status.hit(self.pop, entry.lifetime - entry.age(now))
+            answer = answers.from_entry(entry, request, now, member, self._max_ranges)
+            assert answer is not None, "a whole entry answers every request"
+            return answer.head + b"\r\n" + answer.content
+
+        self.known.learn(exchange.raw, Known(request, entry, exchange.status, make))
+
+
+def is_plain(fields: Fields) -> bool:
+    """Whether a request says nothing about the freshness that it wants."""
+    return b"cache-control" not in fields and b"pragma" not in fields
+
+
+def matches(vary: tuple[bytes, ...], selecting: tuple[bytes | None, ...], request: Request) -> bool:
+    """Whether a response that varies by `vary`, made for `selecting`, suits `request` (RFC 9111 §4.1)."""
+    return not vary or selecting_values(vary, request.fields) == selecting

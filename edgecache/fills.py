@@ -1,0 +1,131 @@
+"""From an origin's answer to a stored response: what is learnt from each, and stored when its body is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from edgecache.body import Body
+from edgecache.memory import Entry, Memory
+from edgecache.rules import ranges, rfc9111
+from edgecache.rules.cache_key import primary_key
+from edgecache.rules.message import Fields, Framing, Request, Response
+from edgecache.rules.purge_log import PurgeLog
+from edgecache.rules.ranges import Segments
+from edgecache.rules.reasons import Refused
+from edgecache.rules.rfc9111 import DoNotStore, Store
+from edgecache.rules.stored import Policy, Stored, Times
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer of the origin: head, body (perhaps still arriving), times, and the log's position when it was asked."""
+
+    response: Response
+    body: Body
+    times: Times
+    seen: int
+
+
+class Fills:
+    """What takes responses into the memory. A body that ends early, or whose URL was purged since, is not stored."""
+
+    def __init__(self, memory: Memory, log: PurgeLog, policy: Policy, refused: Callable[[Refused], None]) -> None:
+        self._memory = memory
+        self._log = log
+        self._policy = policy
+        self._refused = refused  # told why a response is not stored
+
+    def learn(self, request: Request, reply: Reply, previous: Entry | None = None) -> Stored | Refused:
+        """Store the reply to `request` once its body is complete, if that is allowed; to be asked before a byte is read.
+
+        `previous` is what it would replace. A HEAD's reply updates or drops what is stored (RFC 9111 §4.3.5).
+        """
+        if request.method == b"HEAD":
+            return self._learn_head(request, reply, previous)
+        decision = self._decide(request, reply, previous)
+        if isinstance(decision, DoNotStore):
+            self._refused(decision.reason)
+            return decision.reason
+        stored = decision.stored
+        reply.body.keep_up_to(self._memory.largest)
+        reply.body.when_ended(lambda body: self._complete(request, stored, reply, body))
+        return stored
+
+    def _decide(self, request: Request, reply: Reply, previous: Entry | None) -> Store | DoNotStore:
+        length = reply.response.framing.length
+        if length is not None and length > self._memory.largest:
+            return DoNotStore(Refused.TOO_LARGE)
+        before = previous.stored if previous is not None else None
+        return rfc9111.may_store(request, reply.response, reply.times, self._policy, before)
+
+    def _complete(self, request: Request, stored: Stored, reply: Reply, body: Body) -> None:
+        key = primary_key(request)
+        if not body.finished:
+            return  # an unfinished body is never stored
+        if not body.whole:
+            self._refused(Refused.TOO_LARGE)
+            return
+        if not self._log.allows(key, reply.seen):
+            self._refused(Refused.PURGED)
+            return
+        content = body.pieces[0] if len(body.pieces) == 1 else b"".join(body.pieces)
+        if stored.whole_length is not None:
+            self._put_part(key, request, stored, content)
+        else:
+            self._memory.put(key, stored, content)
+
+    def _put_part(self, key: bytes, request: Request, stored: Stored, content: bytes) -> None:
+        """A 206: joined to the parts that are known of the same representation (RFC 9111 §3.4)."""
+        assert stored.whole_length is not None, "a storable part says how long the whole is"
+        entry, _ = self._memory.lookup(key, request.fields)
+        segments = Segments(stored.whole_length, ((stored.first_byte, content),))
+        if entry is not None:
+            if entry.segments is None:
+                return  # the whole is known
+            if ranges.may_combine(entry.stored, stored):
+                segments = entry.segments.joined(stored.first_byte, content)
+        if segments.complete:
+            self._memory.put(key, _as_whole(stored), segments.parts[0][1])
+        elif segments.size <= self._memory.largest:
+            self._memory.put(key, stored, b"", segments)
+
+    def _learn_head(self, request: Request, reply: Reply, previous: Entry | None) -> Refused:
+        if previous is not None and reply.response.status == 200 and not previous.gone:
+            if rfc9111.head_agrees(previous.stored, reply.response):
+                self.freshen(request, previous, reply)
+            else:
+                self._memory.drop(previous)
+        return Refused.METHOD
+
+    def freshen(self, request: Request, entry: Entry, reply: Reply) -> bool:
+        """Update `entry` by a 304 or a HEAD's 200; False if it was purged or dropped meanwhile."""
+        if entry.gone or not self._log.allows(primary_key(request), reply.seen):
+            return False
+        entry.adopt(entry.stored.freshened(reply.response, reply.times, request, self._policy))
+        self._memory.resize(entry)
+        return not entry.gone
+
+    def completed(self, entry: Entry, reply: Reply) -> Reply | None:
+        """`reply`, the missing end of `entry`'s parts, as the whole; None if it does not continue them."""
+        segments, response = entry.segments, reply.response
+        part = ranges.content_range(response.fields.get(b"content-range"))
+        if segments is None or part is None or response.status != 206 or part.first != segments.missing_after():
+            return None
+        if part.end != segments.whole or part.whole != segments.whole:
+            return None
+        stored = entry.stored
+        etag = ranges.strong_etag(stored)
+        if etag is None or etag != response.fields.get(b"etag"):
+            return None
+        fields = stored.fields.without(response.fields.names()).lines + response.fields.lines
+        whole = Response(
+            200, Fields(fields).without((b"content-range", b"content-length")), b"", Framing(segments.whole)
+        )
+        reply.body.begin_with(segments.parts[0][1])
+        return replace(reply, response=whole)
+
+
+def _as_whole(stored: Stored) -> Stored:
+    fields = stored.fields.without((b"content-range", b"content-length"))
+    return replace(stored, status=200, reason=b"", fields=fields, first_byte=0, whole_length=None)

@@ -1,0 +1,135 @@
+"""One question upstream per key: who comes first leads, who comes while it is out follows.
+
+A flight's question runs in a task of its own, so that no client that leaves can cancel it. It lands once, when the head
+of the answer is known; the body may still be arriving then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from edgecache.fills import Reply
+from edgecache.memory import Entry
+from edgecache.rules.reasons import Refused
+from edgecache.rules.stored import Stored
+from edgecache.wire.errors import OriginError
+from edgecache.wire.h1_server import Exchange
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """A new response that may be shared: its head is known, its body arrives."""
+
+    stored: Stored
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """The origin said that what is stored is still good."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Unshareable:
+    """The answer is for the leader alone."""
+
+    reply: Reply
+    reason: Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """There is no answer, or an error that must not replace what may be served stale."""
+
+    error: OriginError
+
+
+Outcome = Filling | Refreshed | Unshareable | Failed
+
+
+class Flight:
+    """One question on its way, for one key."""
+
+    __slots__ = ("_landed", "key", "leader", "primary", "watchers")
+
+    def __init__(self, key: object, primary: bytes, leader: Exchange | None) -> None:
+        self.key = key
+        self.primary = primary  # the cache key of the URL
+        self.leader = leader  # None: it runs behind the clients' backs
+        self.watchers: list[Exchange] = [leader] if leader is not None else []  # for interim responses
+        self._landed: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def land(self, outcome: Outcome) -> None:
+        """The answer's head is known, or that there is none."""
+        if not self._landed.done():
+            self._landed.set_result(outcome)
+
+    async def outcome(self, within: float | None) -> Outcome | None:
+        """What came of it; None if it takes longer than `within` seconds."""
+        if not self._landed.done():
+            await asyncio.wait((self._landed,), timeout=within)
+        return self._landed.result() if self._landed.done() else None
+
+    def abandon(self, exchange: Exchange) -> None:
+        """`exchange` waits no longer; an answer for its leader alone would be for nobody."""
+        if self.leader is exchange:
+            self.leader = None
+
+    def __repr__(self) -> str:
+        return f"<Flight {'landed' if self._landed.done() else 'out'}, {len(self.watchers)} watch>"
+
+
+class Flights:
+    """The flights that are out. Mutable state: those, by key; and the keys known to be unshareable, until when."""
+
+    def __init__(self, hit_for_miss: float, most_marks: int = 65536) -> None:
+        self._out: dict[object, Flight] = {}
+        self._marks: dict[bytes, float] = {}
+        self._hit_for_miss = hit_for_miss  # seconds
+        self._most_marks = most_marks
+
+    def out(self, key: object) -> Flight | None:
+        """The flight to follow for `key`."""
+        return self._out.get(key)
+
+    def lead(self, key: object, primary: bytes, leader: Exchange | None) -> Flight:
+        """A new flight for `key`, to be landed and ended by the caller."""
+        flight = self._out[key] = Flight(key, primary, leader)
+        return flight
+
+    def end(self, flight: Flight) -> None:
+        """Nobody may follow `flight` any more."""
+        if self._out.get(flight.key) is flight:
+            del self._out[flight.key]
+
+    def dissolve(self, primary: bytes) -> None:
+        """The URL was invalidated: nobody follows what is out for it from now on (nor is it stored: see `PurgeLog`)."""
+        for flight in [flight for flight in self._out.values() if flight.primary == primary]:
+            self.end(flight)
+
+    def mark(self, primary: bytes, now: float) -> None:
+        """Answers for this URL are not shareable: for a while nobody waits for another's (hit-for-miss)."""
+        if len(self._marks) >= self._most_marks:
+            for key in list(self._marks)[: self._most_marks // 2]:
+                del self._marks[key]
+        self._marks[primary] = now + self._hit_for_miss
+
+    def unmark(self, primary: bytes) -> None:
+        """Its answers are shareable after all."""
+        self._marks.pop(primary, None)
+
+    def marked(self, primary: bytes, now: float) -> bool:
+        """Whether answers for this URL are known not to be shareable."""
+        until = self._marks.get(primary)
+        if until is None:
+            return False
+        if until < now:
+            del self._marks[primary]
+            return False
+        return True
+
+    def __len__(self) -> int:
+        return len(self._out)

@@ -1,0 +1,278 @@
+"""L1: whole and partial responses in this worker's memory, within a budget of bytes. Synchronous.
+
+What lies here is compact: an entry keeps the head as the bytes that are sent, and rebuilds the `Stored` value that the
+rules ask about only for requests that are not plain. An entry is `gone` once it was evicted, replaced or invalidated;
+whoever holds on to one must look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from edgecache.eviction import POLICIES, EvictionPolicy
+from edgecache.rules.cache_control import parse_response_directives
+from edgecache.rules.cache_key import SearchVariance, no_vary_search
+from edgecache.rules.message import Fields
+from edgecache.rules.ranges import Segments
+from edgecache.rules.stored import Stored
+from edgecache.rules.vary import preferred_language, selecting_values
+from edgecache.wire.h1_render import field_block
+
+ENTRY_OVERHEAD: Final = 640  # bytes that an entry costs beside head and body; measured by `make bench`
+MOST_SEARCH_RULES: Final = 4096  # paths whose No-Vary-Search is remembered
+
+
+class Entry:
+    """One stored response: whole (`content`) or in parts (`segments`)."""
+
+    __slots__ = (
+        "block",
+        "content",
+        "gone",
+        "initial_age",
+        "key",
+        "lifetime",
+        "reason",
+        "received",
+        "segments",
+        "selecting",
+        "size",
+        "stale_at",
+        "stale_if_error",
+        "status",
+        "vary",
+    )
+
+    def __init__(self, key: bytes, stored: Stored, content: bytes, segments: Segments | None = None) -> None:
+        self.key = key
+        self.content = content
+        self.segments = segments
+        self.gone = False
+        self.adopt(stored)
+
+    def adopt(self, stored: Stored) -> None:
+        """Take over the head and the freshness of `stored`, for the same content."""
+        fields = stored.fields.without((b"content-length",)) if stored.status != 204 else stored.fields
+        self.block = field_block(fields)
+        self.status = stored.status
+        self.reason = stored.reason
+        self.received = stored.received
+        self.initial_age = stored.initial_age
+        self.lifetime = stored.lifetime
+        self.stale_if_error = stored.stale_if_error
+        self.vary = stored.vary
+        self.selecting = stored.selecting
+        self.stale_at = 0.0 if stored.directives.no_cache else stored.stale_at
+        held = len(self.content) if self.segments is None else self.segments.size
+        self.size = ENTRY_OVERHEAD + len(self.key) + len(self.block) + held
+
+    @property
+    def stored(self) -> Stored:
+        """The value that the rules ask about, rebuilt."""
+        lines = []
+        for line in self.block.split(b"\r\n")[:-1]:
+            name, _, value = line.partition(b": ")
+            lines.append((name, value))
+        fields = Fields(lines)
+        return Stored(
+            status=self.status,
+            reason=self.reason,
+            fields=fields,
+            directives=parse_response_directives(fields.get(b"cache-control"), fields.get(b"cdn-cache-control")),
+            received=self.received,
+            initial_age=self.initial_age,
+            lifetime=self.lifetime,
+            vary=self.vary,
+            selecting=self.selecting,
+            etag=fields.get(b"etag"),
+            last_modified=fields.get(b"last-modified"),
+            stale_if_error=self.stale_if_error,
+            first_byte=self.segments.parts[0][0] if self.segments else 0,
+            whole_length=self.segments.whole if self.segments else None,
+        )
+
+    @property
+    def length(self) -> int:
+        """The length of the whole representation, in bytes."""
+        return len(self.content) if self.segments is None else self.segments.whole
+
+    def age(self, now: float) -> int:
+        """The value of `Age`, in whole seconds."""
+        return int(self.initial_age + max(0.0, now - self.received))
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.status}, {self.size} bytes{', gone' if self.gone else ''}>"
+
+
+class Variants:
+    """The stored responses of one URL that varies: by the values that the request's nominated fields had."""
+
+    __slots__ = ("by_values", "names")
+
+    def __init__(self, names: tuple[bytes, ...]) -> None:
+        self.names = names
+        self.by_values: dict[tuple[bytes | None, ...], Entry] = {}
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(entry.size for entry in self.by_values.values()) + 400
+
+    def select(self, fields: Fields) -> Entry | None:
+        """The variant for a request with `fields` (RFC 9111 §4.1)."""
+        entry = self.by_values.get(selecting_values(self.names, fields))
+        return entry if entry is not None else self._by_language(fields)
+
+    def _by_language(self, fields: Fields) -> Entry | None:
+        """The variant in the language that the request wants most, if language is all that it varies by."""
+        if self.names != (b"accept-language",):
+            return None
+        wanted = preferred_language(fields.get(b"accept-language"))
+        if wanted is None:
+            return None
+        for entry in self.by_values.values():
+            language = entry.stored.fields.get(b"content-language")
+            if language is not None and language.lower() == wanted:
+                return entry
+        return None
+
+
+Slot = Entry | Variants
+
+
+class Memory:
+    """The mapping from cache keys to stored responses. Mutable state: the policy's queues, and the search rules."""
+
+    def __init__(self, budget: int, policy: str, largest: int, max_variants: int) -> None:
+        self.largest = largest  # bytes of the largest body that is taken
+        self._max_variants = max_variants
+        self.evictions = 0
+        self._slots: EvictionPolicy[bytes, Slot] = POLICIES[policy](
+            budget, getsizeof=lambda slot: slot.size, on_evict=self._evicted
+        )
+        self._search: dict[bytes, tuple[SearchVariance, int]] = {}  # path → rule and its number
+        self._search_count = 0
+
+    def normal_key(self, key: bytes) -> bytes:
+        """`key` as the path's `No-Vary-Search` merges it. A rule that changed never finds what an older one stored."""
+        if not self._search:
+            return key
+        rule = self._search.get(key.partition(b"?")[0])
+        return key if rule is None else rule[0].normal(key) + b" %d" % rule[1]
+
+    def lookup(self, key: bytes, fields: Fields) -> tuple[Entry | None, bool]:
+        """The stored response for a request, and whether anything is stored for its URL."""
+        try:
+            slot = self._slots[self.normal_key(key)]
+        except KeyError:
+            return None, False
+        return (slot, True) if isinstance(slot, Entry) else (slot.select(fields), True)
+
+    def vary_of(self, key: bytes) -> tuple[bytes, ...]:
+        """The field names by which the URL is known to vary."""
+        slot = self._slots.peek(self.normal_key(key))
+        return slot.names if isinstance(slot, Variants) else ()
+
+    def touch(self, entry: Entry) -> None:
+        """`entry` was used without a look-up."""
+        self._slots.touch(entry.key)
+
+    def put(self, key: bytes, stored: Stored, content: bytes, segments: Segments | None = None) -> Entry | None:
+        """Store a response, in the place of the one that it succeeds; None if it is too large."""
+        if stored.vary == () and len(content) > self.largest:
+            return None
+        self._learn_search(key, stored)
+        key = self.normal_key(key)
+        entry = Entry(key, stored, content, segments)
+        slot = self._slots.peek(key)
+        if not stored.vary:
+            self._retire(slot)
+            return self._keep(key, entry, entry)
+        if not isinstance(slot, Variants) or slot.names != stored.vary:
+            self._retire(slot)
+            slot = Variants(stored.vary)
+        old = slot.by_values.pop(stored.selecting, None)
+        if old is not None:
+            old.gone = True
+        slot.by_values[stored.selecting] = entry
+        while len(slot.by_values) > self._max_variants:
+            slot.by_values.pop(next(iter(slot.by_values))).gone = True
+        return self._keep(key, slot, entry)
+
+    def _keep(self, key: bytes, slot: Slot, entry: Entry) -> Entry | None:
+        try:
+            self._slots[key] = slot
+        except ValueError:  # larger than the whole budget
+            self._retire(slot)
+            self._slots.pop(key, None)
+            return None
+        return None if entry.gone else entry
+
+    def resize(self, entry: Entry) -> None:
+        """The size of `entry` has changed: account for it."""
+        slot = self._slots.peek(entry.key)
+        if slot is not None and not entry.gone:
+            self._keep(entry.key, slot, entry)
+
+    def invalidate(self, key: bytes) -> bool:
+        """Forget every response stored for a URL; whether there was one."""
+        key = self.normal_key(key)
+        slot = self._slots.peek(key)
+        if slot is None:
+            return False
+        self._retire(slot)
+        del self._slots[key]
+        return True
+
+    def drop(self, entry: Entry) -> None:
+        """Forget one response."""
+        slot = self._slots.peek(entry.key)
+        entry.gone = True
+        if slot is entry:
+            del self._slots[entry.key]
+        elif isinstance(slot, Variants) and slot.by_values.get(entry.selecting) is entry:
+            del slot.by_values[entry.selecting]
+            self._slots[entry.key] = slot
+
+    def _learn_search(self, key: bytes, stored: Stored) -> None:
+        path = key.partition(b"?")[0]
+        value = stored.fields.get(b"no-vary-search")
+        if value is None and not self._search:
+            return
+        rule = no_vary_search(value)
+        known = self._search.get(path)
+        if rule is None:
+            if known is not None:
+                del self._search[path]
+        elif known is None or known[0] != rule:
+            if len(self._search) >= MOST_SEARCH_RULES:
+                del self._search[next(iter(self._search))]
+            self._search_count += 1
+            self._search[path] = (rule, self._search_count)
+
+    def _evicted(self, key: bytes, slot: Slot) -> None:
+        self.evictions += 1
+        self._retire(slot)
+
+    @staticmethod
+    def _retire(slot: Slot | None) -> None:
+        if isinstance(slot, Entry):
+            slot.gone = True
+        elif slot is not None:
+            for entry in slot.by_values.values():
+                entry.gone = True
+
+    @property
+    def size(self) -> int:
+        """Bytes in use."""
+        return int(self._slots.currsize)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __repr__(self) -> str:
+        return f"<Memory {len(self)} URLs, {self.size} bytes>"
+
+
+Clock = Callable[[], float]

@@ -1,0 +1,201 @@
+"""The way to the origin: a pool of keep-alive connections, with a bound on how many and on how long one waits."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+
+from edgecache.config import Settings
+from edgecache.tasks import spawn
+from edgecache.wire.errors import OriginBusy, OriginError, OriginTimeout
+from edgecache.wire.h1_client import Inquiry, OriginConnection
+
+Addresses = list[tuple[int, tuple[object, ...]]]  # (family, socket address)
+
+
+class Names:
+    """Name to addresses, asked again after `ttl` seconds; while the resolver fails, the last good answer serves."""
+
+    def __init__(self, host: str, port: int, ttl: float, clock: Callable[[], float]) -> None:
+        self._host, self._port = host, port
+        self._ttl = ttl
+        self._clock = clock
+        self._known: Addresses = []
+        self._until = 0.0
+        self._turn = 0
+
+    async def addresses(self) -> Addresses:
+        """Every address of the name, beginning with another one each time; raises `OriginError`."""
+        if self._clock() >= self._until:
+            try:
+                found = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+                self._known = [(family, address) for family, _, _, _, address in found]
+                self._until = self._clock() + self._ttl
+            except OSError as error:
+                if not self._known:
+                    raise OriginError("dns", "the upstream's name cannot be resolved") from error
+                self._until = self._clock() + 1.0
+        self._turn = (self._turn + 1) % len(self._known)
+        return self._known[self._turn :] + self._known[: self._turn]
+
+
+class OriginPool:
+    """Connections to one origin. Mutable state: the idle ones, the open ones, and the questions that wait for one.
+
+    A question waits in line when `origin_connections` are busy; the line is bounded in length and in time.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        assert settings.origin is not None, "checked by the caller"
+        self.clock = clock
+        self.origin = settings.origin
+        self.first_byte_timeout = settings.first_byte_timeout
+        self.between_bytes_timeout = settings.between_bytes_timeout
+        self._connect_timeout = settings.connect_timeout
+        self._keepalive = settings.origin_keepalive
+        self._most = settings.origin_connections
+        self._queue_most = settings.origin_queue
+        self._queue_timeout = settings.origin_queue_timeout
+        self._names = Names(self.origin.host, self.origin.port, settings.dns_ttl, clock)
+        self._tls = _tls_context(settings) if self.origin.scheme == "https" else None
+        self._idle: list[OriginConnection] = []  # the one used last is used next, so that the others may expire
+        self._open: set[OriginConnection] = set()
+        self._connecting = 0
+        self._waiting: deque[tuple[float, Inquiry]] = deque()  # (deadline, question)
+
+    # --- questions
+
+    def ask(self, inquiry: Inquiry) -> None:
+        """Send a question at once on an idle connection, or on a new one, or when one becomes free."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.transport.is_closing():
+                connection.ask(inquiry)
+                return
+        if len(self._open) + self._connecting < self._most:
+            self._connecting += 1
+            spawn(self._connect(inquiry), "connect to origin")
+        elif len(self._waiting) < self._queue_most:
+            self._waiting.append((self.clock() + self._queue_timeout, inquiry))
+        else:
+            inquiry.fail(OriginBusy("origin-queue-full", "too many requests wait for the upstream"))
+
+    async def _connect(self, inquiry: Inquiry) -> None:
+        try:
+            connection = await self._new_connection()
+        except OriginError as error:
+            self._connecting -= 1
+            inquiry.fail(error)
+            self._next_waiting()
+            return
+        self._connecting -= 1
+        self._open.add(connection)
+        if inquiry.cancelled:
+            self.idle(connection)
+        else:
+            connection.ask(inquiry)
+
+    async def _new_connection(self) -> OriginConnection:
+        """A connection to the first address that accepts; raises `OriginError`."""
+        loop = asyncio.get_running_loop()
+        failure = OriginError("connect", "the upstream cannot be reached")
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                for family, address in await self._names.addresses():
+                    try:
+                        _, protocol = await loop.create_connection(
+                            lambda: OriginConnection(self),
+                            str(address[0]),
+                            self.origin.port,
+                            family=family,
+                            ssl=self._tls,
+                            server_hostname=self.origin.host if self._tls else None,
+                        )
+                    except ssl.SSLError as error:
+                        failure = OriginError("tls", f"TLS with the upstream failed: {error.reason}")
+                    except OSError as error:
+                        failure = OriginError("connect", f"the upstream cannot be reached: {error.strerror}")
+                    else:
+                        return protocol
+        except TimeoutError:
+            raise OriginTimeout("connect-timeout", "the upstream did not accept in time") from None
+        raise failure
+
+    def unanswered(self, inquiry: Inquiry, error: OriginError, *, reset: bool) -> None:
+        """A reused connection ended without a byte of an answer.
+
+        Only if the kernel reset it has the question surely not been read (it met a socket that was already closed);
+        then, and only for GET and HEAD, it is asked once more (RFC 9110 §9.2.2).
+        """
+        if reset and not inquiry.retried and inquiry.question.method in (b"GET", b"HEAD"):
+            inquiry.retried = True
+            self.ask(inquiry)
+        else:
+            inquiry.fail(error)
+
+    # --- connections
+
+    def idle(self, connection: OriginConnection) -> None:
+        """`connection` is free: it takes the question that has waited longest."""
+        while self._waiting:
+            _, inquiry = self._waiting.popleft()
+            if not inquiry.cancelled:
+                connection.ask(inquiry)
+                return
+        connection.idle_since = self.clock()
+        self._idle.append(connection)
+
+    def closed(self, connection: OriginConnection) -> None:
+        """`connection` has ended."""
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._next_waiting()
+
+    def _next_waiting(self) -> None:
+        if self._waiting and len(self._open) + self._connecting < self._most:
+            _, inquiry = self._waiting.popleft()
+            if inquiry.cancelled:
+                self._next_waiting()
+            else:
+                self.ask(inquiry)
+
+    def sweep(self, now: float) -> None:
+        """End what is overdue; `now` in monotonic seconds."""
+        while self._waiting and self._waiting[0][0] < now:
+            _, inquiry = self._waiting.popleft()
+            inquiry.fail(OriginBusy("origin-queue-timeout", "no connection to the upstream became free"))
+        for connection in tuple(self._open):
+            connection.sweep(now)
+        expired = [connection for connection in self._idle if now - connection.idle_since > self._keepalive]
+        for connection in expired:
+            self._idle.remove(connection)
+            connection.close()
+
+    def close(self) -> None:
+        """End every connection; what is under way fails."""
+        for connection in tuple(self._open):
+            connection.close()
+
+    @property
+    def busy(self) -> int:
+        """Connections that are answering a question, or being opened for one."""
+        return len(self._open) - len(self._idle) + self._connecting
+
+    def __repr__(self) -> str:
+        return f"<OriginPool {len(self._open)} open, {len(self._idle)} idle, {len(self._waiting)} waiting>"
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext:
+    """TLS 1.2 or newer, the certificate verified against the system's store or `origin_ca`."""
+    context = ssl.create_default_context(cafile=settings.origin_ca or None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if not settings.origin_tls_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

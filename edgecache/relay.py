@@ -1,0 +1,156 @@
+"""One exchange passed through to the origin: no task, no flight; bytes go on as they come, in both directions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from edgecache import answers
+from edgecache.fills import Fills, Reply
+from edgecache.flights import Flights
+from edgecache.memory import Entry, Memory
+from edgecache.rules import cache_status, rfc9111
+from edgecache.rules.cache_key import primary_key
+from edgecache.rules.dates import format_date
+from edgecache.rules.message import Fields, Response
+from edgecache.rules.purge_log import PurgeLog
+from edgecache.rules.reasons import Forward, Result
+from edgecache.rules.stored import Stored
+from edgecache.upstream import Upstream, interim_head
+from edgecache.wire import h1_render as render
+from edgecache.wire.errors import OriginError
+from edgecache.wire.h1_client import Inquiry, OriginConnection
+from edgecache.wire.h1_server import Exchange
+
+
+class Relays:
+    """What passes exchanges through, and learns from what goes by: what may be stored, what a write invalidates."""
+
+    def __init__(
+        self,
+        *,
+        pop: bytes,
+        upstream: Upstream,
+        fills: Fills,
+        flights: Flights,
+        memory: Memory,
+        log: PurgeLog,
+        clock: Callable[[], float],
+    ) -> None:
+        self.pop = pop
+        self._upstream = upstream
+        self._fills = fills
+        self._flights = flights
+        self._memory = memory
+        self._log = log
+        self._clock = clock  # epoch seconds
+
+    def begin(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
+        """Ask the origin for `exchange` alone; `entry` is what is stored for it."""
+        request = exchange.request
+        question = self._upstream.question(request, request.fields, exchange.client, exchange.body)
+        relay = _Relay(self, exchange, why, result, entry)
+        relay.inquiry = self._upstream.ask(question, relay.replied, relay.failed, relay.interim)
+        if not exchange.gone:
+            exchange.on_gone = relay.left
+
+    def learn(self, exchange: Exchange, reply: Reply, entry: Entry | None) -> bool:
+        """Take from `reply` what concerns the cache, before the client hears of it; whether it will be stored."""
+        request = exchange.request
+        for key in rfc9111.invalidated_keys(request, reply.response):
+            self.invalidate(key)
+        if request.method not in (b"GET", b"HEAD") or request.framing.length != 0 or reply.response.status == 101:
+            return False
+        learnt = self._fills.learn(request, reply, entry)
+        if isinstance(learnt, Stored) and learnt.whole_length is None:
+            self._flights.unmark(primary_key(request))
+        return isinstance(learnt, Stored)
+
+    def invalidate(self, key: bytes) -> None:
+        """Whatever was asked for `key` before now is unusable."""
+        key = self._memory.normal_key(key)
+        self._log.append(key)
+        self._memory.invalidate(key)
+        self._flights.dissolve(key)
+
+    def pass_on(self, exchange: Exchange, reply: Reply, why: Forward, result: Result, *, stored: bool = False) -> None:
+        """Answer `exchange` with `reply` as it arrives."""
+        collapsed = result is Result.COLLAPSED
+        status = reply.response.status
+        member = cache_status.forwarded(self.pop, why, status=status, stored=stored, collapsed=collapsed)
+        exchange.result, exchange.cache_status = result, member
+        date = format_date(self._clock()) if b"date" not in reply.response.fields else b""
+        head, length = answers.from_upstream(reply.response, exchange.request, member, date)
+        exchange.stream(status, head, length, reply.body)
+
+
+class _Relay:
+    """One exchange on its way through."""
+
+    __slots__ = ("_entry", "_exchange", "_relays", "_result", "_why", "inquiry")
+
+    def __init__(self, relays: Relays, exchange: Exchange, why: Forward, result: Result, entry: Entry | None) -> None:
+        self._relays = relays
+        self._exchange = exchange
+        self._why = why
+        self._result = result
+        self._entry = entry
+        self.inquiry: Inquiry | None = None
+
+    def interim(self, response: Response) -> None:
+        """A 1xx response from the origin."""
+        self._exchange.interim(interim_head(response))
+
+    def replied(self, reply: Reply) -> None:
+        """The head of the origin's answer."""
+        stored = self._relays.learn(self._exchange, reply, self._entry)
+        if reply.response.status == 101:
+            self._tunnel(reply.response)
+            return
+        self._exchange.on_gone = None  # from here on the body's readers count
+        self._relays.pass_on(self._exchange, reply, self._why, self._result, stored=stored)
+
+    def failed(self, error: OriginError) -> None:
+        """There is no answer."""
+        answer = answers.of_ours(error.status, error.reason, str(error))
+        member = cache_status.forwarded(self._relays.pop, self._why)
+        self._exchange.result, self._exchange.cache_status = Result.ERROR, member
+        content = b"" if self._exchange.request.method == b"HEAD" else answer.content
+        self._exchange.reply(answer.status, answer.head + b"Cache-Status: " + member + b"\r\n", content)
+
+    def left(self) -> None:
+        """The client has left before the answer began."""
+        if self.inquiry is not None:
+            self.inquiry.cancel()
+
+    def _tunnel(self, response: Response) -> None:
+        """Join both connections byte for byte (RFC 9110 §7.8)."""
+        connection = self.inquiry.connection if self.inquiry is not None else None
+        client = self._exchange.connection
+        if client is None or connection is None:
+            return
+        fields = Fields(
+            line for line in response.fields if line[0].lower() not in (b"content-length", b"transfer-encoding")
+        )
+        client.transport.write(render.status_line(101, response.reason) + render.field_block(fields) + b"\r\n")
+        self._exchange.status = 101
+        join(client.transport, connection, self._exchange)
+
+
+def join(client: asyncio.Transport, origin: OriginConnection, exchange: Exchange) -> None:
+    """Bytes from either side go to the other until one of them ends."""
+
+    def from_origin(data: bytes | None) -> None:
+        if data is None:
+            client.close()
+        elif not client.is_closing():
+            client.write(data)
+            exchange.bytes_out += len(data)
+
+    def from_client(data: bytes) -> None:
+        if not origin.transport.is_closing():
+            origin.transport.write(data)
+
+    exchange.on_gone = origin.close
+    exchange.become_tunnel(from_client)
+    origin.become_tunnel(from_origin)

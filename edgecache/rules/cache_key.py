@@ -1,0 +1,97 @@
+"""The cache key: the target URI (RFC 9111 §2), exactly as it is forwarded.
+
+The key is `scheme://host` + target. A validated host holds no "/" and a target begins with "/" or is "*", so the key
+is injective; two targets whose forwarded bytes differ never share one. Percent-encoding is not touched: `/a` and `/%61`
+may be two things to an origin. `No-Vary-Search` merges keys only where the origin says that it may.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from edgecache.rules.message import Request
+from edgecache.rules.structured_fields import parse_dictionary
+
+
+def primary_key(request: Request) -> bytes:
+    """The key of the resource that `request` is for."""
+    return request.scheme + b"://" + request.host + request.target
+
+
+def same_origin_key(key: bytes, uri: bytes) -> bytes | None:
+    """`uri` as a key if it is of the same origin as `key`, else None. A fragment is dropped."""
+    scheme, _, rest = key.partition(b"://")
+    origin = scheme + b"://" + rest.partition(b"/")[0]
+    uri = uri.partition(b"#")[0]
+    if uri.lower() == origin:
+        return origin + b"/"
+    if uri[: len(origin)].lower() != origin or uri[len(origin) : len(origin) + 1] not in (b"/", b"?"):
+        return None
+    path = uri[len(origin) :]
+    return origin + (path if path[:1] == b"/" else b"/" + path)
+
+
+class SearchVariance:
+    """What `No-Vary-Search` says of a URL's query: which parameters do not matter, and whether their order does."""
+
+    __slots__ = ("allow_all", "ignore_order", "names")
+
+    def __init__(self, ignore_order: bool, allow_all: bool, names: frozenset[bytes]) -> None:
+        self.ignore_order = ignore_order
+        self.allow_all = allow_all  # every parameter is ignored but those in `names`
+        self.names = names
+
+    def normal(self, target: bytes) -> bytes:
+        """`target` with its query reduced to what matters."""
+        path, mark, query = target.partition(b"?")
+        if not mark:
+            return target
+        kept = [part for part in query.split(b"&") if part and self._matters(part.partition(b"=")[0])]
+        if self.ignore_order:
+            kept.sort(key=lambda part: part.partition(b"=")[0])
+        return path + b"?" + b"&".join(kept) if kept else path
+
+    def _matters(self, name: bytes) -> bool:
+        return (name in self.names) if self.allow_all else (name not in self.names)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SearchVariance) and (self.ignore_order, self.allow_all, self.names) == (
+            other.ignore_order,
+            other.allow_all,
+            other.names,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.ignore_order, self.allow_all, self.names))
+
+
+@lru_cache(maxsize=256)
+def no_vary_search(value: bytes | None) -> SearchVariance | None:
+    """The `No-Vary-Search` field as a value; None where it is absent, malformed, or changes nothing.
+
+    A dictionary: `key-order` (boolean), `params` (boolean or list of strings), `except` (list of strings, with
+    `params`). Parameter names are compared as raw bytes: a differently encoded name is another name, which only
+    loses a hit.
+    """
+    if value is None:
+        return None
+    members = parse_dictionary(value)
+    if members is None:
+        return None
+    order = members.get("key-order", False)
+    params = members.get("params", False)
+    excepted = members.get("except", [])
+    if not isinstance(order, bool) or (excepted and params is not True):
+        return None
+    names = _strings(excepted if params is True else [] if params is False else params)
+    if names is None:
+        return None
+    if params is False and not order:
+        return None
+    return SearchVariance(order, params is True, names)
+
+
+def _strings(members: object) -> frozenset[bytes] | None:
+    if not isinstance(members, list) or not all(type(member) is str for member in members):
+        return None
+    return frozenset(member.encode() for member in members)

@@ -1,0 +1,34 @@
+"""The POP's own member of `Cache-Status` (RFC 9211): why each answer was a hit or a miss."""
+
+from __future__ import annotations
+
+from edgecache.rules.reasons import Forward
+
+
+def hit(pop: bytes, ttl: float, detail: bytes = b"") -> bytes:
+    """A stored response was used. `ttl` in seconds, negative once it is stale (RFC 9211 §2.5)."""
+    return b"%s; hit; ttl=%d%s" % (pop, int(ttl), _detail(detail))
+
+
+def forwarded(
+    pop: bytes,
+    why: Forward,
+    *,
+    status: int | None = None,
+    stored: bool = False,
+    collapsed: bool = False,
+    detail: bytes = b"",
+) -> bytes:
+    """The request went towards the origin; `status` is what came back (RFC 9211 §2.2 to §2.8)."""
+    member = pop + b"; fwd=" + why.value
+    if status is not None:
+        member += b"; fwd-status=%d" % status
+    if stored:
+        member += b"; stored"
+    if collapsed:
+        member += b"; collapsed"
+    return member + _detail(detail)
+
+
+def _detail(detail: bytes) -> bytes:
+    return b"; detail=" + detail if detail else b""

@@ -1,0 +1,119 @@
+"""What goes to the origin, and what of its answer goes to the client: the duties of a gateway (RFC 9110 §7.6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+
+from edgecache.rules.message import FieldLine, Fields, Framing, Request
+from edgecache.rules.stored import HOP_BY_HOP, end_to_end
+
+# Fields by which a client could make the origin answer for another target than the one in the cache key, or that only
+# a trusted proxy may set (FAULTS 14). They never reach the origin from a client.
+OVERRIDES: Final = frozenset(
+    b"x-host x-http-host-override x-original-url x-original-host x-rewrite-url x-http-method x-http-method-override "
+    b"x-method-override x-forwarded-server x-forwarded-scheme x-forwarded-port x-forwarded-prefix x-forwarded-ssl "
+    b"x-url-scheme front-end-https true-client-ip x-client-ip x-cluster-client-ip x-real-ip cf-connecting-ip "
+    b"x-wap-profile proxy".split()
+)
+FORWARDED: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
+CHAINS: Final = (b"Forwarded", b"X-Forwarded-For")  # each proxy appends to these; the others the first one sets
+OURS: Final = frozenset((b"host", b"content-length", b"via", b"cdn-loop", b"max-forwards"))
+INTERNAL_PREFIX: Final = b"edgecache-"
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Who we are to the origin. `host` replaces the client's Host; empty keeps it."""
+
+    pop: bytes
+    host: bytes = b""
+    forwarded: bool = True
+
+
+def loops(request: Request, pop: bytes) -> bool:
+    """Whether this POP has already passed this request on (RFC 8586 §2)."""
+    value = request.fields.get(b"cdn-loop")
+    return value is not None and any(member.partition(b";")[0].strip(b" \t") == pop for member in value.split(b","))
+
+
+def no_forwards_left(request: Request) -> bool:
+    """Whether a TRACE or OPTIONS has to be answered here (RFC 9110 §7.6.2)."""
+    return request.method in (b"TRACE", b"OPTIONS") and request.fields.get(b"max-forwards") == b"0"
+
+
+def upstream_lines(
+    request: Request, fields: Fields, gateway: Gateway, client: str, *, trusted: bool = False
+) -> list[FieldLine]:
+    """The field lines of the request to the origin, made of `fields` (the request's, perhaps made conditional)."""
+    drop = OURS | OVERRIDES if trusted else OURS | OVERRIDES | FORWARDED
+    lines: list[FieldLine] = [(b"Host", gateway.host or request.host)]
+    for line in end_to_end(fields):
+        name = line[0].lower()
+        if name not in drop and not name.startswith(INTERNAL_PREFIX):
+            lines.append(line)
+    if request.is_upgrade:
+        lines += [(b"Connection", b"Upgrade"), (b"Upgrade", fields.get(b"upgrade") or b"")]
+    lines += _body_lines(request.framing)
+    if (hops := fields.get(b"max-forwards")) is not None and request.method in (b"TRACE", b"OPTIONS"):
+        lines.append((b"Max-Forwards", b"%d" % (int(hops) - 1) if hops.isdigit() else hops))
+    version = b"1.0 " if request.http_1_0 else b"1.1 "
+    lines.append((b"Via", _appended(fields.get(b"via"), version + gateway.pop)))  # RFC 9110 §7.6.3
+    lines.append((b"CDN-Loop", _appended(fields.get(b"cdn-loop"), gateway.pop)))  # RFC 8586 §2
+    if gateway.forwarded:
+        said = fields.names() if trusted else ()
+        lines += [
+            line for line in _forwarded_lines(request, client) if line[0].lower() not in said or line[0] in CHAINS
+        ]
+    return lines
+
+
+def _body_lines(framing: Framing) -> list[FieldLine]:
+    if framing.chunked:
+        return [(b"Transfer-Encoding", b"chunked")]
+    return [(b"Content-Length", b"%d" % framing.length)] if framing.length else []
+
+
+def _appended(before: bytes | None, member: bytes) -> bytes:
+    return member if before is None else before + b", " + member
+
+
+def _forwarded_lines(request: Request, client: str) -> list[FieldLine]:
+    """Who asked, for which host, how: RFC 7239, and the older fields that most frameworks read."""
+    address = client.encode()
+    node = b'"[%b]"' % address if ":" in client else address or b"unknown"
+    host = b'"%b"' % request.host if b":" in request.host else request.host
+    return [
+        (b"Forwarded", b"for=%b;host=%b;proto=%b" % (node, host, request.scheme)),
+        (b"X-Forwarded-For", address),
+        (b"X-Forwarded-Host", request.host),
+        (b"X-Forwarded-Proto", request.scheme),
+    ]
+
+
+def downstream_fields(fields: Fields, *, keep_length: bool) -> Fields:
+    """The origin's fields as they go to the client: hop-by-hop ones removed, and the length, which framing gives."""
+    kept = end_to_end(fields)
+    return kept if keep_length else kept.without((b"content-length",))
+
+
+def plain_address(text: str) -> str:
+    """An address as it is compared and logged: an IPv4-mapped IPv6 address is the IPv4 address."""
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return text
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)
+
+
+__all__ = [
+    "HOP_BY_HOP",
+    "Gateway",
+    "downstream_fields",
+    "loops",
+    "no_forwards_left",
+    "plain_address",
+    "upstream_lines",
+]

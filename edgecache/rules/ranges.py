@@ -1,0 +1,204 @@
+"""Byte ranges (RFC 9110 §14): what a request asks for, what a stored response can give, how parts join.
+
+Positions are bytes from 0; a `Span` is half-open, [first, end).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from edgecache.rules.dates import parse_date
+from edgecache.rules.message import Request, Response
+from edgecache.rules.stored import Stored
+
+BYTES_RANGE: Final = re.compile(rb"bytes[ \t]*=[ \t]*(.*)", re.IGNORECASE)
+SPEC: Final = re.compile(rb"([0-9]{1,18})?-([0-9]{1,18})?")
+CONTENT_RANGE: Final = re.compile(rb"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
+MULTIPART: Final = re.compile(rb"multipart/byteranges\b.*", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """The bytes [first, end) of a representation."""
+
+    first: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A `Content-Range`: the span, and the length of the whole where it is known (RFC 9110 §14.4)."""
+
+    first: int
+    end: int
+    whole: int | None
+
+
+RangeSpec = tuple[int | None, int | None]  # (first, last) as written; (None, n) is the last n bytes
+
+
+def parse_range(value: bytes | None) -> list[RangeSpec] | None:
+    """The specs of a `Range` in bytes, or None where the field is absent, invalid or of another unit: then ignored."""
+    match = BYTES_RANGE.fullmatch(value) if value is not None else None
+    if match is None:
+        return None
+    specs: list[RangeSpec] = []
+    for text in match[1].split(b","):
+        text = text.strip(b" \t")
+        if not text:
+            continue  # RFC 9110 §5.6.1: empty list members are ignored
+        spec = SPEC.fullmatch(text)
+        if spec is None or text == b"-":
+            return None
+        first, last = (None if number is None else int(number) for number in spec.groups())
+        if first is not None and last is not None and last < first:  # RFC 9110 §14.1.1
+            return None
+        specs.append((first, last))
+    return specs or None
+
+
+def satisfiable(specs: Iterable[RangeSpec], length: int) -> list[Span]:
+    """The spans of a representation of `length` bytes that `specs` name, unsatisfiable ones left out (§14.1.2)."""
+    spans = []
+    for first, last in specs:
+        if first is None:
+            first, last = max(0, length - (last or 0)), length - 1
+        end = length if last is None else min(last + 1, length)
+        if first < end:
+            spans.append(Span(first, end))
+    return spans
+
+
+def wanted_spans(request: Request, stored: Stored, length: int, most: int) -> list[Span] | None:
+    """The spans to answer out of a whole of `length` bytes: None = the whole, empty = none can be satisfied (416).
+
+    More than `most` ranges, or ranges that overlap, are not worth answering (RFC 9110 §14.2): the whole is sent.
+    """
+    if request.method != b"GET" or stored.status not in (200, 206):
+        return None  # §14.2: Range is defined for GET alone
+    specs = parse_range(request.fields.get(b"range"))
+    if specs is None or len(specs) > most or not if_range_holds(request, stored):
+        return None
+    spans = satisfiable(specs, length)
+    ordered = sorted(spans)
+    if any(before.end > after.first for before, after in pairwise(ordered)):
+        return None
+    return spans
+
+
+def if_range_holds(request: Request, stored: Stored) -> bool:
+    """RFC 9110 §13.1.5: an exact match of a strong ETag, or of a Last-Modified that is strong; absent = true."""
+    value = request.fields.get(b"if-range")
+    if value is None:
+        return True
+    if value[:1] == b'"' or value[:2] == b"W/":
+        return value == stored.etag and value[:1] == b'"'
+    return value == stored.last_modified and _is_strong_date(stored)
+
+
+def _is_strong_date(stored: Stored) -> bool:
+    """RFC 9110 §8.8.2.2: Last-Modified at least a second before Date can be trusted to name one version."""
+    modified = parse_date(stored.last_modified or b"")
+    date = parse_date(stored.fields.get(b"date") or b"")
+    return modified is not None and date is not None and date - modified >= 1
+
+
+def content_range(value: bytes | None) -> Part | None:
+    """`Content-Range` as a value, or None where it is absent or invalid (RFC 9110 §14.4)."""
+    match = CONTENT_RANGE.fullmatch(value) if value is not None else None
+    if match is None:
+        return None
+    first, last = int(match[1]), int(match[2])
+    whole = None if match[3] == b"*" else int(match[3])
+    if last < first or (whole is not None and last >= whole):
+        return None
+    return Part(first, last + 1, whole)
+
+
+def storable_part(response: Response) -> bool:
+    """Whether a 206 says which single part of a whole of known length it holds (RFC 9111 §3.3)."""
+    part = content_range(response.fields.get(b"content-range"))
+    if part is None or part.whole is None or MULTIPART.match(response.fields.get(b"content-type") or b""):
+        return False
+    length = response.fields.get(b"content-length")
+    return length is None or (length.isdigit() and int(length) == part.end - part.first)
+
+
+def strong_etag(stored: Stored) -> bytes | None:
+    """The validator by which parts may be joined (RFC 9111 §3.4), or None."""
+    return stored.etag if stored.etag is not None and stored.etag[:1] == b'"' else None
+
+
+def may_combine(stored: Stored, other: Stored) -> bool:
+    """Whether both are parts of one representation: the same strong validator and length (RFC 9111 §3.4)."""
+    etag = strong_etag(stored)
+    return etag is not None and etag == strong_etag(other) and stored.whole_length == other.whole_length
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """The known parts of a whole: disjoint, in order, not touching; each (first byte, content)."""
+
+    whole: int
+    parts: tuple[tuple[int, bytes], ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing."""
+        return len(self.parts) == 1 and len(self.parts[0][1]) == self.whole
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        return sum(len(content) for _, content in self.parts)
+
+    def slice(self, span: Span) -> bytes | None:
+        """The bytes of `span`, or None where one of them is unknown."""
+        for first, content in self.parts:
+            if first <= span.first and span.end <= first + len(content):
+                return content[span.first - first : span.end - first]
+        return None
+
+    def joined(self, first: int, content: bytes) -> Segments:
+        """These with `content` at `first`; where both know a byte the newer one counts."""
+        spans = [(first, content)]
+        for begin, old in self.parts:
+            end = begin + len(old)
+            if end < first or begin > first + len(content):
+                spans.append((begin, old))
+                continue
+            left = old[: max(0, first - begin)]
+            right = old[max(0, first + len(content) - begin) :]
+            content, first = left + content + right, min(begin, first)
+            spans[0] = (first, content)
+        return Segments(self.whole, tuple(sorted(spans)))
+
+    def missing_after(self) -> int | None:
+        """Where the one gap at the end begins if the start is known and only the end is missing; else None."""
+        if len(self.parts) == 1 and self.parts[0][0] == 0 and not self.complete:
+            return len(self.parts[0][1])
+        return None
+
+
+def content_range_field(span: Span, length: int) -> bytes:
+    """The value of `Content-Range` for `span` of a whole of `length` bytes."""
+    return b"bytes %d-%d/%d" % (span.first, span.end - 1, length)
+
+
+def multipart(
+    spans: Sequence[Span], pieces: Sequence[bytes], length: int, content_type: bytes | None, boundary: bytes
+) -> bytes:
+    """The content of a `multipart/byteranges` answer (RFC 9110 §14.6), parts in the order asked for."""
+    out = []
+    for span, piece in zip(spans, pieces, strict=True):
+        typed = b"Content-Type: " + content_type + b"\r\n" if content_type else b""
+        ranged = b"Content-Range: " + content_range_field(span, length) + b"\r\n\r\n"
+        out.append(b"\r\n--" + boundary + b"\r\n" + typed + ranged + piece)
+    return b"".join(out) + b"\r\n--" + boundary + b"--\r\n"

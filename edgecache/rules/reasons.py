@@ -1,0 +1,52 @@
+"""The closed vocabularies of the cache: why a request went forward, why a response is not kept, what came of it."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Forward(Enum):
+    """Why a request is forwarded: the values of `fwd` in RFC 9211 §2.2."""
+
+    BYPASS = b"bypass"  # the cache is configured not to handle it
+    METHOD = b"method"  # its method requires it
+    URI_MISS = b"uri-miss"  # nothing is stored for the target
+    VARY_MISS = b"vary-miss"  # nothing stored for the target matches the request's selecting fields
+    REQUEST = b"request"  # a directive of the request asks for it
+    STALE = b"stale"  # what is stored may not be used without asking
+    PARTIAL = b"partial"  # what is stored holds only a part of what is asked for
+
+
+class Refused(Enum):
+    """Why a response is not stored."""
+
+    METHOD = "method"  # RFC 9111 §3: only GET is stored
+    INTERIM = "interim"  # RFC 9111 §3: not a final status
+    NOT_UNDERSTOOD = "not-understood"  # RFC 9111 §5.2.2.3: must-understand, and the status is unknown here
+    NO_STORE = "no-store"  # RFC 9111 §5.2.2.5
+    REQUEST_NO_STORE = "request-no-store"  # RFC 9111 §5.2.1.5
+    PRIVATE = "private"  # RFC 9111 §5.2.2.7
+    AUTHORIZATION = "authorization"  # RFC 9111 §3.5
+    NOT_CACHEABLE = "not-cacheable"  # RFC 9111 §3: neither explicit freshness nor a heuristic for this status
+    SET_COOKIE = "set-cookie"  # ours: it is one client's, unless a setting says otherwise
+    VARY_STAR = "vary-star"  # RFC 9111 §4.1: it would never match
+    PER_USER_VARY = "per-user-vary"  # ours: varies on Cookie or Authorization
+    CLIENT_ERROR = "client-error"  # ours: an error that one client's odd request can provoke (CPDoS)
+    USELESS = "useless"  # never fresh, no validator, no stale window: it could not be used
+    PARTIAL = "partial"  # a 206 whose part is not known, or that has no validator to join it by
+    TOO_LARGE = "too-large"  # larger than the tier takes
+    STALE_KEPT = "stale-kept"  # an error would replace a response that may still be served in its place
+    PURGED = "purged"  # it was asked for before its URL was invalidated
+    PASS = "pass"  # the request was passed through; its response was never a candidate
+
+
+class Result(Enum):
+    """What a request came to: one label of the request metrics and of the access log."""
+
+    HIT = "hit"
+    STALE = "stale"  # a stored response past its freshness, where that is allowed
+    REVALIDATED = "revalidated"  # the origin said that what is stored is still good
+    MISS = "miss"
+    COLLAPSED = "collapsed"  # another request's answer
+    PASS = "pass"
+    ERROR = "error"  # an answer of our own

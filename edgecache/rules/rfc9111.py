@@ -1,0 +1,261 @@
+"""The questions of RFC 9111, each a pure function: may it be stored, may it be used, what must the origin be asked.
+
+`now` is always an argument, in epoch seconds. Outcomes are members of closed types; the caller acts on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import urljoin
+
+from edgecache.rules import ranges
+from edgecache.rules.cache_control import parse_request_directives
+from edgecache.rules.cache_key import primary_key, same_origin_key
+from edgecache.rules.message import Fields, Request, Response
+from edgecache.rules.reasons import Forward, Refused
+from edgecache.rules.stored import HEURISTICALLY_CACHEABLE, Policy, Stored, Times, kept_response
+from edgecache.rules.vary import VARY_STAR, selecting_values, vary_names
+
+CLIENT_ERRORS: Final = frozenset((400, 405, 413, 414, 416, 421, 431, 501))  # provoked by one request's form
+UNDERSTOOD: Final = frozenset((200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501))
+FAILURES: Final = frozenset((500, 502, 503, 504))  # RFC 5861 §4
+SAFE_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PROPFIND", b"REPORT", b"SEARCH", b"QUERY"))
+CONDITIONS: Final = (
+    b"if-match",
+    b"if-none-match",
+    b"if-modified-since",
+    b"if-unmodified-since",
+    b"if-range",
+    b"range",
+)
+
+
+def why_pass(request: Request) -> Forward | None:
+    """Why the cache has no part in `request`, or None where it has."""
+    if request.method != b"GET" and request.method != b"HEAD":
+        return Forward.METHOD
+    fields = request.fields
+    if request.is_upgrade or request.framing.length != 0:  # a GET with content: its answer is for it alone
+        return Forward.BYPASS
+    if b"if-match" in fields or b"if-unmodified-since" in fields:  # RFC 9111 §4.3.2: not for a cache to evaluate
+        return Forward.BYPASS
+    return None
+
+
+# --- May a response be stored? (RFC 9111 §3) -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """It may be stored, as this value."""
+
+    stored: Stored
+
+
+@dataclass(frozen=True, slots=True)
+class DoNotStore:
+    """It may not, for this reason."""
+
+    reason: Refused
+
+
+def may_store(
+    request: Request, response: Response, times: Times, policy: Policy, previous: Stored | None = None
+) -> Store | DoNotStore:
+    """Whether the response to `request` may be stored; `previous` is what it would replace."""
+    stored = kept_response(request, response, times, policy)
+    if reason := _law_forbids(request, response, stored):
+        return DoNotStore(reason)
+    if reason := _policy_forbids(request, response, stored, policy):
+        return DoNotStore(reason)
+    if previous is not None and response.status >= 500 and may_serve_on_error(previous, request, times.received):
+        return DoNotStore(Refused.STALE_KEPT)  # FAULTS 17
+    names = vary_names(response.fields)
+    part = ranges.content_range(response.fields.get(b"content-range")) if response.status == 206 else None
+    return Store(
+        replace(
+            stored,
+            vary=names,
+            selecting=selecting_values(names, request.fields),
+            first_byte=part.first if part else 0,
+            whole_length=part.whole if part else None,
+        )
+    )
+
+
+def _law_forbids(request: Request, response: Response, stored: Stored) -> Refused | None:
+    """The conditions of RFC 9111 §3, in its order."""
+    directives, status = stored.directives, response.status
+    if request.method != b"GET":
+        return Refused.METHOD
+    if status < 200 or status == 304:
+        return Refused.INTERIM
+    if directives.must_understand and status not in UNDERSTOOD:
+        return Refused.NOT_UNDERSTOOD
+    if directives.no_store and not directives.must_understand:  # §5.2.2.3: must-understand sets it aside
+        return Refused.NO_STORE
+    if parse_request_directives(request.fields.get(b"cache-control"), None).no_store:
+        return Refused.REQUEST_NO_STORE
+    if directives.private:
+        return Refused.PRIVATE
+    if b"authorization" in request.fields and not (  # §3.5
+        directives.public or directives.must_revalidate or directives.s_maxage is not None
+    ):
+        return Refused.AUTHORIZATION
+    explicit = (
+        directives.public
+        or directives.max_age is not None
+        or directives.s_maxage is not None
+        or b"expires" in response.fields
+    )
+    if not explicit and status not in HEURISTICALLY_CACHEABLE:
+        return Refused.NOT_CACHEABLE
+    return None
+
+
+def _policy_forbids(request: Request, response: Response, stored: Stored, policy: Policy) -> Refused | None:
+    """What the RFC would allow and we do not."""
+    names = vary_names(response.fields)
+    if VARY_STAR in names:
+        return Refused.VARY_STAR
+    if b"cookie" in names or b"authorization" in names:
+        return Refused.PER_USER_VARY
+    if b"set-cookie" in response.fields and not policy.store_set_cookie:
+        return Refused.SET_COOKIE
+    if response.status in CLIENT_ERRORS and not policy.store_client_errors:
+        return Refused.CLIENT_ERROR
+    if response.status == 206 and not ranges.storable_part(response):
+        return Refused.PARTIAL
+    useful = stored.lifetime > stored.initial_age or stored.has_validator or stored.stale_if_error > 0
+    return None if useful else Refused.USELESS
+
+
+# --- May a stored response be used? (RFC 9111 §4) ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """It may be used as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class StaleWhileRevalidate:
+    """It may be used, and the origin is to be asked behind the client's back (RFC 5861 §3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MustAsk:
+    """It may not be used before the origin has been asked."""
+
+    why: Forward
+
+
+Verdict = Fresh | StaleWhileRevalidate | MustAsk
+
+
+def may_reuse(stored: Stored, request: Request, now: float) -> Verdict:
+    """Whether `stored`, which matches the request's key and selecting fields, may answer `request` now."""
+    directives = stored.directives
+    fields = request.fields
+    asked = parse_request_directives(fields.get(b"cache-control"), fields.get(b"pragma"))
+    age = stored.age(now)
+    if asked.no_cache:  # §5.2.1.4
+        return MustAsk(Forward.REQUEST)
+    if directives.no_cache:  # §5.2.2.4
+        return MustAsk(Forward.STALE)
+    if asked.max_age is not None and age > asked.max_age and not directives.immutable:  # §5.2.1.1, RFC 8246 §2
+        return MustAsk(Forward.REQUEST)
+    if stored.lifetime > age:
+        if asked.min_fresh is not None and stored.lifetime - age < asked.min_fresh:  # §5.2.1.3
+            return MustAsk(Forward.REQUEST)
+        return Fresh()
+    if directives.forbids_stale:  # §4.2.4
+        return MustAsk(Forward.STALE)
+    staleness = age - stored.lifetime
+    if asked.max_stale is not None and staleness <= asked.max_stale:  # §5.2.1.2
+        return Fresh()
+    if staleness < directives.stale_while_revalidate and asked.max_age is None and asked.min_fresh is None:
+        return StaleWhileRevalidate()
+    return MustAsk(Forward.STALE)
+
+
+def may_serve_on_error(stored: Stored, request: Request, now: float) -> bool:
+    """Whether `stored` may stand in for an origin that failed (RFC 5861 §4, RFC 9111 §4.2.4)."""
+    if stored.directives.forbids_stale or stored.status >= 500:
+        return False
+    asked = parse_request_directives(request.fields.get(b"cache-control"), request.fields.get(b"pragma"))
+    if asked.no_cache or asked.max_age is not None or asked.min_fresh is not None:
+        return stored.is_fresh(now) and not asked.no_cache
+    return stored.age(now) - stored.lifetime <= stored.stale_if_error
+
+
+def only_if_cached(request: Request) -> bool:
+    """Whether the client wants no request sent for it (RFC 9111 §5.2.1.7)."""
+    return parse_request_directives(request.fields.get(b"cache-control"), None).only_if_cached
+
+
+# --- What to ask the origin, and what its answer means (RFC 9111 §4.3) ---------------------------------------------
+
+
+def validation_question(request: Request, stored: Stored) -> Fields:
+    """The fields of a request that asks whether `stored` is still good (RFC 9111 §4.3.1)."""
+    conditions = []
+    if stored.etag is not None:
+        conditions.append((b"If-None-Match", stored.etag))
+    if stored.last_modified is not None:
+        conditions.append((b"If-Modified-Since", stored.last_modified))
+    return unconditional(request).plus(*conditions)
+
+
+def rest_question(request: Request, stored: Stored, segments: ranges.Segments) -> Fields:
+    """The fields of a request for what is missing at the end of a stored part (RFC 9111 §3.4), else for the whole."""
+    missing = segments.missing_after()
+    if missing is None:
+        return unconditional(request)
+    lines = [(b"Range", b"bytes=%d-" % missing)]
+    if (etag := ranges.strong_etag(stored)) is not None:
+        lines.append((b"If-Range", etag))
+    return unconditional(request).plus(*lines)
+
+
+def unconditional(request: Request) -> Fields:
+    """The request's fields less its preconditions and ranges: the question for a whole representation."""
+    return request.fields.without(CONDITIONS)
+
+
+def validates(stored: Stored, response: Response) -> bool:
+    """Whether a 304 speaks of `stored`: a strong ETag that differs means another one (RFC 9111 §4.3.4)."""
+    etag = response.fields.get(b"etag")
+    if etag is None or stored.etag is None:
+        return True
+    return etag.removeprefix(b"W/") == stored.etag.removeprefix(b"W/")
+
+
+def head_agrees(stored: Stored, response: Response) -> bool:
+    """Whether a HEAD's 200 speaks of the stored content (RFC 9111 §4.3.5): its validators and length match."""
+    fields = response.fields
+    for name in (b"etag", b"last-modified", b"content-length"):
+        new = fields.get(name)
+        if new is not None and new != stored.fields.get(name):
+            return False
+    return True
+
+
+# --- What a write makes invalid (RFC 9111 §4.4) --------------------------------------------------------------------
+
+
+def invalidated_keys(request: Request, response: Response) -> list[bytes]:
+    """The primary keys that the answered `request` invalidates: none for safe methods and for errors."""
+    if request.method in SAFE_METHODS or not 200 <= response.status < 400:
+        return []
+    target = primary_key(request)
+    keys = [target]
+    for name in (b"location", b"content-location"):  # same origin only, against denial of service (§4.4)
+        value = response.fields.get(name)
+        if value is not None:
+            joined = urljoin(target.decode("latin-1"), value.decode("latin-1")).encode("latin-1", "replace")
+            key = same_origin_key(target, joined)
+            if key is not None and key not in keys:
+                keys.append(key)
+    return keys

@@ -1,0 +1,245 @@
+"""The types that a setting can have: what an operator may write, and the value that the program gets.
+
+A parser raises ValueError with words that end the sentence `EDGECACHE_NAME: "what was written" …`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+BINARY, DECIMAL = 1024, 1000
+SIZE_UNITS = {"b": 1, "kib": BINARY, "mib": BINARY**2, "gib": BINARY**3, "tib": BINARY**4} | {
+    "kb": DECIMAL,
+    "mb": DECIMAL**2,
+    "gb": DECIMAL**3,
+    "tb": DECIMAL**4,
+}
+DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([a-z]+)", re.ASCII)
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?", re.ASCII)
+_ORIGIN = re.compile(r"(https?)://([^/]*)/?", re.ASCII)
+_WORD = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_TOKEN = re.compile(r"[\x21-\x7e]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """One type of setting: its name in the documentation and its parser."""
+
+    name: str
+    parse: Callable[[str], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a host name or IP address (IPv6 without brackets), and a port, 0 for any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{bracketed(self.host)}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The web service behind the POP: scheme `http` or `https`, host (IPv6 without brackets) and port."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """What a Host field names: the host, and the port unless it is the scheme's own."""
+        if self.port == DEFAULT_PORTS[self.scheme]:
+            return bracketed(self.host)
+        return f"{bracketed(self.host)}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}"
+
+
+def bracketed(host: str) -> str:
+    """The host as a URL writes it: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def size(text: str) -> int:
+    """Bytes out of `64KiB`, `256MiB`, `1GB` or a plain number of bytes."""
+    if text.isascii() and text.isdigit() and len(text) <= 15:
+        return int(text)
+    match = _NUMBER_AND_UNIT.fullmatch(text.lower())
+    if match is None or match[2] not in SIZE_UNITS:
+        raise ValueError("is not a size such as 64KiB, 256MiB or 1GB")
+    return int(float(match[1]) * SIZE_UNITS[match[2]])
+
+
+def duration(text: str) -> float:
+    """Seconds out of `250ms`, `10s`, `5m`, `1h`, `1d`; only zero needs no unit."""
+    match = _NUMBER_AND_UNIT.fullmatch("0s" if text == "0" else text)
+    if match is None or match[2] not in DURATION_UNITS:
+        raise ValueError("is not a duration such as 250ms, 10s, 5m, 1h or 1d")
+    return float(match[1]) * DURATION_UNITS[match[2]]
+
+
+def count(text: str) -> int:
+    """A whole number, zero or more."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+        raise ValueError("is not a whole number")
+    return int(text)
+
+
+def switch(text: str) -> bool:
+    """Whether `on`, `true` or `1` was written, and not `off`, `false` or `0`."""
+    known = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+    if text.lower() not in known:
+        raise ValueError("is not on or off")
+    return known[text.lower()]
+
+
+def one_of(*words: str) -> Kind[str]:
+    """The kind of a setting that is one of these words."""
+    listed = ", ".join(words[:-1]) + f" or {words[-1]}"
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"is not {listed}")
+        return text
+
+    return Kind(listed, parse)
+
+
+def host_and_port(text: str) -> tuple[str, int | None]:
+    """Host (IPv6 without brackets, lower case) and port, if one is written; ValueError if it is neither."""
+    match = _HOST_AND_PORT.fullmatch(text)
+    if match is None:
+        raise ValueError("is not host[:port]")
+    host, port = match[1].lower(), None if match[2] is None else int(match[2])
+    if port is not None and port > 65535:
+        raise ValueError("has a port above 65535")
+    if host.startswith("["):
+        host = str(ipaddress.IPv6Address(host[1:-1]))
+    return host, port
+
+
+def address(text: str) -> Address:
+    """Where to listen, out of `host:port`, `1.2.3.4:port` or `[::1]:port`."""
+    try:
+        host, port = host_and_port(text)
+    except ValueError:
+        port = None
+    if port is None:
+        raise ValueError("is not host:port")
+    return Address(host, port)
+
+
+def origin(text: str) -> Origin:
+    """A web service out of `http(s)://host[:port]`."""
+    problem = "is not http(s)://host[:port] without path, user or query"
+    match = _ORIGIN.fullmatch(text)
+    if match is None:
+        raise ValueError(problem)
+    try:
+        host, port = host_and_port(match[2])
+    except ValueError:
+        raise ValueError(problem) from None
+    if port == 0:
+        raise ValueError("has port 0, where nothing can listen")
+    return Origin(match[1], host, port or DEFAULT_PORTS[match[1]])
+
+
+def origin_host(text: str) -> str:
+    """`client`, `origin`, or the literal value of the Host field that the origin is to see."""
+    try:
+        host_and_port(text)
+    except ValueError:
+        raise ValueError("is not client, origin or host[:port]") from None
+    return text
+
+
+def host_names(text: str) -> tuple[str, ...]:
+    """Names of sites out of a comma list: lower case, no final dot, no port."""
+    names = tuple(part.strip().lower().removesuffix(".") for part in text.split(",") if part.strip())
+    for name in names:
+        try:
+            _, port = host_and_port(name)
+        except ValueError:
+            raise ValueError(f"holds {name}, which is not a host name") from None
+        if port is not None:
+            raise ValueError(f"holds {name}: names go without a port")
+    return names
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """IP networks out of a comma list of CIDR blocks or single addresses."""
+    found = []
+    for part in (part.strip() for part in text.split(",") if part.strip()):
+        try:
+            found.append(ipaddress.ip_network(part))
+        except ValueError as error:
+            raise ValueError(f"is not a list of networks such as 10.0.0.0/8: {error}") from None
+    return tuple(found)
+
+
+def word(text: str) -> str:
+    """A name of 1 to 64 letters, digits, dots, dashes and underscores."""
+    if not _WORD.fullmatch(text):
+        raise ValueError("is not 1 to 64 letters, digits, dots, dashes or underscores")
+    return text
+
+
+def token(text: str) -> str:
+    """A secret that can stand in an Authorization field: visible ASCII without spaces."""
+    if not _TOKEN.fullmatch(text):
+        raise ValueError("holds characters other than visible ASCII")
+    return text
+
+
+def log_fraction(text: str) -> float:
+    """The fraction of requests to log, 0.0 to 1.0, out of `json` (all), `off` (none) or a fraction."""
+    named = {"json": 1.0, "off": 0.0}
+    try:
+        fraction = named[text] if text in named else float(text)
+    except ValueError:
+        fraction = -1.0
+    if text not in named and not 0.0 < fraction <= 1.0:
+        raise ValueError("is not json, off or a fraction above 0 and up to 1")
+    return fraction
+
+
+def certificates(text: str) -> str:
+    """The path of a readable PEM file of certificates; empty stays empty."""
+    if text:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(text)
+        except ssl.SSLError:
+            raise ValueError("holds no certificate in PEM form") from None
+        except OSError as error:
+            raise ValueError(f"cannot be read: {error.strerror}") from None
+    return text
+
+
+SIZE = Kind("size", size)
+DURATION = Kind("duration", duration)
+COUNT = Kind("number", count)
+SWITCH = Kind("on or off", switch)
+ADDRESS = Kind("host:port", address)
+ORIGIN = Kind("http(s)://host[:port]", origin)
+ORIGIN_HOST = Kind("client, origin or host[:port]", origin_host)
+HOST_NAMES = Kind("list of names", host_names)
+NETWORKS = Kind("list of CIDR blocks", networks)
+WORD = Kind("name", word)
+TOKEN = Kind("secret", token)
+LOG_FRACTION = Kind("json, off or fraction", log_fraction)
+CERTIFICATES = Kind("path", certificates)

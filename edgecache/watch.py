@@ -1,0 +1,88 @@
+"""What a worker counts: one object holds every metric, so that the request path only adds."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from typing import TYPE_CHECKING, Final
+
+from edgecache.metrics import Counter, Registry
+from edgecache.rules.reasons import Refused, Result
+
+if TYPE_CHECKING:
+    from edgecache.access_log import AccessLog
+    from edgecache.edge import Edge
+    from edgecache.origin import OriginPool
+    from edgecache.wire.h1_server import Exchange
+
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SWEEP_SECONDS: Final = 0.25
+
+
+class Watch:
+    """The metrics of one worker. Label values come from closed sets only."""
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+        self._requests = {
+            result: self.registry.counter(
+                "edgecache_requests", "Requests answered, by what they came to.", result=result.value
+            )
+            for result in Result
+        }
+        self.hits = self._requests[Result.HIT]
+        self._latency = {
+            result: self.registry.histogram(
+                "edgecache_request_seconds",
+                "From a request's head to the last byte handed over; memory hits by a known head are not timed.",
+                SECONDS,
+                result=result.value,
+            )
+            for result in Result
+        }
+        self._bytes = self.registry.counter("edgecache_body_bytes", "Bytes of answers' bodies; without known heads.")
+        self._not_stored = {
+            reason: self.registry.counter(
+                "edgecache_not_stored", "Responses not stored, by reason.", reason=reason.value
+            )
+            for reason in Refused
+        }
+        self._refused: dict[str, Counter] = {}
+        self._lag = self.registry.gauge("edgecache_loop_lag_seconds", "How late the last sweep ran.", across="max")
+        self._last_look = 0.0
+
+    def read(self, edge: Edge, pool: OriginPool, connections: Sized, log: AccessLog) -> None:
+        """Export what these parts know of themselves."""
+        gauge, counter = self.registry.gauge, self.registry.counter
+        gauge("edgecache_memory_bytes", "Bytes in the memory tier.", read=lambda: edge.memory.size)
+        gauge("edgecache_memory_objects", "URLs in the memory tier.", read=lambda: len(edge.memory))
+        counter("edgecache_memory_evictions", "URLs that left for want of memory.", read=lambda: edge.memory.evictions)
+        gauge("edgecache_flights", "Questions upstream that may be followed.", read=lambda: len(edge.flights))
+        gauge("edgecache_known_heads", "Request heads whose answer is known.", read=lambda: len(edge.known))
+        gauge("edgecache_connections", "Client connections.", read=lambda: len(connections))
+        gauge("edgecache_origin_connections_busy", "Connections to the origin in use.", read=lambda: pool.busy)
+        counter("edgecache_access_log_dropped", "Log records lost.", read=lambda: log.dropped)
+
+    def answered(self, exchange: Exchange, took: float) -> None:
+        """An answer is complete, after `took` seconds."""
+        self._requests[exchange.result].value += 1
+        self._latency[exchange.result].observe(took)
+        self._bytes.value += exchange.bytes_out
+
+    def not_stored(self, reason: Refused) -> None:
+        """A response was not stored."""
+        self._not_stored[reason].value += 1
+
+    def refused(self, reason: str) -> None:
+        """A request was refused; `reason` is one of the fixed words in `wire/`."""
+        counter = self._refused.get(reason)
+        if counter is None:
+            counter = self._refused[reason] = self.registry.counter(
+                "edgecache_refused", "Requests refused, by reason.", reason=reason
+            )
+        counter.value += 1
+
+    def looked(self, now: float) -> None:
+        """A sweep runs at `now`, in the loop's seconds."""
+        if self._last_look:
+            self._lag.value = max(0.0, now - self._last_look - SWEEP_SECONDS)
+        self._last_look = now

@@ -1,0 +1,1 @@
+"""Bytes ⇄ messages: parsing, framing, limits and deadlines. Nothing in here knows that there is a cache."""

@@ -1,0 +1,180 @@
+"""Bodies of HTTP/1.1 messages: readers that take bytes as they arrive and give the content back, framing removed.
+
+Each reader has `feed(data) -> list of content pieces`, `done`, and `rest`, the bytes after the body's end. Sans-IO.
+Trailers are read, bounded and dropped (RFC 9110 §6.5.1: a recipient may discard them).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Protocol
+
+from edgecache.rules.message import Framing
+from edgecache.wire.errors import WireError
+
+CHUNK_LINE: Final = re.compile(  # RFC 9112 §7.1: size, then extensions; no blank, no sign, no prefix
+    rb"([0-9A-Fa-f]{1,15})((?:;[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:=(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+|\"[\t -!#-\[\]-~]*\"))?)*)"
+)
+TRAILER_LINE: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*")
+MAX_CHUNK_LINE: Final = 1024
+MAX_TRAILERS: Final = 8 * 1024
+
+
+class BadBody(WireError):
+    """The framing inside a body is broken."""
+
+    status = 400
+
+
+class BodyReader(Protocol):
+    """Content out of framed bytes."""
+
+    done: bool
+    rest: bytes
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The content in `data`; raises `BadBody`."""
+
+    def end(self) -> bool:
+        """The connection has ended: whether the body is complete."""
+
+
+class LengthBody:
+    """A body of a known number of bytes (RFC 9112 §6.2)."""
+
+    __slots__ = ("done", "left", "rest")
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+        self.done = length == 0
+        self.rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The content in `data`."""
+        size = len(data)
+        if size < self.left:
+            self.left -= size
+            return [data]
+        piece, self.rest = (data, b"") if size == self.left else (data[: self.left], data[self.left :])
+        self.left, self.done = 0, True
+        return [piece] if piece else []
+
+    def end(self) -> bool:
+        """Whether every byte has arrived."""
+        return self.done
+
+
+class CloseBody:
+    """A body that ends with the connection (RFC 9112 §6.3 step 8)."""
+
+    __slots__ = ("done", "rest")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """All of `data`."""
+        return [data]
+
+    def end(self) -> bool:
+        """The connection's end is the body's end."""
+        self.done = True
+        return True
+
+
+class ChunkedBody:
+    """A body in chunks (RFC 9112 §7.1). Nothing is allocated from a size that was only announced."""
+
+    __slots__ = ("_buffer", "_left", "_state", "_trailer_bytes", "done", "rest")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.rest = b""
+        self._buffer = b""
+        self._left = 0  # bytes of the current chunk still to come
+        self._state = self._size_line
+        self._trailer_bytes = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The content in `data`; raises `BadBody`."""
+        self._buffer = self._buffer + data if self._buffer else data
+        pieces: list[bytes] = []
+        position = 0
+        while not self.done:
+            after = self._state(position, pieces)
+            if after is None:
+                break
+            position = after
+        self._buffer = self._buffer[position:]
+        if self.done:
+            self.rest, self._buffer = self._buffer, b""
+        return pieces
+
+    def end(self) -> bool:
+        """Whether the last chunk and the trailers have arrived."""
+        return self.done
+
+    def _line(self, position: int, limit: int) -> bytes | None:
+        """The line at `position` without its CRLF, or None while it is incomplete."""
+        at = self._buffer.find(b"\n", position, position + limit + 2)
+        if at < 0:
+            if len(self._buffer) - position > limit:
+                raise BadBody("chunk-line", "a line of the chunked framing is too long")
+            return None
+        if at == position or self._buffer[at - 1] != 0x0D:
+            raise BadBody("chunk-line", "a line of the chunked framing ends in a bare LF")
+        return self._buffer[position : at - 1]
+
+    def _size_line(self, position: int, pieces: list[bytes]) -> int | None:
+        line = self._line(position, MAX_CHUNK_LINE)
+        if line is None:
+            return None
+        match = CHUNK_LINE.fullmatch(line)
+        if match is None:
+            raise BadBody("chunk-size", "a chunk's size is malformed")
+        self._left = int(match[1], 16)
+        self._state = self._chunk if self._left else self._trailer
+        return position + len(line) + 2
+
+    def _chunk(self, position: int, pieces: list[bytes]) -> int | None:
+        available = len(self._buffer) - position
+        if not available:
+            return None
+        piece = self._buffer[position : position + self._left]
+        pieces.append(piece)
+        self._left -= len(piece)
+        if not self._left:
+            self._state = self._chunk_end
+        return position + len(piece)
+
+    def _chunk_end(self, position: int, pieces: list[bytes]) -> int | None:
+        end = self._buffer[position : position + 2]
+        if end == b"\r\n":
+            self._state = self._size_line
+            return position + 2
+        if end in (b"", b"\r"):
+            return None
+        raise BadBody("chunk-end", "a chunk is longer than its size")
+
+    def _trailer(self, position: int, pieces: list[bytes]) -> int | None:
+        line = self._line(position, MAX_TRAILERS)
+        if line is None:
+            return None
+        self._trailer_bytes += len(line) + 2
+        if self._trailer_bytes > MAX_TRAILERS:
+            raise BadBody("trailers", "the trailers are too large")
+        if not line:
+            self.done = True
+        elif not TRAILER_LINE.fullmatch(line):
+            raise BadBody("trailers", "a trailer is malformed")
+        return position + len(line) + 2
+
+
+def body_reader(framing: Framing) -> BodyReader:
+    """The reader for a body delimited as `framing` says."""
+    if framing.chunked:
+        return ChunkedBody()
+    if framing.length is None:
+        return CloseBody()
+    return LengthBody(framing.length)

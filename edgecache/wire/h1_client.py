@@ -1,0 +1,357 @@
+"""The side that speaks to an origin: one `OriginConnection` per connection, one `Inquiry` per request on it.
+
+An `Inquiry` tells its owner what comes back by three calls, in this order: any number of `on_interim`, then either
+`on_answer` with the head and a `Body` that fills as bytes arrive, or `on_failure`. What goes wrong after the head
+fails the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Final, Protocol, cast
+
+from edgecache.body import Body, Cursor
+from edgecache.rules.message import Response
+from edgecache.wire import h1_render as render
+from edgecache.wire.errors import OriginError, OriginTimeout, WireError
+from edgecache.wire.h1_body import BodyReader, body_reader
+from edgecache.wire.h1_head import parse_response_head
+
+MAX_HEAD: Final = 128 * 1024  # bytes of a response's head; nginx takes 4 or 8 KiB by default, curl 300 KiB
+MAX_INTERIM: Final = 32  # 1xx responses before a final one
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request as it goes to the origin: the rendered head, and the body if there is one."""
+
+    method: bytes
+    head: bytes
+    body: Body | None = None
+    chunked: bool = False
+    upgrade: bool = False
+
+
+class Inquiry:
+    """One question on its way. Its owner may `cancel` it at any time."""
+
+    __slots__ = ("_connection", "asked_at", "cancelled", "on_answer", "on_failure", "on_interim", "question", "retried")
+
+    def __init__(
+        self,
+        question: Question,
+        on_answer: Callable[[Response, Body], None],
+        on_failure: Callable[[OriginError], None],
+        on_interim: Callable[[Response], None],
+    ) -> None:
+        self.question = question
+        self.on_answer = on_answer
+        self.on_failure = on_failure
+        self.on_interim = on_interim
+        self.cancelled = False
+        self.retried = False
+        self._connection: OriginConnection | None = None
+
+    def sent_on(self, connection: OriginConnection) -> None:
+        """It is under way on `connection`."""
+        self._connection = connection
+
+    @property
+    def connection(self) -> OriginConnection | None:
+        """The connection that it is under way on."""
+        return self._connection
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more."""
+        self.cancelled = True
+        if self._connection is not None:
+            self._connection.close()
+
+    def fail(self, error: OriginError) -> None:
+        """There will be no answer."""
+        if not self.cancelled:
+            self.cancelled = True
+            self.on_failure(error)
+
+
+class Pool(Protocol):
+    """What a connection needs of the pool that it belongs to."""
+
+    first_byte_timeout: float
+    between_bytes_timeout: float
+
+    def clock(self) -> float:
+        """Monotonic seconds."""
+
+    def idle(self, connection: OriginConnection) -> None:
+        """`connection` can take another question."""
+
+    def closed(self, connection: OriginConnection) -> None:
+        """`connection` has ended."""
+
+    def unanswered(self, inquiry: Inquiry, error: OriginError, *, reset: bool) -> None:
+        """An idle connection that was reused ended before a byte of the answer; `reset`: it never arrived."""
+
+
+class OriginConnection(asyncio.Protocol):
+    """One connection to the origin. It is the `Source` of the answer's body and the `Sink` of the question's."""
+
+    __slots__ = (
+        "_answered",
+        "_body",
+        "_buffer",
+        "_cursor",
+        "_inquiry",
+        "_interim_count",
+        "_pool",
+        "_reader",
+        "_reusable",
+        "_sending",
+        "_tunnel",
+        "deadline",
+        "idle_since",
+        "transport",
+        "used",
+        "writable",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.used = 0  # questions asked on it
+        self.idle_since = 0.0
+        self.deadline = inf  # monotonic seconds
+        self.writable = True
+        self._buffer = b""
+        self._inquiry: Inquiry | None = None
+        self._reader: BodyReader | None = None  # of the answer under way, once its head is there
+        self._body: Body | None = None
+        self._cursor: tuple[Body, Cursor] | None = None
+        self._answered = False  # the final head has come
+        self._sending = False  # the question's body is still going out
+        self._reusable = False
+        self._interim_count = 0
+        self._tunnel: Callable[[bytes | None], None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The origin has accepted."""
+        self.transport = cast(asyncio.Transport, transport)
+
+    # --- the question
+
+    def ask(self, inquiry: Inquiry) -> None:
+        """Send a question; only on a connection that is new or idle."""
+        question = inquiry.question
+        self._inquiry = inquiry
+        inquiry.sent_on(self)
+        self.used += 1
+        self._answered = False
+        self._interim_count = 0
+        self.deadline = self._pool.clock() + self._pool.first_byte_timeout
+        self.transport.write(question.head)
+        if question.body is not None:
+            self._sending = True
+            cursor = question.body.read_into(self)
+            if self._sending:
+                self._cursor = (question.body, cursor)
+
+    def write(self, piece: bytes) -> None:
+        """A piece of the question's body."""
+        if self._inquiry is not None and piece:
+            self.transport.write(render.chunk(piece) if self._inquiry.question.chunked else piece)
+            self.deadline = self._pool.clock() + self._pool.first_byte_timeout
+
+    def finish(self) -> None:
+        """The question's body is complete."""
+        if self._inquiry is not None and self._inquiry.question.chunked:
+            self.transport.write(render.LAST_CHUNK)
+        self._sending, self._cursor = False, None
+        if self._reader is not None and self._reader.done:
+            self._release()
+
+    def abort(self) -> None:
+        """The question's body will not be complete: the origin must see that."""
+        self._sending, self._cursor = False, None
+        if not self._answered:
+            self._fail(OriginError("client-left", "the request's body was cut short"))
+        self.close()
+
+    def pause_writing(self) -> None:
+        """The origin does not keep up with the question's body."""
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        """The origin has caught up."""
+        self.writable = True
+        if self._cursor is not None:
+            body, cursor = self._cursor
+            body.taken(cursor)
+
+    # --- the answer
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the origin."""
+        if self._tunnel is not None:
+            self._tunnel(data)
+            return
+        if self._inquiry is None:  # unasked: whatever it is, it is not an answer
+            self.close()
+            return
+        try:
+            if self._reader is None:
+                self._buffer = self._buffer + data if self._buffer else data
+                self._read_heads()
+            else:
+                self._read_body(data)
+        except WireError as error:
+            self._fail(OriginError(error.reason, str(error)))
+            self.close()
+
+    def _read_heads(self) -> None:
+        while self._reader is None and self._inquiry is not None:
+            end = self._buffer.find(b"\r\n\r\n") + 4
+            if end < 4:
+                if len(self._buffer) > MAX_HEAD:
+                    raise OriginError("head-too-large", "the upstream's head is too large")
+                return
+            raw, self._buffer = self._buffer[:end], self._buffer[end:]
+            response = parse_response_head(raw, self._inquiry.question.method)
+            if response.status == 101:
+                self._switch(response)
+                return
+            if response.status < 200:
+                self._interim_count += 1
+                if self._interim_count > MAX_INTERIM:
+                    raise OriginError("too-many-interim", "the upstream sends only interim responses")
+                self._inquiry.on_interim(response)
+                continue
+            self._begin_answer(response)
+
+    def _switch(self, response: Response) -> None:
+        inquiry = self._inquiry
+        if inquiry is None or not inquiry.question.upgrade:
+            raise OriginError("unasked-upgrade", "the upstream switched protocols unasked")
+        self._answered = True
+        self.deadline = inf
+        inquiry.on_answer(response, Body())
+
+    def _begin_answer(self, response: Response) -> None:
+        inquiry = self._inquiry
+        assert inquiry is not None, "only called while a question is under way"
+        self._answered = True
+        self._reusable = response.keep_alive
+        reader = self._reader = body_reader(response.framing)
+        body = self._body = Body(self)
+        self.deadline = self._pool.clock() + self._pool.between_bytes_timeout
+        inquiry.on_answer(response, body)
+        if reader.done:
+            self._end_answer()
+        elif self._buffer:
+            data, self._buffer = self._buffer, b""
+            self._read_body(data)
+
+    def _read_body(self, data: bytes) -> None:
+        reader, body = self._reader, self._body
+        if reader is None or body is None:
+            return
+        if self.deadline is not inf:
+            self.deadline = self._pool.clock() + self._pool.between_bytes_timeout
+        for piece in reader.feed(data):
+            body.write(piece)
+        if reader.done:
+            self._buffer = reader.rest
+            self._end_answer()
+
+    def _end_answer(self) -> None:
+        body, self._body = self._body, None
+        if body is not None:
+            body.finish()
+        if not self._sending:
+            self._release()
+        else:
+            self.close()  # answered before the question was complete: nobody knows what it has read
+
+    def _release(self) -> None:
+        if self._inquiry is None:
+            return
+        self._inquiry, self._reader, self._cursor = None, None, None
+        self.deadline = inf
+        if self._reusable and not self._buffer and not self.transport.is_closing():
+            self.idle_since = self._pool.clock()
+            self._pool.idle(self)
+        else:  # bytes after the answer: an answer to nothing
+            self.close()
+
+    # --- the end
+
+    def eof_received(self) -> bool:
+        """The origin will send no more."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        if self._tunnel is not None:
+            self._tunnel(None)
+        elif self._reader is not None and self._body is not None and self._reader.end() and exc is None:
+            self._end_answer()
+        else:
+            self._fail(OriginError("closed", "the upstream closed the connection"), reset=exc is not None)
+        self._pool.closed(self)
+
+    def _fail(self, error: OriginError, *, reset: bool = False) -> None:
+        inquiry, self._inquiry = self._inquiry, None
+        self.deadline = inf
+        if self._cursor is not None:
+            body, cursor = self._cursor
+            self._cursor = None
+            body.leave(cursor)
+        if self._body is not None:
+            body, self._body = self._body, None
+            body.fail()
+        elif inquiry is not None and not self._answered and not inquiry.cancelled:
+            if self.used > 1 and not self._buffer and not self._interim_count:
+                self._pool.unanswered(inquiry, error, reset=reset)
+            else:
+                inquiry.fail(error)
+
+    def close(self) -> None:
+        """End the connection; an answer under way fails."""
+        self.deadline = inf
+        self.transport.abort()
+
+    def sweep(self, now: float) -> None:
+        """End what is overdue; `now` in monotonic seconds."""
+        if now > self.deadline:
+            reason = "between-bytes-timeout" if self._answered else "first-byte-timeout"
+            self._fail(OriginTimeout(reason, "the upstream did not answer in time"))
+            self.close()
+
+    # --- back-pressure on the answer's body, and leaving HTTP
+
+    def pause_reading(self) -> None:
+        """The readers of the answer do not keep up; the origin is not to blame for the time."""
+        self.deadline = inf
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """The readers have caught up."""
+        self.deadline = self._pool.clock() + self._pool.between_bytes_timeout
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def abandoned(self) -> None:
+        """Nobody reads the answer any more."""
+        self.close()
+
+    def become_tunnel(self, receive: Callable[[bytes | None], None]) -> None:
+        """Hand all further bytes to `receive`, and None at the end."""
+        self._tunnel = receive
+        self._inquiry = None
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            receive(data)

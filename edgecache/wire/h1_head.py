@@ -1,0 +1,288 @@
+"""Heads of HTTP/1.1 messages: bytes to `Request` and `Response`, or one named refusal.
+
+llhttp (by httptools) splits the head; it lets pass what a shared cache must not, so a grammar written from RFC 9112
+reads every head first, as one regular expression. Both must accept. What remains are the rules that a grammar cannot
+say (framing, Host, target forms); they follow in the order of the RFC. Nothing is repaired: what is doubtful is
+refused (RFC 9112 §11.2), because a repair is where two parsers begin to disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import httptools
+
+from edgecache.rules.message import NO_BODY, FieldLine, Fields, Framing, Request, Response
+from edgecache.wire.errors import BadRequest, OriginError
+
+TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # RFC 9110 §5.6.2
+FIELD_LINES: Final = rb"((?:" + TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+)"  # RFC 9112 §5: no fold, no space before ":"
+REQUEST_HEAD: Final = re.compile(rb"(" + TOKEN + rb") ([!-~]++) HTTP/([0-9])\.([0-9])\r\n" + FIELD_LINES + rb"\r\n")
+RESPONSE_HEAD: Final = re.compile(
+    rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n" + FIELD_LINES + rb"\r\n"
+)
+HOST: Final = re.compile(  # RFC 9110 §7.2, RFC 3986 §3.2.2: a name, an IPv4 or a bracketed IPv6 address; a port
+    rb"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z](?:[0-9A-Za-z._-]{0,253}[0-9A-Za-z_-])?)\.?(?::([0-9]{1,5})?)?"
+)
+ABSOLUTE: Final = re.compile(rb"(?i:(https?))://([^/?#@]*)([/?][!-~]*)?")
+BARE_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
+LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+METHODS: Final = frozenset(
+    b"GET HEAD POST PUT DELETE PATCH OPTIONS TRACE QUERY PURGE PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH "
+    b"REPORT CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE MKCALENDAR ACL BIND REBIND UNBIND LINK UNLINK "
+    b"MKACTIVITY SOURCE".split()
+)
+NOT_REPEATABLE: Final = frozenset(
+    (
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"content-type",
+        b"authorization",
+        b"range",
+        b"if-range",
+    )
+)
+FRAMING_FIELDS: Final = frozenset((b"host", b"content-length", b"transfer-encoding"))
+DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """Bounds on one head: bytes of a line, number of field lines, bytes in all (RFC 9112 §3, RFC 6585 §5)."""
+
+    line: int = 8 * 1024
+    fields: int = 100
+    head: int = 32 * 1024
+
+
+class _Collector:
+    """What llhttp calls back with."""
+
+    def __init__(self) -> None:
+        self.lines: list[FieldLine] = []
+        self.complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.lines.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+class RequestHeads:
+    """A reader of request heads. It keeps one llhttp parser, which stands at a message's start between two calls."""
+
+    def __init__(self, limits: HeadLimits) -> None:
+        self.limits = limits
+        self._fresh_parser()
+
+    def _fresh_parser(self) -> None:
+        self._collector = _Collector()
+        self._llhttp = httptools.HttpRequestParser(self._collector)
+
+    def parse(self, raw: bytes, scheme: bytes = b"http") -> Request:
+        """The request whose head is `raw`, up to and with its empty line; raises `BadRequest`."""
+        match = REQUEST_HEAD.fullmatch(raw)
+        if match is None:
+            raise why_not_a_head(raw)
+        method, target, major, minor, _ = match.groups()
+        if major != b"1":
+            raise BadRequest(505, "http-version")
+        self._check_limits(raw, match)
+        if method not in METHODS:  # CONNECT is for forward proxies; what we cannot pass on we do not know
+            raise BadRequest(501, "method", "this method is not implemented here")
+        fields = Fields(self._split(raw))
+        if minor == b"0" or not _LEAVES_START.isdisjoint(fields.names()):
+            self._fresh_parser()
+        if any(b"_" in name for name in fields.names()):  # to CGI, Transfer_Encoding is Transfer-Encoding
+            fields = Fields(line for line in fields if b"_" not in line[0])
+        host, target = _host_and_target(method, target, fields, scheme, minor)
+        framing = request_framing(fields, minor == b"0")
+        _refuse_repeated(fields)
+        close, keep = connection_options(fields)
+        keep_alive = not close and (minor != b"0" or keep)
+        return Request(method, target, host, fields, framing, minor == b"0", keep_alive, scheme)
+
+    def check_unfinished(self, start: bytes, scanned: int = 0) -> None:
+        """Raise `BadRequest` if `start`, of which `scanned` bytes were checked before, can no longer become a head."""
+        limits = self.limits
+        if start.find(b"\n", 0, limits.line + 2) < 0 and len(start) > limits.line + 2:
+            raise BadRequest(414, "line-too-long", "the request line is too long")
+        if len(start) > limits.head:
+            raise BadRequest(431, "head-too-large", "the head is too large")
+        if BARE_LINE_END.search(start, max(0, scanned - 1)):
+            raise BadRequest(400, "bare-line-end", "a line ends in a bare CR or LF")
+
+    def _check_limits(self, raw: bytes, match: re.Match[bytes]) -> None:
+        limits = self.limits
+        if match.start(5) - 2 > limits.line:
+            raise BadRequest(414, "line-too-long", "the request line is too long")
+        if len(raw) > limits.head:
+            raise BadRequest(431, "head-too-large", "the head is too large")
+        if raw.count(b"\n", match.start(5), match.end(5)) > limits.fields:
+            raise BadRequest(431, "too-many-fields", "the head has too many fields")
+        if len(raw) > limits.line and any(len(line) > limits.line for line in raw.split(b"\r\n")):
+            raise BadRequest(431, "line-too-long", "a field line is too long")
+
+    def _split(self, raw: bytes) -> list[FieldLine]:
+        """The field lines as llhttp reads them; its refusal is a refusal."""
+        collector = self._collector
+        collector.lines, collector.complete = [], False
+        try:
+            self._llhttp.feed_data(raw)
+        except httptools.HttpParserUpgrade:
+            self._fresh_parser()
+        except (httptools.HttpParserError, httptools.HttpParserInvalidMethodError) as error:
+            self._fresh_parser()
+            raise BadRequest(400, "malformed-head", str(error)[:100]) from None
+        if not collector.complete:
+            self._fresh_parser()
+            raise BadRequest(400, "malformed-head")
+        return collector.lines
+
+
+# Fields after which llhttp waits for a body or for the end, so that the next head needs a new parser.
+_LEAVES_START: Final = frozenset((b"connection", b"content-length", b"transfer-encoding", b"upgrade"))
+
+
+def why_not_a_head(raw: bytes) -> BadRequest:
+    """The refusal for bytes that are not a request head: its reason tells the class of the fault."""
+    first, _, rest = raw.partition(b"\r\n")
+    if BARE_LINE_END.search(raw):
+        return BadRequest(400, "bare-line-end", "a line ends in a bare CR or LF")
+    if not re.fullmatch(rb"[^ ]+ [^ ]+ HTTP/[0-9]\.[0-9]", first):
+        return BadRequest(400, "request-line", "the request line is malformed")
+    if re.search(rb"\r\n[ \t]", raw):
+        return BadRequest(400, "obs-fold", "a field line is folded")
+    if re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", rest):
+        return BadRequest(400, "control-character", "a field holds a control character")
+    return BadRequest(400, "field-line", "a field line is malformed")
+
+
+def normal_host(value: bytes, scheme: bytes) -> bytes:
+    """`value` as one site name: lower case, no final dot, no default port; raises `BadRequest`."""
+    match = HOST.fullmatch(value)
+    if match is None:
+        raise BadRequest(400, "host", "the Host is malformed")
+    name, port = match[1].lower(), (match[2] or b"").lstrip(b"0")
+    if (port and int(port) > 65535) or (match[2] and not port):
+        raise BadRequest(400, "host", "the Host's port is out of range")
+    return name if not port or port == DEFAULT_PORTS[scheme] else name + b":" + port
+
+
+def _host_and_target(method: bytes, target: bytes, fields: Fields, scheme: bytes, minor: bytes) -> tuple[bytes, bytes]:
+    """The site and the origin-form target that the request means (RFC 9112 §3.2, §3.3)."""
+    value = fields.get(b"host")
+    if value is None and minor != b"0":
+        raise BadRequest(400, "host", "the request has no Host")  # RFC 9112 §3.2
+    host = normal_host(value, scheme) if value is not None else b"localhost"
+    if b"#" in target:
+        raise BadRequest(400, "target", "a target has no fragment")
+    if target[0] == 0x2F:
+        return host, target
+    if target == b"*" and method == b"OPTIONS":
+        return host, target
+    absolute = ABSOLUTE.fullmatch(target)
+    if absolute is None or absolute[1].lower() != scheme:
+        raise BadRequest(400, "target", "the target is in a form that this server does not take")
+    named = normal_host(absolute[2], scheme)  # RFC 9112 §3.2.2: it replaces the Host received
+    if value is not None and named != host:
+        raise BadRequest(400, "host", "the target and the Host name different sites")
+    path = absolute[3] or (b"*" if method == b"OPTIONS" else b"/")
+    return named, path if path[:1] in (b"/", b"*") else b"/" + path
+
+
+def request_framing(fields: Fields, http_1_0: bool) -> Framing:
+    """How the body of a request is delimited, or `BadRequest` (RFC 9112 §6.3, steps 3 to 6)."""
+    coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
+    if coding is not None:
+        if length is not None:
+            raise BadRequest(400, "length-and-coding", "both Content-Length and Transfer-Encoding")  # step 3
+        if http_1_0:
+            raise BadRequest(400, "coding-in-1.0", "Transfer-Encoding in HTTP/1.0")  # RFC 9112 §6.1
+        if coding.lower() != b"chunked":
+            raise BadRequest(501, "transfer-coding", "only the chunked transfer coding is taken")  # step 4
+        return Framing(None, chunked=True)
+    if length is not None:
+        if not LENGTH.fullmatch(length):
+            raise BadRequest(400, "content-length", "the Content-Length is malformed")  # step 5
+        return Framing(int(length))
+    return NO_BODY  # step 7
+
+
+def _refuse_repeated(fields: Fields) -> None:
+    seen = set()
+    for name, _ in fields.lines:
+        lower = name.lower()
+        if lower in NOT_REPEATABLE:
+            if lower in seen:
+                raise BadRequest(400, "repeated-field", "a field that may occur once is repeated")
+            seen.add(lower)
+
+
+def connection_options(fields: Fields) -> tuple[bool, bool]:
+    """Whether `Connection` says close, and whether it says keep-alive (RFC 9110 §7.6.1)."""
+    value = fields.get(b"connection")
+    if value is None:
+        return False, False
+    options = {option.strip(b" \t") for option in value.lower().split(b",")}
+    if not FRAMING_FIELDS.isdisjoint(options):  # FAULTS 23: nobody may strip what delimits the message
+        raise BadRequest(400, "connection-option", "Connection names a field that delimits the message")
+    return b"close" in options, b"keep-alive" in options
+
+
+def parse_response_head(raw: bytes, method: bytes) -> Response:
+    """The response whose head is `raw`, answering a `method` request; raises `OriginError`.
+
+    The framing is validated before a byte of the body is used (RFC 9112 §6.3).
+    """
+    match = RESPONSE_HEAD.fullmatch(raw)
+    if match is None:
+        raise OriginError("malformed-head", "the upstream's head is malformed")
+    minor, status_text, reason, block = match.groups()
+    lines = [_field_line(line) for line in block.split(b"\r\n")[:-1]]
+    fields = Fields(lines)
+    status = int(status_text)
+    framing = response_framing(status, fields, method, minor == b"0")
+    options = (fields.get(b"connection") or b"").lower()
+    keep_alive = not framing.until_close and b"close" not in options
+    if minor == b"0" and b"keep-alive" not in options:
+        keep_alive = False
+    return Response(status, fields, reason or b"", framing, keep_alive)
+
+
+def _field_line(line: bytes) -> FieldLine:
+    name, _, value = line.partition(b":")
+    return name, value.strip(b" \t")
+
+
+def response_framing(status: int, fields: Fields, method: bytes, http_1_0: bool) -> Framing:
+    """How the body of a response is delimited (RFC 9112 §6.3); raises `OriginError` where it is ambiguous."""
+    length = _agreed_length(fields)
+    if status < 200 or status in (204, 304) or method == b"HEAD":  # step 1
+        return NO_BODY
+    coding = fields.get(b"transfer-encoding")
+    if coding is not None:
+        if fields.get(b"content-length") is not None:
+            raise OriginError("length-and-coding", "both Content-Length and Transfer-Encoding")  # step 3
+        if coding.lower() == b"chunked":
+            if http_1_0:
+                raise OriginError("coding-in-1.0", "Transfer-Encoding in HTTP/1.0")  # RFC 9112 §6.1
+            return Framing(None, chunked=True)
+        if b"chunked" in coding.lower():
+            raise OriginError("transfer-coding", "an ambiguous Transfer-Encoding")
+        return Framing(None)  # step 4: an unknown coding is read to the close
+    return Framing(length)  # steps 5, 6 and 8
+
+
+def _agreed_length(fields: Fields) -> int | None:
+    value = fields.get(b"content-length")
+    if value is None:
+        return None
+    values = {part.strip(b" \t") for part in value.split(b",")}  # step 5: equal repeats are one length
+    if len(values) != 1 or not LENGTH.fullmatch(length := values.pop()):
+        raise OriginError("content-length", "the upstream's Content-Length is malformed")
+    return int(length)

@@ -1,0 +1,42 @@
+"""Messages to bytes. Every value was validated when it came in, so nothing here can split a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Final
+
+import orjson
+
+from edgecache.rules.message import FieldLine
+
+REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
+def status_line(status: int, reason: bytes = b"") -> bytes:
+    """The status line of a response, with its CRLF."""
+    return b"HTTP/1.1 %d %s\r\n" % (status, reason or REASONS.get(status, b""))
+
+
+def field_block(lines: Iterable[FieldLine]) -> bytes:
+    """Field lines, each with its CRLF."""
+    return b"".join([b"%b: %b\r\n" % line for line in lines])
+
+
+def request_line(method: bytes, target: bytes) -> bytes:
+    """The request line, with its CRLF."""
+    return method + b" " + target + b" HTTP/1.1\r\n"
+
+
+def chunk(piece: bytes) -> bytes:
+    """`piece` as one chunk (RFC 9112 §7.1)."""
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+def problem(status: int, reason: str, detail: str) -> bytes:
+    """The content of one of our own errors (RFC 9457): nothing in it comes from a request or from the origin."""
+    title = REASONS.get(status, b"Error").decode()
+    return orjson.dumps({"title": title, "status": status, "detail": detail, "reason": reason})

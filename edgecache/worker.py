@@ -1,0 +1,237 @@
+"""One worker: it builds the request path out of its parts, serves the listening sockets, sweeps deadlines, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Final
+
+from edgecache.access_log import AccessLog
+from edgecache.config import Settings
+from edgecache.edge import Edge
+from edgecache.fills import Fills
+from edgecache.flights import Flights
+from edgecache.memory import Memory
+from edgecache.metrics import Snapshot
+from edgecache.origin import OriginPool
+from edgecache.relay import Relays
+from edgecache.rules.forward import Gateway
+from edgecache.rules.message import Request
+from edgecache.rules.purge_log import PurgeLog
+from edgecache.rules.stored import Policy
+from edgecache.upstream import Upstream
+from edgecache.watch import Watch
+from edgecache.wire.errors import BadRequest
+from edgecache.wire.h1_head import HeadLimits, RequestHeads
+from edgecache.wire.h1_server import ClientConnection, Exchange
+
+SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
+
+
+class Worker:
+    """One process's share of a POP, on the running event loop. It is the `Site` of its client connections."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.time,
+        access_log_write: Callable[[bytes], object] | None = None,
+    ) -> None:
+        self.head_timeout = settings.head_timeout
+        self.body_timeout = settings.body_timeout
+        self.idle_timeout = settings.idle_timeout
+        self.draining = False
+        self.connections: set[ClientConnection] = set()
+        self.clock = time.monotonic
+        self._wall = clock
+        self._drain_grace = settings.drain_grace
+        self._heads = RequestHeads(HeadLimits(settings.max_line, settings.max_fields, settings.max_head))
+        self._pool = OriginPool(settings)
+        self._log = AccessLog(settings.access_log, access_log_write)
+        self._logging = settings.access_log > 0
+        self._servers: list[asyncio.Server] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.watch = Watch()
+        self.edge = self._build(settings, clock)
+        self.watch.read(self.edge, self._pool, self.connections, self._log)
+        self._hit = self.watch.hits
+        self.check_unfinished = self._heads.check_unfinished
+        self.answer = self.edge.answer
+
+    def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
+        pop = settings.pop.encode()
+        log = PurgeLog()
+        memory = Memory(settings.worker_memory, settings.memory_policy, settings.largest_object, settings.max_variants)
+        flights = Flights(settings.hit_for_miss)
+        fills = Fills(memory, log, policy_of(settings), self.watch.not_stored)
+        trusted = _trust(settings)
+        upstream = Upstream(self._pool, gateway_of(settings), log, clock, trusted)
+        relays = Relays(pop=pop, upstream=upstream, fills=fills, flights=flights, memory=memory, log=log, clock=clock)
+        return Edge(
+            pop=pop,
+            hosts=frozenset(host.encode() for host in settings.hosts),
+            memory=memory,
+            flights=flights,
+            fills=fills,
+            relays=relays,
+            upstream=upstream,
+            clock=clock,
+            follower_timeout=settings.follower_timeout,
+            stale_wait=settings.stale_wait,
+            max_ranges=settings.max_ranges,
+        )
+
+    # --- what client connections ask
+
+    def answer_known(self, raw: bytes) -> bytes | None:
+        """The finished answer to a request whose head is exactly `raw`, if it is known and still right."""
+        known = self.edge.known.get(raw)
+        if known is None:
+            return None
+        now = self._wall()
+        reply = self.edge.known.answer(raw, known, now)
+        if reply is not None:
+            self._hit.value += 1
+            if self._logging:
+                self._log_known(known.request, known.status, len(known.entry.content), now)
+        return reply
+
+    def parse(self, raw: bytes, scheme: bytes) -> Request:
+        """The request whose head is `raw`; raises `BadRequest`."""
+        return self._heads.parse(raw, scheme)
+
+    def answered(self, exchange: Exchange) -> None:
+        """An answer is complete: count and log it."""
+        took = self.clock() - exchange.began
+        self.watch.answered(exchange, took)
+        if self._logging:
+            fields = exchange.request.fields
+            self._log.add(
+                (
+                    self._wall() - took,
+                    exchange.client,
+                    exchange.request.method,
+                    exchange.request.host,
+                    exchange.request.target,
+                    exchange.status,
+                    exchange.bytes_out,
+                    took * 1000,
+                    exchange.cache_status,
+                    exchange.result.value,
+                    fields.get(b"user-agent") or b"",
+                    fields.get(b"referer") or b"",
+                )
+            )
+
+    def _log_known(self, request: Request, status: int, size: int, now: float) -> None:
+        fields = request.fields
+        self._log.add(
+            (
+                now,
+                "",
+                request.method,
+                request.host,
+                request.target,
+                status,
+                size,
+                0.0,
+                b"hit",
+                "hit",
+                fields.get(b"user-agent") or b"",
+                fields.get(b"referer") or b"",
+            )
+        )
+
+    def refused(self, error: BadRequest) -> None:
+        """A request was refused: count it."""
+        self.watch.refused(error.reason)
+
+    # --- life
+
+    async def start(self, sockets: list[socket.socket]) -> None:
+        """Serve the listening `sockets`; they stay the caller's."""
+        loop = asyncio.get_running_loop()
+        for listener in sockets:
+            own = listener.dup()
+            server = await loop.create_server(lambda: ClientConnection(self), sock=own, backlog=4096)
+            self._servers.append(server)
+        self._sweep()
+
+    def snapshot(self) -> Snapshot:
+        """The metrics as they stand."""
+        return self.watch.registry.snapshot()
+
+    async def drain(self) -> None:
+        """Accept no more, answer what is under way with `Connection: close`, and return when all is done or overdue."""
+        self.draining = True
+        self.edge.known.forget()
+        self._stop_accepting()
+        for connection in tuple(self.connections):
+            connection.close_idle()
+        overdue = self.clock() + self._drain_grace
+        while self.connections and self.clock() < overdue:
+            await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        """End at once."""
+        self._stop_accepting()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in tuple(self.connections):
+            connection.cut()
+        self._pool.close()
+        await asyncio.sleep(0)
+        self._log.close()
+
+    def _stop_accepting(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    def _sweep(self) -> None:
+        """One pass over everything that has a deadline; there is no other timer."""
+        loop = asyncio.get_running_loop()
+        now = self.clock()
+        for connection in tuple(self.connections):
+            connection.sweep(now)
+        self._pool.sweep(now)
+        self._log.flush()
+        self.watch.looked(loop.time())
+        self._sweeper = loop.call_later(SWEEP, self._sweep)
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The operator's choices, as the rules take them."""
+    return Policy(
+        heuristics=settings.heuristics,
+        heuristic_max=settings.heuristic_max,
+        negative_ttl=settings.negative_ttl,
+        store_set_cookie=settings.store_set_cookie,
+        store_client_errors=settings.store_client_errors,
+        default_stale_if_error=settings.default_stale_if_error,
+    )
+
+
+def gateway_of(settings: Settings) -> Gateway:
+    """Who this POP is to the origin."""
+    host = {"client": "", "origin": settings.origin.authority}.get(settings.origin_host, settings.origin_host)
+    return Gateway(settings.pop.encode(), host.encode(), settings.forwarded)
+
+
+def _trust(settings: Settings) -> Callable[[str], bool]:
+    networks = settings.trusted_proxies
+    if not networks:
+        return lambda client: False
+
+    def is_trusted(client: str) -> bool:
+        try:
+            address = ip_address(client)
+        except ValueError:
+            return False
+        return any(address in network for network in networks)
+
+    return is_trusted

@@ -1,0 +1,152 @@
+"""A worker process: one `Worker` on one event loop, led by the supervisor over a control socket.
+
+Messages are lines of JSON. To the supervisor: `{"ready": true}` once, `{"metrics": snapshot}` every second and when
+asked. From it: `{"ask": "snapshot"}`, `{"ask": "drain"}`. The end of the control socket is the end of the worker, so
+that no worker outlives its supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
+
+import orjson
+import uvloop
+
+from edgecache.config import Settings
+from edgecache.metrics import Snapshot
+from edgecache.tasks import spawn
+
+log = logging.getLogger("edgecache.worker")
+DEFAULT_WORKER = "edgecache.worker:Worker"
+REPORT_EVERY = 1.0
+STOP_WITHIN = 1.0
+GC_FIRST_GENERATION = 10_000  # most garbage is freed by reference counts; look for cycles seldom
+
+
+class Worker(Protocol):
+    """What a worker process runs."""
+
+    async def start(self, sockets: list[socket.socket]) -> None:
+        """Accept clients on these listening sockets, which stay the caller's."""
+
+    def snapshot(self) -> Snapshot:
+        """The metrics of this moment."""
+
+    async def drain(self) -> None:
+        """Stop accepting; return when every exchange has ended or the grace is over."""
+
+    async def stop(self) -> None:
+        """Close everything now."""
+
+
+def run(settings: Settings, listen_fds: Sequence[int], control_fd: int, worker: str = DEFAULT_WORKER) -> None:
+    """Be a worker until the supervisor ends it; `worker` names the factory as `module:name`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the supervisor leads
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    uvloop.run(_live(settings, [_adopted(fd) for fd in listen_fds], _adopted(control_fd), _factory(worker)))
+
+
+def _adopted(descriptor: int) -> socket.socket:
+    os.set_inheritable(descriptor, False)
+    return socket.socket(fileno=descriptor)
+
+
+def _factory(name: str) -> Callable[[Settings], Worker]:
+    module, _, attribute = name.partition(":")
+    return cast(Callable[[Settings], Worker], getattr(importlib.import_module(module), attribute))
+
+
+async def _live(
+    settings: Settings,
+    sockets: list[socket.socket],
+    control: socket.socket,
+    make: Callable[[Settings], Worker],
+) -> None:
+    reader, writer = await asyncio.open_unix_connection(sock=control)
+    led = LedWorker(make(settings), sockets, writer)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, led.drain)
+    await led.start()
+    orders = spawn(led.obey(reader), name="orders")
+    reports = spawn(led.report(), name="reports")
+    await led.over.wait()
+    orders.cancel()
+    reports.cancel()
+    await led.stop()
+
+
+class LedWorker:
+    """A worker, its listening sockets and its end of the control socket. `over` is set when the process is to end."""
+
+    def __init__(self, worker: Worker, sockets: list[socket.socket], writer: asyncio.StreamWriter) -> None:
+        self._worker = worker
+        self._sockets = sockets
+        self._writer = writer
+        self._drain: asyncio.Task[None] | None = None
+        self.over = asyncio.Event()
+
+    async def start(self) -> None:
+        """Start the worker and tell the supervisor that it is ready."""
+        await self._worker.start(self._sockets)
+        gc.collect()
+        gc.freeze()  # what start made lives for ever: no collection looks at it again
+        gc.set_threshold(GC_FIRST_GENERATION, 10, 10)
+        self._send({"ready": True})
+
+    async def obey(self, orders: asyncio.StreamReader) -> None:
+        """Follow the supervisor's orders until it is gone."""
+        async for line in orders:
+            match orjson.loads(line):
+                case {"ask": "snapshot"}:
+                    self._send_metrics()
+                case {"ask": "drain"}:
+                    self.drain()
+        self.over.set()
+
+    async def report(self) -> None:
+        """Send metrics every second."""
+        while True:
+            await asyncio.sleep(REPORT_EVERY)
+            self._send_metrics()
+
+    def drain(self) -> None:
+        """Drain, once, and then end."""
+        if self._drain is None:
+            for listener in self._sockets:
+                listener.close()  # the last copies: from here on, new connections are refused and not left waiting
+            self._drain = spawn(self._drain_and_end(), name="drain")
+
+    async def _drain_and_end(self) -> None:
+        try:
+            await self._worker.drain()
+        finally:
+            self.over.set()
+
+    async def stop(self) -> None:
+        """Stop the worker and send its last metrics, as far as the supervisor still reads."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._worker.stop(), STOP_WITHIN)
+        self._send_metrics()
+        self._writer.close()
+        with contextlib.suppress(OSError, TimeoutError):
+            await asyncio.wait_for(self._writer.wait_closed(), STOP_WITHIN)
+
+    def _send_metrics(self) -> None:
+        if self._writer.transport.get_write_buffer_size() > 0:
+            return  # the supervisor is behind: the next report says all that this one would
+        try:
+            self._send({"metrics": self._worker.snapshot()})
+        except Exception:
+            log.exception("metrics could not be sent")  # requests go on
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))

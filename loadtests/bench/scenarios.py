@@ -1,0 +1,98 @@
+"""What is asked in each scenario, and the proof that a server answers it the way the scenario means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from . import heads, rawload
+from .origin import Origin
+from .processes import Answer, Server, probe
+
+CONNECTIONS = 32
+
+
+class VerifyError(Exception):
+    """A server does not do what the scenario measures; the text says what it did."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One kind of request; the defaults are the memory hit."""
+
+    name: str
+    title: str
+    method: str = "GET"
+    path: str = "/o/{}"
+    urls: int = 1000
+    sessions: int = 1
+    etag: str | None = None
+    status: int = 200
+    body: int = 1024
+    cached: bool = True
+    per_gib: bool = False
+
+    @property
+    def has_body(self) -> bool:
+        """Whether its answers carry a body."""
+        return self.status != 304 and self.method != "HEAD"
+
+    def requests(self) -> list[bytes]:
+        """Its requests, in the order in which they are sent again and again."""
+        count = max(self.urls, self.sessions)
+        return [self._request(number, number % self.sessions) for number in range(count)]
+
+    def _request(self, number: int, session: int) -> bytes:
+        return heads.request(self.method, self.path.format(number % self.urls), session, self.etag)
+
+    def fills(self) -> list[bytes]:
+        """One GET per URL."""
+        return [heads.request("GET", self.path.format(number)) for number in range(self.urls)]
+
+
+SCENARIOS = (
+    Scenario("hit", "memory hit, 1 KiB, 1,000 URLs"),
+    Scenario("pass", "pass-through, 1 KiB, `no-store`", path="/p/{}", cached=False),
+    Scenario("304", "304 to a matching If-None-Match (own load generator)", etag=heads.ETAG, status=304),
+    Scenario("head", "HEAD of cached objects (own load generator)", method="HEAD"),
+    Scenario("big", "one 10 MiB object from memory", path="/big", urls=1, body=10 << 20, per_gib=True),
+    Scenario("hit-varied", "memory hit, 20,000 different cookies", sessions=20_000),
+)
+LOG = Scenario("log", "memory hit, JSON access log to /dev/null against none")
+
+
+def verify(scenario: Scenario, server: Server, origin: Origin) -> str:
+    """Fill the server, then prove what it does; the proof in words."""
+    _ask_all(server, scenario.fills() * 2)
+    before = origin.asked()
+    _ask_all(server, scenario.fills())
+    reached = origin.asked() - before
+    wanted = 0 if scenario.cached else scenario.urls
+    if reached != wanted:
+        raise VerifyError(f"of {scenario.urls} requests {reached} reached the origin instead of {wanted}")
+    fields = {"If-None-Match": scenario.etag} if scenario.etag else {}
+    answer = probe(server.port, scenario.method, scenario.path.format(0), fields)
+    _check(scenario, answer)
+    return f"{scenario.urls:,} URLs asked again: {reached:,} reached the origin; {_evidence(answer)}"
+
+
+def _ask_all(server: Server, requests: Iterable[bytes]) -> None:
+    load = rawload.run(server.port, requests, connections=8)
+    if load.problems:
+        raise VerifyError("; ".join(load.problems))
+
+
+def _check(scenario: Scenario, answer: Answer) -> None:
+    """Status and size of one answer are those of the scenario."""
+    if answer.status != scenario.status:
+        raise VerifyError(f"status {answer.status} instead of {scenario.status}")
+    expected = scenario.body if scenario.has_body else 0
+    if len(answer.body) != expected:
+        raise VerifyError(f"{len(answer.body)} bytes of body instead of {expected}")
+
+
+def _evidence(answer: Answer) -> str:
+    """What the answer itself says of the cache."""
+    names = ("x-cache", "cache-status", "age", "x-varnish")
+    said = [f"{name}: {answer.fields[name]}" for name in names if name in answer.fields]
+    return f"status {answer.status}, " + (", ".join(said) if said else "no field about the cache")

@@ -1,0 +1,31 @@
+"""What every test may ask for: an event loop as in production, a clock, an origin."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import pytest_asyncio
+import uvloop
+from harness.clock import FakeClock
+from harness.origin import OriginDouble, running_origin
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every async test on uvloop, as the product runs."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A wall clock that stands still until the test moves it."""
+    return FakeClock()
+
+
+@pytest_asyncio.fixture
+async def origin(clock: FakeClock) -> AsyncIterator[OriginDouble]:
+    """An origin on a free port that shares the test's clock."""
+    async with running_origin(clock) as double:
+        yield double

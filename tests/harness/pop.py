@@ -1,0 +1,87 @@
+"""The product, started in the test's own process and event loop, in front of an origin double."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from harness.client import RawClient, ReceivedResponse, connected
+from harness.clock import FakeClock
+from harness.origin import OriginDouble
+
+DEFAULTS = {
+    "EDGECACHE_POP": "test",
+    "EDGECACHE_ACCESS_LOG": "off",
+    "EDGECACHE_MEMORY": "64MiB",
+    "EDGECACHE_WORKERS": "1",
+}
+
+
+class Pop:
+    """One running point of presence."""
+
+    def __init__(self, worker: Any, port: int, clock: FakeClock) -> None:
+        self.worker = worker
+        self.port = port
+        self.clock = clock
+
+    def client(self, **options: object) -> Any:
+        """`async with pop.client() as client:` gives a RawClient connected to the POP."""
+        return connected(self.port, **options)
+
+    async def request(
+        self, method: str, target: str, *fields: tuple[str, str], body: bytes = b"", version: str = "1.1"
+    ) -> ReceivedResponse:
+        """One request on a connection of its own, and its whole response."""
+        async with self.client() as client:
+            await client.request(method, target, fields, body, version)
+            response: ReceivedResponse = await client.response()
+            return response
+
+    async def get(self, target: str, *fields: tuple[str, str]) -> ReceivedResponse:
+        """One GET on a connection of its own, and its whole response."""
+        return await self.request("GET", target, *fields)
+
+    async def open(self, **options: Any) -> RawClient:
+        """A RawClient that the test closes itself."""
+        return await RawClient.connect(self.port, **options)
+
+
+def environment(origin_url: str, settings: Iterable[tuple[str, object]]) -> dict[str, str]:
+    """The environment of a POP: the tests' defaults, and each setting under its EDGECACHE_ name."""
+    named = {f"EDGECACHE_{name.upper()}": str(value) for name, value in settings}
+    return {**DEFAULTS, "EDGECACHE_ORIGIN": origin_url, "EDGECACHE_LISTEN": "127.0.0.1:0", **named}
+
+
+def listening_socket() -> socket.socket:
+    """A socket that listens on a free port of this machine."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    sock.listen(4096)
+    sock.setblocking(False)
+    return sock
+
+
+@asynccontextmanager
+async def running_pop(
+    origin: OriginDouble | str, clock: FakeClock | None = None, **settings: object
+) -> AsyncIterator[Pop]:
+    """A POP in front of `origin` (a double or a URL); `max_head="16KiB"` sets EDGECACHE_MAX_HEAD."""
+    from edgecache.worker import Worker
+
+    from edgecache.config import load
+
+    url = origin if isinstance(origin, str) else origin.url
+    clock = clock or (FakeClock() if isinstance(origin, str) else origin.clock)
+    worker = Worker(load(environment(url, settings.items())), clock=clock)
+    sock = listening_socket()
+    port = sock.getsockname()[1]
+    await worker.start([sock])
+    try:
+        yield Pop(worker, port, clock)
+    finally:
+        await worker.stop()
+        sock.close()
