@@ -328,7 +328,7 @@ class _Ghosts(Generic[K]):
     def remember(self, key: K, size: int, at_most: int) -> None:
         """Add `key` as the youngest of `at_most` ghosts."""
         ghost = hash(key)
-        if ghost not in self._sizes:
+        if size <= self._budget and ghost not in self._sizes:
             self._sizes[ghost] = size
             self._size += size
         while self._size > self._budget or len(self._sizes) > at_most:

@@ -92,7 +92,7 @@ class Fills:
 
     def _learn_head(self, request: Request, reply: Reply, previous: Entry | None) -> Refused:
         if previous is not None and reply.response.status == 200 and not previous.gone:
-            if rfc9111.head_agrees(previous.stored, reply.response):
+            if rfc9111.head_agrees(previous.stored, previous.length, reply.response):
                 self.freshen(request, previous, reply)
             else:
                 self._memory.drop(previous)

@@ -8,9 +8,13 @@ may be two things to an origin. `No-Vary-Search` merges keys only where the orig
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Final
+from urllib.parse import urljoin, urlsplit
 
 from edgecache.rules.message import Request
 from edgecache.rules.structured_fields import parse_dictionary
+
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def primary_key(request: Request) -> bytes:
@@ -18,17 +22,21 @@ def primary_key(request: Request) -> bytes:
     return request.scheme + b"://" + request.host + request.target
 
 
-def same_origin_key(key: bytes, uri: bytes) -> bytes | None:
-    """`uri` as a key if it is of the same origin as `key`, else None. A fragment is dropped."""
-    scheme, _, rest = key.partition(b"://")
-    origin = scheme + b"://" + rest.partition(b"/")[0]
-    uri = uri.partition(b"#")[0]
-    if uri.lower() == origin:
-        return origin + b"/"
-    if uri[: len(origin)].lower() != origin or uri[len(origin) : len(origin) + 1] not in (b"/", b"?"):
+def same_origin_key(key: bytes, reference: bytes) -> bytes | None:
+    """The key of the URI that `reference` means, relative to `key`; None if that is of another origin, or no URI."""
+    try:
+        uri = urlsplit(urljoin(key.decode("latin-1"), reference.decode("latin-1")))
+        port = uri.port
+    except ValueError:
         return None
-    path = uri[len(origin) :]
-    return origin + (path if path[:1] == b"/" else b"/" + path)
+    scheme, _, rest = key.partition(b"://")
+    host = (uri.hostname or "").rstrip(".")
+    host = f"[{host}]" if ":" in host else host
+    authority = host if port is None or port == DEFAULT_PORTS.get(uri.scheme) else f"{host}:{port}"
+    if uri.username is not None or (uri.scheme, authority) != (scheme.decode(), rest.partition(b"/")[0].decode()):
+        return None
+    target = (uri.path or "/") + ("?" + uri.query if uri.query else "")
+    return f"{uri.scheme}://{authority}{target}".encode("latin-1", "replace")
 
 
 class SearchVariance:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Final
-from urllib.parse import urljoin
 
 from edgecache.rules import ranges
 from edgecache.rules.cache_control import parse_request_directives
@@ -69,8 +68,8 @@ def may_store(
         return DoNotStore(reason)
     if reason := _policy_forbids(request, response, stored, policy):
         return DoNotStore(reason)
-    if previous is not None and response.status >= 500 and may_serve_on_error(previous, request, times.received):
-        return DoNotStore(Refused.STALE_KEPT)  # FAULTS 17
+    if previous is not None and previous.status < 500 <= response.status:
+        return DoNotStore(Refused.STALE_KEPT)  # it may still be validated (§4.3.3), or stand in (RFC 5861 §4)
     names = vary_names(response.fields)
     part = ranges.content_range(response.fields.get(b"content-range")) if response.status == 206 else None
     return Store(
@@ -103,15 +102,15 @@ def _law_forbids(request: Request, response: Response, stored: Stored) -> Refuse
         directives.public or directives.must_revalidate or directives.s_maxage is not None
     ):
         return Refused.AUTHORIZATION
-    explicit = (
-        directives.public
-        or directives.max_age is not None
-        or directives.s_maxage is not None
-        or b"expires" in response.fields
-    )
-    if not explicit and status not in HEURISTICALLY_CACHEABLE:
+    if not (directives.public or has_explicit_lifetime(stored, response)) and status not in HEURISTICALLY_CACHEABLE:
         return Refused.NOT_CACHEABLE
     return None
+
+
+def has_explicit_lifetime(stored: Stored, response: Response) -> bool:
+    """Whether the origin itself says how long the response is fresh (RFC 9111 §4.2.1)."""
+    directives = stored.directives
+    return directives.max_age is not None or directives.s_maxage is not None or b"expires" in response.fields
 
 
 def _policy_forbids(request: Request, response: Response, stored: Stored, policy: Policy) -> Refused | None:
@@ -121,7 +120,7 @@ def _policy_forbids(request: Request, response: Response, stored: Stored, policy
         return Refused.VARY_STAR
     if b"cookie" in names or b"authorization" in names:
         return Refused.PER_USER_VARY
-    if b"set-cookie" in response.fields and not policy.store_set_cookie:
+    if b"set-cookie" in response.fields and not (policy.store_set_cookie and has_explicit_lifetime(stored, response)):
         return Refused.SET_COOKIE
     if response.status in CLIENT_ERRORS and not policy.store_client_errors:
         return Refused.CLIENT_ERROR
@@ -232,12 +231,16 @@ def validates(stored: Stored, response: Response) -> bool:
     return etag.removeprefix(b"W/") == stored.etag.removeprefix(b"W/")
 
 
-def head_agrees(stored: Stored, response: Response) -> bool:
-    """Whether a HEAD's 200 speaks of the stored content (RFC 9111 §4.3.5): its validators and length match."""
+def head_agrees(stored: Stored, length: int, response: Response) -> bool:
+    """Whether a HEAD's 200 speaks of the stored content of `length` bytes (RFC 9111 §4.3.5)."""
     fields = response.fields
-    for name in (b"etag", b"last-modified", b"content-length"):
+    for name, kept in (
+        (b"etag", stored.etag),
+        (b"last-modified", stored.last_modified),
+        (b"content-length", b"%d" % length),
+    ):
         new = fields.get(name)
-        if new is not None and new != stored.fields.get(name):
+        if new is not None and new != kept:
             return False
     return True
 
@@ -254,8 +257,7 @@ def invalidated_keys(request: Request, response: Response) -> list[bytes]:
     for name in (b"location", b"content-location"):  # same origin only, against denial of service (§4.4)
         value = response.fields.get(name)
         if value is not None:
-            joined = urljoin(target.decode("latin-1"), value.decode("latin-1")).encode("latin-1", "replace")
-            key = same_origin_key(target, joined)
+            key = same_origin_key(target, value)
             if key is not None and key not in keys:
                 keys.append(key)
     return keys

@@ -12,7 +12,7 @@ from edgecache.rules.cache_control import (
     is_targeted,
     parse_response_directives,
 )
-from edgecache.rules.dates import parse_date
+from edgecache.rules.dates import format_date, parse_date
 from edgecache.rules.message import Fields, Request, Response
 
 HEURISTICALLY_CACHEABLE = frozenset((200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501))  # RFC 9110 §15.1
@@ -123,12 +123,14 @@ def kept_response(
     # RFC 9110 §7.6.1 removes what Connection names, but never what the decision to store rests on.
     directives = parse_response_directives(fields.get(b"cache-control"), fields.get(b"cdn-cache-control"))
     date = parse_date(fields.get(b"date") or b"", int(times.received))
+    kept = end_to_end(fields).without((b"age",))
     if date is None:
         date = times.received
+        kept = kept.without((b"date",)).plus((b"Date", format_date(date)))  # RFC 9110 §6.6.1
     return Stored(
         status=response.status,
         reason=response.reason,
-        fields=end_to_end(fields).without((b"age",)),
+        fields=kept,
         directives=directives,
         received=times.received,
         initial_age=_initial_age(age_field or fields.get(b"age"), date, times),

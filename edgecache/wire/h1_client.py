@@ -8,6 +8,7 @@ fails the body.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
@@ -20,6 +21,7 @@ from edgecache.wire.errors import OriginError, OriginTimeout, WireError
 from edgecache.wire.h1_body import BodyReader, body_reader
 from edgecache.wire.h1_head import parse_response_head
 
+log = logging.getLogger("edgecache")
 MAX_HEAD: Final = 128 * 1024  # bytes of a response's head; nginx takes 4 or 8 KiB by default, curl 300 KiB
 MAX_INTERIM: Final = 32  # 1xx responses before a final one
 
@@ -209,6 +211,10 @@ class OriginConnection(asyncio.Protocol):
                 self._read_body(data)
         except WireError as error:
             self._fail(OriginError(error.reason, str(error)))
+            self.close()
+        except Exception:
+            log.exception("a bug: an answer of the upstream could not be handled")
+            self._fail(OriginError("internal", "the request failed here"))
             self.close()
 
     def _read_heads(self) -> None:

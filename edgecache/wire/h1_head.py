@@ -188,9 +188,7 @@ def _host_and_target(method: bytes, target: bytes, fields: Fields, scheme: bytes
     absolute = ABSOLUTE.fullmatch(target)
     if absolute is None or absolute[1].lower() != scheme:
         raise BadRequest(400, "target", "the target is in a form that this server does not take")
-    named = normal_host(absolute[2], scheme)  # RFC 9112 §3.2.2: it replaces the Host received
-    if value is not None and named != host:
-        raise BadRequest(400, "host", "the target and the Host name different sites")
+    named = normal_host(absolute[2], scheme)  # RFC 9112 §3.2.2: it counts, whatever Host says
     path = absolute[3] or (b"*" if method == b"OPTIONS" else b"/")
     return named, path if path[:1] in (b"/", b"*") else b"/" + path
 

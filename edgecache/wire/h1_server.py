@@ -7,6 +7,7 @@ pipelined. There is no timer per connection: the worker's sweep asks each connec
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
@@ -17,6 +18,7 @@ from edgecache.wire import h1_render as render
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.h1_body import BadBody, BodyReader, body_reader
 
+log = logging.getLogger("edgecache")
 MAX_PIPELINED: Final = 64 * 1024  # bytes read ahead of the request being answered
 LINGER: Final = 2.0  # seconds that a refused client's bytes are read and thrown away, so that it can read the refusal
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -285,7 +287,11 @@ class ClientConnection(asyncio.Protocol):
             return
         else:
             self._buffer += data
-        self._advance()
+        try:
+            self._advance()
+        except Exception:
+            log.exception("a bug: a request could not be handled")
+            self.refuse(BadRequest(500, "internal", "the request failed here"))
 
     def eof_received(self) -> bool:
         """The client will send no more; an answer under way is still sent."""
