@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from edgecache import answers
 from edgecache.fills import Fills, Reply
@@ -59,6 +60,8 @@ class Relays:
         request = exchange.request
         for key in rfc9111.invalidated_keys(request, reply.response):
             self.invalidate(key)
+        if (get := rfc9111.as_get(request, reply.response)) is not None:  # newer than the invalidation just made
+            return isinstance(self._fills.learn(get, replace(reply, seen=self._log.position)), Stored)
         if request.method not in (b"GET", b"HEAD") or request.framing.length != 0 or reply.response.status == 101:
             return False
         learnt = self._fills.learn(request, reply, entry)

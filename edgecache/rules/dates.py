@@ -8,20 +8,22 @@ from email.utils import formatdate
 from functools import lru_cache
 from typing import Final
 
-MONTHS: Final = {m: n for n, m in enumerate(b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
+MONTHS: Final = {m: n for n, m in enumerate(b"jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
 TIME: Final = rb"([0-9]{2}):([0-9]{2}):([0-9]{2})"
-IMF: Final = re.compile(rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) " + TIME + rb" GMT")
+IMF: Final = re.compile(
+    rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), ([0-9]{2}) ([a-z]{3}) ([0-9]{4}) " + TIME + rb" GMT", re.IGNORECASE
+)
 RFC850: Final = re.compile(
-    rb"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day, ([0-9]{2})-([A-Z][a-z]{2})-([0-9]{2}) " + TIME + rb" GMT"
+    rb"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day, ([0-9]{2})-([a-z]{3})-([0-9]{2}) " + TIME + rb" GMT", re.IGNORECASE
 )
 ASCTIME: Final = re.compile(
-    rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) ([A-Z][a-z]{2}) ([0-9]{2}| [0-9]) " + TIME + rb" ([0-9]{4})"
+    rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) ([a-z]{3}) ([0-9]{2}| [0-9]) " + TIME + rb" ([0-9]{4})", re.IGNORECASE
 )
 
 
 @lru_cache(maxsize=2048)
 def parse_date(value: bytes, now: int = 0) -> float | None:
-    """Epoch seconds of an HTTP date in one of its three forms, or None if it is not one.
+    """Epoch seconds of an HTTP date in one of its three forms, in any case of letters, or None if it is not one.
 
     `now` (epoch seconds) places the two-digit year of the RFC 850 form: never more than 50 years ahead of it.
     """
@@ -34,6 +36,7 @@ def parse_date(value: bytes, now: int = 0) -> float | None:
         month, day, *clock, year = match.groups()
     else:
         return None
+    month = month.lower()
     if month not in MONTHS:
         return None
     hour, minute, second = (int(part) for part in clock)

@@ -11,7 +11,7 @@ from typing import Final
 from edgecache.rules import ranges
 from edgecache.rules.cache_control import parse_request_directives
 from edgecache.rules.cache_key import primary_key, same_origin_key
-from edgecache.rules.message import Fields, Request, Response
+from edgecache.rules.message import NO_BODY, Fields, Request, Response
 from edgecache.rules.reasons import Forward, Refused
 from edgecache.rules.stored import HEURISTICALLY_CACHEABLE, Policy, Stored, Times, kept_response
 from edgecache.rules.vary import VARY_STAR, selecting_values, vary_names
@@ -128,6 +128,20 @@ def _policy_forbids(request: Request, response: Response, stored: Stored, policy
         return Refused.PARTIAL
     useful = stored.lifetime > stored.initial_age or stored.has_validator or stored.stale_if_error > 0
     return None if useful else Refused.USELESS
+
+
+def as_get(request: Request, response: Response) -> Request | None:
+    """The GET that the answered POST also answers, or None (RFC 9110 §9.3.3).
+
+    So it does if the origin names the target itself as the `Content-Location` and says how long that is fresh.
+    """
+    location = response.fields.get(b"content-location")
+    if request.method != b"POST" or response.status != 200 or location is None:
+        return None
+    target = primary_key(request)
+    get = replace(request, method=b"GET", framing=NO_BODY)
+    explicit = has_explicit_lifetime(kept_response(get, response, Times(0.0, 0.0), Policy()), response)
+    return get if explicit and same_origin_key(target, location) == target else None
 
 
 # --- May a stored response be used? (RFC 9111 §4) ------------------------------------------------------------------

@@ -11,7 +11,7 @@ from harness.origin import ReceivedRequest
 from harness.transcript import Statement
 
 ANSWERS = ("origin answers", "origin hangs", "origin resets")
-INDENT = " " * 19
+INDENT = " " * 17
 
 
 @dataclass
