@@ -10,7 +10,7 @@ from typing import Final
 
 from edgecache.memory import Entry
 from edgecache.rules import ranges
-from edgecache.rules.forward import downstream_fields
+from edgecache.rules.dates import format_date
 from edgecache.rules.message import FieldLine, Fields, Request, Response
 from edgecache.rules.preconditions import is_not_modified
 from edgecache.rules.ranges import Span
@@ -106,17 +106,11 @@ def _piece(entry: Entry, span: Span) -> bytes | None:
     return entry.content[span.first : span.end]
 
 
-def from_upstream(response: Response, request: Request, status_member: bytes, date: bytes) -> tuple[bytes, int | None]:
-    """The head of an answer that is passed on (without its last empty line), and its body's length if known."""
-    bodiless = request.method == b"HEAD" or response.status in (204, 304)
-    fields = downstream_fields(response.fields, keep_length=bodiless)
-    length = None if bodiless else response.framing.length
-    head = render.status_line(response.status, response.reason) + render.field_block(fields)
-    if b"date" not in response.fields:  # RFC 9110 §6.6.1
-        head += b"Date: " + date + b"\r\n"
-    if length is not None:
-        head += b"Content-Length: %d\r\n" % length
-    return head + b"Cache-Status: " + status_member + b"\r\n", length
+def from_upstream(response: Response, status_member: bytes, now: float) -> bytes:
+    """The head of an answer that is passed on, without its last empty line; a missing Date is added."""
+    if b"date" in response.fields:
+        return b"%bCache-Status: %b\r\n" % (response.passed_on, status_member)
+    return b"%bDate: %b\r\nCache-Status: %b\r\n" % (response.passed_on, format_date(now), status_member)
 
 
 def of_ours(status: int, reason: str, detail: str, *more: FieldLine) -> Answer:

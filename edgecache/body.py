@@ -106,6 +106,16 @@ class Body:
         self._read = False  # a reader has come
         self._cursors: list[Cursor] = []
 
+    @classmethod
+    def of(cls, content: bytes) -> Body:
+        """A body that is complete."""
+        body = cls(keep=len(content))
+        if content:
+            body.pieces.append(content)
+        body.size = len(content)
+        body.finished = True
+        return body
+
     @property
     def whole(self) -> bool:
         """Whether every byte written so far is still held."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from edgecache.body import Body
 from edgecache.memory import Entry, Memory
@@ -15,10 +15,10 @@ from edgecache.rules.ranges import Segments
 from edgecache.rules.reasons import Refused
 from edgecache.rules.rfc9111 import DoNotStore, Store
 from edgecache.rules.stored import Policy, Stored, Times
+from edgecache.wire.h1_head import passed_head
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """An answer of the origin: head, body (perhaps still arriving), times, and the log's position when it was asked."""
 
     response: Response
@@ -37,7 +37,7 @@ class Fills:
         self._refused = refused  # told why a response is not stored
 
     def learn(self, request: Request, reply: Reply, previous: Entry | None = None) -> Stored | Refused:
-        """Store the reply to `request` once its body is complete, if that is allowed; to be asked before a byte is read.
+        """Store the reply to `request` once its body is complete, if it may be; to be asked before a byte is read.
 
         `previous` is what it would replace. A HEAD's reply updates or drops what is stored (RFC 9111 §4.3.5).
         """
@@ -119,13 +119,14 @@ class Fills:
         if etag is None or etag != response.fields.get(b"etag"):
             return None
         fields = stored.fields.without(response.fields.names()).lines + response.fields.lines
-        whole = Response(
-            200, Fields(fields).without((b"content-range", b"content-length")), b"", Framing(segments.whole)
-        )
+        kept = Fields(fields).without((b"content-range", b"content-length"))
+        framing = Framing(segments.whole)
+        passed_on = passed_head(200, b"", kept, framing, bodiless=False)
+        whole = Response(200, kept, b"", framing, passed_on=passed_on)
         reply.body.begin_with(segments.parts[0][1])
-        return replace(reply, response=whole)
+        return reply._replace(response=whole)
 
 
 def _as_whole(stored: Stored) -> Stored:
     fields = stored.fields.without((b"content-range", b"content-length"))
-    return replace(stored, status=200, reason=b"", fields=fields, first_byte=0, whole_length=None)
+    return stored._replace(status=200, reason=b"", fields=fields, first_byte=0, whole_length=None)

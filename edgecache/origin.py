@@ -13,6 +13,7 @@ from edgecache.config import Settings
 from edgecache.tasks import spawn
 from edgecache.wire.errors import OriginBusy, OriginError, OriginTimeout
 from edgecache.wire.h1_client import Inquiry, OriginConnection
+from edgecache.wire.h1_head import ResponseHeads
 
 Addresses = list[tuple[int, tuple[object, ...]]]  # (family, socket address)
 
@@ -55,6 +56,7 @@ class OriginPool:
         self.origin = settings.origin
         self.first_byte_timeout = settings.first_byte_timeout
         self.between_bytes_timeout = settings.between_bytes_timeout
+        self.heads = ResponseHeads()
         self._connect_timeout = settings.connect_timeout
         self._keepalive = settings.origin_keepalive
         self._most = settings.origin_connections

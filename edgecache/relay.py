@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 
 from edgecache import answers
 from edgecache.fills import Fills, Reply
@@ -12,7 +11,6 @@ from edgecache.flights import Flights
 from edgecache.memory import Entry, Memory
 from edgecache.rules import cache_status, rfc9111
 from edgecache.rules.cache_key import primary_key
-from edgecache.rules.dates import format_date
 from edgecache.rules.message import Fields, Response
 from edgecache.rules.purge_log import PurgeLog
 from edgecache.rules.reasons import Forward, Result
@@ -49,7 +47,7 @@ class Relays:
     def begin(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
         """Ask the origin for `exchange` alone; `entry` is what is stored for it."""
         request = exchange.request
-        question = self._upstream.question(request, request.fields, exchange.client, exchange.body)
+        question = self._upstream.question_as_is(exchange.raw, request, exchange.client, exchange.body)
         relay = _Relay(self, exchange, why, result, entry)
         relay.inquiry = self._upstream.ask(question, relay.replied, relay.failed, relay.interim)
         if not exchange.gone:
@@ -61,7 +59,7 @@ class Relays:
         for key in rfc9111.invalidated_keys(request, reply.response):
             self.invalidate(key)
         if (get := rfc9111.as_get(request, reply.response)) is not None:  # newer than the invalidation just made
-            return isinstance(self._fills.learn(get, replace(reply, seen=self._log.position)), Stored)
+            return isinstance(self._fills.learn(get, reply._replace(seen=self._log.position)), Stored)
         if request.method not in (b"GET", b"HEAD") or request.framing.length != 0 or reply.response.status == 101:
             return False
         learnt = self._fills.learn(request, reply, entry)
@@ -82,9 +80,8 @@ class Relays:
         status = reply.response.status
         member = cache_status.forwarded(self.pop, why, status=status, stored=stored, collapsed=collapsed)
         exchange.result, exchange.cache_status = result, member
-        date = format_date(self._clock()) if b"date" not in reply.response.fields else b""
-        head, length = answers.from_upstream(reply.response, exchange.request, member, date)
-        exchange.stream(status, head, length, reply.body)
+        head = answers.from_upstream(reply.response, member, self._clock())
+        exchange.stream(status, head, reply.response.framing.length, reply.body)
 
 
 class _Relay:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from edgecache.body import Body
 from edgecache.fills import Reply
@@ -15,7 +16,10 @@ from edgecache.rules.stored import Times, end_to_end
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError
 from edgecache.wire.h1_client import Inquiry, Question
+from edgecache.wire.h1_head import LONGEST_REMEMBERED, Remembered
 from edgecache.wire.h1_server import Exchange
+
+MOST_QUESTIONS: Final = 1024  # heads of questions that are remembered
 
 
 class Upstream:
@@ -33,6 +37,7 @@ class Upstream:
         self._gateway = gateway
         self._log = log
         self._clock = clock  # epoch seconds
+        self._questions: Remembered[tuple[str, Request, Question]] = Remembered(MOST_QUESTIONS)
         self._is_trusted = is_trusted  # whether a peer's Forwarded is believed
 
     def question(self, request: Request, fields: Fields, client: str, body: Body | None = None) -> Question:
@@ -40,6 +45,18 @@ class Upstream:
         lines = upstream_lines(request, fields, self._gateway, client, trusted=self._is_trusted(client))
         head = render.request_line(request.method, request.target) + render.field_block(lines) + b"\r\n"
         return Question(request.method, head, body, request.framing.chunked, request.is_upgrade)
+
+    def question_as_is(self, raw: bytes, request: Request, client: str, body: Body | None) -> Question:
+        """The request as it came, whose head is `raw`; remembered, since the same head asks the same question."""
+        if body is not None:
+            return self.question(request, request.fields, client, body)
+        known = self._questions.get(raw)
+        if known is not None and known[0] == client and known[1] is request:
+            return known[2]
+        question = self.question(request, request.fields, client)
+        if len(raw) <= LONGEST_REMEMBERED:
+            self._questions.remember(raw, (client, request, question))
+        return question
 
     def ask(
         self,

@@ -92,12 +92,6 @@ def _forwarded_lines(request: Request, client: str) -> list[FieldLine]:
     ]
 
 
-def downstream_fields(fields: Fields, *, keep_length: bool) -> Fields:
-    """The origin's fields as they go to the client: hop-by-hop ones removed, and the length, which framing gives."""
-    kept = end_to_end(fields)
-    return kept if keep_length else kept.without((b"content-length",))
-
-
 def plain_address(text: str) -> str:
     """An address as it is compared and logged: an IPv4-mapped IPv6 address is the IPv4 address."""
     try:
@@ -111,7 +105,6 @@ def plain_address(text: str) -> str:
 __all__ = [
     "HOP_BY_HOP",
     "Gateway",
-    "downstream_fields",
     "loops",
     "no_forwards_left",
     "plain_address",

@@ -1,9 +1,12 @@
-"""HTTP messages as frozen values. Bytes throughout: what was received is what is compared and sent on."""
+"""HTTP messages as frozen values. Bytes throughout: what was received is what is compared and sent on.
+
+Named tuples, not dataclasses: one is made for every message, and a frozen dataclass costs five times as much to make.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, KeysView
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, KeysView, Mapping
+from typing import NamedTuple
 
 FieldLine = tuple[bytes, bytes]
 
@@ -12,22 +15,29 @@ class Fields:
     """The field lines of one message, in order and in the sender's spelling, with look-up by lower-case name.
 
     Names are looked up as lower-case bytes. Several lines of one name are combined with ", " in their order
-    (RFC 9110 §5.2); `Set-Cookie`, which must not be combined (§5.3), is read with `lines`.
+    (RFC 9110 §5.2); `Set-Cookie`, which must not be combined (§5.3), is read with `all`. The index is made at the
+    first look-up: many messages are only passed on.
     """
 
-    __slots__ = ("_combined", "lines")
+    __slots__ = ("_index", "lines")
 
     def __init__(self, lines: Iterable[FieldLine]) -> None:
         self.lines = tuple(lines)
-        combined: dict[bytes, bytes] = {}
-        for name, value in self.lines:
-            lower = name.lower()
-            combined[lower] = combined[lower] + b", " + value if lower in combined else value
-        self._combined = combined
+        self._index: dict[bytes, bytes] | None = None
+
+    @property
+    def index(self) -> Mapping[bytes, bytes]:
+        """Lower-case name to combined value."""
+        if self._index is None:
+            self._index = _indexed(self.lines)
+        return self._index
 
     def get(self, name: bytes) -> bytes | None:
         """The combined value of the field `name` (lower case), or None if it is absent."""
-        return self._combined.get(name)
+        index = self._index
+        if index is None:
+            index = self._index = _indexed(self.lines)
+        return index.get(name)
 
     def all(self, name: bytes) -> list[bytes]:
         """The value of each line of the field `name` (lower case), uncombined."""
@@ -35,21 +45,21 @@ class Fields:
 
     def names(self) -> KeysView[bytes]:
         """The lower-case names that occur."""
-        return self._combined.keys()
+        return self.index.keys()
 
     def without(self, names: Iterable[bytes]) -> Fields:
         """These fields less every line whose lower-case name is in `names`."""
-        drop = frozenset(names)
-        if drop.isdisjoint(self._combined):
+        drop = names if isinstance(names, frozenset) else frozenset(names)
+        if drop.isdisjoint(self.index):
             return self
-        return Fields(line for line in self.lines if line[0].lower() not in drop)
+        return Fields([line for line in self.lines if line[0].lower() not in drop])
 
     def plus(self, *lines: FieldLine) -> Fields:
         """These fields with `lines` appended."""
         return Fields((*self.lines, *lines))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._combined
+        return name in self.index
 
     def __iter__(self) -> Iterator[FieldLine]:
         return iter(self.lines)
@@ -67,8 +77,15 @@ class Fields:
         return f"<Fields {len(self.lines)} lines>"  # values may be secrets: never in a repr
 
 
-@dataclass(frozen=True, slots=True)
-class Framing:
+def _indexed(lines: tuple[FieldLine, ...]) -> dict[bytes, bytes]:
+    index: dict[bytes, bytes] = {}
+    for name, value in lines:
+        lower = name.lower()
+        index[lower] = index[lower] + b", " + value if lower in index else value
+    return index
+
+
+class Framing(NamedTuple):
     """How a body is delimited (RFC 9112 §6.3): by a length in bytes, by chunks, or by the connection's end."""
 
     length: int | None = 0
@@ -83,8 +100,7 @@ class Framing:
 NO_BODY = Framing(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One request as received, validated; `host` is normalised (lower case, no default port, no final dot)."""
 
     method: bytes
@@ -95,7 +111,6 @@ class Request:
     http_1_0: bool = False
     keep_alive: bool = True
     scheme: bytes = b"http"
-    client: str = ""  # the peer's address, as text
 
     @property
     def is_upgrade(self) -> bool:
@@ -103,12 +118,12 @@ class Request:
         return b"upgrade" in self.fields and not self.http_1_0
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """The head of one response as received and validated."""
 
     status: int
     fields: Fields
     reason: bytes = b""
-    framing: Framing = field(default=NO_BODY)
+    framing: Framing = NO_BODY
     keep_alive: bool = True
+    passed_on: bytes = b""  # the head as a client gets it, but for what this POP adds and the empty line

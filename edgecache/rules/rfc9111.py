@@ -5,15 +5,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from edgecache.rules import ranges
-from edgecache.rules.cache_control import parse_request_directives
+from edgecache.rules.cache_control import ResponseDirectives, parse_request_directives
 from edgecache.rules.cache_key import primary_key, same_origin_key
 from edgecache.rules.message import NO_BODY, Fields, Request, Response
 from edgecache.rules.reasons import Forward, Refused
-from edgecache.rules.stored import HEURISTICALLY_CACHEABLE, Policy, Stored, Times, kept_response
+from edgecache.rules.stored import (
+    HEURISTICALLY_CACHEABLE,
+    Policy,
+    Stored,
+    Times,
+    kept_response,
+    response_directives,
+)
 from edgecache.rules.vary import VARY_STAR, selecting_values, vary_names
 
 CLIENT_ERRORS: Final = frozenset((400, 405, 413, 414, 416, 421, 431, 501))  # provoked by one request's form
@@ -63,9 +70,10 @@ def may_store(
     request: Request, response: Response, times: Times, policy: Policy, previous: Stored | None = None
 ) -> Store | DoNotStore:
     """Whether the response to `request` may be stored; `previous` is what it would replace."""
-    stored = kept_response(request, response, times, policy)
-    if reason := _law_forbids(request, response, stored):
+    directives = response_directives(response)
+    if reason := _law_forbids(request, response, directives):
         return DoNotStore(reason)
+    stored = kept_response(request, response, times, policy)
     if reason := _policy_forbids(request, response, stored, policy):
         return DoNotStore(reason)
     if previous is not None and previous.status < 500 <= response.status:
@@ -73,8 +81,7 @@ def may_store(
     names = vary_names(response.fields)
     part = ranges.content_range(response.fields.get(b"content-range")) if response.status == 206 else None
     return Store(
-        replace(
-            stored,
+        stored._replace(
             vary=names,
             selecting=selecting_values(names, request.fields),
             first_byte=part.first if part else 0,
@@ -83,9 +90,9 @@ def may_store(
     )
 
 
-def _law_forbids(request: Request, response: Response, stored: Stored) -> Refused | None:
+def _law_forbids(request: Request, response: Response, directives: ResponseDirectives) -> Refused | None:
     """The conditions of RFC 9111 §3, in its order."""
-    directives, status = stored.directives, response.status
+    status = response.status
     if request.method != b"GET":
         return Refused.METHOD
     if status < 200 or status == 304:
@@ -102,14 +109,14 @@ def _law_forbids(request: Request, response: Response, stored: Stored) -> Refuse
         directives.public or directives.must_revalidate or directives.s_maxage is not None
     ):
         return Refused.AUTHORIZATION
-    if not (directives.public or has_explicit_lifetime(stored, response)) and status not in HEURISTICALLY_CACHEABLE:
+    if not (directives.public or has_explicit_lifetime(response)) and status not in HEURISTICALLY_CACHEABLE:
         return Refused.NOT_CACHEABLE
     return None
 
 
-def has_explicit_lifetime(stored: Stored, response: Response) -> bool:
+def has_explicit_lifetime(response: Response) -> bool:
     """Whether the origin itself says how long the response is fresh (RFC 9111 §4.2.1)."""
-    directives = stored.directives
+    directives = response_directives(response)
     return directives.max_age is not None or directives.s_maxage is not None or b"expires" in response.fields
 
 
@@ -120,7 +127,7 @@ def _policy_forbids(request: Request, response: Response, stored: Stored, policy
         return Refused.VARY_STAR
     if b"cookie" in names or b"authorization" in names:
         return Refused.PER_USER_VARY
-    if b"set-cookie" in response.fields and not (policy.store_set_cookie and has_explicit_lifetime(stored, response)):
+    if b"set-cookie" in response.fields and not (policy.store_set_cookie and has_explicit_lifetime(response)):
         return Refused.SET_COOKIE
     if response.status in CLIENT_ERRORS and not policy.store_client_errors:
         return Refused.CLIENT_ERROR
@@ -139,9 +146,8 @@ def as_get(request: Request, response: Response) -> Request | None:
     if request.method != b"POST" or response.status != 200 or location is None:
         return None
     target = primary_key(request)
-    get = replace(request, method=b"GET", framing=NO_BODY)
-    explicit = has_explicit_lifetime(kept_response(get, response, Times(0.0, 0.0), Policy()), response)
-    return get if explicit and same_origin_key(target, location) == target else None
+    get = request._replace(method=b"GET", framing=NO_BODY)
+    return get if has_explicit_lifetime(response) and same_origin_key(target, location) == target else None
 
 
 # --- May a stored response be used? (RFC 9111 §4) ------------------------------------------------------------------

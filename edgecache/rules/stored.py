@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from edgecache.rules.cache_control import (
     FOREVER,
@@ -35,16 +36,14 @@ class Policy:
     max_ranges: int = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
+class Times(NamedTuple):
     """When the request was sent and the response's head received; epoch seconds."""
 
     asked: float
     received: float
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """One response as kept: end-to-end fields, age and freshness worked out once, when it arrived.
 
     `initial_age` is RFC 9111 §4.2.3's corrected_initial_age, `lifetime` its freshness_lifetime, both in seconds.
@@ -64,7 +63,7 @@ class Stored:
     last_modified: bytes | None = None
     stale_if_error: float = 0.0
     first_byte: int = 0  # of a 206: where its content begins in the whole
-    whole_length: int | None = field(default=None)  # of a 206: the length of the whole, in bytes
+    whole_length: int | None = None  # of a 206: the length of the whole, in bytes
 
     def age(self, now: float) -> float:
         """RFC 9111 §4.2.3 current_age, in seconds; a clock set back never makes it younger than it came."""
@@ -90,8 +89,7 @@ class Stored:
         kept = self.fields.without(new.names())
         merged = Response(self.status, Fields((*kept, *new)), self.reason)
         fresh = kept_response(request, merged, times, policy, age_field=response.fields.get(b"age"))
-        return replace(
-            fresh,
+        return fresh._replace(
             vary=self.vary,
             selecting=self.selecting,
             first_byte=self.first_byte,
@@ -110,9 +108,20 @@ def _dropped_names(connection: bytes | None) -> frozenset[bytes]:
     return HOP_BY_HOP | {name.strip(b" \t").lower() for name in connection.split(b",")}
 
 
+def hop_by_hop(fields: Fields) -> frozenset[bytes]:
+    """The lower-case names of the fields that are for one connection only (RFC 9110 §7.6.1)."""
+    return _dropped_names(fields.get(b"connection"))
+
+
 def end_to_end(fields: Fields) -> Fields:
     """`fields` less what is for one connection only (RFC 9110 §7.6.1)."""
-    return fields.without(_dropped_names(fields.get(b"connection")))
+    return fields.without(hop_by_hop(fields))
+
+
+def response_directives(response: Response) -> ResponseDirectives:
+    """What the response says to a shared cache; a Connection field that names Cache-Control changes nothing."""
+    fields = response.fields
+    return parse_response_directives(fields.get(b"cache-control"), fields.get(b"cdn-cache-control"))
 
 
 def kept_response(
@@ -120,8 +129,7 @@ def kept_response(
 ) -> Stored:
     """`response` to `request` as the value that is kept; whether it may be kept is another question."""
     fields = response.fields
-    # RFC 9110 §7.6.1 removes what Connection names, but never what the decision to store rests on.
-    directives = parse_response_directives(fields.get(b"cache-control"), fields.get(b"cdn-cache-control"))
+    directives = response_directives(response)
     date = parse_date(fields.get(b"date") or b"", int(times.received))
     kept = end_to_end(fields).without((b"age",))
     if date is None:

@@ -10,24 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
-from typing import Final, Protocol, cast
+from typing import Final, NamedTuple, Protocol, cast
 
 from edgecache.body import Body, Cursor
 from edgecache.rules.message import Response
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError, OriginTimeout, WireError
 from edgecache.wire.h1_body import BodyReader, body_reader
-from edgecache.wire.h1_head import parse_response_head
+from edgecache.wire.h1_head import ResponseHeads
 
 log = logging.getLogger("edgecache")
 MAX_HEAD: Final = 128 * 1024  # bytes of a response's head; nginx takes 4 or 8 KiB by default, curl 300 KiB
 MAX_INTERIM: Final = 32  # 1xx responses before a final one
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A request as it goes to the origin: the rendered head, and the body if there is one."""
 
     method: bytes
@@ -84,6 +82,7 @@ class Pool(Protocol):
 
     first_byte_timeout: float
     between_bytes_timeout: float
+    heads: ResponseHeads
 
     def clock(self) -> float:
         """Monotonic seconds."""
@@ -225,7 +224,7 @@ class OriginConnection(asyncio.Protocol):
                     raise OriginError("head-too-large", "the upstream's head is too large")
                 return
             raw, self._buffer = self._buffer[:end], self._buffer[end:]
-            response = parse_response_head(raw, self._inquiry.question.method)
+            response = self._pool.heads.parse(raw, self._inquiry.question.method)
             if response.status == 101:
                 self._switch(response)
                 return
@@ -250,6 +249,13 @@ class OriginConnection(asyncio.Protocol):
         assert inquiry is not None, "only called while a question is under way"
         self._answered = True
         self._reusable = response.keep_alive
+        length = response.framing.length
+        if length is not None and length == len(self._buffer):  # all there, in one read
+            body = Body.of(self._buffer)
+            self._buffer = b""
+            inquiry.on_answer(response, body)
+            self._end_answer()
+            return
         reader = self._reader = body_reader(response.framing)
         body = self._body = Body(self)
         self.deadline = self._pool.clock() + self._pool.between_bytes_timeout

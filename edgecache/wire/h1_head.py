@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Final, TypeVar
 
 import httptools
 
 from edgecache.rules.message import NO_BODY, FieldLine, Fields, Framing, Request, Response
+from edgecache.rules.stored import hop_by_hop
 from edgecache.wire.errors import BadRequest, OriginError
+from edgecache.wire.h1_render import status_line
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # RFC 9110 §5.6.2
 FIELD_LINES: Final = rb"((?:" + TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+)"  # RFC 9112 §5: no fold, no space before ":"
@@ -45,8 +48,14 @@ NOT_REPEATABLE: Final = frozenset(
         b"if-range",
     )
 )
+CONTENT_LENGTH: Final = frozenset((b"content-length",))
 FRAMING_FIELDS: Final = frozenset((b"host", b"content-length", b"transfer-encoding"))
 DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
+
+
+T = TypeVar("T")
+MOST_REMEMBERED: Final = 2048  # heads
+LONGEST_REMEMBERED: Final = 2048  # bytes of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +81,27 @@ class _Collector:
         self.complete = True
 
 
+class Remembered(dict[bytes, T]):
+    """What heads parse to, by their exact bytes. Bounded: when it is full, the oldest eighth is forgotten."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def remember(self, raw: bytes, value: T) -> None:
+        """`raw` parses to `value`."""
+        if len(self) >= self._most:
+            for head in list(self)[: self._most // 8]:
+                del self[head]
+        self[raw] = value
+
+
 class RequestHeads:
     """A reader of request heads. It keeps one llhttp parser, which stands at a message's start between two calls."""
 
     def __init__(self, limits: HeadLimits) -> None:
         self.limits = limits
+        self._parsed: Remembered[Request] = Remembered(MOST_REMEMBERED)
         self._fresh_parser()
 
     def _fresh_parser(self) -> None:
@@ -84,7 +109,18 @@ class RequestHeads:
         self._llhttp = httptools.HttpRequestParser(self._collector)
 
     def parse(self, raw: bytes, scheme: bytes = b"http") -> Request:
-        """The request whose head is `raw`, up to and with its empty line; raises `BadRequest`."""
+        """The request whose head is `raw`, up to and with its empty line; raises `BadRequest`.
+
+        Identical bytes parse identically: heads of requests without a body are remembered, once accepted.
+        """
+        request = self._parsed.get(raw)
+        if request is None or request.scheme != scheme:
+            request = self._parse(raw, scheme)
+            if request.framing is NO_BODY and len(raw) <= LONGEST_REMEMBERED:
+                self._parsed.remember(raw, request)
+        return request
+
+    def _parse(self, raw: bytes, scheme: bytes) -> Request:
         match = REQUEST_HEAD.fullmatch(raw)
         if match is None:
             raise why_not_a_head(raw)
@@ -162,6 +198,7 @@ def why_not_a_head(raw: bytes) -> BadRequest:
     return BadRequest(400, "field-line", "a field line is malformed")
 
 
+@lru_cache(maxsize=4096)
 def normal_host(value: bytes, scheme: bytes) -> bytes:
     """`value` as one site name: lower case, no final dot, no default port; raises `BadRequest`."""
     match = HOST.fullmatch(value)
@@ -232,6 +269,24 @@ def connection_options(fields: Fields) -> tuple[bool, bool]:
     return b"close" in options, b"keep-alive" in options
 
 
+class ResponseHeads:
+    """A reader of response heads; the last ones are remembered: an origin repeats itself within a second."""
+
+    def __init__(self) -> None:
+        self._parsed: Remembered[Response] = Remembered(MOST_REMEMBERED // 4)
+
+    def parse(self, raw: bytes, method: bytes) -> Response:
+        """The response whose head is `raw`, answering a `method` request; raises `OriginError`."""
+        if method == b"HEAD":  # its framing differs
+            return parse_response_head(raw, method)
+        response = self._parsed.get(raw)
+        if response is None:
+            response = parse_response_head(raw, method)
+            if len(raw) <= LONGEST_REMEMBERED:
+                self._parsed.remember(raw, response)
+        return response
+
+
 def parse_response_head(raw: bytes, method: bytes) -> Response:
     """The response whose head is `raw`, answering a `method` request; raises `OriginError`.
 
@@ -245,11 +300,28 @@ def parse_response_head(raw: bytes, method: bytes) -> Response:
     fields = Fields(lines)
     status = int(status_text)
     framing = response_framing(status, fields, method, minor == b"0")
-    options = (fields.get(b"connection") or b"").lower()
+    connection = fields.get(b"connection")
+    options = connection.lower() if connection is not None else b""
     keep_alive = not framing.until_close and b"close" not in options
     if minor == b"0" and b"keep-alive" not in options:
         keep_alive = False
-    return Response(status, fields, reason or b"", framing, keep_alive)
+    bodiless = method == b"HEAD" or status in (204, 304)
+    passed_on = passed_head(status, reason or b"", fields, framing, bodiless=bodiless)
+    return Response(status, fields, reason or b"", framing, keep_alive, passed_on)
+
+
+def passed_head(status: int, reason: bytes, fields: Fields, framing: Framing, *, bodiless: bool) -> bytes:
+    """A response's head as it is passed on: the hop-by-hop fields removed, the framing ours (RFC 9110 §7.6.1).
+
+    `bodiless` responses (to HEAD, 204, 304) keep the length that the origin gave: it speaks of another message.
+    """
+    drop = hop_by_hop(fields)
+    if not bodiless:
+        drop = drop | CONTENT_LENGTH
+    block = b"".join([b"%b: %b\r\n" % line for line in fields.lines if line[0].lower() not in drop])
+    if bodiless or framing.length is None:
+        return status_line(status, reason) + block
+    return b"%bContent-Length: %d\r\n" % (status_line(status, reason) + block, framing.length)
 
 
 def _field_line(line: bytes) -> FieldLine:
@@ -280,6 +352,8 @@ def _agreed_length(fields: Fields) -> int | None:
     value = fields.get(b"content-length")
     if value is None:
         return None
+    if LENGTH.fullmatch(value):
+        return int(value)
     values = {part.strip(b" \t") for part in value.split(b",")}  # step 5: equal repeats are one length
     if len(values) != 1 or not LENGTH.fullmatch(length := values.pop()):
         raise OriginError("content-length", "the upstream's Content-Length is malformed")

@@ -145,6 +145,9 @@ class Exchange:
         if self.request.method == b"HEAD" or status in (204, 304):
             self.reply(status, head)
             return
+        if body.finished and len(body.pieces) <= 1 and length is not None:  # all there: one write
+            self.reply(status, head, body.pieces[0] if body.pieces else b"")
+            return
         self.start(status, head, length)
         cursor = body.read_into(self)
         if not self.gone and not body.ended:
