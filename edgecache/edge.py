@@ -19,7 +19,7 @@ from edgecache import answers
 from edgecache.answers import Answer
 from edgecache.fills import Fills, Reply
 from edgecache.flights import Failed, Filling, Flight, Flights, Outcome, Refreshed, Unshareable
-from edgecache.known import LONGEST_ANSWER, Known, KnownHeads
+from edgecache.known import LONGEST_ANSWER, KnownHeads, KnownHit, KnownPass
 from edgecache.memory import Entry, Memory
 from edgecache.relay import Relays
 from edgecache.rules import cache_status, rfc9111
@@ -34,7 +34,7 @@ from edgecache.rules.vary import selecting_values
 from edgecache.tasks import spawn
 from edgecache.upstream import Upstream
 from edgecache.wire.errors import OriginError
-from edgecache.wire.h1_server import Exchange
+from edgecache.wire.h1_server import ClientConnection, Exchange
 
 MOST_FLIGHTS: Final = 3  # flights that one request follows before it goes alone
 OF_THE_RESPONSE: Final = frozenset(  # reasons that will hold for the next request too
@@ -69,6 +69,7 @@ class Edge:
         follower_timeout: float,
         stale_wait: float,
         max_ranges: int,
+        on_known_hit: Callable[[ClientConnection, KnownHit, float], None],
     ) -> None:
         self.pop = pop
         self.hosts = hosts  # site names answered; empty = any
@@ -82,8 +83,34 @@ class Edge:
         self._follower_timeout = follower_timeout
         self._stale_wait = stale_wait
         self._max_ranges = max_ranges
+        self.on_known_hit = on_known_hit  # told of each, with the time: to count and log
 
     # --- without waiting
+
+    def answer_known(self, connection: ClientConnection, raw: bytes) -> bool:
+        """Answer, or pass on, the request whose head is exactly `raw`, if it is known and that is still right."""
+        known = self.known.get(raw)
+        if known is None:
+            return False
+        if type(known) is KnownPass:
+            return self._pass_known(connection, raw, known)
+        assert type(known) is KnownHit, "there are two kinds"
+        now = self.clock()
+        reply = self.known.answer(raw, known, now)
+        if reply is None:
+            return False
+        connection.transport.write(reply)
+        self.on_known_hit(connection, known, now)
+        return True
+
+    def _pass_known(self, connection: ClientConnection, raw: bytes, known: KnownPass) -> bool:
+        key = known.key
+        if known.client != connection.peer or not self.flights.marked(key, self.clock()) or self.memory.holds(key):
+            self.known.forget_one(raw)
+            return False
+        exchange = connection.begin(known.request, raw)
+        self.relays.ask(known.question, exchange, Forward.URI_MISS, Result.PASS)
+        return True
 
     def answer(self, exchange: Exchange) -> None:
         """Answer `exchange` now if nothing has to be waited for; else see to it that it will be."""
@@ -109,9 +136,17 @@ class Edge:
         elif request.method == b"HEAD" or (b"range" in request.fields and self._goes_alone(entry)):
             self._relay(exchange, why, Result.MISS, entry)
         elif entry is None and self.flights.marked(key, self.clock()):
-            self._relay(exchange, why, Result.PASS)
+            self._pass_marked(exchange, key)
         else:
             spawn(self.ask(exchange, key, entry, why), "ask")
+
+    def _pass_marked(self, exchange: Exchange, key: bytes) -> None:
+        """Pass through a request whose answer is known not to be shareable, and remember its head."""
+        request = exchange.request
+        question = self.upstream.question(request, request.fields, exchange.client)
+        if request.keep_alive and not request.http_1_0:
+            self.known.learn(exchange.raw, KnownPass(request, key, exchange.client, question))
+        self.relays.ask(question, exchange, Forward.URI_MISS, Result.PASS)
 
     @staticmethod
     def _goes_alone(entry: Entry | None) -> bool:
@@ -352,7 +387,7 @@ class Edge:
             assert answer is not None, "a whole entry answers every request"
             return answer.head + b"\r\n" + answer.content
 
-        self.known.learn(exchange.raw, Known(request, entry, exchange.status, make))
+        self.known.learn(exchange.raw, KnownHit(request, entry, exchange.status, make))
 
 
 def is_plain(fields: Fields) -> bool:

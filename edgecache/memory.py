@@ -163,11 +163,14 @@ class Memory:
 
     def lookup(self, key: bytes, fields: Fields) -> tuple[Entry | None, bool]:
         """The stored response for a request, and whether anything is stored for its URL."""
-        try:
-            slot = self._slots[self.normal_key(key)]
-        except KeyError:
+        slot = self._slots.get(self.normal_key(key) if self._search else key)
+        if slot is None:
             return None, False
         return (slot, True) if isinstance(slot, Entry) else (slot.select(fields), True)
+
+    def holds(self, key: bytes) -> bool:
+        """Whether anything is stored for the URL."""
+        return self.normal_key(key) in self._slots
 
     def vary_of(self, key: bytes) -> tuple[bytes, ...]:
         """The field names by which the URL is known to vary."""

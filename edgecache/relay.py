@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from edgecache import answers
+from edgecache.body import Body
 from edgecache.fills import Fills, Reply
 from edgecache.flights import Flights
 from edgecache.memory import Entry, Memory
@@ -18,7 +19,7 @@ from edgecache.rules.stored import Stored
 from edgecache.upstream import Upstream, interim_head
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError
-from edgecache.wire.h1_client import Inquiry, OriginConnection
+from edgecache.wire.h1_client import Inquiry, OriginConnection, Question
 from edgecache.wire.h1_server import Exchange
 
 
@@ -37,7 +38,7 @@ class Relays:
         clock: Callable[[], float],
     ) -> None:
         self.pop = pop
-        self._upstream = upstream
+        self.upstream = upstream
         self._fills = fills
         self._flights = flights
         self._memory = memory
@@ -47,11 +48,16 @@ class Relays:
     def begin(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
         """Ask the origin for `exchange` alone; `entry` is what is stored for it."""
         request = exchange.request
-        question = self._upstream.question_as_is(exchange.raw, request, exchange.client, exchange.body)
-        relay = _Relay(self, exchange, why, result, entry)
-        relay.inquiry = self._upstream.ask(question, relay.replied, relay.failed, relay.interim)
-        if not exchange.gone:
-            exchange.on_gone = relay.left
+        question = self.upstream.question(request, request.fields, exchange.client, exchange.body)
+        self.ask(question, exchange, why, result, entry)
+
+    def ask(
+        self, question: Question, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None
+    ) -> None:
+        """Ask the origin `question` for `exchange` alone."""
+        relay = _Relay(question, self, exchange, why, result, entry)
+        exchange.on_gone = relay.cancel
+        self.upstream.ask(relay)
 
     def learn(self, exchange: Exchange, reply: Reply, entry: Entry | None) -> bool:
         """Take from `reply` what concerns the cache, before the client hears of it; whether it will be stored."""
@@ -84,49 +90,59 @@ class Relays:
         exchange.stream(status, head, reply.response.framing.length, reply.body)
 
 
-class _Relay:
+class _Relay(Inquiry):
     """One exchange on its way through."""
 
-    __slots__ = ("_entry", "_exchange", "_relays", "_result", "_why", "inquiry")
+    __slots__ = ("_entry", "_exchange", "_relays", "_result", "_why")
 
-    def __init__(self, relays: Relays, exchange: Exchange, why: Forward, result: Result, entry: Entry | None) -> None:
+    def __init__(
+        self,
+        question: Question,
+        relays: Relays,
+        exchange: Exchange,
+        why: Forward,
+        result: Result,
+        entry: Entry | None,
+    ) -> None:
+        super().__init__(question, *relays.upstream.stamp())
         self._relays = relays
         self._exchange = exchange
         self._why = why
         self._result = result
         self._entry = entry
-        self.inquiry: Inquiry | None = None
 
-    def interim(self, response: Response) -> None:
-        """A 1xx response from the origin."""
+    def on_interim(self, response: Response) -> None:
         self._exchange.interim(interim_head(response))
 
-    def replied(self, reply: Reply) -> None:
-        """The head of the origin's answer."""
-        stored = self._relays.learn(self._exchange, reply, self._entry)
-        if reply.response.status == 101:
-            self._tunnel(reply.response)
+    def on_answer(self, response: Response, body: Body) -> None:
+        relays, exchange = self._relays, self._exchange
+        reply = relays.upstream.reply(self, response, body)
+        stored = relays.learn(exchange, reply, self._entry)
+        if response.status == 101:
+            self._tunnel(response)
             return
-        self._exchange.on_gone = None  # from here on the body's readers count
-        self._relays.pass_on(self._exchange, reply, self._why, self._result, stored=stored)
+        exchange.on_gone = None  # from here on the body's readers count
+        relays.pass_on(exchange, reply, self._why, self._result, stored=stored)
 
-    def failed(self, error: OriginError) -> None:
-        """There is no answer."""
+    def on_whole(self, response: Response, content: bytes) -> None:
+        exchange, relays = self._exchange, self._relays
+        if exchange.request.method != b"GET" or not rfc9111.never_stored(response):
+            self.on_answer(response, Body.of(content))
+            return
+        member = cache_status.forwarded(relays.pop, self._why, status=response.status)
+        exchange.result, exchange.cache_status = self._result, member
+        exchange.reply(response.status, answers.from_upstream(response, member, self.asked), content)
+
+    def on_failure(self, error: OriginError) -> None:
         answer = answers.of_ours(error.status, error.reason, str(error))
         member = cache_status.forwarded(self._relays.pop, self._why)
         self._exchange.result, self._exchange.cache_status = Result.ERROR, member
         content = b"" if self._exchange.request.method == b"HEAD" else answer.content
         self._exchange.reply(answer.status, answer.head + b"Cache-Status: " + member + b"\r\n", content)
 
-    def left(self) -> None:
-        """The client has left before the answer began."""
-        if self.inquiry is not None:
-            self.inquiry.cancel()
-
     def _tunnel(self, response: Response) -> None:
         """Join both connections byte for byte (RFC 9110 §7.8)."""
-        connection = self.inquiry.connection if self.inquiry is not None else None
-        client = self._exchange.connection
+        connection, client = self.connection, self._exchange.connection
         if client is None or connection is None:
             return
         fields = Fields(

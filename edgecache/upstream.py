@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from edgecache.body import Body
 from edgecache.fills import Reply
@@ -16,10 +15,7 @@ from edgecache.rules.stored import Times, end_to_end
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError
 from edgecache.wire.h1_client import Inquiry, Question
-from edgecache.wire.h1_head import LONGEST_REMEMBERED, Remembered
 from edgecache.wire.h1_server import Exchange
-
-MOST_QUESTIONS: Final = 1024  # heads of questions that are remembered
 
 
 class Upstream:
@@ -37,7 +33,6 @@ class Upstream:
         self._gateway = gateway
         self._log = log
         self._clock = clock  # epoch seconds
-        self._questions: Remembered[tuple[str, Request, Question]] = Remembered(MOST_QUESTIONS)
         self._is_trusted = is_trusted  # whether a peer's Forwarded is believed
 
     def question(self, request: Request, fields: Fields, client: str, body: Body | None = None) -> Question:
@@ -46,59 +41,54 @@ class Upstream:
         head = render.request_line(request.method, request.target) + render.field_block(lines) + b"\r\n"
         return Question(request.method, head, body, request.framing.chunked, request.is_upgrade)
 
-    def question_as_is(self, raw: bytes, request: Request, client: str, body: Body | None) -> Question:
-        """The request as it came, whose head is `raw`; remembered, since the same head asks the same question."""
-        if body is not None:
-            return self.question(request, request.fields, client, body)
-        known = self._questions.get(raw)
-        if known is not None and known[0] == client and known[1] is request:
-            return known[2]
-        question = self.question(request, request.fields, client)
-        if len(raw) <= LONGEST_REMEMBERED:
-            self._questions.remember(raw, (client, request, question))
-        return question
-
-    def ask(
-        self,
-        question: Question,
-        on_reply: Callable[[Reply], None],
-        on_failure: Callable[[OriginError], None],
-        on_interim: Callable[[Response], None],
-    ) -> Inquiry:
-        """Ask; exactly one of `on_reply` and `on_failure` follows, unless the inquiry is cancelled."""
-        asked, seen = self._clock(), self._log.position
-
-        def answered(response: Response, body: Body) -> None:
-            on_reply(Reply(response, body, Times(asked, self._clock()), seen))
-
-        inquiry = Inquiry(question, answered, on_failure, on_interim)
+    def ask(self, inquiry: Inquiry) -> None:
+        """Send an inquiry."""
         self._pool.ask(inquiry)
-        return inquiry
+
+    def stamp(self) -> tuple[float, int]:
+        """Now, in epoch seconds, and the log's position: every question carries both."""
+        return self._clock(), self._log.position
+
+    def reply(self, inquiry: Inquiry, response: Response, body: Body) -> Reply:
+        """What came back, with its times."""
+        return Reply(response, body, Times(inquiry.asked, self._clock()), inquiry.seen)
 
     async def fetch(self, request: Request, fields: Fields, client: str, watchers: Iterable[Exchange]) -> Reply:
         """Ask, and wait for the head of the answer; raises `OriginError`. Interim responses go to `watchers`."""
-        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-
-        def landed(answer: Reply) -> None:
-            if reply.done():
-                answer.body.discard()
-            else:
-                reply.set_result(answer)
-
-        def failed(error: OriginError) -> None:
-            if not reply.done():
-                reply.set_exception(error)
-
-        def interim(response: Response) -> None:
-            for exchange in tuple(watchers):
-                exchange.interim(interim_head(response))
-
-        inquiry = self.ask(self.question(request, fields, client), landed, failed, interim)
+        inquiry = _Fetch(self, self.question(request, fields, client), watchers)
+        self.ask(inquiry)
         try:
-            return await reply
+            return await inquiry.landed
         except asyncio.CancelledError:
             inquiry.cancel()
             raise
+
+
+class _Fetch(Inquiry):
+    """An inquiry whose answer somebody awaits."""
+
+    __slots__ = ("_upstream", "_watchers", "landed")
+
+    def __init__(self, upstream: Upstream, question: Question, watchers: Iterable[Exchange]) -> None:
+        super().__init__(question, *upstream.stamp())
+        self._upstream = upstream
+        self._watchers = watchers
+        self.landed: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+    def on_interim(self, response: Response) -> None:
+        head = interim_head(response)
+        for exchange in tuple(self._watchers):
+            exchange.interim(head)
+
+    def on_answer(self, response: Response, body: Body) -> None:
+        if self.landed.done():
+            body.discard()
+        else:
+            self.landed.set_result(self._upstream.reply(self, response, body))
+
+    def on_failure(self, error: OriginError) -> None:
+        if not self.landed.done():
+            self.landed.set_exception(error)
 
 
 def interim_head(response: Response) -> bytes:

@@ -14,6 +14,7 @@ from edgecache.config import Settings
 from edgecache.edge import Edge
 from edgecache.fills import Fills
 from edgecache.flights import Flights
+from edgecache.known import KnownHit
 from edgecache.memory import Memory
 from edgecache.metrics import Snapshot
 from edgecache.origin import OriginPool
@@ -21,6 +22,7 @@ from edgecache.relay import Relays
 from edgecache.rules.forward import Gateway
 from edgecache.rules.message import Request
 from edgecache.rules.purge_log import PurgeLog
+from edgecache.rules.reasons import Result
 from edgecache.rules.stored import Policy
 from edgecache.upstream import Upstream
 from edgecache.watch import Watch
@@ -28,6 +30,7 @@ from edgecache.wire.errors import BadRequest
 from edgecache.wire.h1_head import HeadLimits, RequestHeads
 from edgecache.wire.h1_server import ClientConnection, Exchange
 
+KNOWN_HIT: Final = b"hit"  # in the log, for Cache-Status: its ttl was not worked out anew
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
 
 
@@ -61,6 +64,7 @@ class Worker:
         self._hit = self.watch.hits
         self.check_unfinished = self._heads.check_unfinished
         self.answer = self.edge.answer
+        self.answer_known = self.edge.answer_known
 
     def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
         pop = settings.pop.encode()
@@ -83,22 +87,10 @@ class Worker:
             follower_timeout=settings.follower_timeout,
             stale_wait=settings.stale_wait,
             max_ranges=settings.max_ranges,
+            on_known_hit=self._known_hit,
         )
 
     # --- what client connections ask
-
-    def answer_known(self, raw: bytes) -> bytes | None:
-        """The finished answer to a request whose head is exactly `raw`, if it is known and still right."""
-        known = self.edge.known.get(raw)
-        if known is None:
-            return None
-        now = self._wall()
-        reply = self.edge.known.answer(raw, known, now)
-        if reply is not None:
-            self._hit.value += 1
-            if self._logging:
-                self._log_known(known.request, known.status, len(known.entry.content), now)
-        return reply
 
     def parse(self, raw: bytes, scheme: bytes) -> Request:
         """The request whose head is `raw`; raises `BadRequest`."""
@@ -127,24 +119,27 @@ class Worker:
                 )
             )
 
-    def _log_known(self, request: Request, status: int, size: int, now: float) -> None:
-        fields = request.fields
-        self._log.add(
-            (
-                now,
-                "",
-                request.method,
-                request.host,
-                request.target,
-                status,
-                size,
-                0.0,
-                b"hit",
-                "hit",
-                fields.get(b"user-agent") or b"",
-                fields.get(b"referer") or b"",
+    def _known_hit(self, connection: ClientConnection, known: KnownHit, now: float) -> None:
+        """A request was answered at `now` by a known head: count and log it."""
+        self._hit.value += 1
+        if self._logging:
+            request, fields = known.request, known.request.fields
+            self._log.add(
+                (
+                    now,
+                    connection.peer,
+                    request.method,
+                    request.host,
+                    request.target,
+                    known.status,
+                    len(known.entry.content) if known.status == 200 and request.method == b"GET" else 0,
+                    0.0,
+                    KNOWN_HIT,
+                    Result.HIT.value,
+                    fields.get(b"user-agent") or b"",
+                    fields.get(b"referer") or b"",
+                )
             )
-        )
 
     def refused(self, error: BadRequest) -> None:
         """A request was refused: count it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from edgecache.rules.reasons import Forward
 
 
@@ -10,6 +12,7 @@ def hit(pop: bytes, ttl: float, detail: bytes = b"") -> bytes:
     return b"%s; hit; ttl=%d%s" % (pop, int(ttl), _detail(detail))
 
 
+@lru_cache(maxsize=1024)
 def forwarded(
     pop: bytes,
     why: Forward,

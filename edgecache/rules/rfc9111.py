@@ -90,6 +90,12 @@ def may_store(
     )
 
 
+def never_stored(response: Response) -> bool:
+    """Whether no request could make this response storable: the short way to say no."""
+    directives = response_directives(response)
+    return directives.private or (directives.no_store and not directives.must_understand)
+
+
 def _law_forbids(request: Request, response: Response, directives: ResponseDirectives) -> Refused | None:
     """The conditions of RFC 9111 §3, in its order."""
     status = response.status

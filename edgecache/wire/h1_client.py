@@ -1,8 +1,7 @@
 """The side that speaks to an origin: one `OriginConnection` per connection, one `Inquiry` per request on it.
 
-An `Inquiry` tells its owner what comes back by three calls, in this order: any number of `on_interim`, then either
-`on_answer` with the head and a `Body` that fills as bytes arrive, or `on_failure`. What goes wrong after the head
-fails the body.
+An `Inquiry` is told what comes back by calls in this order: any number of `on_interim`, then one of `on_answer`,
+`on_whole` and `on_failure`.
 """
 
 from __future__ import annotations
@@ -36,39 +35,38 @@ class Question(NamedTuple):
 
 
 class Inquiry:
-    """One question on its way. Its owner may `cancel` it at any time."""
+    """One question on its way; a subclass says what becomes of the answer. It may be `cancel`led at any time."""
 
-    __slots__ = ("_connection", "asked_at", "cancelled", "on_answer", "on_failure", "on_interim", "question", "retried")
+    __slots__ = ("asked", "cancelled", "connection", "question", "retried", "seen")
 
-    def __init__(
-        self,
-        question: Question,
-        on_answer: Callable[[Response, Body], None],
-        on_failure: Callable[[OriginError], None],
-        on_interim: Callable[[Response], None],
-    ) -> None:
+    def __init__(self, question: Question, asked: float, seen: int) -> None:
         self.question = question
-        self.on_answer = on_answer
-        self.on_failure = on_failure
-        self.on_interim = on_interim
+        self.asked = asked  # epoch seconds
+        self.seen = seen  # the purge log's position then
         self.cancelled = False
         self.retried = False
-        self._connection: OriginConnection | None = None
+        self.connection: OriginConnection | None = None  # that it is under way on
 
-    def sent_on(self, connection: OriginConnection) -> None:
-        """It is under way on `connection`."""
-        self._connection = connection
+    def on_interim(self, response: Response) -> None:
+        """A 1xx response has come."""
 
-    @property
-    def connection(self) -> OriginConnection | None:
-        """The connection that it is under way on."""
-        return self._connection
+    def on_answer(self, response: Response, body: Body) -> None:
+        """The head has come; `body` fills as bytes arrive, and what goes wrong from here on fails it."""
+        raise NotImplementedError
+
+    def on_whole(self, response: Response, content: bytes) -> None:
+        """Head and content have come at once."""
+        self.on_answer(response, Body.of(content))
+
+    def on_failure(self, error: OriginError) -> None:
+        """There is no answer."""
+        raise NotImplementedError
 
     def cancel(self) -> None:
         """Nobody wants the answer any more."""
         self.cancelled = True
-        if self._connection is not None:
-            self._connection.close()
+        if self.connection is not None:
+            self.connection.close()
 
     def fail(self, error: OriginError) -> None:
         """There will be no answer."""
@@ -148,7 +146,7 @@ class OriginConnection(asyncio.Protocol):
         """Send a question; only on a connection that is new or idle."""
         question = inquiry.question
         self._inquiry = inquiry
-        inquiry.sent_on(self)
+        inquiry.connection = self
         self.used += 1
         self._answered = False
         self._interim_count = 0
@@ -251,9 +249,8 @@ class OriginConnection(asyncio.Protocol):
         self._reusable = response.keep_alive
         length = response.framing.length
         if length is not None and length == len(self._buffer):  # all there, in one read
-            body = Body.of(self._buffer)
-            self._buffer = b""
-            inquiry.on_answer(response, body)
+            content, self._buffer = self._buffer, b""
+            inquiry.on_whole(response, content)
             self._end_answer()
             return
         reader = self._reader = body_reader(response.framing)

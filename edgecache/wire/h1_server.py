@@ -33,8 +33,8 @@ class Site(Protocol):
     body_timeout: float
     idle_timeout: float
 
-    def answer_known(self, raw: bytes) -> bytes | None:
-        """The finished answer to a request whose head is exactly `raw`, if it is known and still right."""
+    def answer_known(self, connection: ClientConnection, raw: bytes) -> bool:
+        """Answer the request whose head is exactly `raw` if it is known; whether it was."""
 
     def parse(self, raw: bytes, scheme: bytes) -> Request:
         """The request whose head is `raw`; raises `BadRequest`."""
@@ -275,9 +275,7 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
         if self._ready:
-            known = self.site.answer_known(data)
-            if known is not None:
-                self.transport.write(known)
+            if self.site.answer_known(self, data):
                 self._since = 0.0  # the next sweep notes the time
                 return
             self._ready = False
@@ -361,6 +359,12 @@ class ClientConnection(asyncio.Protocol):
             self.closing = True
         exchange = self._exchange = Exchange(self, request, raw, body)
         self.site.answer(exchange)
+
+    def begin(self, request: Request, raw: bytes) -> Exchange:
+        """An exchange for a request without a body that the site knows already."""
+        self._ready = False
+        exchange = self._exchange = Exchange(self, request, raw, None)
+        return exchange
 
     def _feed_body(self) -> None:
         reader, exchange = self._body, self._exchange
