@@ -163,8 +163,9 @@ class Memory:
 
     def lookup(self, key: bytes, fields: Fields) -> tuple[Entry | None, bool]:
         """The stored response for a request, and whether anything is stored for its URL."""
-        slot = self._slots.get(self.normal_key(key) if self._search else key)
-        if slot is None:
+        try:
+            slot = self._slots[self.normal_key(key) if self._search else key]
+        except KeyError:
             return None, False
         return (slot, True) if isinstance(slot, Entry) else (slot.select(fields), True)
 

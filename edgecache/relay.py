@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from edgecache import answers
 from edgecache.body import Body
@@ -21,6 +22,17 @@ from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError
 from edgecache.wire.h1_client import Inquiry, OriginConnection, Question
 from edgecache.wire.h1_server import Exchange
+
+MOST_UNSTORED: Final = 256
+
+
+class UnstoredHead(NamedTuple):
+    """How a response that is never stored is passed on: its head but for the empty line, and its Cache-Status."""
+
+    response: Response
+    why: Forward
+    member: bytes
+    head: bytes
 
 
 class Relays:
@@ -44,6 +56,7 @@ class Relays:
         self._memory = memory
         self._log = log
         self._clock = clock  # epoch seconds
+        self._unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
 
     def begin(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
         """Ask the origin for `exchange` alone; `entry` is what is stored for it."""
@@ -80,6 +93,24 @@ class Relays:
         self._memory.invalidate(key)
         self._flights.dissolve(key)
 
+    def unstored_head(self, response: Response, why: Forward, now: float) -> UnstoredHead | None:
+        """The head to pass on of a response that no request could make storable; None of any other.
+
+        Remembered for the responses that the pool remembers, and as long as it does.
+        """
+        known = self._unstored.get(id(response))
+        if known is not None and known.response is response and known.why is why:
+            return known
+        if not rfc9111.never_stored(response):
+            return None
+        member = cache_status.forwarded(self.pop, why, status=response.status)
+        known = UnstoredHead(response, why, member, answers.from_upstream(response, member, now))
+        if b"date" in response.fields:
+            if len(self._unstored) >= MOST_UNSTORED:
+                self._unstored.clear()
+            self._unstored[id(response)] = known
+        return known
+
     def pass_on(self, exchange: Exchange, reply: Reply, why: Forward, result: Result, *, stored: bool = False) -> None:
         """Answer `exchange` with `reply` as it arrives."""
         collapsed = result is Result.COLLAPSED
@@ -93,8 +124,6 @@ class Relays:
 class _Relay(Inquiry):
     """One exchange on its way through."""
 
-    __slots__ = ("_entry", "_exchange", "_relays", "_result", "_why")
-
     def __init__(
         self,
         question: Question,
@@ -104,7 +133,8 @@ class _Relay(Inquiry):
         result: Result,
         entry: Entry | None,
     ) -> None:
-        super().__init__(question, *relays.upstream.stamp())
+        self.question = question
+        self.asked, self.seen = relays.upstream.stamp()
         self._relays = relays
         self._exchange = exchange
         self._why = why
@@ -126,12 +156,12 @@ class _Relay(Inquiry):
 
     def on_whole(self, response: Response, content: bytes) -> None:
         exchange, relays = self._exchange, self._relays
-        if exchange.request.method != b"GET" or not rfc9111.never_stored(response):
+        unstored = relays.unstored_head(response, self._why, self.asked) if exchange.request.method == b"GET" else None
+        if unstored is None:
             self.on_answer(response, Body.of(content))
             return
-        member = cache_status.forwarded(relays.pop, self._why, status=response.status)
-        exchange.result, exchange.cache_status = self._result, member
-        exchange.reply(response.status, answers.from_upstream(response, member, self.asked), content)
+        exchange.result, exchange.cache_status = self._result, unstored.member
+        exchange.reply(response.status, unstored.head, content)
 
     def on_failure(self, error: OriginError) -> None:
         answer = answers.of_ours(error.status, error.reason, str(error))

@@ -67,8 +67,6 @@ class Upstream:
 class _Fetch(Inquiry):
     """An inquiry whose answer somebody awaits."""
 
-    __slots__ = ("_upstream", "_watchers", "landed")
-
     def __init__(self, upstream: Upstream, question: Question, watchers: Iterable[Exchange]) -> None:
         super().__init__(question, *upstream.stamp())
         self._upstream = upstream

@@ -64,8 +64,9 @@ class Watch:
 
     def answered(self, exchange: Exchange, took: float) -> None:
         """An answer is complete, after `took` seconds."""
-        self._requests[exchange.result].value += 1
-        self._latency[exchange.result].observe(took)
+        result = exchange.result
+        self._requests[result].value += 1
+        self._latency[result].observe(took)
         self._bytes.value += exchange.bytes_out
 
     def not_stored(self, reason: Refused) -> None:

@@ -64,6 +64,7 @@ class RequestDirectives:
     no_cache: bool = False
     no_store: bool = False
     only_if_cached: bool = False
+    stale_if_error: int = 0  # RFC 5861 §4: a client may ask for it too
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ def parse_request_directives(cache_control: bytes | None, pragma: bytes | None) 
     max_age: int | None = None
     max_stale: int | None = None
     min_fresh: int | None = None
+    stale_if_error = 0
     names = set()
     for name, argument in parse_directives(cache_control):
         names.add(name)
@@ -107,8 +109,16 @@ def parse_request_directives(cache_control: bytes | None, pragma: bytes | None) 
             min_fresh = max(min_fresh or 0, seconds)
         elif name == b"max-stale":
             max_stale = _smaller(max_stale, FOREVER if argument is None else seconds or 0)
+        elif name == b"stale-if-error":
+            stale_if_error = seconds or 0
     return RequestDirectives(
-        max_age, max_stale, min_fresh, b"no-cache" in names, b"no-store" in names, b"only-if-cached" in names
+        max_age,
+        max_stale,
+        min_fresh,
+        b"no-cache" in names,
+        b"no-store" in names,
+        b"only-if-cached" in names,
+        stale_if_error,
     )
 
 

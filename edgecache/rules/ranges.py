@@ -16,7 +16,7 @@ from edgecache.rules.message import Request, Response
 from edgecache.rules.stored import Stored
 
 BYTES_RANGE: Final = re.compile(rb"bytes[ \t]*=[ \t]*(.*)", re.IGNORECASE)
-SPEC: Final = re.compile(rb"([0-9]{1,18})?-([0-9]{1,18})?")
+SPEC: Final = re.compile(rb"([0-9]+)?-([0-9]+)?")
 CONTENT_RANGE: Final = re.compile(rb"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
 MULTIPART: Final = re.compile(rb"multipart/byteranges\b.*", re.IGNORECASE | re.DOTALL)
 
@@ -57,11 +57,15 @@ def parse_range(value: bytes | None) -> list[RangeSpec] | None:
         spec = SPEC.fullmatch(text)
         if spec is None or text == b"-":
             return None
-        first, last = (None if number is None else int(number) for number in spec.groups())
+        first, last = (None if number is None else _position(number) for number in spec.groups())
         if first is not None and last is not None and last < first:  # RFC 9110 §14.1.1
             return None
         specs.append((first, last))
     return specs or None
+
+
+def _position(digits: bytes) -> int:
+    return int(digits) if len(digits) <= 18 else 10**18  # beyond any representation
 
 
 def satisfiable(specs: Iterable[RangeSpec], length: int) -> list[Span]:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from enum import Enum
 
 
-class Forward(Enum):
+class Word(Enum):
+    """A closed vocabulary. Members are unique objects, and hashed as such: Enum's own hash costs a call of Python."""
+
+    __hash__ = object.__hash__
+
+
+class Forward(Word):
     """Why a request is forwarded: the values of `fwd` in RFC 9211 §2.2."""
 
     BYPASS = b"bypass"  # the cache is configured not to handle it
@@ -17,7 +23,7 @@ class Forward(Enum):
     PARTIAL = b"partial"  # what is stored holds only a part of what is asked for
 
 
-class Refused(Enum):
+class Refused(Word):
     """Why a response is not stored."""
 
     METHOD = "method"  # RFC 9111 §3: only GET is stored
@@ -40,7 +46,7 @@ class Refused(Enum):
     PASS = "pass"  # the request was passed through; its response was never a candidate
 
 
-class Result(Enum):
+class Result(Word):
     """What a request came to: one label of the request metrics and of the access log."""
 
     HIT = "hit"

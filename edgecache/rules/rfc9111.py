@@ -212,7 +212,7 @@ def may_serve_on_error(stored: Stored, request: Request, now: float) -> bool:
     asked = parse_request_directives(request.fields.get(b"cache-control"), request.fields.get(b"pragma"))
     if asked.no_cache or asked.max_age is not None or asked.min_fresh is not None:
         return stored.is_fresh(now) and not asked.no_cache
-    return stored.age(now) - stored.lifetime <= stored.stale_if_error
+    return stored.age(now) - stored.lifetime <= max(stored.stale_if_error, asked.stale_if_error)
 
 
 def only_if_cached(request: Request) -> bool:

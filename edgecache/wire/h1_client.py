@@ -37,15 +37,14 @@ class Question(NamedTuple):
 class Inquiry:
     """One question on its way; a subclass says what becomes of the answer. It may be `cancel`led at any time."""
 
-    __slots__ = ("asked", "cancelled", "connection", "question", "retried", "seen")
+    cancelled = False
+    retried = False
+    connection: OriginConnection | None = None  # that it is under way on
 
     def __init__(self, question: Question, asked: float, seen: int) -> None:
         self.question = question
         self.asked = asked  # epoch seconds
         self.seen = seen  # the purge log's position then
-        self.cancelled = False
-        self.retried = False
-        self.connection: OriginConnection | None = None  # that it is under way on
 
     def on_interim(self, response: Response) -> None:
         """A 1xx response has come."""
@@ -211,7 +210,10 @@ class OriginConnection(asyncio.Protocol):
             self.close()
         except Exception:
             log.exception("a bug: an answer of the upstream could not be handled")
+            inquiry = self._inquiry
             self._fail(OriginError("internal", "the request failed here"))
+            if inquiry is not None:
+                inquiry.fail(OriginError("internal", "the request failed here"))
             self.close()
 
     def _read_heads(self) -> None:
@@ -223,16 +225,16 @@ class OriginConnection(asyncio.Protocol):
                 return
             raw, self._buffer = self._buffer[:end], self._buffer[end:]
             response = self._pool.heads.parse(raw, self._inquiry.question.method)
-            if response.status == 101:
+            if response.status >= 200:
+                self._begin_answer(response)
+            elif response.status == 101:
                 self._switch(response)
                 return
-            if response.status < 200:
+            else:
                 self._interim_count += 1
                 if self._interim_count > MAX_INTERIM:
                     raise OriginError("too-many-interim", "the upstream sends only interim responses")
                 self._inquiry.on_interim(response)
-                continue
-            self._begin_answer(response)
 
     def _switch(self, response: Response) -> None:
         inquiry = self._inquiry

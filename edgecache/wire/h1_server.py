@@ -56,38 +56,26 @@ class Site(Protocol):
 
 
 class Exchange:
-    """One request and its answer. It is a `Sink` for the answer's body."""
+    """One request and its answer. It is a `Sink` for the answer's body.
 
-    __slots__ = (
-        "_chunked",
-        "_connection",
-        "_cursor",
-        "began",
-        "body",
-        "bytes_out",
-        "cache_status",
-        "on_gone",
-        "raw",
-        "request",
-        "result",
-        "started",
-        "status",
-    )
+    One is made for every request that is not a known hit: what most never set lies in the class.
+    """
+
+    status = 0
+    bytes_out = 0
+    cache_status = b""
+    result = Result.PASS
+    started = False
+    on_gone: Callable[[], None] | None = None  # called if the client leaves before the end
+    _cursor: tuple[Body, Cursor] | None = None
+    _chunked = False
 
     def __init__(self, connection: ClientConnection, request: Request, raw: bytes, body: Body | None) -> None:
         self.request = request
         self.raw = raw  # the head's exact bytes
         self.body = body  # of the request; None where it has none
         self.began = connection.site.clock()
-        self.status = 0
-        self.bytes_out = 0
-        self.cache_status = b""
-        self.result = Result.PASS
-        self.started = False
-        self.on_gone: Callable[[], None] | None = None  # called if the client leaves before the end
         self._connection: ClientConnection | None = connection
-        self._cursor: tuple[Body, Cursor] | None = None
-        self._chunked = False
 
     @property
     def gone(self) -> bool:
@@ -113,6 +101,9 @@ class Exchange:
         """The whole answer: `head` is status line and fields, with Content-Length where it needs one."""
         connection = self._connection
         if connection is None:
+            return
+        if self.started:  # another answer has begun: this one cannot be told from its rest
+            self.abort()
             return
         self.status, self.started, self.bytes_out = status, True, len(content)
         head += connection.persistence(self.request)

@@ -135,9 +135,10 @@ def received_as_answered(happened: Happened) -> list[Found]:
     answer, response = happened.last_answer, happened.responses[0]
     if answer is None or answer.verb != "origin answers" or answer.words[0] == "raw":
         return []
-    text = f"client receives  {answer.rest}"
-    found = response_found(Statement("client receives", answer.rest, (), 0), response)
-    return [] if found.holds else [Found(text, found.actual)]
+    bodiless = happened.sent.words[0] == "HEAD"
+    rest = f'{answer.words[0]} ""' if bodiless else answer.rest
+    found = response_found(Statement("client receives", rest, (), 0), response)
+    return [] if found.holds else [found]
 
 
 def response_found(statement: Statement, response: ReceivedResponse | str) -> Found:

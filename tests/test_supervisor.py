@@ -1,0 +1,314 @@
+"""The supervisor, with real processes: what a client, an operator and a kernel see of it."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgecache.config import Address
+from edgecache.errors import ConfigError
+from edgecache.supervisor import listen_or_refuse, make_listeners, pause_before_restart
+
+DEADLINE = 30.0  # seconds: how long a test waits before it fails, never how long it takes
+TESTS = Path(__file__).parent
+
+
+class RunningPop:
+    """`edgecache serve` in a process of its own, with a stand-in for the worker."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.log = ""
+        self.port = int(self.expect(r"serves   http://127\.0\.0\.1:(\d+)/"))
+        self.admin_port = int(self.expect(r"metrics  http://127\.0\.0\.1:(\d+)/"))
+
+    def expect(self, pattern: str) -> str:
+        """Wait for a log line that matches, after those seen before; its first group, or the match."""
+        assert self.process.stderr is not None
+        until = time.monotonic() + DEADLINE
+        while (match := re.search(pattern, self.log)) is None:
+            left = until - time.monotonic()
+            readable, _, _ = select.select([self.process.stderr], [], [], max(0.0, left))
+            more = os.read(self.process.stderr.fileno(), 65536) if readable else b""
+            assert more, f"no {pattern!r} in:\n{self.log}"
+            self.log += more.decode()
+        self.log = self.log[match.end() :]
+        return match[1] if match.groups() else match[0]
+
+    def expect_worker(self) -> int:
+        """Wait until one more worker is ready; its process id."""
+        return int(self.expect(r"worker ready slot=\d+ pid=(\d+)"))
+
+    def open(self, target: str) -> socket.socket:
+        """A connection on which `target` has been asked."""
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE)
+        client.sendall(f"GET {target} HTTP/1.1\r\nHost: site\r\n\r\n".encode())
+        return client
+
+    def ask(self, target: str = "/") -> int:
+        """The process id of the worker that answers."""
+        with self.open(target) as client, client.makefile("rb") as answer:
+            return int(answer.read().split(b"\r\n\r\n")[1])
+
+    def admin(self, path: str) -> tuple[int, str]:
+        """Status and body of an admin page."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=DEADLINE)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+    def metric(self, name: str) -> float:
+        """The value of a metric that has no labels."""
+        found = re.search(rf"^{name} (\S+)$", self.admin("/metrics")[1], re.MULTILINE)
+        assert found is not None
+        return float(found[1])
+
+    def exit_code(self) -> int:
+        """Wait for its end; its exit code."""
+        return self.process.wait(DEADLINE)
+
+
+@contextlib.contextmanager
+def running_pop(*, worker: str = "fake_worker:FakeWorker", **settings: object) -> Iterator[RunningPop]:
+    """A POP with one worker on free ports, killed at the end if it still lives."""
+    environ = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(TESTS),
+        "EDGECACHE_ORIGIN": "http://127.0.0.1:1",
+        "EDGECACHE_LISTEN": "127.0.0.1:0",
+        "EDGECACHE_ADMIN_LISTEN": "127.0.0.1:0",
+        "EDGECACHE_WORKERS": "1",
+        **{f"EDGECACHE_{name.upper()}": str(value) for name, value in settings.items()},
+    }
+    command = [sys.executable, "-m", "edgecache", "serve", "--worker", worker]
+    with subprocess.Popen(command, env=environ, cwd=TESTS.parent, stderr=subprocess.PIPE) as process:
+        try:
+            yield RunningPop(process)
+        finally:
+            process.kill()
+
+
+def first_line(client: socket.socket) -> bytes:
+    """What a held answer says at once."""
+    said = b""
+    while not said.endswith(b"\n") or b"\r\n\r\n" not in said or said.endswith(b"\r\n\r\n"):
+        said += client.recv(4096)
+    return said
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process, or its zombie, exists."""
+    return Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.slow
+def test_replaces_a_killed_worker_and_serves_who_came_meanwhile() -> None:
+    """A request sent while the only worker is dead is answered by its replacement."""
+    with running_pop() as pop:
+        first = pop.expect_worker()
+
+        os.kill(first, signal.SIGKILL)
+        second = pop.ask()
+
+        assert second != first
+        assert pop.expect_worker() == second
+        assert not is_alive(first)
+
+
+@pytest.mark.slow
+def test_totals_never_fall_when_workers_die() -> None:
+    """What a dead worker counted stays in the totals, and its replacement adds to it."""
+    with running_pop() as pop:
+        worker = pop.expect_worker()
+        for _ in range(3):
+            pop.ask()
+        before = pop.metric("fake_requests_total")
+        os.kill(worker, signal.SIGKILL)
+        pop.expect_worker()
+        after = pop.metric("fake_requests_total")
+        pop.ask()
+
+        assert (before, after) == (3, 3)
+        assert pop.metric("fake_requests_total") == 4
+        assert pop.metric("edgecache_worker_deaths_total") == 1
+
+
+@pytest.mark.slow
+def test_every_worker_has_a_slot_and_readiness_names_it() -> None:
+    """Two workers serve, and /readyz is 200 with the state of both."""
+    with running_pop(workers=2) as pop:
+        workers = {pop.expect_worker(), pop.expect_worker()}
+        status, body = pop.admin("/readyz")
+
+        assert status == 200
+        assert json.loads(body) == {"state": "ready", "parts": {"worker_0": "ready", "worker_1": "ready"}}
+        assert {pop.ask() for _ in range(40)} == workers
+
+
+@pytest.mark.slow
+def test_sigterm_drains() -> None:
+    """On SIGTERM readiness goes off and newcomers are refused, but a running answer is finished; then exit 0."""
+    with running_pop() as pop:
+        worker = pop.expect_worker()
+        with pop.open("/hold") as client:
+            first_line(client)
+            pop.process.send_signal(signal.SIGTERM)
+            pop.expect("draining")
+            status, body = pop.admin("/readyz")
+            wait_until_refused(pop)
+            client.sendall(b"x")
+            rest = client.recv(4096)
+
+        assert (status, json.loads(body)["state"]) == (503, "draining")
+        assert rest == b"held\n"
+        assert pop.exit_code() == 0
+        assert not is_alive(worker)
+
+
+def wait_until_refused(pop: RunningPop) -> None:
+    """Connect until nobody listens any more; each attempt is a round trip to the kernel, not a sleep."""
+    until = time.monotonic() + DEADLINE
+    while time.monotonic() < until:
+        try:
+            pop.open("/hold").close()
+        except OSError:
+            return
+    raise AssertionError("still accepting connections")
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_at_once() -> None:
+    """A second SIGINT does not wait for running answers: exit 1, and no worker is left."""
+    with running_pop() as pop:
+        worker = pop.expect_worker()
+        with pop.open("/hold") as client:
+            first_line(client)
+            pop.process.send_signal(signal.SIGINT)
+            pop.expect("draining")
+            pop.process.send_signal(signal.SIGINT)
+
+            assert pop.exit_code() == 1
+            assert not is_alive(worker)
+
+
+@pytest.mark.slow
+def test_kills_what_does_not_end_within_the_grace() -> None:
+    """A worker that outlasts the grace is killed, and the exit code is still that of a drain."""
+    with running_pop(drain_grace="0s") as pop:
+        worker = pop.expect_worker()
+        with pop.open("/hold") as client:
+            first_line(client)
+            pop.process.send_signal(signal.SIGTERM)
+
+            assert pop.exit_code() == 0
+            assert not is_alive(worker)
+
+
+@pytest.mark.slow
+def test_workers_end_when_the_supervisor_is_killed() -> None:
+    """No worker outlives a supervisor that had no chance to say goodbye."""
+    with running_pop() as pop:
+        pop.expect_worker()
+        with pop.open("/hold") as client:
+            first_line(client)
+            pop.process.kill()
+
+            assert client.recv(4096) in (b"", b"held\n")  # the kernel closes what the worker held
+        wait_until_refused(pop)
+
+
+@pytest.mark.slow
+def test_sigterm_to_a_worker_drains_and_replaces_it() -> None:
+    """A worker can be renewed by hand without harm to what it serves."""
+    with running_pop() as pop:
+        worker = pop.expect_worker()
+        with pop.open("/hold") as client:
+            first_line(client)
+            os.kill(worker, signal.SIGTERM)
+            client.sendall(b"x")
+
+            assert client.recv(4096) == b"held\n"
+        assert pop.expect_worker() != worker
+
+
+@pytest.mark.slow
+def test_sighup_is_reserved() -> None:
+    """SIGHUP is logged and changes nothing."""
+    with running_pop() as pop:
+        worker = pop.expect_worker()
+        pop.process.send_signal(signal.SIGHUP)
+        pop.expect("SIGHUP is reserved")
+
+        assert pop.ask() == worker
+
+
+@pytest.mark.slow
+def test_gives_up_where_workers_never_start() -> None:
+    """A worker that fails on every start ends the POP with exit 1 instead of a loop without end."""
+    with running_pop(worker="fake_worker:BrokenWorker") as pop:
+        pop.expect("broken on purpose")
+        pop.expect("workers do not start")
+
+        assert pop.exit_code() == 1
+
+
+def test_backs_off_only_from_repeated_quick_deaths() -> None:
+    """The first quick death is repaired at once, then pauses double from 0.1 s to 5 s."""
+    pauses = [pause_before_restart(deaths) for deaths in (0, 1, 2, 3, 4, 7, 8, 1000)]
+
+    assert pauses == [0.0, 0.0, 0.1, 0.2, 0.4, 3.2, 5.0, 5.0]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_listeners_share_one_port(host: str) -> None:
+    """Every slot gets a listening socket of its own on the same free port."""
+    listeners = make_listeners(Address(host, 0), 3)
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            stack.enter_context(listener)
+        ports = {listener.getsockname()[1] for listener in listeners}
+
+        assert len(listeners) == 3
+        assert len(ports) == 1
+        socket.create_connection((host, ports.pop()), timeout=DEADLINE).close()
+
+
+def test_listening_on_every_ipv6_address_takes_ipv4_too() -> None:
+    """`[::]` is every address of the machine."""
+    (listener,) = make_listeners(Address("::", 0), 1)
+    with listener:
+        port = listener.getsockname()[1]
+
+        socket.create_connection(("127.0.0.1", port), timeout=DEADLINE).close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_refuses_a_port_that_somebody_would_share(count: int) -> None:
+    """A second POP on the port of a first one is refused, although SO_REUSEPORT would let it in."""
+    taken = make_listeners(Address("127.0.0.1", 0), 2)
+    address = Address("127.0.0.1", taken[0].getsockname()[1])
+    with taken[0], taken[1], pytest.raises(ConfigError) as refusal:
+        listen_or_refuse("EDGECACHE_LISTEN", address, count)
+
+    assert str(refusal.value) == f"EDGECACHE_LISTEN: {address} is in use"
+
+
+def test_refuses_an_address_of_another_machine() -> None:
+    """An address that is not this machine's names the variable and the reason, on one line."""
+    with pytest.raises(ConfigError) as refusal:
+        listen_or_refuse("EDGECACHE_LISTEN", Address("192.0.2.1", 8080), 1)
+
+    expected = "EDGECACHE_LISTEN: 192.0.2.1:8080 cannot be listened on: Cannot assign requested address"
+    assert str(refusal.value) == expected
