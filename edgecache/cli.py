@@ -9,12 +9,16 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from edgecache import __version__
 from edgecache.config import Address, Settings, effective_table, load, markdown_table
 from edgecache.errors import ConfigError
 from edgecache.worker_process import DEFAULT_WORKER
+
+if TYPE_CHECKING:
+    from edgecache.supervisor import Supervisor
 
 BAD_CONFIGURATION = 2
 LOG_FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s[%(process)d] %(message)s"
@@ -95,26 +99,32 @@ def _worker(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
 def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from edgecache.supervisor import Supervisor, listen_or_refuse  # aiohttp: 28 MiB that no worker needs
 
-    demo_listener = None
-    if chosen.demo and not environ.get("EDGECACHE_ORIGIN", "").strip():
-        (demo_listener,) = listen_or_refuse("EDGECACHE_ORIGIN", Address("127.0.0.1", 0), 1)
-        environ = {**environ, "EDGECACHE_ORIGIN": _url(demo_listener)}
-    settings = load(environ)
-    _log_to_stderr(settings)
-    (admin_listener,) = listen_or_refuse("EDGECACHE_ADMIN_LISTEN", settings.admin_listen, 1)
-    listeners = listen_or_refuse("EDGECACHE_LISTEN", settings.listen, settings.workers)
-    supervisor = Supervisor(settings, environ, listeners, admin_listener, worker=chosen.worker)
-    _announce(settings, _url(listeners[0]), _url(admin_listener), demo=demo_listener is not None)
+    with ExitStack() as sockets:
+        demo_listener = None
+        if chosen.demo and not environ.get("EDGECACHE_ORIGIN", "").strip():
+            (demo_listener,) = _opened(sockets, listen_or_refuse("EDGECACHE_ORIGIN", Address("127.0.0.1", 0), 1))
+            environ = {**environ, "EDGECACHE_ORIGIN": _url(demo_listener)}
+        settings = load(environ)
+        _log_to_stderr(settings)
+        admin = listen_or_refuse("EDGECACHE_ADMIN_LISTEN", settings.admin_listen, 1)
+        (admin_listener,) = _opened(sockets, admin)
+        listeners = _opened(sockets, listen_or_refuse("EDGECACHE_LISTEN", settings.listen, settings.workers))
+        supervisor = Supervisor(settings, environ, listeners, admin_listener, worker=chosen.worker)
+        _announce(settings, _url(listeners[0]), _url(admin_listener), demo=demo_listener is not None)
+        return asyncio.run(_run(supervisor, demo_listener))
 
-    async def serve() -> int:
-        async with AsyncExitStack() as stack:
-            if demo_listener is not None:
-                from edgecache import demo
 
-                await stack.enter_async_context(demo.serving(demo_listener))
-            return await supervisor.run()
+def _opened(sockets: ExitStack, listeners: list[socket.socket]) -> list[socket.socket]:
+    return [sockets.enter_context(listener) for listener in listeners]
 
-    return asyncio.run(serve())
+
+async def _run(supervisor: Supervisor, demo_listener: socket.socket | None) -> int:
+    if demo_listener is None:
+        return await supervisor.run()
+    from edgecache import demo
+
+    async with demo.serving(demo_listener):
+        return await supervisor.run()
 
 
 def _log_to_stderr(settings: Settings) -> None:

@@ -104,12 +104,11 @@ class Edge:
         return True
 
     def _pass_known(self, connection: ClientConnection, raw: bytes, known: KnownPass) -> bool:
-        key = known.key
-        if known.client != connection.peer or not self.flights.marked(key, self.clock()) or self.memory.holds(key):
+        now = self.clock()
+        if known.client != connection.peer or self.flights.marks.get(known.key, 0.0) < now:
             self.known.forget_one(raw)
             return False
-        exchange = connection.begin(known.request, raw)
-        self.relays.ask(known.question, exchange, Forward.URI_MISS, Result.PASS)
+        self.relays.ask(known.question, connection.begin(known.request, raw), Forward.URI_MISS, Result.PASS, None, now)
         return True
 
     def answer(self, exchange: Exchange) -> None:
@@ -146,7 +145,7 @@ class Edge:
         question = self.upstream.question(request, request.fields, exchange.client)
         if request.keep_alive and not request.http_1_0:
             self.known.learn(exchange.raw, KnownPass(request, key, exchange.client, question))
-        self.relays.ask(question, exchange, Forward.URI_MISS, Result.PASS)
+        self.relays.ask(question, exchange, Forward.URI_MISS, Result.PASS, None, self.clock())
 
     @staticmethod
     def _goes_alone(entry: Entry | None) -> bool:

@@ -87,7 +87,7 @@ class Flights:
 
     def __init__(self, hit_for_miss: float, most_marks: int = 65536) -> None:
         self._out: dict[object, Flight] = {}
-        self._marks: dict[bytes, float] = {}
+        self.marks: dict[bytes, float] = {}  # URLs whose answers are not shareable, and until when
         self._hit_for_miss = hit_for_miss  # seconds
         self._most_marks = most_marks
 
@@ -112,22 +112,22 @@ class Flights:
 
     def mark(self, primary: bytes, now: float) -> None:
         """Answers for this URL are not shareable: for a while nobody waits for another's (hit-for-miss)."""
-        if len(self._marks) >= self._most_marks:
-            for key in list(self._marks)[: self._most_marks // 2]:
-                del self._marks[key]
-        self._marks[primary] = now + self._hit_for_miss
+        if len(self.marks) >= self._most_marks:
+            for key in list(self.marks)[: self._most_marks // 2]:
+                del self.marks[key]
+        self.marks[primary] = now + self._hit_for_miss
 
     def unmark(self, primary: bytes) -> None:
         """Its answers are shareable after all."""
-        self._marks.pop(primary, None)
+        self.marks.pop(primary, None)
 
     def marked(self, primary: bytes, now: float) -> bool:
         """Whether answers for this URL are known not to be shareable."""
-        until = self._marks.get(primary)
+        until = self.marks.get(primary)
         if until is None:
             return False
         if until < now:
-            del self._marks[primary]
+            del self.marks[primary]
             return False
         return True
 

@@ -169,10 +169,6 @@ class Memory:
             return None, False
         return (slot, True) if isinstance(slot, Entry) else (slot.select(fields), True)
 
-    def holds(self, key: bytes) -> bool:
-        """Whether anything is stored for the URL."""
-        return self.normal_key(key) in self._slots
-
     def vary_of(self, key: bytes) -> tuple[bytes, ...]:
         """The field names by which the URL is known to vary."""
         slot = self._slots.peek(self.normal_key(key))

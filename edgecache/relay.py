@@ -62,14 +62,20 @@ class Relays:
         """Ask the origin for `exchange` alone; `entry` is what is stored for it."""
         request = exchange.request
         question = self.upstream.question(request, request.fields, exchange.client, exchange.body)
-        self.ask(question, exchange, why, result, entry)
+        self.ask(question, exchange, why, result, entry, self._clock())
 
     def ask(
-        self, question: Question, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None
+        self,
+        question: Question,
+        exchange: Exchange,
+        why: Forward,
+        result: Result,
+        entry: Entry | None,
+        now: float,
     ) -> None:
-        """Ask the origin `question` for `exchange` alone."""
-        relay = _Relay(question, self, exchange, why, result, entry)
-        exchange.on_gone = relay.cancel
+        """Ask the origin `question` for `exchange` alone, at `now` in epoch seconds."""
+        relay = exchange.inquiry = _Relay(question, now, self._log.position)
+        relay.relays, relay.exchange, relay.why, relay.result, relay.entry = self, exchange, why, result, entry
         self.upstream.ask(relay)
 
     def learn(self, exchange: Exchange, reply: Reply, entry: Entry | None) -> bool:
@@ -124,63 +130,52 @@ class Relays:
 class _Relay(Inquiry):
     """One exchange on its way through."""
 
-    def __init__(
-        self,
-        question: Question,
-        relays: Relays,
-        exchange: Exchange,
-        why: Forward,
-        result: Result,
-        entry: Entry | None,
-    ) -> None:
-        self.question = question
-        self.asked, self.seen = relays.upstream.stamp()
-        self._relays = relays
-        self._exchange = exchange
-        self._why = why
-        self._result = result
-        self._entry = entry
+    relays: Relays
+    exchange: Exchange
+    why: Forward
+    result: Result
+    entry: Entry | None
 
     def on_interim(self, response: Response) -> None:
-        self._exchange.interim(interim_head(response))
+        self.exchange.interim(interim_head(response))
 
     def on_answer(self, response: Response, body: Body) -> None:
-        relays, exchange = self._relays, self._exchange
+        relays, exchange = self.relays, self.exchange
         reply = relays.upstream.reply(self, response, body)
-        stored = relays.learn(exchange, reply, self._entry)
+        stored = relays.learn(exchange, reply, self.entry)
         if response.status == 101:
             self._tunnel(response)
             return
-        exchange.on_gone = None  # from here on the body's readers count
-        relays.pass_on(exchange, reply, self._why, self._result, stored=stored)
+        exchange.inquiry = None  # from here on the body's readers count
+        relays.pass_on(exchange, reply, self.why, self.result, stored=stored)
 
     def on_whole(self, response: Response, content: bytes) -> None:
-        exchange, relays = self._exchange, self._relays
-        unstored = relays.unstored_head(response, self._why, self.asked) if exchange.request.method == b"GET" else None
+        exchange, relays = self.exchange, self.relays
+        unstored = relays.unstored_head(response, self.why, self.asked) if exchange.request.method == b"GET" else None
         if unstored is None:
             self.on_answer(response, Body.of(content))
             return
-        exchange.result, exchange.cache_status = self._result, unstored.member
+        exchange.result, exchange.cache_status = self.result, unstored.member
         exchange.reply(response.status, unstored.head, content)
 
     def on_failure(self, error: OriginError) -> None:
         answer = answers.of_ours(error.status, error.reason, str(error))
-        member = cache_status.forwarded(self._relays.pop, self._why)
-        self._exchange.result, self._exchange.cache_status = Result.ERROR, member
-        content = b"" if self._exchange.request.method == b"HEAD" else answer.content
-        self._exchange.reply(answer.status, answer.head + b"Cache-Status: " + member + b"\r\n", content)
+        member = cache_status.forwarded(self.relays.pop, self.why)
+        self.exchange.result, self.exchange.cache_status = Result.ERROR, member
+        content = b"" if self.exchange.request.method == b"HEAD" else answer.content
+        self.exchange.reply(answer.status, answer.head + b"Cache-Status: " + member + b"\r\n", content)
 
     def _tunnel(self, response: Response) -> None:
         """Join both connections byte for byte (RFC 9110 §7.8)."""
-        connection, client = self.connection, self._exchange.connection
+        connection, client = self.connection, self.exchange.connection
         if client is None or connection is None:
             return
         fields = Fields(
             line for line in response.fields if line[0].lower() not in (b"content-length", b"transfer-encoding")
         )
         client.transport.write(render.status_line(101, response.reason) + render.field_block(fields) + b"\r\n")
-        self._exchange.status = 101
-        join(client.transport, connection, self._exchange)
+        self.exchange.status = 101
+        join(client.transport, connection, self.exchange)
 
 
 def join(client: asyncio.Transport, origin: OriginConnection, exchange: Exchange) -> None:
@@ -197,6 +192,5 @@ def join(client: asyncio.Transport, origin: OriginConnection, exchange: Exchange
         if not origin.transport.is_closing():
             origin.transport.write(data)
 
-    exchange.on_gone = origin.close
     exchange.become_tunnel(from_client)
     origin.become_tunnel(from_origin)

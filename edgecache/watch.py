@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sized
 from typing import TYPE_CHECKING, Final
 
-from edgecache.metrics import Counter, Registry
+from edgecache.metrics import Counter, Histogram, Registry
 from edgecache.rules.reasons import Refused, Result
 
 if TYPE_CHECKING:
@@ -23,22 +23,8 @@ class Watch:
 
     def __init__(self) -> None:
         self.registry = Registry()
-        self._requests = {
-            result: self.registry.counter(
-                "edgecache_requests", "Requests answered, by what they came to.", result=result.value
-            )
-            for result in Result
-        }
-        self.hits = self._requests[Result.HIT]
-        self._latency = {
-            result: self.registry.histogram(
-                "edgecache_request_seconds",
-                "From a request's head to the last byte handed over; memory hits by a known head are not timed.",
-                SECONDS,
-                result=result.value,
-            )
-            for result in Result
-        }
+        self._tallies = {result: self._tally(result) for result in Result}
+        self.hits = self._tallies[Result.HIT][0]
         self._bytes = self.registry.counter("edgecache_body_bytes", "Bytes of answers' bodies; without known heads.")
         self._not_stored = {
             reason: self.registry.counter(
@@ -49,6 +35,19 @@ class Watch:
         self._refused: dict[str, Counter] = {}
         self._lag = self.registry.gauge("edgecache_loop_lag_seconds", "How late the last sweep ran.", across="max")
         self._last_look = 0.0
+
+    def _tally(self, result: Result) -> tuple[Counter, Histogram]:
+        return (
+            self.registry.counter(
+                "edgecache_requests", "Requests answered, by what they came to.", result=result.value
+            ),
+            self.registry.histogram(
+                "edgecache_request_seconds",
+                "From a request's head to the last byte handed over; memory hits by a known head are not timed.",
+                SECONDS,
+                result=result.value,
+            ),
+        )
 
     def read(self, edge: Edge, pool: OriginPool, connections: Sized, log: AccessLog) -> None:
         """Export what these parts know of themselves."""
@@ -64,9 +63,9 @@ class Watch:
 
     def answered(self, exchange: Exchange, took: float) -> None:
         """An answer is complete, after `took` seconds."""
-        result = exchange.result
-        self._requests[result].value += 1
-        self._latency[result].observe(took)
+        requests, latency = self._tallies[exchange.result]
+        requests.value += 1
+        latency.observe(took)
         self._bytes.value += exchange.bytes_out
 
     def not_stored(self, reason: Refused) -> None:

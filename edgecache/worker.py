@@ -65,6 +65,7 @@ class Worker:
         self.check_unfinished = self._heads.check_unfinished
         self.answer = self.edge.answer
         self.answer_known = self.edge.answer_known
+        self.answered = self._count_and_log if self._logging else self.watch.answered
 
     def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
         pop = settings.pop.encode()
@@ -96,9 +97,7 @@ class Worker:
         """The request whose head is `raw`; raises `BadRequest`."""
         return self._heads.parse(raw, scheme)
 
-    def answered(self, exchange: Exchange) -> None:
-        """An answer is complete: count and log it."""
-        took = self.clock() - exchange.began
+    def _count_and_log(self, exchange: Exchange, took: float) -> None:
         self.watch.answered(exchange, took)
         if self._logging:
             fields = exchange.request.fields

@@ -50,8 +50,8 @@ class Worker(Protocol):
 
 def run(settings: Settings, listen_fds: Sequence[int], control_fd: int, worker: str = DEFAULT_WORKER) -> None:
     """Be a worker until the supervisor ends it; `worker` names the factory as `module:name`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the supervisor leads
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # sent to a whole terminal or unit at times: the supervisor leads
     uvloop.run(_live(settings, [_adopted(fd) for fd in listen_fds], _adopted(control_fd), _factory(worker)))
 
 
@@ -73,7 +73,6 @@ async def _live(
 ) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=control)
     led = LedWorker(make(settings), sockets, writer)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, led.drain)
     await led.start()
     orders = spawn(led.obey(reader), name="orders")
     reports = spawn(led.report(), name="reports")

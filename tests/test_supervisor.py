@@ -103,8 +103,10 @@ def running_pop(*, worker: str = "fake_worker:FakeWorker", **settings: object) -
 def first_line(client: socket.socket) -> bytes:
     """What a held answer says at once."""
     said = b""
-    while not said.endswith(b"\n") or b"\r\n\r\n" not in said or said.endswith(b"\r\n\r\n"):
-        said += client.recv(4096)
+    while not re.search(rb"\r\n\r\n\d+\n$", said):
+        more = client.recv(4096)
+        assert more, said
+        said += more
     return said
 
 
@@ -230,17 +232,14 @@ def test_workers_end_when_the_supervisor_is_killed() -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_to_a_worker_drains_and_replaces_it() -> None:
-    """A worker can be renewed by hand without harm to what it serves."""
+def test_a_worker_leaves_signals_to_the_supervisor() -> None:
+    """SIGTERM and SIGINT to the worker, as a terminal or a service manager sends to all, end nothing by themselves."""
     with running_pop() as pop:
         worker = pop.expect_worker()
-        with pop.open("/hold") as client:
-            first_line(client)
-            os.kill(worker, signal.SIGTERM)
-            client.sendall(b"x")
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(worker, number)
 
-            assert client.recv(4096) == b"held\n"
-        assert pop.expect_worker() != worker
+        assert pop.ask() == worker
 
 
 @pytest.mark.slow

@@ -193,14 +193,17 @@ class OriginConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the origin."""
-        if self._tunnel is not None:
-            self._tunnel(data)
-            return
-        if self._inquiry is None:  # unasked: whatever it is, it is not an answer
-            self.close()
+        inquiry = self._inquiry
+        if inquiry is None:
+            if self._tunnel is not None:
+                self._tunnel(data)
+            else:  # unasked: whatever it is, it is not an answer
+                self.close()
             return
         try:
             if self._reader is None:
+                if not self._buffer and self._read_known(inquiry, data):
+                    return
                 self._buffer = self._buffer + data if self._buffer else data
                 self._read_heads()
             else:
@@ -210,11 +213,27 @@ class OriginConnection(asyncio.Protocol):
             self.close()
         except Exception:
             log.exception("a bug: an answer of the upstream could not be handled")
-            inquiry = self._inquiry
             self._fail(OriginError("internal", "the request failed here"))
-            if inquiry is not None:
-                inquiry.fail(OriginError("internal", "the request failed here"))
+            inquiry.fail(OriginError("internal", "the request failed here"))
             self.close()
+
+    def _read_known(self, inquiry: Inquiry, data: bytes) -> bool:
+        """Take an answer that is all there in one read, under a head seen before; whether it was one."""
+        end = data.find(b"\r\n\r\n") + 4
+        response = self._pool.heads.known(data[:end])
+        if response is None or response.framing.length != len(data) - end or self._sending:
+            return False
+        if inquiry.question.method == b"HEAD":
+            return False
+        self._answered = True
+        inquiry.on_whole(response, data[end:])
+        self._inquiry = None
+        self.deadline = inf
+        if response.keep_alive and not self.transport.is_closing():
+            self._pool.idle(self)
+        else:
+            self.close()
+        return True
 
     def _read_heads(self) -> None:
         while self._reader is None and self._inquiry is not None:
@@ -292,7 +311,6 @@ class OriginConnection(asyncio.Protocol):
         self._inquiry, self._reader, self._cursor = None, None, None
         self.deadline = inf
         if self._reusable and not self._buffer and not self.transport.is_closing():
-            self.idle_since = self._pool.clock()
             self._pool.idle(self)
         else:  # bytes after the answer: an answer to nothing
             self.close()

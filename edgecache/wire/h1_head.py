@@ -274,6 +274,7 @@ class ResponseHeads:
 
     def __init__(self) -> None:
         self._parsed: Remembered[Response] = Remembered(MOST_REMEMBERED // 4)
+        self.known = self._parsed.get  # the response whose head is exactly these bytes, to any method but HEAD
 
     def parse(self, raw: bytes, method: bytes) -> Response:
         """The response whose head is `raw`, answering a `method` request; raises `OriginError`."""

@@ -45,14 +45,21 @@ class Site(Protocol):
     def answer(self, exchange: Exchange) -> None:
         """See to it that `exchange` is answered, now or later."""
 
-    def answered(self, exchange: Exchange) -> None:
-        """An answer is complete: count and log it."""
+    def answered(self, exchange: Exchange, took: float) -> None:
+        """An answer is complete, after `took` seconds: count and log it."""
 
     def refused(self, error: BadRequest) -> None:
         """A request was refused: count it."""
 
     def clock(self) -> float:
         """Monotonic seconds."""
+
+
+class Cancellable(Protocol):
+    """Something under way that nobody may want any more."""
+
+    def cancel(self) -> None:
+        """Stop."""
 
 
 class Exchange:
@@ -66,7 +73,7 @@ class Exchange:
     cache_status = b""
     result = Result.PASS
     started = False
-    on_gone: Callable[[], None] | None = None  # called if the client leaves before the end
+    inquiry: Cancellable | None = None  # to be cancelled if the client leaves before the end
     _cursor: tuple[Body, Cursor] | None = None
     _chunked = False
 
@@ -105,14 +112,16 @@ class Exchange:
         if self.started:  # another answer has begun: this one cannot be told from its rest
             self.abort()
             return
-        self.status, self.started, self.bytes_out = status, True, len(content)
+        size = len(content)
+        self.status, self.started, self.bytes_out = status, True, size
         head += connection.persistence(self.request)
-        if len(content) <= 16384:
+        if size <= 16384:
             connection.transport.write(head + content)
         else:
             connection.transport.write(head)
             connection.transport.write(content)
-        self._complete()
+        self._connection = self._cursor = None
+        connection.exchange_done(self)
 
     def start(self, status: int, head: bytes, length: int | None) -> None:
         """Begin an answer whose body follows by `write` and `finish`; `length` None = unknown."""
@@ -181,8 +190,8 @@ class Exchange:
                 body.taken(cursor)
         if self.body is not None:
             self.body.fail()
-        if self.on_gone is not None:
-            self.on_gone()
+        if self.inquiry is not None:
+            self.inquiry.cancel()
 
     @property
     def connection(self) -> ClientConnection | None:
@@ -381,9 +390,9 @@ class ClientConnection(asyncio.Protocol):
 
     def exchange_done(self, exchange: Exchange) -> None:
         """The answer to `exchange` has been handed to the transport."""
-        self.site.answered(exchange)
+        now = self._since = self.site.clock()
+        self.site.answered(exchange, now - exchange.began)
         self._exchange = None
-        self._since = self.site.clock()
         if self._body is not None:  # answered before its body had come: what follows is not a request
             self.closing = True
         if self.closing:

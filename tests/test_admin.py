@@ -1,0 +1,86 @@
+"""The admin listener: health, readiness, metrics, and the token that guards the rest."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.web import Application, Request
+
+from edgecache import __version__
+from edgecache.admin import PAGES, Readiness, application
+
+
+class FakePop:
+    """A POP in whatever state a test wants."""
+
+    def __init__(self, state: str = "ready") -> None:
+        self.state = state
+
+    def readiness(self) -> Readiness:
+        """The state, with one worker."""
+        return Readiness(self.state, {"worker_0": "ready"})  # type: ignore[arg-type]
+
+    async def metrics(self) -> bytes:
+        """One sample."""
+        return b"requests_total 1.0\n"
+
+
+@asynccontextmanager
+async def admin(pop: FakePop, token: str = "") -> AsyncIterator[TestClient[Request, Application]]:
+    """A client of the admin listener of `pop`."""
+    async with TestClient(TestServer(application(pop, token))) as client:
+        yield client
+
+
+async def test_health_and_metrics() -> None:
+    """While the process lives it is healthy, and its metrics are those of the POP."""
+    async with admin(FakePop()) as client:
+        health = await client.get("/healthz")
+        metrics = await client.get("/metrics")
+
+        assert (health.status, await health.text()) == (200, "ok\n")
+        assert (metrics.status, await metrics.text()) == (200, "requests_total 1.0\n")
+        assert metrics.headers["Content-Type"] == "text/plain; version=1.0.0; charset=utf-8"
+
+
+@pytest.mark.parametrize(("state", "status"), [("ready", 200), ("starting", 503), ("draining", 503)])
+async def test_readiness_tells_the_state_of_each_part(state: str, status: int) -> None:
+    """Only a POP that is ready asks for new clients."""
+    async with admin(FakePop(state)) as client:
+        answer = await client.get("/readyz")
+
+        assert answer.status == status
+        assert await answer.json() == {"state": state, "parts": {"worker_0": "ready"}}
+
+
+async def test_the_index_lists_every_page() -> None:
+    """A person who opens the listener sees what there is."""
+    async with admin(FakePop()) as client:
+        text = await (await client.get("/")).text()
+
+        assert all(f"\n{path} " in text for path in PAGES)
+
+
+@pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer h\u00fcnter2"}])
+async def test_a_token_guards_everything_but_health(given: dict[str, str]) -> None:
+    """Without the token there is 401, except for what an orchestrator asks."""
+    async with admin(FakePop(), "hunter2") as client:
+        statuses = {path: (await client.get(path, headers=given)).status for path in [*PAGES, "/nowhere"]}
+
+        assert statuses == {"/": 401, "/healthz": 200, "/readyz": 200, "/metrics": 401, "/nowhere": 401}
+
+
+async def test_the_token_opens() -> None:
+    """The right token gets in, and a refusal says what is missing."""
+    async with admin(FakePop(), "hunter2") as client:
+        refused = await client.get("/metrics")
+        admitted = await client.get("/metrics", headers={"Authorization": "Bearer hunter2"})
+
+        assert (refused.headers["WWW-Authenticate"], admitted.status) == ("Bearer", 200)
+        assert refused.content_type == "application/problem+json"
+
+
+def test_the_package_has_a_version() -> None:
+    """The version is a plain dotted number."""
+    assert all(part.isdigit() for part in __version__.split("."))

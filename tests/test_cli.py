@@ -1,0 +1,98 @@
+"""The command line: what an operator types, reads, and gets as an exit code."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from edgecache import __version__
+from edgecache.cli import main
+from edgecache.config import ROWS, markdown_table
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment with an origin and no other setting."""
+    for name in [name for name in os.environ if name.startswith("EDGECACHE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("EDGECACHE_ORIGIN", "http://origin.example")
+    return monkeypatch
+
+
+def test_check_config_prints_every_setting(capsys: Output) -> None:
+    """A configuration that `serve` would take is printed whole, with exit 0."""
+    assert main(["check-config"]) == 0
+
+    printed = capsys.readouterr()
+    assert [line.split()[0] for line in printed.out.splitlines()] == list(ROWS)
+    assert printed.err == ""
+
+
+def test_check_config_refuses_what_serve_would_refuse(environment: pytest.MonkeyPatch, capsys: Output) -> None:
+    """A bad value is printed in the table and refused in one line, with exit 2."""
+    environment.setenv("EDGECACHE_LISTEN", "80808")
+
+    assert main(["check-config"]) == 2
+    assert capsys.readouterr().err == 'EDGECACHE_LISTEN: "80808" is not host:port\n'
+
+
+def test_check_config_prints_the_readme_table(capsys: Output) -> None:
+    """`--markdown` prints what the README holds."""
+    assert main(["check-config", "--markdown"]) == 0
+    assert capsys.readouterr().out == markdown_table() + "\n"
+
+
+def test_serve_needs_an_origin(environment: pytest.MonkeyPatch, capsys: Output) -> None:
+    """Without an origin and without --demo the start is refused."""
+    environment.delenv("EDGECACHE_ORIGIN")
+
+    assert main(["serve"]) == 2
+    assert capsys.readouterr().err.startswith("EDGECACHE_ORIGIN: is required")
+
+
+@pytest.mark.parametrize("variable", ["EDGECACHE_LISTEN", "EDGECACHE_ADMIN_LISTEN"])
+def test_serve_refuses_a_port_in_use(variable: str, environment: pytest.MonkeyPatch, capsys: Output) -> None:
+    """A port in use is one clear line and exit 2, for either listener."""
+    environment.setenv("EDGECACHE_LISTEN", "127.0.0.1:0")
+    environment.setenv("EDGECACHE_ADMIN_LISTEN", "127.0.0.1:0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        environment.setenv(variable, address)
+
+        assert main(["serve"]) == 2
+    assert capsys.readouterr().err == f"{variable}: {address} is in use\n"
+
+
+def test_help_names_the_commands_but_not_the_hidden_one(capsys: Output) -> None:
+    """Help shows what an operator may type."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+
+    printed = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "serve" in printed
+    assert "check-config" in printed
+    assert "_worker" not in printed
+
+
+def test_version(capsys: Output) -> None:
+    """`--version` prints name and version."""
+    with pytest.raises(SystemExit):
+        main(["--version"])
+
+    assert capsys.readouterr().out == f"edgecache {__version__}\n"
+
+
+def test_an_unknown_variable_ends_a_real_process_with_2() -> None:
+    """`python -m edgecache serve` with a misspelt setting exits 2 with one line and no traceback."""
+    environ = {**os.environ, "EDGECACHE_WORKRES": "2"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "edgecache", "serve"], env=environ, capture_output=True, text=True, check=False
+    )
+
+    assert ended.returncode == 2
+    assert ended.stderr == "EDGECACHE_WORKRES: is no setting; did you mean EDGECACHE_WORKERS?\n"
