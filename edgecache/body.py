@@ -1,7 +1,7 @@
 """A body on its way: one writer, many readers, each at its own pace, within a bound.
 
 Up to `keep` bytes are kept from the first one on, so that a reader may join at any time and the whole be stored.
-A body that grows past `keep` only flows: nobody joins any more, what every reader has taken is let go, and the source is
+A body that grows past `keep` only flows: nobody joins any more, what every reader took is let go, and the source is
 paused while the slowest reader is `WINDOW` bytes behind. Until its first reader comes, nothing is let go; when the last
 one leaves, the source of a body that only flows is told to stop. A body that is not finished by its writer is not a
 body: readers are aborted, and nothing is stored.

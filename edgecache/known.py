@@ -54,11 +54,12 @@ class KnownHeads:
     def __init__(self, touch: Callable[[Entry], None]) -> None:
         self._known: dict[bytes, KnownHit | KnownPass] = {}
         self._touch = touch
+        self._stopped = False
         self.get = self._known.get
 
     def learn(self, raw: bytes, known: KnownHit | KnownPass) -> None:
         """Remember what is known of the request whose head is exactly `raw`."""
-        if len(raw) > LONGEST_HEAD:
+        if self._stopped or len(raw) > LONGEST_HEAD:
             return
         if len(self._known) >= MOST_HEADS:
             for head in list(self._known)[: MOST_HEADS // 8]:
@@ -82,8 +83,9 @@ class KnownHeads:
         """Forget the head `raw`."""
         self._known.pop(raw, None)
 
-    def forget(self) -> None:
-        """Forget all."""
+    def stop(self) -> None:
+        """Forget all, and learn no more: from now on every answer says `Connection: close`."""
+        self._stopped = True
         self._known.clear()
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final
 
@@ -49,6 +50,7 @@ class Worker:
         self.idle_timeout = settings.idle_timeout
         self.draining = False
         self.connections: set[ClientConnection] = set()
+        self._all_left = asyncio.Event()
         self.clock = time.monotonic
         self._wall = clock
         self._drain_grace = settings.drain_grace
@@ -144,6 +146,17 @@ class Worker:
         """A request was refused: count it."""
         self.watch.refused(error.reason)
 
+    def joined(self, connection: ClientConnection) -> None:
+        """A client has connected."""
+        self.connections.add(connection)
+        self._all_left.clear()
+
+    def left(self, connection: ClientConnection) -> None:
+        """A client's connection has ended."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._all_left.set()
+
     # --- life
 
     async def start(self, sockets: list[socket.socket]) -> None:
@@ -160,15 +173,16 @@ class Worker:
         return self.watch.registry.snapshot()
 
     async def drain(self) -> None:
-        """Accept no more, answer what is under way with `Connection: close`, and return when all is done or overdue."""
+        """Accept no more, answer what is under way or still comes with `Connection: close`; return when all have left.
+
+        What is not done when the grace is over stays undone: `stop` cuts it.
+        """
         self.draining = True
-        self.edge.known.forget()
+        self.edge.known.stop()
         self._stop_accepting()
-        for connection in tuple(self.connections):
-            connection.close_idle()
-        overdue = self.clock() + self._drain_grace
-        while self.connections and self.clock() < overdue:
-            await asyncio.sleep(0.02)
+        if self.connections:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._all_left.wait(), self._drain_grace)
 
     async def stop(self) -> None:
         """End at once."""

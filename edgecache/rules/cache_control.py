@@ -14,8 +14,9 @@ from typing import Final
 from edgecache.rules.structured_fields import parse_dictionary
 
 FOREVER: Final = 2**31  # RFC 9111 §1.2.2: the value to use for what is larger
+TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 DIRECTIVE: Final = re.compile(
-    rb"[ \t]*(?:([!#$%&'*+\-.^_`|~0-9A-Za-z]++)(?:=(\"(?:[^\"\\]|\\.)*+\"|[!#$%&'*+\-.^_`|~0-9A-Za-z]*+))?)?[ \t]*(?:,|$)"
+    rb"[ \t]*(?:(" + TOKEN + rb"++)(?:=(\"(?:[^\"\\]|\\.)*+\"|" + TOKEN + rb"*+))?)?[ \t]*(?:,|$)"
 )
 MALFORMED: Final = re.compile(rb"(?:[^,\"]|\"[^\"]*\"|\")*?(?:,|$)")
 RESTRICTIVE: Final = re.compile(rb"(?i:no-store|private|no-cache|max-age|s-maxage|must-revalidate|proxy-revalidate)")

@@ -12,10 +12,11 @@ from typing import Final, Protocol
 from edgecache.rules.message import Framing
 from edgecache.wire.errors import WireError
 
+TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 CHUNK_LINE: Final = re.compile(  # RFC 9112 §7.1: size, then extensions; no blank, no sign, no prefix
-    rb"([0-9A-Fa-f]{1,15})((?:;[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:=(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+|\"[\t -!#-\[\]-~]*\"))?)*)"
+    rb"([0-9A-Fa-f]{1,15})((?:;" + TOKEN + rb"(?:=(?:" + TOKEN + rb"|\"[\t -!#-\[\]-~]*\"))?)*)"
 )
-TRAILER_LINE: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*")
+TRAILER_LINE: Final = re.compile(TOKEN + rb":[\t -~\x80-\xff]*")
 MAX_CHUNK_LINE: Final = 1024
 MAX_TRAILERS: Final = 8 * 1024
 

@@ -21,17 +21,22 @@ from edgecache.wire.h1_body import BadBody, BodyReader, body_reader
 log = logging.getLogger("edgecache")
 MAX_PIPELINED: Final = 64 * 1024  # bytes read ahead of the request being answered
 LINGER: Final = 2.0  # seconds that a refused client's bytes are read and thrown away, so that it can read the refusal
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+DRAIN_IDLE: Final = 1.0  # seconds without a request after which a draining server may close without cutting one off
 
 
 class Site(Protocol):
     """What a connection needs of the service behind it."""
 
     draining: bool
-    connections: set[ClientConnection]
     head_timeout: float
     body_timeout: float
     idle_timeout: float
+
+    def joined(self, connection: ClientConnection) -> None:
+        """A client has connected."""
+
+    def left(self, connection: ClientConnection) -> None:
+        """A client's connection has ended."""
 
     def answer_known(self, connection: ClientConnection, raw: bytes) -> bool:
         """Answer the request whose head is exactly `raw` if it is known; whether it was."""
@@ -262,11 +267,11 @@ class ClientConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if peer else ""
         self._since = self.site.clock()
-        self.site.connections.add(self)
+        self.site.joined(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
-        self.site.connections.discard(self)
+        self.site.left(self)
         exchange, self._exchange = self._exchange, None
         self._ready = False
         if exchange is not None:
@@ -452,13 +457,6 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.transport.close()
 
-    def close_idle(self) -> None:
-        """Close if no request is under way; else close after it."""
-        self.closing = True
-        if self._exchange is None and not self._buffer and not self._lingering:
-            self._ready = False
-            self.transport.close()
-
     def sweep(self, now: float) -> None:
         """End what is overdue; `now` in monotonic seconds."""
         if self._since == 0.0:
@@ -478,7 +476,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._buffer:
             if waited > self.site.head_timeout:
                 self.refuse(BadRequest(408, "head-timeout", "the head took too long"))
-        elif waited > self.site.idle_timeout:
+        elif waited > (DRAIN_IDLE if self.site.draining else self.site.idle_timeout):
             self.transport.close()
 
     def _sweep_writing(self, now: float, waited: float) -> None:
