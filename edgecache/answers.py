@@ -116,10 +116,4 @@ def from_upstream(response: Response, status_member: bytes, now: float) -> bytes
 def of_ours(status: int, reason: str, detail: str, *more: FieldLine) -> Answer:
     """An answer that this POP makes itself: problem details (RFC 9457), never stored."""
     content = render.problem(status, reason, detail)
-    lines = (
-        (b"Content-Type", b"application/problem+json"),
-        (b"Content-Length", b"%d" % len(content)),
-        (b"Cache-Control", b"no-store"),
-        *more,
-    )
-    return Answer(status, render.status_line(status) + render.field_block(lines), content)
+    return Answer(status, render.problem_head(status, content, *more), content)

@@ -175,6 +175,11 @@ class Settings:
     idle_timeout: float = setting(
         DURATION, "60s", "That a client's connection may stay idle between requests.", least="10ms", most="1h"
     )
+    min_rate: int = setting(
+        SIZE,
+        "100",
+        "Bytes per second below which a request's body or an origin's answer, once it has had its time, is ended.",
+    )
     max_line: int = setting(SIZE, "8KiB", "Longest request line or field line.", least="256", most="1MiB")
     max_fields: int = setting(COUNT, "100", "Most field lines of a message.", least="1", most="10000")
     max_head: int = setting(SIZE, "32KiB", "Largest head of a message.", least="1KiB", most="1MiB")

@@ -34,7 +34,8 @@ from edgecache.rules.vary import selecting_values
 from edgecache.tasks import spawn
 from edgecache.upstream import Upstream
 from edgecache.wire.errors import OriginError
-from edgecache.wire.h1_server import ClientConnection, Exchange
+from edgecache.wire.exchange import Exchange
+from edgecache.wire.h1_server import ClientConnection
 
 MOST_FLIGHTS: Final = 3  # flights that one request follows before it goes alone
 OF_THE_RESPONSE: Final = frozenset(  # reasons that will hold for the next request too

@@ -14,7 +14,7 @@ from edgecache.memory import Entry
 from edgecache.rules.reasons import Refused
 from edgecache.rules.stored import Stored
 from edgecache.wire.errors import OriginError
-from edgecache.wire.h1_server import Exchange
+from edgecache.wire.exchange import Exchange
 
 
 @dataclass(frozen=True, slots=True)

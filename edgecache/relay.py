@@ -20,8 +20,8 @@ from edgecache.rules.stored import Stored
 from edgecache.upstream import Upstream, interim_head
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError
+from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_client import Inquiry, OriginConnection, Question
-from edgecache.wire.h1_server import Exchange
 
 MOST_UNSTORED: Final = 256
 

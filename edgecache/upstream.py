@@ -14,8 +14,8 @@ from edgecache.rules.purge_log import PurgeLog
 from edgecache.rules.stored import Times, end_to_end
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError
+from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_client import Inquiry, Question
-from edgecache.wire.h1_server import Exchange
 
 
 class Upstream:
@@ -39,7 +39,17 @@ class Upstream:
         """The request as it goes upstream, with `fields` for its own."""
         lines = upstream_lines(request, fields, self._gateway, client, trusted=self._is_trusted(client))
         head = render.request_line(request.method, request.target) + render.field_block(lines) + b"\r\n"
-        return Question(request.method, head, body, request.framing.chunked, request.is_upgrade)
+        other = request.method != b"GET" and request.method != b"HEAD"  # what may answer those is theirs to say
+        conditional = other or b"if-none-match" in fields or b"if-modified-since" in fields
+        return Question(
+            request.method,
+            head,
+            body,
+            request.framing.chunked,
+            request.is_upgrade,
+            conditional,
+            other or b"range" in fields,
+        )
 
     def ask(self, inquiry: Inquiry) -> None:
         """Send an inquiry."""

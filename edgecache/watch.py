@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edgecache.access_log import AccessLog
     from edgecache.edge import Edge
     from edgecache.origin import OriginPool
-    from edgecache.wire.h1_server import Exchange
+    from edgecache.wire.exchange import Exchange
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SWEEP_SECONDS: Final = 0.25

@@ -28,8 +28,9 @@ from edgecache.rules.stored import Policy
 from edgecache.upstream import Upstream
 from edgecache.watch import Watch
 from edgecache.wire.errors import BadRequest
+from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_head import HeadLimits, RequestHeads
-from edgecache.wire.h1_server import ClientConnection, Exchange
+from edgecache.wire.h1_server import ClientConnection
 
 KNOWN_HIT: Final = b"hit"  # in the log, for Cache-Status: its ttl was not worked out anew
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
@@ -48,6 +49,8 @@ class Worker:
         self.head_timeout = settings.head_timeout
         self.body_timeout = settings.body_timeout
         self.idle_timeout = settings.idle_timeout
+        self.min_rate = settings.min_rate
+        self.max_request_body = settings.max_request_body
         self.draining = False
         self.connections: set[ClientConnection] = set()
         self._all_left = asyncio.Event()

@@ -556,6 +556,7 @@ async def test_what_does_not_hold_is_shown_beside_what_was_expected(
         ("case a RFC 0\n T.\n client sends GET /", "does not say what the origin is asked"),
         ("case a RFC 0\n T.\n client sends GET /\n origin is asked nothing\n Age 5", "not understood: Age 5"),
         ("case a RFC 0\n T.\n origin answers 200", "belongs to no «client sends»"),
+        ("case a RFC 0\n T.\n client sends GET /\n origin answers 200\n (slowly)", "knows no .slowly"),
         ("case a RFC 0\n T.\n after 5s", "no client sends anything"),
     ],
 )

@@ -22,9 +22,11 @@ MAX_TRAILERS: Final = 8 * 1024
 
 
 class BadBody(WireError):
-    """The framing inside a body is broken."""
+    """The framing inside a body is broken, or it is larger than is taken."""
 
-    status = 400
+    def __init__(self, reason: str, detail: str = "", *, status: int = 400) -> None:
+        super().__init__(reason, detail)
+        self.status = status
 
 
 class BodyReader(Protocol):

@@ -32,6 +32,12 @@ class Question(NamedTuple):
     body: Body | None = None
     chunked: bool = False
     upgrade: bool = False
+    conditional: bool = False  # a 304 may answer it
+    ranged: bool = False  # a 206 may answer it
+
+    def may_be_answered(self, status: int) -> bool:
+        """Whether `status` can answer this question at all (RFC 9110 §15.3.7, §15.4.5)."""
+        return (status != 304 or self.conditional) and (status != 206 or self.ranged)
 
 
 class Inquiry:
@@ -223,7 +229,7 @@ class OriginConnection(asyncio.Protocol):
         response = self._pool.heads.known(data[:end])
         if response is None or response.framing.length != len(data) - end or self._sending:
             return False
-        if inquiry.question.method == b"HEAD":
+        if inquiry.question.method == b"HEAD" or response.status in (206, 304):
             return False
         self._answered = True
         inquiry.on_whole(response, data[end:])
@@ -266,6 +272,8 @@ class OriginConnection(asyncio.Protocol):
     def _begin_answer(self, response: Response) -> None:
         inquiry = self._inquiry
         assert inquiry is not None, "only called while a question is under way"
+        if not inquiry.question.may_be_answered(response.status):
+            raise OriginError("unasked-status", "the upstream answered what it was not asked")
         self._answered = True
         self._reusable = response.keep_alive
         length = response.framing.length

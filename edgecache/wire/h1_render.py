@@ -40,3 +40,20 @@ def problem(status: int, reason: str, detail: str) -> bytes:
     """The content of one of our own errors (RFC 9457): nothing in it comes from a request or from the origin."""
     title = REASONS.get(status, b"Error").decode()
     return orjson.dumps({"title": title, "status": status, "detail": detail, "reason": reason})
+
+
+def problem_head(status: int, content: bytes, *more: FieldLine) -> bytes:
+    """The head of one of our own errors, without its last empty line; never stored."""
+    lines = (
+        (b"Content-Type", b"application/problem+json"),
+        (b"Content-Length", b"%d" % len(content)),
+        (b"Cache-Control", b"no-store"),
+        *more,
+    )
+    return status_line(status) + field_block(lines)
+
+
+def refusal(status: int, reason: str, detail: str) -> bytes:
+    """A whole answer that refuses a message and announces the end of the connection."""
+    content = problem(status, reason, detail)
+    return problem_head(status, content, (b"Connection", b"close")) + b"\r\n" + content

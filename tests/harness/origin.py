@@ -79,6 +79,7 @@ class Reply:
     cut_head_at: int | None = None  # the same, counted from the first byte of the head
     cut_by: Literal["fin", "rst"] = "fin"
     raw: bytes | None = None  # send exactly this, and nothing of the above
+    hang: bool = False  # having sent that, send nothing more, and leave the connection open
     close: bool = False  # close the connection afterwards, and say so
     date: bool = True  # add a Date field, unless `fields` has one
     version: str = "1.1"
@@ -298,6 +299,8 @@ class OriginDouble:
                 return False
             left = None if left is None else left - len(data)
             await self._write(writer, data)
+        if reply.hang:
+            await asyncio.Event().wait()
         return True
 
     @staticmethod

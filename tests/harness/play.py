@@ -162,7 +162,7 @@ def questions_of(statements: list[Statement]) -> list[Question]:
 def reply_of(answer: Statement) -> Reply:
     """What `origin answers` says, as the origin double takes it."""
     if answer.words[0] == "raw":
-        return Reply(raw=answer.string)
+        return Reply(raw=answer.string, hang=answer.option("and hangs") is not None)
     changes: dict[str, Any] = {}
     if answer.option("chunked"):
         changes["framing"] = "chunked"

@@ -28,6 +28,13 @@ _STATEMENT = re.compile(rf"(?P<verb>{'|'.join(VERBS)})(?:\s+(?P<rest>.*))?\Z")
 _CASE = re.compile(r"case (?P<id>\S+)\s+(?P<clause>\S.*)\Z")
 _PIECE = r"""("(?:[^"\\]|\\.)*")(?:\s*\*\s*(\d+))?\s*"""
 _STRING = re.compile(rf"(?:{_PIECE})+\Z")
+OPTIONS = {
+    "client sends": r"byte by byte",
+    "origin is asked": r"in this order",
+    "origin answers": r"chunked|until close|close|and hangs|HTTP/1\.[01]|after \d+s|Content-Length says \d+"
+    r"|cut after \d+ bytes by (?:fin|rst)",
+    "client receives": r"in this order|closed",
+}
 _NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _ATTRIBUTE = re.compile(
     rf"""(?P<kind>
@@ -194,6 +201,10 @@ def _check(case: Case) -> None:
             raise CaseError(f"{case.where}: line {exchange[0].line} does not say what the origin is asked")
         if verbs[0] not in ("client sends", "after", "origin is down", "origin is up"):
             raise CaseError(f"{case.where}: line {exchange[0].line} belongs to no «client sends»")
+    for statement in case.statements:
+        for attribute in statement.attributes:
+            if attribute.startswith("(") and not re.fullmatch(rf"\((?:{OPTIONS.get(statement.verb, '')})\)", attribute):
+                raise CaseError(f"{case.where}: «{statement.verb}» knows no {attribute}")
     if not any(statement.verb == "client sends" for statement in case.statements):
         raise CaseError(f"{case.where}: no client sends anything")
 

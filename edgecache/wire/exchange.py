@@ -1,0 +1,172 @@
+"""One request and its answer, as the request path sees them: whose they are and what has been sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from edgecache.body import Body, Cursor
+from edgecache.rules.message import Request
+from edgecache.rules.reasons import Result
+from edgecache.wire import h1_render as render
+
+if TYPE_CHECKING:
+    from edgecache.wire.h1_server import ClientConnection
+
+
+class Cancellable(Protocol):
+    """Something under way that nobody may want any more."""
+
+    def cancel(self) -> None:
+        """Stop."""
+
+
+class Exchange:
+    """One request and its answer. It is a `Sink` for the answer's body.
+
+    One is made for every request that is not a known hit: what most never set lies in the class.
+    """
+
+    status = 0
+    bytes_out = 0
+    cache_status = b""
+    result = Result.PASS
+    started = False
+    inquiry: Cancellable | None = None  # to be cancelled if the client leaves before the end
+    _cursor: tuple[Body, Cursor] | None = None
+    _chunked = False
+
+    def __init__(self, connection: ClientConnection, request: Request, raw: bytes, body: Body | None) -> None:
+        self.request = request
+        self.raw = raw  # the head's exact bytes
+        self.body = body  # of the request; None where it has none
+        self.began = connection.site.clock()
+        self._connection: ClientConnection | None = connection
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits for this answer any more: it is complete, or the client has left."""
+        return self._connection is None
+
+    @property
+    def writable(self) -> bool:
+        """Whether the client keeps up."""
+        return self._connection is None or self._connection.writable
+
+    @property
+    def client(self) -> str:
+        """The address of the peer."""
+        return self._connection.peer if self._connection is not None else ""
+
+    def interim(self, head: bytes) -> None:
+        """Send a 1xx response; HTTP/1.0 knows none (RFC 9110 §15.2)."""
+        if self._connection is not None and not self.started and not self.request.http_1_0:
+            self._connection.transport.write(head)
+
+    def reply(self, status: int, head: bytes, content: bytes = b"") -> None:
+        """The whole answer: `head` is status line and fields, with Content-Length where it needs one."""
+        connection = self._connection
+        if connection is None:
+            return
+        if self.started:  # another answer has begun: this one cannot be told from its rest
+            self.abort()
+            return
+        size = len(content)
+        self.status, self.started, self.bytes_out = status, True, size
+        head += connection.persistence(self.request)
+        if size <= 16384:
+            connection.transport.write(head + content)
+        else:
+            connection.transport.write(head)
+            connection.transport.write(content)
+        self._connection = self._cursor = None
+        connection.exchange_done(self)
+
+    def start(self, status: int, head: bytes, length: int | None) -> None:
+        """Begin an answer whose body follows by `write` and `finish`; `length` None = unknown."""
+        connection = self._connection
+        if connection is None:
+            return
+        self.status, self.started = status, True
+        if length is None:
+            if self.request.http_1_0:  # RFC 9112 §6.3 step 8
+                connection.closing = True
+            else:
+                self._chunked = True
+                head += b"Transfer-Encoding: chunked\r\n"
+        connection.transport.write(head + connection.persistence(self.request))
+
+    def stream(self, status: int, head: bytes, length: int | None, body: Body) -> None:
+        """Answer with `body` as it arrives; of a HEAD's answer only the head is sent."""
+        if self._connection is None:
+            body.discard()
+            return
+        if self.request.method == b"HEAD" or status in (204, 304):
+            self.reply(status, head)
+            return
+        if body.finished and len(body.pieces) <= 1 and length is not None:  # all there: one write
+            self.reply(status, head, body.pieces[0] if body.pieces else b"")
+            return
+        self.start(status, head, length)
+        cursor = body.read_into(self)
+        if not self.gone and not body.ended:
+            self._cursor = (body, cursor)
+
+    def write(self, piece: bytes) -> None:
+        """A piece of the answer's body."""
+        connection = self._connection
+        if connection is not None and piece:
+            self.bytes_out += len(piece)
+            connection.transport.write(render.chunk(piece) if self._chunked else piece)
+
+    def finish(self) -> None:
+        """The answer's body is complete."""
+        if self._connection is None:
+            return
+        if self._chunked:
+            self._connection.transport.write(render.LAST_CHUNK)
+        self._complete()
+
+    def abort(self) -> None:
+        """The answer cannot be completed: the connection is cut, which no client takes for an end."""
+        if self._connection is not None:
+            self._connection.cut()
+
+    def resume(self) -> None:
+        """The client can take more."""
+        if self._cursor is not None:
+            body, cursor = self._cursor
+            body.taken(cursor)
+
+    def leave(self) -> None:
+        """The client is gone."""
+        self._connection = None
+        if self._cursor is not None:
+            body, cursor = self._cursor
+            self._cursor = None
+            body.leave(cursor)
+            if not body.ended:
+                body.taken(cursor)
+        if self.body is not None:
+            self.body.fail()
+        if self.inquiry is not None:
+            self.inquiry.cancel()
+
+    @property
+    def connection(self) -> ClientConnection | None:
+        """The client's connection, or None if the client has left or is answered."""
+        return self._connection
+
+    def become_tunnel(self, receive: Callable[[bytes], None]) -> None:
+        """Take the connection out of HTTP (RFC 9110 §7.8): `receive` gets all further bytes."""
+        if self._connection is not None:
+            self.started = True
+            self._connection.become_tunnel(receive)
+
+    def _complete(self) -> None:
+        connection, self._connection, self._cursor = self._connection, None, None
+        if connection is not None:
+            connection.exchange_done(self)
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.request.method.decode()} {'gone' if self.gone else 'open'} {self.status}>"
