@@ -109,7 +109,7 @@ class Edge:
         if known.client != connection.peer or self.flights.marks.get(known.key, 0.0) < now:
             self.known.forget_one(raw)
             return False
-        self.relays.ask(known.question, connection.begin(known.request, raw), Forward.URI_MISS, Result.PASS, None, now)
+        self.relays.pass_known(connection, known, raw, now)
         return True
 
     def answer(self, exchange: Exchange) -> None:

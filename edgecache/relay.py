@@ -10,6 +10,7 @@ from edgecache import answers
 from edgecache.body import Body
 from edgecache.fills import Fills, Reply
 from edgecache.flights import Flights
+from edgecache.known import KnownPass
 from edgecache.memory import Entry, Memory
 from edgecache.rules import cache_status, rfc9111
 from edgecache.rules.cache_key import primary_key
@@ -22,6 +23,7 @@ from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_client import Inquiry, OriginConnection, Question
+from edgecache.wire.h1_server import ClientConnection
 
 MOST_UNSTORED: Final = 256
 
@@ -54,7 +56,7 @@ class Relays:
         self._fills = fills
         self._flights = flights
         self._memory = memory
-        self._log = log
+        self.log = log
         self._clock = clock  # epoch seconds
         self._unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
 
@@ -74,8 +76,14 @@ class Relays:
         now: float,
     ) -> None:
         """Ask the origin `question` for `exchange` alone, at `now` in epoch seconds."""
-        relay = exchange.inquiry = _Relay(question, now, self._log.position)
+        relay = exchange.inquiry = _Relay(question, now, self.log.position)
         relay.relays, relay.exchange, relay.why, relay.result, relay.entry = self, exchange, why, result, entry
+        self.upstream.ask(relay)
+
+    def pass_known(self, connection: ClientConnection, known: KnownPass, raw: bytes, now: float) -> None:
+        """Pass through the request whose head is `raw`, at `now` in epoch seconds."""
+        relay = _KnownPass(self, connection, known, raw, now)
+        connection.adopt(relay)
         self.upstream.ask(relay)
 
     def learn(self, exchange: Exchange, reply: Reply, entry: Entry | None) -> bool:
@@ -84,7 +92,7 @@ class Relays:
         for key in rfc9111.invalidated_keys(request, reply.response):
             self.invalidate(key)
         if (get := rfc9111.as_get(request, reply.response)) is not None:  # newer than the invalidation just made
-            return isinstance(self._fills.learn(get, reply._replace(seen=self._log.position)), Stored)
+            return isinstance(self._fills.learn(get, reply._replace(seen=self.log.position)), Stored)
         if request.method not in (b"GET", b"HEAD") or request.framing.length != 0 or reply.response.status == 101:
             return False
         learnt = self._fills.learn(request, reply, entry)
@@ -95,7 +103,7 @@ class Relays:
     def invalidate(self, key: bytes) -> None:
         """Whatever was asked for `key` before now is unusable."""
         key = self._memory.normal_key(key)
-        self._log.append(key)
+        self.log.append(key)
         self._memory.invalidate(key)
         self._flights.dissolve(key)
 
@@ -155,19 +163,21 @@ class _Relay(Inquiry):
         if unstored is None:
             self.on_answer(response, Body.of(content))
             return
+        exchange.inquiry = None
         exchange.result, exchange.cache_status = self.result, unstored.member
         exchange.reply(response.status, unstored.head, content)
 
     def on_failure(self, error: OriginError) -> None:
         answer = answers.of_ours(error.status, error.reason, str(error))
         member = cache_status.forwarded(self.relays.pop, self.why)
+        self.exchange.inquiry = None
         self.exchange.result, self.exchange.cache_status = Result.ERROR, member
         content = b"" if self.exchange.request.method == b"HEAD" else answer.content
         self.exchange.reply(answer.status, answer.head + b"Cache-Status: " + member + b"\r\n", content)
 
     def _tunnel(self, response: Response) -> None:
         """Join both connections byte for byte (RFC 9110 §7.8)."""
-        connection, client = self.connection, self.exchange.connection
+        connection, client = self.asked_on, self.exchange.connection
         if client is None or connection is None:
             return
         fields = Fields(
@@ -176,6 +186,39 @@ class _Relay(Inquiry):
         client.transport.write(render.status_line(101, response.reason) + render.field_block(fields) + b"\r\n")
         self.exchange.status = 101
         join(client.transport, connection, self.exchange)
+
+
+class _KnownPass(Exchange, _Relay):
+    """A request passed through by a known head: the exchange and its question are one object, which is cheaper."""
+
+    why = Forward.URI_MISS
+    result = Result.PASS
+    entry = None
+
+    def __init__(self, relays: Relays, connection: ClientConnection, known: KnownPass, raw: bytes, now: float) -> None:
+        Exchange.__init__(self, connection, known.request, raw, None)
+        self.question = known.question
+        self.asked = now
+        self.seen = relays.log.position
+        self.relays = relays
+
+    @property
+    def exchange(self) -> Exchange:  # type: ignore[override]
+        """Itself."""
+        return self
+
+    def on_whole(self, response: Response, content: bytes) -> None:
+        unstored = self.relays.unstored_head(response, self.why, self.asked)
+        if unstored is None:
+            self.on_answer(response, Body.of(content))
+            return
+        self.cache_status = unstored.member
+        self.reply(response.status, unstored.head, content)
+
+    def leave(self) -> None:
+        super().leave()
+        if not self.started:
+            self.cancel()
 
 
 def join(client: asyncio.Transport, origin: OriginConnection, exchange: Exchange) -> None:

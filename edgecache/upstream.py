@@ -29,7 +29,7 @@ class Upstream:
         clock: Callable[[], float],
         is_trusted: Callable[[str], bool],
     ) -> None:
-        self._pool = pool
+        self.ask = pool.ask  # send an inquiry
         self._gateway = gateway
         self._log = log
         self._clock = clock  # epoch seconds
@@ -50,10 +50,6 @@ class Upstream:
             conditional,
             other or b"range" in fields,
         )
-
-    def ask(self, inquiry: Inquiry) -> None:
-        """Send an inquiry."""
-        self._pool.ask(inquiry)
 
     def stamp(self) -> tuple[float, int]:
         """Now, in epoch seconds, and the log's position: every question carries both."""

@@ -45,7 +45,7 @@ class Inquiry:
 
     cancelled = False
     retried = False
-    connection: OriginConnection | None = None  # that it is under way on
+    asked_on: OriginConnection | None = None  # the connection that it is under way on
 
     def __init__(self, question: Question, asked: float, seen: int) -> None:
         self.question = question
@@ -70,8 +70,8 @@ class Inquiry:
     def cancel(self) -> None:
         """Nobody wants the answer any more."""
         self.cancelled = True
-        if self.connection is not None:
-            self.connection.close()
+        if self.asked_on is not None:
+            self.asked_on.close()
 
     def fail(self, error: OriginError) -> None:
         """There will be no answer."""
@@ -151,10 +151,9 @@ class OriginConnection(asyncio.Protocol):
         """Send a question; only on a connection that is new or idle."""
         question = inquiry.question
         self._inquiry = inquiry
-        inquiry.connection = self
+        inquiry.asked_on = self
         self.used += 1
         self._answered = False
-        self._interim_count = 0
         self.deadline = self._pool.clock() + self._pool.first_byte_timeout
         self.transport.write(question.head)
         if question.body is not None:
@@ -231,7 +230,6 @@ class OriginConnection(asyncio.Protocol):
             return False
         if inquiry.question.method == b"HEAD" or response.status in (206, 304):
             return False
-        self._answered = True
         inquiry.on_whole(response, data[end:])
         self._inquiry = None
         self.deadline = inf
@@ -272,6 +270,7 @@ class OriginConnection(asyncio.Protocol):
     def _begin_answer(self, response: Response) -> None:
         inquiry = self._inquiry
         assert inquiry is not None, "only called while a question is under way"
+        self._interim_count = 0
         if not inquiry.question.may_be_answered(response.status):
             raise OriginError("unasked-status", "the upstream answered what it was not asked")
         self._answered = True

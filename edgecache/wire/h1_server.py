@@ -217,11 +217,10 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.site.answer(exchange)
 
-    def begin(self, request: Request, raw: bytes) -> Exchange:
-        """An exchange for a request without a body that the site knows already."""
+    def adopt(self, exchange: Exchange) -> None:
+        """Begin an exchange that the site has made, for a request without a body that it knew."""
         self._ready = self._fresh = False
-        exchange = self._exchange = Exchange(self, request, raw, None)
-        return exchange
+        self._exchange = exchange
 
     def _feed_body(self) -> None:
         reader, exchange = self._body, self._exchange
