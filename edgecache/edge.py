@@ -93,23 +93,19 @@ class Edge:
         known = self.known.get(raw)
         if known is None:
             return False
-        if type(known) is KnownPass:
-            return self._pass_known(connection, raw, known)
-        assert type(known) is KnownHit, "there are two kinds"
         now = self.clock()
+        if type(known) is KnownPass:
+            if known.client != connection.peer or self.flights.marks.get(known.key, 0.0) < now:
+                self.known.forget_one(raw)
+                return False
+            self.relays.pass_known(connection, known, raw, now)
+            return True
+        assert type(known) is KnownHit, "there are two kinds"
         reply = self.known.answer(raw, known, now)
         if reply is None:
             return False
         connection.transport.write(reply)
         self.on_known_hit(connection, known, now)
-        return True
-
-    def _pass_known(self, connection: ClientConnection, raw: bytes, known: KnownPass) -> bool:
-        now = self.clock()
-        if known.client != connection.peer or self.flights.marks.get(known.key, 0.0) < now:
-            self.known.forget_one(raw)
-            return False
-        self.relays.pass_known(connection, known, raw, now)
         return True
 
     def answer(self, exchange: Exchange) -> None:

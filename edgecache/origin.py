@@ -75,7 +75,7 @@ class OriginPool:
         """Send a question at once on an idle connection, or on a new one, or when one becomes free."""
         while self._idle:
             connection = self._idle.pop()
-            if not connection.transport.is_closing():
+            if not connection.closed:
                 connection.ask(inquiry)
                 return
         if len(self._open) + self._connecting < self._most:
@@ -96,7 +96,10 @@ class OriginPool:
             return
         self._connecting -= 1
         self._open.add(connection)
-        if inquiry.cancelled:
+        if connection.closed:  # it was lost as soon as it was made
+            inquiry.fail(OriginError("closed", "the upstream closed the connection"))
+            self.closed(connection)
+        elif inquiry.cancelled:
             self.idle(connection)
         else:
             connection.ask(inquiry)
@@ -148,7 +151,7 @@ class OriginPool:
             if not inquiry.cancelled:
                 connection.ask(inquiry)
                 return
-        connection.idle_since = self.clock()
+        connection.idle_since = 0.0
         self._idle.append(connection)
 
     def closed(self, connection: OriginConnection) -> None:
@@ -173,10 +176,12 @@ class OriginPool:
             inquiry.fail(OriginBusy("origin-queue-timeout", "no connection to the upstream became free"))
         for connection in tuple(self._open):
             connection.sweep(now)
-        expired = [connection for connection in self._idle if now - connection.idle_since > self._keepalive]
-        for connection in expired:
-            self._idle.remove(connection)
-            connection.close()
+        for connection in tuple(self._idle):
+            if connection.idle_since == 0.0:
+                connection.idle_since = now
+            elif now - connection.idle_since > self._keepalive:
+                self._idle.remove(connection)
+                connection.close()
 
     def close(self) -> None:
         """End every connection; what is under way fails."""

@@ -196,7 +196,11 @@ class _KnownPass(Exchange, _Relay):
     entry = None
 
     def __init__(self, relays: Relays, connection: ClientConnection, known: KnownPass, raw: bytes, now: float) -> None:
-        Exchange.__init__(self, connection, known.request, raw, None)
+        self.request = known.request  # as Exchange.__init__ would; a call less counts here
+        self.raw = raw
+        self.body = None
+        self.began = connection.site.clock()
+        self._connection = connection
         self.question = known.question
         self.asked = now
         self.seen = relays.log.position

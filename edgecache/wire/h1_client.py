@@ -115,6 +115,7 @@ class OriginConnection(asyncio.Protocol):
         "_reusable",
         "_sending",
         "_tunnel",
+        "closed",
         "deadline",
         "idle_since",
         "transport",
@@ -127,8 +128,9 @@ class OriginConnection(asyncio.Protocol):
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.used = 0  # questions asked on it
-        self.idle_since = 0.0
-        self.deadline = inf  # monotonic seconds
+        self.idle_since = 0.0  # monotonic seconds; 0 = the next sweep notes it
+        self.deadline = inf  # monotonic seconds; 0 = as long from the next sweep on as the first byte may take
+        self.closed = False
         self.writable = True
         self._buffer = b""
         self._inquiry: Inquiry | None = None
@@ -154,7 +156,7 @@ class OriginConnection(asyncio.Protocol):
         inquiry.asked_on = self
         self.used += 1
         self._answered = False
-        self.deadline = self._pool.clock() + self._pool.first_byte_timeout
+        self.deadline = 0.0
         self.transport.write(question.head)
         if question.body is not None:
             self._sending = True
@@ -166,7 +168,7 @@ class OriginConnection(asyncio.Protocol):
         """A piece of the question's body."""
         if self._inquiry is not None and piece:
             self.transport.write(render.chunk(piece) if self._inquiry.question.chunked else piece)
-            self.deadline = self._pool.clock() + self._pool.first_byte_timeout
+            self.deadline = 0.0
 
     def finish(self) -> None:
         """The question's body is complete."""
@@ -232,8 +234,8 @@ class OriginConnection(asyncio.Protocol):
             return False
         inquiry.on_whole(response, data[end:])
         self._inquiry = None
-        self.deadline = inf
-        if response.keep_alive and not self.transport.is_closing():
+        if response.keep_alive and not self.closed:
+            self.deadline = inf
             self._pool.idle(self)
         else:
             self.close()
@@ -317,7 +319,7 @@ class OriginConnection(asyncio.Protocol):
             return
         self._inquiry, self._reader, self._cursor = None, None, None
         self.deadline = inf
-        if self._reusable and not self._buffer and not self.transport.is_closing():
+        if self._reusable and not self._buffer and not self.closed:
             self._pool.idle(self)
         else:  # bytes after the answer: an answer to nothing
             self.close()
@@ -330,6 +332,7 @@ class OriginConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
+        self.closed = True
         if self._tunnel is not None:
             self._tunnel(None)
         elif self._reader is not None and self._body is not None and self._reader.end() and exc is None:
@@ -357,11 +360,14 @@ class OriginConnection(asyncio.Protocol):
     def close(self) -> None:
         """End the connection; an answer under way fails."""
         self.deadline = inf
+        self.closed = True
         self.transport.abort()
 
     def sweep(self, now: float) -> None:
         """End what is overdue; `now` in monotonic seconds."""
-        if now > self.deadline:
+        if self.deadline == 0.0:
+            self.deadline = now + self._pool.first_byte_timeout
+        elif now > self.deadline:
             reason = "between-bytes-timeout" if self._answered else "first-byte-timeout"
             self._fail(OriginTimeout(reason, "the upstream did not answer in time"))
             self.close()
