@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Final
 
 from edgecache.metrics import Counter, Histogram, Registry
@@ -23,8 +23,15 @@ class Watch:
 
     def __init__(self) -> None:
         self.registry = Registry()
-        self._tallies = {result: self._tally(result) for result in Result}
-        self.hits = self._tallies[Result.HIT][0]
+        self._latency = {result: self._histogram(result) for result in Result}
+        self.known_hits = 0  # answered by a known head, and not timed
+        for result, latency in self._latency.items():
+            self.registry.counter(
+                "edgecache_requests",
+                "Requests answered, by what they came to.",
+                read=self._requests_read(result, latency),
+                result=result.value,
+            )
         self._bytes = self.registry.counter("edgecache_body_bytes", "Bytes of answers' bodies; without known heads.")
         self._not_stored = {
             reason: self.registry.counter(
@@ -36,18 +43,19 @@ class Watch:
         self._lag = self.registry.gauge("edgecache_loop_lag_seconds", "How late the last sweep ran.", across="max")
         self._last_look = 0.0
 
-    def _tally(self, result: Result) -> tuple[Counter, Histogram]:
-        return (
-            self.registry.counter(
-                "edgecache_requests", "Requests answered, by what they came to.", result=result.value
-            ),
-            self.registry.histogram(
-                "edgecache_request_seconds",
-                "From a request's head to the last byte handed over; memory hits by a known head are not timed.",
-                SECONDS,
-                result=result.value,
-            ),
+    def _histogram(self, result: Result) -> Histogram:
+        return self.registry.histogram(
+            "edgecache_request_seconds",
+            "From a request's head to the last byte handed over; memory hits by a known head are not timed.",
+            SECONDS,
+            result=result.value,
         )
+
+    def _requests_read(self, result: Result, latency: Histogram) -> Callable[[], float]:
+        """How many requests came to `result`: those timed, and the known hits."""
+        if result is Result.HIT:
+            return lambda: sum(latency.counts) + self.known_hits
+        return lambda: sum(latency.counts)
 
     def read(self, edge: Edge, pool: OriginPool, connections: Sized, log: AccessLog) -> None:
         """Export what these parts know of themselves."""
@@ -63,9 +71,7 @@ class Watch:
 
     def answered(self, exchange: Exchange, took: float) -> None:
         """An answer is complete, after `took` seconds."""
-        requests, latency = self._tallies[exchange.result]
-        requests.value += 1
-        latency.observe(took)
+        self._latency[exchange.result].observe(took)
         self._bytes.value += exchange.bytes_out
 
     def not_stored(self, reason: Refused) -> None:

@@ -66,7 +66,6 @@ class Worker:
         self.watch = Watch()
         self.edge = self._build(settings, clock)
         self.watch.read(self.edge, self._pool, self.connections, self._log)
-        self._hit = self.watch.hits
         self.check_unfinished = self._heads.check_unfinished
         self.answer = self.edge.answer
         self.answer_known = self.edge.answer_known
@@ -125,7 +124,7 @@ class Worker:
 
     def _known_hit(self, connection: ClientConnection, known: KnownHit, now: float) -> None:
         """A request was answered at `now` by a known head: count and log it."""
-        self._hit.value += 1
+        self.watch.known_hits += 1
         if self._logging:
             request, fields = known.request, known.request.fields
             self._log.add(

@@ -53,7 +53,11 @@ class RunningPop:
     def open(self, target: str) -> socket.socket:
         """A connection on which `target` has been asked."""
         client = socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE)
-        client.sendall(f"GET {target} HTTP/1.1\r\nHost: site\r\n\r\n".encode())
+        try:
+            client.sendall(f"GET {target} HTTP/1.1\r\nHost: site\r\n\r\n".encode())
+        except OSError:
+            client.close()
+            raise
         return client
 
     def ask(self, target: str = "/") -> int:
