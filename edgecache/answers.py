@@ -5,8 +5,7 @@ Pure: what is stored, the request and the time go in, head and content come out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from edgecache.memory import Entry
 from edgecache.rules import ranges
@@ -24,8 +23,7 @@ IN_304: Final = frozenset(  # RFC 9110 §15.4.5, and what a browser applies from
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A finished answer; `head` lacks the empty line that ends it."""
 
     status: int
@@ -38,18 +36,22 @@ def from_entry(entry: Entry, request: Request, now: float, status_member: bytes,
     fields = request.fields
     plain = b"if-none-match" not in fields and b"if-modified-since" not in fields and b"range" not in fields
     if plain and entry.segments is None:
-        return whole(entry, request, now, status_member)
+        return _for_method(whole(entry, now, status_member), request)
     stored = entry.stored
     if entry.segments is None and is_not_modified(request, stored):
         return not_modified(stored, entry.age(now), status_member)
     spans = ranges.wanted_spans(request, stored, entry.length, most_ranges)
     if spans is None:
-        return whole(entry, request, now, status_member) if entry.segments is None else None
+        return _for_method(whole(entry, now, status_member), request) if entry.segments is None else None
     return _partial(entry, stored, spans, now, status_member)
 
 
-def whole(entry: Entry, request: Request, now: float, status_member: bytes) -> Answer:
-    """The whole of `entry`, or its head alone for HEAD."""
+def _for_method(answer: Answer, request: Request) -> Answer:
+    return Answer(answer.status, answer.head) if request.method == b"HEAD" else answer
+
+
+def whole(entry: Entry, now: float, status_member: bytes) -> Answer:
+    """The whole of `entry`."""
     head = b"".join(
         (
             render.status_line(entry.status, entry.reason),
@@ -58,7 +60,7 @@ def whole(entry: Entry, request: Request, now: float, status_member: bytes) -> A
             b"Age: %d\r\nCache-Status: %b\r\n" % (entry.age(now), status_member),
         )
     )
-    return Answer(entry.status, head, b"" if request.method == b"HEAD" else entry.content)
+    return Answer(entry.status, head, entry.content)
 
 
 def _length_line(status: int, length: int) -> bytes:

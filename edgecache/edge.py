@@ -13,13 +13,14 @@ Rule 3: the tiers do not know each other; only this file knows their order.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, assert_never
 
 from edgecache import answers
 from edgecache.answers import Answer
 from edgecache.fills import Fills, Reply
 from edgecache.flights import Failed, Filling, Flight, Flights, Outcome, Refreshed, Unshareable
-from edgecache.known import LONGEST_ANSWER, KnownHeads, KnownHit, KnownPass
+from edgecache.known import KnownHeads, KnownHit, KnownPass, Rendered
 from edgecache.memory import Entry, Memory
 from edgecache.relay import Relays
 from edgecache.rules import cache_status, rfc9111
@@ -37,6 +38,7 @@ from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_server import ClientConnection
 
+KNOWN_HIT: Final = b"hit"  # in the log, for Cache-Status: its ttl is in the head only
 MOST_FLIGHTS: Final = 3  # flights that one request follows before it goes alone
 OF_THE_RESPONSE: Final = frozenset(  # reasons that will hold for the next request too
     (
@@ -80,7 +82,7 @@ class Edge:
         self.relays = relays
         self.upstream = upstream
         self.clock = clock  # epoch seconds
-        self.known = KnownHeads(memory.touch)
+        self.known = KnownHeads()
         self._follower_timeout = follower_timeout
         self._stale_wait = stale_wait
         self._max_ranges = max_ranges
@@ -101,10 +103,11 @@ class Edge:
             self.relays.pass_known(connection, known, raw, now)
             return True
         assert type(known) is KnownHit, "there are two kinds"
-        reply = self.known.answer(raw, known, now)
-        if reply is None:
+        rendered = known.rendered
+        if not rendered.is_right(now):
+            self.known.forget_one(raw)
             return False
-        connection.transport.write(reply)
+        connection.transport.write(rendered.full)
         self.on_known_hit(connection, known, now)
         return True
 
@@ -140,7 +143,7 @@ class Edge:
         """Pass through a request whose answer is known not to be shareable, and remember its head."""
         request = exchange.request
         question = self.upstream.question(request, request.fields, exchange.client)
-        if request.keep_alive and not request.http_1_0:
+        if persists(request) and self.known.learns(exchange.raw):
             self.known.learn(exchange.raw, KnownPass(request, key, exchange.client, question))
         self.relays.ask(question, exchange, Forward.URI_MISS, Result.PASS, None, self.clock())
 
@@ -153,6 +156,11 @@ class Edge:
         """Answer with what is stored, if that is allowed and enough; else why not."""
         request, now = exchange.request, self.clock()
         plain = is_plain(request.fields)
+        if plain and entry.segments is None and request.method == b"GET" and is_unconditional(request.fields):
+            rendered = self.known.rendered(entry, partial(self._whole, entry))
+            if rendered.is_right(now):
+                self._deliver_rendered(exchange, rendered)
+                return None
         verdict = Fresh() if plain and now < entry.stale_at else rfc9111.may_reuse(entry.stored, request, now)
         match verdict:
             case MustAsk():
@@ -163,8 +171,9 @@ class Edge:
                     self._refresh_behind(entry, request)
             case Fresh():
                 answered = self._deliver(exchange, entry, Result.HIT, now)
-                if answered and plain:
-                    self._learn_head(exchange, entry)
+                if answered and plain and entry.segments is None and persists(request):
+                    make = partial(self._from_entry, entry, request)
+                    self._learn_hit(exchange, Rendered(entry, make))
         return None if answered else MustAsk(Forward.PARTIAL)
 
     def _refusal(self, request: Request) -> Answer | None:
@@ -366,29 +375,47 @@ class Edge:
             head += b"Cache-Status: " + exchange.cache_status + b"\r\n"
         exchange.reply(answer.status, head, b"" if exchange.request.method == b"HEAD" else answer.content)
 
-    def _learn_head(self, exchange: Exchange, entry: Entry) -> None:
+    def _whole(self, entry: Entry, now: float) -> Answer:
+        """The whole of `entry`, as a plain GET gets it."""
+        return answers.whole(entry, now, cache_status.hit(self.pop, entry.lifetime - entry.age(now)))
+
+    def _from_entry(self, entry: Entry, request: Request, now: float) -> Answer:
+        """What `entry`, a whole, gives to `request`."""
+        member = cache_status.hit(self.pop, entry.lifetime - entry.age(now))
+        answer = answers.from_entry(entry, request, now, member, self._max_ranges)
+        assert answer is not None, "a whole entry answers every request"
+        return answer
+
+    def _deliver_rendered(self, exchange: Exchange, rendered: Rendered) -> None:
+        """Answer a plain GET with the one answer that all of them share."""
+        answer = rendered.answer
+        exchange.result = Result.HIT
+        exchange.cache_status = KNOWN_HIT
+        exchange.reply(answer.status, answer.head, answer.content)
+        if rendered.full and persists(exchange.request):
+            self._learn_hit(exchange, rendered)
+
+    def _learn_hit(self, exchange: Exchange, rendered: Rendered) -> None:
         """Remember the bytes of this request's head with its answer."""
-        request = exchange.request
-        if (
-            len(entry.content) > LONGEST_ANSWER
-            or entry.segments is not None
-            or request.http_1_0
-            or not request.keep_alive
-        ):
-            return
+        if self.known.learns(exchange.raw) and rendered.is_right(self.clock()) and rendered.full:
+            self.known.learn(exchange.raw, KnownHit(exchange.request, rendered))
 
-        def make(now: float) -> bytes:
-            member = cache_status.hit(self.pop, entry.lifetime - entry.age(now))
-            answer = answers.from_entry(entry, request, now, member, self._max_ranges)
-            assert answer is not None, "a whole entry answers every request"
-            return answer.head + b"\r\n" + answer.content
 
-        self.known.learn(exchange.raw, KnownHit(request, entry, exchange.status, make))
+def persists(request: Request) -> bool:
+    """Whether the connection goes on after the answer without a word about it."""
+    return request.keep_alive and not request.http_1_0
+
+
+def is_unconditional(fields: Fields) -> bool:
+    """Whether a request wants the whole, whatever it has already."""
+    index = fields.index
+    return b"if-none-match" not in index and b"if-modified-since" not in index and b"range" not in index
 
 
 def is_plain(fields: Fields) -> bool:
     """Whether a request says nothing about the freshness that it wants."""
-    return b"cache-control" not in fields and b"pragma" not in fields
+    index = fields.index
+    return b"cache-control" not in index and b"pragma" not in index
 
 
 def matches(vary: tuple[bytes, ...], selecting: tuple[bytes | None, ...], request: Request) -> bool:

@@ -4,6 +4,7 @@ Identical bytes parse identically, and as long as an entry is in place and fresh
 same answer but for its Age. So the bytes of a head that was parsed, accepted and answered by a hit are remembered
 together with that answer; the next time they cost one look-up, two comparisons and, once a second, a new Age.
 A head whose URL is known to be unshareable is remembered with the question that it becomes.
+A head is remembered when it comes the second time: most, with a cookie of their own in them, never do.
 Bounded in number and bytes; only requests without a body; always behind the parser's verdict, never before it.
 """
 
@@ -12,28 +13,54 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from edgecache.answers import Answer
 from edgecache.memory import Entry
 from edgecache.rules.message import Request
 from edgecache.wire.h1_client import Question
+from edgecache.wire.h1_head import Remembered
 
 MOST_HEADS: Final = 4096
 LONGEST_HEAD: Final = 4096  # bytes; longer ones are parsed each time
 LONGEST_ANSWER: Final = 16384  # bytes; longer answers are not joined into one write
+MOST_RENDERED: Final = 4096  # entries whose answer is kept rendered
+MOST_SEEN: Final = 8192  # heads remembered as seen once, by their hash
+
+
+class Rendered:
+    """An answer out of an entry, made anew when its Age has changed or the entry was freshened."""
+
+    __slots__ = ("_age", "_block", "_make", "answer", "entry", "full")
+
+    def __init__(self, entry: Entry, make: Callable[[float], Answer]) -> None:
+        self.entry = entry
+        self._make = make  # the answer at a time in epoch seconds
+        self._age = -1
+        self._block = b""
+        self.answer = Answer(0, b"")
+        self.full = b""  # head and content, as they go out on a connection that persists
+
+    def is_right(self, now: float) -> bool:
+        """Whether the entry is in place and fresh; if so, `answer` and `full` are up to date."""
+        entry = self.entry
+        if entry.gone or now >= entry.stale_at:
+            return False
+        age = int(now - entry.received + entry.initial_age)
+        if age != self._age or entry.block is not self._block:
+            self._age, self._block = age, entry.block
+            answer = self.answer = self._make(now)
+            short = len(answer.content) <= LONGEST_ANSWER
+            self.full = b"%b\r\n%b" % (answer.head, answer.content) if short else b""
+        return True
 
 
 class KnownHit:
-    """One head and its answer: `entry` and until when it is fresh, rendered once a second."""
+    """One head and its answer."""
 
-    __slots__ = ("age", "entry", "make", "reply", "request", "status", "until")
+    __slots__ = ("rendered", "request")
 
-    def __init__(self, request: Request, entry: Entry, status: int, make: Callable[[float], bytes]) -> None:
+    def __init__(self, request: Request, rendered: Rendered) -> None:
         self.request = request
-        self.entry = entry
-        self.until = entry.stale_at
-        self.status = status
-        self.make = make  # the answer at a time, as bytes
-        self.age = -1  # seconds: what `reply` says
-        self.reply = b""
+        self.rendered = rendered
 
 
 class KnownPass:
@@ -49,39 +76,42 @@ class KnownPass:
 
 
 class KnownHeads:
-    """The remembered heads, the oldest forgotten first."""
+    """The remembered heads and rendered answers, the oldest forgotten first."""
 
-    def __init__(self, touch: Callable[[Entry], None]) -> None:
-        self._known: dict[bytes, KnownHit | KnownPass] = {}
-        self._touch = touch
+    def __init__(self) -> None:
+        self._known: Remembered[bytes, KnownHit | KnownPass] = Remembered(MOST_HEADS)
+        self._rendered: Remembered[int, Rendered] = Remembered(MOST_RENDERED)
+        self._seen: set[int] = set()
         self._stopped = False
         self.get = self._known.get
 
+    def learns(self, raw: bytes) -> bool:
+        """Whether the head `raw` is to be learnt now: it was seen once before."""
+        if self._stopped or len(raw) > LONGEST_HEAD:
+            return False
+        mark = hash(raw)
+        if mark in self._seen:
+            return True
+        if len(self._seen) >= MOST_SEEN:
+            self._seen.clear()
+        self._seen.add(mark)
+        return False
+
     def learn(self, raw: bytes, known: KnownHit | KnownPass) -> None:
         """Remember what is known of the request whose head is exactly `raw`."""
-        if self._stopped or len(raw) > LONGEST_HEAD:
-            return
-        if len(self._known) >= MOST_HEADS:
-            for head in list(self._known)[: MOST_HEADS // 8]:
-                del self._known[head]
-        self._known[raw] = known
-
-    def answer(self, raw: bytes, known: KnownHit, now: float) -> bytes | None:
-        """The answer to `raw` now, or None (and forgotten) if it is not right any more."""
-        entry = known.entry
-        if now >= known.until or entry.gone:
-            self.forget_one(raw)
-            return None
-        age = int(now - entry.received + entry.initial_age)
-        if age != known.age:
-            known.age = age
-            known.reply = known.make(now)
-            self._touch(entry)
-        return known.reply
+        self._known.remember(raw, known)
 
     def forget_one(self, raw: bytes) -> None:
         """Forget the head `raw`."""
         self._known.pop(raw, None)
+
+    def rendered(self, entry: Entry, make: Callable[[float], Answer]) -> Rendered:
+        """The one rendered answer that every plain GET of `entry` shares."""
+        rendered = self._rendered.get(id(entry))
+        if rendered is None or rendered.entry is not entry:
+            rendered = Rendered(entry, make)
+            self._rendered.remember(id(entry), rendered)
+        return rendered
 
     def stop(self) -> None:
         """Forget all, and learn no more: from now on every answer says `Connection: close`."""

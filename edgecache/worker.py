@@ -12,7 +12,7 @@ from typing import Final
 
 from edgecache.access_log import AccessLog
 from edgecache.config import Settings
-from edgecache.edge import Edge
+from edgecache.edge import KNOWN_HIT, Edge
 from edgecache.fills import Fills
 from edgecache.flights import Flights
 from edgecache.known import KnownHit
@@ -32,7 +32,6 @@ from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_head import HeadLimits, RequestHeads
 from edgecache.wire.h1_server import ClientConnection
 
-KNOWN_HIT: Final = b"hit"  # in the log, for Cache-Status: its ttl was not worked out anew
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
 
 
@@ -134,8 +133,8 @@ class Worker:
                     request.method,
                     request.host,
                     request.target,
-                    known.status,
-                    len(known.entry.content) if known.status == 200 and request.method == b"GET" else 0,
+                    known.rendered.answer.status,
+                    len(known.rendered.answer.content),
                     0.0,
                     KNOWN_HIT,
                     Result.HIT.value,

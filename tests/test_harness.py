@@ -1,4 +1,7 @@
-"""The harness against itself: client, origin, fault proxy and clock, without the product between them."""
+"""The harness against itself: client, origin and clock, without the product between them.
+
+The fault proxy and the case format have their tests beside them, in `tests/harness/`.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,8 @@ from pathlib import Path
 import pytest
 from harness.client import RawClient, TooLate, connected, let_others_run, request_bytes
 from harness.clock import FakeClock
-from harness.fault_proxy import running_proxy
 from harness.origin import RESET, OriginDouble, ReceivedRequest, Reply, but, hang, running_origin
-from harness.play import Play
-from harness.pop import Pop, environment
-from harness.transcript import CaseError, read_cases
+from harness.pop import environment
 from harness.wire import NotHTTP, Truncated
 
 HELLO = Reply(200, [("X-A", "1"), ("x-a", "2")], b"hello")
@@ -323,106 +323,6 @@ async def test_a_small_receive_buffer_holds_the_sender_back(origin: OriginDouble
         assert len(await client.body_bytes(20_000_000)) == 20_000_000
 
 
-async def test_the_proxy_relays_unharmed(origin: OriginDouble) -> None:
-    """Without faults, the relay changes nothing, half-closing included."""
-    origin.on("/", Reply(body=b"x" * 300_000, close=True))
-    async with running_proxy(origin.port) as proxy, connected(proxy.port) as client:
-        await client.request("GET", "/")
-        client.half_close()
-
-        assert len((await client.response()).body) == 300_000
-        assert await client.closed() == "fin"
-        assert proxy.up.passed == len(origin.received[0])
-
-
-async def test_latency_and_bandwidth_are_waited_for(origin: OriginDouble) -> None:
-    """Latency is asked of the clock once a piece, bandwidth in proportion to its bytes."""
-    origin.on("/", HELLO)
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
-    async with running_proxy(origin.port, sleep) as proxy, connected(proxy.port) as client:
-        proxy.up.latency = 7
-        proxy.down.bandwidth = 100
-        await client.request("GET", "/")
-        response = await client.response()
-
-    assert slept[0] == pytest.approx(7, abs=0.5)
-    assert sum(slept[1:]) == pytest.approx((len(response.head.raw) + 5) / 100)
-
-
-async def test_a_blackhole_swallows_one_direction(origin: OriginDouble) -> None:
-    """What goes into a blackhole never arrives, and nobody is told; after `heal` bytes pass again."""
-    origin.on("/", HELLO)
-    async with running_proxy(origin.port) as proxy, connected(proxy.port, within=0.01) as client:
-        proxy.down.blackhole = True
-        await client.request("GET", "/")
-        await origin.request_seen()
-        with pytest.raises(TooLate):
-            await client.response()
-        proxy.heal()
-        client.within = 5
-        await client.request("GET", "/")
-
-        assert (await client.response()).body == b"hello"
-
-
-async def test_a_stall_holds_both_directions_until_healed(origin: OriginDouble) -> None:
-    """A stalled relay keeps the bytes and delivers them when it heals."""
-    origin.on("/", HELLO)
-    async with running_proxy(origin.port) as proxy, connected(proxy.port) as client:
-        proxy.stall()
-        await client.request("GET", "/")
-        await let_others_run()
-        assert origin.requests == []
-        proxy.heal()
-
-        assert (await client.response()).body == b"hello"
-
-
-@pytest.mark.parametrize("how", ["fin", "rst"])
-async def test_the_proxy_cuts_after_a_byte(origin: OriginDouble, how: str) -> None:
-    """A connection is cut once so many bytes have passed, and the origin's side with it."""
-    origin.on("/", Reply(body=b"x" * 1000))
-    async with running_proxy(origin.port) as proxy, connected(proxy.port) as client:
-        proxy.down.cut_after, proxy.down.cut_by = 400, how  # type: ignore[assignment]
-        await client.request("GET", "/")
-        response = await client.response_or_broken()
-
-        assert response.broken is not None
-        assert len(response.head.raw) + len(response.body) == 400
-
-
-async def test_the_proxy_corrupts_one_byte(origin: OriginDouble) -> None:
-    """One byte at an offset comes through with its bits flipped."""
-    origin.on("/", HELLO)
-    async with running_proxy(origin.port) as proxy:
-        async with connected(proxy.port) as client:
-            await client.request("GET", "/")
-            whole = await client.response()
-        proxy.down.corrupt_at = len(whole.head.raw) + 1
-        async with connected(proxy.port) as client:
-            await client.request("GET", "/")
-
-            assert (await client.response()).body == b"h" + bytes([ord("e") ^ 0xFF]) + b"llo"
-
-
-async def test_the_proxy_resets_what_is_open(origin: OriginDouble) -> None:
-    """Every open connection ends by RST at once; new ones are relayed."""
-    origin.on("/", HELLO)
-    async with running_proxy(origin.port) as proxy, connected(proxy.port) as client:
-        await client.request("GET", "/")
-        await client.response()
-        proxy.reset_all()
-        assert await client.closed() == "rst"
-        async with connected(proxy.port) as again:
-            await again.request("GET", "/")
-
-            assert (await again.response()).status == 200
-
-
 async def test_an_origin_may_speak_tls(clock: FakeClock, tmp_path: Path) -> None:
     """With a context the origin double answers over TLS, and says https in its URL."""
     if shutil.which("openssl") is None:
@@ -465,105 +365,3 @@ def test_settings_become_an_environment() -> None:
     assert env["EDGECACHE_POP"] == "other"
     assert env["EDGECACHE_ORIGIN"] == "http://127.0.0.1:1"
     assert env["EDGECACHE_ACCESS_LOG"] == "off"
-
-
-TRANSCRIPT = """
-case relayed-{status}    RFC 9110 §7
-  A relay passes {status} on.
-  each status: 200 404
-    client sends     POST /a "x"
-                     X-Date: <now>
-    origin is asked  POST /a "x"
-                     X-Date: <start>
-                     no X-Other
-    origin answers   {status} "answer"
-                     Set-Cookie: a=1
-                     Set-Cookie: b=2
-    client receives  {status} "answer"
-                     Set-Cookie: a=1
-                     Set-Cookie: b=2
-                     any Date
-
-case hit    RFC 9111 §4
-  A relay is no cache, and the transcript says so.
-    client sends     GET /a
-    origin answers   200 "one"
-                     Cache-Control: max-age=60
-  after 5s
-    client sends     GET /a
-    origin is asked  nothing
-    client receives  200 "one"
-                     Age: 5
-                     Cache-Status says hit
-"""
-
-
-async def played_through_a_relay(tmp_path: Path, text: str) -> list[tuple[str, list[str]]]:
-    """Every case in `text`, played against a plain relay: its id, and the lines that do not hold."""
-    path = tmp_path / "cases.txt"
-    path.write_text(text, encoding="utf-8")
-    results = []
-    for case in read_cases(path):
-        async with running_origin(FakeClock()) as origin, running_proxy(origin.port) as proxy:
-            lines = await Play(case, origin, Pop(None, proxy.port, origin.clock)).run()
-        results.append((case.id, [line.actual for line in lines if not line.holds]))
-    return results
-
-
-async def test_a_transcript_is_played_and_judged(tmp_path: Path) -> None:
-    """A case that a relay fulfils holds; one that asks for a cache fails at the lines that a cache is for."""
-    first, second, third = await played_through_a_relay(tmp_path, TRANSCRIPT)
-
-    assert first == ("relayed-200", [])
-    assert second == ("relayed-404", [])
-    assert third[0] == "hit"
-    assert third[1][0].startswith("origin is asked  GET /a")
-    assert third[1][1].startswith("client receives  500")
-    assert [line.strip() for line in third[1][2:]] == ["no Age", "no Cache-Status  (0 members of this POP)"]
-
-
-@pytest.mark.parametrize(
-    ("statements", "actual"),
-    [
-        ('origin answers 200 "a"\n client receives 200 "b"', 'client receives  200 "a"'),
-        ('origin answers 200 "a"\n client receives 404', 'client receives  200 "a"'),
-        ("origin is asked GET /b\n origin answers 200", "origin is asked  GET /a"),
-        ("origin is asked GET /a\n X-A: 1\n origin answers 200", "no X-A"),
-        ("origin answers 200\n X-A: 1\n client receives 200\n no X-A", "X-A: 1"),
-        ("origin answers 200\n X-A: 1\n client receives 200\n X-A matches /2/", "X-A: 1"),
-        ("origin answers 200\n a: 1\n B: 2\n client receives 200\n B: 2\n a: 1\n (in this order)", "the order"),
-        ('origin answers 200 "abc"\n (cut after 1 bytes by fin)', 'client receives  200 "a"  (the connection'),
-        ('origin answers 200 "abc"\n client receives a broken transfer', 'client receives  200 "abc"'),
-        ("origin answers interim 103\n origin answers 200\n client receives interim 102", "client receives  103"),
-        ("origin answers 200\n client receives interim 102\n client receives 200", "client receives  no further"),
-    ],
-)
-async def test_what_does_not_hold_is_shown_beside_what_was_expected(
-    tmp_path: Path, statements: str, actual: str
-) -> None:
-    """Every kind of expectation fails when it should, and the transcript says what happened instead."""
-    text = f"case a RFC 0\n Title.\n client sends GET /a\n {statements}\n"
-    ((_, lines),) = await played_through_a_relay(tmp_path, text)
-
-    assert lines[0].strip().startswith(actual)
-
-
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("client sends GET /", "before the first case"),
-        ("case a\n client sends GET /", "a case begins with"),
-        ("case a RFC 0\n T.\n client sends GET /", "does not say what the origin is asked"),
-        ("case a RFC 0\n T.\n client sends GET /\n origin is asked nothing\n Age 5", "not understood: Age 5"),
-        ("case a RFC 0\n T.\n origin answers 200", "belongs to no «client sends»"),
-        ("case a RFC 0\n T.\n client sends GET /\n origin answers 200\n (slowly)", "knows no .slowly"),
-        ("case a RFC 0\n T.\n after 5s", "no client sends anything"),
-    ],
-)
-def test_a_badly_written_case_is_refused(tmp_path: Path, text: str, error: str) -> None:
-    """A case that would check nothing, or not what its writer meant, is an error that names the place."""
-    path = tmp_path / "bad.txt"
-    path.write_text(text, encoding="utf-8")
-
-    with pytest.raises(CaseError, match=error):
-        read_cases(path)

@@ -22,7 +22,9 @@ from edgecache.wire.h1_render import status_line
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # RFC 9110 §5.6.2
 FIELD_LINES: Final = rb"((?:" + TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+)"  # RFC 9112 §5: no fold, no space before ":"
-REQUEST_HEAD: Final = re.compile(rb"(" + TOKEN + rb") ([!-~]++) HTTP/([0-9])\.([0-9])\r\n" + FIELD_LINES + rb"\r\n")
+REQUEST_LINE: Final = rb"(" + TOKEN + rb") ([!-~]++) HTTP/([0-9])\.([0-9])\r\n"
+UNDERSCORED_HEAD: Final = re.compile(REQUEST_LINE + FIELD_LINES + rb"\r\n")
+REQUEST_HEAD: Final = re.compile(REQUEST_LINE + FIELD_LINES.replace(b"^_`", b"^`") + rb"\r\n")  # no "_" in names
 RESPONSE_HEAD: Final = re.compile(
     rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n" + FIELD_LINES + rb"\r\n"
 )
@@ -53,6 +55,7 @@ FRAMING_FIELDS: Final = frozenset((b"host", b"content-length", b"transfer-encodi
 DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 
 
+K = TypeVar("K")
 T = TypeVar("T")
 MOST_REMEMBERED: Final = 2048  # heads
 LONGEST_REMEMBERED: Final = 2048  # bytes of one
@@ -81,15 +84,18 @@ class _Collector:
         self.complete = True
 
 
-class Remembered(dict[bytes, T]):
-    """What heads parse to, by their exact bytes. Bounded: when it is full, the oldest eighth is forgotten."""
+class Remembered(dict[K, T]):
+    """Results by what they follow from, such as what heads parse to by their exact bytes.
+
+    Bounded: when it is full, the oldest eighth is forgotten.
+    """
 
     def __init__(self, most: int) -> None:
         super().__init__()
         self._most = most
 
-    def remember(self, raw: bytes, value: T) -> None:
-        """`raw` parses to `value`."""
+    def remember(self, raw: K, value: T) -> None:
+        """`value` follows from `raw`."""
         if len(self) >= self._most:
             for head in list(self)[: self._most // 8]:
                 del self[head]
@@ -101,7 +107,7 @@ class RequestHeads:
 
     def __init__(self, limits: HeadLimits) -> None:
         self.limits = limits
-        self._parsed: Remembered[Request] = Remembered(MOST_REMEMBERED)
+        self._parsed: Remembered[bytes, Request] = Remembered(MOST_REMEMBERED)
         self._fresh_parser()
 
     def _fresh_parser(self) -> None:
@@ -122,8 +128,11 @@ class RequestHeads:
 
     def _parse(self, raw: bytes, scheme: bytes) -> Request:
         match = REQUEST_HEAD.fullmatch(raw)
+        underscores = match is None
         if match is None:
-            raise why_not_a_head(raw)
+            match = UNDERSCORED_HEAD.fullmatch(raw)
+            if match is None:
+                raise why_not_a_head(raw)
         method, target, major, minor, _ = match.groups()
         if major != b"1":
             raise BadRequest(505, "http-version")
@@ -131,15 +140,19 @@ class RequestHeads:
         if method not in METHODS:  # CONNECT is for forward proxies; what we cannot pass on we do not know
             raise BadRequest(501, "method", "this method is not implemented here")
         fields = Fields(self._split(raw))
-        if minor == b"0" or not _LEAVES_START.isdisjoint(fields.names()):
+        index = fields.index
+        if minor == b"0" or not _LEAVES_START.isdisjoint(index):
             self._fresh_parser()
-        if any(b"_" in name for name in fields.names()):  # to CGI, Transfer_Encoding is Transfer-Encoding
+        if underscores:  # to CGI, Transfer_Encoding is Transfer-Encoding: such fields are dropped
             fields = Fields(line for line in fields if b"_" not in line[0])
         host, target = _host_and_target(method, target, fields, scheme, minor)
         framing = request_framing(fields, minor == b"0")
-        _refuse_repeated(fields)
-        close, keep = connection_options(fields)
-        keep_alive = not close and (minor != b"0" or keep)
+        if len(index) != len(fields.lines):
+            _refuse_repeated(fields)
+        keep_alive = minor != b"0"
+        if b"connection" in index:
+            close, keep = connection_options(fields)
+            keep_alive = not close and (keep_alive or keep)
         return Request(method, target, host, fields, framing, minor == b"0", keep_alive, scheme)
 
     def check_unfinished(self, start: bytes, scanned: int = 0) -> None:
@@ -273,7 +286,7 @@ class ResponseHeads:
     """A reader of response heads; the last ones are remembered: an origin repeats itself within a second."""
 
     def __init__(self) -> None:
-        self._parsed: Remembered[Response] = Remembered(MOST_REMEMBERED // 4)
+        self._parsed: Remembered[bytes, Response] = Remembered(MOST_REMEMBERED // 4)
         self.known = self._parsed.get  # the response whose head is exactly these bytes, to any method but HEAD
 
     def parse(self, raw: bytes, method: bytes) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import http_sf
 
@@ -105,20 +105,25 @@ def value_found(message: Message, body: bytes, attribute: str, name: str, how: s
     return judged(attribute, holds, f"body {body[:200]!r}" if name == "body" else shown(message, name))
 
 
+def cache_status(message: Message) -> list[dict[str, Any]]:
+    """The parameters of each member that this POP has in Cache-Status (RFC 9211): there should be one."""
+    members: Any = http_sf.parse((message.get("Cache-Status") or "").encode(), tltype="list")
+    return [parameters for name, parameters in members if str(name) == "test"]
+
+
 def cache_status_found(message: Message, attribute: str, what: str) -> Found:
-    """`Cache-Status says hit; ttl=5; not stored`: the member of this POP has these parameters (RFC 9211)."""
+    """`Cache-Status says hit; ttl=5; not stored`: the member of this POP has these parameters."""
     actual = shown(message, "Cache-Status")
     try:
-        members = http_sf.parse((message.get("Cache-Status") or "").encode(), tltype="list")
+        mine = cache_status(message)
     except http_sf.StructuredFieldError as error:
         return judged(attribute, False, f"{actual}  ({error})")
-    mine = [parameters for name, parameters in members if str(name) == "test"]
     if len(mine) != 1:
         return judged(attribute, False, f"{actual}  ({len(mine)} members of this POP)")
     return judged(attribute, all(says(mine[0], claim) for claim in re.split(r";\s*", what)), actual)
 
 
-def says(parameters: dict[str, object], claim: str) -> bool:
+def says(parameters: dict[str, Any], claim: str) -> bool:
     """Whether a Cache-Status member has one parameter: `hit`, `not hit`, `fwd=stale`, `fwd=miss|uri-miss`."""
     if claim.startswith("not "):
         return not parameters.get(claim.removeprefix("not "))

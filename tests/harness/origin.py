@@ -79,6 +79,7 @@ class Reply:
     cut_head_at: int | None = None  # the same, counted from the first byte of the head
     cut_by: Literal["fin", "rst"] = "fin"
     raw: bytes | None = None  # send exactly this, and nothing of the above
+    tunnel: bool = False  # having sent that, speak no HTTP any more: send back what comes
     hang: bool = False  # having sent that, send nothing more, and leave the connection open
     close: bool = False  # close the connection afterwards, and say so
     date: bool = True  # add a Date field, unless `fields` has one
@@ -261,7 +262,7 @@ class OriginDouble:
             await self._read_body(source, writer, request)
         for status, fields in reply.interim:
             await self._write(writer, interim_bytes(status, fields))
-        if not await self._send(writer, reply, request.method):
+        if not await self._send(source, writer, reply, request.method):
             return False
         if reply.before_body:
             await self._read_body(source, writer, request)
@@ -287,7 +288,7 @@ class OriginDouble:
         reply = script(request)
         return await reply if inspect.isawaitable(reply) else reply
 
-    async def _send(self, writer: asyncio.StreamWriter, reply: Reply, method: str) -> bool:
+    async def _send(self, source: Bytes, writer: asyncio.StreamWriter, reply: Reply, method: str) -> bool:
         writes = reply.writes(self.clock.http_date(), method)
         left = reply.cut_head_at if reply.cut_at is None else reply.cut_at + len(writes[0][0])
         for data, gate in writes:
@@ -301,6 +302,8 @@ class OriginDouble:
             await self._write(writer, data)
         if reply.hang:
             await asyncio.Event().wait()
+        while reply.tunnel and (source.buffer or await source.more()):
+            await self._write(writer, source.take(len(source.buffer)))
         return True
 
     @staticmethod

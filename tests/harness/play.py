@@ -95,7 +95,7 @@ class Play:
                 method, target, *version = sent.words
                 text = version[0].removeprefix("HTTP/") if version else "1.1"
                 await client.request(method, target, sent.field_lines, sent.string or b"", text)
-            responses = [await outcome(client) for _ in receives or [None]]
+            responses = [await outcome(client) for _ in range(max(len(receives), 1))]
             ends = [await ending(client) for one in receives if one.option("closed")]
         finally:
             client.close()
@@ -204,7 +204,7 @@ async def ending(client: RawClient) -> str:
 
 async def play(case: Case) -> list[Found]:
     """Play one case with a fresh origin and a fresh POP; the transcript, up to the first failure."""
-    async with running_origin(FakeClock()) as origin, running_pop(origin, **case.settings) as pop:
+    async with running_origin(FakeClock()) as origin, running_pop(origin, None, **case.settings) as pop:
         played = Play(case, origin, pop)
         lines = await played.run()
         await let_others_run()

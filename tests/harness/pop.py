@@ -67,12 +67,11 @@ def listening_socket() -> socket.socket:
 
 @asynccontextmanager
 async def running_pop(
-    origin: OriginDouble | str, clock: FakeClock | None = None, **settings: object
+    origin: OriginDouble | str, clock: FakeClock | None = None, /, **settings: object
 ) -> AsyncIterator[Pop]:
     """A POP in front of `origin` (a double or a URL); `max_head="16KiB"` sets EDGECACHE_MAX_HEAD."""
-    from edgecache.worker import Worker
-
     from edgecache.config import load
+    from edgecache.worker import Worker
 
     url = origin if isinstance(origin, str) else origin.url
     clock = clock or (FakeClock() if isinstance(origin, str) else origin.clock)
