@@ -218,7 +218,9 @@ class Edge:
 
     def _flight(self, key: bytes, request: Request, entry: Entry | None, exchange: Exchange | None) -> Flight:
         """The flight that is out for this URL and these selecting fields, or a new one."""
-        place = (key, selecting_values(self.memory.vary_of(key), request.fields))
+        place: tuple[object, ...] = (key, selecting_values(self.memory.vary_of(key), request.fields))
+        if exchange is not None and not is_plain(request.fields) and rfc9111.wants_newer(request):
+            place = (*place, exchange)  # nobody else's question will do
         flight = self.flights.out(place)
         if flight is None:
             flight = self.flights.lead(place, key, exchange)

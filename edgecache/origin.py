@@ -57,6 +57,7 @@ class OriginPool:
         self.first_byte_timeout = settings.first_byte_timeout
         self.between_bytes_timeout = settings.between_bytes_timeout
         self.heads = ResponseHeads()
+        self.max_head = settings.max_head
         self._connect_timeout = settings.connect_timeout
         self._keepalive = settings.origin_keepalive
         self._most = settings.origin_connections

@@ -8,6 +8,7 @@ from typing import Final
 
 from edgecache.rules.message import FieldLine, Fields, Framing, Request
 from edgecache.rules.stored import HOP_BY_HOP, end_to_end
+from edgecache.rules.vary import is_malformed_codings
 
 # Fields by which a client could make the origin answer for another target than the one in the cache key, or that only
 # a trusted proxy may set (FAULTS 14). They never reach the origin from a client.
@@ -48,6 +49,8 @@ def upstream_lines(
 ) -> list[FieldLine]:
     """The field lines of the request to the origin, made of `fields` (the request's, perhaps made conditional)."""
     drop = OURS | OVERRIDES if trusted else OURS | OVERRIDES | FORWARDED
+    if is_malformed_codings(fields.get(b"accept-encoding")):
+        drop |= {b"accept-encoding"}
     lines: list[FieldLine] = [(b"Host", gateway.host or request.host)]
     for line in end_to_end(fields):
         name = line[0].lower()

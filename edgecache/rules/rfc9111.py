@@ -215,6 +215,12 @@ def may_serve_on_error(stored: Stored, request: Request, now: float) -> bool:
     return stored.age(now) - stored.lifetime <= max(stored.stale_if_error, asked.stale_if_error)
 
 
+def wants_newer(request: Request) -> bool:
+    """Whether only a question asked after this request may answer it (RFC 9111 §5.2.1.4, §5.2.1.1 with 0)."""
+    asked = parse_request_directives(request.fields.get(b"cache-control"), request.fields.get(b"pragma"))
+    return asked.no_cache or asked.max_age == 0
+
+
 def only_if_cached(request: Request) -> bool:
     """Whether the client wants no request sent for it (RFC 9111 §5.2.1.7)."""
     return parse_request_directives(request.fields.get(b"cache-control"), None).only_if_cached

@@ -13,7 +13,6 @@ from typing import Final
 from edgecache.rules.message import Fields
 
 VARY_STAR: Final = b"*"
-CODINGS: Final = frozenset((b"gzip", b"br", b"zstd", b"deflate", b"compress", b"identity", b"dcb", b"dcz", b"*"))
 MEMBER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)(?:[ \t]*;[ \t]*[qQ]=([01](?:\.[0-9]{0,3})?))?")
 MAX_MEMBERS: Final = 64
 
@@ -50,7 +49,10 @@ def _normal(name: bytes, value: bytes | None) -> bytes | None:
 def _members(value: bytes) -> list[tuple[bytes, float]] | None:
     """The members of a list of preferences with their weights (RFC 9110 §12.4.2), or None if one is malformed."""
     members = []
-    for part in value.lower().split(b",", MAX_MEMBERS)[:MAX_MEMBERS]:
+    parts = value.lower().split(b",", MAX_MEMBERS)
+    if len(parts) > MAX_MEMBERS:
+        return None
+    for part in parts:
         text = part.strip(b" \t")
         if not text:
             continue
@@ -61,12 +63,17 @@ def _members(value: bytes) -> list[tuple[bytes, float]] | None:
     return members
 
 
+def is_malformed_codings(value: bytes | None) -> bool:
+    """Whether an Accept-Encoding cannot be read: then it is not sent on, so that the answer suits everybody."""
+    return value is not None and _members(value) is None
+
+
 def _normal_codings(value: bytes) -> bytes:
     """The content codings that are acceptable, in the order of the alphabet: any of them suits the client."""
     members = _members(value)
     if members is None:
         return b"identity"
-    names = {name.removeprefix(b"x-") for name, weight in members if weight > 0} & CODINGS
+    names = {name.removeprefix(b"x-") for name, weight in members if weight > 0}
     refused = {b"!" + name for name, weight in members if weight == 0 and name in (b"identity", b"*")}
     return b",".join(sorted(names - {b"identity"} | refused)) or b"identity"
 

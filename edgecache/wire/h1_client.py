@@ -20,7 +20,6 @@ from edgecache.wire.h1_body import BodyReader, body_reader
 from edgecache.wire.h1_head import ResponseHeads
 
 log = logging.getLogger("edgecache")
-MAX_HEAD: Final = 128 * 1024  # bytes of a response's head; nginx takes 4 or 8 KiB by default, curl 300 KiB
 MAX_INTERIM: Final = 32  # 1xx responses before a final one
 
 
@@ -85,6 +84,7 @@ class Pool(Protocol):
 
     first_byte_timeout: float
     between_bytes_timeout: float
+    max_head: int  # bytes of a response's head; nginx takes 4 or 8 KiB by default, curl 300 KiB
     heads: ResponseHeads
 
     def clock(self) -> float:
@@ -245,9 +245,11 @@ class OriginConnection(asyncio.Protocol):
         while self._reader is None and self._inquiry is not None:
             end = self._buffer.find(b"\r\n\r\n") + 4
             if end < 4:
-                if len(self._buffer) > MAX_HEAD:
+                if len(self._buffer) > self._pool.max_head:
                     raise OriginError("head-too-large", "the upstream's head is too large")
                 return
+            if end > self._pool.max_head:
+                raise OriginError("head-too-large", "the upstream's head is too large")
             raw, self._buffer = self._buffer[:end], self._buffer[end:]
             response = self._pool.heads.parse(raw, self._inquiry.question.method)
             if response.status >= 200:
