@@ -141,6 +141,7 @@ class Body:
     def keep_up_to(self, size: int) -> None:
         """Hold up to `size` bytes from the first on; to be said before the first byte."""
         self._keep = size
+        self._let_go()  # what was held back may come now
 
     def begin_with(self, piece: bytes) -> None:
         """Put `piece` before what has arrived; only before the first reader."""
@@ -196,7 +197,9 @@ class Body:
             self._end()
 
     def _end(self) -> None:
-        self._source = None
+        source, self._source = self._source, None
+        if self._paused and source is not None:  # it will bring other bodies
+            source.resume_reading()
         told, self._ends = self._ends, []
         for end in told:
             end(self)
@@ -205,16 +208,15 @@ class Body:
 
     def _let_go(self) -> None:
         """Of a body that only flows, drop what all have taken, and hold the source back while much is left."""
-        if self.whole:
-            return
-        none = self.let_go + len(self.pieces) if self._read else 0
-        slowest = min((cursor.next_piece for cursor in self._cursors), default=none)
-        if slowest > self.let_go:
-            del self.pieces[: slowest - self.let_go]
-            self.let_go = slowest
+        if not self.whole:
+            none = self.let_go + len(self.pieces) if self._read else 0
+            slowest = min((cursor.next_piece for cursor in self._cursors), default=none)
+            if slowest > self.let_go:
+                del self.pieces[: slowest - self.let_go]
+                self.let_go = slowest
         if self._source is None:
             return
-        behind = sum(map(len, self.pieces)) > WINDOW
+        behind = not self.whole and sum(map(len, self.pieces)) > WINDOW
         if behind and not self._paused:
             self._paused = True
             self._source.pause_reading()

@@ -109,7 +109,7 @@ class Exchange:
             return
         self.start(status, head, length)
         cursor = body.read_into(self)
-        if not self.gone and not body.ended:
+        if not self.gone:  # it waits for more, or for the client to take what is there
             self._cursor = (body, cursor)
 
     def write(self, piece: bytes) -> None:
