@@ -25,6 +25,7 @@ from edgecache.rules.vary import VARY_STAR, selecting_values, vary_names
 
 CLIENT_ERRORS: Final = frozenset((400, 405, 413, 414, 416, 421, 431, 501))  # provoked by one request's form
 UNDERSTOOD: Final = frozenset((200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501))
+PER_USER: Final = (b"cookie", b"authorization")
 FAILURES: Final = frozenset((500, 502, 503, 504))  # RFC 5861 §4
 SAFE_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PROPFIND", b"REPORT", b"SEARCH", b"QUERY"))
 CONDITIONS: Final = (
@@ -131,8 +132,8 @@ def _policy_forbids(request: Request, response: Response, stored: Stored, policy
     names = vary_names(response.fields)
     if VARY_STAR in names:
         return Refused.VARY_STAR
-    if b"cookie" in names or b"authorization" in names:
-        return Refused.PER_USER_VARY
+    if any(name in names and name in request.fields for name in PER_USER):
+        return Refused.PER_USER_VARY  # but what was made for a request without them is for all who send none
     if b"set-cookie" in response.fields and not (policy.store_set_cookie and has_explicit_lifetime(response)):
         return Refused.SET_COOKIE
     if response.status in CLIENT_ERRORS and not policy.store_client_errors:
