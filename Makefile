@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench readme
+.PHONY: run test check bench real-sites readme
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -23,6 +23,10 @@ check: $(VENV)/.installed-test
 # Speed beside nginx, HAProxy and varnish, as far as they are installed.
 bench: $(VENV)/.installed-test
 	$(BIN)/python loadtests/bench.py
+
+# The main job on real input: nginx with /usr/share/doc and Datasette, behind edgecache.
+real-sites: $(VENV)/.installed-test
+	$(BIN)/python loadtests/real_sites.py
 
 # Write the table of settings into README.md.
 readme: $(VENV)/.installed

@@ -178,7 +178,7 @@ class Settings:
     min_rate: int = setting(
         SIZE,
         "100",
-        "Bytes per second below which a request's body or an origin's answer, once it has had its time, is ended.",
+        "Bytes per second below which a request's body is refused once EDGECACHE_BODY_TIMEOUT has passed.",
     )
     max_line: int = setting(SIZE, "8KiB", "Longest request line or field line.", least="256", most="1MiB")
     max_fields: int = setting(COUNT, "100", "Most field lines of a message.", least="1", most="10000")

@@ -216,8 +216,13 @@ class _KnownPass(Exchange, _Relay):
         if unstored is None:
             self.on_answer(response, Body.of(content))
             return
-        self.cache_status = unstored.member
-        self.reply(response.status, unstored.head, content)
+        connection = self._connection
+        if connection is None:
+            return
+        self.cache_status, self.status, self.bytes_out = unstored.member, response.status, len(content)
+        self._connection = None
+        connection.transport.write(unstored.head + connection.persistence(self.request) + content)
+        connection.exchange_done(self)
 
     def leave(self) -> None:
         super().leave()

@@ -261,7 +261,9 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = None
         if self._body is not None:  # answered before its body had come: what follows is not a request
             self.closing = True
-        if self.closing:
+        if not (self.closing or self._buffer or self._paused):
+            self._ready = self.writable
+        elif self.closing:
             self._close_gently()
         elif self._at < len(self._buffer) or self._paused:
             if not self._advancing:

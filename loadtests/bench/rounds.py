@@ -108,11 +108,11 @@ def contest(
 def _generator(scenario: Scenario, directory: Path) -> Generator:
     """wrk, except for answers without a body: it waits for as many bytes as their Content-Length says."""
     requests = scenario.requests()
-    if scenario.has_body:
+    if scenario.has_body and not scenario.own_loader:
         return Wrk(directory, requests, CONNECTIONS).run
 
     def generate(port: int, seconds: int) -> Load:
-        return rawload.run(port, itertools.cycle(requests), has_body=False, seconds=seconds)
+        return rawload.run(port, itertools.cycle(requests), has_body=scenario.has_body, seconds=seconds)
 
     return generate
 

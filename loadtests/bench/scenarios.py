@@ -31,6 +31,7 @@ class Scenario:
     body: int = 1024
     cached: bool = True
     per_gib: bool = False
+    own_loader: bool = False  # by the loader that 304 and head need, to compare with them
 
     @property
     def has_body(self) -> bool:
@@ -52,6 +53,7 @@ class Scenario:
 
 SCENARIOS = (
     Scenario("hit", "memory hit, 1 KiB, 1,000 URLs"),
+    Scenario("hit-own", "memory hit, 1 KiB (own load generator, as for 304 and head)", own_loader=True),
     Scenario("pass", "pass-through, 1 KiB, `no-store`", path="/p/{}", cached=False),
     Scenario("304", "304 to a matching If-None-Match (own load generator)", etag=heads.ETAG, status=304),
     Scenario("head", "HEAD of cached objects (own load generator)", method="HEAD"),
