@@ -58,6 +58,7 @@ class Relays:
         self._memory = memory
         self.log = log
         self._clock = clock  # epoch seconds
+        self._ask = upstream.ask
         self._unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
 
     def begin(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
@@ -84,7 +85,7 @@ class Relays:
         """Pass through the request whose head is `raw`, at `now` in epoch seconds."""
         relay = _KnownPass(self, connection, known, raw, now)
         connection.adopt(relay)
-        self.upstream.ask(relay)
+        self._ask(relay)
 
     def learn(self, exchange: Exchange, reply: Reply, entry: Entry | None) -> bool:
         """Take from `reply` what concerns the cache, before the client hears of it; whether it will be stored."""

@@ -24,6 +24,7 @@ class Watch:
     def __init__(self) -> None:
         self.registry = Registry()
         self._latency = {result: self._histogram(result) for result in Result}
+        self._observe = {result: latency.observe for result, latency in self._latency.items()}
         self.known_hits = 0  # answered by a known head, and not timed
         for result, latency in self._latency.items():
             self.registry.counter(
@@ -71,7 +72,7 @@ class Watch:
 
     def answered(self, exchange: Exchange, took: float) -> None:
         """An answer is complete, after `took` seconds."""
-        self._latency[exchange.result].observe(took)
+        self._observe[exchange.result](took)
         self._bytes.value += exchange.bytes_out
 
     def not_stored(self, reason: Refused) -> None:

@@ -110,6 +110,7 @@ class OriginConnection(asyncio.Protocol):
         "_cursor",
         "_inquiry",
         "_interim_count",
+        "_known_head",
         "_pool",
         "_reader",
         "_reusable",
@@ -127,6 +128,7 @@ class OriginConnection(asyncio.Protocol):
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._known_head = pool.heads.known
         self.used = 0  # questions asked on it
         self.idle_since = 0.0  # monotonic seconds; 0 = the next sweep notes it
         self.deadline = inf  # monotonic seconds; 0 = as long from the next sweep on as the first byte may take
@@ -227,7 +229,7 @@ class OriginConnection(asyncio.Protocol):
     def _read_known(self, inquiry: Inquiry, data: bytes) -> bool:
         """Take an answer that is all there in one read, under a head seen before; whether it was one."""
         end = data.find(b"\r\n\r\n") + 4
-        response = self._pool.heads.known(data[:end])
+        response = self._known_head(data[:end])
         if response is None or response.framing.length != len(data) - end or self._sending:
             return False
         if inquiry.question.method == b"HEAD" or response.status in (206, 304):
