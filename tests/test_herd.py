@@ -338,7 +338,6 @@ async def test_a_write_ends_the_reuse_of_a_fetch_under_way(origin: OriginDouble)
             assert bodies(await answers(late)) == {b"new words"}
         assert await early[0].body_bytes(9) == b"old words"
         await let_others_run(50)
-
         assert (await pop.get("/page")).body == b"new words"
 
 
@@ -360,13 +359,14 @@ async def test_a_write_ends_a_refresh_under_way(origin: OriginDouble) -> None:
         assert (await pop.get("/page")).body == b"new"
 
 
-async def test_a_reload_is_not_answered_by_an_older_question(origin: OriginDouble) -> None:
-    """A client with no-cache is not given what the origin was asked for before it came (RFC 9111 §5.2.1.4)."""
+@pytest.mark.parametrize("reload", ["no-cache", "max-age=0"])
+async def test_a_reload_is_not_answered_by_an_older_question(origin: OriginDouble, reload: str) -> None:
+    """A client that reloads is not given what the origin was asked for before it came (RFC 9111 §5.2.1.4)."""
     gate = asyncio.Event()
     origin.on("/page", Reply(fields=[FRESH], body=b"one", wait=gate), Reply(fields=[FRESH], body=b"two"))
     async with running_pop(origin) as pop, crowd(pop, 1) as early, pop.client() as client:
         await origin.request_seen()
-        await client.request("GET", "/page", [("Cache-Control", "no-cache")])
+        await client.request("GET", "/page", [("Cache-Control", reload)])
         await let_others_run(50)
         gate.set()
 

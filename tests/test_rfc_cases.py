@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
+from random import Random
 
 import pytest
 from harness.client import let_others_run
@@ -13,6 +15,7 @@ from harness.expect import Found
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.play import play
 from harness.pop import running_pop
+from harness.ranged import RangedOrigin
 from harness.transcript import Case, read_cases
 
 FILES = sorted((Path(__file__).parent / "cases").glob("*.txt"))
@@ -269,3 +272,29 @@ async def test_age_is_never_negative(origin: OriginDouble, clock: FakeClock) -> 
 
     assert response.status == 200
     assert (response.get("age") or "0").isdigit()
+
+
+@pytest.mark.parametrize("etag", ['"v1"', 'W/"v1"', None])
+@pytest.mark.parametrize("seed", range(20))
+async def test_ranges_in_any_order_are_slices_of_the_whole(origin: OriginDouble, seed: int, etag: str | None) -> None:
+    """Whatever was asked before, each answer is the whole or the very bytes it says it is (RFC 9111 §3.3, §3.4)."""
+    chance = Random(seed)
+    content = b"abcdefghijklmnopqrst"
+    origin.otherwise(served := RangedOrigin(content, etag))
+    async with running_pop(origin) as pop:
+        for number in range(12):
+            if number == 8:  # a new version, of another length
+                served.content, served.etag = b"ABCDEFGHIJKLMNOPQ", etag and etag.replace("v1", "v2")
+                pop.clock.advance(61)
+            first = chance.randrange(16)
+            asked = chance.choice([f"bytes={first}-{chance.randrange(first, 25)}", f"bytes={first}-", "bytes=-3", None])
+            response = await pop.get("/page", *([("Range", asked)] if asked else []))
+            span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.get("content-range") or "")
+
+            assert (response.status == 206) == (span is not None), served.asked
+            if span is None:
+                assert (response.status, response.body) == (200, served.content), served.asked
+            else:
+                assert asked is not None
+                assert response.body == served.content[int(span[1]) : int(span[2]) + 1], served.asked
+                assert int(span[3]) == len(served.content)

@@ -1,0 +1,174 @@
+"""Bounds on what a client may send, how slowly, and what one that reads nothing may cost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import tracemalloc
+
+import pytest
+from harness.client import HOST, RawClient, let_others_run
+from harness.origin import OriginDouble, Reply
+from harness.pop import Pop, running_pop
+from harness.wire import Closed
+
+FRESH = ("Cache-Control", "max-age=60")
+LINE, FIELDS, HEAD = 512, 10, 2048
+LIMITS = {"max_line": LINE, "max_fields": FIELDS, "max_head": HEAD}
+
+
+async def answered(pop: Pop, head: bytes) -> int:
+    """The status that these bytes get on a connection of their own."""
+    async with pop.client() as client:
+        await client.send(head)
+        return (await client.response()).status
+
+
+async def ended(client: RawClient) -> int:
+    """Wait until the POP ends this connection: the status that it says, or 0 if it says none."""
+    try:
+        response = await client.response()
+    except (Closed, ConnectionResetError):
+        return 0
+    return response.status
+
+
+@pytest.mark.parametrize(("more", "status"), [(-1, 200), (0, 200), (1, 414)])
+async def test_the_request_line_is_bounded(origin: OriginDouble, more: int, status: int) -> None:
+    """A request line of exactly the limit is taken; one byte more is 414."""
+    origin.otherwise(Reply())
+    target = b"/" + b"a" * (LINE + more - len(b"GET / HTTP/1.1"))
+    async with running_pop(origin, **LIMITS) as pop:
+        assert await answered(pop, b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % target) == status
+
+
+@pytest.mark.parametrize(("more", "status"), [(-1, 200), (0, 200), (1, 431)])
+async def test_a_field_line_is_bounded(origin: OriginDouble, more: int, status: int) -> None:
+    """A field line of exactly the limit is taken; one byte more is 431."""
+    origin.otherwise(Reply())
+    value = b"a" * (LINE + more - len(b"X-Long: "))
+    async with running_pop(origin, **LIMITS) as pop:
+        assert await answered(pop, b"GET / HTTP/1.1\r\nHost: a\r\nX-Long: %b\r\n\r\n" % value) == status
+
+
+@pytest.mark.parametrize(("more", "status"), [(-1, 200), (0, 200), (1, 431)])
+async def test_the_number_of_fields_is_bounded(origin: OriginDouble, more: int, status: int) -> None:
+    """As many field lines as the limit says are taken; one more is 431."""
+    origin.otherwise(Reply())
+    fields = b"".join(b"X-%d: a\r\n" % number for number in range(FIELDS + more - 1))
+    async with running_pop(origin, **LIMITS) as pop:
+        assert await answered(pop, b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n" % fields) == status
+
+
+@pytest.mark.parametrize(("more", "status"), [(-1, 200), (0, 200), (1, 431)])
+async def test_the_head_is_bounded(origin: OriginDouble, more: int, status: int) -> None:
+    """A head of exactly the limit is taken; one byte more is 431."""
+    origin.otherwise(Reply())
+    start = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"".join(b"X-%d: %b\r\n" % (at, b"a" * 400) for at in range(4))
+    rest = HEAD + more - len(start) - len(b"X-Rest: \r\n\r\n")
+    head = start + b"X-Rest: " + b"a" * rest + b"\r\n\r\n"
+    assert len(head) == HEAD + more
+    async with running_pop(origin, **LIMITS) as pop:
+        assert await answered(pop, head) == status
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", [b"", b"GET / HT"], ids=["silent", "half a head"])
+async def test_a_head_has_its_time(origin: OriginDouble, start: bytes) -> None:
+    """Who has not sent a whole head in time is ended, by 408 if it had begun, while others are served."""
+    origin.otherwise(Reply(fields=[FRESH]))
+    async with running_pop(origin, head_timeout="300ms") as pop, pop.client(within=2.0) as client:
+        if start:
+            await client.send(start)
+        assert (await pop.get("/")).status == 200
+        assert await ended(client) == (408 if start else 0)
+
+
+@pytest.mark.slow
+async def test_dripping_bytes_buys_no_time(origin: OriginDouble) -> None:
+    """A byte now and then does not extend the time for a head."""
+    origin.otherwise(Reply())
+    async with running_pop(origin, head_timeout="300ms") as pop, pop.client(within=2.0) as client:
+        ending = asyncio.get_running_loop().create_task(ended(client))
+        deadline = time.monotonic() + 2
+        while not ending.done() and time.monotonic() < deadline:
+            await client.send(b"G", method=None)
+            await asyncio.wait((ending,), timeout=0.1)
+        assert await ending == 408
+
+
+@pytest.mark.slow
+async def test_a_body_has_its_time(origin: OriginDouble) -> None:
+    """A request's body that stops coming is 408, and the origin does not get it for a whole one."""
+    origin.otherwise(Reply())
+    async with running_pop(origin, body_timeout="300ms") as pop, pop.client(within=2.0) as client:
+        await client.send(f"POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 10\r\n\r\nhalf".encode(), "POST")
+        assert await ended(client) == 408
+    assert not any(seen.whole for seen in origin.requests)
+
+
+@pytest.mark.slow
+async def test_an_idle_connection_is_closed(origin: OriginDouble) -> None:
+    """Between requests a connection may be idle for a while, then it is closed without a word."""
+    origin.otherwise(Reply(fields=[FRESH]))
+    async with running_pop(origin, idle_timeout="300ms") as pop, pop.client(within=2.0) as client:
+        await client.request("GET", "/")
+        await client.response()
+        assert await client.closed() == "fin"
+
+
+@pytest.mark.parametrize(("size", "status"), [(999, 200), (1000, 200), (1001, 413)])
+async def test_a_body_of_a_known_length_is_bounded(origin: OriginDouble, size: int, status: int) -> None:
+    """A body of exactly the limit is taken; one byte more is 413, and the origin hears nothing of it."""
+    origin.otherwise(Reply())
+    async with running_pop(origin, max_request_body="1000") as pop:
+        assert (await pop.request("POST", "/", body=bytes(size))).status == status
+    assert len(origin.requests) == (status == 200)
+
+
+@pytest.mark.parametrize(("size", "status"), [(999, 200), (1000, 200), (1001, 413)])
+async def test_a_chunked_body_is_bounded_by_its_content(origin: OriginDouble, size: int, status: int) -> None:
+    """The limit of a chunked body counts its content, as that of any other: the framing is no part of it."""
+    origin.otherwise(Reply())
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (size, bytes(size))
+    coding = ("Transfer-Encoding", "chunked")
+    async with running_pop(origin, max_request_body="1000") as pop:
+        assert (await pop.request("POST", "/", coding, body=body)).status == status
+    assert len(origin.requests) == (status == 200)
+
+
+async def test_pipelined_hits_that_nobody_reads_are_bounded(origin: OriginDouble) -> None:
+    """Ten thousand requests whose answers are not read stop the POP reading; then all come, in order."""
+    origin.on("/page", Reply(fields=[FRESH], body=b"a" * 2000))
+    count = 10_000
+    async with running_pop(origin) as pop:
+        await pop.get("/page")
+        async with pop.client(receive_buffer=4096, within=20.0) as client:
+            one = f"GET /page HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+            sending = asyncio.get_running_loop().create_task(client.send(one * count, method=None))
+            await let_others_run(2000)
+            (connection,) = pop.worker.connections
+            held = connection.transport.get_write_buffer_size() + len(connection._buffer)
+            assert held < 1024 * 1024
+            assert not sending.done() or connection._paused
+            for _ in range(count):
+                assert (await client.response("GET")).body == b"a" * 2000
+            await sending
+
+
+async def test_a_slow_reader_of_a_stored_object_costs_no_copy(origin: OriginDouble) -> None:
+    """A client that reads nothing of a big stored object holds less than 256 KiB beyond the object itself."""
+    size = 4 * 1024 * 1024
+    origin.on("/big", Reply(fields=[FRESH], body=bytes(size)))
+    async with running_pop(origin) as pop:
+        await pop.get("/big")
+        await pop.get("/big")
+        async with pop.client(receive_buffer=4096) as client:
+            tracemalloc.start()
+            try:
+                await client.request("GET", "/big")
+                await let_others_run(200)
+                held, _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            assert held < 256 * 1024

@@ -1,0 +1,224 @@
+"""Every way in which an origin fails: each is one clear error, or the stale answer, and nothing wrong is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from harness.client import ReceivedResponse, let_others_run
+from harness.expect import cache_status
+from harness.origin import RESET, OriginDouble, ReceivedRequest, Reply, hang
+from harness.pop import Pop, running_pop
+
+FRESH = ("Cache-Control", "max-age=60")
+STALE = ("Cache-Control", "max-age=10, stale-if-error=600")
+GOOD = Reply(fields=[FRESH], body=b"good")
+CUT = Reply(fields=[FRESH], body=b"half of it", pieces=[b"half ", b"of it"], cut_at=5)
+
+
+def is_problem(response: ReceivedResponse, status: int) -> None:
+    """Assert that this is an error of ours: problem details with that status, not to be stored."""
+    assert response.status == status
+    assert response.get("Content-Type") == "application/problem+json"
+    assert response.get("Cache-Control") == "no-store"
+    assert json.loads(response.body)["status"] == status
+
+
+async def works_again(pop: Pop, origin: OriginDouble, target: str = "/page") -> None:
+    """Assert that nothing is stored: the next request goes to the origin and is answered; the one after is a hit."""
+    seen = len(origin.requests)
+    origin.on(target, GOOD)
+    response = await pop.get(target)
+    assert (response.status, response.body) == (200, b"good")
+    assert len(origin.requests) == seen + 1
+    assert "hit" in cache_status(await pop.get(target))[0]
+
+
+async def test_a_refused_connection_is_502(origin: OriginDouble) -> None:
+    """While the origin refuses connections the answer is 502; when it is back, it is asked again."""
+    async with running_pop(origin) as pop:
+        await origin.stop()
+        is_problem(await pop.get("/page"), 502)
+        await origin.start()
+        await works_again(pop, origin)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        RESET,
+        Reply(cut_head_at=0),
+        Reply(cut_head_at=20),
+        Reply(cut_head_at=20, cut_by="rst"),
+        Reply(raw=b"nonsense\r\n\r\n"),
+    ],
+    ids=["reset", "closed", "head-cut-by-fin", "head-cut-by-rst", "not-http"],
+)
+async def test_no_whole_head_is_502(origin: OriginDouble, fault: Reply) -> None:
+    """A connection that ends before a whole head, or brings no HTTP, is 502 and leaves nothing behind."""
+    origin.on("/page", fault)
+    async with running_pop(origin) as pop:
+        is_problem(await pop.get("/page"), 502)
+        await works_again(pop, origin)
+
+
+async def test_a_hung_origin_is_504(origin: OriginDouble) -> None:
+    """An origin that sends no first byte in time is 504, and its connection is not used again."""
+    origin.on("/page", hang())
+    async with running_pop(origin, first_byte_timeout="300ms") as pop:
+        is_problem(await pop.get("/page"), 504)
+        await works_again(pop, origin)
+    assert origin.requests[-1].connection == 1
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_an_origin_that_stops_inside_a_body_is_a_broken_transfer(origin: OriginDouble, framing: str) -> None:
+    """No byte for too long inside a body cuts the client off visibly, and nothing is stored."""
+    never = asyncio.Event()
+    origin.on("/page", Reply(fields=[FRESH], pieces=[b"half", b"half"], gates=[None, never], framing=framing))
+    async with running_pop(origin, between_bytes_timeout="300ms") as pop:
+        async with pop.client() as client:
+            await client.request("GET", "/page")
+            response = await client.response_or_broken()
+        assert (response.status, response.body) == (200, b"half")
+        assert response.broken is not None
+        await works_again(pop, origin)
+
+
+@pytest.mark.parametrize("cut_by", ["fin", "rst"])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_truncated_body_is_never_stored(origin: OriginDouble, framing: str, cut_by: str) -> None:
+    """A body that ends early, by FIN or by RST, is a broken transfer for its client and nothing for the cache."""
+    gate = asyncio.Event()
+    pieces, gates = [b"first half", b"second"], [None, gate]
+    fault = Reply(fields=[FRESH], pieces=pieces, gates=gates, framing=framing, cut_at=17, cut_by=cut_by)
+    origin.on("/page", fault)
+    async with running_pop(origin) as pop:
+        async with pop.client() as client:
+            await client.request("GET", "/page")
+            head = await client.response_head()
+            gate.set()  # the fault comes once the head is through
+            rest = await drained(client.source.receive)
+        assert head.status == 200
+        assert not rest.endswith(b"0\r\n\r\n")
+        assert b"second" not in rest
+        await works_again(pop, origin)
+
+
+async def drained(receive: object) -> bytes:
+    """All bytes up to the end of a connection, by FIN or by RST."""
+    got = b""
+    try:
+        async with asyncio.timeout(5):
+            while piece := await receive():  # type: ignore[operator]
+                got += piece
+    except ConnectionResetError:
+        pass
+    return got
+
+
+async def test_followers_of_a_truncated_fill_are_cut_off_too(origin: OriginDouble) -> None:
+    """Whoever shares a fill that breaks sees that it broke; nobody takes the half for the whole."""
+    gate = asyncio.Event()
+    origin.on("/page", Reply(fields=[FRESH], pieces=[b"half", b"half"], gates=[None, gate], cut_at=5))
+    async with running_pop(origin) as pop, pop.client() as first, pop.client() as second:
+        await first.request("GET", "/page")
+        await origin.request_seen()
+        await second.request("GET", "/page")
+        await let_others_run(50)
+        gate.set()
+        answers = [await first.response_or_broken(), await second.response_or_broken()]
+
+        assert all(answer.broken is not None for answer in answers)
+        await works_again(pop, origin)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+async def test_an_error_of_the_origin_without_stale_is_passed_on(origin: OriginDouble, status: int) -> None:
+    """Without anything stale to serve, the client gets the origin's own error, and it does not stick."""
+    origin.on("/page", Reply(status, body=b"its own words"))
+    async with running_pop(origin) as pop:
+        response = await pop.get("/page")
+        assert (response.status, response.body) == (status, b"its own words")
+        await works_again(pop, origin)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Reply(500), Reply(503), RESET, Reply(cut_head_at=9), Reply(raw=b"nonsense\r\n\r\n")],
+    ids=["500", "503", "reset", "head-cut", "not-http"],
+)
+async def test_a_stale_answer_stands_in_for_an_error(origin: OriginDouble, fault: Reply) -> None:
+    """Within stale-if-error what is stored is served, whatever went wrong; afterwards the error shows (RFC 5861 §4)."""
+    origin.on("/page", Reply(fields=[STALE], body=b"old"), fault)
+    async with running_pop(origin) as pop:
+        await pop.get("/page")
+        pop.clock.advance(11)
+        response = await pop.get("/page")
+        assert (response.status, response.body) == (200, b"old")
+        assert len(origin.requests) >= 2
+        pop.clock.advance(700)
+        assert (await pop.get("/page")).status >= 500
+        await works_again(pop, origin)
+
+
+async def test_a_stale_answer_stands_in_while_the_origin_is_down(origin: OriginDouble) -> None:
+    """A refused connection counts as an error: the stale answer is served."""
+    origin.on("/page", Reply(fields=[STALE], body=b"old"))
+    async with running_pop(origin) as pop:
+        await pop.get("/page")
+        pop.clock.advance(11)
+        await origin.stop()
+        assert (await pop.get("/page")).body == b"old"
+        await origin.start()
+        await works_again(pop, origin)
+
+
+async def test_a_stale_answer_does_not_wait_long_for_a_hung_origin(origin: OriginDouble) -> None:
+    """A usable stale answer is served within `stale_wait`, long before the origin's time is over."""
+    origin.on("/page", Reply(fields=[STALE], body=b"old"), hang())
+    async with running_pop(origin, stale_wait="200ms", first_byte_timeout="30s") as pop:
+        await pop.get("/page")
+        pop.clock.advance(11)
+        began = asyncio.get_running_loop().time()
+        response = await pop.get("/page")
+        took = asyncio.get_running_loop().time() - began
+
+    assert (response.status, response.body) == (200, b"old")
+    assert 0.15 < took < 2
+
+
+async def test_a_reset_of_a_reused_connection_repeats_a_get_once(origin: OriginDouble) -> None:
+    """A GET that met a reset on a kept connection is asked again, once; a second reset is 502."""
+    origin.on("/warm", Reply(fields=[("Cache-Control", "no-store")]))
+    origin.on("/page", RESET)
+    async with running_pop(origin) as pop:
+        await pop.get("/warm")
+        is_problem(await pop.get("/page"), 502)
+        assert [seen.target for seen in origin.requests] == ["/warm", "/page", "/page"]
+        await works_again(pop, origin)
+
+
+async def test_a_reset_of_a_reused_connection_never_repeats_a_post(origin: OriginDouble) -> None:
+    """A POST that met a reset may have been done: it is 502 and not asked again (RFC 9110 §9.2.2)."""
+    origin.on("/warm", Reply(fields=[("Cache-Control", "no-store")]))
+    origin.on("/page", RESET)
+    async with running_pop(origin) as pop:
+        await pop.get("/warm")
+        is_problem(await pop.request("POST", "/page", body=b"once"), 502)
+    assert [seen.method for seen in origin.requests] == ["GET", "POST"]
+
+
+async def test_a_repeated_get_has_its_body(origin: OriginDouble) -> None:
+    """A GET with a body is repeated with all of it, or not at all: never with a body that is missing."""
+    origin.on("/warm", Reply(fields=[("Cache-Control", "no-store")]))
+    replies = [RESET, Reply(fields=[("Cache-Control", "no-store")], body=b"done")]
+    origin.otherwise(lambda request: replies.pop(0))
+    async with running_pop(origin, first_byte_timeout="300ms") as pop:
+        await pop.get("/warm")
+        response = await pop.request("GET", "/search", body=b"a query")
+    asked: list[ReceivedRequest] = [seen for seen in origin.requests if seen.target == "/search"]
+
+    assert response.status in (200, 502)
+    assert [bytes(seen.body) for seen in asked] == [b"a query"] * len(asked)
