@@ -137,7 +137,8 @@ class OriginPool:
         Only if the kernel reset it has the question surely not been read (it met a socket that was already closed);
         then, and only for GET and HEAD, it is asked once more (RFC 9110 §9.2.2).
         """
-        if reset and not inquiry.retried and inquiry.question.method in (b"GET", b"HEAD"):
+        question = inquiry.question  # a body that was sent is gone
+        if reset and not inquiry.retried and question.body is None and question.method in (b"GET", b"HEAD"):
             inquiry.retried = True
             self.ask(inquiry)
         else:

@@ -137,6 +137,17 @@ async def test_a_chunked_body_is_bounded_by_its_content(origin: OriginDouble, si
     assert len(origin.requests) == (status == 200)
 
 
+async def test_what_follows_a_body_is_no_part_of_it(origin: OriginDouble) -> None:
+    """A request pipelined behind a body that is within the limit does not count towards that body."""
+    origin.otherwise(Reply())
+    post = f"POST /a HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1000\r\n\r\n".encode() + bytes(1000)
+    async with running_pop(origin, max_request_body="1000") as pop, pop.client() as client:
+        await client.send(post + f"GET /b HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode(), "POST")
+        assert (await client.response("POST")).status == 200
+        assert (await client.response("GET")).status == 200
+
+
+@pytest.mark.slow
 async def test_pipelined_hits_that_nobody_reads_are_bounded(origin: OriginDouble) -> None:
     """Ten thousand requests whose answers are not read stop the POP reading; then all come, in order."""
     origin.on("/page", Reply(fields=[FRESH], body=b"a" * 2000))
@@ -158,11 +169,11 @@ async def test_pipelined_hits_that_nobody_reads_are_bounded(origin: OriginDouble
 
 async def test_a_slow_reader_of_a_stored_object_costs_no_copy(origin: OriginDouble) -> None:
     """A client that reads nothing of a big stored object holds less than 256 KiB beyond the object itself."""
-    size = 4 * 1024 * 1024
+    size = 16 * 1024 * 1024
     origin.on("/big", Reply(fields=[FRESH], body=bytes(size)))
-    async with running_pop(origin) as pop:
+    async with running_pop(origin, memory="256MiB") as pop:
         await pop.get("/big")
-        await pop.get("/big")
+        assert "hit" in (await pop.get("/big")).get("Cache-Status")
         async with pop.client(receive_buffer=4096) as client:
             tracemalloc.start()
             try:
@@ -171,4 +182,34 @@ async def test_a_slow_reader_of_a_stored_object_costs_no_copy(origin: OriginDoub
                 held, _ = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
+            (connection,) = pop.worker.connections
+            assert connection.transport.get_write_buffer_size() > 1024 * 1024  # it is behind, indeed
             assert held < 256 * 1024
+
+
+@pytest.mark.slow
+async def test_a_body_that_only_trickles_is_ended(origin: OriginDouble) -> None:
+    """A body that keeps moving, but slower than the lowest rate, is 408 once it has had its time."""
+    origin.otherwise(Reply())
+    async with running_pop(origin, body_timeout="500ms", min_rate="1000") as pop, pop.client(within=3.0) as client:
+        await client.send(f"POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 9999\r\n\r\n".encode(), "POST")
+        ending = asyncio.get_running_loop().create_task(ended(client))
+        deadline = time.monotonic() + 2
+        while not ending.done() and time.monotonic() < deadline:
+            await client.send(b"a", method=None)
+            await asyncio.wait((ending,), timeout=0.1)
+        assert await ending == 408
+
+
+@pytest.mark.slow
+async def test_waiting_for_the_origin_has_its_time(origin: OriginDouble) -> None:
+    """Who waits in line for a connection to the origin longer than it may is 503; who has it is answered."""
+    gate = asyncio.Event()
+    origin.otherwise(Reply(fields=[("Cache-Control", "no-store")], body=b"at last", wait=gate))
+    async with running_pop(origin, origin_connections=1, origin_queue_timeout="200ms") as pop, pop.client() as first:
+        await first.request("GET", "/a")
+        await origin.request_seen()
+        assert (await pop.get("/b")).status == 503
+        gate.set()
+        assert (await first.response()).body == b"at last"
+    assert [seen.target for seen in origin.requests] == ["/a"]

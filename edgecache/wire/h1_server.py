@@ -227,9 +227,9 @@ class ClientConnection(asyncio.Protocol):
         assert reader is not None, "only called while a body comes in"
         data, self._buffer, self._at, self._scanned = self._buffer[self._at :], b"", 0, 0
         self._since = self.site.clock()
-        self._body_bytes += len(data)
         try:
             pieces = reader.feed(data)
+            self._body_bytes += sum(map(len, pieces))
             if self.site.max_request_body and self._body_bytes > self.site.max_request_body:
                 raise BadBody("body-too-large", "the request's body is too large", status=413)
         except BadBody as error:
