@@ -216,6 +216,9 @@ class Body:
                 self.let_go = slowest
         if self._source is None:
             return
+        if self._read and not self._cursors and not self.whole and not self.ended:
+            self._source.abandoned()  # nobody reads it, and nobody will keep it
+            return
         behind = not self.whole and sum(map(len, self.pieces)) > WINDOW
         if behind and not self._paused:
             self._paused = True

@@ -1,0 +1,78 @@
+"""Every hand-written byte case in `tests/hostile/tables/`: as it is, byte by byte, and cut in two at every byte.
+
+`tests/hostile/tables/README.md` says what each kind of case demands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+
+import pytest
+import pytest_asyncio
+from hostile.arena import Arena, running_arena
+from hostile.rig import Bench
+from hostile.tables import Case, all_cases
+
+CASES = [case for case in all_cases() if not case.answer]
+SMALL = 400  # bytes; longer cases are not cut everywhere
+BY_SOCKET = pytest.mark.asyncio(loop_scope="module")
+
+
+def cases(*kinds: str, most: int | None = None) -> list[object]:
+    """The cases of some kinds as parameters; those that show a bug of the product must fail until it is mended."""
+    return [
+        pytest.param(case, id=case.id, marks=[pytest.mark.xfail(reason=case.bug)] if case.bug else [])
+        for case in CASES
+        if case.kind in kinds and (most is None or len(case.data) <= most)
+    ]
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def arena() -> AsyncIterator[Arena]:
+    """One POP for all cases: what one leaves behind, the next meets."""
+    async with running_arena() as one:
+        yield one
+
+
+@BY_SOCKET
+@pytest.mark.parametrize("case", cases("R"))
+async def test_refused(arena: Arena, case: Case) -> None:
+    """One refusal, nothing at the origin, nothing stored, the next client unharmed, the reason counted."""
+    await arena.judge(case)
+
+
+@BY_SOCKET
+@pytest.mark.parametrize("case", cases("N", "RN", "L", "E"))
+async def test_taken(arena: Arena, case: Case) -> None:
+    """What reaches the origin is read alike by three parsers, and is what the case says."""
+    await arena.judge(case)
+
+
+@BY_SOCKET
+@pytest.mark.parametrize("case", cases("R", "N", "RN", "L", "E", most=SMALL))
+async def test_byte_by_byte(arena: Arena, case: Case) -> None:
+    """Sent one byte at a time it comes to the same."""
+    await arena.judge(case, segment=1)
+
+
+def small() -> Iterable[Case]:
+    """The cases that are cut at every byte."""
+    return (case for case in CASES if len(case.data) <= SMALL and not case.bug)
+
+
+async def test_cut_at_every_byte() -> None:
+    """Cut in two at any byte, each small case comes to the same; without sockets, which would add nothing."""
+    bench = Bench()
+    for case in small():
+        whole = bench.play(case.data)
+        for cut in range(1, len(case.data)):
+            halves = bench.play(case.data[:cut], case.data[cut:])
+            assert halves.gist == whole.gist, f"{case.id} cut at {cut}"
+
+
+def test_there_are_enough_of_them() -> None:
+    """At least 300 cases are written by hand, each under an id of its own (issue 7)."""
+    ids = [case.id for case in all_cases()]
+
+    assert len(ids) >= 300
+    assert len(set(ids)) == len(ids)
