@@ -1,117 +1,146 @@
-"""Show the main job on real input: `python loadtests/real_sites.py [--urls 1000] [--no-browser]`.
+"""Show the main job on real input: services that others wrote, behind edgecache, compared with themselves.
 
-Services that others wrote (nginx with /usr/share/doc; Datasette with a database) run behind edgecache. Every target is
-asked of the service and through edgecache: status, fields and bytes must be the same; the second crawl must be hits
-where the service's own fields allow storing; a page loads in headless Chromium. Exits 1 on any difference, or under
-95 % hits.
+    python loadtests/real_sites.py [--sites nginx,datasette,django] [--urls 1000] [--no-browser]
+
+nginx with /usr/share/doc, Datasette with a database of this machine's packages and files, a Django blog with sessions:
+each is crawled directly and through its own edgecache, twice; then with gzip, HEAD, preconditions and ranges; the blog
+by clients who log in and write; and one page of each in headless Chromium. All on 127.0.0.1 (and pip, once, for the
+private virtual environments), in one temporary directory. The rules and the table go to stdout, progress to stderr.
+Exit code: 0; 1 on any difference or under 95 % hits; 2 when something that is needed is missing; 130 when ended.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import subprocess
+import shutil
+import signal
 import sys
 import tempfile
 import time
-import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+try:
+    from real_sites import blog, browser, datasette, nginx, report
+    from real_sites.client import Client
+    from real_sites.crawls import crawl_gzip, crawl_twice
+    from real_sites.processes import Missing, Pop, pop_before, running, say
+    from real_sites.site import Both, Site
+    from real_sites.tally import Tally
+    from real_sites.variants import ask_otherwise
+except ModuleNotFoundError as absent:
+    sys.exit(f"real-sites: {absent.name} is not installed; run it with the project's Python: make real-sites")
 
-from loadtests.real_sites.compare import MAY_DIFFER, Tally, compare
-from loadtests.real_sites.processes import edgecache_before
-from loadtests.real_sites.services import Missing, Service, datasette, nginx_docs
-
-SERVICES = {"nginx": nginx_docs, "datasette": datasette}
-CHROMIUM = Path("/usr/bin/chromium")
-LEAST_HITS = 0.95
-
-
-def progress(line: str) -> None:
-    """Tell on standard error what is being done."""
-    print(f"  {line}", file=sys.stderr, flush=True)
+SITES: dict[str, Callable[[Path, Path, int], Site]] = {
+    "nginx": nginx.site,
+    "datasette": datasette.site,
+    "django": blog.site,
+}
+LONGEST = 900.0  # seconds for the requests of one site
 
 
-def loaded_in_browser(port: int, service: Service, folder: Path) -> bool:
-    """Whether headless Chromium shows the page's text when it loads it through the POP."""
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--virtual-time-budget=3000",
-    ]
-    done = subprocess.run(
-        [
-            str(CHROMIUM),
-            *flags,
-            f"--user-data-dir={folder}/chromium-{port}",
-            f"--screenshot={folder}/page-{port}.png",
-            "--dump-dom",
-            f"http://127.0.0.1:{port}{service.page}",
-        ],
-        capture_output=True,
-        timeout=120,
-        check=False,
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sites", type=_names, default=list(SITES), help=f"of: {','.join(SITES)}")
+    parser.add_argument("--urls", type=int, default=1000, help="at least so many URLs of each site (1000)")
+    parser.add_argument(
+        "--browser", action=argparse.BooleanOptionalAction, default=None, help="load a page of each in Chromium"
     )
-    return service.expected in done.stdout.decode(errors="replace")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="workers of each edgecache (1); more have separate memories: fewer hits, failing checks",
+    )
+    parser.add_argument("--environments", type=Path, metavar="DIR", help="keep the virtual environments there")
+    parser.add_argument("--screenshots", type=Path, metavar="DIR", help="keep Chromium's pictures there")
+    return parser.parse_args()
 
 
-def run(name: str, count: int, folder: Path, *, browser: bool) -> tuple[list[str], bool]:
-    """One service: a row of the table, and whether all is well."""
-    print(f"{name}: starting", file=sys.stderr, flush=True)
+def _names(text: str) -> list[str]:
+    chosen = [name for name in text.split(",") if name]
+    unknown = [name for name in chosen if name not in SITES]
+    if unknown or not chosen:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown) or 'nothing'}: not one of {', '.join(SITES)}")
+    return chosen
+
+
+async def examine(site: Site, pop: Pop, tally: Tally) -> None:
+    """Everything that is asked by our own client."""
+    async with (
+        asyncio.timeout(LONGEST),
+        Client(site.command.port, site.host) as origin,
+        Client(pop.port, site.host) as through,
+    ):
+        both = Both(origin, through)
+        own = await crawl_twice(site, both, tally)
+        tally.notes["connections to edgecache, 16 at a time, two crawls"] += through.opened
+        await crawl_gzip(site, both, tally)
+        await ask_otherwise(site, both, tally, own)
+        for check in site.further:
+            await check(site, both, tally)
+
+
+def run(site: Site, options: argparse.Namespace, folder: Path) -> Tally:
+    """One site, from its start to its end."""
+    tally = Tally(site.name)
     begun = time.monotonic()
-    service = SERVICES[name](folder, count)
-    pop, port, admin = edgecache_before(service.port)
-    try:
-        tally = asyncio.run(compare(service.port, port, service.targets, progress))
-        page = ("loaded" if loaded_in_browser(port, service, folder) else "FAILED") if browser else "skipped"
-        asked = urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=5).read()
-    finally:
-        pop.end()
-        service.process.end()
-    for difference in tally.differences[:20]:
-        print(f"DIFFERENCE {difference}", file=sys.stderr)
-    well = not tally.differences and page != "FAILED" and tally.hits >= LEAST_HITS * tally.storable
-    return row(service, tally, page, time.monotonic() - begun), well and b"edgecache_requests_total" in asked
+    with running(site.command, folder), pop_before(site.command.port, folder, options.workers) as pop:
+        try:
+            asyncio.run(examine(site, pop, tally))
+        except TimeoutError:
+            tally.differs("time", f"not done in {LONGEST:.0f} s")
+        if options.browser:
+            browser.load_page(site, pop, folder, tally, options.screenshots)
+    tally.seconds = time.monotonic() - begun
+    return tally
 
 
-def row(service: Service, tally: Tally, page: str, seconds: float) -> list[str]:
-    """The table's row for one service."""
-    hits = f"{100 * tally.hits / tally.storable:.1f} %" if tally.storable else "-"
-    cells = (tally.targets, tally.identical, tally.moving, len(tally.differences), tally.storable)
-    return [service.name, *map(str, cells), hits, f"{tally.size / 2**20:.1f} MiB", page, f"{seconds:.0f} s"]
+def with_browser(wanted: bool | None) -> bool:
+    """Whether Chromium takes part; says so in one line if not."""
+    if wanted is False:
+        say("browser: left out")
+    elif not browser.available():
+        if wanted:
+            raise Missing(f"{browser.CHROMIUM} is not installed (Debian: apt-get install chromium)")
+        say(f"browser: skipped, there is no {browser.CHROMIUM}")
+    else:
+        return True
+    return False
+
+
+def check_sites(options: argparse.Namespace, folder: Path) -> int:
+    """Prepare and run the chosen sites, print what came out; the exit code."""
+    options.browser = with_browser(options.browser)
+    environments = (options.environments or folder / "environments").resolve()
+    sites = [SITES[name](folder / name, environments, options.urls) for name in options.sites]
+    report.print_rules(sites, options.workers)
+    tallies = []
+    for site in sites:
+        tallies.append(run(site, options, folder / site.name))
+        report.print_site(tallies[-1])
+    report.print_table(tallies)
+    return 0 if all(tally.well for tally in tallies) else 1
 
 
 def main() -> int:
-    """Run the services asked for, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sites", default="nginx,datasette", help="which services, of: nginx, datasette")
-    parser.add_argument("--urls", type=int, default=1000, help="about how many targets of each")
-    parser.add_argument("--no-browser", action="store_true", help="leave Chromium out")
-    options = parser.parse_args()
-    browser = CHROMIUM.exists() and not options.no_browser
-    rows, well = [], True
-    with tempfile.TemporaryDirectory(prefix="edgecache-real-") as folder:
-        for name in options.sites.split(","):
-            try:
-                cells, fine = run(name, options.urls, Path(folder), browser=browser)
-            except Missing as missing:
-                cells, fine = [name, f"left out: {missing}"], False
-            rows.append(cells)
-            well = well and fine
-    print(f"\nFields that a gateway may change: {', '.join(sorted(MAY_DIFFER))}\n")
-    titles = ["service", "targets", "identical", "moving", "differences", "storable", "hits in crawl 2", "content"]
-    titles += ["Chromium", "time"]
-    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
-    for cells in rows:
-        print(f"| {' | '.join(cells)} |")
-    return 0 if well else 1
+    """Run in one temporary directory, which is removed whatever happens."""
+    options = parse()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that every `finally` still runs
+    folder = Path(tempfile.mkdtemp(prefix="edgecache-real-sites-"))
+    try:
+        return check_sites(options, folder)
+    except Missing as missing:
+        say(f"cannot run: {missing}")
+        return 2
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote_plus, urljoin, urlsplit
 
 from edgecache.rules.message import Request
 from edgecache.rules.structured_fields import parse_dictionary
@@ -44,7 +44,7 @@ class SearchVariance:
 
     __slots__ = ("allow_all", "ignore_order", "names")
 
-    def __init__(self, ignore_order: bool, allow_all: bool, names: frozenset[bytes]) -> None:
+    def __init__(self, ignore_order: bool, allow_all: bool, names: frozenset[str]) -> None:
         self.ignore_order = ignore_order
         self.allow_all = allow_all  # every parameter is ignored but those in `names`
         self.names = names
@@ -54,13 +54,11 @@ class SearchVariance:
         path, mark, query = target.partition(b"?")
         if not mark:
             return target
-        kept = [part for part in query.split(b"&") if part and self._matters(part.partition(b"=")[0])]
+        named = [(_parameter_name(part), part) for part in query.split(b"&") if part]
+        kept = [pair for pair in named if (pair[0] in self.names) is self.allow_all]
         if self.ignore_order:
-            kept.sort(key=lambda part: part.partition(b"=")[0])
-        return path + b"?" + b"&".join(kept) if kept else path
-
-    def _matters(self, name: bytes) -> bool:
-        return (name in self.names) if self.allow_all else (name not in self.names)
+            kept.sort(key=lambda pair: pair[0])
+        return path + b"?" + b"&".join([part for _, part in kept]) if kept else path
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SearchVariance) and (self.ignore_order, self.allow_all, self.names) == (
@@ -73,13 +71,17 @@ class SearchVariance:
         return hash((self.ignore_order, self.allow_all, self.names))
 
 
+def _parameter_name(part: bytes) -> str:
+    """The name of one parameter of a query as the origin reads it: `%69d` is `id`, or it would seem not to matter."""
+    return unquote_plus(part.partition(b"=")[0].decode("latin-1"))
+
+
 @lru_cache(maxsize=256)
 def no_vary_search(value: bytes | None) -> SearchVariance | None:
     """The `No-Vary-Search` field as a value; None where it is absent, malformed, or changes nothing.
 
     A dictionary: `key-order` (boolean), `params` (boolean or list of strings), `except` (list of strings, with
-    `params`). Parameter names are compared as raw bytes: a differently encoded name is another name, which only
-    loses a hit.
+    `params`). Parameter names are compared as they are decoded.
     """
     if value is None:
         return None
@@ -99,7 +101,7 @@ def no_vary_search(value: bytes | None) -> SearchVariance | None:
     return SearchVariance(order, params is True, names)
 
 
-def _strings(members: object) -> frozenset[bytes] | None:
+def _strings(members: object) -> frozenset[str] | None:
     if not isinstance(members, list) or not all(type(member) is str for member in members):
         return None
-    return frozenset(member.encode() for member in members)
+    return frozenset(unquote_plus(member) for member in members)

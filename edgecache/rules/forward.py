@@ -13,15 +13,19 @@ from edgecache.rules.vary import is_malformed_codings
 # Fields by which a client could make the origin answer for another target than the one in the cache key, or that only
 # a trusted proxy may set (FAULTS 14). They never reach the origin from a client.
 OVERRIDES: Final = frozenset(
-    b"x-host x-http-host-override x-original-url x-original-host x-rewrite-url x-http-method x-http-method-override "
-    b"x-method-override x-forwarded-server x-forwarded-scheme x-forwarded-port x-forwarded-prefix x-forwarded-ssl "
-    b"x-url-scheme front-end-https true-client-ip x-client-ip x-cluster-client-ip x-real-ip cf-connecting-ip "
-    b"x-wap-profile proxy".split()
+    b"x-host x-http-host-override x-original-url x-original-uri x-original-host x-rewrite-url x-rewrite-uri "
+    b"x-request-uri x-override-url x-http-destinationurl x-backend-host x-proxy-url base-url proxy-host proxy-url "
+    b"x-http-method x-http-method-override x-method-override x-url-scheme x-scheme front-end-https true-client-ip "
+    b"client-ip x-client-ip x-cluster-client-ip x-real-ip x-remote-ip x-remote-addr x-originating-ip x-proxyuser-ip "
+    b"cf-connecting-ip fastly-client-ip x-middleware-subrequest x-wap-profile proxy "
+    b"x-forwarded-server x-forwarded-scheme x-forwarded-port x-forwarded-prefix x-forwarded-ssl".split()
 )
 FORWARDED: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
 CHAINS: Final = (b"Forwarded", b"X-Forwarded-For")  # each proxy appends to these; the others the first one sets
 OURS: Final = frozenset((b"host", b"content-length", b"via", b"cdn-loop", b"max-forwards"))
 INTERNAL_PREFIX: Final = b"edgecache-"
+UNTRUSTED_PREFIXES: Final = (INTERNAL_PREFIX, b"x-forwarded")  # of this family too, whatever it is called
+MOST_FORWARDS: Final = 999
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,10 @@ def loops(request: Request, pop: bytes) -> bool:
 
 def no_forwards_left(request: Request) -> bool:
     """Whether a TRACE or OPTIONS has to be answered here (RFC 9110 §7.6.2)."""
-    return request.method in (b"TRACE", b"OPTIONS") and request.fields.get(b"max-forwards") == b"0"
+    hops = request.fields.get(b"max-forwards")
+    if not hops or request.method not in (b"TRACE", b"OPTIONS"):
+        return False
+    return not hops.strip(b"0")
 
 
 def upstream_lines(
@@ -51,16 +58,17 @@ def upstream_lines(
     drop = OURS | OVERRIDES if trusted else OURS | OVERRIDES | FORWARDED
     if is_malformed_codings(fields.get(b"accept-encoding")):
         drop |= {b"accept-encoding"}
+    prefixes = INTERNAL_PREFIX if trusted else UNTRUSTED_PREFIXES
     lines: list[FieldLine] = [(b"Host", gateway.host or request.host)]
     for line in end_to_end(fields):
         name = line[0].lower()
-        if name not in drop and not name.startswith(INTERNAL_PREFIX):
+        if name not in drop and not name.startswith(prefixes):
             lines.append(line)
     if request.is_upgrade:
         lines += [(b"Connection", b"Upgrade"), (b"Upgrade", fields.get(b"upgrade") or b"")]
     lines += _body_lines(request.framing)
     if (hops := fields.get(b"max-forwards")) is not None and request.method in (b"TRACE", b"OPTIONS"):
-        lines.append((b"Max-Forwards", b"%d" % (int(hops) - 1) if hops.isdigit() else hops))
+        lines.append((b"Max-Forwards", _one_less(hops)))
     version = b"1.0 " if request.http_1_0 else b"1.1 "
     lines.append((b"Via", _appended(fields.get(b"via"), version + gateway.pop)))  # RFC 9110 §7.6.3
     lines.append((b"CDN-Loop", _appended(fields.get(b"cdn-loop"), gateway.pop)))  # RFC 8586 §2
@@ -76,6 +84,13 @@ def _body_lines(framing: Framing) -> list[FieldLine]:
     if framing.chunked:
         return [(b"Transfer-Encoding", b"chunked")]
     return [(b"Content-Length", b"%d" % framing.length)] if framing.length else []
+
+
+def _one_less(hops: bytes) -> bytes:
+    """`Max-Forwards` counted down, from the most that we support if it is more (RFC 9110 §7.6.2)."""
+    if not hops.isdigit():
+        return hops
+    return b"%d" % (int(hops) - 1 if len(hops) < 4 else MOST_FORWARDS)
 
 
 def _appended(before: bytes | None, member: bytes) -> bytes:

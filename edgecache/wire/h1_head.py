@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import IPv6Address
 from typing import Final, TypeVar
 
 import httptools
@@ -29,7 +30,7 @@ RESPONSE_HEAD: Final = re.compile(
     rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n" + FIELD_LINES + rb"\r\n"
 )
 HOST: Final = re.compile(  # RFC 9110 §7.2, RFC 3986 §3.2.2: a name, an IPv4 or a bracketed IPv6 address; a port
-    rb"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z](?:[0-9A-Za-z._-]{0,253}[0-9A-Za-z_-])?)\.?(?::([0-9]{1,5})?)?"
+    rb"(\[[0-9A-Fa-f:.]{2,45}\](?!\.)|[0-9A-Za-z](?:[0-9A-Za-z._-]{0,253}[0-9A-Za-z_-])?)\.?(?::([0-9]{1,5})?)?"
 )
 ABSOLUTE: Final = re.compile(rb"(?i:(https?))://([^/?#@]*)([/?][!-~]*)?")
 BARE_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
@@ -52,6 +53,9 @@ NOT_REPEATABLE: Final = frozenset(
 )
 CONTENT_LENGTH: Final = frozenset((b"content-length",))
 FRAMING_FIELDS: Final = frozenset((b"host", b"content-length", b"transfer-encoding"))
+NOT_NOMINATED: Final = frozenset(  # options of Connection, and fields that it cannot take from us
+    (b"", b"close", b"keep-alive", b"connection", b"upgrade", b"te", b"via", b"cdn-loop", b"max-forwards")
+)
 DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 
 
@@ -145,14 +149,17 @@ class RequestHeads:
             self._fresh_parser()
         if underscores:  # to CGI, Transfer_Encoding is Transfer-Encoding: such fields are dropped
             fields = Fields(line for line in fields if b"_" not in line[0])
+            index = fields.index
         host, target = _host_and_target(method, target, fields, scheme, minor)
         framing = request_framing(fields, minor == b"0")
         if len(index) != len(fields.lines):
             _refuse_repeated(fields)
         keep_alive = minor != b"0"
         if b"connection" in index:
-            close, keep = connection_options(fields)
-            keep_alive = not close and (keep_alive or keep)
+            options = connection_options(fields)
+            keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
+            if not options <= NOT_NOMINATED:  # what is not sent on does not select, authorize or ask for anything here
+                fields = fields.without(options - NOT_NOMINATED)
         return Request(method, target, host, fields, framing, minor == b"0", keep_alive, scheme)
 
     def check_unfinished(self, start: bytes, scanned: int = 0) -> None:
@@ -190,11 +197,15 @@ class RequestHeads:
         if not collector.complete:
             self._fresh_parser()
             raise BadRequest(400, "malformed-head")
+        if b" \r\n" in raw or b"\t\r\n" in raw:  # RFC 9112 §5.1: blanks after a value are not of it; llhttp keeps them
+            return [(name, value.rstrip(b" \t")) for name, value in collector.lines]
         return collector.lines
 
 
 # Fields after which llhttp waits for a body or for the end, so that the next head needs a new parser.
-_LEAVES_START: Final = frozenset((b"connection", b"content-length", b"transfer-encoding", b"upgrade"))
+_LEAVES_START: Final = frozenset(
+    (b"connection", b"proxy-connection", b"content-length", b"transfer-encoding", b"upgrade")
+)
 
 
 def why_not_a_head(raw: bytes) -> BadRequest:
@@ -220,7 +231,17 @@ def normal_host(value: bytes, scheme: bytes) -> bytes:
     name, port = match[1].lower(), (match[2] or b"").lstrip(b"0")
     if (port and int(port) > 65535) or (match[2] and not port):
         raise BadRequest(400, "host", "the Host's port is out of range")
+    if name[:1] == b"[" and not _is_ipv6(name[1:-1]):
+        raise BadRequest(400, "host", "the Host is malformed")
     return name if not port or port == DEFAULT_PORTS[scheme] else name + b":" + port
+
+
+def _is_ipv6(address: bytes) -> bool:
+    try:
+        IPv6Address(address.decode())
+    except ValueError:
+        return False
+    return True
 
 
 def _host_and_target(method: bytes, target: bytes, fields: Fields, scheme: bytes, minor: bytes) -> tuple[bytes, bytes]:
@@ -271,15 +292,12 @@ def _refuse_repeated(fields: Fields) -> None:
             seen.add(lower)
 
 
-def connection_options(fields: Fields) -> tuple[bool, bool]:
-    """Whether `Connection` says close, and whether it says keep-alive (RFC 9110 §7.6.1)."""
-    value = fields.get(b"connection")
-    if value is None:
-        return False, False
-    options = {option.strip(b" \t") for option in value.lower().split(b",")}
+def connection_options(fields: Fields) -> set[bytes]:
+    """What `Connection` says, in lower case: options, and names of fields for this connection (RFC 9110 §7.6.1)."""
+    options = {option.strip(b" \t") for option in (fields.get(b"connection") or b"").lower().split(b",")}
     if not FRAMING_FIELDS.isdisjoint(options):  # FAULTS 23: nobody may strip what delimits the message
         raise BadRequest(400, "connection-option", "Connection names a field that delimits the message")
-    return b"close" in options, b"keep-alive" in options
+    return options
 
 
 class ResponseHeads:
@@ -296,7 +314,7 @@ class ResponseHeads:
         response = self._parsed.get(raw)
         if response is None:
             response = parse_response_head(raw, method)
-            if len(raw) <= LONGEST_REMEMBERED:
+            if len(raw) <= LONGEST_REMEMBERED and response.status >= 200:  # an interim one is never the whole answer
                 self._parsed.remember(raw, response)
         return response
 
@@ -327,15 +345,14 @@ def parse_response_head(raw: bytes, method: bytes) -> Response:
 def passed_head(status: int, reason: bytes, fields: Fields, framing: Framing, *, bodiless: bool) -> bytes:
     """A response's head as it is passed on: the hop-by-hop fields removed, the framing ours (RFC 9110 §7.6.1).
 
-    `bodiless` responses (to HEAD, 204, 304) keep the length that the origin gave: it speaks of another message.
+    `bodiless` responses (to HEAD, 304) keep the length that the origin gave: it speaks of another message.
     """
-    drop = hop_by_hop(fields)
-    if not bodiless:
-        drop = drop | CONTENT_LENGTH
+    drop = hop_by_hop(fields) | CONTENT_LENGTH
     block = b"".join([b"%b: %b\r\n" % line for line in fields.lines if line[0].lower() not in drop])
-    if bodiless or framing.length is None:
+    length = _agreed_length(fields) if bodiless else framing.length  # RFC 9110 §8.6: said once, whatever came
+    if length is None or status == 204:
         return status_line(status, reason) + block
-    return b"%bContent-Length: %d\r\n" % (status_line(status, reason) + block, framing.length)
+    return b"%bContent-Length: %d\r\n" % (status_line(status, reason) + block, length)
 
 
 def _field_line(line: bytes) -> FieldLine:

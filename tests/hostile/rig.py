@@ -1,0 +1,206 @@
+"""A client's connection without sockets: the product's protocol object, a transport that records, a site that notes.
+
+For what sockets add nothing to: cuts at every byte, and inputs by the hundred thousand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any, NamedTuple
+
+from edgecache.rules.forward import Gateway, upstream_lines
+from edgecache.rules.message import Request
+from edgecache.wire import h1_render as render
+from edgecache.wire.errors import BadRequest
+from edgecache.wire.exchange import Exchange
+from edgecache.wire.h1_head import HeadLimits, RequestHeads
+from edgecache.wire.h1_server import ClientConnection
+from hostile.readers import Seen
+
+GATEWAY = Gateway(b"test")
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
+
+
+class Outcome(NamedTuple):
+    """What came of some bytes: the requests that were taken whole, and the refusal that ended the connection."""
+
+    taken: tuple[Seen, ...]
+    status: int  # of the refusal; 0 = none
+    reason: str
+    closing: bool  # no further request will be taken
+
+    @property
+    def gist(self) -> tuple[tuple[Seen, ...], int, bool]:
+        """All but the reason: two faults in one head may be named in either order."""
+        return self.taken, self.status, self.closing
+
+
+class Collected:
+    """The `Sink` of a request's body: it answers once the body is whole."""
+
+    writable = True
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self.content = bytearray()
+        self.whole = False
+
+    def write(self, piece: bytes) -> None:
+        """A piece."""
+        self.content += piece
+
+    def finish(self) -> None:
+        """The body is whole."""
+        self.whole = True
+        self.exchange.reply(200, ANSWER, b"ok")
+
+    def abort(self) -> None:
+        """The body will never be whole."""
+
+
+class Transport(asyncio.Transport):
+    """A transport that remembers what was written and whether it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = bytearray()
+        self.ended = False
+
+    def write(self, data: Any) -> None:
+        """Bytes to the client."""
+        self.written += data
+
+    def get_write_buffer_size(self) -> int:
+        """Nothing waits."""
+        return 0
+
+    def can_write_eof(self) -> bool:
+        """As TCP."""
+        return True
+
+    def write_eof(self) -> None:
+        """FIN."""
+        self.ended = True
+
+    def is_closing(self) -> bool:
+        """Whether it was closed or aborted."""
+        return self.ended
+
+    def close(self) -> None:
+        """FIN."""
+        self.ended = True
+
+    def abort(self) -> None:
+        """RST."""
+        self.ended = True
+
+    def pause_reading(self) -> None:
+        """Not looked at."""
+
+    def resume_reading(self) -> None:
+        """Not looked at."""
+
+
+class Bench:
+    """The `Site` of the connections under test: it takes every request, and notes refusals and questions upstream."""
+
+    draining = False
+    head_timeout = body_timeout = idle_timeout = 10.0
+    min_rate = max_request_body = 0
+
+    def __init__(self, limits: HeadLimits | None = None) -> None:
+        heads = RequestHeads(limits or HeadLimits())
+        self.heads = heads
+        self.check_unfinished = heads.check_unfinished
+        self.reasons: list[tuple[int, str]] = []
+        self.exchanges: list[tuple[Exchange, Collected | None]] = []
+
+    def parse(self, raw: bytes, scheme: bytes) -> Request:
+        """The request whose head is `raw`."""
+        return self.heads.parse(raw, scheme)
+
+    def answer_known(self, connection: ClientConnection, raw: bytes) -> bool:
+        """Nothing is known."""
+        return False
+
+    def answer(self, exchange: Exchange) -> None:
+        """Take a request: answer it, once its body is whole."""
+        if exchange.body is None:
+            self.exchanges.append((exchange, None))
+            exchange.reply(200, ANSWER, b"ok")
+        else:
+            sink = Collected(exchange)
+            self.exchanges.append((exchange, sink))
+            exchange.body.read_into(sink)
+
+    def answered(self, exchange: Exchange, took: float) -> None:
+        """Not looked at."""
+
+    def refused(self, error: BadRequest) -> None:
+        """Note a refusal."""
+        self.reasons.append((error.status, error.reason))
+
+    def joined(self, connection: ClientConnection) -> None:
+        """Not looked at."""
+
+    def left(self, connection: ClientConnection) -> None:
+        """Not looked at."""
+
+    def clock(self) -> float:
+        """It stands still."""
+        return 1.0
+
+    # What a test asks…
+
+    def play(self, *pieces: bytes) -> Outcome:
+        """Send `pieces`, one read each, on a new connection; the event loop need not turn for it."""
+        self.exchanges.clear()
+        self.reasons.clear()
+        transport = Transport()
+        connection = ClientConnection(self)  # type: ignore[arg-type]
+        connection.connection_made(transport)
+        for piece in pieces:
+            connection.data_received(piece)
+            while not transport.ended and connection._exchange is None and connection._at < len(connection._buffer):
+                before = connection._at, len(connection._buffer)
+                connection._advance()  # what `call_soon` would do in its next turn
+                if before == (connection._at, len(connection._buffer)):
+                    break
+        status, reason = self.reasons[-1] if self.reasons else (0, "")
+        assert len(self.reasons) < 2, f"refused twice: {self.reasons}"
+        return Outcome(tuple(self._taken()), status, reason, transport.ended or connection.closing)
+
+    def _taken(self) -> list[Seen]:
+        taken = []
+        for exchange, sink in self.exchanges:
+            if sink is None or sink.whole:
+                request = exchange.request
+                taken.append(Seen(request.method, request.target, request.host, bytes(sink.content if sink else b"")))
+        return taken
+
+    def forwarded(self) -> bytes:
+        """What the origin would be sent for the requests taken whole, in order, as `Upstream` makes it."""
+        out = bytearray()
+        for exchange, sink in self.exchanges:
+            if sink is None or sink.whole:
+                out += question(exchange.request, bytes(sink.content) if sink else b"")
+        return bytes(out)
+
+
+def question(request: Request, body: bytes = b"") -> bytes:
+    """The bytes that `Upstream` and `OriginConnection` send for `request`."""
+    lines = upstream_lines(request, request.fields, GATEWAY, "127.0.0.1")
+    head = render.request_line(request.method, request.target) + render.field_block(lines) + b"\r\n"
+    if request.framing.chunked:
+        return head + (render.chunk(body) if body else b"") + render.LAST_CHUNK
+    return head + body
+
+
+def problem_of(written: bytes) -> dict[str, Any]:
+    """The problem details in a refusal."""
+    found = re.search(rb"\r\n\r\n(\{.*\})\Z", written, re.DOTALL)
+    assert found is not None, f"no problem details in {written!r}"
+    problem: dict[str, Any] = json.loads(found[1])
+    return problem

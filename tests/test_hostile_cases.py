@@ -1,0 +1,92 @@
+"""Every hand-written byte case in `tests/hostile/tables/`: as it is, byte by byte, and cut in two at every byte.
+
+`tests/hostile/tables/README.md` says what each kind of case demands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+
+import pytest
+import pytest_asyncio
+from hostile.arena import Arena, running_arena
+from hostile.rig import Bench
+from hostile.tables import REQUESTS, Case, all_cases
+
+CASES = [case for case in all_cases() if case.kind in REQUESTS]
+SMALL = 400  # bytes; longer cases are not cut everywhere
+BY_SOCKET = pytest.mark.asyncio(loop_scope="module")
+
+
+def cases(*kinds: str, most: int | None = None) -> list[object]:
+    """The cases of some kinds as parameters; those that show a bug of the product must fail until it is mended."""
+    return [
+        pytest.param(
+            case, id=case.id, marks=[pytest.mark.xfail(reason=case.bug)] * (bool(case.bug) > case.bug_when_cut)
+        )
+        for case in CASES
+        if case.kind in kinds and (most is None or len(case.data) <= most)
+    ]
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def arena() -> AsyncIterator[Arena]:
+    """One POP for all cases: what one leaves behind, the next meets."""
+    async with running_arena() as one:
+        yield one
+
+
+@BY_SOCKET
+@pytest.mark.parametrize("case", cases("R"))
+async def test_refused(arena: Arena, case: Case) -> None:
+    """One refusal, nothing at the origin, nothing stored, the next client unharmed, the reason counted."""
+    await arena.judge(case)
+
+
+@BY_SOCKET
+@pytest.mark.parametrize("case", cases("N", "RN", "L", "E"))
+async def test_taken(arena: Arena, case: Case) -> None:
+    """What reaches the origin is read alike by three parsers, and is what the case says."""
+    await arena.judge(case)
+
+
+@BY_SOCKET
+@pytest.mark.parametrize("case", cases("R", "N", "RN", "L", "E", most=SMALL))
+async def test_byte_by_byte(arena: Arena, case: Case) -> None:
+    """Sent one byte at a time it comes to the same."""
+    await arena.judge(case, segment=1)
+
+
+def small() -> Iterable[Case]:
+    """The cases that are cut at every byte."""
+    return (case for case in CASES if len(case.data) <= SMALL and not case.bug)
+
+
+def differs_when_cut(bench: Bench, case: Case) -> list[int]:
+    """Where a case cut in two comes to something else than whole."""
+    data, whole = case.data, bench.play(case.data)
+    return [cut for cut in range(1, len(data)) if bench.play(data[:cut], data[cut:]).gist != whole.gist]
+
+
+async def test_cut_at_every_byte() -> None:
+    """Cut in two at any byte, each small case comes to the same; without sockets, which would add nothing."""
+    bench = Bench()
+
+    assert {case.id: cuts for case in small() if (cuts := differs_when_cut(bench, case))} == {}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.id, marks=pytest.mark.xfail(reason=case.bug)) for case in CASES if case.bug_when_cut],
+)
+async def test_cut_where_it_does_matter(case: Case) -> None:
+    """Bugs of the product that show in pieces only."""
+    assert differs_when_cut(Bench(), case) == []
+
+
+def test_there_are_enough_of_them() -> None:
+    """At least 300 cases are written by hand, each under an id of its own (issue 7)."""
+    ids = [case.id for case in all_cases()]
+
+    assert len(ids) >= 300
+    assert len(set(ids)) == len(ids)
