@@ -175,6 +175,5 @@ class Runs(RuleBasedStateMachine):
         self.probes = [self.now]
 
 
-
 TestRuns = Runs.TestCase
 TestRuns.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
