@@ -143,6 +143,9 @@ class Settings:
     region: str = setting(WORD, "local", "Region that this POP belongs to.")
     workers: int = setting(COUNT, CORES, "Worker processes.", least="1", most="256")
     drain_grace: float = setting(DURATION, "30s", "How long exchanges may go on after SIGTERM.", least="0s", most="1h")
+    worker_timeout: float = setting(
+        DURATION, "10s", "Silence of a worker's event loop after which it is replaced.", least="1s", most="1h"
+    )
     access_log: float = setting(
         LOG_FRACTION, "json", "Log of requests on standard output: all, none, or a random fraction of them."
     )

@@ -1,8 +1,9 @@
 """The supervisor: it owns the listening sockets, keeps one worker in each slot, and adds up what they count.
 
 Every slot has a listening socket of its own (SO_REUSEPORT: the kernel spreads the connections), which the supervisor
-keeps open all the time. A worker that dies leaves its queue of connections in that socket, and its replacement, which
-is started at once, serves them. Only a drain closes the sockets.
+keeps open all the time. A worker that dies or hangs leaves its queue of connections in that socket, and its
+replacement, which is started at once, serves them. SIGHUP relieves the workers one by one: each successor accepts on
+the same socket before its predecessor stops. Only a drain closes the sockets.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
-import orjson
 from aiohttp import web
 
 from edgecache import __version__, admin, metrics
 from edgecache.config import Address, Settings
 from edgecache.errors import ConfigError
+from edgecache.slot import KILL_AFTER, Life, Slot
 from edgecache.tasks import spawn
 from edgecache.worker_process import DEFAULT_WORKER
 
@@ -33,9 +34,8 @@ BACKLOG = 4096
 QUICK_DEATH = 1.0  # seconds: who dies younger is not restarted for ever at once
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 FUTILE_STARTS = 5  # quick deaths of one slot before any worker was ever ready: the start has failed
-FRESH_WITHIN = 0.25  # seconds that /metrics waits for fresh numbers of a worker
-KILL_AFTER = 2.0  # seconds beyond the grace, or after the end of the control socket
-CONTROL_LINE = 16 * 1024 * 1024  # bytes: the longest snapshot
+START_WITHIN: Final = 30.0  # seconds in which a worker must become ready
+CHECKS: Final = 4  # times that a worker is asked for a sign of life before it counts as hung
 
 
 def make_listeners(address: Address, count: int) -> list[socket.socket]:
@@ -91,125 +91,6 @@ def pause_before_restart(quick_deaths: int) -> float:
     return float(min(FIRST_PAUSE * 2 ** min(quick_deaths - 2, 16), LONGEST_PAUSE))
 
 
-class Slot:
-    """One listening socket and the worker of the moment that serves it.
-
-    Its state: the process and its control socket while one lives, whether it is ready, its last snapshot, what the
-    dead ones of this slot have counted, and whether the slot is draining.
-    """
-
-    def __init__(
-        self, number: int, listener: socket.socket, command: Sequence[str], environ: Mapping[str, str]
-    ) -> None:
-        self.number = number
-        self.listener = listener
-        self.ready = False
-        self.ever_ready = False
-        self._command = command
-        self._environ = environ
-        self._process: asyncio.subprocess.Process | None = None
-        self._control: asyncio.StreamWriter | None = None
-        self._snapshot: metrics.Snapshot = {}
-        self._heard = asyncio.Event()
-        self._past: metrics.Snapshot = {}
-        self._draining = False
-
-    @property
-    def state(self) -> str:
-        """The worker of the moment in one word."""
-        if self._process is None:
-            return "down"
-        return "ready" if self.ready else "starting"
-
-    @property
-    def snapshot(self) -> metrics.Snapshot:
-        """What the workers of this slot have counted, the dead ones included."""
-        return metrics.merge([self._past, self._snapshot])
-
-    async def live(self) -> int | None:
-        """Run one worker from start to end, and return its exit code.
-
-        Raises OSError if none starts, ValueError if it says what no worker says.
-        """
-        try:
-            await self._listen(await self._start())
-        finally:
-            code = await self._end()
-        return code
-
-    async def _start(self) -> asyncio.StreamReader:
-        ours, theirs = socket.socketpair()
-        fds = (self.listener.fileno(), theirs.fileno())
-        arguments = ["--slot", str(self.number), "--listen-fd", str(fds[0]), "--control-fd", str(fds[1])]
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command, *arguments, stdin=asyncio.subprocess.DEVNULL, env=self._environ, pass_fds=fds
-            )
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        reader, self._control = await asyncio.open_unix_connection(sock=ours, limit=CONTROL_LINE)
-        if self._draining:
-            self._ask("drain")
-        return reader
-
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        with suppress(ConnectionError):
-            async for line in reader:
-                self._hear(orjson.loads(line))
-
-    def _hear(self, message: Mapping[str, Any]) -> None:
-        match message:
-            case {"ready": True}:
-                self.ready = self.ever_ready = True
-                log.info("worker ready slot=%d pid=%d", self.number, self._process.pid if self._process else 0)
-            case {"metrics": snapshot}:
-                self._snapshot = snapshot
-                self._heard.set()
-
-    async def _end(self) -> int | None:
-        self.ready = False
-        if self._control is not None:
-            self._control.close()
-        code = None if self._process is None else await self._exit_code(self._process)
-        self._past = metrics.merge([self._past, metrics.cumulative(self._snapshot)])
-        self._process, self._control, self._snapshot = None, None, {}
-        return code
-
-    async def _exit_code(self, process: asyncio.subprocess.Process) -> int:
-        try:
-            return await asyncio.wait_for(process.wait(), KILL_AFTER)
-        except TimeoutError:
-            self.kill()
-            return await process.wait()
-
-    async def refresh(self) -> None:
-        """Ask the worker for its numbers, and wait for them a moment."""
-        if self.ready:
-            self._heard.clear()
-            self._ask("snapshot")
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._heard.wait(), FRESH_WITHIN)
-
-    def drain(self) -> None:
-        """Close the listening socket and let the worker finish what it serves."""
-        self._draining = True
-        self.listener.close()
-        self._ask("drain")
-
-    def kill(self) -> None:
-        """End the worker at once, if there is one."""
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-
-    def _ask(self, what: str) -> None:
-        if self._control is not None and not self._control.is_closing():
-            self._control.write(orjson.dumps({"ask": what}, option=orjson.OPT_APPEND_NEWLINE))
-
-
 class Supervisor:
     """The workers of a POP and its admin listener, from the start to the end of a drain.
 
@@ -229,11 +110,14 @@ class Supervisor:
         self._admin_listener = admin_listener
         command = [sys.executable, "-m", "edgecache", "_worker", "--worker", worker]
         told = {**environ, **_decided(settings)}
-        self._slots = [Slot(number, one, command, told) for number, one in enumerate(listeners)]
+        self._slots = [Slot(number, one, command, told, self._on_relief) for number, one in enumerate(listeners)]
+        self._to_relieve: asyncio.Queue[Slot] = asyncio.Queue()
         self._stopping = asyncio.Event()
         self._exit_code = 0
         self._registry = metrics.Registry()
         self._deaths = self._registry.counter("edgecache_worker_deaths", "Workers that ended unasked.")
+        self._hangs = self._registry.counter("edgecache_worker_hangs", "Workers killed because they hung.")
+        self._reliefs = self._registry.counter("edgecache_worker_reliefs", "Workers relieved by a successor.")
         self._declare_metrics()
 
     def _declare_metrics(self) -> None:
@@ -256,8 +140,11 @@ class Supervisor:
         self._heed_signals()
         runner = await self._open_admin()
         keepers = [spawn(self._keep(slot), name=f"slot-{slot.number}") for slot in self._slots]
+        helpers = [spawn(self._relieve_in_turn(), name="reliefs"), spawn(self._watch(), name="watchdog")]
         await self._stopping.wait()
         await self._drain(keepers)
+        for helper in helpers:
+            helper.cancel()
         await runner.cleanup()
         log.info("ended code=%d", self._exit_code)
         return self._exit_code
@@ -266,7 +153,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number.name)
-        loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP is reserved and does nothing yet")
+        loop.add_signal_handler(signal.SIGHUP, self._relieve_all)
 
     def _on_signal(self, name: str) -> None:
         if self._stopping.is_set():
@@ -287,24 +174,21 @@ class Supervisor:
     async def _keep(self, slot: Slot) -> None:
         quick_deaths = 0
         while not self._stopping.is_set():
-            began = time.monotonic()
-            code = await self._one_life(slot)
-            lived = time.monotonic() - began
+            life = slot.current = slot.current or slot.begin()
+            await life.over.wait()
             if self._stopping.is_set():
                 return
+            if life is not slot.current:  # it was relieved
+                continue
+            slot.current = None
+            lived = time.monotonic() - life.began
             self._deaths.value += 1
             quick_deaths = quick_deaths + 1 if lived < QUICK_DEATH else 0
             pause = pause_before_restart(quick_deaths)
-            log.warning("worker died slot=%d code=%s lived=%.1fs restart=%.1fs", slot.number, code, lived, pause)
+            log.warning("worker died slot=%d code=%s lived=%.1fs restart=%.1fs", slot.number, life.code, lived, pause)
             self._give_up_if_futile(quick_deaths)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
-
-    async def _one_life(self, slot: Slot) -> int | str | None:
-        try:
-            return await slot.live()
-        except (OSError, ValueError) as error:
-            return repr(error)
 
     def _give_up_if_futile(self, quick_deaths: int) -> None:
         if quick_deaths >= FUTILE_STARTS and not any(slot.ever_ready for slot in self._slots):
@@ -312,14 +196,83 @@ class Supervisor:
             self._exit_code = 1
             self._stopping.set()
 
+    # --- relief: one worker after the other makes room for a successor
+
+    def _relieve_all(self) -> None:
+        log.info("SIGHUP: relieving the workers one by one")
+        for slot in self._slots:
+            self._to_relieve.put_nowait(slot)
+
+    def _on_relief(self, slot: Slot) -> None:
+        log.info("worker asks to be relieved slot=%d", slot.number)
+        self._to_relieve.put_nowait(slot)
+
+    async def _relieve_in_turn(self) -> None:
+        while True:
+            slot = await self._to_relieve.get()
+            if slot.ready and not self._stopping.is_set():
+                await self._relieve(slot)
+
+    async def _relieve(self, slot: Slot) -> None:
+        """Start a successor on the same socket; once it serves, let the worker of the moment drain."""
+        old, successor = slot.current, slot.begin()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(successor.settled.wait(), START_WITHIN)
+        if self._stopping.is_set():
+            return
+        if not successor.ready:
+            log.error("relief failed, the old worker stays slot=%d code=%s", slot.number, successor.code)
+            successor.kill()
+        elif old is None or old is not slot.current:  # it died meanwhile, and has a replacement
+            successor.drain()
+        else:
+            slot.hand_over(successor)
+            self._reliefs.value += 1
+            await self._see_off([old])
+
+    async def _see_off(self, lives: Sequence[Life]) -> None:
+        """Wait until workers that drain have ended; kill those that outlast the grace."""
+        leaving = {life.task: life for life in lives}
+        if not leaving:
+            return
+        _, late = await asyncio.wait(leaving, timeout=self._settings.drain_grace + KILL_AFTER)
+        if late:
+            log.warning("killing workers beyond the grace count=%d", len(late))
+            for task in late:
+                leaving[task].kill()
+            await asyncio.wait(late)
+
+    # --- the watchdog
+
+    async def _watch(self) -> None:
+        """Kill workers whose event loop gives no sign of life for `worker_timeout`; the keepers replace them."""
+        pause = self._settings.worker_timeout / CHECKS
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(pause)
+            late = time.monotonic() - before - pause  # our own: a machine that slept says nothing of the workers
+            for slot in self._slots:
+                for life in tuple(slot.lives):
+                    life.heard += late
+                    self._check(slot, life)
+
+    def _check(self, slot: Slot, life: Life) -> None:
+        limit = self._settings.worker_timeout
+        silent = time.monotonic() - life.heard
+        if silent > (limit if life.ready else max(limit, START_WITHIN)):
+            log.error("worker hangs, killing it slot=%d pid=%d silent=%.1fs", slot.number, life.pid, silent)
+            self._hangs.value += 1
+            life.kill()
+        else:
+            life.ask("snapshot")
+
+    # --- the end
+
     async def _drain(self, keepers: Sequence[asyncio.Task[None]]) -> None:
         for slot in self._slots:
             slot.drain()
-        _, late = await asyncio.wait(keepers, timeout=self._settings.drain_grace + KILL_AFTER)
-        if late:
-            log.warning("killing workers beyond the grace count=%d", len(late))
-            self._kill_all()
-            await asyncio.wait(late)
+        await self._see_off([life for slot in self._slots for life in slot.lives])
+        await asyncio.gather(*keepers)
 
     def _kill_all(self) -> None:
         for slot in self._slots:

@@ -33,6 +33,7 @@ from edgecache.wire.h1_head import HeadLimits, RequestHeads
 from edgecache.wire.h1_server import ClientConnection
 
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
+BACKLOG: Final = 4096  # connections that wait to be accepted
 
 
 class Worker:
@@ -60,7 +61,7 @@ class Worker:
         self._pool = OriginPool(settings)
         self._log = AccessLog(settings.access_log, access_log_write)
         self._logging = settings.access_log > 0
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[tuple[asyncio.Server, socket.socket]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self.watch = Watch()
         self.edge = self._build(settings, clock)
@@ -165,8 +166,8 @@ class Worker:
         loop = asyncio.get_running_loop()
         for listener in sockets:
             own = listener.dup()
-            server = await loop.create_server(lambda: ClientConnection(self), sock=own, backlog=4096)
-            self._servers.append(server)
+            server = await loop.create_server(lambda: ClientConnection(self), sock=own, backlog=BACKLOG)
+            self._servers.append((server, own))
         self._sweep()
 
     def snapshot(self) -> Snapshot:
@@ -180,7 +181,10 @@ class Worker:
         """
         self.draining = True
         self.edge.known.stop()
+        waiting = self._accept_waiting()
         self._stop_accepting()
+        for accepted in waiting:
+            await self._adopt(accepted)
         if self.connections:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._all_left.wait(), self._drain_grace)
@@ -197,9 +201,25 @@ class Worker:
         self._log.close()
 
     def _stop_accepting(self) -> None:
-        for server in self._servers:
+        for server, _ in self._servers:
             server.close()
         self._servers.clear()
+
+    def _accept_waiting(self) -> list[socket.socket]:
+        """Who waits in the accept queues: closing a listening socket would reset them."""
+        waiting: list[socket.socket] = []
+        for _, listener in self._servers:
+            with suppress(OSError):  # BlockingIOError: the queue is empty
+                while len(waiting) < BACKLOG:
+                    waiting.append(listener.accept()[0])
+        return waiting
+
+    async def _adopt(self, accepted: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(lambda: ClientConnection(self), accepted)
+        except OSError:
+            accepted.close()
 
     def _sweep(self) -> None:
         """One pass over everything that has a deadline; there is no other timer."""

@@ -1,8 +1,8 @@
 """A worker process: one `Worker` on one event loop, led by the supervisor over a control socket.
 
 Messages are lines of JSON. To the supervisor: `{"ready": true}` once, `{"metrics": snapshot}` every second and when
-asked. From it: `{"ask": "snapshot"}`, `{"ask": "drain"}`. The end of the control socket is the end of the worker, so
-that no worker outlives its supervisor.
+asked, `{"relief": true}` on SIGTERM. From it: `{"ask": "snapshot"}`, `{"ask": "drain"}`. The end of the control socket
+is the end of the worker, so that no worker outlives its supervisor.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Worker(Protocol):
 def run(settings: Settings, listen_fds: Sequence[int], control_fd: int, worker: str = DEFAULT_WORKER) -> None:
     """Be a worker until the supervisor ends it; `worker` names the factory as `module:name`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # sent to a whole terminal or unit at times: the supervisor leads
+        signal.signal(number, signal.SIG_IGN)  # sent to a whole terminal at times: the supervisor leads
     uvloop.run(_live(settings, [_adopted(fd) for fd in listen_fds], _adopted(control_fd), _factory(worker)))
 
 
@@ -74,6 +74,7 @@ async def _live(
     reader, writer = await asyncio.open_unix_connection(sock=control)
     led = LedWorker(make(settings), sockets, writer)
     await led.start()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, led.ask_for_relief)
     orders = spawn(led.obey(reader), name="orders")
     reports = spawn(led.report(), name="reports")
     await led.over.wait()
@@ -116,11 +117,16 @@ class LedWorker:
             await asyncio.sleep(REPORT_EVERY)
             self._send_metrics()
 
+    def ask_for_relief(self) -> None:
+        """Ask the supervisor for a successor: it drains this worker once that one serves."""
+        if self._drain is None:
+            self._send({"relief": True})
+
     def drain(self) -> None:
         """Drain, once, and then end."""
         if self._drain is None:
             for listener in self._sockets:
-                listener.close()  # the last copies: from here on, new connections are refused and not left waiting
+                listener.close()  # so that the worker's copy is the last, unless the supervisor keeps the socket
             self._drain = spawn(self._drain_and_end(), name="drain")
 
     async def _drain_and_end(self) -> None:

@@ -3,13 +3,19 @@
 import asyncio
 import os
 import socket
+import tempfile
+import time
+from pathlib import Path
 
 from edgecache.config import Settings
 from edgecache.metrics import Registry, Snapshot
 
 
 class FakeWorker:
-    """Answers each request with its process id; `/hold` holds the answer's end back until the client says more."""
+    """Answers each request with its process id.
+
+    `/hold` holds the answer's end back until the client says more; `/hang` stops the event loop.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._registry = Registry()
@@ -27,6 +33,8 @@ class FakeWorker:
         head = await reader.readuntil(b"\r\n\r\n")
         self._requests.value += 1
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n%d\n" % os.getpid())
+        if b"/hang" in head:
+            time.sleep(3600)  # noqa: ASYNC251 (it hangs, that is the point)
         if b"/hold" in head:
             await reader.read(1)
             writer.write(b"held\n")
@@ -57,3 +65,16 @@ class BrokenWorker(FakeWorker):
     async def start(self, sockets: list[socket.socket]) -> None:
         """Fail."""
         raise RuntimeError("broken on purpose")
+
+
+class OnlyOnce(FakeWorker):
+    """Starts for the first worker of a supervisor only."""
+
+    async def start(self, sockets: list[socket.socket]) -> None:
+        """Fail, unless it is the first."""
+        mark = Path(tempfile.gettempdir()) / f"edgecache-test-{os.getppid()}"
+        if mark.exists():
+            mark.unlink()
+            raise RuntimeError("not twice")
+        mark.touch()
+        await super().start(sockets)

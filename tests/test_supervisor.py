@@ -1,107 +1,21 @@
 """The supervisor, with real processes: what a client, an operator and a kernel see of it."""
 
 import contextlib
-import http.client
 import json
 import os
 import re
-import select
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.pop_process import DEADLINE, RunningPop, running_pop
 
 from edgecache.config import Address
 from edgecache.errors import ConfigError
 from edgecache.supervisor import listen_or_refuse, make_listeners, pause_before_restart
-
-DEADLINE = 30.0  # seconds: how long a test waits before it fails, never how long it takes
-TESTS = Path(__file__).parent
-
-
-class RunningPop:
-    """`edgecache serve` in a process of its own, with a stand-in for the worker."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
-        self.log = ""
-        self.port = int(self.expect(r"serves   http://127\.0\.0\.1:(\d+)/"))
-        self.admin_port = int(self.expect(r"metrics  http://127\.0\.0\.1:(\d+)/"))
-
-    def expect(self, pattern: str) -> str:
-        """Wait for a log line that matches, after those seen before; its first group, or the match."""
-        assert self.process.stderr is not None
-        until = time.monotonic() + DEADLINE
-        while (match := re.search(pattern, self.log)) is None:
-            left = until - time.monotonic()
-            readable, _, _ = select.select([self.process.stderr], [], [], max(0.0, left))
-            more = os.read(self.process.stderr.fileno(), 65536) if readable else b""
-            assert more, f"no {pattern!r} in:\n{self.log}"
-            self.log += more.decode()
-        self.log = self.log[match.end() :]
-        return match[1] if match.groups() else match[0]
-
-    def expect_worker(self) -> int:
-        """Wait until one more worker is ready; its process id."""
-        return int(self.expect(r"worker ready slot=\d+ pid=(\d+)"))
-
-    def open(self, target: str) -> socket.socket:
-        """A connection on which `target` has been asked."""
-        client = socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE)
-        try:
-            client.sendall(f"GET {target} HTTP/1.1\r\nHost: site\r\n\r\n".encode())
-        except OSError:
-            client.close()
-            raise
-        return client
-
-    def ask(self, target: str = "/") -> int:
-        """The process id of the worker that answers."""
-        with self.open(target) as client, client.makefile("rb") as answer:
-            return int(answer.read().split(b"\r\n\r\n")[1])
-
-    def admin(self, path: str) -> tuple[int, str]:
-        """Status and body of an admin page."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=DEADLINE)
-        with contextlib.closing(connection):
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-
-    def metric(self, name: str) -> float:
-        """The value of a metric that has no labels."""
-        found = re.search(rf"^{name} (\S+)$", self.admin("/metrics")[1], re.MULTILINE)
-        assert found is not None
-        return float(found[1])
-
-    def exit_code(self) -> int:
-        """Wait for its end; its exit code."""
-        return self.process.wait(DEADLINE)
-
-
-@contextlib.contextmanager
-def running_pop(*, worker: str = "fake_worker:FakeWorker", **settings: object) -> Iterator[RunningPop]:
-    """A POP with one worker on free ports, killed at the end if it still lives."""
-    environ = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(TESTS),
-        "EDGECACHE_ORIGIN": "http://127.0.0.1:1",
-        "EDGECACHE_LISTEN": "127.0.0.1:0",
-        "EDGECACHE_ADMIN_LISTEN": "127.0.0.1:0",
-        "EDGECACHE_WORKERS": "1",
-        **{f"EDGECACHE_{name.upper()}": str(value) for name, value in settings.items()},
-    }
-    command = [sys.executable, "-m", "edgecache", "serve", "--worker", worker]
-    with subprocess.Popen(command, env=environ, cwd=TESTS.parent, stderr=subprocess.PIPE) as process:
-        try:
-            yield RunningPop(process)
-        finally:
-            process.kill()
 
 
 def first_line(client: socket.socket) -> bytes:
@@ -183,6 +97,14 @@ def test_sigterm_drains() -> None:
         assert not is_alive(worker)
 
 
+def wait_until(true: Callable[[], bool]) -> None:
+    """Look until it is so; each look asks another process or the kernel, and gives way to them."""
+    until = time.monotonic() + DEADLINE
+    while not true():
+        assert time.monotonic() < until, "it never came to be"
+        os.sched_yield()
+
+
 def wait_until_refused(pop: RunningPop) -> None:
     """Connect until nobody listens any more; each attempt is a round trip to the kernel, not a sleep."""
     until = time.monotonic() + DEADLINE
@@ -237,24 +159,94 @@ def test_workers_end_when_the_supervisor_is_killed() -> None:
 
 @pytest.mark.slow
 def test_a_worker_leaves_signals_to_the_supervisor() -> None:
-    """SIGTERM and SIGINT to the worker, as a terminal or a service manager sends to all, end nothing by themselves."""
+    """SIGINT and SIGHUP to the worker, as a terminal sends to all, end nothing by themselves."""
     with running_pop() as pop:
         worker = pop.expect_worker()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGHUP):
             os.kill(worker, number)
 
         assert pop.ask() == worker
 
 
 @pytest.mark.slow
-def test_sighup_is_reserved() -> None:
-    """SIGHUP is logged and changes nothing."""
-    with running_pop() as pop:
-        worker = pop.expect_worker()
-        pop.process.send_signal(signal.SIGHUP)
-        pop.expect("SIGHUP is reserved")
+def test_sighup_relieves_every_worker_once_its_successor_is_ready() -> None:
+    """On SIGHUP each worker gets a successor, and ends when what it serves is answered; readiness stays on."""
+    with running_pop(workers=2) as pop:
+        old = {pop.expect_worker(), pop.expect_worker()}
+        with pop.open("/hold") as client:
+            first_line(client)
+            pop.process.send_signal(signal.SIGHUP)
+            new = {pop.expect_worker()}
+            assert pop.admin("/readyz")[0] == 200
+            client.sendall(b"x")
+            assert client.recv(4096) == b"held\n"
+            new.add(pop.expect_worker())
+        wait_until(lambda: not any(is_alive(worker) for worker in old))
 
-        assert pop.ask() == worker
+        assert not new & old
+        assert {pop.ask() for _ in range(40)} == new
+        assert pop.metric("edgecache_worker_reliefs_total") == 2
+        assert pop.metric("edgecache_worker_deaths_total") == 0
+
+
+@pytest.mark.slow
+def test_a_worker_that_gets_sigterm_is_relieved() -> None:
+    """SIGTERM to one worker: its successor serves, and the answer that it holds is finished."""
+    with running_pop() as pop:
+        old = pop.expect_worker()
+        with pop.open("/hold") as client:
+            first_line(client)
+            os.kill(old, signal.SIGTERM)
+            new = pop.expect_worker()
+            wait_until(lambda: pop.ask() == new)
+            client.sendall(b"x")
+            assert client.recv(4096) == b"held\n"
+        wait_until(lambda: not is_alive(old))
+
+
+@pytest.mark.slow
+def test_a_successor_that_does_not_start_leaves_the_old_worker_in_place() -> None:
+    """A relief that fails changes nothing for the clients."""
+    with running_pop(worker="fake_worker:OnlyOnce") as pop:
+        old = pop.expect_worker()
+        pop.process.send_signal(signal.SIGHUP)
+        pop.expect("relief failed, the old worker stays")
+
+        assert pop.ask() == old
+        assert pop.admin("/readyz")[0] == 200
+
+
+@pytest.mark.slow
+def test_a_drain_during_a_relief_ends_both_workers() -> None:
+    """SIGTERM while a worker waits for its last client behind its successor: both drain, exit 0."""
+    with running_pop() as pop:
+        old = pop.expect_worker()
+        with pop.open("/hold") as client:
+            first_line(client)
+            pop.process.send_signal(signal.SIGHUP)
+            new = pop.expect_worker()
+            pop.process.send_signal(signal.SIGTERM)
+            pop.expect("draining")
+            client.sendall(b"x")
+            assert client.recv(4096) == b"held\n"
+
+        assert pop.exit_code() == 0
+        assert not is_alive(old)
+        assert not is_alive(new)
+
+
+@pytest.mark.slow
+def test_a_hanging_worker_is_killed_and_replaced() -> None:
+    """A worker whose event loop stands still is replaced, who waits in its queue is served, and it is counted."""
+    with running_pop(worker_timeout="1s") as pop:
+        old = pop.expect_worker()
+        with pop.open("/hang"):
+            pop.expect("worker hangs")
+            new = pop.ask()
+
+        assert new != old
+        assert not is_alive(old)
+        assert pop.metric("edgecache_worker_hangs_total") == 1
 
 
 @pytest.mark.slow

@@ -1,0 +1,208 @@
+"""One slot of the supervisor: a listening socket, and the worker processes that serve it, one after the other.
+
+The socket is the slot's: every worker of the slot inherits the same one, so what waits in its queue is lost neither
+when a worker dies nor when one is relieved. While a worker is relieved there are two: the successor accepts before the
+predecessor stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import orjson
+
+from edgecache import metrics
+from edgecache.tasks import spawn
+
+log = logging.getLogger("edgecache.supervisor")
+
+FRESH_WITHIN: Final = 0.25  # seconds that /metrics waits for fresh numbers of a worker
+KILL_AFTER: Final = 2.0  # seconds beyond the grace, or after the end of the control socket
+CONTROL_LINE: Final = 16 * 1024 * 1024  # bytes: the longest snapshot
+
+
+class Life:
+    """One worker process, from its start to its end. `over` is set when it has ended or was relieved."""
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+        self._process: asyncio.subprocess.Process | None = None
+        self._control: asyncio.StreamWriter | None = None
+        self._fresh = asyncio.Event()
+        self.ready = False
+        self.settled = asyncio.Event()  # it is ready, or has ended
+        self.over = asyncio.Event()
+        self.draining = False
+        self.began = self.heard = time.monotonic()  # the start, and the last word from its event loop
+        self.snapshot: metrics.Snapshot = {}
+        self.code: int | str | None = None  # of its exit, or why it did not start
+        self.task = spawn(self._run(), name=f"worker-{slot.number}")
+
+    @property
+    def pid(self) -> int:
+        """The process id; 0 before the start."""
+        return self._process.pid if self._process is not None else 0
+
+    async def _run(self) -> None:
+        try:
+            await self._listen(await self._start())
+        except (OSError, ValueError) as error:  # none starts, or it says what no worker says
+            self.code = repr(error)
+        finally:
+            self.ready = False
+            await self._end()
+            self._slot.buried(self)
+            self.settled.set()
+            self.over.set()
+
+    async def _start(self) -> asyncio.StreamReader:
+        slot = self._slot
+        ours, theirs = socket.socketpair()
+        fds = (slot.listener.fileno(), theirs.fileno())
+        arguments = ["--slot", str(slot.number), "--listen-fd", str(fds[0]), "--control-fd", str(fds[1])]
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *slot.command, *arguments, stdin=asyncio.subprocess.DEVNULL, env=slot.environ, pass_fds=fds
+            )
+        except (OSError, ValueError):
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        reader, self._control = await asyncio.open_unix_connection(sock=ours, limit=CONTROL_LINE)
+        if self.draining:
+            self.ask("drain")
+        return reader
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        with suppress(ConnectionError):
+            async for line in reader:
+                self._hear(orjson.loads(line))
+
+    def _hear(self, message: Mapping[str, Any]) -> None:
+        self.heard = time.monotonic()
+        match message:
+            case {"ready": True}:
+                self.ready = self._slot.ever_ready = True
+                self.settled.set()
+                log.info("worker ready slot=%d pid=%d", self._slot.number, self.pid)
+            case {"metrics": snapshot}:
+                self.snapshot = snapshot
+                self._fresh.set()
+            case {"relief": True}:
+                self._slot.on_relief(self._slot)
+
+    async def _end(self) -> None:
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None:
+            try:
+                self.code = await asyncio.wait_for(self._process.wait(), KILL_AFTER)
+            except TimeoutError:
+                self.kill()
+                self.code = await self._process.wait()
+
+    async def refresh(self) -> None:
+        """Ask the worker for its numbers, and wait for them a moment."""
+        if self.ready:
+            self._fresh.clear()
+            self.ask("snapshot")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._fresh.wait(), FRESH_WITHIN)
+
+    def drain(self) -> None:
+        """Let the worker accept no more, finish what it serves, and end."""
+        self.draining = True
+        self.ask("drain")
+
+    def kill(self) -> None:
+        """End the process at once, if there is one."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+
+    def ask(self, what: str) -> None:
+        """Send the worker an order; one that cannot hear it any more is about to end anyway."""
+        if self._control is not None and not self._control.is_closing():
+            self._control.write(orjson.dumps({"ask": what}, option=orjson.OPT_APPEND_NEWLINE))
+
+
+class Slot:
+    """A listening socket and who serves it: the worker of the moment, and those that are on their way in or out.
+
+    `on_relief` is told when the worker of the moment asks to be relieved.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        listener: socket.socket,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        on_relief: Callable[[Slot], None],
+    ) -> None:
+        self.number = number
+        self.listener = listener
+        self.command = command
+        self.environ = environ
+        self.on_relief = on_relief
+        self.ever_ready = False
+        self.current: Life | None = None
+        self.lives: list[Life] = []  # every process of this slot that has not ended
+        self._past: metrics.Snapshot = {}  # what the dead ones have counted
+
+    def begin(self) -> Life:
+        """Start one more worker on the listening socket."""
+        life = Life(self)
+        self.lives.append(life)
+        return life
+
+    def hand_over(self, successor: Life) -> None:
+        """Make `successor` the worker of the moment; the one before drains."""
+        old, self.current = self.current, successor
+        if old is not None:
+            old.drain()
+            old.over.set()
+
+    def buried(self, life: Life) -> None:
+        """`life` has ended: keep what it counted."""
+        self.lives.remove(life)
+        self._past = metrics.merge([self._past, metrics.cumulative(life.snapshot)])
+
+    @property
+    def ready(self) -> bool:
+        """Whether the worker of the moment serves."""
+        return self.current is not None and self.current.ready
+
+    @property
+    def state(self) -> str:
+        """The worker of the moment in one word."""
+        if self.current is None:
+            return "down"
+        return "ready" if self.current.ready else "starting"
+
+    @property
+    def snapshot(self) -> metrics.Snapshot:
+        """What the workers of this slot have counted, the dead ones included."""
+        return metrics.merge([self._past, *(life.snapshot for life in self.lives)])
+
+    async def refresh(self) -> None:
+        """Ask every worker for its numbers."""
+        await asyncio.gather(*(life.refresh() for life in self.lives))
+
+    def drain(self) -> None:
+        """Close the listening socket and let the workers finish what they serve."""
+        self.listener.close()
+        for life in self.lives:
+            life.drain()
+
+    def kill(self) -> None:
+        """End every worker at once."""
+        for life in self.lives:
+            life.kill()
