@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from edgecache import __version__
+from edgecache import __version__, machine
 from edgecache.config import Address, Settings, effective_table, load, markdown_table
 from edgecache.errors import ConfigError
 from edgecache.worker_process import DEFAULT_WORKER
@@ -99,6 +99,7 @@ def _worker(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
 def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from edgecache.supervisor import Supervisor, listen_or_refuse  # aiohttp: 28 MiB that no worker needs
 
+    machine.raise_open_files()
     with ExitStack() as sockets:
         demo_listener = None
         if chosen.demo and not environ.get("EDGECACHE_ORIGIN", "").strip():

@@ -167,6 +167,15 @@ class Settings:
     max_object_memory: int = setting(SIZE, "0", "Largest object kept in memory; 0 is a tenth of one worker's share.")
 
     # Clients: deadlines and limits
+    max_connections: int = setting(
+        COUNT, "0", "Most client connections of a worker; 0 is what its limit on open files allows.", most="1000000"
+    )
+    max_connections_per_address: int = setting(
+        COUNT,
+        "4096",
+        "The same from one address or IPv6 /64, EDGECACHE_TRUSTED_PROXIES left out; 0 sets no limit.",
+        most="1000000",
+    )
     head_timeout: float = setting(DURATION, "10s", "To receive the head of a request.", least="10ms", most="10m")
     body_timeout: float = setting(
         DURATION,

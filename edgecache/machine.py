@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 MIB = 1024 * 1024
 UNLIMITED_MEMORY = 256 * MIB  # for cached objects, where no cgroup sets a limit
+MOST_FILES = 1 << 20  # open files, where the limit is none
 NO_LIMIT = 1 << 60  # cgroup v1 writes "no limit" as the largest page-aligned number
 
 
@@ -59,3 +62,19 @@ def _text(file: Path) -> str:
         return file.read_text()
     except OSError:
         return ""
+
+
+def open_files() -> int:
+    """How many files this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_FILES if soft == resource.RLIM_INFINITY else min(soft, MOST_FILES)
+
+
+def raise_open_files() -> None:
+    """Raise the soft limit on open files to the hard one, for this process and those that it starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return
+    with suppress(OSError, ValueError):  # a sandbox may refuse it: the bounds follow what is allowed
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -10,7 +10,9 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final
 
+from edgecache import machine
 from edgecache.access_log import AccessLog
+from edgecache.admission import Admission, fitted
 from edgecache.config import Settings
 from edgecache.edge import KNOWN_HIT, Edge
 from edgecache.fills import Fills
@@ -46,12 +48,13 @@ class Worker:
         clock: Callable[[], float] = time.time,
         access_log_write: Callable[[bytes], object] | None = None,
     ) -> None:
+        settings = fitted(settings, machine.open_files())
         self.head_timeout = settings.head_timeout
         self.body_timeout = settings.body_timeout
         self.idle_timeout = settings.idle_timeout
         self.min_rate = settings.min_rate
         self.max_request_body = settings.max_request_body
-        self.draining = False
+        self.draining = self.crowded = False
         self.connections: set[ClientConnection] = set()
         self._all_left = asyncio.Event()
         self.clock = time.monotonic
@@ -59,6 +62,8 @@ class Worker:
         self._drain_grace = settings.drain_grace
         self._heads = RequestHeads(HeadLimits(settings.max_line, settings.max_fields, settings.max_head))
         self._pool = OriginPool(settings)
+        self._trusted = _trust(settings)
+        self._admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
         self._log = AccessLog(settings.access_log, access_log_write)
         self._logging = settings.access_log > 0
         self._servers: list[tuple[asyncio.Server, socket.socket]] = []
@@ -77,8 +82,7 @@ class Worker:
         memory = Memory(settings.worker_memory, settings.memory_policy, settings.largest_object, settings.max_variants)
         flights = Flights(settings.hit_for_miss)
         fills = Fills(memory, log, policy_of(settings), self.watch.not_stored)
-        trusted = _trust(settings)
-        upstream = Upstream(self._pool, gateway_of(settings), log, clock, trusted)
+        upstream = Upstream(self._pool, gateway_of(settings), log, clock, self._trusted)
         relays = Relays(pop=pop, upstream=upstream, fills=fills, flights=flights, memory=memory, log=log, clock=clock)
         return Edge(
             pop=pop,
@@ -148,16 +152,21 @@ class Worker:
         """A request was refused: count it."""
         self.watch.refused(error.reason)
 
-    def joined(self, connection: ClientConnection) -> None:
-        """A client has connected."""
-        self.connections.add(connection)
-        self._all_left.clear()
+    def joined(self, connection: ClientConnection) -> BadRequest | None:
+        """A client has connected; why it is to be turned away, if it is."""
+        refusal = self._admission.enter(connection.peer)
+        if refusal is None:
+            self.connections.add(connection)
+            self._all_left.clear()
+        return refusal
 
     def left(self, connection: ClientConnection) -> None:
         """A client's connection has ended."""
-        self.connections.discard(connection)
-        if not self.connections:
-            self._all_left.set()
+        if connection in self.connections:
+            self.connections.remove(connection)
+            self._admission.leave(connection.peer)
+            if not self.connections:
+                self._all_left.set()
 
     # --- life
 
@@ -225,6 +234,7 @@ class Worker:
         """One pass over everything that has a deadline; there is no other timer."""
         loop = asyncio.get_running_loop()
         now = self.clock()
+        self.crowded = self._admission.crowded
         for connection in tuple(self.connections):
             connection.sweep(now)
         self._pool.sweep(now)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -87,7 +88,8 @@ class ClientConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if peer else ""
         self._since = self.site.clock()
-        self.site.joined(self)
+        if (refusal := self.site.joined(self)) is not None:
+            self._turn_away(refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
@@ -294,6 +296,14 @@ class ClientConnection(asyncio.Protocol):
         """End the connection at once, visibly unfinished."""
         self.transport.abort()
 
+    def _turn_away(self, error: BadRequest) -> None:
+        """Answer before any request, and close without waiting: what is short must not be held by it."""
+        self.site.refused(error)
+        self.closing = self._lingering = True
+        self._ready = False
+        self.transport.write(render.refusal(error.status, error.reason, str(error)))
+        self.transport.close()
+
     def _close_gently(self) -> None:
         """Close so that the client can read the answer even if it is still sending (RFC 9112 §9.6)."""
         self.closing = self._lingering = True
@@ -328,8 +338,17 @@ class ClientConnection(asyncio.Protocol):
                 self.refuse(BadRequest(408, "head-timeout", "the head took too long"))
         elif self._exchange is None:
             patience = self.site.head_timeout if self._fresh else self.site.idle_timeout
-            if waited > (DRAIN_IDLE if self.site.draining else patience):
+            short = self.site.draining or self.site.crowded
+            if waited > (min(DRAIN_IDLE, patience) if short else patience) and not self._has_unread():
                 self.transport.close()
+
+    def _has_unread(self) -> bool:
+        """Whether bytes have come that the event loop has not handed over yet: closing now would lose a request."""
+        if self.transport.is_closing():
+            return False
+        waiting = select.poll()
+        waiting.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(waiting.poll(0))
 
     def _sweep_body(self, now: float, waited: float) -> None:
         """A request's body must keep moving, and at no less than the lowest rate once it has had its time."""

@@ -16,14 +16,15 @@ class Site(Protocol):
     """What a connection needs of the service behind it."""
 
     draining: bool
+    crowded: bool  # hardly any room for more connections
     head_timeout: float
     body_timeout: float
     idle_timeout: float
     min_rate: int
     max_request_body: int
 
-    def joined(self, connection: ClientConnection) -> None:
-        """A client has connected."""
+    def joined(self, connection: ClientConnection) -> BadRequest | None:
+        """A client has connected; why it is to be turned away, if it is."""
 
     def left(self, connection: ClientConnection) -> None:
         """A client's connection has ended."""
