@@ -6,6 +6,7 @@ import itertools
 from urllib.parse import unquote_plus
 
 import h11
+import pytest
 from hostile import rfc9112
 from hostile.rig import question
 from hypothesis import assume, example, given, settings
@@ -36,19 +37,16 @@ def parsed(method: bytes, target: bytes, host: bytes, lines: list[tuple[bytes, b
 
 # --- Keys
 
-SEPARATORS = "/?#@:.&=%;,[]*ab0A\\ |"
-TARGETS = st.text(SEPARATORS, min_size=1, max_size=12).map(str.encode)
+TARGETS = st.text("/?@:.&=%;,[]*ab0A|", max_size=6).map(str.encode)
 ORIGIN_FORM = TARGETS.map(lambda target: b"/" + target)
-ABSOLUTE_FORM = st.builds(lambda host, path: b"http://" + host + path, TARGETS, ORIGIN_FORM | st.just(b""))
-HOSTS = (
-    st.sampled_from([b"a", b"A", b"a.", b"a:80", b"a:0", b"a:8", b"a:80a", b"ab", b"[::1]", b"[::1]:80", b"a/b"])
-    | TARGETS
+HOSTS = st.sampled_from([b"a", b"A", b"a.", b"a:80", b"a:080", b"a:8", b"ab", b"a.b", b"[::1]", b"[::1]:80"])
+ABSOLUTE_FORM = st.builds(
+    lambda host, path: b"http://" + host + path, HOSTS, ORIGIN_FORM | st.just(b"") | st.just(b"?")
 )
 
 
 @OFTEN
-@given(*[ORIGIN_FORM | ABSOLUTE_FORM | TARGETS, HOSTS] * 2)
-@example(b"/b", b"a", b"b", b"a/")
+@given(*[ORIGIN_FORM | ABSOLUTE_FORM, HOSTS] * 2)
 @example(b"http://a/b", b"c", b"/b", b"a")
 @example(b"//a/b", b"c", b"/b", b"c//a")
 def test_two_requests_share_a_key_only_if_they_are_sent_on_alike(
@@ -137,6 +135,7 @@ LINES = st.lists(
 NOT_PASSED = HOP_BY_HOP | {b"via", b"max-forwards", b"cdn-loop", b"accept-encoding", b"proxy"}
 
 
+@pytest.mark.slow
 @OFTEN
 @given(LINES)
 def test_fields_pass_in_order_and_spelling(lines: list[tuple[bytes, bytes]]) -> None:
@@ -156,6 +155,7 @@ def test_fields_pass_in_order_and_spelling(lines: list[tuple[bytes, bytes]]) -> 
     assert rfc9112.read_requests(sent)[0].lines == received
 
 
+@pytest.mark.slow
 @OFTEN
 @given(LINES, st.sampled_from([b"GET", b"HEAD"]), st.sampled_from([200, 204, 404]))
 def test_a_response_passes_in_order_and_spelling(lines: list[tuple[bytes, bytes]], method: bytes, status: int) -> None:
@@ -289,6 +289,8 @@ def test_a_lifetime_never_grows(rest: str, seconds: int, separator: str) -> None
 @OFTEN
 @given(ODD, ODD)
 @example(b"max-age=" + b"9" * 5000, b"max-age=" + b"9" * 20)
+@example(b"a;" + b'"' * 4000, b"\n")
+@example(b"\n", b'a="\\\n"')
 def test_directives_never_raise(one: bytes, two: bytes) -> None:
     """Arbitrary bytes are directives of requests and of responses, targeted ones too, and lifetimes are clamped."""
     asked = cache_control.parse_request_directives(one, two)

@@ -16,9 +16,10 @@ from edgecache.rules.structured_fields import parse_dictionary
 FOREVER: Final = 2**31  # RFC 9111 §1.2.2: the value to use for what is larger
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 DIRECTIVE: Final = re.compile(
-    rb"[ \t]*(?:(" + TOKEN + rb"++)(?:=(\"(?:[^\"\\]|\\.)*+\"|" + TOKEN + rb"*+))?)?[ \t]*(?:,|$)"
+    rb"[ \t]*(?:(" + TOKEN + rb"++)(?:=(\"(?:[^\"\\]|\\.)*+\"|" + TOKEN + rb"*+))?)?[ \t]*(?:,|\Z)",
+    re.DOTALL,
 )
-MALFORMED: Final = re.compile(rb"(?:[^,\"]|\"[^\"]*\"|\")*?(?:,|$)")
+MALFORMED: Final = re.compile(rb"(?:[^,\"]++|\"[^\"]*+\"|\")*+,?")  # possessive: what matches one way is tried one way
 RESTRICTIVE: Final = re.compile(rb"(?i:no-store|private|no-cache|max-age|s-maxage|must-revalidate|proxy-revalidate)")
 DIGITS: Final = re.compile(rb"[0-9]+")
 
@@ -52,7 +53,7 @@ def parse_directives(value: bytes) -> list[tuple[bytes, bytes | None]]:
 def _unquoted(argument: bytes | None) -> bytes | None:
     if argument is None or argument[:1] != b'"':
         return argument
-    return re.sub(rb"\\(.)", rb"\1", argument[1:-1])
+    return re.sub(rb"(?s)\\(.)", rb"\1", argument[1:-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,9 @@ FLAGS: Final = (
 )
 
 
+PERMISSIVE: Final = frozenset(("public", "immutable", "must-understand"))  # they count where they are plain
+
+
 def _targeted(value: bytes) -> list[tuple[bytes, bytes | None]] | None:
     """The directives of a targeted field, a Dictionary (RFC 9213 §2.2); None if it is to be ignored."""
     members = parse_dictionary(value)
@@ -172,11 +176,11 @@ def _targeted(value: bytes) -> list[tuple[bytes, bytes | None]] | None:
     directives: list[tuple[bytes, bytes | None]] = []
     for name, member in members.items():
         if member is True:
-            directives.append((name.encode().lower(), None))
+            directives.append((name.encode(), None))
         elif isinstance(member, int) and not isinstance(member, bool):
-            directives.append((name.encode().lower(), b"%d" % member))
-        elif isinstance(member, str) and name in FLAGS:
-            directives.append((name.encode(), member.encode()))
+            directives.append((name.encode(), b"%d" % member))
+        elif member is not False and name not in PERMISSIVE:  # `private=x`, `no-cache=("a")`: counts whole; others: 0
+            directives.append((name.encode(), b"?"))
     return directives or None
 
 

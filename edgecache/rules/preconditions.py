@@ -9,7 +9,7 @@ from edgecache.rules.dates import parse_date
 from edgecache.rules.message import Request
 from edgecache.rules.stored import Stored
 
-ENTITY_TAG: Final = re.compile(rb"[ \t]*((?:W/)?\"[!#-~\x80-\xff]*\")[ \t]*(?:,|$)")
+ENTITY_TAG: Final = re.compile(rb"[ \t]*((?:W/)?\"[!#-~\x80-\xff]*\")[ \t]*(?:,|\Z)")
 
 
 def is_not_modified(request: Request, stored: Stored) -> bool:
