@@ -82,6 +82,7 @@ class Body:
     __slots__ = (
         "_cursors",
         "_ends",
+        "_held",
         "_keep",
         "_paused",
         "_read",
@@ -96,6 +97,7 @@ class Body:
     def __init__(self, source: Source | None = None, keep: int = 0) -> None:
         self.pieces: list[bytes] = []
         self.size = 0  # bytes written so far
+        self._held = 0  # bytes of those that are still held
         self.let_go = 0  # pieces that every reader has taken and that are no longer held
         self.finished = False
         self.failed = False
@@ -112,7 +114,7 @@ class Body:
         body = cls(keep=len(content))
         if content:
             body.pieces.append(content)
-        body.size = len(content)
+        body.size = body._held = len(content)
         body.finished = True
         return body
 
@@ -147,6 +149,7 @@ class Body:
         """Put `piece` before what has arrived; only before the first reader."""
         self.pieces.insert(0, piece)
         self.size += len(piece)
+        self._held += len(piece)
 
     def read_into(self, sink: Sink) -> Cursor:
         """Let `sink` read from the first byte on; only while `joinable`."""
@@ -179,6 +182,7 @@ class Body:
         """The next piece of content."""
         self.pieces.append(piece)
         self.size += len(piece)
+        self._held += len(piece)
         for cursor in tuple(self._cursors):
             cursor.pump()
         if self.size > self._keep:
@@ -212,6 +216,7 @@ class Body:
             none = self.let_go + len(self.pieces) if self._read else 0
             slowest = min((cursor.next_piece for cursor in self._cursors), default=none)
             if slowest > self.let_go:
+                self._held -= sum(map(len, self.pieces[: slowest - self.let_go]))
                 del self.pieces[: slowest - self.let_go]
                 self.let_go = slowest
         if self._source is None:
@@ -219,7 +224,7 @@ class Body:
         if self._read and not self._cursors and not self.whole and not self.ended:
             self._source.abandoned()  # nobody reads it, and nobody will keep it
             return
-        behind = not self.whole and sum(map(len, self.pieces)) > WINDOW
+        behind = not self.whole and self._held > WINDOW
         if behind and not self._paused:
             self._paused = True
             self._source.pause_reading()

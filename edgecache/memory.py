@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Final
 
 from edgecache.eviction import POLICIES, EvictionPolicy
-from edgecache.rules.cache_control import parse_response_directives
 from edgecache.rules.cache_key import SearchVariance, no_vary_search
 from edgecache.rules.message import Fields
 from edgecache.rules.ranges import Segments
@@ -29,6 +28,7 @@ class Entry:
     __slots__ = (
         "block",
         "content",
+        "directives",
         "gone",
         "initial_age",
         "key",
@@ -57,6 +57,7 @@ class Entry:
         self.block = field_block(fields)
         self.status = stored.status
         self.reason = stored.reason
+        self.directives = stored.directives  # not always those in the block: `Connection` may have taken them from it
         self.received = stored.received
         self.initial_age = stored.initial_age
         self.lifetime = stored.lifetime
@@ -65,7 +66,8 @@ class Entry:
         self.selecting = stored.selecting
         self.stale_at = 0.0 if stored.directives.no_cache else stored.stale_at
         held = len(self.content) if self.segments is None else self.segments.size
-        self.size = ENTRY_OVERHEAD + len(self.key) + len(self.block) + held
+        chosen = sum(len(value) for value in stored.selecting if value is not None)
+        self.size = ENTRY_OVERHEAD + len(self.key) + len(self.block) + chosen + held
 
     @property
     def stored(self) -> Stored:
@@ -79,7 +81,7 @@ class Entry:
             status=self.status,
             reason=self.reason,
             fields=fields,
-            directives=parse_response_directives(fields.get(b"cache-control"), fields.get(b"cdn-cache-control")),
+            directives=self.directives,
             received=self.received,
             initial_age=self.initial_age,
             lifetime=self.lifetime,

@@ -114,8 +114,15 @@ class Request(NamedTuple):
 
     @property
     def is_upgrade(self) -> bool:
-        """Whether the client asks to leave HTTP on this connection (RFC 9110 §7.8)."""
-        return b"upgrade" in self.fields and not self.http_1_0
+        """Whether the client asks to leave HTTP on this connection by a way that is passed on (RFC 9110 §7.8).
+
+        WebSocket is; `h2c` would be a tunnel past all rules (RFC 9113 §3.1 has dropped it). A request with content is
+        none: parsers do not agree whether its content, or the next protocol, follows its head.
+        """
+        upgrade = self.fields.get(b"upgrade")
+        if upgrade is None or self.framing.length != 0 or self.http_1_0:
+            return False
+        return upgrade.lower() == b"websocket" and b"upgrade" in (self.fields.get(b"connection") or b"").lower()
 
 
 class Response(NamedTuple):

@@ -15,6 +15,7 @@ from edgecache.rules.message import Fields
 VARY_STAR: Final = b"*"
 MEMBER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)(?:[ \t]*;[ \t]*[qQ]=([01](?:\.[0-9]{0,3})?))?")
 MAX_MEMBERS: Final = 64
+LONGEST_REMEMBERED: Final = 512  # bytes of a value: clients choose them
 
 
 @lru_cache(maxsize=1024)
@@ -32,18 +33,22 @@ def vary_names(fields: Fields) -> tuple[bytes, ...]:
 
 def selecting_values(names: tuple[bytes, ...], fields: Fields) -> tuple[bytes | None, ...]:
     """The request's normalised values of the nominated fields; None where a field is absent."""
-    return tuple(_normal(name, fields.get(name)) for name in names)
+    return tuple([_selecting(name, fields.get(name)) for name in names])
+
+
+def _selecting(name: bytes, value: bytes | None) -> bytes | None:
+    if value is None:
+        return None
+    return _normal(name, value) if len(value) <= LONGEST_REMEMBERED else _normal.__wrapped__(name, value)
 
 
 @lru_cache(maxsize=4096)
-def _normal(name: bytes, value: bytes | None) -> bytes | None:
-    if value is None:
-        return None
+def _normal(name: bytes, value: bytes) -> bytes:
     if name == b"accept-encoding":
         return _normal_codings(value)
     if name == b"accept-language":
         return _normal_preferences(value)
-    return value if b'"' in value else re.sub(rb"[ \t]*,[ \t]*", b",", value)
+    return value if b'"' in value else b",".join([part.strip(b" \t") for part in value.split(b",")])
 
 
 def _members(value: bytes) -> list[tuple[bytes, float]] | None:

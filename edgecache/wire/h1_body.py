@@ -112,7 +112,7 @@ class ChunkedBody:
         self._buffer = self._buffer[position:]
         if self.done:
             self.rest, self._buffer = self._buffer, b""
-        return pieces
+        return pieces if len(pieces) < 2 else [b"".join(pieces)]  # a piece per read, however small the chunks are
 
     def end(self) -> bool:
         """Whether the last chunk and the trailers have arrived."""

@@ -267,7 +267,8 @@ class OriginConnection(asyncio.Protocol):
 
     def _switch(self, response: Response) -> None:
         inquiry = self._inquiry
-        if inquiry is None or not inquiry.question.upgrade:
+        protocol = response.fields.get(b"upgrade") or b""
+        if inquiry is None or not inquiry.question.upgrade or protocol.lower() != b"websocket":
             raise OriginError("unasked-upgrade", "the upstream switched protocols unasked")
         self._answered = True
         self.deadline = inf

@@ -165,7 +165,7 @@ class ClientConnection(asyncio.Protocol):
                 asyncio.get_running_loop().call_soon(self._advance)
                 return
             elif not self._next_request():
-                return
+                break
             else:
                 taken += 1
         ahead = len(self._buffer) - self._at
@@ -183,15 +183,16 @@ class ClientConnection(asyncio.Protocol):
     def _next_request(self) -> bool:
         """Take one request off the buffer; False if its head is not complete or it was refused."""
         buffer = self._buffer
-        if buffer.startswith(b"\r\n", self._at):  # RFC 9112 §2.2: one empty line before a request is forgiven
-            self._at += 2
-        end = buffer.find(b"\r\n\r\n", max(self._at, self._scanned - 3)) + 4
+        start = self._at
+        if buffer.startswith(b"\r\n", start):  # RFC 9112 §2.2: one empty line before a request is forgiven
+            start += 2
+        end = buffer.find(b"\r\n\r\n", max(start, self._scanned - 3)) + 4
         try:
             if end < 4:
-                self.site.check_unfinished(buffer[self._at :], max(0, self._scanned - self._at))
+                self.site.check_unfinished(buffer[start:], max(0, self._scanned - start))
                 self._scanned = len(buffer)
                 return False
-            raw = buffer[self._at : end]
+            raw = buffer[start:end]
             self._at = self._scanned = end
             request = self.site.parse(raw, self.scheme)
             most = self.site.max_request_body

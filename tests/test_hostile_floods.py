@@ -1,0 +1,110 @@
+"""Little that costs much: pipelines, chunks of one byte, values chosen to be long, tunnels (FAULTS group D)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from harness.client import HOST
+from harness.origin import OriginDouble, ReceivedRequest, Reply
+from harness.pop import running_pop
+
+from edgecache.body import Body
+from edgecache.wire.h1_body import ChunkedBody
+
+FRESH = ("Cache-Control", "max-age=60")
+NO_STORE = ("Cache-Control", "no-store")
+
+
+def by_target(request: ReceivedRequest) -> Reply:
+    """An answer that cannot be taken for another's."""
+    return Reply(200, [NO_STORE], request.target.encode())
+
+
+@pytest.mark.parametrize("size", [401, 999, 3001])
+async def test_a_pipeline_longer_than_is_read_ahead_goes_on(origin: OriginDouble, size: int) -> None:
+    """Reading stops while much waits, wherever a read has cut a head, and always goes on (FAULTS 34)."""
+    origin.otherwise(by_target)
+    count = 600_000 // size
+    heads = [f"GET /{number} HTTP/1.1\r\nHost: {HOST}\r\nX: ".encode() for number in range(count)]
+    data = b"".join(head + b"x" * (size - len(head)) + b"\r\n\r\n" for head in heads)
+    async with running_pop(origin) as pop, pop.client() as client:
+        sending = asyncio.get_running_loop().create_task(client.send(data, None))
+        for number in range(count):
+            assert (await client.response("GET")).body == f"/{number}".encode()
+        await sending
+
+
+def test_chunks_of_one_byte_are_one_piece() -> None:
+    """However small its chunks are, what one read brings of a body is one piece: memory and work follow the bytes."""
+    reader = ChunkedBody()
+
+    assert reader.feed(b"1\r\na\r\n" * 10_000) == [b"a" * 10_000]
+    assert reader.feed(b"3\r\nabc\r\n") == [b"abc"]
+
+
+def test_a_body_in_many_pieces_is_counted_once() -> None:
+    """What is held is counted as it comes and goes, not added up for every piece."""
+    body = Body(Patient())
+    for _ in range(1000):
+        body.write(CountedPiece(b"ab"))
+
+    assert CountedPiece.measured < 5000
+
+
+class Patient:
+    """A source that takes it as it comes."""
+
+    def pause_reading(self) -> None:
+        """Not looked at."""
+
+    def resume_reading(self) -> None:
+        """Not looked at."""
+
+    def abandoned(self) -> None:
+        """Not looked at."""
+
+
+class CountedPiece(bytes):
+    """A piece that counts how often anybody asks for its length."""
+
+    measured = 0
+
+    def __len__(self) -> int:
+        CountedPiece.measured += 1
+        return super().__len__()
+
+
+async def test_what_selects_a_variant_counts_as_memory(origin: OriginDouble) -> None:
+    """Long values of a field that a response varies by are part of what it costs: the budget holds."""
+    origin.otherwise(Reply(200, [FRESH, ("Vary", "X-Long")], b"page"))
+    async with running_pop(origin) as pop:
+        await pop.get("/page", ("X-Long", "x" * 8000))
+
+        assert pop.worker.edge.memory.size > 8000
+
+
+@pytest.mark.parametrize(
+    ("method", "upgrade", "connection"),
+    [
+        ("GET", "h2c", "Upgrade, HTTP2-Settings"),
+        ("GET", "h2c, websocket", "Upgrade, HTTP2-Settings"),
+        ("GET", "websocket, h2c", "Upgrade"),
+        ("GET", "TLS/1.2", "Upgrade"),
+        ("GET", "websocket", "keep-alive"),
+        ("POST", "h2c", "Upgrade, HTTP2-Settings"),
+        ("OPTIONS", "HTTP/2.0", "Upgrade"),
+    ],
+)
+async def test_nothing_but_a_websocket_becomes_a_tunnel(
+    origin: OriginDouble, method: str, upgrade: str, connection: str
+) -> None:
+    """A tunnel in another HTTP would pass every rule by: such an Upgrade is ignored (h2c smuggling, 2020)."""
+    origin.otherwise(by_target)
+    fields = [("Upgrade", upgrade), ("Connection", connection), ("HTTP2-Settings", "AAMAAABkAAQCAAAAAAIAAAAA")]
+    async with running_pop(origin) as pop:
+        assert (await pop.request(method, "/page", *fields)).status == 200
+
+    (asked,) = origin.requests
+    assert asked.get("upgrade") is None
+    assert "upgrade" not in (asked.get("connection") or "").lower()
