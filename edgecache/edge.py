@@ -219,7 +219,7 @@ class Edge:
     def _flight(self, key: bytes, request: Request, entry: Entry | None, exchange: Exchange | None) -> Flight:
         """The flight that is out for this URL and these selecting fields, or a new one."""
         place: tuple[object, ...] = (key, selecting_values(self.memory.vary_of(key), request.fields))
-        if exchange is not None and not is_plain(request.fields) and rfc9111.wants_newer(request):
+        if exchange is not None and self._asks_for_itself(request, entry):
             place = (*place, exchange)  # nobody else's question will do
         flight = self.flights.out(place)
         if flight is None:
@@ -229,6 +229,17 @@ class Edge:
             flight.watchers.append(exchange)
         return flight
 
+    @staticmethod
+    def _asks_for_itself(request: Request, entry: Entry | None) -> bool:
+        """Whether another's answer will not do: the client wants a newer one, or it has to be validated each time."""
+        if entry is not None and entry.segments is None and rfc9111.is_never_reused_unasked(entry.stored):
+            return True
+        return not is_plain(request.fields) and rfc9111.wants_newer(request)
+
+    def _may_follow(self, stored: Stored, request: Request) -> bool:
+        """Whether `stored`, which answers another's question, may be used for `request` too (RFC 9111 §4)."""
+        return not isinstance(rfc9111.may_reuse(stored, request, self.clock()), MustAsk)
+
     def _answer_with(self, outcome: Outcome, exchange: Exchange, flight: Flight, why: Forward) -> bool:
         """Answer with what a flight brought; False if it is not for this request."""
         leads = flight.leader is exchange
@@ -236,9 +247,13 @@ class Edge:
             case Refreshed(entry):
                 if not matches(entry.vary, entry.selecting, exchange.request):
                     return False
+                if not leads and not self._may_follow(entry.stored, exchange.request):
+                    return False
                 return self._deliver(exchange, entry, Result.REVALIDATED, self.clock(), why, collapsed=not leads)
             case Filling(stored, reply):
                 if not leads and not (reply.body.joinable and matches(stored.vary, stored.selecting, exchange.request)):
+                    return False
+                if not leads and not self._may_follow(stored, exchange.request):
                     return False
                 self._share(exchange, stored, reply, why, collapsed=not leads)
             case Unshareable(reply):

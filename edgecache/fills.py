@@ -71,13 +71,17 @@ class Fills:
             return
         content = body.pieces[0] if len(body.pieces) == 1 else b"".join(body.pieces)
         if stored.whole_length is not None:
-            self._put_part(key, request, stored, content)
+            self._put_part(key, request, stored, reply.response, content)
         else:
             self._memory.put(key, stored, content)
 
-    def _put_part(self, key: bytes, request: Request, stored: Stored, content: bytes) -> None:
+    def _put_part(self, key: bytes, request: Request, stored: Stored, response: Response, content: bytes) -> None:
         """A 206: joined to the parts that are known of the same representation (RFC 9111 §3.4)."""
         assert stored.whole_length is not None, "a storable part says how long the whole is"
+        part = ranges.content_range(response.fields.get(b"content-range"))
+        if part is None or part.end - part.first != len(content):  # chunks may hold more or less than was said
+            self._refused(Refused.PARTIAL)
+            return
         entry, _ = self._memory.lookup(key, request.fields)
         segments = Segments(stored.whole_length, ((stored.first_byte, content),))
         if entry is not None:
@@ -113,6 +117,8 @@ class Fills:
         if segments is None or part is None or response.status != 206 or part.first != segments.missing_after():
             return None
         if part.end != segments.whole or part.whole != segments.whole:
+            return None
+        if response.framing.length != part.end - part.first:  # only a length that is known beforehand can be trusted
             return None
         stored = entry.stored
         etag = ranges.strong_etag(stored)

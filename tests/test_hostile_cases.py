@@ -19,11 +19,9 @@ BY_SOCKET = pytest.mark.asyncio(loop_scope="module")
 
 
 def cases(*kinds: str, most: int | None = None) -> list[object]:
-    """The cases of some kinds as parameters; those that show a bug of the product must fail until it is mended."""
+    """The cases of some kinds as parameters."""
     return [
-        pytest.param(
-            case, id=case.id, marks=[pytest.mark.xfail(reason=case.bug)] * (bool(case.bug) > case.bug_when_cut)
-        )
+        pytest.param(case, id=case.id)
         for case in CASES
         if case.kind in kinds and (most is None or len(case.data) <= most)
     ]
@@ -59,7 +57,7 @@ async def test_byte_by_byte(arena: Arena, case: Case) -> None:
 
 def small() -> Iterable[Case]:
     """The cases that are cut at every byte."""
-    return (case for case in CASES if len(case.data) <= SMALL and not case.bug)
+    return (case for case in CASES if len(case.data) <= SMALL)
 
 
 def differs_when_cut(bench: Bench, case: Case) -> list[int]:
@@ -68,20 +66,12 @@ def differs_when_cut(bench: Bench, case: Case) -> list[int]:
     return [cut for cut in range(1, len(data)) if bench.play(data[:cut], data[cut:]).gist != whole.gist]
 
 
+@pytest.mark.slow
 async def test_cut_at_every_byte() -> None:
     """Cut in two at any byte, each small case comes to the same; without sockets, which would add nothing."""
     bench = Bench()
 
     assert {case.id: cuts for case in small() if (cuts := differs_when_cut(bench, case))} == {}
-
-
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, id=case.id, marks=pytest.mark.xfail(reason=case.bug)) for case in CASES if case.bug_when_cut],
-)
-async def test_cut_where_it_does_matter(case: Case) -> None:
-    """Bugs of the product that show in pieces only."""
-    assert differs_when_cut(Bench(), case) == []
 
 
 def test_there_are_enough_of_them() -> None:

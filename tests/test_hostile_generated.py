@@ -49,6 +49,7 @@ async def test_each_byte(position: str) -> None:
         check(bench, case, bench.play(case.data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", POSITIONS)
 async def test_each_byte_cut_everywhere(position: str) -> None:
     """Each case cut in two at every byte comes to the same as whole; without sockets, which would add nothing."""
@@ -111,6 +112,7 @@ async def judge(arena: Arena, origin: OriginDouble) -> None:
             assert verdicts == ("RN",) or (len(taken) == 0 if verdicts == ("R",) else len(refused) == 0)
 
 
+@pytest.mark.slow
 async def test_each_byte_over_sockets() -> None:
     """Over sockets: each refusal is one answer and a closed connection, nothing at the origin, counted; others pass."""
     async with running_origin() as origin, running_pop(origin) as pop:

@@ -189,9 +189,6 @@ async def test_a_variant_by_what_we_replace_is_no_variant_of_the_clients(origin:
 
 
 @pytest.mark.parametrize("said", [[], [("Cache-Control", "no-cache")], [("Cache-Control", "max-age=0")]])
-@pytest.mark.xfail(
-    reason="an answer that may only be stored to be validated is shared with those who wait for it (edge)"
-)
 async def test_followers_never_share_what_must_be_validated(origin: OriginDouble, said: list[tuple[str, str]]) -> None:
     """Two who ask at once each get their own page where the origin allows no reuse unasked (RFC 9111 §4, §4.2.2)."""
     gate = asyncio.Event()
@@ -223,6 +220,7 @@ async def sweep(arena: Arena, targets: list[str]) -> None:
                     assert response.body == f"{target} {cookie}".encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", [[], [("ETag", '"v"')], [("Last-Modified", "Tue, 14 Nov 2023 20:00:00 GMT")]])
 async def test_no_extension_makes_a_page_storable(said: list[tuple[str, str]]) -> None:
     """A private page without Cache-Control is nobody else's, whatever is put behind it (Gil 2017, Kettle 2024)."""

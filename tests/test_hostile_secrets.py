@@ -128,6 +128,7 @@ async def every_error(pop: Pop, origin: OriginDouble) -> list[bytes]:
     return received
 
 
+@pytest.mark.slow
 async def test_no_error_tells_a_secret(origin: OriginDouble, caplog: pytest.LogCaptureFixture) -> None:
     """With everything logged, no error path puts a client's secret into a log, a metric or an answer."""
     caplog.set_level(logging.DEBUG)

@@ -14,7 +14,7 @@ from hostile.tables import Case, all_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-TAKEN = [case for case in all_cases() if case.kind in ("N", "RN", "L") and not (case.bug and not case.bug_when_cut)]
+TAKEN = [case for case in all_cases() if case.kind in ("N", "RN", "L")]
 
 
 @pytest.mark.parametrize("case", TAKEN, ids=[case.id for case in TAKEN])
@@ -26,11 +26,12 @@ async def test_what_is_sent_on_is_read_alike(case: Case) -> None:
     assert tuple(agreed(bench.forwarded())) == outcome.taken
 
 
+@pytest.mark.slow
 async def test_where_the_three_differ_on_the_clients_bytes_they_agree_on_ours() -> None:
     """What parsers read differently is refused, or rewritten so that they read it alike; both kinds exist."""
     bench = Bench()
     differ = {"refused": 0, "rewritten": 0}
-    data = [case.data for case in all_cases() if case.kind in ("R", "N", "RN", "L") and not case.bug]
+    data = [case.data for case in all_cases() if case.kind in ("R", "N", "RN", "L")]
     for one in [*data, *(case.data for case in generate() if case.verdict != "W")]:
         first, *others = readings(one).values()
         if all((isinstance(other, str) and isinstance(first, str)) or other == first for other in others):
@@ -92,6 +93,7 @@ def chunked(draw: st.DrawFn, body: bytes) -> bytes:
 BENCH = Bench()
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(requests(), min_size=1, max_size=4), st.integers(0, 2000))
 def test_well_formed_requests_pass_as_they_are(pipelined: list[tuple[bytes, Seen]], cut: int) -> None:

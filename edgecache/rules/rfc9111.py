@@ -206,6 +206,12 @@ def may_reuse(stored: Stored, request: Request, now: float) -> Verdict:
     return MustAsk(Forward.STALE)
 
 
+def is_never_reused_unasked(stored: Stored) -> bool:
+    """Whether every use of `stored` needs a validation of its own: it was never fresh, or says so (§5.2.2.4)."""
+    directives = stored.directives
+    return directives.no_cache or (stored.lifetime <= 0 and not directives.stale_while_revalidate)
+
+
 def may_serve_on_error(stored: Stored, request: Request, now: float) -> bool:
     """Whether `stored` may stand in for an origin that failed (RFC 5861 §4, RFC 9111 §4.2.4)."""
     if stored.directives.forbids_stale or stored.status >= 500:

@@ -373,9 +373,7 @@ def response_framing(status: int, fields: Fields, method: bytes, http_1_0: bool)
             if http_1_0:
                 raise OriginError("coding-in-1.0", "Transfer-Encoding in HTTP/1.0")  # RFC 9112 §6.1
             return Framing(None, chunked=True)
-        if b"chunked" in coding.lower():
-            raise OriginError("transfer-coding", "an ambiguous Transfer-Encoding")
-        return Framing(None)  # step 4: an unknown coding is read to the close
+        raise OriginError("transfer-coding", "a transfer coding that nobody asked for")  # §6.1: TE was not sent
     return Framing(length)  # steps 5, 6 and 8
 
 

@@ -23,7 +23,7 @@ _SEES = re.compile(
     r' +origin sees +(?P<what>(?P<method>\S+) (?P<target>\S+) (?P<host>[^\s;]+)(?: "(?P<body>[^"]*)")?)(?P<rest>.*)'
 )
 _RECEIVES = re.compile(r' +client receives +(?P<status>\d+)(?: "(?P<body>[^"]*)")?')
-_MORE = re.compile(r" +(?P<word>then refused|bug when cut|bug) +(?P<text>\S.*)")
+_REFUSED = re.compile(r" +then refused +(?P<status>\S+)")
 _REPEAT = re.compile(rb"<(\d+) x ([^>]+)>")
 
 
@@ -56,8 +56,6 @@ class Case:
     sees: tuple[Question, ...] = ()
     then_refused: str = ""  # after what the origin sees, one refusal with this status
     receives: tuple[int, bytes] = (0, b"")  # what the client receives of an answer that is `whole`
-    bug: str = ""  # of the product, not mended yet: the case fails until it is
-    bug_when_cut: bool = False  # it shows only where the bytes come in pieces
 
     def accepts(self, status: int) -> bool:
         """Whether a refusal by `status` is as expected."""
@@ -131,12 +129,9 @@ def _continued(case: Case, line: str) -> Case:
         return replace(case, sees=(*case.sees, question))
     if match := _RECEIVES.fullmatch(line):
         return replace(case, receives=(int(match["status"]), unescaped(match["body"] or "")))
-    match = _MORE.fullmatch(line)
-    if match is None:
-        raise ValueError("not what belongs to a row")
-    if match["word"].startswith("bug"):
-        return replace(case, bug=match["text"], bug_when_cut=match["word"] != "bug")
-    return replace(case, then_refused=match["text"])
+    if match := _REFUSED.fullmatch(line):
+        return replace(case, then_refused=match["status"])
+    raise ValueError("not what belongs to a row")
 
 
 def all_cases() -> Iterator[Case]:
