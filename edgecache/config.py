@@ -17,11 +17,15 @@ from typing import Any
 
 from edgecache import machine
 from edgecache.errors import ConfigError
+from edgecache.rules.geography import GeoRules
 from edgecache.setting_types import (
     ADDRESS,
     CERTIFICATES,
     COUNT,
     DURATION,
+    GEO_DATABASE,
+    GEO_OVERRIDES,
+    GEO_RULES,
     HOST_NAMES,
     LOG_FRACTION,
     NETWORKS,
@@ -138,6 +142,21 @@ class Settings:
     )
     forwarded: bool = setting(SWITCH, "on", "Send Forwarded and X-Forwarded-* to the origin.")
 
+    proxy_protocol: bool = setting(
+        SWITCH, "off", "Whether EDGECACHE_TRUSTED_PROXIES begin each connection with a PROXY header, version 1 or 2."
+    )
+
+    # Geography: where clients are
+    geo_db: str = setting(
+        GEO_DATABASE, "", "Database in MaxMind's format, read again when it changes; empty knows no places."
+    )
+    geo_overrides: Mapping[Network, str] = setting(
+        GEO_OVERRIDES, "", "Countries of networks, before the database; the longest prefix wins."
+    )
+    geo_rules: GeoRules = setting(
+        GEO_RULES, "", "Which region serves whom, such as country:DE=eu,continent:NA=us,*=us; else this POP's."
+    )
+
     # This POP
     pop: str = setting(WORD, HOST_NAME, "Name of this POP in Cache-Status, Via and metrics.")
     region: str = setting(WORD, "local", "Region that this POP belongs to.")
@@ -253,6 +272,11 @@ class Settings:
     )
 
     @property
+    def knows_geography(self) -> bool:
+        """Whether requests are told where their client is."""
+        return bool(self.geo_db or self.geo_overrides or self.geo_rules.regions)
+
+    @property
     def worker_memory(self) -> int:
         """Bytes for cached objects in one worker."""
         return self.memory // self.workers
@@ -311,6 +335,8 @@ def _contradictions(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError("EDGECACHE_ADMIN_LISTEN", "is the same as EDGECACHE_LISTEN")
     if (settings.origin.host, settings.origin.port) == (settings.listen.host, settings.listen.port):
         yield ConfigError("EDGECACHE_ORIGIN", "is this POP itself: the same as EDGECACHE_LISTEN")
+    if settings.proxy_protocol and not settings.trusted_proxies:
+        yield ConfigError("EDGECACHE_PROXY_PROTOCOL", "is on, but EDGECACHE_TRUSTED_PROXIES names nobody to believe")
     if settings.origin_ca and settings.origin.scheme == "http":
         yield ConfigError("EDGECACHE_ORIGIN_CA", "is set, but EDGECACHE_ORIGIN is not https")
     if settings.origin_ca and not settings.origin_tls_verify:

@@ -12,6 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import maxminddb
+
+from edgecache.rules.geography import CODE, CONTINENTS, GeoRules
+
 T = TypeVar("T")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -181,12 +185,19 @@ def host_names(text: str) -> tuple[str, ...]:
     return names
 
 
+def network(text: str) -> Network:
+    """One IP network out of a CIDR block or a single address; of IPv4-mapped addresses, the IPv4 network."""
+    found = ipaddress.ip_network(text)
+    mapped = getattr(found.network_address, "ipv4_mapped", None)
+    return found if mapped is None or found.prefixlen < 96 else ipaddress.IPv4Network((mapped, found.prefixlen - 96))
+
+
 def networks(text: str) -> tuple[Network, ...]:
     """IP networks out of a comma list of CIDR blocks or single addresses."""
     found = []
     for part in (part.strip() for part in text.split(",") if part.strip()):
         try:
-            found.append(ipaddress.ip_network(part))
+            found.append(network(part))
         except ValueError as error:
             raise ValueError(f"is not a list of networks such as 10.0.0.0/8: {error}") from None
     return tuple(found)
@@ -230,6 +241,58 @@ def certificates(text: str) -> str:
     return text
 
 
+def geo_database(text: str) -> str:
+    """The path of a readable file in MaxMind's format; empty stays empty."""
+    if text:
+        try:
+            maxminddb.open_database(text).close()
+        except OSError as error:
+            raise ValueError(f"cannot be read: {error.strerror}") from None
+        except (maxminddb.InvalidDatabaseError, ValueError):
+            raise ValueError("is no database in MaxMind's format") from None
+    return text
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """The parts around "=" of each member of a comma list."""
+    members = [part.strip() for part in text.split(",") if part.strip()]
+    for member in members:
+        if member.count("=") != 1:
+            raise ValueError(f"holds {member}, which is not name=value")
+    return [(name.strip(), value.strip()) for name, _, value in (member.partition("=") for member in members)]
+
+
+def geo_overrides(text: str) -> dict[Network, str]:
+    """Countries by network, out of `198.51.100.0/24=DE,…`."""
+    found: dict[Network, str] = {}
+    for block, country in _pairs(text):
+        try:
+            where = network(block)
+        except ValueError as error:
+            raise ValueError(f"is not a list such as 198.51.100.0/24=DE: {error}") from None
+        if not CODE.fullmatch(country):
+            raise ValueError(f"holds {country}, which is not a country code such as DE")
+        if where in found:
+            raise ValueError(f"names {block} twice")
+        found[where] = country
+    return found
+
+
+def geo_rules(text: str) -> GeoRules:
+    """Regions by place, out of `country:DE=eu,continent:NA=us,*=us`."""
+    rules: dict[str, dict[str, str]] = {"country": {}, "continent": {}, "*": {}}
+    for selector, region in _pairs(text):
+        kind, colon, code = selector.partition(":")
+        if kind not in rules or (kind == "*") == bool(colon) or (kind == "continent" and code not in CONTINENTS):
+            raise ValueError(f"holds {selector}, which is not country:DE, continent:EU or *")
+        if kind == "country" and not CODE.fullmatch(code):
+            raise ValueError(f"holds {selector}, which is not country:DE, continent:EU or *")
+        if code in rules[kind]:
+            raise ValueError(f"has two rules for {selector}")
+        rules[kind][code] = word(region)
+    return GeoRules(rules["country"], rules["continent"], rules["*"].get("", ""))
+
+
 SIZE = Kind("size", size)
 DURATION = Kind("duration", duration)
 COUNT = Kind("number", count)
@@ -243,3 +306,6 @@ WORD = Kind("name", word)
 TOKEN = Kind("secret", token)
 LOG_FRACTION = Kind("json, off or fraction", log_fraction)
 CERTIFICATES = Kind("path", certificates)
+GEO_DATABASE = Kind("path", geo_database)
+GEO_OVERRIDES = Kind("list of CIDR=country", geo_overrides)
+GEO_RULES = Kind("list of place=region", geo_rules)

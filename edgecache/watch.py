@@ -11,6 +11,7 @@ from edgecache.rules.reasons import Refused, Result
 if TYPE_CHECKING:
     from edgecache.access_log import AccessLog
     from edgecache.edge import Edge
+    from edgecache.geo import Geo
     from edgecache.origin import OriginPool
     from edgecache.wire.exchange import Exchange
 
@@ -69,6 +70,21 @@ class Watch:
         gauge("edgecache_connections", "Client connections.", read=lambda: len(connections))
         gauge("edgecache_origin_connections_busy", "Connections to the origin in use.", read=lambda: pool.busy)
         counter("edgecache_access_log_dropped", "Log records lost.", read=lambda: log.dropped)
+
+    def read_geography(self, geo: Geo) -> None:
+        """Export what `geo` knows of its database."""
+        gauge, counter = self.registry.gauge, self.registry.counter
+        gauge(
+            "edgecache_geo_built_seconds",
+            "When the geographic database was built.",
+            across="max",
+            read=lambda: geo.built,
+        )
+        counter(
+            "edgecache_geo_reload_failures",
+            "Geographic databases that could not be read.",
+            read=lambda: geo.reload_failures,
+        )
 
     def answered(self, exchange: Exchange, took: float) -> None:
         """An answer is complete, after `took` seconds."""

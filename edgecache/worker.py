@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import Final
 
 from edgecache import machine
@@ -17,25 +16,30 @@ from edgecache.config import Settings
 from edgecache.edge import KNOWN_HIT, Edge
 from edgecache.fills import Fills
 from edgecache.flights import Flights
+from edgecache.geo import Geo, Locator
 from edgecache.known import KnownHit
 from edgecache.memory import Memory
 from edgecache.metrics import Snapshot
 from edgecache.origin import OriginPool
 from edgecache.relay import Relays
+from edgecache.rules.client_address import trust_of
 from edgecache.rules.forward import Gateway
 from edgecache.rules.message import Request
 from edgecache.rules.purge_log import PurgeLog
 from edgecache.rules.reasons import Result
 from edgecache.rules.stored import Policy
+from edgecache.tasks import spawn
 from edgecache.upstream import Upstream
 from edgecache.watch import Watch
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_head import HeadLimits, RequestHeads
 from edgecache.wire.h1_server import ClientConnection
+from edgecache.wire.proxy_protocol import PrefacedConnection
 
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
 BACKLOG: Final = 4096  # connections that wait to be accepted
+GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
 
 
 class Worker:
@@ -56,24 +60,30 @@ class Worker:
         self.max_request_body = settings.max_request_body
         self.draining = self.crowded = False
         self.connections: set[ClientConnection] = set()
+        self._prefaced: set[PrefacedConnection] = set()  # whose PROXY header is not complete
         self._all_left = asyncio.Event()
         self.clock = time.monotonic
         self._wall = clock
         self._drain_grace = settings.drain_grace
         self._heads = RequestHeads(HeadLimits(settings.max_line, settings.max_fields, settings.max_head))
         self._pool = OriginPool(settings)
-        self._trusted = _trust(settings)
+        self._trusted = trust_of(settings.trusted_proxies)
         self._admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
         self._log = AccessLog(settings.access_log, access_log_write)
         self._logging = settings.access_log > 0
         self._servers: list[tuple[asyncio.Server, socket.socket]] = []
         self._sweeper: asyncio.TimerHandle | None = None
+        self._expects_preface = settings.proxy_protocol
         self.watch = Watch()
         self.edge = self._build(settings, clock)
         self.watch.read(self.edge, self._pool, self.connections, self._log)
         self.check_unfinished = self._heads.check_unfinished
         self.answer = self.edge.answer
         self.answer_known = self.edge.answer_known
+        self._locator: Locator | None = None
+        self._next_look = 0.0  # at the geographic database's file, in monotonic seconds
+        if settings.knows_geography:
+            self._locate(settings)
         self.answered = self._count_and_log if self._logging else self.watch.answered
 
     def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
@@ -98,6 +108,24 @@ class Worker:
             max_ranges=settings.max_ranges,
             on_known_hit=self._known_hit,
         )
+
+    def _locate(self, settings: Settings) -> None:
+        """From now on, requests are told where their client is, and known by their bytes for that place only."""
+        geo = Geo(settings.geo_db, settings.geo_overrides, settings.geo_rules, settings.region)
+        locator = self._locator = Locator(geo, self._trusted)
+        self.watch.read_geography(geo)
+        edge = self.edge
+
+        def answer(exchange: Exchange) -> None:
+            client = exchange.client
+            exchange.request = locator.located(exchange.request, client)
+            exchange.raw = locator.tag(client) + exchange.raw
+            edge.answer(exchange)
+
+        def answer_known(connection: ClientConnection, raw: bytes) -> bool:
+            return edge.answer_known(connection, locator.tag(connection.peer) + raw)
+
+        self.answer, self.answer_known = answer, answer_known
 
     # --- what client connections ask
 
@@ -175,9 +203,14 @@ class Worker:
         loop = asyncio.get_running_loop()
         for listener in sockets:
             own = listener.dup()
-            server = await loop.create_server(lambda: ClientConnection(self), sock=own, backlog=BACKLOG)
+            server = await loop.create_server(self._accepted, sock=own, backlog=BACKLOG)
             self._servers.append((server, own))
         self._sweep()
+
+    def _accepted(self) -> asyncio.Protocol:
+        if self._expects_preface:
+            return PrefacedConnection(self, self._trusted, self._prefaced)
+        return ClientConnection(self)
 
     def snapshot(self) -> Snapshot:
         """The metrics as they stand."""
@@ -205,6 +238,8 @@ class Worker:
             self._sweeper.cancel()
         for connection in tuple(self.connections):
             connection.cut()
+        for preface in tuple(self._prefaced):
+            preface.cut()
         self._pool.close()
         await asyncio.sleep(0)
         self._log.close()
@@ -237,6 +272,12 @@ class Worker:
         self.crowded = self._admission.crowded
         for connection in tuple(self.connections):
             connection.sweep(now)
+        for preface in tuple(self._prefaced):
+            preface.sweep(now)
+        if self._locator is not None and now >= self._next_look:
+            self._next_look = now + GEO_LOOK
+            if self._locator.geo.stale:
+                spawn(asyncio.to_thread(self._locator.geo.reload), "read the geographic database")
         self._pool.sweep(now)
         self._log.flush()
         self.watch.looked(loop.time())
@@ -259,18 +300,3 @@ def gateway_of(settings: Settings) -> Gateway:
     """Who this POP is to the origin."""
     host = {"client": "", "origin": settings.origin.authority}.get(settings.origin_host, settings.origin_host)
     return Gateway(settings.pop.encode(), host.encode(), settings.forwarded)
-
-
-def _trust(settings: Settings) -> Callable[[str], bool]:
-    networks = settings.trusted_proxies
-    if not networks:
-        return lambda client: False
-
-    def is_trusted(client: str) -> bool:
-        try:
-            address = ip_address(client)
-        except ValueError:
-            return False
-        return any(address in network for network in networks)
-
-    return is_trusted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final
 
 from edgecache.rules.message import FieldLine, Fields, Framing, Request
@@ -64,6 +63,7 @@ def upstream_lines(
         name = line[0].lower()
         if name not in drop and not name.startswith(prefixes):
             lines.append(line)
+    lines += request.place
     if request.is_upgrade:
         lines += [(b"Connection", b"Upgrade"), (b"Upgrade", fields.get(b"upgrade") or b"")]
     lines += _body_lines(request.framing)
@@ -110,21 +110,10 @@ def _forwarded_lines(request: Request, client: str) -> list[FieldLine]:
     ]
 
 
-def plain_address(text: str) -> str:
-    """An address as it is compared and logged: an IPv4-mapped IPv6 address is the IPv4 address."""
-    try:
-        address = ip_address(text.partition("%")[0])
-    except ValueError:
-        return text
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or address)
-
-
 __all__ = [
     "HOP_BY_HOP",
     "Gateway",
     "loops",
     "no_forwards_left",
-    "plain_address",
     "upstream_lines",
 ]

@@ -111,6 +111,7 @@ class Request(NamedTuple):
     http_1_0: bool = False
     keep_alive: bool = True
     scheme: bytes = b"http"
+    place: tuple[FieldLine, ...] = ()  # what we know of the client's place: in `fields` too, in the stead of its word
 
     @property
     def is_upgrade(self) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from edgecache.body import Body
+from edgecache.rules.client_address import plain_address
 from edgecache.rules.message import Request
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import BadRequest
@@ -58,10 +59,10 @@ class ClientConnection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, site: Site, scheme: bytes = b"http") -> None:
+    def __init__(self, site: Site, scheme: bytes = b"http", client: str = "") -> None:
         self.site = site
         self.scheme = scheme
-        self.peer = ""
+        self.peer = client  # the address, if it is another than the socket's
         self.writable = True
         self.closing = False  # close when the answer under way is sent
         self._ready = True  # nothing under way, nothing read ahead: the next bytes may be a known head
@@ -85,8 +86,8 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self.transport = cast(asyncio.Transport, transport)
-        peer = transport.get_extra_info("peername")
-        self.peer = peer[0] if peer else ""
+        if not self.peer and (peer := transport.get_extra_info("peername")):
+            self.peer = plain_address(peer[0])
         self._since = self.site.clock()
         if (refusal := self.site.joined(self)) is not None:
             self._turn_away(refusal)

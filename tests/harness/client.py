@@ -68,14 +68,21 @@ class RawClient:
 
     @classmethod
     async def connect(
-        cls, port: int, host: str = "127.0.0.1", receive_buffer: int | None = None, within: float = TIMEOUT
+        cls,
+        port: int,
+        host: str = "127.0.0.1",
+        receive_buffer: int | None = None,
+        within: float = TIMEOUT,
+        source: str = "",
     ) -> RawClient:
-        """Connect to `host`; a small `receive_buffer` makes a reader that takes little at a time."""
+        """Connect to `host`, from `source`; a small `receive_buffer` makes a reader that takes little at a time."""
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.setblocking(False)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if source:
+            sock.bind((source, 0))
         try:
             await asyncio.get_running_loop().sock_connect(sock, (host, port))
         except BaseException:
