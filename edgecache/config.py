@@ -265,7 +265,7 @@ class Settings:
     store_client_errors: bool = setting(
         SWITCH,
         "off",
-        "Store 400, 405, 413, 414, 416, 421, 431 and 501 too; one client's odd request may provoke them.",
+        "Store 400, 405 to 408, 411 to 417, 421 to 431, 501 and 505 too; one client's odd request may provoke them.",
     )
     store_set_cookie: bool = setting(
         SWITCH, "off", "Store answers with Set-Cookie where the origin explicitly allows it."

@@ -23,7 +23,7 @@ from edgecache.flights import Failed, Filling, Flight, Flights, Outcome, Refresh
 from edgecache.known import KnownHeads, KnownHit, KnownPass, Rendered
 from edgecache.memory import Entry, Memory
 from edgecache.relay import Relays
-from edgecache.rules import cache_status, rfc9111
+from edgecache.rules import cache_status, ranges, rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.forward import loops, no_forwards_left
 from edgecache.rules.message import Fields, Request
@@ -132,7 +132,7 @@ class Edge:
             why = verdict.why
         if rfc9111.only_if_cached(request):
             self._ours(exchange, answers.of_ours(504, "only-if-cached", "nothing stored may be used"), why)
-        elif request.method == b"HEAD" or (b"range" in request.fields and self._goes_alone(entry)):
+        elif request.method == b"HEAD" or (self._wants_ranges(request) and self._goes_alone(entry)):
             self._relay(exchange, why, Result.MISS, entry)
         elif entry is None and self.flights.marked(key, self.clock()):
             self._pass_marked(exchange, key)
@@ -146,6 +146,11 @@ class Edge:
         if persists(request) and self.known.learns(exchange.raw):
             self.known.learn(exchange.raw, KnownPass(request, key, exchange.client, question))
         self.relays.ask(question, exchange, Forward.URI_MISS, Result.PASS, None, self.clock())
+
+    def _wants_ranges(self, request: Request) -> bool:
+        """Whether ranges are asked for, and no more than an origin should be asked for at once (RFC 9110 §14.2)."""
+        value = request.fields.get(b"range")
+        return value is not None and len(ranges.parse_range(value) or ()) <= self._max_ranges
 
     @staticmethod
     def _goes_alone(entry: Entry | None) -> bool:
@@ -225,8 +230,6 @@ class Edge:
         if flight is None:
             flight = self.flights.lead(place, key, exchange)
             spawn(self.refill(flight, request, entry, exchange.client if exchange else ""), "refill")
-        elif exchange is not None:
-            flight.watchers.append(exchange)
         return flight
 
     @staticmethod
@@ -247,7 +250,7 @@ class Edge:
             case Refreshed(entry):
                 if not matches(entry.vary, entry.selecting, exchange.request):
                     return False
-                if not leads and not self._may_follow(entry.stored, exchange.request):
+                if not leads and (entry.gone or not self._may_follow(entry.stored, exchange.request)):
                     return False
                 return self._deliver(exchange, entry, Result.REVALIDATED, self.clock(), why, collapsed=not leads)
             case Filling(stored, reply):

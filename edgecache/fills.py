@@ -103,10 +103,19 @@ class Fills:
         return Refused.METHOD
 
     def freshen(self, request: Request, entry: Entry, reply: Reply) -> bool:
-        """Update `entry` by a 304 or a HEAD's 200; False if it was purged or dropped meanwhile."""
+        """Update `entry` by a 304 or a HEAD's 200; False if it was purged or dropped meanwhile.
+
+        It is `gone` afterwards if the update is for one client: what it says now is for the one who asked.
+        """
         if entry.gone or not self._log.allows(primary_key(request), reply.seen):
             return False
-        entry.adopt(entry.stored.freshened(reply.response, reply.times, request, self._policy))
+        stored = entry.stored
+        freshened = stored.freshened(reply.response, reply.times, request, self._policy)
+        if rfc9111.forbids_keeping(stored, freshened, reply.response, self._policy):
+            self._memory.drop(entry)
+            entry.adopt(freshened)
+            return True
+        entry.adopt(freshened)
         self._memory.resize(entry)
         return not entry.gone
 

@@ -59,7 +59,8 @@ class Flight:
         self.key = key
         self.primary = primary  # the cache key of the URL
         self.leader = leader  # None: it runs behind the clients' backs
-        self.watchers: list[Exchange] = [leader] if leader is not None else []  # for interim responses
+        # Who gets interim responses: nobody else asked for them, and they may be for one client.
+        self.watchers: list[Exchange] = [leader] if leader is not None else []
         self._landed: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     def land(self, outcome: Outcome) -> None:

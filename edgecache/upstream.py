@@ -96,7 +96,6 @@ class _Fetch(Inquiry):
 
 
 def interim_head(response: Response) -> bytes:
-    """A 1xx response as it is passed on (RFC 9110 §15.2)."""
-    return (
-        render.status_line(response.status, response.reason) + render.field_block(end_to_end(response.fields)) + b"\r\n"
-    )
+    """A 1xx response as it is passed on (RFC 9110 §15.2); it has no length (§8.6)."""
+    fields = end_to_end(response.fields).without((b"content-length",))
+    return render.status_line(response.status, response.reason) + render.field_block(fields) + b"\r\n"

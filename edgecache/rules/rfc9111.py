@@ -23,7 +23,9 @@ from edgecache.rules.stored import (
 )
 from edgecache.rules.vary import VARY_STAR, selecting_values, vary_names
 
-CLIENT_ERRORS: Final = frozenset((400, 405, 413, 414, 416, 421, 431, 501))  # provoked by one request's form
+CLIENT_ERRORS: Final = frozenset(  # provoked by one request's form, or by one client's doings
+    (400, 405, 406, 407, 408, *range(411, 418), 421, 422, 424, 425, 426, 428, 429, 431, 501, 505, 506, 510, 511)
+)
 UNDERSTOOD: Final = frozenset((200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501))
 PER_USER: Final = (b"cookie", b"authorization")
 FAILURES: Final = frozenset((500, 502, 503, 504))  # RFC 5861 §4
@@ -89,6 +91,16 @@ def may_store(
             whole_length=part.whole if part else None,
         )
     )
+
+
+def forbids_keeping(stored: Stored, freshened: Stored, response: Response, policy: Policy) -> bool:
+    """Whether a 304, or a HEAD's 200, says of `stored`, which it would make `freshened`, that it is not for others."""
+    directives = freshened.directives
+    if directives.private or (directives.no_store and not directives.must_understand):
+        return True
+    if b"vary" in response.fields and vary_names(response.fields) != stored.vary:
+        return True  # it was stored by other values: which ones, nobody knows
+    return b"set-cookie" in response.fields and not policy.store_set_cookie
 
 
 def never_stored(response: Response) -> bool:

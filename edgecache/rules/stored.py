@@ -85,10 +85,14 @@ class Stored(NamedTuple):
 
     def freshened(self, response: Response, times: Times, request: Request, policy: Policy) -> Stored:
         """This response updated by a 304 (RFC 9111 §4.3.4) or by a HEAD's 200 (§4.3.5): new fields replace old ones."""
-        new = end_to_end(response.fields).without(NOT_UPDATED)
+        new = response.fields.without(NOT_UPDATED)
         kept = self.fields.without(new.names())
         merged = Response(self.status, Fields((*kept, *new)), self.reason)
         fresh = kept_response(request, merged, times, policy, age_field=response.fields.get(b"age"))
+        if b"cache-control" not in merged.fields and b"cdn-cache-control" not in merged.fields:
+            fresh = fresh._replace(directives=self.directives)  # `Connection` took them from the head: they still hold
+            if has_lifetime(self.directives):
+                fresh = fresh._replace(lifetime=self.lifetime)
         return fresh._replace(
             vary=self.vary,
             selecting=self.selecting,
@@ -167,6 +171,11 @@ def _lifetime(
     if lifetime is None:
         lifetime = _heuristic_lifetime(request, response, directives, date, policy)
     return min(lifetime, policy.negative_ttl) if response.status >= 400 else lifetime
+
+
+def has_lifetime(directives: ResponseDirectives) -> bool:
+    """Whether the directives say how long the response is fresh."""
+    return directives.s_maxage is not None or directives.max_age is not None
 
 
 def _explicit_lifetime(response: Response, directives: ResponseDirectives, date: float) -> float | None:
