@@ -13,8 +13,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from edgecache import __version__, machine
-from edgecache.config import Address, Settings, effective_table, load, markdown_table
+from edgecache.config import Address, Settings, load
 from edgecache.errors import ConfigError
+from edgecache.settings_table import effective_table, markdown_table
 from edgecache.worker_process import DEFAULT_WORKER
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
     machine.raise_open_files()
     with ExitStack() as sockets:
         demo_listener = None
-        if chosen.demo and not environ.get("EDGECACHE_ORIGIN", "").strip():
+        if chosen.demo and not (environ.get("EDGECACHE_ORIGIN", "") + environ.get("EDGECACHE_ORIGINS", "")).strip():
             (demo_listener,) = _opened(sockets, listen_or_refuse("EDGECACHE_ORIGIN", Address("127.0.0.1", 0), 1))
             environ = {**environ, "EDGECACHE_ORIGIN": _url(demo_listener)}
         settings = load(environ)

@@ -31,6 +31,8 @@ from edgecache.setting_types import (
     NETWORKS,
     ORIGIN,
     ORIGIN_HOST,
+    ORIGINS,
+    PATH,
     SIZE,
     SWITCH,
     TOKEN,
@@ -42,7 +44,7 @@ from edgecache.setting_types import (
     one_of,
 )
 
-__all__ = ["Address", "Origin", "Row", "Settings", "effective_table", "load", "markdown_table"]
+__all__ = ["Address", "Origin", "Row", "Settings", "load"]
 
 PREFIX = "EDGECACHE_"
 MASK = "********"
@@ -125,6 +127,9 @@ class Settings:
 
     # The service and who is answered
     origin: Origin = required(ORIGIN, "The web service to stand in front of.")
+    origins: Mapping[str, tuple[Origin, ...]] = setting(
+        ORIGINS, "", "Instead of EDGECACHE_ORIGIN: origins by region, those of one region parted by a bar."
+    )
     origin_host: str = setting(
         ORIGIN_HOST, "client", "Host sent to the origin: the client's, the origin's own, or this one."
     )
@@ -243,6 +248,15 @@ class Settings:
         DURATION, "30s", "How long an address of the origin's name is used.", least="0s", most="1d"
     )
 
+    # Several origins: which one is asked
+    origin_eject_after: int = setting(COUNT, "5", "Failures in a row that eject an origin.", least="1", most="1000")
+    origin_eject_for: float = setting(DURATION, "30s", "Until an ejected origin is tried.", least="100ms", most="1h")
+    origin_slow_start: float = setting(DURATION, "10s", "To give all its share to one that is back.", most="1h")
+    origin_check_path: str = setting(PATH, "", "What is asked of each origin to see if it is well; empty asks nothing.")
+    origin_check_interval: float = setting(DURATION, "5s", "Between two such checks.", least="100ms", most="1h")
+    origin_check_fall: int = setting(COUNT, "3", "Failed checks in a row that take an origin out.", least="1")
+    origin_check_rise: int = setting(COUNT, "2", "Good checks in a row that bring it back.", least="1")
+
     # What is stored, and for how long
     heuristics: bool = setting(SWITCH, "on", "Guess a freshness from Last-Modified where the origin names none.")
     heuristic_max: float = setting(DURATION, "1d", "Longest guessed freshness.", least="0s", most="365d")
@@ -317,12 +331,25 @@ def _unknown(environ: Iterable[str]) -> Iterator[ConfigError]:
 
 def _value(variable: str, row: Row, environ: Mapping[str, str]) -> Any:
     text = environ.get(variable, "").strip()
+    if variable == "EDGECACHE_ORIGIN" and (several := environ.get("EDGECACHE_ORIGINS", "").strip()):
+        return _first_of(text, several)
     if not text and row.default is None:
         raise ConfigError(variable, f"is required: {row.kind.name}. {row.doc}")
     try:
         return row.value(text or row.default_text())
     except ValueError as error:
         raise ConfigError(variable, f"{row.quoted(text)} {error}") from None
+
+
+def _first_of(origin: str, several: str) -> Origin:
+    """What stands for EDGECACHE_ORIGIN where there are several."""
+    if origin:
+        raise ConfigError("EDGECACHE_ORIGINS", "is set, and so is EDGECACHE_ORIGIN: one of them is enough")
+    origins = _value("EDGECACHE_ORIGINS", ROWS["EDGECACHE_ORIGINS"], {"EDGECACHE_ORIGINS": several})
+    if not origins:
+        raise ConfigError("EDGECACHE_ORIGINS", "names no origin")
+    first: Origin = next(iter(origins.values()))[0]
+    return first
 
 
 def _contradictions(settings: Settings) -> Iterator[ConfigError]:
@@ -333,49 +360,15 @@ def _contradictions(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError("EDGECACHE_MAX_OBJECT_MEMORY", f"is more than one worker holds: {share}")
     if settings.listen.port and settings.listen == settings.admin_listen:
         yield ConfigError("EDGECACHE_ADMIN_LISTEN", "is the same as EDGECACHE_LISTEN")
-    if (settings.origin.host, settings.origin.port) == (settings.listen.host, settings.listen.port):
-        yield ConfigError("EDGECACHE_ORIGIN", "is this POP itself: the same as EDGECACHE_LISTEN")
+    everybody = [origin for origins in settings.origins.values() for origin in origins] or [settings.origin]
+    if any((origin.host, origin.port) == (settings.listen.host, settings.listen.port) for origin in everybody):
+        name = "EDGECACHE_ORIGINS" if settings.origins else "EDGECACHE_ORIGIN"
+        yield ConfigError(name, "is this POP itself: the same as EDGECACHE_LISTEN")
+    if settings.origins and (unknown := settings.geo_rules.regions - settings.origins.keys()):
+        yield ConfigError("EDGECACHE_GEO_RULES", f"names {min(unknown)}, a region without EDGECACHE_ORIGINS")
     if settings.proxy_protocol and not settings.trusted_proxies:
         yield ConfigError("EDGECACHE_PROXY_PROTOCOL", "is on, but EDGECACHE_TRUSTED_PROXIES names nobody to believe")
-    if settings.origin_ca and settings.origin.scheme == "http":
+    if settings.origin_ca and all(origin.scheme == "http" for origin in everybody):
         yield ConfigError("EDGECACHE_ORIGIN_CA", "is set, but EDGECACHE_ORIGIN is not https")
     if settings.origin_ca and not settings.origin_tls_verify:
         yield ConfigError("EDGECACHE_ORIGIN_CA", "is set, but EDGECACHE_ORIGIN_TLS_VERIFY is off")
-
-
-def effective_table(environ: Mapping[str, str]) -> str:
-    """Every setting as `edgecache check-config` prints it: name, value, where it is from, documentation."""
-    cells = []
-    for variable, row in ROWS.items():
-        text = environ.get(variable, "").strip()
-        source = "set" if text else "default" if row.default is not None else "missing"
-        cells.append((variable, row.shown(text or row.default_text()) or "-", source, row.doc))
-    widths = [max(len(line[column]) for line in cells) for column in range(3)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[3]]) for line in cells
-    )
-
-
-def markdown_table() -> str:
-    """The table of settings in the README: variable, default, kind with bounds, documentation."""
-    lines = ["| Variable | Default | Kind | Meaning |", "| --- | --- | --- | --- |"]
-    for variable, row in ROWS.items():
-        lines.append(f"| `{variable}` | {_default_words(row)} | {_kind_words(row)} | {row.doc} |")
-    return "\n".join(lines)
-
-
-def _default_words(row: Row) -> str:
-    match row.default:
-        case None:
-            return "required"
-        case FromMachine(words=words):
-            return words
-        case "":
-            return "empty"
-        case text:
-            return f"`{text}`"
-
-
-def _kind_words(row: Row) -> str:
-    bounds = [f"from {row.least}" if row.least else "", f"to {row.most}" if row.most else ""]
-    return " ".join([row.kind.name, *filter(None, bounds)])

@@ -32,6 +32,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([a-z]+)", re.ASCII)
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?", re.ASCII)
 _ORIGIN = re.compile(r"(https?)://([^/]*)/?", re.ASCII)
+_PATH = re.compile(r"/[!-\"$-~]*", re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _TOKEN = re.compile(r"[\x21-\x7e]*", re.ASCII)
 
@@ -161,6 +162,26 @@ def origin(text: str) -> Origin:
     if port == 0:
         raise ValueError("has port 0, where nothing can listen")
     return Origin(match[1], host, port or DEFAULT_PORTS[match[1]])
+
+
+def origins(text: str) -> dict[str, tuple[Origin, ...]]:
+    """Origins by region, out of `eu=https://a|https://b,us=https://c`."""
+    found: dict[str, tuple[Origin, ...]] = {}
+    for region, urls in _pairs(text):
+        if word(region) in found:
+            raise ValueError(f"names the region {region} twice")
+        listed = tuple(origin(url.strip()) for url in urls.split("|"))
+        if len(set(listed)) != len(listed):
+            raise ValueError(f"names an origin of {region} twice")
+        found[region] = listed
+    return found
+
+
+def path(text: str) -> str:
+    """The path of a URL, perhaps with a query; empty stays empty."""
+    if text and not _PATH.fullmatch(text):
+        raise ValueError("is not a path such as /health")
+    return text
 
 
 def origin_host(text: str) -> str:
@@ -299,6 +320,8 @@ COUNT = Kind("number", count)
 SWITCH = Kind("on or off", switch)
 ADDRESS = Kind("host:port", address)
 ORIGIN = Kind("http(s)://host[:port]", origin)
+ORIGINS = Kind("list of region=URLs", origins)
+PATH = Kind("path of a URL", path)
 ORIGIN_HOST = Kind("client, origin or host[:port]", origin_host)
 HOST_NAMES = Kind("list of names", host_names)
 NETWORKS = Kind("list of CIDR blocks", networks)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from edgecache.body import Body
 from edgecache.fills import Reply
 from edgecache.origin import OriginPool
+from edgecache.origins import Origins
 from edgecache.rules.forward import Gateway, upstream_lines
 from edgecache.rules.message import Fields, Request, Response
 from edgecache.rules.purge_log import PurgeLog
@@ -23,7 +24,7 @@ class Upstream:
 
     def __init__(
         self,
-        pool: OriginPool,
+        pool: OriginPool | Origins,
         gateway: Gateway,
         log: PurgeLog,
         clock: Callable[[], float],
@@ -49,6 +50,7 @@ class Upstream:
             request.is_upgrade,
             conditional,
             other or b"range" in fields,
+            request.place[-1][1] if request.place else b"",  # the region is always known, and comes last
         )
 
     def stamp(self) -> tuple[float, int]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Final
 
 from edgecache.metrics import Counter, Histogram, Registry
+from edgecache.rules.breaker import State
 from edgecache.rules.reasons import Refused, Result
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from edgecache.edge import Edge
     from edgecache.geo import Geo
     from edgecache.origin import OriginPool
+    from edgecache.origins import Member, Origins
     from edgecache.wire.exchange import Exchange
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -59,7 +61,7 @@ class Watch:
             return lambda: sum(latency.counts) + self.known_hits
         return lambda: sum(latency.counts)
 
-    def read(self, edge: Edge, pool: OriginPool, connections: Sized, log: AccessLog) -> None:
+    def read(self, edge: Edge, pool: OriginPool | Origins, connections: Sized, log: AccessLog) -> None:
         """Export what these parts know of themselves."""
         gauge, counter = self.registry.gauge, self.registry.counter
         gauge("edgecache_memory_bytes", "Bytes in the memory tier.", read=lambda: edge.memory.size)
@@ -84,6 +86,37 @@ class Watch:
             "edgecache_geo_reload_failures",
             "Geographic databases that could not be read.",
             read=lambda: geo.reload_failures,
+        )
+
+    def read_origins(self, origins: Origins) -> None:
+        """Export how each origin is doing."""
+        for member in origins.members:
+            self._read_member(member)
+
+    def _read_member(self, member: Member) -> None:
+        gauge, counter = self.registry.gauge, self.registry.counter
+        health, name, region = member.health, str(member.origin), member.region
+        gauge(
+            "edgecache_origin_up",
+            "Workers that hold the origin to be well.",
+            read=lambda: float(health.checked_up and health.breaker.state is State.CLOSED),
+            origin=name,
+            region=region,
+        )
+        gauge(
+            "edgecache_origin_latency_seconds",
+            "Moving average of the time to the origin's answer, quick to rise.",
+            across="max",
+            read=lambda: health.latency,
+            origin=name,
+            region=region,
+        )
+        counter(
+            "edgecache_origin_ejections",
+            "Times that the origin was ejected.",
+            read=lambda: health.breaker.opened,
+            origin=name,
+            region=region,
         )
 
     def answered(self, exchange: Exchange, took: float) -> None:

@@ -21,6 +21,7 @@ from edgecache.known import KnownHit
 from edgecache.memory import Memory
 from edgecache.metrics import Snapshot
 from edgecache.origin import OriginPool
+from edgecache.origins import Origins
 from edgecache.relay import Relays
 from edgecache.rules.client_address import trust_of
 from edgecache.rules.forward import Gateway
@@ -66,7 +67,7 @@ class Worker:
         self._wall = clock
         self._drain_grace = settings.drain_grace
         self._heads = RequestHeads(HeadLimits(settings.max_line, settings.max_fields, settings.max_head))
-        self._pool = OriginPool(settings)
+        self._pool = Origins(settings) if settings.origins else OriginPool(settings)
         self._trusted = trust_of(settings.trusted_proxies)
         self._admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
         self._log = AccessLog(settings.access_log, access_log_write)
@@ -77,6 +78,8 @@ class Worker:
         self.watch = Watch()
         self.edge = self._build(settings, clock)
         self.watch.read(self.edge, self._pool, self.connections, self._log)
+        if isinstance(self._pool, Origins):
+            self.watch.read_origins(self._pool)
         self.check_unfinished = self._heads.check_unfinished
         self.answer = self.edge.answer
         self.answer_known = self.edge.answer_known

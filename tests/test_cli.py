@@ -9,7 +9,8 @@ import pytest
 
 from edgecache import __version__
 from edgecache.cli import main
-from edgecache.config import ROWS, markdown_table
+from edgecache.config import ROWS
+from edgecache.settings_table import markdown_table
 
 Output = pytest.CaptureFixture[str]
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from edgecache import machine
-from edgecache.config import ROWS, Address, Origin, Settings, effective_table, load
+from edgecache.config import ROWS, Address, Origin, Settings, load
 from edgecache.errors import ConfigError, EdgecacheError
 from edgecache.setting_types import count, duration, size
+from edgecache.settings_table import effective_table
 
 ORIGIN = {"EDGECACHE_ORIGIN": "http://origin.example"}
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from edgecache.config import markdown_table
+from edgecache.settings_table import markdown_table
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

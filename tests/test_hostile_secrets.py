@@ -13,10 +13,11 @@ from harness.origin import RESET, OriginDouble, Reply, hang
 from harness.pop import DEFAULTS, Pop, environment, listening_socket, running_pop
 from hostile.tables import read_table
 
-from edgecache.config import effective_table, load
+from edgecache.config import load
 from edgecache.errors import ConfigError
 from edgecache.metrics import render
 from edgecache.rules.message import Fields, Request
+from edgecache.settings_table import effective_table
 from edgecache.worker import Worker
 
 CANARY = "c4n4ry-5ecret"

@@ -33,6 +33,7 @@ class Question(NamedTuple):
     upgrade: bool = False
     conditional: bool = False  # a 304 may answer it
     ranged: bool = False  # a 206 may answer it
+    region: bytes = b""  # whose origins it is for; empty where geography does not say
 
     def may_be_answered(self, status: int) -> bool:
         """Whether `status` can answer this question at all (RFC 9110 §15.3.7, §15.4.5)."""

@@ -1,0 +1,353 @@
+"""Several origins: which one is asked, who is left out and comes back, and what may be asked again."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+from harness.client import let_others_run
+from harness.origin import OriginDouble, Reply, hang, running_origin
+from harness.pop import DEFAULTS, Pop, listening_socket, running_pop
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgecache.config import load
+from edgecache.errors import ConfigError
+from edgecache.origins import Origins
+from edgecache.rules.balancing import Health, least_loaded, may_ask_another
+from edgecache.rules.breaker import Breaker, State
+
+NOT_STORED = [("Cache-Control", "no-store")]
+
+
+# --- the rules
+
+
+def health(slow_start: float = 10.0) -> Health:
+    """A new origin: five failures eject it for 30 s."""
+    return Health(Breaker(5, 30.0), fall=3, rise=2, slow_start=slow_start)
+
+
+@given(st.lists(st.floats(0.0, 1000.0), min_size=1, max_size=8), st.randoms(use_true_random=False))
+def test_of_two_that_are_drawn_the_less_loaded_is_chosen(loads: list[float], chance: random.Random) -> None:
+    """Never the only most loaded one, however it is drawn."""
+    chosen = least_loaded(loads, chance.randrange)
+    assert 0 <= chosen < len(loads)
+    assert len(loads) == 1 or loads[chosen] < max(loads) or loads.count(max(loads)) > 1
+
+
+def test_latency_rises_at_once_and_falls_slowly() -> None:
+    """A peak counts until it has faded."""
+    one = health()
+    one.answered(0.1, 0.0)
+    one.answered(2.0, 1.0)
+    assert one.latency == 2.0
+    one.answered(0.1, 2.0)
+    assert 1.5 < one.latency < 2.0
+    one.answered(0.1, 100.0)
+    assert one.latency == pytest.approx(0.1, rel=0.01)
+
+
+def test_load_grows_with_what_is_outstanding_and_while_it_has_just_come_back() -> None:
+    """Slow start: a tenth of its share at first, all of it after ten seconds."""
+    one = health()
+    one.answered(0.1, 0.0)
+    assert one.load(3, 0.0) == pytest.approx(0.4)
+    for _ in range(5):
+        one.failed(1.0)
+    assert not one.is_well(may_probe=False, now=40.0)
+    assert one.is_well(may_probe=True, now=40.0)
+    one.answered(0.1, 40.0)
+    assert one.load(0, 40.0) == pytest.approx(10 * one.load(0, 51.0))
+    assert one.load(0, 45.0) == pytest.approx(2 * one.load(0, 51.0))
+
+
+def test_checks_take_an_origin_out_and_bring_it_back() -> None:
+    """Three in a row, and two in a row; one of the other kind begins anew."""
+    one = health()
+    seen = []
+    for good in (False, False, True, False, False, False, True, False, True, True):
+        one.checked(good, 0.0)
+        seen.append(one.is_well(may_probe=True, now=0.0))
+    assert seen == [True] * 5 + [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS", b"POST", b"PUT", b"DELETE", b"PATCH", b"TRACE"])
+def test_only_what_is_safe_or_never_left_goes_to_another(method: bytes) -> None:
+    """No unsafe method is sent twice."""
+    assert may_ask_another(method, sent=False, has_body=True)
+    assert may_ask_another(method, sent=True, has_body=False) == (method in (b"GET", b"HEAD", b"OPTIONS"))
+    assert not may_ask_another(method, sent=True, has_body=True)
+
+
+# --- on real sockets
+
+
+class Fleet:
+    """A POP in front of several origins."""
+
+    def __init__(self, pop: Pop, doubles: list[OriginDouble]) -> None:
+        self.pop = pop
+        self.doubles = doubles
+        self.now = time.monotonic()
+        self._numbers: Iterator[int] = iter(range(10**9))
+        self.origins.clock = lambda: self.now
+
+    @property
+    def origins(self) -> Origins:
+        """The product's."""
+        pool: Origins = self.pop.worker._pool
+        return pool
+
+    def asked(self) -> list[int]:
+        """How many requests each origin has seen."""
+        return [len(double.requests) for double in self.doubles]
+
+    async def ask(self, count: int, method: str = "GET", body: bytes = b"") -> Counter[int]:
+        """So many requests for new URLs, one after the other: the statuses that they got."""
+        statuses: Counter[int] = Counter()
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(self.pop.client())
+            for _ in range(count):
+                await client.request(method, f"/{next(self._numbers)}", (), body)
+                statuses[(await client.response()).status] += 1
+        return statuses
+
+
+@asynccontextmanager
+async def fleet(*regions: tuple[str, int], dead: str = "", **settings: object) -> AsyncIterator[Fleet]:
+    """Origins in each region, so many; the region `dead` has one more, on a port where nobody listens."""
+    async with AsyncExitStack() as stack:
+        named, doubles = [], []
+        for region, count in regions:
+            mine = [await stack.enter_async_context(running_origin()) for _ in range(count)]
+            doubles += mine
+            urls = [double.url for double in mine]
+            if region == dead:
+                urls.append(f"http://127.0.0.1:{closed_port()}")
+            named.append(f"{region}={'|'.join(urls)}")
+        for number, double in enumerate(doubles):
+            double.otherwise(Reply(200, NOT_STORED, str(number).encode()))
+        pop = await stack.enter_async_context(
+            running_pop("", origins=",".join(named), hit_for_miss="0s", **{"region": "eu", **settings})
+        )
+        one = Fleet(pop, doubles)
+        one.origins._chance.seed(7)
+        yield one
+
+
+def closed_port() -> int:
+    """A port on which nobody listens."""
+    sock = listening_socket()
+    port: int = sock.getsockname()[1]
+    sock.close()
+    return port
+
+
+async def test_the_origins_of_a_region_share_its_requests() -> None:
+    """All of them are asked, nobody of another region is."""
+    async with fleet(("eu", 3), ("us", 1)) as one:
+        assert await one.ask(60) == {200: 60}
+        assert min(one.asked()[:3]) >= 5
+        assert one.asked()[3] == 0
+
+
+async def test_the_region_follows_the_clients_place() -> None:
+    """By the rules, and by the POP's own region where none says."""
+    settings = {
+        "trusted_proxies": "127.0.0.1",
+        "geo_overrides": "198.51.100.1=DE,198.51.100.2=US",
+        "geo_rules": "country:US=us",
+    }
+    async with fleet(("us", 1), ("eu", 1), **settings) as one:
+        for address, body in (("198.51.100.1", b"1"), ("198.51.100.2", b"0"), ("198.51.100.3", b"1")) * 2:
+            assert (await one.pop.get("/", ("X-Forwarded-For", address))).body == body
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+async def test_a_bad_origin_is_ejected_after_five_failures_and_tried_again_after_thirty_seconds(status: int) -> None:
+    """Less than one in a hundred goes to it then; and when it is well again, it is asked again."""
+    async with fleet(("eu", 3)) as one:
+        one.doubles[0].otherwise(Reply(status, NOT_STORED))
+        await one.ask(80)
+        assert len(one.doubles[0].requests) == 5
+        one.now += 20
+        assert await one.ask(100) == {200: 100}
+        assert len(one.doubles[0].requests) == 5
+
+        one.now += 20  # a probe, which fails
+        await one.ask(100)
+        assert len(one.doubles[0].requests) == 6
+
+        one.doubles[0].otherwise(Reply(200, NOT_STORED))
+        one.now += 40
+        assert await one.ask(20) == {200: 20}
+        assert one.origins.members[0].health.breaker.state is State.CLOSED
+        one.now += 20
+        await one.ask(100)
+        assert len(one.doubles[0].requests) > 15
+
+
+async def test_what_a_dead_origin_does_not_take_another_answers() -> None:
+    """No request fails, with a body or without; nobody sees one twice."""
+    async with fleet(("eu", 2), dead="eu") as one:
+        assert await one.ask(40, "POST", b"x" * 1000) == {200: 40}
+        assert sum(one.asked()) == 40
+        assert all(request.body == b"x" * 1000 for double in one.doubles for request in double.requests)
+        assert await one.ask(40) == {200: 40}
+        assert sum(one.asked()) == 80
+
+
+async def test_a_region_that_is_down_is_stood_in_for_by_another() -> None:
+    """And comes back into its own."""
+    async with fleet(("eu", 0), ("us", 1), dead="eu") as one:
+        assert await one.ask(30) == {200: 30}
+        assert await one.ask(10, "DELETE") == {200: 10}
+        assert len(one.doubles[0].requests) == 40
+
+
+async def test_an_unsafe_request_that_was_sent_is_never_sent_again() -> None:
+    """The origin hangs up after it has read it: the client gets an error, no other origin gets the request."""
+    async with fleet(("eu", 3)) as one:
+        for double in one.doubles:
+            double.otherwise(Reply(cut_head_at=0))
+        for method in ("POST", "PUT", "DELETE", "PATCH"):
+            before = sum(one.asked())
+            assert await one.ask(3, method, b"x") == {502: 3}
+            assert sum(one.asked()) == before + 3
+
+
+async def test_a_safe_request_whose_origin_hangs_up_is_asked_of_another() -> None:
+    """Within the budget, which ten requests in the window cannot exceed."""
+    async with fleet(("eu", 2)) as one:
+        one.doubles[0].otherwise(Reply(cut_head_at=0))
+        assert await one.ask(12) == {200: 12}
+        assert one.origins.retries.spent == len(one.doubles[0].requests)
+
+
+async def test_retries_stay_within_their_budget_when_everything_fails() -> None:
+    """A fifth more than was asked, and the floor."""
+    async with fleet(("eu", 3)) as one:
+        for double in one.doubles:
+            double.otherwise(Reply(503, NOT_STORED))
+        assert await one.ask(200) == {503: 200}
+        assert sum(one.asked()) <= 200 * 1.2 + 3
+
+
+async def test_when_all_are_ill_they_are_asked_all_the_same() -> None:
+    """Ejection leaves nobody without an origin; and whoever recovers serves at once."""
+    async with fleet(("eu", 2)) as one:
+        for double in one.doubles:
+            double.otherwise(Reply(500, NOT_STORED))
+        await one.ask(30)
+        assert all(member.health.breaker.state is State.OPEN for member in one.origins.members)
+        for double in one.doubles:
+            double.otherwise(Reply(200, NOT_STORED))
+        assert await one.ask(10) == {200: 10}
+
+
+async def test_with_one_origin_nothing_that_reached_it_is_asked_again() -> None:
+    """There is no other to ask."""
+    async with fleet(("eu", 1)) as one:
+        one.doubles[0].otherwise(Reply(503, NOT_STORED))
+        assert await one.ask(10) == {503: 10}
+        assert one.asked() == [10]
+
+
+async def test_checks_take_an_origin_out_and_bring_it_back_on_sockets() -> None:
+    """By what its path answers."""
+    async with fleet(("eu", 2), origin_check_path="/health", origin_check_interval="5s") as one:
+
+        async def checks(count: int) -> None:
+            for _ in range(count):
+                one.now += 6
+                one.origins.sweep(one.now)
+                for _ in range(10):
+                    await let_others_run()
+
+        one.doubles[0].on("/health", *[Reply(503)] * 4, Reply(200))
+        await checks(4)
+        before = len(one.doubles[0].requests)
+        assert await one.ask(20) == {200: 20}
+        assert len(one.doubles[0].requests) == before
+        assert one.origins.members[0].health.breaker.state is State.CLOSED
+
+        await checks(3)
+        one.now += 20
+        await one.ask(20)
+        assert any(request.target != "/health" for request in one.doubles[0].requests)
+
+
+async def test_each_origin_may_be_sent_its_own_host() -> None:
+    """With EDGECACHE_ORIGIN_HOST=origin."""
+    async with fleet(("eu", 2), origin_host="origin") as one:
+        await one.ask(20)
+        for double in one.doubles:
+            assert {request.get("Host") for request in double.requests} == {double.url.removeprefix("http://")}
+
+
+async def test_a_client_that_leaves_frees_its_place_at_the_origin() -> None:
+    """What nobody waits for any more does not count as load."""
+    async with fleet(("eu", 1)) as one:
+        one.doubles[0].otherwise(hang())
+        async with one.pop.client() as client:
+            await client.request("POST", "/", ())
+            await one.doubles[0].request_seen()
+            assert len(one.origins.members[0].attempts) == 1
+            client.reset()
+        for _ in range(10):
+            await let_others_run()
+        one.origins.sweep(one.now)
+        assert not one.origins.members[0].attempts
+
+
+async def test_how_each_origin_is_doing_is_exported() -> None:
+    """By name and region."""
+    async with fleet(("eu", 1), ("us", 1)) as one:
+        one.doubles[0].otherwise(Reply(500, NOT_STORED))
+        await one.ask(8)
+        text = str(one.pop.worker.snapshot())
+        assert one.doubles[0].url in text
+        assert "edgecache_origin_up" in text
+        assert "edgecache_origin_ejections" in text
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ORIGINS": "eu=http://a,eu=http://b"}, "EDGECACHE_ORIGINS: .* twice"),
+        ({"ORIGINS": "eu=http://a|http://a:80"}, "EDGECACHE_ORIGINS: .* twice"),
+        ({"ORIGINS": "eu"}, "EDGECACHE_ORIGINS: .* not name=value"),
+        ({"ORIGINS": "eu=http://a|"}, "EDGECACHE_ORIGINS: "),
+        ({"ORIGINS": "eu=ftp://a"}, "EDGECACHE_ORIGINS: "),
+        ({"ORIGINS": ","}, "EDGECACHE_ORIGINS: names no origin"),
+        ({"ORIGINS": "eu=http://a", "ORIGIN": "http://b"}, "EDGECACHE_ORIGINS: .* one of them"),
+        ({"ORIGINS": "eu=http://a", "GEO_RULES": "*=us"}, "EDGECACHE_GEO_RULES: names us"),
+        ({"ORIGINS": "eu=http://a|http://127.0.0.1:8080"}, "EDGECACHE_ORIGINS: is this POP itself"),
+        ({"ORIGINS": "eu=http://a", "ORIGIN_CHECK_PATH": "health"}, "EDGECACHE_ORIGIN_CHECK_PATH: "),
+        ({"ORIGINS": "eu=http://a", "ORIGIN_CHECK_PATH": "/a\r\nb"}, "EDGECACHE_ORIGIN_CHECK_PATH: "),
+        ({}, "EDGECACHE_ORIGIN: is required"),
+    ],
+)
+def test_a_bad_configuration_refuses_the_start(settings: dict[str, str], words: str) -> None:
+    """In one line that names the variable."""
+    with pytest.raises(ConfigError, match=words) as caught:
+        load({f"EDGECACHE_{name}": value for name, value in settings.items()})
+    assert "\n" not in str(caught.value)
+
+
+def test_several_origins_need_no_single_one() -> None:
+    """The first stands for it."""
+    settings = load({**DEFAULTS, "EDGECACHE_ORIGINS": "eu=https://a|https://b:8443, us=http://c"})
+    assert str(settings.origin) == "https://a"
+    assert {region: list(map(str, origins)) for region, origins in settings.origins.items()} == {
+        "eu": ["https://a", "https://b:8443"],
+        "us": ["http://c"],
+    }
