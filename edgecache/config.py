@@ -143,7 +143,7 @@ class Settings:
         secret=True,
     )
     trusted_proxies: tuple[Network, ...] = setting(
-        NETWORKS, "", "Networks whose Forwarded and X-Forwarded-* are believed."
+        NETWORKS, "", "Networks whose Forwarded, X-Forwarded-For and X-Forwarded-Proto are believed, but for hosts."
     )
     forwarded: bool = setting(SWITCH, "on", "Send Forwarded and X-Forwarded-* to the origin.")
 

@@ -24,7 +24,7 @@ from edgecache.origin import OriginPool
 from edgecache.origins import Origins
 from edgecache.relay import Relays
 from edgecache.rules.client_address import trust_of
-from edgecache.rules.forward import Gateway
+from edgecache.rules.forward import Gateway, as_forwarded
 from edgecache.rules.message import Request
 from edgecache.rules.purge_log import PurgeLog
 from edgecache.rules.reasons import Result
@@ -39,6 +39,7 @@ from edgecache.wire.h1_server import ClientConnection
 from edgecache.wire.proxy_protocol import PrefacedConnection
 
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
+FROM_PROXY: Final = b"\n"  # before the bytes of a head that a trusted proxy sent: no head begins so
 BACKLOG: Final = 4096  # connections that wait to be accepted
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
 
@@ -83,6 +84,8 @@ class Worker:
         self.check_unfinished = self._heads.check_unfinished
         self.answer = self.edge.answer
         self.answer_known = self.edge.answer_known
+        if settings.trusted_proxies:
+            self._believe()
         self._locator: Locator | None = None
         self._next_look = 0.0  # at the geographic database's file, in monotonic seconds
         if settings.knows_geography:
@@ -112,21 +115,36 @@ class Worker:
             on_known_hit=self._known_hit,
         )
 
+    def _believe(self) -> None:
+        """From now on, the scheme is the one that a trusted proxy names; its heads are known for its like only."""
+        answer_next, known_next, trusted = self.answer, self.answer_known, self._trusted
+
+        def answer(exchange: Exchange) -> None:
+            if trusted(exchange.client):
+                exchange.request = as_forwarded(exchange.request)
+                exchange.raw = FROM_PROXY + exchange.raw
+            answer_next(exchange)
+
+        def answer_known(connection: ClientConnection, raw: bytes) -> bool:
+            return known_next(connection, FROM_PROXY + raw if trusted(connection.peer) else raw)
+
+        self.answer, self.answer_known = answer, answer_known
+
     def _locate(self, settings: Settings) -> None:
         """From now on, requests are told where their client is, and known by their bytes for that place only."""
         geo = Geo(settings.geo_db, settings.geo_overrides, settings.geo_rules, settings.region)
         locator = self._locator = Locator(geo, self._trusted)
         self.watch.read_geography(geo)
-        edge = self.edge
+        answer_next, known_next = self.answer, self.answer_known
 
         def answer(exchange: Exchange) -> None:
             client = exchange.client
             exchange.request = locator.located(exchange.request, client)
             exchange.raw = locator.tag(client) + exchange.raw
-            edge.answer(exchange)
+            answer_next(exchange)
 
         def answer_known(connection: ClientConnection, raw: bytes) -> bool:
-            return edge.answer_known(connection, locator.tag(connection.peer) + raw)
+            return known_next(connection, locator.tag(connection.peer) + raw)
 
         self.answer, self.answer_known = answer, answer_known
 

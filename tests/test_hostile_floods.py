@@ -108,3 +108,14 @@ async def test_nothing_but_a_websocket_becomes_a_tunnel(
     (asked,) = origin.requests
     assert asked.get("upgrade") is None
     assert "upgrade" not in (asked.get("connection") or "").lower()
+
+
+async def test_an_expectation_does_not_let_bad_chunks_through(origin: OriginDouble) -> None:
+    """Who says `Expect: 100-continue` and sends a malformed body all the same reaches the origin with no byte."""
+    origin.otherwise(by_target)
+    head = f"POST /page HTTP/1.1\r\nHost: {HOST}\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with running_pop(origin) as pop, pop.client() as client:
+        await client.send(head.encode() + b"0x5\r\nabcde\r\n0\r\n\r\n", "POST")
+        assert (await client.response()).status == 400
+
+    assert origin.bytes_received == 0

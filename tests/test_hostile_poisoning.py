@@ -298,3 +298,55 @@ async def test_an_unknown_site_is_misdirected(origin: OriginDouble) -> None:
 
         for host in ("a.test", "A.TEST", "b.test.", "a.test:80"):
             assert (await pop.get("/page", ("Host", host))).status == 200
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [("X-Forwarded-Host", "evil")],
+        [("Forwarded", "for=192.0.2.1;host=evil")],
+        [("Forwarded", 'host="evil:80";for=192.0.2.1, for=192.0.2.2;HOST=evil')],
+        [("X-Forwarded-Prefix", "/evil"), ("X-Forwarded-Uri", "/evil")],
+        [("X-Forwarded-Port", "evil"), ("X-Forwarded-Server", "evil"), ("X-Original-URL", "/evil")],
+    ],
+)
+async def test_what_a_trusted_proxy_lets_pass_is_no_other_host(
+    origin: OriginDouble, said: list[tuple[str, str]]
+) -> None:
+    """A balancer passes on what it does not know: nothing of it names a host or a path to the origin (FAULTS 14)."""
+    origin.otherwise(lambda request: Reply(200, [FRESH], request.raw))
+    async with running_pop(origin, trusted_proxies="127.0.0.0/8") as pop:
+        await pop.get("/page", *said)
+
+        assert b"evil" not in (await pop.get("/page")).body
+    assert b"evil" not in origin.requests[0].raw
+
+
+@pytest.mark.parametrize(
+    "https", [[("X-Forwarded-Proto", "https")], [("Forwarded", "for=192.0.2.1;proto=https")]], ids=["x", "rfc7239"]
+)
+async def test_the_scheme_behind_a_trusted_proxy_is_in_the_key(
+    origin: OriginDouble, https: list[tuple[str, str]]
+) -> None:
+    """The redirect that the origin has for http is never shown over https: it would lead to itself (FAULTS 14)."""
+
+    def answer(request: ReceivedRequest) -> Reply:
+        if request.get("x-forwarded-proto") == "https":
+            return Reply(200, [FRESH], b"page")
+        return Reply(301, [FRESH, ("Location", "https://www.example.test/page")])
+
+    origin.otherwise(answer)
+    async with running_pop(origin, trusted_proxies="127.0.0.0/8") as pop:
+        for _ in range(4):  # from the third on, heads are known by their bytes
+            assert (await pop.get("/page")).status == 301
+            assert (await pop.get("/page", *https)).body == b"page"
+    assert len(origin.requests) == 2
+
+
+async def test_the_scheme_of_a_stranger_is_not_believed(origin: OriginDouble) -> None:
+    """Who is not trusted gets the page for the scheme that it really came by."""
+    origin.otherwise(lambda request: Reply(200, [FRESH], (request.get("x-forwarded-proto") or "").encode()))
+    async with running_pop(origin, trusted_proxies="192.0.2.0/24") as pop:
+        for _ in range(4):
+            assert (await pop.get("/page", ("X-Forwarded-Proto", "https"))).body == b"http"
+    assert len(origin.requests) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,13 +18,22 @@ OVERRIDES: Final = frozenset(
     b"x-http-method x-http-method-override x-method-override x-url-scheme x-scheme front-end-https true-client-ip "
     b"client-ip x-client-ip x-cluster-client-ip x-real-ip x-remote-ip x-remote-addr x-originating-ip x-proxyuser-ip "
     b"cf-connecting-ip fastly-client-ip x-middleware-subrequest x-wap-profile proxy "
-    b"x-forwarded-server x-forwarded-scheme x-forwarded-port x-forwarded-prefix x-forwarded-ssl".split()
+    b"x-forwarded-server x-forwarded-scheme x-forwarded-port x-forwarded-prefix x-forwarded-ssl forwarded-host "
+    b"forwarded-for forwarded-proto forwarded-server http-host host-name request-uri uri url http-url x-url x-path "
+    b"x-method x-override x-host-override x-server-name x-matched-path x-now-route-matches x-nextjs-data "
+    b"x-arr-ssl x-azure-clientip x-azure-socketip x-sendfile-type x-http-path-override x-real-host".split()
 )
 FORWARDED: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
-CHAINS: Final = (b"Forwarded", b"X-Forwarded-For")  # each proxy appends to these; the others the first one sets
+CHAINS: Final = frozenset((b"forwarded", b"x-forwarded-for"))  # a trusted proxy's are kept, and appended to
+NAMED_HOST: Final = re.compile(rb"(?i)(?:[;,][ \t]*)?\bhost=(?:\"[^\"]*\"|[^;, \t]*)")
+NAMED_SCHEME: Final = re.compile(rb"(?i)(?:^|[;,])[ \t]*proto=\"?(https?)\"?[ \t]*(?=[;,]|\Z)")
 OURS: Final = frozenset((b"host", b"content-length", b"via", b"cdn-loop", b"max-forwards"))
 INTERNAL_PREFIX: Final = b"edgecache-"
-UNTRUSTED_PREFIXES: Final = (INTERNAL_PREFIX, b"x-forwarded")  # of this family too, whatever it is called
+PREFIXES: Final = (  # families of the two, whatever else they are called
+    INTERNAL_PREFIX,
+    *(b"x-forward", b"x-original-", b"x-rewrite-", b"x-envoy-", b"x-middleware-", b"x-invoke-", b"x-accel-"),
+)
+SCHEMES: Final = frozenset((b"http", b"https"))
 MOST_FORWARDS: Final = 999
 
 
@@ -42,6 +52,20 @@ def loops(request: Request, pop: bytes) -> bool:
     return value is not None and any(member.partition(b";")[0].strip(b" \t") == pop for member in value.split(b","))
 
 
+def as_forwarded(request: Request) -> Request:
+    """`request`, which came from a trusted proxy, with the scheme that the client used according to it.
+
+    The scheme is part of the cache key: an answer to `http`, such as a redirect to `https`, is none to `https`.
+    """
+    said = request.fields.get(b"x-forwarded-proto")
+    if said is not None:
+        scheme = said.rpartition(b",")[2].strip(b" \t").lower()
+    else:
+        named = NAMED_SCHEME.findall(request.fields.get(b"forwarded") or b"")
+        scheme = named[-1].lower() if named else request.scheme
+    return request._replace(scheme=scheme) if scheme in SCHEMES and scheme != request.scheme else request
+
+
 def no_forwards_left(request: Request) -> bool:
     """Whether a TRACE or OPTIONS has to be answered here (RFC 9110 §7.6.2)."""
     hops = request.fields.get(b"max-forwards")
@@ -54,15 +78,16 @@ def upstream_lines(
     request: Request, fields: Fields, gateway: Gateway, client: str, *, trusted: bool = False
 ) -> list[FieldLine]:
     """The field lines of the request to the origin, made of `fields` (the request's, perhaps made conditional)."""
-    drop = OURS | OVERRIDES if trusted else OURS | OVERRIDES | FORWARDED
+    drop = OURS | OVERRIDES | FORWARDED
     if is_malformed_codings(fields.get(b"accept-encoding")):
         drop |= {b"accept-encoding"}
-    prefixes = INTERNAL_PREFIX if trusted else UNTRUSTED_PREFIXES
     lines: list[FieldLine] = [(b"Host", gateway.host or request.host)]
     for line in end_to_end(fields):
         name = line[0].lower()
-        if name not in drop and not name.startswith(prefixes):
+        if name not in drop and not name.startswith(PREFIXES):
             lines.append(line)
+        elif trusted and name in CHAINS:  # what it says of the host is not in the key, so the origin does not hear it
+            lines.append((line[0], NAMED_HOST.sub(b"", line[1])))
     lines += request.place
     if request.is_upgrade:
         lines += [(b"Connection", b"Upgrade"), (b"Upgrade", fields.get(b"upgrade") or b"")]
@@ -73,10 +98,7 @@ def upstream_lines(
     lines.append((b"Via", _appended(fields.get(b"via"), version + gateway.pop)))  # RFC 9110 §7.6.3
     lines.append((b"CDN-Loop", _appended(fields.get(b"cdn-loop"), gateway.pop)))  # RFC 8586 §2
     if gateway.forwarded:
-        said = fields.names() if trusted else ()
-        lines += [
-            line for line in _forwarded_lines(request, client) if line[0].lower() not in said or line[0] in CHAINS
-        ]
+        lines += _forwarded_lines(request, client)
     return lines
 
 

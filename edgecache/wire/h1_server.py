@@ -216,7 +216,7 @@ class ClientConnection(asyncio.Protocol):
         if not request.keep_alive or self.site.draining:
             self.closing = True
         exchange = self._exchange = Exchange(self, request, raw, body)
-        if request.framing.chunked and b"expect" not in request.fields:
+        if request.framing.chunked and (b"expect" not in request.fields or self._at < len(self._buffer)):
             self._held = True  # nothing goes upstream before its framing is known to be right, if it comes in time
         else:
             self.site.answer(exchange)
