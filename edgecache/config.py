@@ -252,6 +252,9 @@ class Settings:
     origin_eject_after: int = setting(COUNT, "5", "Failures in a row that eject an origin.", least="1", most="1000")
     origin_eject_for: float = setting(DURATION, "30s", "Until an ejected origin is tried.", least="100ms", most="1h")
     origin_slow_start: float = setting(DURATION, "10s", "To give all its share to one that is back.", most="1h")
+    origin_hedge: bool = setting(
+        SWITCH, "on", "Ask a second origin too when the first is slower than 95 of 100 answers; safe methods only."
+    )
     origin_check_path: str = setting(PATH, "", "What is asked of each origin to see if it is well; empty asks nothing.")
     origin_check_interval: float = setting(DURATION, "5s", "Between two such checks.", least="100ms", most="1h")
     origin_check_fall: int = setting(COUNT, "3", "Failed checks in a row that take an origin out.", least="1")

@@ -12,7 +12,7 @@ from edgecache.body import Body
 from edgecache.config import Origin, Settings
 from edgecache.origin import OriginPool
 from edgecache.retry_budget import RetryBudget
-from edgecache.rules.balancing import FAILING, UNAVAILABLE, Health, least_loaded, may_ask_another
+from edgecache.rules.balancing import FAILING, UNAVAILABLE, Health, Latencies, least_loaded, may_ask_another
 from edgecache.rules.breaker import Breaker
 from edgecache.rules.message import Response
 from edgecache.wire.errors import OriginBusy, OriginError
@@ -57,6 +57,9 @@ class Origins:
         self.asked = 0  # questions put to an origin, those asked again included
         self._questions = 0  # those asked first
         self.retries = RetryBudget()
+        self.hedged = 0  # questions put to a second origin because the first was slow
+        self.latencies = Latencies()
+        self._hedges = settings.origin_hedge
         self.members = [
             Member(
                 origin, region, OriginPool(replace(settings, origin=origin, origins={}), clock), self._health(settings)
@@ -138,10 +141,38 @@ class Origins:
     def sweep(self, now: float) -> None:
         """End what is overdue, and check who is due; `now` in monotonic seconds."""
         for member in self.members:
-            member.attempts = {attempt for attempt in member.attempts if not attempt.cancelled}
+            for attempt in tuple(member.attempts):
+                if attempt.cancelled:
+                    attempt.give_up()
             member.pool.sweep(now)
             if self._check_path and now >= member.next_check:
                 self._check(member, now)
+
+        if self._hedges and len(self.members) > 1 and any(member.attempts for member in self.members):
+            self._hedge_slow(self.clock() - self.latencies.slow())
+
+    def _hedge_slow(self, before: float) -> None:
+        """Put safe questions that wait since `before` to one more origin, within the budget; the first answer counts.
+
+        As coarse as the sweep that calls this: no timer per question.
+        """
+        for attempt in [attempt for member in self.members for attempt in member.attempts]:
+            if attempt.since < before and attempt.may_be_hedged and (other := self._other_than(attempt)) is not None:
+                if not self.retries.spend(self._questions, self.clock()):
+                    return
+                self.hedged += 1
+                self.asked += 1
+                other.pool.ask(attempt.hedged_by(other))
+
+    def _other_than(self, attempt: _Attempt) -> Member | None:
+        """The least loaded of the region's origins that are well, but for those that have the question already."""
+        now = self.clock()
+        well = [
+            member
+            for member in self._near(self.members, attempt.question.region.decode())
+            if member not in attempt.tried and member.health.is_well(may_probe=False, now=now)
+        ]
+        return min(well, key=lambda member: member.load(now), default=None)
 
     def _check(self, member: Member, now: float) -> None:
         """One active check: any answer below 400, before the next is due, is good."""
@@ -176,8 +207,10 @@ class _Attempt(Inquiry):
         self._origins = origins
         self._member = member
         self._inquiry = inquiry
-        self._tried = (*tried, member)
-        self._since = origins.clock()
+        self.tried = (*tried, member)
+        self.since = origins.clock()
+        self._rival: _Attempt | None = None  # the same question, put to another origin meanwhile
+        self._was_hedged = False
 
     @property
     def cancelled(self) -> bool:
@@ -197,39 +230,90 @@ class _Attempt(Inquiry):
     def asked_on(self, connection: OriginConnection | None) -> None:
         self._asked_on = self._inquiry.asked_on = connection
 
+    # --- a rival
+
+    @property
+    def may_be_hedged(self) -> bool:
+        """Whether another origin may be asked the same meanwhile."""
+        question = self.question
+        sent = self._asked_on is not None and not (self._was_hedged or self.cancelled or question.upgrade)
+        return sent and may_ask_another(question.method, sent=True, has_body=question.body is not None)
+
+    def hedged_by(self, member: Member) -> _Attempt:
+        """The same question for `member`, too."""
+        rival = _Attempt(self._origins, member, self._inquiry, self.tried)
+        self._rival, rival._rival = rival, self
+        self._was_hedged = rival._was_hedged = True
+        member.attempts.add(rival)
+        return rival
+
+    def give_up(self) -> None:
+        """Nobody wants this answer any more; none of it has come."""
+        self._ended = True
+        self._member.attempts.discard(self)
+        if self._asked_on is not None:
+            self._asked_on.close()
+
+    def _wins(self) -> None:
+        """This answer is the one that counts."""
+        rival, self._rival = self._rival, None
+        if rival is not None:
+            now = self._origins.clock()
+            rival._member.health.outrun(now - rival.since, now)
+            rival.give_up()
+            self._inquiry.asked_on = self._asked_on
+
+    def _steps_aside(self) -> bool:
+        """Whether what went wrong here need not be told, because a rival may still do better."""
+        rival, self._rival = self._rival, None
+        if rival is None or rival.cancelled:
+            return False
+        rival._rival = None
+        return True
+
+    # --- what comes back
+
     def on_interim(self, response: Response) -> None:
-        if not self.cancelled:
+        if not self.cancelled and self._rival is None:
             self._inquiry.on_interim(response)
 
     def on_answer(self, response: Response, body: Body) -> None:
-        if self._goes_on(response):
-            body.discard()
-            self._origins.put(self._inquiry, self._tried)
-        else:
+        if self._is_final(response):
             self._inquiry.on_answer(response, body)
+        else:
+            body.discard()
 
     def on_whole(self, response: Response, content: bytes) -> None:
-        if self._goes_on(response):
-            self._origins.put(self._inquiry, self._tried)
-        else:
+        if self._is_final(response):
             self._inquiry.on_whole(response, content)
 
-    def _goes_on(self, response: Response) -> bool:
-        """Note the answer; whether another origin is to be asked instead."""
+    def _is_final(self, response: Response) -> bool:
+        """Note the answer; whether it is the inquiry's: if not, another origin has the question."""
         self._member.attempts.discard(self)
         now = self._origins.clock()
         if response.status not in FAILING:
-            self._member.health.answered(now - self._since, now)
-            return False
+            self._member.health.answered(now - self.since, now)
+            self._origins.latencies.add(now - self.since)
+            self._wins()
+            return True
         self._member.health.failed(now)
-        return response.status in UNAVAILABLE and self._may_go_on(sent=True)
+        if response.status in UNAVAILABLE:
+            if self._steps_aside():
+                return False
+            if self._may_go_on(sent=True):
+                self._origins.put(self._inquiry, self.tried)
+                return False
+        self._wins()
+        return True
 
     def on_failure(self, error: OriginError) -> None:
         self._member.attempts.discard(self)
         if not isinstance(error, OriginBusy) and error.reason not in NOT_ITS_FAULT:
             self._member.health.failed(self._origins.clock())
+        if self._steps_aside():
+            return
         if error.reason not in NOT_ITS_FAULT and self._may_go_on(sent=self._asked_on is not None):
-            self._origins.put(self._inquiry, self._tried)
+            self._origins.put(self._inquiry, self.tried)
         else:
             self._inquiry.fail(error)
 
@@ -239,7 +323,7 @@ class _Attempt(Inquiry):
             question.method, sent=sent, has_body=question.body is not None
         ):
             return False
-        return self._origins.has_another(self._tried, sent=sent)
+        return self._origins.has_another(self.tried, sent=sent)
 
 
 class _Check(Inquiry):

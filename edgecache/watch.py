@@ -90,6 +90,11 @@ class Watch:
 
     def read_origins(self, origins: Origins) -> None:
         """Export how each origin is doing."""
+        self.registry.counter(
+            "edgecache_origin_hedges",
+            "Requests put to a second origin because the first was slow.",
+            read=lambda: origins.hedged,
+        )
         for member in origins.members:
             self._read_member(member)
 

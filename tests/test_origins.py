@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 from harness.client import let_others_run
@@ -303,6 +305,91 @@ async def test_a_client_that_leaves_frees_its_place_at_the_origin() -> None:
             await let_others_run()
         one.origins.sweep(one.now)
         assert not one.origins.members[0].attempts
+
+
+async def begun(one: Fleet, method: str = "GET") -> tuple[Any, OriginDouble]:
+    """A request under way at one of the origins, which does not answer, and that origin; others answer at once."""
+    assert await one.ask(40) == {200: 40}
+    for double in one.doubles:
+        double.otherwise(hang())
+    client = await one.pop.open()
+    before = one.asked()
+    await client.request(method, "/slow", ())
+    while one.asked() == before:
+        await let_others_run()
+    slow = next(double for double, count in zip(one.doubles, before, strict=True) if len(double.requests) > count)
+    for double in one.doubles:
+        if double is not slow:
+            double.otherwise(Reply(200, NOT_STORED, b"from the other"))
+    return client, slow
+
+
+async def test_a_slow_origin_is_outrun_by_a_second_one() -> None:
+    """The client gets the second answer; the slow one is hung up on, and known to be slow."""
+    async with fleet(("eu", 2)) as one:
+        client, slow = await begun(one)
+        one.now += 3
+        one.origins.sweep(one.now)
+        response = await client.response()
+        assert response.body == b"from the other"
+        member = next(member for member in one.origins.members if str(member.origin) == slow.url)
+        assert member.health.latency >= 3
+        assert not any(member.attempts for member in one.origins.members)
+        assert (one.origins.hedged, one.origins.retries.spent) == (1, 1)
+        one.origins.sweep(one.now + 3)
+        assert one.origins.hedged == 1
+        client.close()
+
+
+async def test_an_unsafe_request_is_never_hedged() -> None:
+    """However long it takes."""
+    async with fleet(("eu", 2)) as one:
+        client, _ = await begun(one, "POST")
+        before = sum(one.asked())
+        one.now += 3
+        one.origins.sweep(one.now)
+        assert one.origins.hedged == 0
+        assert sum(one.asked()) == before
+        client.close()
+
+
+async def test_nothing_is_hedged_before_it_is_slow_or_when_it_is_switched_off() -> None:
+    """Slow is what 95 of 100 answers were not."""
+    async with fleet(("eu", 2), origin_hedge="off") as one:
+        client, _ = await begun(one)
+        one.now += 3
+        one.origins.sweep(one.now)
+        assert one.origins.hedged == 0
+        client.close()
+    async with fleet(("eu", 2)) as one:
+        client, _ = await begun(one)
+        one.origins.sweep(one.now)
+        assert one.origins.hedged == 0
+        client.close()
+
+
+async def test_of_two_that_race_the_one_that_fails_steps_aside() -> None:
+    """The client gets the answer of the slow one after all."""
+    async with fleet(("eu", 2)) as one:
+        gate = asyncio.Event()
+        assert await one.ask(40) == {200: 40}
+        for double in one.doubles:
+            double.otherwise(Reply(200, NOT_STORED, b"slow but good", wait=gate))
+        client = await one.pop.open()
+        before = one.asked()
+        await client.request("GET", "/slow", ())
+        while one.asked() == before:
+            await let_others_run()
+        for double, count in zip(one.doubles, before, strict=True):
+            if len(double.requests) == count:
+                double.otherwise(Reply(503, NOT_STORED))
+        one.now += 3
+        one.origins.sweep(one.now)
+        while sum(member.attempts != set() for member in one.origins.members) != 1:
+            await let_others_run()
+        gate.set()
+        assert (await client.response()).body == b"slow but good"
+        client.close()
 
 
 async def test_how_each_origin_is_doing_is_exported() -> None:

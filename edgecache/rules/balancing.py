@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
-from math import exp
+from math import exp, inf
 from typing import Final
 
 from edgecache.rules.breaker import Breaker, State
@@ -12,6 +13,8 @@ DECAY: Final = 10.0  # seconds in which what is known of an origin's latency fad
 FAILING: Final = frozenset((500, 502, 503, 504))  # statuses that speak against the origin
 UNAVAILABLE: Final = frozenset((502, 503, 504))  # of them, those that another origin may not answer
 SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))  # RFC 9110 §9.2.1, but TRACE
+MOST_LATENCIES: Final = 256  # of the last answers, out of which the slow ones are told
+FEWEST_LATENCIES: Final = 32  # before nothing is called slow
 SLOWEST_START: Final = 0.1  # the share of its traffic that an origin gets at once when it comes back
 
 
@@ -59,6 +62,10 @@ class Health:
             self.latency = self.latency * weight + took * (1.0 - weight)
         self._measured = now
 
+    def outrun(self, took: float, now: float) -> None:
+        """Another answered in its stead, `took` seconds after it was asked."""
+        self.latency, self._measured = max(self.latency, took), now
+
     def failed(self, now: float) -> None:
         """It did not answer, or with a status that speaks against it."""
         self.breaker.failed(now)
@@ -74,6 +81,23 @@ class Health:
             self.checked_up = good
             if good:
                 self._back_since = now
+
+
+class Latencies:
+    """How long the last answers took. Mutable state: those times, in seconds."""
+
+    def __init__(self) -> None:
+        self._last: deque[float] = deque(maxlen=MOST_LATENCIES)
+
+    def add(self, took: float) -> None:
+        """An answer took so long."""
+        self._last.append(took)
+
+    def slow(self) -> float:
+        """The time that 95 of 100 did not take; no time is long while few are known."""
+        if len(self._last) < FEWEST_LATENCIES:
+            return inf
+        return sorted(self._last)[len(self._last) * 95 // 100]
 
 
 def least_loaded(loads: Sequence[float], choose: Callable[[int], int]) -> int:
