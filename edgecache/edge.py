@@ -83,6 +83,7 @@ class Edge:
         self.upstream = upstream
         self.clock = clock  # epoch seconds
         self.known = KnownHeads()
+        self._retired = 0  # of the memory, when answers were last let go
         self._follower_timeout = follower_timeout
         self._stale_wait = stale_wait
         self._max_ranges = max_ranges
@@ -110,6 +111,12 @@ class Edge:
         connection.transport.write(rendered.full)
         self.on_known_hit(connection, known, now)
         return True
+
+    def sweep(self) -> None:
+        """Let go of what is remembered of entries that have left the memory."""
+        if self.memory.retired != self._retired:
+            self._retired = self.memory.retired
+            self.known.forget_gone()
 
     def answer(self, exchange: Exchange) -> None:
         """Answer `exchange` now if nothing has to be waited for; else see to it that it will be."""

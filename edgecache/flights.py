@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Final
 
 from edgecache.fills import Reply
 from edgecache.memory import Entry
@@ -15,6 +16,8 @@ from edgecache.rules.reasons import Refused
 from edgecache.rules.stored import Stored
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
+
+LONGEST_MARKED: Final = 512  # bytes of a URL: clients make them up, and thousands are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,8 @@ class Flights:
 
     def mark(self, primary: bytes, now: float) -> None:
         """Answers for this URL are not shareable: for a while nobody waits for another's (hit-for-miss)."""
+        if len(primary) > LONGEST_MARKED:
+            return
         if len(self.marks) >= self._most_marks:
             for key in list(self.marks)[: self._most_marks // 2]:
                 del self.marks[key]

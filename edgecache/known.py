@@ -110,8 +110,16 @@ class KnownHeads:
         rendered = self._rendered.get(id(entry))
         if rendered is None or rendered.entry is not entry:
             rendered = Rendered(entry, make)
-            self._rendered.remember(id(entry), rendered)
+            if len(entry.content) <= LONGEST_ANSWER:  # what is evicted must not live on here
+                self._rendered.remember(id(entry), rendered)
         return rendered
+
+    def forget_gone(self) -> None:
+        """Let go of answers out of entries that are no longer in memory."""
+        for raw in [raw for raw, known in self._known.items() if type(known) is KnownHit and known.rendered.entry.gone]:
+            del self._known[raw]
+        for number in [number for number, rendered in self._rendered.items() if rendered.entry.gone]:
+            del self._rendered[number]
 
     def stop(self) -> None:
         """Forget all, and learn no more: from now on every answer says `Connection: close`."""

@@ -150,6 +150,7 @@ class Memory:
         self.largest = largest  # bytes of the largest body that is taken
         self._max_variants = max_variants
         self.evictions = 0
+        self.retired = 0  # times that something was taken out, or made room for what succeeds it
         self._slots: EvictionPolicy[bytes, Slot] = POLICIES[policy](
             budget, getsizeof=lambda slot: slot.size, on_evict=self._evicted
         )
@@ -196,10 +197,10 @@ class Memory:
             slot = Variants(stored.vary)
         old = slot.by_values.pop(stored.selecting, None)
         if old is not None:
-            old.gone = True
+            self._retire(old)
         slot.by_values[stored.selecting] = entry
         while len(slot.by_values) > self._max_variants:
-            slot.by_values.pop(next(iter(slot.by_values))).gone = True
+            self._retire(slot.by_values.pop(next(iter(slot.by_values))))
         return self._keep(key, slot, entry)
 
     def _keep(self, key: bytes, slot: Slot, entry: Entry) -> Entry | None:
@@ -230,7 +231,7 @@ class Memory:
     def drop(self, entry: Entry) -> None:
         """Forget one response."""
         slot = self._slots.peek(entry.key)
-        entry.gone = True
+        self._retire(entry)
         if slot is entry:
             del self._slots[entry.key]
         elif isinstance(slot, Variants) and slot.by_values.get(entry.selecting) is entry:
@@ -257,8 +258,8 @@ class Memory:
         self.evictions += 1
         self._retire(slot)
 
-    @staticmethod
-    def _retire(slot: Slot | None) -> None:
+    def _retire(self, slot: Slot | None) -> None:
+        self.retired += 1
         if isinstance(slot, Entry):
             slot.gone = True
         elif slot is not None:

@@ -301,6 +301,7 @@ class Worker:
                 spawn(asyncio.to_thread(self._locator.geo.reload), "read the geographic database")
         self._pool.sweep(now)
         self._log.flush()
+        self.edge.sweep()
         self.watch.looked(loop.time())
         self._sweeper = loop.call_later(SWEEP, self._sweep)
 

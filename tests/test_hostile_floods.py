@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 from harness.client import HOST
@@ -10,9 +11,11 @@ from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import running_pop
 
 from edgecache.body import Body
+from edgecache.memory import Entry
 from edgecache.wire.h1_body import ChunkedBody
 
 FRESH = ("Cache-Control", "max-age=60")
+ETAG = ("ETag", '"v"')
 NO_STORE = ("Cache-Control", "no-store")
 
 
@@ -119,3 +122,37 @@ async def test_an_expectation_does_not_let_bad_chunks_through(origin: OriginDoub
         assert (await client.response()).status == 400
 
     assert origin.bytes_received == 0
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_what_leaves_the_memory_is_let_go(origin: OriginDouble, size: int) -> None:
+    """Heads and answers that are known keep nothing alive that was evicted or purged: the budget is the budget."""
+    origin.otherwise(Reply(200, [FRESH, ETAG], bytes(size)))
+    async with running_pop(origin) as pop:
+        edge = pop.worker.edge
+        for _ in range(4):
+            await pop.get("/page")
+            assert (await pop.get("/page", ("If-None-Match", '"v"'))).status == 304
+        (entry,) = {id(known.rendered.entry): known.rendered.entry for known in edge.known._known.values()}.values()
+        edge.memory.invalidate(entry.key)
+        edge.sweep()
+
+        assert len(edge.known) == 0
+        del entry
+        gc.collect()
+        assert not [one for one in gc.get_objects() if type(one) is Entry and len(one.content) == size]
+
+
+async def test_long_urls_are_not_remembered_by_the_thousand(origin: OriginDouble) -> None:
+    """What is remembered of URLs that are not shareable, or were written to, does not grow with their length."""
+    origin.otherwise(lambda request: Reply(200, [("Cache-Control", "private")], request.target[-5:].encode()))
+    async with running_pop(origin) as pop:
+        edge = pop.worker.edge
+        for number in range(20):
+            target = f"/{'x' * 8000}{number:05}"
+            assert (await pop.get(target)).body == b"%05d" % number
+            assert (await pop.request("POST", target, body=b"x")).status == 200
+
+        assert sum(map(len, edge.flights.marks)) < 20 * 600
+        assert sum(map(len, edge.relays.log._registers)) < 20 * 600
+        assert not edge.relays.log.allows(f"http://{HOST}{target}".encode(), 0)
