@@ -161,16 +161,15 @@ def whole(stream: bytes) -> bytes:
     return stream[:at]
 
 
-def responses_in(data: bytes) -> list[int]:
-    """The statuses of the responses in `data`, read strictly; those to HEAD are told by their missing bodies."""
-    statuses, at = [], 0
-    while at < len(data):
-        try:
-            response, end = rfc9112.read_response(data, at, b"GET")
-        except (rfc9112.Unfinished, rfc9112.Malformed):
-            response, end = rfc9112.read_response(data, at, b"HEAD")
-            if end < len(data) and not data.startswith(b"HTTP/1.1 ", end):
-                raise
-        statuses.append(response.status)
-        at = end
-    return statuses
+def responses_in(data: bytes, at: int = 0) -> list[int]:
+    """The statuses of the responses in `data`, read strictly; one of them may answer a HEAD, and have no body then."""
+    if at == len(data):
+        return []
+    response, end = rfc9112.read_response(data, at, b"HEAD")
+    try:
+        with_body, after = rfc9112.read_response(data, at, b"GET")
+        return [with_body.status, *responses_in(data, after)]
+    except (rfc9112.Unfinished, rfc9112.Malformed):
+        if end < len(data) and not data.startswith(b"HTTP/1.1 ", end):
+            raise
+        return [response.status, *responses_in(data, end)]
