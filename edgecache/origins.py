@@ -19,6 +19,7 @@ from edgecache.wire.errors import OriginBusy, OriginError
 from edgecache.wire.h1_client import Inquiry, OriginConnection, Question
 
 MOST_TRIES: Final = 3  # origins that one question is put to
+MOST_SAVED: Final = 20.0  # retries that good times may save up for bad ones: more would make a storm of them
 NOT_ITS_FAULT: Final = frozenset(("client-left", "internal"))  # reasons that say nothing of the origin
 
 
@@ -56,7 +57,7 @@ class Origins:
         self._check_interval = settings.origin_check_interval
         self.asked = 0  # questions put to an origin, those asked again included
         self._questions = 0  # those asked first
-        self.retries = RetryBudget()
+        self.retries = RetryBudget(MOST_SAVED)
         self.hedged = 0  # questions put to a second origin because the first was slow
         self.latencies = Latencies()
         self._hedges = settings.origin_hedge

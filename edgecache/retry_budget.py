@@ -13,7 +13,8 @@ WINDOW: Final = 10.0  # seconds in which the floor is granted once
 class RetryBudget:
     """Mutable state: the retries that were earned and not spent, and what is left of the floor."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_earned: float = MOST_EARNED) -> None:
+        self._most_earned = most_earned
         self._asked = 0
         self._earned = 0.0
         self._floor = FLOOR
@@ -23,7 +24,7 @@ class RetryBudget:
 
     def spend(self, asked: int, now: float) -> bool:
         """Whether one more question may be asked again; `asked` counts all first questions ever, `now` is monotonic."""
-        self._earned = min(MOST_EARNED, self._earned + SHARE * (asked - self._asked))
+        self._earned = min(self._most_earned, self._earned + SHARE * (asked - self._asked))
         self._asked = asked
         if now - self._floor_since > WINDOW:
             self._floor, self._floor_since = FLOOR, now

@@ -240,6 +240,17 @@ async def test_retries_stay_within_their_budget_when_everything_fails() -> None:
         assert sum(one.asked()) <= 200 * 1.2 + 3
 
 
+async def test_good_times_do_not_pay_for_a_storm() -> None:
+    """What was not spent before is kept for twenty retries only."""
+    async with fleet(("eu", 3)) as one:
+        await one.ask(400)
+        for double in one.doubles:
+            double.otherwise(Reply(503, NOT_STORED))
+        before = sum(one.asked())
+        await one.ask(200)
+        assert sum(one.asked()) - before <= 200 * 1.2 + 20 + 3
+
+
 async def test_when_all_are_ill_they_are_asked_all_the_same() -> None:
     """Ejection leaves nobody without an origin; and whoever recovers serves at once."""
     async with fleet(("eu", 2)) as one:
