@@ -124,6 +124,11 @@ class Body:
         return self.size <= self._keep and self.let_go == 0
 
     @property
+    def kept(self) -> bool:
+        """Whether it is held from the first byte on, as far as may be: for the cache."""
+        return self._keep > 0
+
+    @property
     def joinable(self) -> bool:
         """Whether a reader may still begin at the first byte."""
         return self.let_go == 0 and (self.whole or not self._read)

@@ -230,6 +230,12 @@ class Settings:
     between_bytes_timeout: float = setting(
         DURATION, "30s", "Between bytes of the origin's answer.", least="10ms", most="1h"
     )
+    origin_min_rate: int = setting(
+        SIZE,
+        "100",
+        "Bytes per second below which an answer of known length, or one to be stored, is given up"
+        " once EDGECACHE_BETWEEN_BYTES_TIMEOUT has passed.",
+    )
     origin_keepalive: float = setting(
         DURATION, "4s", "That an idle connection to the origin is kept.", least="0s", most="1h"
     )

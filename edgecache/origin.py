@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from edgecache.config import Settings
+from edgecache.retry_budget import RetryBudget
 from edgecache.tasks import spawn
 from edgecache.wire.errors import OriginBusy, OriginError, OriginTimeout
 from edgecache.wire.h1_client import Inquiry, OriginConnection
@@ -48,14 +49,22 @@ class OriginPool:
     """Connections to one origin. Mutable state: the idle ones, the open ones, and the questions that wait for one.
 
     A question waits in line when `origin_connections` are busy; the line is bounded in length and in time.
+    `failed` is told the reason, a fixed word, whenever the origin lets us down.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+        failed: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         assert settings.origin is not None, "checked by the caller"
         self.clock = clock
+        self.failed = failed
         self.origin = settings.origin
         self.first_byte_timeout = settings.first_byte_timeout
         self.between_bytes_timeout = settings.between_bytes_timeout
+        self.min_rate = settings.origin_min_rate
         self.heads = ResponseHeads()
         self.max_head = settings.max_head
         self._connect_timeout = settings.connect_timeout
@@ -68,12 +77,15 @@ class OriginPool:
         self._idle: list[OriginConnection] = []  # the one used last is used next, so that the others may expire
         self._open: set[OriginConnection] = set()
         self._connecting = 0
+        self.asked = 0  # questions ever, those asked again included
+        self.retries = RetryBudget()
         self._waiting: deque[tuple[float, Inquiry]] = deque()  # (deadline, question)
 
     # --- questions
 
     def ask(self, inquiry: Inquiry) -> None:
         """Send a question at once on an idle connection, or on a new one, or when one becomes free."""
+        self.asked += 1
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed:
@@ -85,20 +97,20 @@ class OriginPool:
         elif len(self._waiting) < self._queue_most:
             self._waiting.append((self.clock() + self._queue_timeout, inquiry))
         else:
-            inquiry.fail(OriginBusy("origin-queue-full", "too many requests wait for the upstream"))
+            self._refuse(inquiry, OriginBusy("origin-queue-full", "too many requests wait for the upstream"))
 
     async def _connect(self, inquiry: Inquiry) -> None:
         try:
             connection = await self._new_connection()
         except OriginError as error:
             self._connecting -= 1
-            inquiry.fail(error)
+            self._refuse(inquiry, error)
             self._next_waiting()
             return
         self._connecting -= 1
         self._open.add(connection)
         if connection.closed:  # it was lost as soon as it was made
-            inquiry.fail(OriginError("closed", "the upstream closed the connection"))
+            self._refuse(inquiry, OriginError("closed", "the upstream closed the connection"))
             self.closed(connection)
         elif inquiry.cancelled:
             self.idle(connection)
@@ -135,14 +147,20 @@ class OriginPool:
         """A reused connection ended without a byte of an answer.
 
         Only if the kernel reset it has the question surely not been read (it met a socket that was already closed);
-        then, and only for GET and HEAD, it is asked once more (RFC 9110 §9.2.2).
+        then, and only for GET and HEAD, it is asked once more (RFC 9110 §9.2.2), within the budget for that.
         """
         question = inquiry.question  # a body that was sent is gone
-        if reset and not inquiry.retried and question.body is None and question.method in (b"GET", b"HEAD"):
+        may_repeat = reset and not inquiry.retried and question.body is None and question.method in (b"GET", b"HEAD")
+        if may_repeat and self.retries.spend(self.asked - self.retries.spent, self.clock()):
             inquiry.retried = True
             self.ask(inquiry)
         else:
-            inquiry.fail(error)
+            self._refuse(inquiry, error)
+
+    def _refuse(self, inquiry: Inquiry, error: OriginError) -> None:
+        if not inquiry.cancelled:
+            self.failed(error.reason)
+        inquiry.fail(error)
 
     # --- connections
 
@@ -175,7 +193,7 @@ class OriginPool:
         """End what is overdue; `now` in monotonic seconds."""
         while self._waiting and self._waiting[0][0] < now:
             _, inquiry = self._waiting.popleft()
-            inquiry.fail(OriginBusy("origin-queue-timeout", "no connection to the upstream became free"))
+            self._refuse(inquiry, OriginBusy("origin-queue-timeout", "no connection to the upstream became free"))
         for connection in tuple(self._open):
             connection.sweep(now)
         for connection in tuple(self._idle):
@@ -189,6 +207,11 @@ class OriginPool:
         """End every connection; what is under way fails."""
         for connection in tuple(self._open):
             connection.close()
+
+    @property
+    def waiting(self) -> int:
+        """Questions that wait for a connection."""
+        return len(self._waiting)
 
     @property
     def busy(self) -> int:

@@ -48,6 +48,7 @@ class Origins:
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
+        failed: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.clock = clock
         self._chance = chance or random.Random()
@@ -63,7 +64,10 @@ class Origins:
         self._hedges = settings.origin_hedge
         self.members = [
             Member(
-                origin, region, OriginPool(replace(settings, origin=origin, origins={}), clock), self._health(settings)
+                origin,
+                region,
+                OriginPool(replace(settings, origin=origin, origins={}), clock, failed),
+                self._health(settings),
             )
             for region, origins in settings.origins.items()
             for origin in origins
@@ -188,6 +192,11 @@ class Origins:
         """End every connection; what is under way fails."""
         for member in self.members:
             member.pool.close()
+
+    @property
+    def waiting(self) -> int:
+        """Questions that wait for a connection."""
+        return sum(member.pool.waiting for member in self.members)
 
     @property
     def busy(self) -> int:

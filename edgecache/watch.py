@@ -71,6 +71,12 @@ class Watch:
         gauge("edgecache_known_heads", "Request heads whose answer is known.", read=lambda: len(edge.known))
         gauge("edgecache_connections", "Client connections.", read=lambda: len(connections))
         gauge("edgecache_origin_connections_busy", "Connections to the origin in use.", read=lambda: pool.busy)
+        gauge(
+            "edgecache_origin_waiting", "Requests that wait for a connection to the origin.", read=lambda: pool.waiting
+        )
+        counter("edgecache_origin_requests", "Requests to the origin, retries included.", read=lambda: pool.asked)
+        counter("edgecache_origin_retries", "Requests sent to it again.", read=lambda: pool.retries.spent)
+        counter("edgecache_origin_retries_refused", "Retries beyond the budget.", read=lambda: pool.retries.refused)
         counter("edgecache_access_log_dropped", "Log records lost.", read=lambda: log.dropped)
 
     def read_geography(self, geo: Geo) -> None:
@@ -141,6 +147,12 @@ class Watch:
                 "edgecache_refused", "Requests refused, by reason.", reason=reason
             )
         counter.value += 1
+
+    def origin_failed(self, reason: str) -> None:
+        """The origin has let us down; `reason` is one of the fixed words in `wire/` and `origin.py`."""
+        self.registry.counter(
+            "edgecache_origin_failures", "Failures of the origin, by reason.", reason=reason
+        ).value += 1
 
     def looked(self, now: float) -> None:
         """A sweep runs at `now`, in the loop's seconds."""

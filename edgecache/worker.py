@@ -68,7 +68,9 @@ class Worker:
         self._wall = clock
         self._drain_grace = settings.drain_grace
         self._heads = RequestHeads(HeadLimits(settings.max_line, settings.max_fields, settings.max_head))
-        self._pool = Origins(settings) if settings.origins else OriginPool(settings)
+        self.watch = Watch()
+        make = Origins if settings.origins else OriginPool
+        self._pool = make(settings, failed=self.watch.origin_failed)
         self._trusted = trust_of(settings.trusted_proxies)
         self._admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
         self._log = AccessLog(settings.access_log, access_log_write)
@@ -76,7 +78,6 @@ class Worker:
         self._servers: list[tuple[asyncio.Server, socket.socket]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._expects_preface = settings.proxy_protocol
-        self.watch = Watch()
         self.edge = self._build(settings, clock)
         self.watch.read(self.edge, self._pool, self.connections, self._log)
         if isinstance(self._pool, Origins):

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any, Literal
 
 import pytest
 from harness.client import ReceivedResponse, let_others_run
 from harness.expect import cache_status
 from harness.origin import RESET, OriginDouble, ReceivedRequest, Reply, hang
 from harness.pop import Pop, running_pop
+from harness.wire import Truncated
+
+from edgecache.metrics import render
+from edgecache.retry_budget import FLOOR
 
 FRESH = ("Cache-Control", "max-age=60")
 STALE = ("Cache-Control", "max-age=10, stale-if-error=600")
@@ -222,3 +227,101 @@ async def test_a_repeated_get_has_its_body(origin: OriginDouble) -> None:
 
     assert response.status in (200, 502)
     assert [bytes(seen.body) for seen in asked] == [b"a query"] * len(asked)
+
+
+def moved(pop: Pop, name: str) -> float:
+    """The value of a counter, 0 if it is not there yet."""
+    for line in render(pop.worker.snapshot()).decode().splitlines():
+        if line.startswith(name + " "):
+            return float(line.rpartition(" ")[2])
+    return 0.0
+
+
+def dripping(fields: list[tuple[str, str]], drops: list[asyncio.Event], **shape: Any) -> Reply:
+    """An answer whose body comes by one byte per event."""
+    return Reply(fields=fields, pieces=[b"a"] * len(drops), gates=drops, **shape)
+
+
+async def drip(drops: list[asyncio.Event], until: asyncio.Task[Any]) -> None:
+    """Let a byte go now and then, so that none is late, until the task is done."""
+    for drop in drops:
+        if until.done():
+            return
+        drop.set()
+        await asyncio.wait((until,), timeout=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fields", "framing"),
+    [([FRESH], "length"), ([FRESH], "chunked"), ([("Cache-Control", "no-store")], "length")],
+    ids=["stored", "stored-chunked", "passed-on"],
+)
+async def test_a_dripping_answer_is_given_up(
+    origin: OriginDouble, fields: list[tuple[str, str]], framing: Literal["length", "chunked"]
+) -> None:
+    """A body that keeps moving, but slower than the lowest rate, ends for everyone who waits for it."""
+    drops = [asyncio.Event() for _ in range(60)]
+    origin.on("/page", dripping(fields, drops, framing=framing))
+    async with running_pop(origin, between_bytes_timeout="500ms", origin_min_rate="1000") as pop:
+        async with pop.client() as first, pop.client() as second:
+            await first.request("GET", "/page")
+            await first.response_head()
+            await second.request("GET", "/page")
+            loop = asyncio.get_running_loop()
+            ends = asyncio.gather(first.body_bytes(10_000), second.body_bytes(10_000), return_exceptions=True)
+            await drip(drops, loop.create_task(asyncio.wait((ends,))))
+            assert [type(end) for end in await ends] == [Truncated, Truncated]
+        assert moved(pop, 'edgecache_origin_failures_total{reason="lowest-rate"}') >= 1
+        assert not drops[-1].is_set()
+        await works_again(pop, origin)
+
+
+@pytest.mark.slow
+async def test_a_stream_may_be_as_slow_as_it_is(origin: OriginDouble) -> None:
+    """Events that are passed on as they come, without a length, are not held to a rate."""
+    drops = [asyncio.Event() for _ in range(20)]
+    origin.on("/events", dripping([("Content-Type", "text/event-stream")], drops, framing="chunked"))
+    async with (
+        running_pop(origin, between_bytes_timeout="500ms", origin_min_rate="1000") as pop,
+        pop.client() as client,
+    ):
+        await client.request("GET", "/events")
+        answer = asyncio.get_running_loop().create_task(client.response())
+        await drip(drops, asyncio.get_running_loop().create_task(asyncio.sleep(3600)))
+        assert (await answer).body == b"a" * 20
+
+
+@pytest.mark.slow
+async def test_a_reader_that_is_slow_is_not_the_origins_fault(origin: OriginDouble) -> None:
+    """While the client holds the answer back, the origin is not held to its rate."""
+    size = 16 * 1024 * 1024
+    origin.on("/big", Reply(fields=[("Cache-Control", "no-store")], body=bytes(size)))
+    strict = running_pop(origin, between_bytes_timeout="300ms", origin_min_rate=str(size))
+    async with strict as pop, pop.client(receive_buffer=4096) as client:
+        await client.request("GET", "/big")
+        await let_others_run(200)
+        (connection,) = pop.worker._pool._open
+        for seconds in range(60):  # sweeps come by and find it held back
+            connection.sweep(pop.worker.clock() + seconds)
+        assert len((await client.response()).body) == size
+
+
+async def test_retries_have_a_budget(origin: OriginDouble) -> None:
+    """Of many questions on connections that turn out to be reset only as many are repeated as the budget has."""
+    origin.otherwise(Reply(fields=[("Cache-Control", "no-store")], body=b"warm"))
+    count = FLOOR + 4
+    async with running_pop(origin) as pop:
+        gate = asyncio.Event()
+        origin.otherwise(Reply(fields=[("Cache-Control", "no-store")], wait=gate))
+        warm = [asyncio.get_running_loop().create_task(pop.get(f"/{number}")) for number in range(count)]
+        await origin.request_seen(count)
+        gate.set()
+        await asyncio.gather(*warm)
+        pop.worker._pool.retries._asked = pop.worker._pool.asked  # as if nothing had been earned
+        origin.otherwise(RESET)
+        statuses = [(await pop.get(f"/reset{number}")).status for number in range(count)]
+        asked = len(origin.requests) - count
+    assert set(statuses) == {502}
+    assert moved(pop, "edgecache_origin_retries_total") <= FLOOR + 1
+    assert asked <= count + FLOOR + 1

@@ -85,11 +85,15 @@ class Pool(Protocol):
 
     first_byte_timeout: float
     between_bytes_timeout: float
+    min_rate: int  # bytes per second, of answers whose length is known or that are kept
     max_head: int  # bytes of a response's head; nginx takes 4 or 8 KiB by default, curl 300 KiB
     heads: ResponseHeads
 
     def clock(self) -> float:
         """Monotonic seconds."""
+
+    def failed(self, reason: str) -> None:
+        """The origin has let us down: count it."""
 
     def idle(self, connection: OriginConnection) -> None:
         """`connection` can take another question."""
@@ -113,9 +117,12 @@ class OriginConnection(asyncio.Protocol):
         "_interim_count",
         "_known_head",
         "_pool",
+        "_rated",
+        "_rated_until",
         "_reader",
         "_reusable",
         "_sending",
+        "_sized",
         "_tunnel",
         "closed",
         "deadline",
@@ -144,6 +151,9 @@ class OriginConnection(asyncio.Protocol):
         self._sending = False  # the question's body is still going out
         self._reusable = False
         self._interim_count = 0
+        self._sized = False  # the answer under way says how long it is
+        self._rated = 0.0  # seconds that it has been coming in while somebody took it, up to the last sweep
+        self._rated_until = 0.0  # monotonic seconds of that sweep; 0 = none since it began or was held back
         self._tunnel: Callable[[bytes | None], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -219,6 +229,7 @@ class OriginConnection(asyncio.Protocol):
             else:
                 self._read_body(data)
         except WireError as error:
+            self._pool.failed(error.reason)
             self._fail(OriginError(error.reason, str(error)))
             self.close()
         except Exception:
@@ -291,6 +302,7 @@ class OriginConnection(asyncio.Protocol):
             return
         reader = self._reader = body_reader(response.framing)
         body = self._body = Body(self)
+        self._sized, self._rated, self._rated_until = length is not None, 0.0, 0.0
         self.deadline = self._pool.clock() + self._pool.between_bytes_timeout
         inquiry.on_answer(response, body)
         if reader.done:
@@ -338,14 +350,21 @@ class OriginConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
-        self.closed = True
+        by_us, self.closed = self.closed, True
         if self._tunnel is not None:
             self._tunnel(None)
         elif self._reader is not None and self._body is not None and self._reader.end() and exc is None:
             self._end_answer()
         else:
+            if not by_us and self._inquiry is not None and not self._unheard:
+                self._pool.failed("closed")
             self._fail(OriginError("closed", "the upstream closed the connection"), reset=exc is not None)
         self._pool.closed(self)
+
+    @property
+    def _unheard(self) -> bool:
+        """Whether this connection was used before, and not a byte has come of the answer under way."""
+        return self.used > 1 and not (self._answered or self._buffer or self._interim_count)
 
     def _fail(self, error: OriginError, *, reset: bool = False) -> None:
         inquiry, self._inquiry = self._inquiry, None
@@ -358,7 +377,7 @@ class OriginConnection(asyncio.Protocol):
             body, self._body = self._body, None
             body.fail()
         elif inquiry is not None and not self._answered and not inquiry.cancelled:
-            if self.used > 1 and not self._buffer and not self._interim_count:
+            if self._unheard:
                 self._pool.unanswered(inquiry, error, reset=reset)
             else:
                 inquiry.fail(error)
@@ -374,15 +393,30 @@ class OriginConnection(asyncio.Protocol):
         if self.deadline == 0.0:
             self.deadline = now + self._pool.first_byte_timeout
         elif now > self.deadline:
-            reason = "between-bytes-timeout" if self._answered else "first-byte-timeout"
-            self._fail(OriginTimeout(reason, "the upstream did not answer in time"))
-            self.close()
+            self._too_late("between-bytes-timeout" if self._answered else "first-byte-timeout")
+        elif self._body is not None and self.deadline != inf:
+            self._sweep_rate(now, self._body)
+
+    def _sweep_rate(self, now: float, body: Body) -> None:
+        """An answer must keep the lowest rate; a stream of unknown length that nobody keeps may be as slow as it is."""
+        if self._rated_until:
+            self._rated += now - self._rated_until
+        self._rated_until = now
+        enough = self._rated <= self._pool.between_bytes_timeout or body.size >= self._rated * self._pool.min_rate
+        if not enough and (self._sized or body.kept):
+            self._too_late("lowest-rate")
+
+    def _too_late(self, reason: str) -> None:
+        self._pool.failed(reason)
+        self._fail(OriginTimeout(reason, "the upstream did not answer in time"))
+        self.close()
 
     # --- back-pressure on the answer's body, and leaving HTTP
 
     def pause_reading(self) -> None:
         """The readers of the answer do not keep up; the origin is not to blame for the time."""
         self.deadline = inf
+        self._rated_until = 0.0
         if not self.transport.is_closing():
             self.transport.pause_reading()
 
