@@ -1,0 +1,95 @@
+"""What an invalidation names, and by which names an object can be named. Pure.
+
+A scope is bytes: one letter for its kind, then its value.
+
+    u  scheme://host/path?query      one URL, with all its variants
+    t  tag                           every object that bears the tag
+    g  host NUL tag                  every object of one site that bears it (RFC 9875 §3: a group is of one origin)
+    p  host/path                     every object at or below a path: `/a` names `/a`, `/a/`, `/a/b`, `/a?b`, not `/ab`
+    s  host                          every object of one site
+    *                                everything
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+EVERYTHING: Final = b"*"
+LONGEST_SCOPE: Final = 65536  # bytes
+
+
+class Subject(NamedTuple):
+    """What the rules need to know of an object: the key of its URL as it was asked, and its tags."""
+
+    key: bytes  # as `primary_key` makes it: scheme://host + target
+    tags: tuple[bytes, ...] = ()
+
+
+def url(key: bytes) -> bytes:
+    """The scope of one URL, by its cache key."""
+    return b"u" + key
+
+
+def tag(name: bytes) -> bytes:
+    """The scope of a tag, on every site."""
+    return b"t" + name
+
+
+def site_tag(host: bytes, name: bytes) -> bytes:
+    """The scope of a tag on one site."""
+    return b"g" + host + b"\0" + name
+
+
+def prefix(host: bytes, path: bytes) -> bytes:
+    """The scope of a path of a site and all below it, of whole segments; ValueError unless it begins with "/"."""
+    if not path.startswith(b"/") or b"?" in path:
+        raise ValueError("a path prefix begins with / and has no query")
+    path = path.rstrip(b"/")
+    return b"p" + host + path if path else site(host)
+
+
+def site(host: bytes) -> bytes:
+    """The scope of all objects of one site (host, with its port unless that is the scheme's own)."""
+    return b"s" + host
+
+
+def is_scope(scope: bytes) -> bool:
+    """Whether `scope` is one that this version knows."""
+    if scope == EVERYTHING:
+        return True
+    return 1 < len(scope) <= LONGEST_SCOPE and scope[:1] in b"utgps" and (scope[:1] != b"g" or b"\0" in scope)
+
+
+def depth(prefix: bytes) -> int:
+    """How many segments a scope made by `prefix` has."""
+    return prefix.count(b"/")
+
+
+def site_of(key: bytes) -> bytes:
+    """The host in a cache key."""
+    return key.partition(b"://")[2].partition(b"/")[0]
+
+
+def naming(subject: Subject, deepest: int) -> list[bytes]:
+    """Every scope that names `subject`, but for path prefixes of more than `deepest` segments."""
+    key, tags = subject
+    host = site_of(key)
+    names = [b"u" + key, b"s" + host, EVERYTHING]
+    if tags:
+        names += [b"t" + name for name in tags]
+        names += [b"g" + host + b"\0" + name for name in tags]
+    if deepest:
+        names += _prefixes(key, len(host), deepest)
+    return names
+
+
+def _prefixes(key: bytes, host_length: int, deepest: int) -> Iterator[bytes]:
+    path = key.partition(b"://")[2].partition(b"?")[0]
+    end = path.find(b"/", host_length + 1)
+    while end != -1 and deepest:
+        yield b"p" + path[:end]
+        deepest -= 1
+        end = path.find(b"/", end + 1)
+    if deepest and not path.endswith(b"/"):
+        yield b"p" + path
