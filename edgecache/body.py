@@ -156,9 +156,10 @@ class Body:
         self.size += len(piece)
         self._held += len(piece)
 
-    def read_into(self, sink: Sink) -> Cursor:
-        """Let `sink` read from the first byte on; only while `joinable`."""
-        self._read = True
+    def read_into(self, sink: Sink, *, behind: bool = False) -> Cursor:
+        """Let `sink` read from the first byte on; only while `joinable`. `behind` the back of whoever asked for it."""
+        if not behind:
+            self._read = True
         cursor = Cursor(self, sink)
         self._cursors.append(cursor)
         cursor.pump()
@@ -217,8 +218,8 @@ class Body:
 
     def _let_go(self) -> None:
         """Of a body that only flows, drop what all have taken, and hold the source back while much is left."""
-        if not self.whole:
-            none = self.let_go + len(self.pieces) if self._read else 0
+        if self._read and not self.whole:
+            none = self.let_go + len(self.pieces)
             slowest = min((cursor.next_piece for cursor in self._cursors), default=none)
             if slowest > self.let_go:
                 self._held -= sum(map(len, self.pieces[: slowest - self.let_go]))

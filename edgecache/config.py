@@ -21,8 +21,10 @@ from edgecache.rules.geography import GeoRules
 from edgecache.setting_types import (
     ADDRESS,
     CERTIFICATES,
+    CIPHER_KEY,
     COUNT,
     DURATION,
+    FILE,
     GEO_DATABASE,
     GEO_OVERRIDES,
     GEO_RULES,
@@ -33,6 +35,7 @@ from edgecache.setting_types import (
     ORIGIN_HOST,
     ORIGINS,
     PATH,
+    REGIONAL,
     SIZE,
     SWITCH,
     TOKEN,
@@ -189,6 +192,37 @@ class Settings:
         one_of("lru", "sieve", "s3fifo"), "s3fifo", "Which object leaves when the memory is full."
     )
     max_object_memory: int = setting(SIZE, "0", "Largest object kept in memory; 0 is a tenth of one worker's share.")
+
+    # The regional tier
+    regional: str = setting(
+        REGIONAL,
+        "off",
+        "Valkey shared by all workers and POPs of a region: embedded (a server of its own), off, or its URL: "
+        "valkey://, valkeys:// (TLS), valkey+unix://, valkey+sentinel://, valkey+cluster://.",
+    )
+    regional_timeout: float = setting(
+        DURATION, "25ms", "How long a read of the regional tier may take.", least="1ms", most="10s"
+    )
+    regional_lease: float = setting(
+        DURATION, "2s", "Life of a lease: how soon a key is free whose leader has died.", least="100ms", most="1m"
+    )
+    regional_max_object: int = setting(
+        SIZE, "1GiB", "Largest object kept in the regional tier.", least="1KiB", most="64GiB"
+    )
+    regional_key: bytes = setting(
+        CIPHER_KEY, "", "Key by which objects in the regional tier are encrypted (AES-GCM).", secret=True
+    )
+    regional_ca: str = setting(
+        CERTIFICATES, "", "PEM file of the authorities trusted for valkeys://; empty is the system's."
+    )
+    regional_replicas: bool = setting(SWITCH, "off", "Read from replicas, with Sentinel and in a cluster.")
+    regional_required: bool = setting(
+        SWITCH, "off", "Refuse to start without the regional tier, instead of serving without it."
+    )
+    regional_memory: int = setting(SIZE, "256MiB", "Memory of the embedded Valkey.", least="16MiB", most="64TiB")
+    regional_directory: str = setting(
+        FILE, "", "Where the embedded Valkey keeps its data over a restart; empty is nowhere."
+    )
 
     # Clients: deadlines and limits
     max_connections: int = setting(

@@ -6,8 +6,9 @@ Rule 3: the tiers do not know each other; only this file knows their order.
 
     bytes ──► answer_known            a head seen before whose answer is still right: one look-up, one write
       └─────► answer                  synchronous: refuse, pass, or answer from memory
-                └─► ask               one flight per key: lead, follow, or go alone
-                      └─► refill      the flight's own task: the question, and what its answer means
+                └─► answer_regional   called back: what the region's Valkey has, if there is one
+                      └─► ask         one flight per key: lead, follow, or go alone
+                            └─► refill  the flight's own task: the region's lease, the origin, what its answer means
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from typing import Final, assert_never
 from edgecache import answers
 from edgecache.answers import Answer
 from edgecache.fills import Fills, Reply
-from edgecache.flights import Failed, Filling, Flight, Flights, Outcome, Refreshed, Unshareable
+from edgecache.flights import Failed, Filling, Flight, Flights, Outcome, Refreshed, Risen, Unshareable
 from edgecache.known import KnownHeads, KnownHit, KnownPass, Rendered
 from edgecache.memory import Entry, Memory
+from edgecache.region import Region, Turn
+from edgecache.regional import Found
 from edgecache.relay import Relays
 from edgecache.rules import cache_status, ranges, rfc9111
 from edgecache.rules.cache_key import primary_key
@@ -73,6 +76,7 @@ class Edge:
         stale_wait: float,
         max_ranges: int,
         on_known_hit: Callable[[ClientConnection, KnownHit, float], None],
+        region: Region | None = None,
     ) -> None:
         self.pop = pop
         self.hosts = hosts  # site names answered; empty = any
@@ -81,6 +85,7 @@ class Edge:
         self.fills = fills
         self.relays = relays
         self.upstream = upstream
+        self.region = region  # None: there is no regional tier
         self.clock = clock  # epoch seconds
         self.known = KnownHeads()
         self._retired = 0  # of the memory, when answers were last let go
@@ -137,6 +142,15 @@ class Edge:
             if verdict is None:
                 return
             why = verdict.why
+        if self.region is not None and self._may_be_regional(key, entry, why):
+            told = partial(self.answer_regional, exchange, key, entry, why)
+            self.region.tier.look_up(key, request.fields, told)
+        else:
+            self._go_on(exchange, key, entry, why)
+
+    def _go_on(self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward) -> None:
+        """No tier of ours has the answer: towards the origin, if the request lets us."""
+        request = exchange.request
         if rfc9111.only_if_cached(request):
             self._ours(exchange, answers.of_ours(504, "only-if-cached", "nothing stored may be used"), why)
         elif request.method == b"HEAD" or (self._wants_ranges(request) and self._goes_alone(entry)):
@@ -145,6 +159,52 @@ class Edge:
             self._pass_marked(exchange, key)
         else:
             spawn(self.ask(exchange, key, entry, why), "ask")
+
+    def _may_be_regional(self, key: bytes, entry: Entry | None, why: Forward) -> bool:
+        """Whether the region may know more than this worker."""
+        if entry is not None and (entry.segments is not None or why is not Forward.STALE):
+            return False
+        return not self.flights.marked(key, self.clock())
+
+    def answer_regional(
+        self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward, found: Found | None
+    ) -> None:
+        """Answer with what the regional tier has found, or go on."""
+        if exchange.gone:
+            return
+        if found is not None and found.whole and (entry is None or found.entry.received > entry.received):
+            verdict = self._answer_found(exchange, key, found.entry, why)
+            if verdict is None:
+                return
+            entry, why = self.memory.adopt(found.entry) or found.entry, verdict.why
+        self._go_on(exchange, key, entry, why)
+
+    def _answer_found(self, exchange: Exchange, key: bytes, entry: Entry, why: Forward) -> MustAsk | None:
+        """Answer with a whole out of the regional tier, if that is allowed; else why not."""
+        assert self.region is not None, "something was found in it"
+        request, now = exchange.request, self.clock()
+        plain = is_plain(request.fields)
+        verdict = Fresh() if plain and now < entry.stale_at else rfc9111.may_reuse(entry.stored, request, now)
+        if isinstance(verdict, MustAsk):
+            return verdict
+        if isinstance(verdict, StaleWhileRevalidate) or self.region.tier.rises(key):
+            self.memory.adopt(entry)
+        self._deliver_found(exchange, entry, now, why)
+        if isinstance(verdict, StaleWhileRevalidate):
+            self._refresh_behind(entry, request)
+        return None
+
+    def _deliver_found(
+        self, exchange: Exchange, entry: Entry, now: float, why: Forward, *, collapsed: bool = False
+    ) -> None:
+        """Answer out of `entry`, a whole that came from the regional tier."""
+        assert self.region is not None, "it came from there"
+        tier = cache_status.hit(self.region.name, entry.lifetime - entry.age(now))
+        member = cache_status.from_tier(self.pop, tier, why, collapsed=collapsed)
+        answer = answers.from_entry(entry, exchange.request, now, member, self._max_ranges)
+        assert answer is not None, "a whole entry answers every request"
+        exchange.result, exchange.cache_status = Result.REGIONAL, member
+        exchange.reply(answer.status, answer.head, answer.content)
 
     def _pass_marked(self, exchange: Exchange, key: bytes) -> None:
         """Pass through a request whose answer is known not to be shareable, and remember its head."""
@@ -260,6 +320,10 @@ class Edge:
                 if not leads and (entry.gone or not self._may_follow(entry.stored, exchange.request)):
                     return False
                 return self._deliver(exchange, entry, Result.REVALIDATED, self.clock(), why, collapsed=not leads)
+            case Risen(entry):
+                if not matches(entry.vary, entry.selecting, exchange.request):
+                    return False
+                self._deliver_found(exchange, entry, self.clock(), why, collapsed=not leads)
             case Filling(stored, reply):
                 if not leads and not (reply.body.joinable and matches(stored.vary, stored.selecting, exchange.request)):
                     return False
@@ -281,6 +345,23 @@ class Edge:
 
     async def refill(self, flight: Flight, request: Request, entry: Entry | None, client: str) -> None:
         """Run once per flight, in a task of its own: ask, and say what came of it."""
+        turn = Turn(entry=entry)
+        try:
+            if self.region is not None and not rfc9111.wants_newer(request):
+                turn = await self.region.ask(request, entry, client)
+            outcome = turn.outcome or await self._ask_origin(flight, request, turn.entry, client)
+        except BaseException:
+            flight.land(Failed(OriginError("internal", "the request failed here")))
+            self.flights.end(flight)
+            if self.region is not None and turn.lease is not None:
+                self.region.give_up(turn.lease)
+            raise
+        self._settle(flight, request, outcome)
+        if self.region is not None and turn.lease is not None:
+            self.region.tell(turn.lease, outcome)
+
+    async def _ask_origin(self, flight: Flight, request: Request, entry: Entry | None, client: str) -> Outcome:
+        """Ask upstream, where `entry` is what is stored, and say what the answer means."""
         try:
             reply = await self.upstream.fetch(request, self._question(request, entry), client, flight.watchers)
             outcome = self._judge(request, entry, reply)
@@ -289,14 +370,10 @@ class Edge:
                 question = rfc9111.unconditional(request)
                 reply = await self.upstream.fetch(request, question, client, flight.watchers)
                 outcome = self._judge(request, None, reply)
-            assert outcome is not None, "an unconditional question has an answer of its own"
         except OriginError as error:
-            outcome = Failed(error)
-        except BaseException:
-            flight.land(Failed(OriginError("internal", "the request failed here")))
-            self.flights.end(flight)
-            raise
-        self._settle(flight, request, outcome)
+            return Failed(error)
+        assert outcome is not None, "an unconditional question has an answer of its own"
+        return outcome
 
     def _question(self, request: Request, entry: Entry | None) -> Fields:
         """What to ask: is the stored one still good, the rest of what is known in part, or the whole."""
@@ -330,13 +407,15 @@ class Edge:
             case Filling(_, reply):
                 self.flights.unmark(flight.primary)
                 reply.body.when_ended(lambda _: self.flights.end(flight))  # it may be followed until it is stored
+                if flight.leader is None:
+                    reply.body.discard()
             case Unshareable(reply, reason):
                 self.flights.end(flight)
                 if reply.response.status < 500:
                     self._not_for_sharing(flight.primary, request, reason)
                 if flight.leader is None or flight.leader.gone:
                     reply.body.discard()
-            case Refreshed() | Failed():
+            case Refreshed() | Risen() | Failed():
                 self.flights.end(flight)
         flight.land(outcome)
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from edgecache.body import Body
 from edgecache.memory import Entry, Memory
+from edgecache.regional import INLINE, Regional
 from edgecache.rules import ranges, rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Framing, Request, Response
@@ -19,19 +20,29 @@ from edgecache.wire.h1_head import passed_head
 
 
 class Reply(NamedTuple):
-    """An answer of the origin: head, body (perhaps still arriving), times, and the log's position when it was asked."""
+    """An answer from upstream: head, body (perhaps still arriving), times, and the log's position when it was asked."""
 
     response: Response
     body: Body
     times: Times
     seen: int
+    tier: bytes = b""  # the Cache-Status member of the tier that it came from; empty: the origin
 
 
 class Fills:
     """What takes responses into the memory. A body that ends early, or whose URL was purged since, is not stored."""
 
-    def __init__(self, memory: Memory, log: PurgeLog, policy: Policy, refused: Callable[[Refused], None]) -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        log: PurgeLog,
+        policy: Policy,
+        refused: Callable[[Refused], None],
+        region: Regional | None = None,
+    ) -> None:
         self._memory = memory
+        self._region = region
+        self._largest = max(memory.largest, region.largest if region is not None else 0)
         self._log = log
         self._policy = policy
         self._refused = refused  # told why a response is not stored
@@ -50,11 +61,15 @@ class Fills:
         stored = decision.stored
         reply.body.keep_up_to(self._memory.largest)
         reply.body.when_ended(lambda body: self._complete(request, stored, reply, body))
+        length = reply.response.framing.length
+        if self._region is not None and stored.whole_length is None and (length is None or length > INLINE):
+            key = primary_key(request)
+            self._region.writer(stored, key, None, lambda: self._log.allows(key, reply.seen)).read(reply.body)
         return stored
 
     def _decide(self, request: Request, reply: Reply, previous: Entry | None) -> Store | DoNotStore:
         length = reply.response.framing.length
-        if length is not None and length > self._memory.largest:
+        if length is not None and length > self._largest:
             return DoNotStore(Refused.TOO_LARGE)
         before = previous.stored if previous is not None else None
         return rfc9111.may_store(request, reply.response, reply.times, self._policy, before)
@@ -64,7 +79,8 @@ class Fills:
         if not body.finished:
             return  # an unfinished body is never stored
         if not body.whole:
-            self._refused(Refused.TOO_LARGE)
+            if self._region is None or body.size > self._largest:
+                self._refused(Refused.TOO_LARGE)
             return
         if not self._log.allows(key, reply.seen):
             self._refused(Refused.PURGED)
@@ -72,8 +88,10 @@ class Fills:
         content = body.pieces[0] if len(body.pieces) == 1 else b"".join(body.pieces)
         if stored.whole_length is not None:
             self._put_part(key, request, stored, reply.response, content)
-        else:
-            self._memory.put(key, stored, content)
+            return
+        entry = self._memory.put(key, stored, content)
+        if self._region is not None and reply.response.framing.length == len(content) <= INLINE:
+            self._region.store(entry or Entry(key, stored, content), key)
 
     def _put_part(self, key: bytes, request: Request, stored: Stored, response: Response, content: bytes) -> None:
         """A 206: joined to the parts that are known of the same representation (RFC 9111 §3.4)."""
@@ -113,10 +131,14 @@ class Fills:
         freshened = stored.freshened(reply.response, reply.times, request, self._policy)
         if rfc9111.forbids_keeping(stored, freshened, reply.response, self._policy):
             self._memory.drop(entry)
+            if self._region is not None:
+                self._region.forget(primary_key(request))
             entry.adopt(freshened)
             return True
         entry.adopt(freshened)
         self._memory.resize(entry)
+        if self._region is not None and entry.segments is None:
+            self._region.store(entry, primary_key(request))
         return not entry.gone
 
     def completed(self, entry: Entry, reply: Reply) -> Reply | None:

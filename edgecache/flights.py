@@ -36,6 +36,13 @@ class Refreshed:
 
 
 @dataclass(frozen=True, slots=True)
+class Risen:
+    """Another worker of the region had it."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
 class Unshareable:
     """The answer is for the leader alone."""
 
@@ -50,7 +57,7 @@ class Failed:
     error: OriginError
 
 
-Outcome = Filling | Refreshed | Unshareable | Failed
+Outcome = Filling | Refreshed | Risen | Unshareable | Failed
 
 
 class Flight:

@@ -65,8 +65,12 @@ class Entry:
         self.vary = stored.vary
         self.selecting = stored.selecting
         self.stale_at = 0.0 if stored.directives.no_cache else stored.stale_at
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Work out `size`, in bytes."""
         held = len(self.content) if self.segments is None else self.segments.size
-        chosen = sum(len(value) for value in stored.selecting if value is not None)
+        chosen = sum(len(value) for value in self.selecting if value is not None)
         self.size = ENTRY_OVERHEAD + len(self.key) + len(self.block) + chosen + held
 
     @property
@@ -185,20 +189,30 @@ class Memory:
         """Store a response, in the place of the one that it succeeds; None if it is too large."""
         if stored.vary == () and len(content) > self.largest:
             return None
-        self._learn_search(key, stored)
-        key = self.normal_key(key)
-        entry = Entry(key, stored, content, segments)
+        self._learn_search(key, stored.fields.get(b"no-vary-search"))
+        return self._place(self.normal_key(key), Entry(key, stored, content, segments))
+
+    def adopt(self, entry: Entry) -> Entry | None:
+        """Take an entry that another tier has made, whose key is that of its URL; None if it is too large."""
+        if len(entry.content) > self.largest:
+            return None
+        if self._search or b"no-vary-search" in entry.block.lower():
+            self._learn_search(entry.key, entry.stored.fields.get(b"no-vary-search"))
+        return self._place(self.normal_key(entry.key), entry)
+
+    def _place(self, key: bytes, entry: Entry) -> Entry | None:
+        entry.key = key
         slot = self._slots.peek(key)
-        if not stored.vary:
+        if not entry.vary:
             self._retire(slot)
             return self._keep(key, entry, entry)
-        if not isinstance(slot, Variants) or slot.names != stored.vary:
+        if not isinstance(slot, Variants) or slot.names != entry.vary:
             self._retire(slot)
-            slot = Variants(stored.vary)
-        old = slot.by_values.pop(stored.selecting, None)
+            slot = Variants(entry.vary)
+        old = slot.by_values.pop(entry.selecting, None)
         if old is not None:
             self._retire(old)
-        slot.by_values[stored.selecting] = entry
+        slot.by_values[entry.selecting] = entry
         while len(slot.by_values) > self._max_variants:
             self._retire(slot.by_values.pop(next(iter(slot.by_values))))
         return self._keep(key, slot, entry)
@@ -238,9 +252,8 @@ class Memory:
             del slot.by_values[entry.selecting]
             self._slots[entry.key] = slot
 
-    def _learn_search(self, key: bytes, stored: Stored) -> None:
+    def _learn_search(self, key: bytes, value: bytes | None) -> None:
         path = key.partition(b"?")[0]
-        value = stored.fields.get(b"no-vary-search")
         if value is None and not self._search:
             return
         rule = no_vary_search(value)

@@ -12,6 +12,7 @@ from edgecache.fills import Fills, Reply
 from edgecache.flights import Flights
 from edgecache.known import KnownPass
 from edgecache.memory import Entry, Memory
+from edgecache.regional import Regional
 from edgecache.rules import cache_status, rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Response
@@ -50,8 +51,10 @@ class Relays:
         memory: Memory,
         log: PurgeLog,
         clock: Callable[[], float],
+        region: Regional | None = None,
     ) -> None:
         self.pop = pop
+        self._region = region
         self.upstream = upstream
         self._fills = fills
         self._flights = flights
@@ -103,6 +106,8 @@ class Relays:
 
     def invalidate(self, key: bytes) -> None:
         """Whatever was asked for `key` before now is unusable."""
+        if self._region is not None:
+            self._region.forget(key)
         key = self._memory.normal_key(key)
         self.log.append(key)
         self._memory.invalidate(key)
@@ -130,7 +135,10 @@ class Relays:
         """Answer `exchange` with `reply` as it arrives."""
         collapsed = result is Result.COLLAPSED
         status = reply.response.status
-        member = cache_status.forwarded(self.pop, why, status=status, stored=stored, collapsed=collapsed)
+        if reply.tier:
+            member = cache_status.from_tier(self.pop, reply.tier, why, collapsed=collapsed)
+        else:
+            member = cache_status.forwarded(self.pop, why, status=status, stored=stored, collapsed=collapsed)
         exchange.result, exchange.cache_status = result, member
         head = answers.from_upstream(reply.response, member, self._clock())
         exchange.stream(status, head, reply.response.framing.length, reply.body)

@@ -5,6 +5,7 @@ A parser raises ValueError with words that end the sentence `EDGECACHE_NAME: "wh
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 import ssl
@@ -15,6 +16,7 @@ from typing import Generic, TypeVar
 import maxminddb
 
 from edgecache.rules.geography import CODE, CONTINENTS, GeoRules
+from edgecache.valkey import parse_url
 
 T = TypeVar("T")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -314,6 +316,26 @@ def geo_rules(text: str) -> GeoRules:
     return GeoRules(rules["country"], rules["continent"], rules["*"].get("", ""))
 
 
+def regional(text: str) -> str:
+    """`embedded`, `off`, or the URL of a Valkey."""
+    if text not in ("embedded", "off"):
+        parse_url(text)
+    return text
+
+
+def cipher_key(text: str) -> bytes:
+    """A key of 32 bytes, in hexadecimal or base64; empty is none."""
+    if not text:
+        return b""
+    try:
+        key = bytes.fromhex(text) if len(text) == 64 else base64.b64decode(text, validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise ValueError("is not 32 bytes in hexadecimal or base64: openssl rand -hex 32 makes one")
+    return key
+
+
 SIZE = Kind("size", size)
 DURATION = Kind("duration", duration)
 COUNT = Kind("number", count)
@@ -332,3 +354,6 @@ CERTIFICATES = Kind("path", certificates)
 GEO_DATABASE = Kind("path", geo_database)
 GEO_OVERRIDES = Kind("list of CIDR=country", geo_overrides)
 GEO_RULES = Kind("list of place=region", geo_rules)
+REGIONAL = Kind("embedded, off or URL", regional)
+CIPHER_KEY = Kind("32 bytes in hex or base64", cipher_key)
+FILE = Kind("path", str)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Final
 
 from edgecache.metrics import Counter, Histogram, Registry
+from edgecache.regional import Read
 from edgecache.rules.breaker import State
 from edgecache.rules.reasons import Refused, Result
 
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
     from edgecache.geo import Geo
     from edgecache.origin import OriginPool
     from edgecache.origins import Member, Origins
+    from edgecache.regional import Regional
     from edgecache.wire.exchange import Exchange
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+ROUND_TRIPS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
+BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
 SWEEP_SECONDS: Final = 0.25
 
 
@@ -44,6 +48,7 @@ class Watch:
             for reason in Refused
         }
         self._refused: dict[str, Counter] = {}
+        self.regional = RegionalCounts(self.registry)
         self._lag = self.registry.gauge("edgecache_loop_lag_seconds", "How late the last sweep ran.", across="max")
         self._last_look = 0.0
 
@@ -159,3 +164,57 @@ class Watch:
         if self._last_look:
             self._lag.value = max(0.0, now - self._last_look - SWEEP_SECONDS)
         self._last_look = now
+
+
+class RegionalCounts:
+    """The metrics of the regional tier."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._reads: dict[Read, Counter] = {}
+        self._failures: dict[str, Counter] = {}
+        self._keys: Histogram | None = None
+        self._seconds: Histogram | None = None
+
+    def read_state(self, tier: Regional) -> None:
+        """Export what `tier` knows of itself."""
+        for outcome in Read:
+            self._reads[outcome] = self._registry.counter(
+                "edgecache_regional_reads", "Reads of the regional tier, by what they came to.", result=outcome.value
+            )
+        self._keys = self._registry.histogram(
+            "edgecache_regional_batch_keys", "Reads that shared one round trip.", BATCHES
+        )
+        self._seconds = self._registry.histogram(
+            "edgecache_regional_read_seconds", "Round trips of reads.", ROUND_TRIPS
+        )
+        for state in State:
+            self._registry.gauge(
+                "edgecache_regional_breaker",
+                "1 for the state that the regional tier's breaker is in, of each worker.",
+                read=lambda state=state: float(tier.guard.breaker.state is state),  # type: ignore[misc]
+                state=state.value,
+            )
+        self._registry.gauge(
+            "edgecache_regional_write_backlog_bytes", "Bytes that wait to be written.", read=lambda: tier.writes.queued
+        )
+        self._registry.gauge("edgecache_regional_leases", "Keys that a worker leads.", read=lambda: len(tier.leases))
+
+    def read(self, outcome: Read) -> None:
+        """A read came to `outcome`."""
+        self._reads[outcome].value += 1
+
+    def batch(self, keys: int, seconds: float) -> None:
+        """A batch of reads was answered."""
+        if self._keys is not None and self._seconds is not None:
+            self._keys.observe(keys)
+            self._seconds.observe(seconds)
+
+    def failed(self, word: str) -> None:
+        """A round trip failed; `word` is one of the fixed words in `lanes.py` and `leases.py`."""
+        counter = self._failures.get(word)
+        if counter is None:
+            counter = self._failures[word] = self._registry.counter(
+                "edgecache_regional_failures", "What went wrong with the regional tier, by kind.", kind=word
+            )
+        counter.value += 1

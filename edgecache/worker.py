@@ -7,7 +7,10 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from random import random
 from typing import Final
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgecache import machine
 from edgecache.access_log import AccessLog
@@ -18,20 +21,26 @@ from edgecache.fills import Fills
 from edgecache.flights import Flights
 from edgecache.geo import Geo, Locator
 from edgecache.known import KnownHit
+from edgecache.lanes import Guard
 from edgecache.memory import Memory
 from edgecache.metrics import Snapshot
 from edgecache.origin import OriginPool
 from edgecache.origins import Origins
+from edgecache.region import Region
+from edgecache.regional import Regional
 from edgecache.relay import Relays
+from edgecache.rules.breaker import Breaker
 from edgecache.rules.client_address import trust_of
 from edgecache.rules.forward import Gateway, as_forwarded
 from edgecache.rules.message import Request
 from edgecache.rules.purge_log import PurgeLog
 from edgecache.rules.reasons import Result
+from edgecache.rules.record import Codec
 from edgecache.rules.stored import Policy
 from edgecache.tasks import spawn
 from edgecache.upstream import Upstream
-from edgecache.watch import Watch
+from edgecache.valkey import Access, Link, parse_url
+from edgecache.watch import RegionalCounts, Watch
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_head import HeadLimits, RequestHeads
@@ -42,6 +51,8 @@ SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
 FROM_PROXY: Final = b"\n"  # before the bytes of a head that a trusted proxy sent: no head begins so
 BACKLOG: Final = 4096  # connections that wait to be accepted
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
+BREAKER_FAILURES: Final = 5  # in a row, until the regional tier is let alone
+BREAKER_OPEN_FOR: Final = 0.5  # seconds
 
 
 class Worker:
@@ -82,6 +93,8 @@ class Worker:
         self.watch.read(self.edge, self._pool, self.connections, self._log)
         if isinstance(self._pool, Origins):
             self.watch.read_origins(self._pool)
+        if self._regional is not None:
+            self.watch.regional.read_state(self._regional)
         self.check_unfinished = self._heads.check_unfinished
         self.answer = self.edge.answer
         self.answer_known = self.edge.answer_known
@@ -98,9 +111,21 @@ class Worker:
         log = PurgeLog()
         memory = Memory(settings.worker_memory, settings.memory_policy, settings.largest_object, settings.max_variants)
         flights = Flights(settings.hit_for_miss)
-        fills = Fills(memory, log, policy_of(settings), self.watch.not_stored)
+        tier = self._regional = regional_tier(settings, self.watch.regional, clock)
+        fills = Fills(memory, log, policy_of(settings), self.watch.not_stored, tier)
         upstream = Upstream(self._pool, gateway_of(settings), log, clock, self._trusted)
-        relays = Relays(pop=pop, upstream=upstream, fills=fills, flights=flights, memory=memory, log=log, clock=clock)
+        relays = Relays(
+            pop=pop,
+            upstream=upstream,
+            fills=fills,
+            flights=flights,
+            memory=memory,
+            log=log,
+            clock=clock,
+            region=tier,
+        )
+        name = settings.region.encode() + b"/regional"
+        region = Region(tier, memory, upstream, clock, settings.follower_timeout, name) if tier is not None else None
         return Edge(
             pop=pop,
             hosts=frozenset(host.encode() for host in settings.hosts),
@@ -114,6 +139,7 @@ class Worker:
             stale_wait=settings.stale_wait,
             max_ranges=settings.max_ranges,
             on_known_hit=self._known_hit,
+            region=region,
         )
 
     def _believe(self) -> None:
@@ -263,6 +289,8 @@ class Worker:
         for preface in tuple(self._prefaced):
             preface.cut()
         self._pool.close()
+        if self._regional is not None:
+            await self._regional.close()
         await asyncio.sleep(0)
         self._log.close()
 
@@ -305,6 +333,29 @@ class Worker:
         self.edge.sweep()
         self.watch.looked(loop.time())
         self._sweeper = loop.call_later(SWEEP, self._sweep)
+
+
+def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[], float]) -> Regional | None:
+    """The tier that the settings name, on the running event loop; None if they name none."""
+    if settings.regional == "off":
+        return None
+    access = Access(
+        parse_url(settings.regional),
+        timeout=max(4 * settings.regional_timeout, 0.5),
+        ca=settings.regional_ca,
+        replicas=settings.regional_replicas,
+    )
+    breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)
+    guard = Guard(Link(access), breaker, time.monotonic, counts)
+    return Regional(
+        guard,
+        Codec(AESGCM(settings.regional_key) if settings.regional_key else None),
+        budget=settings.regional_timeout,
+        lease=settings.regional_lease,
+        largest=settings.regional_max_object,
+        count=counts.read,
+        clock=clock,
+    )
 
 
 def policy_of(settings: Settings) -> Policy:

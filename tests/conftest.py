@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import pytest_asyncio
 import uvloop
 from harness.clock import FakeClock
 from harness.origin import OriginDouble, running_origin
+from harness.valkey import Server, running_valkey
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -29,3 +30,17 @@ async def origin(clock: FakeClock) -> AsyncIterator[OriginDouble]:
     """An origin on a free port that shares the test's clock."""
     async with running_origin(clock) as double:
         yield double
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[Server]:
+    """One real Valkey for all tests that need an ordinary one."""
+    with running_valkey() as server:
+        yield server
+
+
+@pytest.fixture
+def valkey(valkey_server: Server) -> Server:
+    """A real Valkey, empty."""
+    valkey_server.db.flushall()
+    return valkey_server

@@ -33,5 +33,10 @@ def forwarded(
     return member + _detail(detail)
 
 
+def from_tier(pop: bytes, tier: bytes, why: Forward, *, collapsed: bool = False) -> bytes:
+    """A nearer tier had nothing, this one had it: its member first, then the POP's (RFC 9211 §2)."""
+    return tier + b", " + forwarded(pop, why, collapsed=collapsed)
+
+
 def _detail(detail: bytes) -> bytes:
     return b"; detail=" + detail if detail else b""

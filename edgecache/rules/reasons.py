@@ -50,6 +50,7 @@ class Result(Word):
     """What a request came to: one label of the request metrics and of the access log."""
 
     HIT = "hit"
+    REGIONAL = "regional"  # a hit of the regional tier
     STALE = "stale"  # a stored response past its freshness, where that is allowed
     REVALIDATED = "revalidated"  # the origin said that what is stored is still good
     MISS = "miss"

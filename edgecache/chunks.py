@@ -1,0 +1,253 @@
+"""Bodies too large for one record: written to the regional tier while they arrive, read from it while they are sent.
+
+No more than a few chunks of a body are in this process at a time. The record is written last, so that nobody finds a
+body that is not complete; a chunk that is missing all the same is a hole to be filled from the origin, or the answer
+is cut where everybody sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
+from os import urandom
+from typing import Any, Final, Protocol
+
+from edgecache.body import Body, Cursor
+from edgecache.lanes import Commands, Reads
+from edgecache.rules.record import Codec, Corrupt, Record, chunk_key
+
+CHUNK: Final = 256 * 1024  # bytes
+BACKLOG: Final = 4 * 1024 * 1024  # bytes that one body may have waiting to be written
+PATIENCE: Final = 1.0  # seconds that a body is held back for a slow tier; then it is not stored
+AHEAD: Final = 3  # chunks read ahead
+LONGER: Final = 60.0  # seconds that chunks outlive their record
+
+
+def chunk_keys(base: bytes, record: Record) -> Iterator[bytes]:
+    """The names of all chunks of a record's body."""
+    for number in range((record.length + CHUNK - 1) // CHUNK):
+        yield chunk_key(base, record.chunks, number)
+
+
+class Written(Protocol):
+    """What becomes of a body that was written."""
+
+    def __call__(self, name: bytes, length: int, small: bytes | None, /) -> None:
+        """All chunks under `name` are on their way, or the body is `small` and has none."""
+
+
+class ChunkWriter:
+    """A reader of a body that writes it in chunks. A `Sink`. It gives up on the first thing that goes wrong."""
+
+    def __init__(
+        self, writes: Commands, codec: Codec, base: bytes, life: float, inline: int, largest: int, written: Written
+    ) -> None:
+        self._writes = writes
+        self._codec = codec
+        self._base = base
+        self._life = b"%d" % ((life + LONGER) * 1000)
+        self._inline = inline
+        self._largest = largest
+        self._written = written
+        self._name = urandom(8).hex().encode()
+        self._held: list[bytes] = []
+        self._held_size = 0
+        self._number = 0
+        self._size = 0
+        self._backlog = 0
+        self._given_up = False
+        self._patience: asyncio.TimerHandle | None = None
+        self.cursor: Cursor | None = None
+        self.body: Body | None = None
+
+    def read(self, body: Body) -> None:
+        """Write `body` as it comes."""
+        self.body = body
+        self.cursor = body.read_into(self, behind=True)
+
+    @property
+    def writable(self) -> bool:
+        """Whether the tier keeps up."""
+        return self._given_up or self._backlog < BACKLOG
+
+    def write(self, piece: bytes) -> None:
+        """Take the next piece."""
+        if self._given_up:
+            return
+        self._held.append(piece)
+        self._held_size += len(piece)
+        self._size += len(piece)
+        if self._size > self._largest:
+            self._give_up()
+            return
+        if self._held_size >= CHUNK:
+            self._send(last=False)
+        if not self.writable and self._patience is None:
+            self._patience = asyncio.get_running_loop().call_later(PATIENCE, self._give_up)
+
+    def _send(self, *, last: bool) -> None:
+        data = b"".join(self._held)
+        whole = len(data) if last else len(data) // CHUNK * CHUNK
+        for start in range(0, whole, CHUNK):
+            key = chunk_key(self._base, self._name, self._number)
+            self._number += 1
+            sealed = self._codec.seal(key, data[start : min(start + CHUNK, whole)])
+            if not self._writes.send(("SET", key, sealed, "PX", self._life), len(sealed), self._done):
+                self._give_up()
+                return
+            self._backlog += len(sealed)
+        rest = data[whole:]
+        self._held, self._held_size = ([rest] if rest else []), len(rest)
+
+    def _done(self, size: int, reply: Any) -> None:
+        """The server has taken a chunk, or not."""
+        self._backlog -= size
+        if isinstance(reply, Exception):
+            self._give_up()
+        elif self.writable:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+            if self.body is not None and self.cursor is not None and not self._given_up:
+                self.body.taken(self.cursor)
+
+    def finish(self) -> None:
+        """The body is complete."""
+        if self._given_up:
+            return
+        if self._size <= self._inline:
+            self._written(b"", self._size, b"".join(self._held))
+            return
+        self._send(last=True)
+        if not self._given_up:
+            self._written(self._name, self._size, None)
+
+    def abort(self) -> None:
+        """The body will never be complete."""
+        self._give_up()
+
+    def _give_up(self) -> None:
+        if self._given_up:
+            return
+        self._given_up = True
+        self._held.clear()
+        for number in range(self._number):
+            self._writes.send(("UNLINK", chunk_key(self._base, self._name, number)))
+        body, cursor = self.body, self.cursor
+        if body is not None and cursor is not None:
+            body.leave(cursor)
+            body.taken(cursor)
+
+
+class ChunkReader:
+    """The source of a body that lies in chunks. `hole` is told where it ends early, to go on from there or to fail."""
+
+    def __init__(self, reads: Reads, codec: Codec, base: bytes, record: Record, hole: Callable[[int], None]) -> None:
+        self.body = Body(self)
+        self._reads = reads
+        self._codec = codec
+        self._keys = list(chunk_keys(base, record))
+        self._length = record.length
+        self._hole = hole
+        self._next = 0  # the chunk to ask for
+        self._out = 0  # asked for and not yet there
+        self._there: dict[int, bytes] = {}
+        self._written = 0  # chunks
+        self._paused = False
+        self._over = False
+        self._rest: Body | None = None
+        self._rest_cursor: Cursor | None = None
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._ask()
+
+    def _ask(self) -> None:
+        while not self._paused and not self._over and self._next < len(self._keys) and self._out < AHEAD:
+            number = self._next
+            self._next += 1
+            self._out += 1
+            self._reads.get(self._keys[number], partial(self._read, number))
+
+    def _read(self, number: int, value: bytes | None, word: str) -> None:
+        self._out -= 1
+        if self._over:
+            return
+        content = self._opened(number, value)
+        if content is None:
+            self._over = True
+            self._hole(self.body.size)
+            return
+        self._there[number] = content
+        while self._written in self._there:
+            piece = self._there.pop(self._written)
+            self._written += 1
+            self.body.write(piece)
+        if self._written == len(self._keys):
+            self._over = True
+            self.body.finish()
+        else:
+            self._ask()
+
+    def go_on_with(self, rest: Body) -> None:
+        """Take what is missing from `rest` instead."""
+        self._rest = rest
+        self._rest_cursor = rest.read_into(self)
+
+    # --- a Sink, of the rest that comes from elsewhere
+
+    @property
+    def writable(self) -> bool:
+        """Whether our own readers keep up."""
+        return not self._paused
+
+    def write(self, piece: bytes) -> None:
+        """The next piece of the rest."""
+        self.body.write(piece)
+
+    def finish(self) -> None:
+        """The rest is complete."""
+        if self.body.size == self._length:
+            self.body.finish()
+        else:
+            self.body.fail()
+
+    def abort(self) -> None:
+        """The rest will never be complete."""
+        self.body.fail()
+
+    def _opened(self, number: int, value: bytes | None) -> bytes | None:
+        if value is None:
+            return None
+        last = number == len(self._keys) - 1
+        wanted = self._length - number * CHUNK if last else CHUNK
+        try:
+            content = self._codec.open(self._keys[number], value)
+        except Corrupt:
+            return None
+        return content if len(content) == wanted else None
+
+    # --- the body's Source
+
+    def pause_reading(self) -> None:
+        """Read no further for now."""
+        self._paused = True
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        self._paused = False
+        if self._rest is not None and self._rest_cursor is not None:
+            self._rest.taken(self._rest_cursor)
+        else:
+            self._ask()
+
+    def abandoned(self) -> None:
+        """Nobody reads this any more."""
+        self._over = True
+        if self._rest is not None and self._rest_cursor is not None:
+            self._rest.leave(self._rest_cursor)
+        self.body.fail()

@@ -1,0 +1,186 @@
+"""A flight's question to its region before it goes to the origin: has another worker the answer, or is it getting it?
+
+    take the lease ──► held: look again (who held it before may have stored it), then ask the origin, then tell
+              └──────► another's: wait for what it tells, then read what it stored
+Whatever the tier does wrong, the way to the origin stays open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from edgecache.body import Body
+from edgecache.chunks import ChunkReader
+from edgecache.fills import Reply
+from edgecache.flights import Failed, Filling, Outcome, Refreshed, Risen, Unshareable
+from edgecache.leases import Came, Lease, News
+from edgecache.memory import Entry, Memory
+from edgecache.regional import Found, Regional
+from edgecache.rules import cache_status, ranges, rfc9111
+from edgecache.rules.cache_key import primary_key
+from edgecache.rules.message import Framing, Request, Response
+from edgecache.rules.stored import Times
+from edgecache.tasks import spawn
+from edgecache.upstream import Upstream
+from edgecache.wire import h1_render as render
+from edgecache.wire.errors import OriginError
+
+MOST_TURNS: Final = 3  # leaders that one flight waits for
+
+
+class Turn(NamedTuple):
+    """What came of asking the region: the answer; or the right to ask the origin, and what is to be validated."""
+
+    outcome: Outcome | None = None
+    lease: Lease | None = None
+    entry: Entry | None = None
+
+
+class Region:
+    """The regional tier as flights use it."""
+
+    def __init__(
+        self,
+        tier: Regional,
+        memory: Memory,
+        upstream: Upstream,
+        clock: Callable[[], float],
+        patience: float,
+        name: bytes,
+    ) -> None:
+        self.tier = tier
+        self.name = name  # of the tier, in Cache-Status
+        self._memory = memory
+        self._upstream = upstream
+        self._clock = clock  # epoch seconds
+        self._patience = patience  # seconds that a flight waits for another worker's
+
+    async def ask(self, request: Request, entry: Entry | None, client: str) -> Turn:
+        """What the region has for `request`, where this worker has `entry` or nothing."""
+        url = primary_key(request)
+        until = self._now() + self._patience
+        for _ in range(MOST_TURNS):
+            turn = await self.tier.take(url, request.fields)
+            if turn is None:
+                break
+            if isinstance(turn, Lease):
+                return await self._look_again(turn, request, entry, client)
+            news = await turn.news(max(0.0, until - self._now()))
+            if news is not None and news.came is Came.FAILED:
+                return Turn(Failed(OriginError(news.reason, "another request found the upstream failing")))
+            if news is not None and news.came is Came.ALONE:
+                break
+            if news is not None and news.came is Came.STORED:
+                found = await self.tier.find(url, request.fields)
+                if found is not None and (outcome := await self._outcome(found, request, client)) is not None:
+                    return Turn(outcome)
+                break  # it was another variant, or is gone already
+            if self._now() >= until:
+                break
+        return Turn(entry=entry)
+
+    async def _look_again(self, lease: Lease, request: Request, entry: Entry | None, client: str) -> Turn:
+        """Who led before may have stored the answer between our first look and our lease."""
+        try:
+            found = await self.tier.find(primary_key(request), request.fields)
+            outcome = None if found is None else await self._outcome(found, request, client)
+        except BaseException:
+            self.tier.release(lease, News(Came.GONE))
+            raise
+        if outcome is not None:
+            self.tier.release(lease, News(Came.STORED))
+            return Turn(outcome)
+        if found is not None and found.whole and (entry is None or found.entry.received > entry.received):
+            entry = self._memory.adopt(found.entry) or entry  # to be validated
+        return Turn(None, lease, entry)
+
+    async def _outcome(self, found: Found, request: Request, client: str) -> Outcome | None:
+        """The answer that `found` gives, if it may be used without asking."""
+        entry = found.entry
+        if not isinstance(rfc9111.may_reuse(entry.stored, request, self._clock()), rfc9111.Fresh):
+            return None
+        if found.whole:
+            self._memory.adopt(entry)
+            return Risen(entry)
+        if not await self.tier.complete(found):
+            return None
+        return self._streamed(found, request, client)
+
+    def _streamed(self, found: Found, request: Request, client: str) -> Filling:
+        """An answer whose body is read from the tier while it is sent."""
+        entry, length = found.entry, found.record.length
+        stored = entry.stored
+
+        def hole(at: int) -> None:
+            spawn(self._go_on(reader, request, found, at, client), "hole in a stored body")
+
+        reader = self.tier.stream(found, hole)
+        now = self._clock()
+        age = entry.age(now)
+        head = render.status_line(entry.status, entry.reason) + entry.block
+        head += b"Content-Length: %d\r\nAge: %d\r\n" % (length, age)
+        member = cache_status.hit(self.name, entry.lifetime - age)
+        response = Response(entry.status, stored.fields, entry.reason, Framing(length), passed_on=head)
+        if length <= self._memory.largest:
+            reader.body.keep_up_to(self._memory.largest)
+            url = primary_key(request)
+            reader.body.when_ended(lambda body: self._keep(url, found, body))
+        asyncio.get_running_loop().call_soon(reader.start)
+        return Filling(stored, Reply(response, reader.body, Times(now, now), self._upstream.stamp()[1], member))
+
+    def _keep(self, url: bytes, found: Found, body: Body) -> None:
+        if body.finished and body.whole:
+            self._memory.put(url, found.entry.stored, b"".join(body.pieces))
+
+    async def _go_on(self, reader: ChunkReader, request: Request, found: Found, at: int, client: str) -> None:
+        """The tier has lost the rest of a body that is being sent: get it from the origin (RFC 9110 §13.1.5)."""
+        stored, length = found.entry.stored, found.record.length
+        self.tier.forget(primary_key(request))
+        etag = ranges.strong_etag(stored)
+        if etag is None:
+            reader.body.fail()
+            return
+        fields = rfc9111.unconditional(request).plus((b"Range", b"bytes=%d-" % at), (b"If-Range", etag))
+        try:
+            reply = await self._upstream.fetch(request, fields, client, ())
+        except OriginError:
+            reader.body.fail()
+            return
+        response = reply.response
+        part = ranges.content_range(response.fields.get(b"content-range"))
+        fits = part is not None and (part.first, part.end, part.whole) == (at, length, length)
+        if response.status == 206 and fits and response.fields.get(b"etag") == etag:
+            reader.go_on_with(reply.body)
+        else:
+            reply.body.discard()
+            reader.body.fail()
+
+    # --- what a leader tells
+
+    def tell(self, lease: Lease, outcome: Outcome) -> None:
+        """Give the lease back, once it is known what came of the question."""
+        match outcome:
+            case Filling(_, reply):
+                reply.body.when_ended(lambda body: self._ended(lease, body))
+            case Refreshed() | Risen():
+                self.tier.release(lease, News(Came.STORED))
+            case Unshareable(reply) if reply.response.status < 500:
+                self.tier.release(lease, News(Came.ALONE))
+            case Unshareable():
+                self.tier.release(lease, News(Came.FAILED, 502, "upstream-status"))
+            case Failed(error):
+                self.tier.release(lease, News(Came.FAILED, error.status, error.reason))
+
+    def _ended(self, lease: Lease, body: Body) -> None:
+        news = News(Came.STORED if body.finished else Came.GONE)
+        asyncio.get_running_loop().call_soon(self.tier.release, lease, news)  # once its readers have the end, too
+
+    def give_up(self, lease: Lease) -> None:
+        """The question failed here, for no fault of the origin's."""
+        self.tier.release(lease, News(Came.GONE))
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,185 @@
+"""One stored response as a self-describing record, as it lies in the regional tier.
+
+    magic "ecr", schema version     4 bytes
+    digest                          16 bytes: BLAKE2b of the key under which it lies, and of all that follows
+    lengths of meta and block       2 x 4 bytes, big-endian
+    meta                            JSON, an array: see `Record`
+    block                           the head's field lines, as they are sent
+    body                            whole; or nothing, if it lies in chunks of its own
+
+The digest is bound to the key, so that a record (or a chunk) that lies under another's key is as wrong as one with a
+flipped bit. With a key for encryption, what follows the magic is a nonce and AES-GCM's ciphertext, which is bound in
+the same way. Pure; nothing here trusts what it reads: whatever is not a record is `Corrupt`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from hashlib import blake2b
+from os import urandom
+from typing import Any, Final, NamedTuple, Protocol
+
+import orjson
+
+MAGIC: Final = b"ecr\x01"  # the last byte is the schema's version
+SEALED: Final = b"ecs\x01"  # the same, encrypted
+DIGEST_SIZE: Final = 16
+NONCE_SIZE: Final = 12
+LENGTHS: Final = struct.Struct(">II")
+_PREFIX: Final = len(MAGIC) + DIGEST_SIZE
+_HEADER: Final = _PREFIX + LENGTHS.size
+
+
+class Corrupt(Exception):
+    """What was read is no record of ours for that key; the word says why, for the metrics."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(word)
+        self.word = word
+
+
+class Record(NamedTuple):
+    """What is kept of one response. Times are epoch seconds, durations seconds, lengths bytes."""
+
+    url: bytes  # the full cache key: a digest of it names the record
+    status: int
+    reason: bytes
+    received: float
+    initial_age: float
+    lifetime: float
+    stale_at: float
+    stale_if_error: float
+    vary: tuple[bytes, ...]
+    selecting: tuple[bytes | None, ...]
+    seen: Any  # what of the invalidation log was known when the origin was asked; JSON
+    length: int  # of the body
+    chunks: bytes  # the name of the body's chunks; empty: the body is here
+    block: bytes
+    body: bytes
+
+
+class Cipher(Protocol):
+    """AES-GCM, as `cryptography` has it."""
+
+    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes:
+        """The ciphertext with its tag."""
+
+    def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes:
+        """The plaintext; raises if it was not made by this key for these data."""
+
+
+class Codec:
+    """To and from bytes; `cipher` encrypts all of it, None leaves it readable."""
+
+    def __init__(self, cipher: Cipher | None = None, random: Callable[[int], bytes] = urandom) -> None:
+        self._cipher = cipher
+        self._random = random
+
+    def encode(self, key: bytes, record: Record) -> bytes:
+        """`record`, to lie under `key`."""
+        meta = orjson.dumps(
+            (
+                record.url.decode("latin-1"),
+                record.status,
+                record.reason.decode("latin-1"),
+                record.received,
+                record.initial_age,
+                record.lifetime,
+                record.stale_at,
+                record.stale_if_error,
+                [name.decode("latin-1") for name in record.vary],
+                [None if value is None else value.decode("latin-1") for value in record.selecting],
+                record.seen,
+                record.length,
+                record.chunks.decode("latin-1"),
+            )
+        )
+        return self.seal(key, LENGTHS.pack(len(meta), len(record.block)) + meta + record.block + record.body)
+
+    def decode(self, key: bytes, url: bytes, data: bytes) -> Record:
+        """The record of `url` that lies under `key`; raises `Corrupt`."""
+        rest = self.open(key, data)
+        try:
+            meta_length, block_length = LENGTHS.unpack_from(rest)
+            block_at = LENGTHS.size + meta_length
+            body_at = block_at + block_length
+            meta = orjson.loads(rest[LENGTHS.size : block_at])
+            record = _record(meta, rest[block_at:body_at], rest[body_at:])
+        except (struct.error, ValueError, TypeError, AttributeError):
+            raise Corrupt("malformed") from None
+        if record.url != url:
+            raise Corrupt("key")
+        if body_at > len(rest) or (not record.chunks and len(record.body) != record.length):
+            raise Corrupt("length")
+        return record
+
+    def seal(self, key: bytes, plain: bytes) -> bytes:
+        """`plain` with what proves that it was put under `key`; also for chunks."""
+        if self._cipher is not None:
+            nonce = self._random(NONCE_SIZE)
+            return SEALED + nonce + self._cipher.encrypt(nonce, plain, SEALED + key)
+        return MAGIC + _digest(key, plain) + plain
+
+    def open(self, key: bytes, data: bytes) -> bytes:
+        """What was sealed for `key`; raises `Corrupt`."""
+        magic = data[:4]
+        if magic != (MAGIC if self._cipher is None else SEALED):
+            raise Corrupt("version" if magic[:3] in (b"ecr", b"ecs") else "magic")
+        if self._cipher is not None:
+            nonce_end = len(SEALED) + NONCE_SIZE
+            try:
+                return self._cipher.decrypt(data[len(SEALED) : nonce_end], data[nonce_end:], SEALED + key)
+            except Exception:  # InvalidTag, or too short for one
+                raise Corrupt("digest") from None
+        rest = data[_PREFIX:]
+        if data[len(MAGIC) : _PREFIX] != _digest(key, rest):
+            raise Corrupt("digest")
+        return rest
+
+
+def _digest(key: bytes, rest: bytes) -> bytes:
+    digest = blake2b(b"%d:" % len(key), digest_size=DIGEST_SIZE)
+    digest.update(key)
+    digest.update(rest)
+    return digest.digest()
+
+
+def _record(meta: Any, block: bytes, body: bytes) -> Record:
+    url, status, reason, received, age, lifetime, stale_at, stale_if_error, *rest = meta
+    vary, selecting, seen, length, chunks = rest
+    if type(status) is not int or type(length) is not int or len(vary) != len(selecting):
+        raise ValueError("no record")
+    return Record(
+        url.encode("latin-1"),
+        status,
+        reason.encode("latin-1"),
+        float(received),
+        float(age),
+        float(lifetime),
+        float(stale_at),
+        float(stale_if_error),
+        tuple([name.encode("latin-1") for name in vary]),
+        tuple([None if value is None else value.encode("latin-1") for value in selecting]),
+        seen,
+        length,
+        chunks.encode("latin-1"),
+        block,
+        body,
+    )
+
+
+def storage_key(url: bytes) -> bytes:
+    """The name under which what is stored for `url` lies; the braces keep all its parts in one slot of a cluster."""
+    return b"ec:{%b}" % blake2b(url, digest_size=16).hexdigest().encode()
+
+
+def variant_key(base: bytes, generation: bytes, selecting: tuple[bytes | None, ...]) -> bytes:
+    """The name of one variant; injective in the selecting values, since each says its length."""
+    values = b"".join([b"-" if value is None else b"%d:%b" % (len(value), value) for value in selecting])
+    return b"%b:%b:%b" % (base, generation, blake2b(values, digest_size=16).hexdigest().encode())
+
+
+def chunk_key(base: bytes, name: bytes, number: int) -> bytes:
+    """The name of one chunk of a body."""
+    return b"%b:%b:%d" % (base, name, number)

@@ -1,0 +1,209 @@
+"""The connection to Valkey or Redis: one server, Sentinel, or a cluster, as `EDGECACHE_REGIONAL` names it.
+
+Thin: redis-py does the work. What is added is that nothing is tried twice (the tier has a budget of milliseconds, and
+falls back to the origin), that replies are bytes, and that reads may go to replicas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+from urllib.parse import unquote, urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
+
+DEFAULT_PORT: Final = 6379
+SCHEMES: Final = ("valkey", "valkeys", "valkey+unix", "valkey+sentinel", "valkey+cluster")
+ALIASES: Final = {"redis": "valkey", "rediss": "valkeys", "unix": "valkey+unix"}
+MOST_CONNECTIONS: Final = 16
+Command = tuple[Any, ...]  # name and arguments, as on the wire
+Failure = (RedisError, OSError, TimeoutError)  # whatever can go wrong with a server
+
+
+@dataclass(frozen=True, slots=True)
+class ValkeyUrl:
+    """Where a Valkey is: `scheme://[user[:password]@]host[:port][,host[:port]…][/database or service][?tls=on]`."""
+
+    scheme: str
+    nodes: tuple[tuple[str, int], ...]
+    path: str = ""  # of a socket
+    database: int = 0
+    service: str = ""  # Sentinel's name of the primary
+    username: str | None = None
+    password: str | None = None
+    tls: bool = False
+
+    def __str__(self) -> str:
+        where = self.path or ",".join(f"{host}:{port}" for host, port in self.nodes)
+        user = f"{self.username or ''}:********@" if self.password else ""
+        tail = f"/{self.service}" if self.service else f"/{self.database}" if self.database else ""
+        return f"{self.scheme}://{user}{where}{tail}"
+
+    __repr__ = __str__
+
+
+def parse_url(text: str) -> ValkeyUrl:
+    """The parts of a URL; ValueError says what is wrong, and never quotes a password."""
+    scheme, mark, rest = text.partition("://")
+    scheme = ALIASES.get(scheme.lower(), scheme.lower())
+    if not mark or scheme not in SCHEMES:
+        raise ValueError(f"is none of embedded, off, {', '.join(name + '://' for name in SCHEMES)}")
+    split = urlsplit("//" + rest)
+    userinfo, _, places = split.netloc.rpartition("@")
+    user, _, password = userinfo.partition(":")
+    username, secret = unquote(user) or None, unquote(password) or None
+    if split.query not in ("", "tls=on") or split.fragment:
+        raise ValueError("has a query other than tls=on")
+    tls = scheme == "valkeys" or split.query == "tls=on"
+    if scheme == "valkey+unix":
+        if places or not split.path.startswith("/"):
+            raise ValueError("names no socket: valkey+unix:///path/to/socket")
+        return ValkeyUrl(scheme, (), path=split.path, username=username, password=secret)
+    nodes = tuple(_node(place) for place in places.split(","))
+    tail = split.path.strip("/")
+    if scheme == "valkey+sentinel":
+        if not tail:
+            raise ValueError("names no service: valkey+sentinel://host:26379/mymaster")
+        return ValkeyUrl(scheme, nodes, service=tail, tls=tls, username=username, password=secret)
+    if tail and (scheme == "valkey+cluster" or not tail.isascii() or not tail.isdigit()):
+        raise ValueError("names no database by number after its host" if scheme != "valkey+cluster" else "has a path")
+    if scheme in ("valkey", "valkeys") and len(nodes) > 1:
+        raise ValueError("names several hosts: only valkey+sentinel and valkey+cluster do")
+    return ValkeyUrl(scheme, nodes, database=int(tail or 0), tls=tls, username=username, password=secret)
+
+
+def _node(text: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit("//" + text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("has a port that is no number from 1 to 65535") from None
+    if not host or port == 0:
+        raise ValueError("names no host")
+    return host, port or DEFAULT_PORT
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach it."""
+
+    url: ValkeyUrl
+    timeout: float  # seconds for a reply, after which the connection is given up
+    ca: str = ""  # PEM file of the authorities trusted; empty is the system's
+    certificate: str = ""  # PEM files of our own
+    certificate_key: str = ""
+    replicas: bool = False  # read from replicas where there are any
+
+
+class Link:
+    """Connections to one Valkey. Every method raises one of `Failure`; none tries twice."""
+
+    def __init__(self, access: Access) -> None:
+        self._url = access.url
+        self._options = _options(access)
+        self._primary: Redis | RedisCluster
+        self._reader: Redis | RedisCluster
+        self._sentinel: Sentinel | None = None
+        url = access.url
+        match url.scheme:
+            case "valkey+cluster":
+                nodes = [ClusterNode(host, port) for host, port in url.nodes]
+                self._primary = self._reader = RedisCluster(
+                    startup_nodes=nodes,
+                    read_from_replicas=access.replicas,
+                    require_full_coverage=False,
+                    cluster_error_retry_attempts=1,
+                    **self._options,
+                )
+            case "valkey+sentinel":
+                sentinels = {key: value for key, value in self._options.items() if key.startswith(("socket", "ssl"))}
+                self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
+                    url.nodes, sentinel_kwargs=sentinels, **self._options
+                )
+                self._primary = self._sentinel.master_for(url.service)
+                self._reader = self._sentinel.slave_for(url.service) if access.replicas else self._primary
+            case "valkey+unix":
+                self._primary = self._reader = Redis(unix_socket_path=url.path, **self._options)
+            case _:
+                host, port = url.nodes[0]
+                self._primary = self._reader = Redis(host=host, port=port, db=url.database, **self._options)
+        self._is_cluster = isinstance(self._primary, RedisCluster)
+
+    async def get_many(self, keys: Sequence[bytes], *, from_primary: bool = False) -> list[bytes | None]:
+        """The values of `keys`, in one round trip (one per node of a cluster); None where there is none."""
+        client = self._primary if from_primary else self._reader
+        if not self._is_cluster:
+            return cast(list[bytes | None], await client.mget(keys))
+        if len(keys) == 1:
+            return [cast(bytes | None, await client.get(keys[0]))]
+        values = await self._run(client, [("GET", key) for key in keys])
+        if values and all(isinstance(value, Exception) for value in values):
+            raise values[0]
+        return [value if isinstance(value, bytes) else None for value in values]
+
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies to `commands`, sent together; an exception in the place of each that was refused."""
+        return await self._run(self._primary, commands)
+
+    @staticmethod
+    async def _run(client: Redis | RedisCluster, commands: Sequence[Command]) -> list[Any]:
+        pipeline = client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return await pipeline.execute(raise_on_error=False)
+
+    def subscription(self) -> PubSub:
+        """A connection for messages."""
+        return self._primary.pubsub(ignore_subscribe_messages=True)
+
+    async def ping(self) -> None:
+        """Whether it is there and lets us in; raises one of `Failure`."""
+        reply = (await self.run([("SET", "ec:ping", "1", "PX", "1000")]))[0]
+        if isinstance(reply, Exception):
+            raise reply
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for client in {self._primary, self._reader}:
+            await client.aclose()
+        if self._sentinel is not None:
+            for sentinel in self._sentinel.sentinels:
+                await sentinel.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Link {self._url}>"
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether a failure is about who we are, which waiting does not mend."""
+    refused = (AuthenticationError, AuthorizationError, NoPermissionError)
+    words = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username", "invalid password")
+    return isinstance(error, refused) or (
+        isinstance(error, ResponseError) and any(word in str(error) for word in words)
+    )
+
+
+def _options(access: Access) -> dict[str, Any]:
+    url = access.url
+    options: dict[str, Any] = {
+        "username": url.username,
+        "password": url.password,
+        "socket_timeout": access.timeout,
+        "socket_connect_timeout": access.timeout,
+        "max_connections": MOST_CONNECTIONS,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+        "decode_responses": False,
+    }
+    if url.tls:
+        options |= {"ssl": True, "ssl_cert_reqs": "required", "ssl_check_hostname": True}
+        options |= {"ssl_ca_certs": access.ca or None}
+        options |= {"ssl_certfile": access.certificate or None, "ssl_keyfile": access.certificate_key or None}
+    return options
