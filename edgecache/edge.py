@@ -310,19 +310,21 @@ class Edge:
         """Whether `stored`, which answers another's question, may be used for `request` too (RFC 9111 §4)."""
         return not isinstance(rfc9111.may_reuse(stored, request, self.clock()), MustAsk)
 
+    def _suits(self, entry: Entry, request: Request, *, leads: bool) -> bool:
+        """Whether `entry`, which a flight has brought, is for `request` too."""
+        if not matches(entry.vary, entry.selecting, request):
+            return False
+        return leads or (not entry.gone and self._may_follow(entry.stored, request))
+
     def _answer_with(self, outcome: Outcome, exchange: Exchange, flight: Flight, why: Forward) -> bool:
         """Answer with what a flight brought; False if it is not for this request."""
         leads = flight.leader is exchange
         match outcome:
+            case Refreshed(entry) | Risen(entry) if not self._suits(entry, exchange.request, leads=leads):
+                return False
             case Refreshed(entry):
-                if not matches(entry.vary, entry.selecting, exchange.request):
-                    return False
-                if not leads and (entry.gone or not self._may_follow(entry.stored, exchange.request)):
-                    return False
                 return self._deliver(exchange, entry, Result.REVALIDATED, self.clock(), why, collapsed=not leads)
             case Risen(entry):
-                if not matches(entry.vary, entry.selecting, exchange.request):
-                    return False
                 self._deliver_found(exchange, entry, self.clock(), why, collapsed=not leads)
             case Filling(stored, reply):
                 if not leads and not (reply.body.joinable and matches(stored.vary, stored.selecting, exchange.request)):

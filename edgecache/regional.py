@@ -320,6 +320,7 @@ def entry_of(record: Record) -> Entry:
     entry.block = record.block
     entry.status = record.status
     entry.reason = record.reason
+    entry.directives = record.directives
     entry.received = record.received
     entry.initial_age = record.initial_age
     entry.lifetime = record.lifetime
@@ -344,6 +345,7 @@ def record_of(entry: Entry, url: bytes, seen: object, length: int, chunks: bytes
         stale_if_error=entry.stale_if_error,
         vary=entry.vary,
         selecting=entry.selecting,
+        directives=entry.directives,
         seen=seen,
         length=length,
         chunks=chunks,

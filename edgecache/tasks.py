@@ -22,4 +22,4 @@ def spawn(work: Coroutine[Any, Any, Any], name: str | None = None) -> asyncio.Ta
 def _ended(task: asyncio.Task[Any]) -> None:
     _running.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("task %s failed: %r", task.get_name(), error)
+        log.error("task %s failed: %r", task.get_name(), error, exc_info=error)

@@ -231,7 +231,7 @@ async def test_bodies_larger_than_the_memory_are_kept_too(origin: OriginDouble, 
 
 
 async def test_a_hole_in_a_body_is_filled_from_the_origin(origin: OriginDouble, valkey: Server) -> None:
-    """A chunk is lost while the body is being sent: the rest comes from the origin by Range, the client sees nothing."""
+    """A chunk is lost while the body is sent: the rest comes from the origin by Range, the client sees nothing."""
 
     def answer(request: ReceivedRequest) -> Reply:
         wanted = request.get("Range")

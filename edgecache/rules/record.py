@@ -14,13 +14,17 @@ the same way. Pure; nothing here trusts what it reads: whatever is not a record 
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import blake2b
 from os import urandom
 from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
+
+from edgecache.rules.cache_control import ResponseDirectives
 
 MAGIC: Final = b"ecr\x01"  # the last byte is the schema's version
 SEALED: Final = b"ecs\x01"  # the same, encrypted
@@ -52,6 +56,7 @@ class Record(NamedTuple):
     stale_if_error: float
     vary: tuple[bytes, ...]
     selecting: tuple[bytes | None, ...]
+    directives: ResponseDirectives
     seen: Any  # what of the invalidation log was known when the origin was asked; JSON
     length: int  # of the body
     chunks: bytes  # the name of the body's chunks; empty: the body is here
@@ -90,6 +95,7 @@ class Codec:
                 record.stale_if_error,
                 [name.decode("latin-1") for name in record.vary],
                 [None if value is None else value.decode("latin-1") for value in record.selecting],
+                dataclasses.astuple(record.directives),
                 record.seen,
                 record.length,
                 record.chunks.decode("latin-1"),
@@ -147,7 +153,7 @@ def _digest(key: bytes, rest: bytes) -> bytes:
 
 def _record(meta: Any, block: bytes, body: bytes) -> Record:
     url, status, reason, received, age, lifetime, stale_at, stale_if_error, *rest = meta
-    vary, selecting, seen, length, chunks = rest
+    vary, selecting, directives, seen, length, chunks = rest
     if type(status) is not int or type(length) is not int or len(vary) != len(selecting):
         raise ValueError("no record")
     return Record(
@@ -161,12 +167,18 @@ def _record(meta: Any, block: bytes, body: bytes) -> Record:
         float(stale_if_error),
         tuple([name.encode("latin-1") for name in vary]),
         tuple([None if value is None else value.encode("latin-1") for value in selecting]),
+        _directives(tuple(directives)),
         seen,
         length,
         chunks.encode("latin-1"),
         block,
         body,
     )
+
+
+@lru_cache(maxsize=1024)
+def _directives(values: tuple[Any, ...]) -> ResponseDirectives:
+    return ResponseDirectives(*values)
 
 
 def storage_key(url: bytes) -> bytes:
