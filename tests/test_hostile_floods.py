@@ -144,7 +144,7 @@ async def test_what_leaves_the_memory_is_let_go(origin: OriginDouble, size: int)
 
 
 async def test_long_urls_are_not_remembered_by_the_thousand(origin: OriginDouble) -> None:
-    """What is remembered of URLs that are not shareable, or were written to, does not grow with their length."""
+    """What is remembered of URLs that are not shareable does not grow with their length (the log counts bytes)."""
     origin.otherwise(lambda request: Reply(200, [("Cache-Control", "private")], request.target[-5:].encode()))
     async with running_pop(origin) as pop:
         edge = pop.worker.edge

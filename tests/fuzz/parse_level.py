@@ -130,6 +130,9 @@ class OneConnection:
     def closed(self, connection: OriginConnection) -> None:
         """Not looked at."""
 
+    def failed(self, reason: str) -> None:
+        """Not looked at."""
+
     def unanswered(self, inquiry: Inquiry, error: OriginError, *, reset: bool) -> None:
         """Never: the connection is new."""
         raise AssertionError("a new connection was reused")
