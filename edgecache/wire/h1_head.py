@@ -56,6 +56,9 @@ FRAMING_FIELDS: Final = frozenset((b"host", b"content-length", b"transfer-encodi
 NOT_NOMINATED: Final = frozenset(  # options of Connection, and fields that it cannot take from us
     (b"", b"close", b"keep-alive", b"connection", b"upgrade", b"te", b"via", b"cdn-loop", b"max-forwards")
 )
+UNKNOWN_CODING: Final = re.compile(  # a word that is no coding: nothing says that the bytes are not the content
+    rb"(?!(?i:(?:x-)?(?:gzip|compress)|deflate|.*chunk))[0-9A-Za-z-]{1,64}"
+)
 DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 
 
@@ -373,7 +376,9 @@ def response_framing(status: int, fields: Fields, method: bytes, http_1_0: bool)
             if http_1_0:
                 raise OriginError("coding-in-1.0", "Transfer-Encoding in HTTP/1.0")  # RFC 9112 §6.1
             return Framing(None, chunked=True)
-        raise OriginError("transfer-coding", "a transfer coding that nobody asked for")  # §6.1: TE was not sent
+        if not UNKNOWN_CODING.fullmatch(coding):
+            raise OriginError("transfer-coding", "a transfer coding that nobody asked for")  # §6.1: TE was not sent
+        return Framing(None)  # step 4: up to the close, as it is
     return Framing(length)  # steps 5, 6 and 8
 
 
