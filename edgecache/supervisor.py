@@ -24,6 +24,7 @@ from aiohttp import web
 from edgecache import __version__, admin, metrics
 from edgecache.config import Address, Settings
 from edgecache.errors import ConfigError
+from edgecache.regional_server import Probe
 from edgecache.slot import KILL_AFTER, Life, Slot
 from edgecache.tasks import spawn
 from edgecache.worker_process import DEFAULT_WORKER
@@ -113,6 +114,7 @@ class Supervisor:
         self._slots = [Slot(number, one, command, told, self._on_relief) for number, one in enumerate(listeners)]
         self._to_relieve: asyncio.Queue[Slot] = asyncio.Queue()
         self._stopping = asyncio.Event()
+        self._probe = Probe(settings)
         self._exit_code = 0
         self._registry = metrics.Registry()
         self._deaths = self._registry.counter("edgecache_worker_deaths", "Workers that ended unasked.")
@@ -140,7 +142,11 @@ class Supervisor:
         self._heed_signals()
         runner = await self._open_admin()
         keepers = [spawn(self._keep(slot), name=f"slot-{slot.number}") for slot in self._slots]
-        helpers = [spawn(self._relieve_in_turn(), name="reliefs"), spawn(self._watch(), name="watchdog")]
+        helpers = [
+            spawn(self._relieve_in_turn(), name="reliefs"),
+            spawn(self._watch(), name="watchdog"),
+            spawn(self._probe.run(), name="regional probe"),
+        ]
         await self._stopping.wait()
         await self._drain(keepers)
         for helper in helpers:
@@ -281,6 +287,7 @@ class Supervisor:
     def readiness(self) -> admin.Readiness:
         """Ready when every slot has a ready worker and no drain has begun."""
         parts = {f"worker_{slot.number}": slot.state for slot in self._slots}
+        parts["regional"] = self._probe.state
         if self._stopping.is_set():
             return admin.Readiness("draining", parts)
         return admin.Readiness("ready" if self._count_ready() == len(self._slots) else "starting", parts)

@@ -28,6 +28,7 @@ from edgecache.origin import OriginPool
 from edgecache.origins import Origins
 from edgecache.region import Region
 from edgecache.regional import Regional
+from edgecache.regional_server import access_of
 from edgecache.relay import Relays
 from edgecache.rules.breaker import Breaker
 from edgecache.rules.client_address import trust_of
@@ -39,7 +40,7 @@ from edgecache.rules.record import Codec
 from edgecache.rules.stored import Policy
 from edgecache.tasks import spawn
 from edgecache.upstream import Upstream
-from edgecache.valkey import Access, Link, parse_url
+from edgecache.valkey import Link
 from edgecache.watch import RegionalCounts, Watch
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
@@ -339,12 +340,7 @@ def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[]
     """The tier that the settings name, on the running event loop; None if they name none."""
     if settings.regional == "off":
         return None
-    access = Access(
-        parse_url(settings.regional),
-        timeout=max(4 * settings.regional_timeout, 0.5),
-        ca=settings.regional_ca,
-        replicas=settings.regional_replicas,
-    )
+    access = access_of(settings, timeout=max(4 * settings.regional_timeout, 0.5))
     breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)
     guard = Guard(Link(access), breaker, time.monotonic, counts)
     return Regional(

