@@ -110,6 +110,8 @@ class Leases:
             )
         except Failure:
             waiting.leave()
+            self._held[key] = lost = Lease(key, token)  # it may have been given, and the reply lost
+            self.release(lost, News(Came.GONE))
             return None
         except BaseException:
             waiting.leave()
