@@ -62,7 +62,11 @@ class Fills:
         reply.body.keep_up_to(self._memory.largest)
         reply.body.when_ended(lambda body: self._complete(request, stored, reply, body))
         length = reply.response.framing.length
-        if self._region is not None and stored.whole_length is None and (length is None or length > INLINE):
+        if (
+            self._region is not None
+            and stored.whole_length is None
+            and (length is None or length > min(INLINE, self._memory.largest))
+        ):
             key = primary_key(request)
             self._region.writer(stored, key, None, lambda: self._log.allows(key, reply.seen)).read(reply.body)
         return stored

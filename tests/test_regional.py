@@ -230,6 +230,17 @@ async def test_bodies_larger_than_the_memory_are_kept_too(origin: OriginDouble, 
     assert len(origin.requests) == 1
 
 
+async def test_small_bodies_that_memory_does_not_take_are_kept_too(origin: OriginDouble, valkey: Server) -> None:
+    """A body beyond the memory's largest, but small enough for its record."""
+    origin.on("/a", Reply(fields=[FRESH], body=b"hello" * 100))
+    async with pops(origin, valkey, max_object_memory="100B") as (one, two):
+        await one.get("/a")
+        await valkey.has(1)
+        assert [(await two.get("/a")).body for _ in range(3)] == [b"hello" * 100] * 3
+
+    assert len(origin.requests) == 1
+
+
 async def test_a_hole_in_a_body_is_filled_from_the_origin(origin: OriginDouble, valkey: Server) -> None:
     """A chunk is lost while the body is sent: the rest comes from the origin by Range, the client sees nothing."""
 
