@@ -73,7 +73,10 @@ def test_every_worker_has_a_slot_and_readiness_names_it() -> None:
         status, body = pop.admin("/readyz")
 
         assert status == 200
-        assert json.loads(body) == {"state": "ready", "parts": {"worker_0": "ready", "worker_1": "ready"}}
+        assert json.loads(body) == {
+            "state": "ready",
+            "parts": {"worker_0": "ready", "worker_1": "ready", "regional": "off"},
+        }
         assert {pop.ask() for _ in range(40)} == workers
 
 
