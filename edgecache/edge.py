@@ -266,6 +266,11 @@ class Edge:
         """Lead a flight for `key`, or follow the one that is out; alone if its answer is not for others."""
         request = exchange.request
         for _ in range(MOST_FLIGHTS):
+            known, _ = self.memory.lookup(key, request.fields)  # what has landed since we looked, or another variant
+            if known is not None and known is not entry:
+                entry = known
+                if self._answer_from(entry, exchange) is None:
+                    return
             flight = self._flight(key, request, entry, exchange)
             spare = entry if entry is not None and self._may_stand_in(entry, request) else None
             patience = self._stale_wait if spare else None if flight.leader is exchange else self._follower_timeout
@@ -280,9 +285,6 @@ class Edge:
                 return
             if isinstance(outcome, Unshareable):
                 break
-            entry, _ = self.memory.lookup(key, request.fields)  # it was another variant: look again
-            if entry is not None and self._answer_from(entry, exchange) is None:
-                return
         self._relay(exchange, why, Result.MISS, entry)
 
     def _may_stand_in(self, entry: Entry, request: Request) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 
 import pytest
@@ -11,6 +11,8 @@ from harness.client import RawClient, ReceivedResponse, let_others_run
 from harness.expect import cache_status
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
+
+from edgecache.tasks import spawn
 
 CROWD = 1000
 PATIENCE = 20.0  # seconds, for a thousand answers on a busy machine
@@ -398,3 +400,30 @@ async def test_a_private_answer_reaches_one_client_only(origin: OriginDouble) ->
     assert [response.body.decode() for response in responses] == users
     assert [response.get("x-user") for response in responses] == users
     assert [response.all("set-cookie") for response in responses] == [[f"for={user}"] for user in users]
+
+
+async def test_what_lands_while_a_request_is_on_its_way_to_a_flight_is_seen(
+    origin: OriginDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a request's look at the memory and its flight, another's answer is stored: no second question."""
+    gate = asyncio.Event()
+    origin.on("/page", Reply(fields=[FRESH], body=b"one", wait=gate))
+    held: list[Coroutine[object, object, object]] = []
+    async with running_pop(origin) as pop:
+        first, second = await pop.open(), await pop.open()
+        await first.request("GET", "/page")
+        await origin.request_seen()
+        monkeypatch.setattr("edgecache.edge.spawn", lambda work, name: held.append(work))
+        await second.request("GET", "/page")
+        while not held:
+            await let_others_run(1)
+        monkeypatch.undo()
+        gate.set()
+        assert (await first.response()).body == b"one"
+        spawn(held.pop())
+        late = await second.response()
+        first.close()
+        second.close()
+
+    assert late.body == b"one"
+    assert len(origin.requests) == 1
