@@ -21,6 +21,7 @@ from edgecache import answers
 from edgecache.answers import Answer
 from edgecache.fills import Fills, Reply
 from edgecache.flights import Failed, Filling, Flight, Flights, Outcome, Refreshed, Risen, Unshareable
+from edgecache.invalidation import Invalidation
 from edgecache.known import KnownHeads, KnownHit, KnownPass, Rendered
 from edgecache.memory import Entry, Memory
 from edgecache.region import Region, Turn
@@ -31,6 +32,7 @@ from edgecache.rules.cache_key import primary_key
 from edgecache.rules.forward import loops, no_forwards_left
 from edgecache.rules.message import Fields, Request
 from edgecache.rules.preconditions import is_not_modified
+from edgecache.rules.purge_log import Verdict
 from edgecache.rules.reasons import Forward, Refused, Result
 from edgecache.rules.rfc9111 import Fresh, MustAsk, StaleWhileRevalidate
 from edgecache.rules.stored import Stored
@@ -67,6 +69,7 @@ class Edge:
         pop: bytes,
         hosts: frozenset[bytes],
         memory: Memory,
+        invalidation: Invalidation,
         flights: Flights,
         fills: Fills,
         relays: Relays,
@@ -81,6 +84,8 @@ class Edge:
         self.pop = pop
         self.hosts = hosts  # site names answered; empty = any
         self.memory = memory
+        self.invalidation = invalidation
+        self.log = invalidation.log
         self.flights = flights
         self.fills = fills
         self.relays = relays
@@ -110,6 +115,9 @@ class Edge:
             return True
         assert type(known) is KnownHit, "there are two kinds"
         rendered = known.rendered
+        entry = rendered.entry
+        if entry.passed != self.log.fence and self.invalidation.check(entry) is not Verdict.USABLE:
+            return False
         if not rendered.is_right(now):
             self.known.forget_one(raw)
             return False
@@ -142,6 +150,8 @@ class Edge:
             if verdict is None:
                 return
             why = verdict.why
+            if why is Forward.URI_MISS:  # it was purged
+                entry = None
         if self.region is not None and self._may_be_regional(key, entry, why):
             told = partial(self.answer_regional, exchange, key, entry, why)
             self.region.tier.look_up(key, request.fields, told)
@@ -172,7 +182,7 @@ class Edge:
         """Answer with what the regional tier has found, or go on."""
         if exchange.gone:
             return
-        if found is not None and found.whole and (entry is None or found.entry.received > entry.received):
+        if found is not None and self.region is not None and self.region.is_newer(found, entry):
             verdict = self._answer_found(exchange, key, found.entry, why)
             if verdict is None:
                 return
@@ -183,6 +193,8 @@ class Edge:
         """Answer with a whole out of the regional tier, if that is allowed; else why not."""
         assert self.region is not None, "something was found in it"
         request, now = exchange.request, self.clock()
+        if entry.passed != self.log.position:
+            return MustAsk(Forward.STALE)  # it is not proven
         plain = is_plain(request.fields)
         verdict = Fresh() if plain and now < entry.stale_at else rfc9111.may_reuse(entry.stored, request, now)
         if isinstance(verdict, MustAsk):
@@ -227,6 +239,8 @@ class Edge:
     def _answer_from(self, entry: Entry, exchange: Exchange) -> MustAsk | None:
         """Answer with what is stored, if that is allowed and enough; else why not."""
         request, now = exchange.request, self.clock()
+        if entry.passed != self.log.fence and (proof := self.invalidation.check(entry)) is not Verdict.USABLE:
+            return MustAsk(Forward.URI_MISS if proof is Verdict.PURGED else Forward.STALE)
         plain = is_plain(request.fields)
         if plain and entry.segments is None and request.method == b"GET" and is_unconditional(request.fields):
             rendered = self.known.rendered(entry, partial(self._whole, entry))
@@ -271,13 +285,15 @@ class Edge:
                 entry = known
                 if self._answer_from(entry, exchange) is None:
                     return
+            if entry is not None and self.invalidation.check(entry) is Verdict.PURGED:
+                entry = None
             flight = self._flight(key, request, entry, exchange)
             spare = entry if entry is not None and self._may_stand_in(entry, request) else None
             patience = self._stale_wait if spare else None if flight.leader is exchange else self._follower_timeout
             outcome = await flight.outcome(patience)
             if outcome is None or (isinstance(outcome, Failed) and spare is not None):  # hung, or down
                 flight.abandon(exchange)
-                if spare is None:
+                if spare is None or not self._may_stand_in(spare, request):  # it was purged while we waited
                     break
                 self._deliver(exchange, spare, Result.STALE, self.clock())
                 return
@@ -288,6 +304,8 @@ class Edge:
         self._relay(exchange, why, Result.MISS, entry)
 
     def _may_stand_in(self, entry: Entry, request: Request) -> bool:
+        if self.invalidation.check(entry) is not Verdict.USABLE:
+            return False
         return rfc9111.may_serve_on_error(entry.stored, request, self.clock())
 
     def _flight(self, key: bytes, request: Request, entry: Entry | None, exchange: Exchange | None) -> Flight:
@@ -316,6 +334,8 @@ class Edge:
         """Whether `entry`, which a flight has brought, is for `request` too."""
         if not matches(entry.vary, entry.selecting, request):
             return False
+        if not leads and self.invalidation.check(entry) is not Verdict.USABLE:
+            return False
         return leads or (not entry.gone and self._may_follow(entry.stored, request))
 
     def _answer_with(self, outcome: Outcome, exchange: Exchange, flight: Flight, why: Forward) -> bool:
@@ -332,6 +352,9 @@ class Edge:
                 if not leads and not (reply.body.joinable and matches(stored.vary, stored.selecting, exchange.request)):
                     return False
                 if not leads and not self._may_follow(stored, exchange.request):
+                    return False
+                if not leads and not self.invalidation.allows(flight.primary, stored.tags, reply.seen):
+                    self.flights.end(flight)  # what it asked was asked before an invalidation
                     return False
                 self._share(exchange, stored, reply, why, collapsed=not leads)
             case Unshareable(reply):

@@ -6,26 +6,28 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from edgecache.body import Body
+from edgecache.invalidation import Invalidation, written
 from edgecache.memory import Entry, Memory
 from edgecache.regional import INLINE, Regional
 from edgecache.rules import ranges, rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Framing, Request, Response
-from edgecache.rules.purge_log import PurgeLog
+from edgecache.rules.purge_log import Stamp, Verdict
 from edgecache.rules.ranges import Segments
 from edgecache.rules.reasons import Refused
 from edgecache.rules.rfc9111 import DoNotStore, Store
 from edgecache.rules.stored import Policy, Stored, Times
+from edgecache.rules.tags import TooManyTags
 from edgecache.wire.h1_head import passed_head
 
 
 class Reply(NamedTuple):
-    """An answer from upstream: head, body (perhaps still arriving), times, and the log's position when it was asked."""
+    """An answer from upstream: head, body (perhaps still arriving), times, and what of the log was known when asked."""
 
     response: Response
     body: Body
     times: Times
-    seen: int
+    seen: Stamp
     tier: bytes = b""  # the Cache-Status member of the tier that it came from; empty: the origin
 
 
@@ -35,7 +37,7 @@ class Fills:
     def __init__(
         self,
         memory: Memory,
-        log: PurgeLog,
+        invalidation: Invalidation,
         policy: Policy,
         refused: Callable[[Refused], None],
         region: Regional | None = None,
@@ -43,7 +45,7 @@ class Fills:
         self._memory = memory
         self._region = region
         self._largest = max(memory.largest, region.largest if region is not None else 0)
-        self._log = log
+        self._invalidation = invalidation
         self._policy = policy
         self._refused = refused  # told why a response is not stored
 
@@ -68,7 +70,8 @@ class Fills:
             and (length is None or length > min(INLINE, self._memory.largest))
         ):
             key = primary_key(request)
-            self._region.writer(stored, key, None, lambda: self._log.allows(key, reply.seen)).read(reply.body)
+            seen = written(reply.seen.vector)
+            self._region.writer(stored, key, seen, lambda: self._is_of_use(key, stored, reply)).read(reply.body)
         return stored
 
     def _decide(self, request: Request, reply: Reply, previous: Entry | None) -> Store | DoNotStore:
@@ -86,21 +89,26 @@ class Fills:
             if self._region is None or body.size > self._largest:
                 self._refused(Refused.TOO_LARGE)
             return
-        if not self._log.allows(key, reply.seen):
+        if not self._is_of_use(key, stored, reply):
             self._refused(Refused.PURGED)
             return
         content = body.pieces[0] if len(body.pieces) == 1 else b"".join(body.pieces)
         if stored.whole_length is not None:
-            self._put_part(key, request, stored, reply.response, content)
+            self._put_part(key, request, stored, reply, content)
             return
-        entry = self._memory.put(key, stored, content)
+        passed = reply.seen.position
+        entry = self._memory.put(key, stored, content, passed=passed)
         if self._region is not None and reply.response.framing.length == len(content) <= INLINE:
-            self._region.store(entry or Entry(key, stored, content), key)
+            self._region.store(entry or Entry(key, stored, content), key, written(reply.seen.vector))
 
-    def _put_part(self, key: bytes, request: Request, stored: Stored, response: Response, content: bytes) -> None:
+    def _is_of_use(self, key: bytes, stored: Stored, reply: Reply) -> bool:
+        """Whether what was asked for is not purged since; what is in doubt is, since the rule decides at each use."""
+        return self._invalidation.verdict(key, stored.tags, reply.seen) is not Verdict.PURGED
+
+    def _put_part(self, key: bytes, request: Request, stored: Stored, reply: Reply, content: bytes) -> None:
         """A 206: joined to the parts that are known of the same representation (RFC 9111 §3.4)."""
         assert stored.whole_length is not None, "a storable part says how long the whole is"
-        part = ranges.content_range(response.fields.get(b"content-range"))
+        part = ranges.content_range(reply.response.fields.get(b"content-range"))
         if part is None or part.end - part.first != len(content):  # chunks may hold more or less than was said
             self._refused(Refused.PARTIAL)
             return
@@ -112,9 +120,9 @@ class Fills:
             if ranges.may_combine(entry.stored, stored):
                 segments = entry.segments.joined(stored.first_byte, content)
         if segments.complete:
-            self._memory.put(key, _as_whole(stored), segments.parts[0][1])
+            self._memory.put(key, _as_whole(stored), segments.parts[0][1], passed=reply.seen.position)
         elif segments.size <= self._memory.largest:
-            self._memory.put(key, stored, b"", segments)
+            self._memory.put(key, stored, b"", segments, reply.seen.position)
 
     def _learn_head(self, request: Request, reply: Reply, previous: Entry | None) -> Refused:
         if previous is not None and reply.response.status == 200 and not previous.gone:
@@ -129,10 +137,15 @@ class Fills:
 
         It is `gone` afterwards if the update is for one client: what it says now is for the one who asked.
         """
-        if entry.gone or not self._log.allows(primary_key(request), reply.seen):
-            return False
         stored = entry.stored
-        freshened = stored.freshened(reply.response, reply.times, request, self._policy)
+        if entry.gone or not self._is_of_use(primary_key(request), stored, reply):
+            return False
+        try:
+            freshened = stored.freshened(reply.response, reply.times, request, self._policy)
+        except TooManyTags:
+            self._memory.drop(entry)
+            return False
+        entry.passed = reply.seen.position
         if rfc9111.forbids_keeping(stored, freshened, reply.response, self._policy):
             self._memory.drop(entry)
             if self._region is not None:
@@ -142,7 +155,7 @@ class Fills:
         entry.adopt(freshened)
         self._memory.resize(entry)
         if self._region is not None and entry.segments is None:
-            self._region.store(entry, primary_key(request))
+            self._region.store(entry, primary_key(request), written(reply.seen.vector))
         return not entry.gone
 
     def completed(self, entry: Entry, reply: Reply) -> Reply | None:

@@ -19,6 +19,7 @@ from edgecache.rules.vary import preferred_language, selecting_values
 from edgecache.wire.h1_render import field_block
 
 ENTRY_OVERHEAD: Final = 640  # bytes that an entry costs beside head and body; measured by `make bench`
+TAG_OVERHEAD: Final = 48  # bytes
 MOST_SEARCH_RULES: Final = 4096  # paths whose No-Vary-Search is remembered
 
 
@@ -33,6 +34,7 @@ class Entry:
         "initial_age",
         "key",
         "lifetime",
+        "passed",
         "reason",
         "received",
         "segments",
@@ -41,11 +43,17 @@ class Entry:
         "stale_at",
         "stale_if_error",
         "status",
+        "tags",
+        "url",
         "vary",
     )
 
-    def __init__(self, key: bytes, stored: Stored, content: bytes, segments: Segments | None = None) -> None:
+    def __init__(
+        self, key: bytes, stored: Stored, content: bytes, segments: Segments | None = None, passed: int = 0
+    ) -> None:
         self.key = key
+        self.url = key  # as it was asked; `key` becomes where it lies
+        self.passed = passed  # the log's position at which it was last known to be usable
         self.content = content
         self.segments = segments
         self.gone = False
@@ -64,14 +72,21 @@ class Entry:
         self.stale_if_error = stored.stale_if_error
         self.vary = stored.vary
         self.selecting = stored.selecting
+        self.tags = stored.tags
         self.stale_at = 0.0 if stored.directives.no_cache else stored.stale_at
         self.weigh()
+
+    def soften(self, now: float) -> None:
+        """It was softly purged: from `now` on, in epoch seconds, it is stale."""
+        self.lifetime = min(self.lifetime, self.initial_age + max(0.0, now - self.received))
+        self.stale_at = min(self.stale_at, now)
 
     def weigh(self) -> None:
         """Work out `size`, in bytes."""
         held = len(self.content) if self.segments is None else self.segments.size
         chosen = sum(len(value) for value in self.selecting if value is not None)
-        self.size = ENTRY_OVERHEAD + len(self.key) + len(self.block) + chosen + held
+        tagged = sum(map(len, self.tags)) + TAG_OVERHEAD * len(self.tags) if self.tags else 0
+        self.size = ENTRY_OVERHEAD + len(self.key) + len(self.block) + chosen + tagged + held
 
     @property
     def stored(self) -> Stored:
@@ -96,6 +111,7 @@ class Entry:
             stale_if_error=self.stale_if_error,
             first_byte=self.segments.parts[0][0] if self.segments else 0,
             whole_length=self.segments.whole if self.segments else None,
+            tags=self.tags,
         )
 
     @property
@@ -185,20 +201,25 @@ class Memory:
         """`entry` was used without a look-up."""
         self._slots.touch(entry.key)
 
-    def put(self, key: bytes, stored: Stored, content: bytes, segments: Segments | None = None) -> Entry | None:
-        """Store a response, in the place of the one that it succeeds; None if it is too large."""
+    def put(
+        self, key: bytes, stored: Stored, content: bytes, segments: Segments | None = None, passed: int = 0
+    ) -> Entry | None:
+        """Store a response, in the place of the one that it succeeds; None if it is too large.
+
+        `passed` is the log's position at which it was known to be usable.
+        """
         if stored.vary == () and len(content) > self.largest:
             return None
         self._learn_search(key, stored.fields.get(b"no-vary-search"))
-        return self._place(self.normal_key(key), Entry(key, stored, content, segments))
+        return self._place(self.normal_key(key), Entry(key, stored, content, segments, passed))
 
     def adopt(self, entry: Entry) -> Entry | None:
         """Take an entry that another tier has made, whose key is that of its URL; None if it is too large."""
         if len(entry.content) > self.largest:
             return None
         if self._search or b"no-vary-search" in entry.block.lower():
-            self._learn_search(entry.key, entry.stored.fields.get(b"no-vary-search"))
-        return self._place(self.normal_key(entry.key), entry)
+            self._learn_search(entry.url, entry.stored.fields.get(b"no-vary-search"))
+        return self._place(self.normal_key(entry.url), entry)
 
     def _place(self, key: bytes, entry: Entry) -> Entry | None:
         entry.key = key

@@ -15,6 +15,7 @@ from edgecache.retry_budget import RetryBudget
 from edgecache.rules.balancing import FAILING, UNAVAILABLE, Health, Latencies, least_loaded, may_ask_another
 from edgecache.rules.breaker import Breaker
 from edgecache.rules.message import Response
+from edgecache.rules.purge_log import UNKNOWN
 from edgecache.wire.errors import OriginBusy, OriginError
 from edgecache.wire.h1_client import Inquiry, OriginConnection, Question
 
@@ -341,7 +342,7 @@ class _Check(Inquiry):
 
     def __init__(self, origins: Origins, member: Member, path: str) -> None:
         head = f"GET {path} HTTP/1.1\r\nHost: {member.origin.authority}\r\nUser-Agent: edgecache\r\n\r\n"
-        super().__init__(Question(b"GET", head.encode()), 0.0, 0)
+        super().__init__(Question(b"GET", head.encode()), 0.0, UNKNOWN)
         self._origins = origins
         self._member = member
 

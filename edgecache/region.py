@@ -15,12 +15,14 @@ from edgecache.body import Body
 from edgecache.chunks import ChunkReader
 from edgecache.fills import Reply
 from edgecache.flights import Failed, Filling, Outcome, Refreshed, Risen, Unshareable
+from edgecache.invalidation import Invalidation
 from edgecache.leases import Came, Lease, News
 from edgecache.memory import Entry, Memory
 from edgecache.regional import Found, Regional
 from edgecache.rules import cache_status, ranges, rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Framing, Request, Response
+from edgecache.rules.purge_log import Verdict
 from edgecache.rules.stored import Times
 from edgecache.tasks import spawn
 from edgecache.upstream import Upstream
@@ -45,6 +47,7 @@ class Region:
         self,
         tier: Regional,
         memory: Memory,
+        invalidation: Invalidation,
         upstream: Upstream,
         clock: Callable[[], float],
         patience: float,
@@ -53,6 +56,7 @@ class Region:
         self.tier = tier
         self.name = name  # of the tier, in Cache-Status
         self._memory = memory
+        self._invalidation = invalidation
         self._upstream = upstream
         self._clock = clock  # epoch seconds
         self._patience = patience  # seconds that a flight waits for another worker's
@@ -92,13 +96,25 @@ class Region:
         if outcome is not None:
             self.tier.release(lease, News(Came.STORED))
             return Turn(outcome)
-        if found is not None and found.whole and (entry is None or found.entry.received > entry.received):
+        if found is not None and self.is_newer(found, entry):
             entry = self._memory.adopt(found.entry) or entry  # to be validated
         return Turn(None, lease, entry)
+
+    def is_newer(self, found: Found, entry: Entry | None) -> bool:
+        """Whether `found` is a whole that was not purged, and newer than what this worker has."""
+        if not found.whole or (entry is not None and found.entry.received <= entry.received):
+            return False
+        return self.check(found) is not Verdict.PURGED
+
+    def check(self, found: Found) -> Verdict:
+        """Whether what was found may be used, as far as invalidations go."""
+        return self._invalidation.check_found(found.entry, found.record.seen)
 
     async def _outcome(self, found: Found, request: Request, client: str) -> Outcome | None:
         """The answer that `found` gives, if it may be used without asking."""
         entry = found.entry
+        if self.check(found) is not Verdict.USABLE:
+            return None
         if not isinstance(rfc9111.may_reuse(entry.stored, request, self._clock()), rfc9111.Fresh):
             return None
         if found.whole:
@@ -132,7 +148,7 @@ class Region:
 
     def _keep(self, url: bytes, found: Found, body: Body) -> None:
         if body.finished and body.whole:
-            self._memory.put(url, found.entry.stored, b"".join(body.pieces))
+            self._memory.put(url, found.entry.stored, b"".join(body.pieces), passed=found.entry.passed)
 
     async def _go_on(self, reader: ChunkReader, request: Request, found: Found, at: int, client: str) -> None:
         """The tier has lost the rest of a body that is being sent: get it from the origin (RFC 9110 §13.1.5)."""

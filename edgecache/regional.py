@@ -19,6 +19,7 @@ from edgecache.lanes import Commands, Guard, Reads
 from edgecache.leases import Came, Lease, Leases, News, Waiting
 from edgecache.memory import Entry
 from edgecache.rules.message import Fields
+from edgecache.rules.purge_log import NO_POSITION
 from edgecache.rules.reasons import Word
 from edgecache.rules.record import Codec, Corrupt, Record, storage_key, variant_key
 from edgecache.rules.stored import Stored
@@ -198,13 +199,13 @@ class Regional:
 
     # --- writing
 
-    def store(self, entry: Entry, url: bytes, seen: object = None) -> bool:
+    def store(self, entry: Entry, url: bytes, seen: str) -> bool:
         """Write `entry`, a whole, to lie as long as it may be of use; whether it was taken."""
         life = useful_life(entry.stored, self._clock())
         content = entry.content
         return len(content) <= INLINE and self.write(record_of(entry, url, seen, len(content), b"", content), life)
 
-    def writer(self, stored: Stored, url: bytes, seen: object, allowed: Callable[[], bool]) -> ChunkWriter:
+    def writer(self, stored: Stored, url: bytes, seen: str, allowed: Callable[[], bool]) -> ChunkWriter:
         """What writes a body that is still arriving; `allowed` is asked at its end."""
         life = useful_life(stored, self._clock())
         base = storage_key(url)
@@ -327,12 +328,15 @@ def entry_of(record: Record) -> Entry:
     entry.stale_if_error = record.stale_if_error
     entry.vary = record.vary
     entry.selecting = record.selecting
+    entry.tags = record.tags
+    entry.url = record.url
+    entry.passed = NO_POSITION
     entry.stale_at = record.stale_at
     entry.weigh()
     return entry
 
 
-def record_of(entry: Entry, url: bytes, seen: object, length: int, chunks: bytes, body: bytes) -> Record:
+def record_of(entry: Entry, url: bytes, seen: str, length: int, chunks: bytes, body: bytes) -> Record:
     """A stored response as a record."""
     return Record(
         url=url,
@@ -345,6 +349,7 @@ def record_of(entry: Entry, url: bytes, seen: object, length: int, chunks: bytes
         stale_if_error=entry.stale_if_error,
         vary=entry.vary,
         selecting=entry.selecting,
+        tags=entry.tags,
         directives=entry.directives,
         seen=seen,
         length=length,

@@ -10,13 +10,14 @@ from edgecache import answers
 from edgecache.body import Body
 from edgecache.fills import Fills, Reply
 from edgecache.flights import Flights
+from edgecache.invalidation import Invalidation
 from edgecache.known import KnownPass
-from edgecache.memory import Entry, Memory
+from edgecache.memory import Entry
 from edgecache.regional import Regional
-from edgecache.rules import cache_status, rfc9111
+from edgecache.rules import cache_status, rfc9111, scopes
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Response
-from edgecache.rules.purge_log import PurgeLog
+from edgecache.rules.purge_log import Stamp
 from edgecache.rules.reasons import Forward, Result
 from edgecache.rules.stored import Stored
 from edgecache.upstream import Upstream, interim_head
@@ -48,8 +49,7 @@ class Relays:
         upstream: Upstream,
         fills: Fills,
         flights: Flights,
-        memory: Memory,
-        log: PurgeLog,
+        invalidation: Invalidation,
         clock: Callable[[], float],
         region: Regional | None = None,
     ) -> None:
@@ -58,8 +58,8 @@ class Relays:
         self.upstream = upstream
         self._fills = fills
         self._flights = flights
-        self._memory = memory
-        self.log = log
+        self._invalidation = invalidation
+        self._log = invalidation.log
         self._clock = clock  # epoch seconds
         self._ask = upstream.ask
         self._unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
@@ -80,7 +80,7 @@ class Relays:
         now: float,
     ) -> None:
         """Ask the origin `question` for `exchange` alone, at `now` in epoch seconds."""
-        relay = exchange.inquiry = _Relay(question, now, self.log.position)
+        relay = exchange.inquiry = _Relay(question, now, self._log.stamp())
         relay.relays, relay.exchange, relay.why, relay.result, relay.entry = self, exchange, why, result, entry
         self.upstream.ask(relay)
 
@@ -96,7 +96,7 @@ class Relays:
         for key in rfc9111.invalidated_keys(request, reply.response):
             self.invalidate(key)
         if (get := rfc9111.as_get(request, reply.response)) is not None:  # newer than the invalidation just made
-            return isinstance(self._fills.learn(get, reply._replace(seen=self.log.position)), Stored)
+            return isinstance(self._fills.learn(get, reply._replace(seen=self._log.stamp())), Stored)
         if request.method not in (b"GET", b"HEAD") or request.framing.length != 0 or reply.response.status == 101:
             return False
         learnt = self._fills.learn(request, reply, entry)
@@ -108,10 +108,11 @@ class Relays:
         """Whatever was asked for `key` before now is unusable."""
         if self._region is not None:
             self._region.forget(key)
-        key = self._memory.normal_key(key)
-        self.log.append(key)
-        self._memory.invalidate(key)
-        self._flights.dissolve(key)
+        self._invalidation.append((scopes.url(key),))
+
+    def now_known(self) -> Stamp:
+        """What is known of the log: every question carries it."""
+        return self._log.stamp()
 
     def unstored_head(self, response: Response, why: Forward, now: float) -> UnstoredHead | None:
         """The head to pass on of a response that no request could make storable; None of any other.
@@ -212,7 +213,7 @@ class _KnownPass(Exchange, _Relay):
         self._connection = connection
         self.question = known.question
         self.asked = now
-        self.seen = relays.log.position
+        self.seen = relays.now_known()
         self.relays = relays
 
     @property

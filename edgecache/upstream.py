@@ -11,7 +11,7 @@ from edgecache.origin import OriginPool
 from edgecache.origins import Origins
 from edgecache.rules.forward import Gateway, upstream_lines
 from edgecache.rules.message import Fields, Request, Response
-from edgecache.rules.purge_log import PurgeLog
+from edgecache.rules.purge_log import PurgeLog, Stamp
 from edgecache.rules.stored import Times, end_to_end
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError
@@ -53,9 +53,9 @@ class Upstream:
             request.place[-1][1] if request.place else b"",  # the region is always known, and comes last
         )
 
-    def stamp(self) -> tuple[float, int]:
-        """Now, in epoch seconds, and the log's position: every question carries both."""
-        return self._clock(), self._log.position
+    def stamp(self) -> tuple[float, Stamp]:
+        """Now, in epoch seconds, and what is known of the log: every question carries both."""
+        return self._clock(), self._log.stamp()
 
     def reply(self, inquiry: Inquiry, response: Response, body: Body) -> Reply:
         """What came back, with its times."""

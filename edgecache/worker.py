@@ -20,6 +20,7 @@ from edgecache.edge import KNOWN_HIT, Edge
 from edgecache.fills import Fills
 from edgecache.flights import Flights
 from edgecache.geo import Geo, Locator
+from edgecache.invalidation import Invalidation
 from edgecache.known import KnownHit
 from edgecache.lanes import Guard
 from edgecache.memory import Memory
@@ -113,24 +114,28 @@ class Worker:
         memory = Memory(settings.worker_memory, settings.memory_policy, settings.largest_object, settings.max_variants)
         flights = Flights(settings.hit_for_miss)
         tier = self._regional = regional_tier(settings, self.watch.regional, clock)
-        fills = Fills(memory, log, policy_of(settings), self.watch.not_stored, tier)
+        invalidation = Invalidation(log, memory, flights, clock)
+        fills = Fills(memory, invalidation, policy_of(settings), self.watch.not_stored, tier)
         upstream = Upstream(self._pool, gateway_of(settings), log, clock, self._trusted)
         relays = Relays(
             pop=pop,
             upstream=upstream,
             fills=fills,
             flights=flights,
-            memory=memory,
-            log=log,
+            invalidation=invalidation,
             clock=clock,
             region=tier,
         )
         name = settings.region.encode() + b"/regional"
-        region = Region(tier, memory, upstream, clock, settings.follower_timeout, name) if tier is not None else None
+        patience = settings.follower_timeout
+        region = None
+        if tier is not None:
+            region = Region(tier, memory, invalidation, upstream, clock, patience, name)
         return Edge(
             pop=pop,
             hosts=frozenset(host.encode() for host in settings.hosts),
             memory=memory,
+            invalidation=invalidation,
             flights=flights,
             fills=fills,
             relays=relays,

@@ -154,4 +154,4 @@ async def test_long_urls_are_not_remembered_by_the_thousand(origin: OriginDouble
             assert (await pop.request("POST", target, body=b"x")).status == 200
 
         assert sum(map(len, edge.flights.marks)) < 20 * 600
-        assert not edge.relays.log.allows(f"http://{HOST}{target}".encode(), 0)
+        assert not edge.log.allows(f"http://{HOST}{target}".encode(), 0)

@@ -297,7 +297,7 @@ def test_a_purge_of_this_process_alone_is_proven_by_no_vector() -> None:
     """`append` is no entry of a region: whatever comes from elsewhere cannot cover it."""
     log = PurgeLog()
     before = log.position
-    log.append(PAGE.key)
+    log.append(URL)
 
     assert not log.allows(PAGE.key, before)
     assert log.allows(PAGE.key, log.position)

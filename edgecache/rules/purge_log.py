@@ -28,6 +28,7 @@ from edgecache.rules.scopes import EVERYTHING, Subject
 from edgecache.rules.vectors import NOTHING, Vector, beyond, incarnation_of, mark
 
 REGISTER_OVERHEAD: Final = 540  # bytes that a register costs beside its scope's; measured by the tests
+NO_POSITION: Final = -1  # before all others: whatever carries it is unproven
 HERE: Final = ""  # the region of what only this process knows; no vector ever leaves with it
 
 
@@ -89,6 +90,9 @@ class Stamp(NamedTuple):
     vector: Vector
 
 
+UNKNOWN: Final = Stamp(NO_POSITION, NOTHING)  # of an answer of which nobody knows when it was asked
+
+
 class Register:
     """The last entries that named one scope: local positions and marks, hard and soft."""
 
@@ -121,10 +125,13 @@ class PurgeLog:
 
     def __init__(self, most_registers: int = 65536, most_bytes: int = 32 << 20, most_writes: int = 65536) -> None:
         self.position = 0
+        self.fence = 0  # the position, or NO_POSITION: who passed at the fence needs not be checked again
         self.bytes_used = 0
         self.floor = NOTHING  # what was asked knowing less than this is unproven
         self._floor_at = 0
         self._vector: Vector | None = NOTHING
+        self._stamp: Stamp | None = None
+        self._suspended = False
         self._applied: dict[str, int] = {}
         self._registers: OrderedDict[bytes, Register] = OrderedDict()
         self._depths: Counter[int] = Counter()  # how many path prefixes there are of each depth
@@ -145,8 +152,16 @@ class PurgeLog:
         return self._vector
 
     def stamp(self) -> Stamp:
-        """What a question asked now carries."""
-        return Stamp(self.position, self.vector)
+        """What a question asked now carries; the same object until the position moves."""
+        stamp = self._stamp
+        if stamp is None:
+            stamp = self._stamp = Stamp(self.position, self.vector)
+        return stamp
+
+    def suspend(self, suspended: bool) -> None:
+        """Whether, from now on, everything has to be checked each time, because more than this log decides."""
+        self._suspended = suspended
+        self.fence = NO_POSITION if suspended else self.position
 
     def applied(self, region: str) -> int:
         """The mark of the last entry of `region` that was applied; 0 if none was."""
@@ -198,10 +213,10 @@ class PurgeLog:
 
     # --- what happens
 
-    def append(self, key: bytes) -> int:
-        """Everything asked before now is unusable for `key`, in this process; the position of this entry."""
+    def append(self, *named: bytes, soft: bool = False) -> int:
+        """Everything asked before now is unusable for these scopes, in this process; the position of this entry."""
         self._advance(HERE, self.position + 1)
-        self._name((scopes.url(key),), HERE, self.position, soft=False)
+        self._name(named, HERE, self.position, soft=soft)
         return self.position
 
     def apply(self, region: str, entry: LogEntry, now: float) -> Applied:
@@ -269,9 +284,12 @@ class PurgeLog:
     def _advance(self, region: str, mark: int) -> None:
         """Something was applied: whatever passed before has to pass again."""
         self.position += 1
+        if not self._suspended:
+            self.fence = self.position
         if mark > self.applied(region):
             self._applied[region] = mark
-        self._vector = None
+            self._vector = None
+        self._stamp = None
 
     def _raise_floor(self, region: str, mark: int) -> None:
         self.floor = self.floor.reaching(region, mark)

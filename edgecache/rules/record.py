@@ -26,8 +26,8 @@ import orjson
 
 from edgecache.rules.cache_control import ResponseDirectives
 
-MAGIC: Final = b"ecr\x01"  # the last byte is the schema's version
-SEALED: Final = b"ecs\x01"  # the same, encrypted
+MAGIC: Final = b"ecr\x02"  # the last byte is the schema's version
+SEALED: Final = b"ecs\x02"  # the same, encrypted
 DIGEST_SIZE: Final = 16
 NONCE_SIZE: Final = 12
 LENGTHS: Final = struct.Struct(">II")
@@ -57,7 +57,8 @@ class Record(NamedTuple):
     vary: tuple[bytes, ...]
     selecting: tuple[bytes | None, ...]
     directives: ResponseDirectives
-    seen: Any  # what of the invalidation log was known when the origin was asked; JSON
+    tags: tuple[bytes, ...]
+    seen: str  # what of the invalidation log was known when the origin was asked: a vector
     length: int  # of the body
     chunks: bytes  # the name of the body's chunks; empty: the body is here
     block: bytes
@@ -96,6 +97,7 @@ class Codec:
                 [name.decode("latin-1") for name in record.vary],
                 [None if value is None else value.decode("latin-1") for value in record.selecting],
                 dataclasses.astuple(record.directives),
+                [tag.decode("latin-1") for tag in record.tags],
                 record.seen,
                 record.length,
                 record.chunks.decode("latin-1"),
@@ -153,8 +155,8 @@ def _digest(key: bytes, rest: bytes) -> bytes:
 
 def _record(meta: Any, block: bytes, body: bytes) -> Record:
     url, status, reason, received, age, lifetime, stale_at, stale_if_error, *rest = meta
-    vary, selecting, directives, seen, length, chunks = rest
-    if type(status) is not int or type(length) is not int or len(vary) != len(selecting):
+    vary, selecting, directives, tags, seen, length, chunks = rest
+    if type(status) is not int or type(length) is not int or type(seen) is not str or len(vary) != len(selecting):
         raise ValueError("no record")
     return Record(
         url.encode("latin-1"),
@@ -168,6 +170,7 @@ def _record(meta: Any, block: bytes, body: bytes) -> Record:
         tuple([name.encode("latin-1") for name in vary]),
         tuple([None if value is None else value.encode("latin-1") for value in selecting]),
         _directives(tuple(directives)),
+        tuple([tag.encode("latin-1") for tag in tags]),
         seen,
         length,
         chunks.encode("latin-1"),

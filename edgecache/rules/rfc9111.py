@@ -21,6 +21,7 @@ from edgecache.rules.stored import (
     kept_response,
     response_directives,
 )
+from edgecache.rules.tags import TooManyTags
 from edgecache.rules.vary import VARY_STAR, selecting_values, vary_names
 
 CLIENT_ERRORS: Final = frozenset(  # provoked by one request's form, or by one client's doings
@@ -76,7 +77,10 @@ def may_store(
     directives = response_directives(response)
     if reason := _law_forbids(request, response, directives):
         return DoNotStore(reason)
-    stored = kept_response(request, response, times, policy)
+    try:
+        stored = kept_response(request, response, times, policy)
+    except TooManyTags:
+        return DoNotStore(Refused.TOO_MANY_TAGS)
     if reason := _policy_forbids(request, response, stored, policy):
         return DoNotStore(reason)
     if previous is not None and previous.status < 500 <= response.status:

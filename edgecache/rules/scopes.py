@@ -24,6 +24,7 @@ class Subject(NamedTuple):
 
     key: bytes  # as `primary_key` makes it: scheme://host + target
     tags: tuple[bytes, ...] = ()
+    alias: bytes = b""  # the key under which it lies where No-Vary-Search has merged several; empty: the same
 
 
 def url(key: bytes) -> bytes:
@@ -73,9 +74,11 @@ def site_of(key: bytes) -> bytes:
 
 def naming(subject: Subject, deepest: int) -> list[bytes]:
     """Every scope that names `subject`, but for path prefixes of more than `deepest` segments."""
-    key, tags = subject
+    key, tags, alias = subject
     host = site_of(key)
     names = [b"u" + key, b"s" + host, EVERYTHING]
+    if alias and alias != key:
+        names.append(b"u" + alias)
     if tags:
         names += [b"t" + name for name in tags]
         names += [b"g" + host + b"\0" + name for name in tags]

@@ -15,8 +15,10 @@ from edgecache.rules.cache_control import (
 )
 from edgecache.rules.dates import format_date, parse_date
 from edgecache.rules.message import Fields, Request, Response
+from edgecache.rules.tags import BETWEEN_POPS, tags_of
 
 HEURISTICALLY_CACHEABLE = frozenset((200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501))  # RFC 9110 §15.1
+AGE = frozenset((b"age",))
 HOP_BY_HOP = frozenset(  # RFC 9110 §7.6.1, RFC 9111 §3.1
     b"connection keep-alive proxy-authenticate proxy-authentication-info proxy-authorization proxy-connection te "
     b"trailer transfer-encoding upgrade".split()
@@ -34,6 +36,7 @@ class Policy:
     store_client_errors: bool = False
     default_stale_if_error: float = 0.0  # where the origin names no window
     max_ranges: int = 5
+    hidden: frozenset[bytes] = frozenset((BETWEEN_POPS,))  # fields that are for POPs, not for clients
 
 
 class Times(NamedTuple):
@@ -64,6 +67,7 @@ class Stored(NamedTuple):
     stale_if_error: float = 0.0
     first_byte: int = 0  # of a 206: where its content begins in the whole
     whole_length: int | None = None  # of a 206: the length of the whole, in bytes
+    tags: tuple[bytes, ...] = ()  # by which it can be purged
 
     def age(self, now: float) -> float:
         """RFC 9111 §4.2.3 current_age, in seconds; a clock set back never makes it younger than it came."""
@@ -94,6 +98,7 @@ class Stored(NamedTuple):
             if has_lifetime(self.directives):
                 fresh = fresh._replace(lifetime=self.lifetime)
         return fresh._replace(
+            tags=tuple(dict.fromkeys((*self.tags, *fresh.tags))),  # those of the content, and what is new
             vary=self.vary,
             selecting=self.selecting,
             first_byte=self.first_byte,
@@ -135,7 +140,7 @@ def kept_response(
     fields = response.fields
     directives = response_directives(response)
     date = parse_date(fields.get(b"date") or b"", int(times.received))
-    kept = end_to_end(fields).without((b"age",))
+    kept = end_to_end(fields).without(policy.hidden | AGE)
     if date is None:
         date = times.received
         kept = kept.without((b"date",)).plus((b"Date", format_date(date)))  # RFC 9110 §6.6.1
@@ -149,6 +154,7 @@ def kept_response(
         lifetime=_lifetime(request, response, directives, date, policy),
         etag=fields.get(b"etag"),
         last_modified=fields.get(b"last-modified"),
+        tags=tags_of(fields),
         stale_if_error=float(
             policy.default_stale_if_error if directives.stale_if_error is None else directives.stale_if_error
         ),

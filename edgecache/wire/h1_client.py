@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, Protocol, cast
 
 from edgecache.body import Body, Cursor
 from edgecache.rules.message import Response
+from edgecache.rules.purge_log import Stamp
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError, OriginTimeout, WireError
 from edgecache.wire.h1_body import BodyReader, body_reader
@@ -47,10 +48,10 @@ class Inquiry:
     retried = False
     asked_on: OriginConnection | None = None  # the connection that it is under way on
 
-    def __init__(self, question: Question, asked: float, seen: int) -> None:
+    def __init__(self, question: Question, asked: float, seen: Stamp) -> None:
         self.question = question
         self.asked = asked  # epoch seconds
-        self.seen = seen  # the purge log's position then
+        self.seen = seen  # what of the purge log was known then
 
     def on_interim(self, response: Response) -> None:
         """A 1xx response has come."""

@@ -1,0 +1,127 @@
+"""Whether what is stored may still be used, as far as invalidations go: this worker's log, and the rule applied to it.
+
+    memory ──► `check`         one integer comparison; only if the log has moved since are the registers looked at
+    regional ─► `check_found`  by the vector that the record carries
+    a fill ───► `verdict`      by what was known when its question was asked
+
+Everything that is applied goes through `apply`: entries of a region's log, or of this process alone (`append`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from edgecache.memory import Entry, Memory
+from edgecache.rules.purge_log import NO_POSITION, Applied, Kind, LogEntry, PurgeLog, Stamp, Verdict
+from edgecache.rules.scopes import Subject
+from edgecache.rules.vectors import NOTHING, Vector
+
+if TYPE_CHECKING:
+    from edgecache.flights import Flights
+
+
+class Invalidation:
+    """One worker's view of all invalidations. Mutable state: the log, and what it leaves in memory and in flight."""
+
+    def __init__(self, log: PurgeLog, memory: Memory, flights: Flights, clock: Callable[[], float]) -> None:
+        self.log = log
+        self._memory = memory
+        self._flights = flights
+        self._clock = clock  # epoch seconds
+
+    # --- the rule, tier by tier
+
+    def check(self, entry: Entry) -> Verdict:
+        """Whether `entry`, which memory holds, may be used; what was purged leaves, what was softly purged is stale."""
+        log = self.log
+        if entry.passed == log.fence:
+            return Verdict.USABLE
+        verdict = log.check(subject_of(entry), entry.passed)
+        match verdict:
+            case Verdict.USABLE:
+                entry.passed = log.position
+            case Verdict.STALE:
+                entry.soften(self._clock())
+                self._memory.resize(entry)
+                entry.passed = log.position
+                return Verdict.USABLE  # by this rule; its freshness is another question
+            case Verdict.PURGED:
+                self._memory.drop(entry)
+        return verdict
+
+    def check_found(self, entry: Entry, seen: str) -> Verdict:
+        """Whether `entry`, which another process stored with the vector `seen`, may be used."""
+        log = self.log
+        vector = vector_of(seen)
+        if vector is None:  # nobody knows when it was asked
+            entry.passed = NO_POSITION
+            return Verdict.UNPROVEN
+        verdict = log.check_vector(Subject(entry.url, entry.tags, self._memory.normal_key(entry.url)), vector)
+        entry.passed = log.position if verdict in (Verdict.USABLE, Verdict.STALE) else NO_POSITION
+        if verdict is Verdict.STALE:
+            entry.soften(self._clock())
+            return Verdict.USABLE
+        return verdict
+
+    def verdict(self, key: bytes, tags: tuple[bytes, ...], seen: Stamp) -> Verdict:
+        """What the rule says of an answer to a question asked at `seen`."""
+        return self.log.check(Subject(key, tags, self._memory.normal_key(key)), seen.position)
+
+    def allows(self, key: bytes, tags: tuple[bytes, ...], seen: Stamp) -> bool:
+        """Whether that answer may be given to who has asked only now."""
+        return seen.position == self.log.fence or self.verdict(key, tags, seen) is Verdict.USABLE
+
+    # --- what happens
+
+    def append(self, scopes: Iterable[bytes], *, soft: bool = False) -> None:
+        """Everything asked before now is unusable for these scopes, in this process."""
+        named = self._widened(scopes)
+        self.log.append(*named, soft=soft)
+        if not soft:
+            self._let_go(named)
+
+    def apply(self, region: str, entry: LogEntry, now: float) -> Applied:
+        """Apply one entry of a region's log, at `now` in monotonic seconds."""
+        named = self._widened(entry.scopes)
+        applied = self.log.apply(region, entry._replace(scopes=named), now)
+        if not entry.soft and entry.kind in (Kind.PURGE, Kind.END):
+            self._let_go(named)
+        return applied
+
+    def _widened(self, scopes: Iterable[bytes]) -> tuple[bytes, ...]:
+        """`scopes`, and the keys under which memory has merged the URLs among them (No-Vary-Search)."""
+        named = tuple(scopes)
+        normal = self._memory.normal_key
+        merged = [b"u" + key for name in named if name[:1] == b"u" and (key := normal(name[1:])) != name[1:]]
+        return (*named, *merged) if merged else named
+
+    def _let_go(self, scopes: Iterable[bytes]) -> None:
+        """Forget at once what these name by its URL; what other scopes name is found out when it is asked for."""
+        for name in scopes:
+            if name[:1] == b"u":
+                self._memory.invalidate(name[1:])
+                self._flights.dissolve(name[1:])
+
+
+def subject_of(entry: Entry) -> Subject:
+    """What the rule needs to know of `entry`."""
+    return Subject(entry.url, entry.tags, entry.key)
+
+
+@lru_cache(maxsize=8192)
+def vector_of(text: str) -> Vector | None:
+    """The vector that a record carries; None if it is none."""
+    if not text:
+        return NOTHING
+    try:
+        return Vector.decode(text.encode())
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=64)
+def written(vector: Vector) -> str:
+    """`vector` as a record carries it."""
+    return vector.encode().decode()
