@@ -12,10 +12,11 @@ from edgecache.rules.reasons import Refused, Result
 
 if TYPE_CHECKING:
     from edgecache.access_log import AccessLog
+    from edgecache.balancer import Member
     from edgecache.edge import Edge
     from edgecache.geo import Geo
     from edgecache.origin import OriginPool
-    from edgecache.origins import Member, Origins
+    from edgecache.origins import Origins
     from edgecache.regional import Regional
     from edgecache.wire.exchange import Exchange
 

@@ -138,7 +138,7 @@ async def fleet(*regions: tuple[str, int], dead: str = "", **settings: object) -
             running_pop("", origins=",".join(named), hit_for_miss="0s", **{"region": "eu", **settings})
         )
         one = Fleet(pop, doubles)
-        one.origins._chance.seed(7)
+        one.origins.chance.seed(7)
         yield one
 
 
