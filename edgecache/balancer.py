@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edgecache.body import Body
 from edgecache.config import Origin, Settings
@@ -35,7 +35,8 @@ class Speaks(Word):
     WELL = "well"
     ILL = "ill"  # but it is an answer
     UNAVAILABLE = "unavailable"  # another server may not be: ask that one
-    ELSEWHERE = "elsewhere"  # it is well, but has not asked: another one may
+    ELSEWHERE = "elsewhere"  # it is well, but could not ask: another one may
+    DISTRUSTED = "distrusted"  # what it says cannot be used: ask another
 
 
 class Check(NamedTuple):
@@ -56,7 +57,7 @@ class Member:
         self.attempts: set[Attempt] = set()
         self.next_check = 0.0  # monotonic seconds
         self.heard = float("-inf")  # monotonic seconds: its last answer, to a check or a question
-        self.check: _Checking | None = None
+        self.check: Checking | None = None
 
     def load(self, now: float) -> float:
         """What asking it costs."""
@@ -64,13 +65,6 @@ class Member:
 
     def __repr__(self) -> str:
         return f"<Member {self.origin}, {len(self.attempts)} under way>"
-
-
-class Last(Protocol):
-    """Who is asked when no member can be."""
-
-    def ask(self, inquiry: Inquiry) -> None:
-        """Ask, or fail the inquiry."""
 
 
 class Balancer:
@@ -84,7 +78,6 @@ class Balancer:
         self.asked = 0  # questions put to a member, those asked again included
         self.questions = 0  # those asked first
         self.retries = RetryBudget(MOST_SAVED)
-        self.hedged = 0  # questions put to a second member because the first was slow
         self.latencies = Latencies()
         self._check_interval = settings.origin_check_interval
         self._eject = settings.origin_eject_after, settings.origin_eject_for
@@ -108,10 +101,6 @@ class Balancer:
 
     def has_untried(self, question: Question, tried: tuple[Member, ...]) -> bool:
         """Whether there is anybody but those `tried`."""
-        raise NotImplementedError
-
-    def rival_of(self, attempt: Attempt, now: float) -> Member | None:
-        """Who else might be asked the same while `attempt` is under way."""
         raise NotImplementedError
 
     def fitted(self, question: Question, member: Member) -> Question:
@@ -175,19 +164,12 @@ class Balancer:
             if now >= member.next_check:
                 self.check(member, now)
 
-    def hedge(self, attempts: Iterable[Attempt]) -> None:
-        """Put each of these safe questions to one more member, within the budget; the first answer counts.
-
-        As coarse as the sweep that calls this: no timer per question.
-        """
-        now = self.clock()
-        for attempt in attempts:
-            if attempt.may_be_hedged and (other := self.rival_of(attempt, now)) is not None:
-                if not self.retries.spend(self.questions, now):
-                    return
-                self.hedged += 1
-                self.asked += 1
-                other.pool.ask(attempt.hedged_by(other))
+    def move(self, attempt: Attempt) -> None:
+        """Put the question to somebody else in the stead of one who gives no sign of life, within the budget."""
+        if not attempt.cancelled and self.may_try_another(attempt.question, attempt.tried, sent=attempt.is_sent):
+            attempt.member.health.failed(self.clock())
+            attempt.give_up()
+            self.put(attempt.inquiry, attempt.tried)
 
     def slow_attempts(self, before: float) -> list[Attempt]:
         """What was asked before then, and is not answered."""
@@ -202,7 +184,7 @@ class Balancer:
             member.check.cancel()
             member.health.checked(False, now)
         member.next_check = now + self._check_interval * (0.9 + self.chance.random() / 5)
-        member.check = _Checking(self, member, how)
+        member.check = Checking(self, member, how)
         member.pool.ask(member.check)
 
     def close(self) -> None:
@@ -224,25 +206,19 @@ class Balancer:
         return f"<{type(self).__name__} {len(self.members)}>"
 
 
-class Attempt(Inquiry):
-    """One question put to one member, for an inquiry that may be put to the next."""
+class Delegate(Inquiry):
+    """A question asked in the stead of an inquiry's own: who cancels that one cancels this one too."""
 
-    def __init__(self, balancer: Balancer, member: Member, inquiry: Inquiry, tried: tuple[Member, ...]) -> None:
+    def __init__(self, question: Question, inquiry: Inquiry) -> None:
         self._ended = False
         self._asked_on: OriginConnection | None = None
-        super().__init__(balancer.fitted(inquiry.question, member), inquiry.asked, inquiry.seen)
-        self._balancer = balancer
-        self.member = member
-        self._inquiry = inquiry
-        self.tried = (*tried, member)
-        self.since = balancer.clock()
-        self._rival: Attempt | None = None  # the same question, put to another meanwhile
-        self._was_hedged = False
+        self.inquiry = inquiry
+        super().__init__(question, inquiry.asked, inquiry.seen)
 
     @property
     def cancelled(self) -> bool:
         """Whether nobody wants the answer any more, or it has come."""
-        return self._ended or self._inquiry.cancelled
+        return self._ended or self.inquiry.cancelled
 
     @cancelled.setter
     def cancelled(self, value: bool) -> None:
@@ -255,7 +231,30 @@ class Attempt(Inquiry):
 
     @asked_on.setter
     def asked_on(self, connection: OriginConnection | None) -> None:
-        self._asked_on = self._inquiry.asked_on = connection
+        self._asked_on = self.inquiry.asked_on = connection
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether it has left on a connection."""
+        return self._asked_on is not None
+
+    def on_interim(self, response: Response) -> None:
+        """Told on."""
+        if not self.cancelled:
+            self.inquiry.on_interim(response)
+
+
+class Attempt(Delegate):
+    """One question put to one member, for an inquiry that may be put to the next."""
+
+    def __init__(self, balancer: Balancer, member: Member, inquiry: Inquiry, tried: tuple[Member, ...]) -> None:
+        super().__init__(balancer.fitted(inquiry.question, member), inquiry)
+        self._balancer = balancer
+        self.member = member
+        self.tried = (*tried, member)
+        self.since = balancer.clock()
+        self._rival: Attempt | None = None  # the same question, put to another meanwhile
+        self._was_hedged = False
 
     # --- a rival
 
@@ -263,12 +262,12 @@ class Attempt(Inquiry):
     def may_be_hedged(self) -> bool:
         """Whether another may be asked the same meanwhile."""
         question = self.question
-        sent = self._asked_on is not None and not (self._was_hedged or self.cancelled or question.upgrade)
+        sent = self.is_sent and not (self._was_hedged or self.cancelled or question.upgrade)
         return sent and may_ask_another(question.method, sent=True, has_body=question.body is not None)
 
     def hedged_by(self, member: Member) -> Attempt:
         """The same question for `member`, too."""
-        rival = Attempt(self._balancer, member, self._inquiry, self.tried)
+        rival = Attempt(self._balancer, member, self.inquiry, self.tried)
         self._rival, rival._rival = rival, self
         self._was_hedged = rival._was_hedged = True
         member.attempts.add(rival)
@@ -288,7 +287,7 @@ class Attempt(Inquiry):
             now = self._balancer.clock()
             rival.member.health.outrun(now - rival.since, now)
             rival.give_up()
-            self._inquiry.asked_on = self._asked_on
+            self.inquiry.asked_on = self._asked_on
 
     def _steps_aside(self) -> bool:
         """Whether what went wrong here need not be told, because a rival may still do better."""
@@ -302,20 +301,20 @@ class Attempt(Inquiry):
 
     def on_interim(self, response: Response) -> None:
         """Told on, unless two race: one of them alone may speak."""
-        if not self.cancelled and self._rival is None:
-            self._inquiry.on_interim(response)
+        if self._rival is None:
+            super().on_interim(response)
 
     def on_answer(self, response: Response, body: Body) -> None:
         """The inquiry's answer, unless somebody else is asked."""
         if self._is_final(response):
-            self._inquiry.on_answer(response, body)
+            self.inquiry.on_answer(response, body)
         else:
             body.discard()
 
     def on_whole(self, response: Response, content: bytes) -> None:
         """The same, in one piece."""
         if self._is_final(response):
-            self._inquiry.on_whole(response, content)
+            self.inquiry.on_whole(response, content)
 
     def _is_final(self, response: Response) -> bool:
         """Note the answer; whether it is the inquiry's: if not, somebody else has the question."""
@@ -328,14 +327,14 @@ class Attempt(Inquiry):
             balancer.latencies.add(now - self.since)
         elif speaks is not Speaks.ELSEWHERE:
             member.health.failed(now)
-        if speaks in (Speaks.UNAVAILABLE, Speaks.ELSEWHERE):
+        if speaks in (Speaks.UNAVAILABLE, Speaks.ELSEWHERE, Speaks.DISTRUSTED):
             if self._steps_aside():
                 return False
             if self._may_go_on(sent=speaks is Speaks.UNAVAILABLE):
-                balancer.put(self._inquiry, self.tried)
+                balancer.put(self.inquiry, self.tried)
                 return False
         self._wins()
-        balancer.came(self._inquiry, response)
+        balancer.came(self.inquiry, response)
         return True
 
     def on_failure(self, error: OriginError) -> None:
@@ -345,17 +344,17 @@ class Attempt(Inquiry):
             self.member.health.failed(self._balancer.clock())
         if self._steps_aside():
             return
-        if error.reason not in NOT_ITS_FAULT and self._may_go_on(sent=self._asked_on is not None):
-            self._balancer.put(self._inquiry, self.tried)
+        if error.reason not in NOT_ITS_FAULT and self._may_go_on(sent=self.is_sent):
+            self._balancer.put(self.inquiry, self.tried)
         else:
-            self._inquiry.fail(error)
+            self.inquiry.fail(error)
 
     def _may_go_on(self, *, sent: bool) -> bool:
-        inquiry = self._inquiry
+        inquiry = self.inquiry
         return not inquiry.cancelled and self._balancer.may_try_another(inquiry.question, self.tried, sent=sent)
 
 
-class _Checking(Inquiry):
+class Checking(Inquiry):
     """One active check of one member."""
 
     def __init__(self, balancer: Balancer, member: Member, how: Check) -> None:
@@ -363,15 +362,19 @@ class _Checking(Inquiry):
         self._balancer = balancer
         self._member = member
         self._is_good = how.is_good
+        self.since = balancer.clock()
 
     def on_answer(self, response: Response, body: Body) -> None:
+        """It answers."""
         body.discard()
         self._answered(response)
 
     def on_whole(self, response: Response, content: bytes) -> None:
+        """It answers."""
         self._answered(response)
 
     def on_failure(self, error: OriginError) -> None:
+        """It does not."""
         self._over(False)
 
     def _answered(self, response: Response) -> None:

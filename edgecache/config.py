@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -34,8 +35,10 @@ from edgecache.setting_types import (
     ORIGIN,
     ORIGIN_HOST,
     ORIGINS,
+    PARENTS,
     PATH,
     REGIONAL,
+    SECRETS,
     SIZE,
     SWITCH,
     TOKEN,
@@ -44,6 +47,7 @@ from edgecache.setting_types import (
     Kind,
     Network,
     Origin,
+    is_loopback,
     one_of,
 )
 
@@ -55,6 +59,7 @@ LONGEST_QUOTE = 80
 # What Kubernetes puts into the environment of every container beside a Service named `edgecache`.
 _KUBERNETES = re.compile(r"EDGECACHE_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)", re.ASCII)
 _UNPRINTABLE = re.compile(r"[^\x21-\x7e]")
+ANYWHERE = ("0.0.0.0", "::")
 _USERINFO = re.compile(r"^(\w+://)?.*@", re.DOTALL)
 
 
@@ -288,16 +293,38 @@ class Settings:
         DURATION, "30s", "How long an address of the origin's name is used.", least="0s", most="1d"
     )
 
-    # Several origins: which one is asked
-    origin_eject_after: int = setting(COUNT, "5", "Failures in a row that eject an origin.", least="1", most="1000")
-    origin_eject_for: float = setting(DURATION, "30s", "Until an ejected origin is tried.", least="100ms", most="1h")
+    # Parents: other POPs that are asked instead of the origin
+    parents: Mapping[str, tuple[Origin, ...]] = setting(
+        PARENTS, "", "POPs asked instead of the origin, each object of one of them; of this region first."
+    )
+    parent_bypass: int = setting(
+        COUNT,
+        "32",
+        "Most requests at once that go past all parents to the origin, if none is well; per worker.",
+        least="1",
+        most="65535",
+    )
+    pop_secret: tuple[bytes, ...] = setting(
+        SECRETS,
+        "",
+        "Secrets by which POPs know each other: the first signs, all are believed, so that they can be changed.",
+        secret=True,
+    )
+
+    # Several origins, or parents: which one is asked
+    origin_eject_after: int = setting(
+        COUNT, "5", "Failures in a row that eject an origin or a parent.", least="1", most="1000"
+    )
+    origin_eject_for: float = setting(DURATION, "30s", "Until an ejected one is tried.", least="100ms", most="1h")
     origin_slow_start: float = setting(DURATION, "10s", "To give all its share to one that is back.", most="1h")
     origin_hedge: bool = setting(
         SWITCH, "on", "Ask a second origin too when the first is slower than 95 of 100 answers; safe methods only."
     )
     origin_check_path: str = setting(PATH, "", "What is asked of each origin to see if it is well; empty asks nothing.")
-    origin_check_interval: float = setting(DURATION, "5s", "Between two such checks.", least="100ms", most="1h")
-    origin_check_fall: int = setting(COUNT, "3", "Failed checks in a row that take an origin out.", least="1")
+    origin_check_interval: float = setting(
+        DURATION, "5s", "Between two checks, of parents too.", least="100ms", most="1h"
+    )
+    origin_check_fall: int = setting(COUNT, "3", "Failed checks in a row that take one out.", least="1")
     origin_check_rise: int = setting(COUNT, "2", "Good checks in a row that bring it back.", least="1")
 
     # What is stored, and for how long
@@ -409,9 +436,32 @@ def _contradictions(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError(name, "is this POP itself: the same as EDGECACHE_LISTEN")
     if settings.origins and (unknown := settings.geo_rules.regions - settings.origins.keys()):
         yield ConfigError("EDGECACHE_GEO_RULES", f"names {min(unknown)}, a region without EDGECACHE_ORIGINS")
+    yield from _wrong_parents(settings)
     if settings.proxy_protocol and not settings.trusted_proxies:
         yield ConfigError("EDGECACHE_PROXY_PROTOCOL", "is on, but EDGECACHE_TRUSTED_PROXIES names nobody to believe")
     if settings.origin_ca and all(origin.scheme == "http" for origin in everybody):
         yield ConfigError("EDGECACHE_ORIGIN_CA", "is set, but EDGECACHE_ORIGIN is not https")
     if settings.origin_ca and not settings.origin_tls_verify:
         yield ConfigError("EDGECACHE_ORIGIN_CA", "is set, but EDGECACHE_ORIGIN_TLS_VERIFY is off")
+
+
+def _wrong_parents(settings: Settings) -> Iterator[ConfigError]:
+    """What makes parents useless: a parent that is this POP itself, or that cannot know who asks."""
+    parents = [parent for listed in settings.parents.values() for parent in listed]
+    if any(is_oneself(parent, settings.listen) for parent in parents):
+        yield ConfigError("EDGECACHE_PARENTS", "names this POP itself: the same as EDGECACHE_LISTEN")
+    if parents and not settings.pop_secret:
+        yield ConfigError("EDGECACHE_PARENTS", "needs EDGECACHE_POP_SECRET: parents answer whom they know")
+    origins = {origin for listed in settings.origins.values() for origin in listed} or {settings.origin}
+    if twice := origins.intersection(parents):
+        yield ConfigError("EDGECACHE_PARENTS", f"names {min(map(str, twice))}, which is an origin")
+
+
+def is_oneself(parent: Origin, listen: Address) -> bool:
+    """Whether `parent` is where this POP listens, as far as the names tell."""
+    if parent.port != listen.port:
+        return False
+    if parent.host == listen.host:
+        return True
+    here = is_loopback(parent.host) or parent.host == socket.gethostname().lower()
+    return here and (listen.host in ANYWHERE or is_loopback(listen.host))

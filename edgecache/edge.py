@@ -24,6 +24,7 @@ from edgecache.flights import Failed, Filling, Flight, Flights, Outcome, Refresh
 from edgecache.invalidation import Invalidation
 from edgecache.known import KnownHeads, KnownHit, KnownPass, Rendered
 from edgecache.memory import Entry, Memory
+from edgecache.pops import tell_of_entry, tell_of_reply
 from edgecache.region import Region, Turn
 from edgecache.regional import Found
 from edgecache.relay import Relays
@@ -44,6 +45,7 @@ from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_server import ClientConnection
 
 KNOWN_HIT: Final = b"hit"  # in the log, for Cache-Status: its ttl is in the head only
+LOOPED: Final = 508  # of one who forged CDN-Loop, it says nothing of others' requests
 MOST_FLIGHTS: Final = 3  # flights that one request follows before it goes alone
 OF_THE_RESPONSE: Final = frozenset(  # reasons that will hold for the next request too
     (
@@ -138,6 +140,8 @@ class Edge:
             self._ours(exchange, refusal)
         elif why := rfc9111.why_pass(request):
             self._relay(exchange, why, Result.PASS)
+        elif request.child is not None and request.child.behind:  # nothing that is here is proven to who asks
+            self._relay(exchange, Forward.STALE, Result.MISS)
         else:
             self._look_up(exchange, request)
 
@@ -216,6 +220,8 @@ class Edge:
         answer = answers.from_entry(entry, exchange.request, now, member, self._max_ranges)
         assert answer is not None, "a whole entry answers every request"
         exchange.result, exchange.cache_status = Result.REGIONAL, member
+        if exchange.request.child is not None:
+            tell_of_entry(exchange, entry, self.invalidation)
         exchange.reply(answer.status, answer.head, answer.content)
 
     def _pass_marked(self, exchange: Exchange, key: bytes) -> None:
@@ -360,12 +366,12 @@ class Edge:
             case Unshareable(reply):
                 if leads:
                     self.relays.pass_on(exchange, reply, why, Result.MISS)
-                elif reply.response.status < 500:
+                elif reply.response.status < 500 or reply.response.status == LOOPED:
                     return False
                 else:  # a crowd must not run at an origin that is failing
                     self._ours(exchange, answers.of_ours(502, "upstream-status", "the upstream answered an error"), why)
             case Failed(error):
-                self._ours(exchange, answers.of_ours(error.status, error.reason, str(error)), why)
+                self._ours(exchange, answers.of_ours(error.status, error.reason, str(error)), why, error.reason)
             case _:
                 assert_never(outcome)
         return True
@@ -479,6 +485,8 @@ class Edge:
         if answer is None:
             return False
         exchange.result, exchange.cache_status = result, member
+        if exchange.request.child is not None:
+            tell_of_entry(exchange, entry, self.invalidation)
         exchange.reply(answer.status, answer.head, answer.content)
         return True
 
@@ -490,6 +498,8 @@ class Edge:
             )
             answer = answers.not_modified(stored, int(stored.age(self.clock())), member)
             exchange.result, exchange.cache_status = Result.MISS, member
+            if exchange.request.child is not None:
+                tell_of_reply(exchange, reply, self.invalidation)
             exchange.reply(answer.status, answer.head)
             reply.body.discard()
             return
@@ -499,12 +509,12 @@ class Edge:
     def _relay(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
         self.relays.begin(exchange, why, result, entry)
 
-    def _ours(self, exchange: Exchange, answer: Answer, why: Forward | None = None) -> None:
-        """Answer with something of our own."""
+    def _ours(self, exchange: Exchange, answer: Answer, why: Forward | None = None, detail: str = "") -> None:
+        """Answer with something of our own; `detail` is a fixed word."""
         exchange.result = Result.ERROR
         head = answer.head
         if why is not None:
-            exchange.cache_status = cache_status.forwarded(self.pop, why)
+            exchange.cache_status = cache_status.forwarded(self.pop, why, detail=detail.encode())
             head += b"Cache-Status: " + exchange.cache_status + b"\r\n"
         exchange.reply(answer.status, head, b"" if exchange.request.method == b"HEAD" else answer.content)
 
@@ -524,6 +534,8 @@ class Edge:
         answer = rendered.answer
         exchange.result = Result.HIT
         exchange.cache_status = KNOWN_HIT
+        if exchange.request.child is not None:
+            tell_of_entry(exchange, rendered.entry, self.invalidation)
         exchange.reply(answer.status, answer.head, answer.content)
         if rendered.full and persists(exchange.request):
             self._learn_hit(exchange, rendered)

@@ -30,6 +30,7 @@ class Invalidation:
         self._memory = memory
         self._flights = flights
         self._clock = clock  # epoch seconds
+        self.on_applied: Callable[[], None] = lambda: None  # told when the log has moved
 
     # --- the rule, tier by tier
 
@@ -88,6 +89,7 @@ class Invalidation:
         applied = self.log.apply(region, entry._replace(scopes=named), now)
         if not entry.soft and entry.kind in (Kind.PURGE, Kind.END):
             self._let_go(named)
+        self.on_applied()
         return applied
 
     def _widened(self, scopes: Iterable[bytes]) -> tuple[bytes, ...]:

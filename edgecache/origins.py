@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from edgecache.balancer import Attempt, Balancer, Check, Member
@@ -29,6 +29,7 @@ class Origins(Balancer):
         self._own_host = settings.origin_host == "origin"
         self._check_path = settings.origin_check_path
         self._hedges = settings.origin_hedge
+        self.hedged = 0  # questions put to a second origin because the first was slow
         self.members = [
             Member(
                 origin,
@@ -72,15 +73,6 @@ class Origins(Balancer):
         """Whether there is another origin."""
         return len(tried) < len(self.members)
 
-    def rival_of(self, attempt: Attempt, now: float) -> Member | None:
-        """The least loaded of the region's origins that are well, but for those that have the question already."""
-        well = [
-            member
-            for member in self._near(self.members, attempt.question.region.decode())
-            if member not in attempt.tried and member.health.is_well(may_probe=False, now=now)
-        ]
-        return min(well, key=lambda member: member.load(now), default=None)
-
     def fitted(self, question: Question, member: Member) -> Question:
         """The question with the origin's own Host, if that is the setting."""
         if not self._own_host:
@@ -97,6 +89,29 @@ class Origins(Balancer):
         super().sweep(now)
         if self._hedges and len(self.members) > 1 and any(member.attempts for member in self.members):
             self.hedge(self.slow_attempts(self.clock() - self.latencies.slow()))
+
+    def hedge(self, attempts: Iterable[Attempt]) -> None:
+        """Put each of these safe questions to one more origin, within the budget; the first answer counts.
+
+        As coarse as the sweep that calls this: no timer per question.
+        """
+        now = self.clock()
+        for attempt in attempts:
+            if attempt.may_be_hedged and (other := self._rival_of(attempt, now)) is not None:
+                if not self.retries.spend(self.questions, now):
+                    return
+                self.hedged += 1
+                self.asked += 1
+                other.pool.ask(attempt.hedged_by(other))
+
+    def _rival_of(self, attempt: Attempt, now: float) -> Member | None:
+        """The least loaded of the region's origins that are well, but for those that have the question already."""
+        well = [
+            member
+            for member in self._near(self.members, attempt.question.region.decode())
+            if member not in attempt.tried and member.health.is_well(may_probe=False, now=now)
+        ]
+        return min(well, key=lambda member: member.load(now), default=None)
 
     def check_of(self, member: Member) -> Check | None:
         """Any answer below 400 to the path that is set is good."""

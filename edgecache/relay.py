@@ -13,6 +13,7 @@ from edgecache.flights import Flights
 from edgecache.invalidation import Invalidation
 from edgecache.known import KnownPass
 from edgecache.memory import Entry
+from edgecache.pops import tell_of_reply
 from edgecache.regional import Regional
 from edgecache.rules import cache_status, rfc9111, scopes
 from edgecache.rules.cache_key import primary_key
@@ -80,7 +81,10 @@ class Relays:
         now: float,
     ) -> None:
         """Ask the origin `question` for `exchange` alone, at `now` in epoch seconds."""
-        relay = exchange.inquiry = _Relay(question, now, self._log.stamp())
+        seen = self._log.stamp()
+        if (child := exchange.request.child) is not None:  # what it knows, it knew before this question
+            seen = seen._replace(vector=seen.vector.merged(child.required))
+        relay = exchange.inquiry = _Relay(question, now, seen)
         relay.relays, relay.exchange, relay.why, relay.result, relay.entry = self, exchange, why, result, entry
         self.upstream.ask(relay)
 
@@ -141,6 +145,8 @@ class Relays:
         else:
             member = cache_status.forwarded(self.pop, why, status=status, stored=stored, collapsed=collapsed)
         exchange.result, exchange.cache_status = result, member
+        if exchange.request.child is not None:
+            tell_of_reply(exchange, reply, self._invalidation)
         head = answers.from_upstream(reply.response, member, self._clock())
         exchange.stream(status, head, reply.response.framing.length, reply.body)
 
@@ -169,7 +175,8 @@ class _Relay(Inquiry):
 
     def on_whole(self, response: Response, content: bytes) -> None:
         exchange, relays = self.exchange, self.relays
-        unstored = relays.unstored_head(response, self.why, self.asked) if exchange.request.method == b"GET" else None
+        plain = exchange.request.method == b"GET" and exchange.request.child is None
+        unstored = relays.unstored_head(response, self.why, self.asked) if plain else None
         if unstored is None:
             self.on_answer(response, Body.of(content))
             return
@@ -179,7 +186,7 @@ class _Relay(Inquiry):
 
     def on_failure(self, error: OriginError) -> None:
         answer = answers.of_ours(error.status, error.reason, str(error))
-        member = cache_status.forwarded(self.relays.pop, self.why)
+        member = cache_status.forwarded(self.relays.pop, self.why, detail=error.reason.encode())
         self.exchange.inquiry = None
         self.exchange.result, self.exchange.cache_status = Result.ERROR, member
         content = b"" if self.exchange.request.method == b"HEAD" else answer.content

@@ -30,6 +30,7 @@ SIZE_UNITS = {"b": 1, "kib": BINARY, "mib": BINARY**2, "gib": BINARY**3, "tib": 
 }
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DEFAULT_PORTS = {"http": 80, "https": 443}
+SHORTEST_SECRET = 16
 
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([a-z]+)", re.ASCII)
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?", re.ASCII)
@@ -80,6 +81,14 @@ class Origin:
 def bracketed(host: str) -> str:
     """The host as a URL writes it: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, is this machine's own loopback."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def size(text: str) -> int:
@@ -176,6 +185,25 @@ def origins(text: str) -> dict[str, tuple[Origin, ...]]:
         if len(set(listed)) != len(listed):
             raise ValueError(f"names an origin of {region} twice")
         found[region] = listed
+    return found
+
+
+def parents(text: str) -> dict[str, tuple[Origin, ...]]:
+    """Parents by region, out of `https://a,https://b` (this POP's own region, named "") or `eu=https://a|https://b`."""
+    members = [part.strip() for part in text.split(",") if part.strip()]
+    own = tuple(origin(member) for member in members if "=" not in member)
+    found = origins(",".join(member for member in members if "=" in member))
+    everybody = [*own, *(parent for listed in found.values() for parent in listed)]
+    if len(set(everybody)) != len(everybody):
+        raise ValueError("names a parent twice")
+    return {"": own, **found} if own else found
+
+
+def secrets(text: str) -> tuple[bytes, ...]:
+    """Secrets out of a comma list: the first signs, each is believed."""
+    found = tuple(token(part.strip()).encode() for part in text.split(",") if part.strip())
+    if any(len(secret) < SHORTEST_SECRET for secret in found):
+        raise ValueError(f"is shorter than {SHORTEST_SECRET} characters: openssl rand -hex 32 makes one")
     return found
 
 
@@ -343,6 +371,8 @@ SWITCH = Kind("on or off", switch)
 ADDRESS = Kind("host:port", address)
 ORIGIN = Kind("http(s)://host[:port]", origin)
 ORIGINS = Kind("list of region=URLs", origins)
+PARENTS = Kind("list of URLs or region=URLs", parents)
+SECRETS = Kind("list of secrets", secrets)
 PATH = Kind("path of a URL", path)
 ORIGIN_HOST = Kind("client, origin or host[:port]", origin_host)
 HOST_NAMES = Kind("list of names", host_names)

@@ -9,6 +9,9 @@ from edgecache.body import Body
 from edgecache.fills import Reply
 from edgecache.origin import OriginPool
 from edgecache.origins import Origins
+from edgecache.parent import Parents
+from edgecache.pops import Parental, may_go_to_parents
+from edgecache.rules.cache_key import primary_key
 from edgecache.rules.forward import Gateway, upstream_lines
 from edgecache.rules.message import Fields, Request, Response
 from edgecache.rules.purge_log import PurgeLog, Stamp
@@ -24,22 +27,26 @@ class Upstream:
 
     def __init__(
         self,
-        pool: OriginPool | Origins,
+        pool: OriginPool | Origins | Parents,
         gateway: Gateway,
         log: PurgeLog,
         clock: Callable[[], float],
         is_trusted: Callable[[str], bool],
+        secret: bytes = b"",
     ) -> None:
         self.ask = pool.ask  # send an inquiry
         self._gateway = gateway
         self._log = log
         self._clock = clock  # epoch seconds
         self._is_trusted = is_trusted  # whether a peer's Forwarded is believed
+        self._to_parents = Parental(gateway.pop, secret, log, clock, is_trusted) if isinstance(pool, Parents) else None
 
     def question(self, request: Request, fields: Fields, client: str, body: Body | None = None) -> Question:
         """The request as it goes upstream, with `fields` for its own."""
-        lines = upstream_lines(request, fields, self._gateway, client, trusted=self._is_trusted(client))
-        head = render.request_line(request.method, request.target) + render.field_block(lines) + b"\r\n"
+        wording = None
+        if self._to_parents is not None and may_go_to_parents(request):
+            wording = Words(self, self._to_parents, request, fields, client)
+        head = b"" if wording is not None else self.origin_head(request, fields, client)
         other = request.method != b"GET" and request.method != b"HEAD"  # what may answer those is theirs to say
         conditional = other or b"if-none-match" in fields or b"if-modified-since" in fields
         return Question(
@@ -51,7 +58,17 @@ class Upstream:
             conditional,
             other or b"range" in fields,
             request.place[-1][1] if request.place else b"",  # the region is always known, and comes last
+            wording,
         )
+
+    def origin_head(self, request: Request, fields: Fields, client: str) -> bytes:
+        """The head of the request as the origin gets it."""
+        child = request.child
+        trusted = child is None and self._is_trusted(client)
+        lines = upstream_lines(
+            request, fields, self._gateway, client if child is None else child.client, trusted=trusted
+        )
+        return render.request_line(request.method, request.target) + render.field_block(lines) + b"\r\n"
 
     def stamp(self) -> tuple[float, Stamp]:
         """Now, in epoch seconds, and what is known of the log: every question carries both."""
@@ -70,6 +87,37 @@ class Upstream:
         except asyncio.CancelledError:
             inquiry.cancel()
             raise
+
+
+class Words:
+    """One question in two wordings: for a parent, which believes what this POP signs, and for the origin."""
+
+    __slots__ = ("_client", "_fields", "_forced", "_parental", "_request", "_upstream", "key")
+
+    def __init__(self, upstream: Upstream, parental: Parental, request: Request, fields: Fields, client: str) -> None:
+        self._upstream = upstream
+        self._parental = parental
+        self._request = request
+        self._fields = fields
+        self._client = client
+        self._forced = False
+        self.key = primary_key(request)
+
+    def for_origin(self) -> bytes:
+        """The head as the origin gets it."""
+        return self._upstream.origin_head(self._request, self._fields, self._client)
+
+    def for_parent(self, scheme: bytes) -> bytes:
+        """The head as a parent that is asked by `scheme` gets it, signed now."""
+        self._forced = self._parental.must_ask_itself(self.key)
+        fields = self._fields
+        if self._forced:
+            fields = fields.without((b"cache-control", b"pragma")).plus((b"Cache-Control", b"no-cache"))
+        return self._parental.head(self._request, fields, self._client, scheme)
+
+    def proven(self, asked: Stamp, response: Response) -> Stamp:
+        """What was known when the parent's answer was asked of the origin."""
+        return asked if self._forced else self._parental.proven(self.key, asked, response)
 
 
 class _Fetch(Inquiry):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from edgecache.metrics import Counter, Histogram, Registry
 from edgecache.regional import Read
 from edgecache.rules.breaker import State
+from edgecache.rules.pop_auth import Distrust
 from edgecache.rules.reasons import Refused, Result
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from edgecache.geo import Geo
     from edgecache.origin import OriginPool
     from edgecache.origins import Origins
+    from edgecache.parent import Parents
     from edgecache.regional import Regional
     from edgecache.wire.exchange import Exchange
 
@@ -110,30 +112,58 @@ class Watch:
         for member in origins.members:
             self._read_member(member)
 
-    def _read_member(self, member: Member) -> None:
+    def read_parents(self, parents: Parents) -> None:
+        """Export how each parent is doing, and what goes past them."""
         gauge, counter = self.registry.gauge, self.registry.counter
-        health, name, region = member.health, str(member.origin), member.region
-        gauge(
-            "edgecache_origin_up",
-            "Workers that hold the origin to be well.",
-            read=lambda: float(health.checked_up and health.breaker.state is State.CLOSED),
-            origin=name,
-            region=region,
+        counter(
+            "edgecache_parent_requests", "Requests to parents, those asked again included.", read=lambda: parents.asked
+        )
+        counter("edgecache_parent_retries", "Requests put to another parent.", read=lambda: parents.retries.spent)
+        counter(
+            "edgecache_parent_bypassed",
+            "Requests that went to the origin because no parent could be asked.",
+            read=lambda: parents.bypass.asked,
         )
         gauge(
-            "edgecache_origin_latency_seconds",
-            "Moving average of the time to the origin's answer, quick to rise.",
+            "edgecache_parent_bypass_waiting",
+            "Requests that wait to go past the parents.",
+            read=lambda: parents.bypass.waiting,
+        )
+        for member in parents.members:
+            self._read_member(member, "parent")
+
+    def parent_failed(self, reason: str) -> None:
+        """A parent has let us down; `reason` is one of the fixed words in `wire/`, `origin.py` and `parent.py`."""
+        self.registry.counter("edgecache_parent_failures", "Failures of parents, by reason.", reason=reason).value += 1
+
+    def pop_distrusted(self, why: Distrust) -> None:
+        """A request that claims to be a POP's is not taken for one."""
+        self.registry.counter(
+            "edgecache_pop_distrusted", "Requests not taken for a POP's, by reason.", reason=why.value
+        ).value += 1
+
+    def _read_member(self, member: Member, kind: str = "origin") -> None:
+        gauge, counter = self.registry.gauge, self.registry.counter
+        health, region = member.health, member.region
+        labels: dict[str, Any] = {kind: str(member.origin), "region": region}
+        gauge(
+            f"edgecache_{kind}_up",
+            f"Workers that hold the {kind} to be well.",
+            read=lambda: float(health.checked_up and health.breaker.state is State.CLOSED),
+            **labels,
+        )
+        gauge(
+            f"edgecache_{kind}_latency_seconds",
+            f"Moving average of the time to the {kind}'s answer, quick to rise.",
             across="max",
             read=lambda: health.latency,
-            origin=name,
-            region=region,
+            **labels,
         )
         counter(
-            "edgecache_origin_ejections",
-            "Times that the origin was ejected.",
+            f"edgecache_{kind}_ejections",
+            f"Times that the {kind} was ejected.",
             read=lambda: health.breaker.opened,
-            origin=name,
-            region=region,
+            **labels,
         )
 
     def answered(self, exchange: Exchange, took: float) -> None:

@@ -27,6 +27,8 @@ from edgecache.memory import Memory
 from edgecache.metrics import Snapshot
 from edgecache.origin import OriginPool
 from edgecache.origins import Origins
+from edgecache.parent import Parents
+from edgecache.pops import Children
 from edgecache.region import Region
 from edgecache.regional import Regional
 from edgecache.regional_server import access_of
@@ -82,8 +84,7 @@ class Worker:
         self._drain_grace = settings.drain_grace
         self._heads = RequestHeads(HeadLimits(settings.max_line, settings.max_fields, settings.max_head))
         self.watch = Watch()
-        make = Origins if settings.origins else OriginPool
-        self._pool = make(settings, failed=self.watch.origin_failed)
+        self._pool, self._parents = way_up(settings, self.watch)
         self._trusted = trust_of(settings.trusted_proxies)
         self._admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
         self._log = AccessLog(settings.access_log, access_log_write)
@@ -95,6 +96,8 @@ class Worker:
         self.watch.read(self.edge, self._pool, self.connections, self._log)
         if isinstance(self._pool, Origins):
             self.watch.read_origins(self._pool)
+        if self._parents is not None:
+            self.watch.read_parents(self._parents)
         if self._regional is not None:
             self.watch.regional.read_state(self._regional)
         self.check_unfinished = self._heads.check_unfinished
@@ -106,6 +109,7 @@ class Worker:
         self._next_look = 0.0  # at the geographic database's file, in monotonic seconds
         if settings.knows_geography:
             self._locate(settings)
+        self._hear_children(settings)
         self.answered = self._count_and_log if self._logging else self.watch.answered
 
     def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
@@ -116,7 +120,8 @@ class Worker:
         tier = self._regional = regional_tier(settings, self.watch.regional, clock)
         invalidation = Invalidation(log, memory, flights, clock)
         fills = Fills(memory, invalidation, policy_of(settings), self.watch.not_stored, tier)
-        upstream = Upstream(self._pool, gateway_of(settings), log, clock, self._trusted)
+        secret = settings.pop_secret[0] if settings.pop_secret else b""
+        upstream = Upstream(self._parents or self._pool, gateway_of(settings), log, clock, self._trusted, secret)
         relays = Relays(
             pop=pop,
             upstream=upstream,
@@ -180,6 +185,21 @@ class Worker:
             return known_next(connection, locator.tag(connection.peer) + raw)
 
         self.answer, self.answer_known = answer, answer_known
+
+    def _hear_children(self, settings: Settings) -> None:
+        """From now on, POPs are told from clients, and what only POPs may say is dropped from others' requests."""
+        located = self._locator.placed if self._locator is not None else None
+        invalidation, distrusted = self.edge.invalidation, self.watch.pop_distrusted
+        children = Children(settings.pop_secret, self._wall, invalidation, distrusted, located)
+        answer_next, answer_child = self.answer, self.edge.answer
+
+        def answer(exchange: Exchange) -> None:
+            if children.may_be_one(exchange):
+                children.hear(exchange, answer_next, answer_child)
+            else:
+                answer_next(exchange)
+
+        self.answer = answer
 
     # --- what client connections ask
 
@@ -295,6 +315,8 @@ class Worker:
         for preface in tuple(self._prefaced):
             preface.cut()
         self._pool.close()
+        if self._parents is not None:
+            self._parents.close()
         if self._regional is not None:
             await self._regional.close()
         await asyncio.sleep(0)
@@ -335,10 +357,19 @@ class Worker:
             if self._locator.geo.stale:
                 spawn(asyncio.to_thread(self._locator.geo.reload), "read the geographic database")
         self._pool.sweep(now)
+        if self._parents is not None:
+            self._parents.sweep(now)
         self._log.flush()
         self.edge.sweep()
         self.watch.looked(loop.time())
         self._sweeper = loop.call_later(SWEEP, self._sweep)
+
+
+def way_up(settings: Settings, watch: Watch) -> tuple[OriginPool | Origins, Parents | None]:
+    """The origin, or the origins, and the parents that stand before them, if there are any."""
+    make = Origins if settings.origins else OriginPool
+    origin = make(settings, failed=watch.origin_failed)
+    return origin, Parents(settings, origin, failed=watch.parent_failed) if settings.parents else None
 
 
 def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[], float]) -> Regional | None:

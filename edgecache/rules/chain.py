@@ -23,6 +23,7 @@ from edgecache.rules.client_address import parsed_address
 from edgecache.rules.forward import CHAINS, INTERNAL_PREFIX, SCHEMES
 from edgecache.rules.geography import GEO_FIELDS
 from edgecache.rules.message import FieldLine, Fields, Request, Response
+from edgecache.rules.tags import between_pops
 from edgecache.rules.vectors import NOTHING, Vector, is_region
 
 CLIENT: Final = b"edgecache-client"
@@ -43,6 +44,7 @@ class Child(NamedTuple):
     client: str = ""  # the client's address; empty where it is not known
     required: Vector = NOTHING
     jurisdiction: str = ""  # of the client; empty where the child does not say
+    behind: bool = False  # this POP does not know what is required: nothing that it has is proven to the child
 
 
 def has_internal(raw: bytes) -> bool:
@@ -62,8 +64,8 @@ def is_internal(name: bytes) -> bool:
 
 
 def internal_lines(request: Request, client: str, known: Vector, jurisdiction: str) -> list[FieldLine]:
-    """What a child tells its parent of `request`, but for the signature."""
-    lines: list[FieldLine] = [(b"Edgecache-Scheme", request.scheme), *request.place]
+    """What a child tells its parent of `request`, but for the client's place and the signature."""
+    lines: list[FieldLine] = [(b"Edgecache-Scheme", request.scheme)]
     if client:
         lines.append((b"Edgecache-Client", client.encode()))
     if len(known):
@@ -92,6 +94,12 @@ def from_child(request: Request, name: bytes) -> Request | None:
     place = tuple(line for line in fields if line[0].lower() in GEO_FIELDS)
     own = without_internal(fields).without(CHAINS).plus(*place)
     return request._replace(fields=own, scheme=scheme, place=place, child=child)
+
+
+def answer_lines(seen: Vector, tags: tuple[bytes, ...]) -> bytes:
+    """What a parent tells its child with an answer, as field lines."""
+    lines = b"Edgecache-Seen: %b\r\n" % seen.encode()
+    return lines + b"Edgecache-Tags: %b\r\n" % between_pops(tags) if tags else lines
 
 
 def seen_of(response: Response) -> Vector | None:

@@ -21,7 +21,7 @@ HEURISTICALLY_CACHEABLE = frozenset((200, 203, 204, 206, 300, 301, 308, 404, 405
 AGE = frozenset((b"age",))
 HOP_BY_HOP = frozenset(  # RFC 9110 §7.6.1, RFC 9111 §3.1
     b"connection keep-alive proxy-authenticate proxy-authentication-info proxy-authorization proxy-connection te "
-    b"trailer transfer-encoding upgrade".split()
+    b"trailer transfer-encoding upgrade edgecache-seen".split()  # the last is between two POPs
 )
 
 

@@ -24,6 +24,21 @@ log = logging.getLogger("edgecache")
 MAX_INTERIM: Final = 32  # 1xx responses before a final one
 
 
+class Wording(Protocol):
+    """A question that may go to a parent or to the origin: its head is written when it is known to whom."""
+
+    key: bytes  # of the object that is asked for
+
+    def for_parent(self, scheme: bytes) -> bytes:
+        """The head as a parent that is asked by `scheme` is to get it, signed now."""
+
+    def for_origin(self) -> bytes:
+        """The head as the origin is to get it."""
+
+    def proven(self, asked: Stamp, response: Response) -> Stamp:
+        """What is known of when the answer of a parent, asked at `asked`, was asked of the origin."""
+
+
 class Question(NamedTuple):
     """A request as it goes to the origin: the rendered head, and the body if there is one."""
 
@@ -35,6 +50,7 @@ class Question(NamedTuple):
     conditional: bool = False  # a 304 may answer it
     ranged: bool = False  # a 206 may answer it
     region: bytes = b""  # whose origins it is for; empty where geography does not say
+    wording: Wording | None = None  # of what may go to a parent; then there is no head yet
 
     def may_be_answered(self, status: int) -> bool:
         """Whether `status` can answer this question at all (RFC 9110 §15.3.7, §15.4.5)."""

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 import httptools
 
+from edgecache.rules.forward import INTERNAL_PREFIX
 from edgecache.rules.message import NO_BODY, FieldLine, Fields, Framing, Request, Response
 from edgecache.rules.stored import hop_by_hop
 from edgecache.wire.errors import BadRequest, OriginError
@@ -351,6 +352,8 @@ def passed_head(status: int, reason: bytes, fields: Fields, framing: Framing, *,
     `bodiless` responses (to HEAD, 304) keep the length that the origin gave: it speaks of another message.
     """
     drop = hop_by_hop(fields) | CONTENT_LENGTH
+    if any(name.startswith(INTERNAL_PREFIX) for name in fields.names()):
+        drop |= {name for name in fields.names() if name.startswith(INTERNAL_PREFIX)}
     block = b"".join([b"%b: %b\r\n" % line for line in fields.lines if line[0].lower() not in drop])
     length = _agreed_length(fields) if bodiless else framing.length  # RFC 9110 §8.6: said once, whatever came
     if length is None or status == 204:

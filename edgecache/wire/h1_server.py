@@ -51,6 +51,7 @@ class ClientConnection(asyncio.Protocol):
         "_tunnel",
         "closing",
         "peer",
+        "peer_pop",
         "scheme",
         "site",
         "transport",
@@ -63,6 +64,7 @@ class ClientConnection(asyncio.Protocol):
         self.site = site
         self.scheme = scheme
         self.peer = client  # the address, if it is another than the socket's
+        self.peer_pop = b""  # the name of the POP that TLS has proved it to be
         self.writable = True
         self.closing = False  # close when the answer under way is sent
         self._ready = True  # nothing under way, nothing read ahead: the next bytes may be a known head
