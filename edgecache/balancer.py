@@ -79,6 +79,7 @@ class Balancer:
         self.questions = 0  # those asked first
         self.retries = RetryBudget(MOST_SAVED)
         self.latencies = Latencies()
+        self._closed = False
         self._check_interval = settings.origin_check_interval
         self._eject = settings.origin_eject_after, settings.origin_eject_for
         self._fall, self._rise = settings.origin_check_fall, settings.origin_check_rise
@@ -146,7 +147,7 @@ class Balancer:
 
     def may_try_another(self, question: Question, tried: tuple[Member, ...], *, sent: bool) -> bool:
         """Whether a question may be put to somebody else: within the budget, if one who was tried has had it."""
-        if not may_ask_another(question.method, sent=sent, has_body=question.body is not None):
+        if self._closed or not may_ask_another(question.method, sent=sent, has_body=question.body is not None):
             return False
         if not self.has_untried(question, tried):
             return False
@@ -189,6 +190,7 @@ class Balancer:
 
     def close(self) -> None:
         """End every connection; what is under way fails."""
+        self._closed = True
         for member in self.members:
             member.pool.close()
 

@@ -143,7 +143,7 @@ class Parents(Balancer):
         A parent that waits for a slow origin does: to ask another in its stead would ask the origin twice.
         """
         member, now = attempt.member, self.clock()
-        if member.heard >= attempt.since:
+        if member.heard > attempt.since:
             return False
         if member.check is None:
             self.check(member, now)

@@ -190,7 +190,7 @@ class Worker:
         """From now on, POPs are told from clients, and what only POPs may say is dropped from others' requests."""
         located = self._locator.placed if self._locator is not None else None
         invalidation, distrusted = self.edge.invalidation, self.watch.pop_distrusted
-        children = Children(settings.pop_secret, self._wall, invalidation, distrusted, located)
+        children = self.children = Children(settings.pop_secret, self._wall, invalidation, distrusted, located)
         answer_next, answer_child = self.answer, self.edge.answer
 
         def answer(exchange: Exchange) -> None:
