@@ -404,16 +404,15 @@ async def test_a_single_silent_parent_is_passed(origin: OriginDouble) -> None:
 async def test_a_parent_that_waits_for_a_slow_origin_is_waited_for(origin: OriginDouble) -> None:
     """It answers checks: nobody else is asked, so the origin gets one question."""
     origin.otherwise(hang())
-    async with chain(origin, shields=2) as one:
-        async with one.edge.client() as client:
-            await client.request("GET", "/slow")
-            await origin.request_seen()
-            for _ in range(6):
-                one.now += 0.8
-                one.parents.sweep(one.now)
-                await until(lambda: not any(member.check for member in one.parents.members))
-            assert sum(len(member.attempts) for member in one.parents.members) == 1
-            client.reset()
+    async with chain(origin, shields=2) as one, one.edge.client() as client:
+        await client.request("GET", "/slow")
+        await origin.request_seen()
+        for _ in range(6):
+            one.now += 0.8
+            one.parents.sweep(one.now)
+            await until(lambda: not any(member.check for member in one.parents.members))
+        assert sum(len(member.attempts) for member in one.parents.members) == 1
+        client.reset()
     assert len(origin.requests) == 1
 
 
