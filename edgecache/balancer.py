@@ -49,9 +49,10 @@ class Check(NamedTuple):
 class Member:
     """One server: its connections, how it is doing, and what it was asked and has not answered."""
 
-    def __init__(self, origin: Origin, region: str, pool: OriginPool, health: Health) -> None:
+    def __init__(self, origin: Origin, region: str, pool: OriginPool, health: Health, jurisdiction: str = "") -> None:
         self.origin = origin
         self.region = region
+        self.jurisdiction = jurisdiction
         self.pool = pool
         self.health = health
         self.attempts: set[Attempt] = set()

@@ -19,6 +19,7 @@ from typing import Any
 from edgecache import machine
 from edgecache.errors import ConfigError
 from edgecache.rules.geography import GeoRules
+from edgecache.rules.residency import Residency
 from edgecache.setting_types import (
     ADDRESS,
     CERTIFICATES,
@@ -30,6 +31,7 @@ from edgecache.setting_types import (
     GEO_OVERRIDES,
     GEO_RULES,
     HOST_NAMES,
+    JURISDICTIONS,
     LOG_FRACTION,
     NETWORKS,
     ORIGIN,
@@ -168,6 +170,12 @@ class Settings:
     )
     geo_rules: GeoRules = setting(
         GEO_RULES, "", "Which region serves whom, such as country:DE=eu,continent:NA=us,*=us; else this POP's."
+    )
+
+    residency: Mapping[str, str] = setting(
+        JURISDICTIONS,
+        "",
+        "Jurisdictions of all regions, such as eu:EU,us:US: what clients of one get is kept and asked for in it only.",
     )
 
     # This POP
@@ -356,6 +364,11 @@ class Settings:
     )
 
     @property
+    def residency_rules(self) -> Residency:
+        """Which jurisdiction each region is in, and this POP."""
+        return Residency(self.residency, self.residency.get(self.region, ""))
+
+    @property
     def knows_geography(self) -> bool:
         """Whether requests are told where their client is."""
         return bool(self.geo_db or self.geo_overrides or self.geo_rules.regions)
@@ -437,6 +450,7 @@ def _contradictions(settings: Settings) -> Iterator[ConfigError]:
     if settings.origins and (unknown := settings.geo_rules.regions - settings.origins.keys()):
         yield ConfigError("EDGECACHE_GEO_RULES", f"names {min(unknown)}, a region without EDGECACHE_ORIGINS")
     yield from _wrong_parents(settings)
+    yield from _wrong_residency(settings)
     if settings.proxy_protocol and not settings.trusted_proxies:
         yield ConfigError("EDGECACHE_PROXY_PROTOCOL", "is on, but EDGECACHE_TRUSTED_PROXIES names nobody to believe")
     if settings.origin_ca and all(origin.scheme == "http" for origin in everybody):
@@ -455,6 +469,15 @@ def _wrong_parents(settings: Settings) -> Iterator[ConfigError]:
     origins = {origin for listed in settings.origins.values() for origin in listed} or {settings.origin}
     if twice := origins.intersection(parents):
         yield ConfigError("EDGECACHE_PARENTS", f"names {min(map(str, twice))}, which is an origin")
+
+
+def _wrong_residency(settings: Settings) -> Iterator[ConfigError]:
+    """What leaves open where an answer belongs: a region of no jurisdiction."""
+    if not settings.residency:
+        return
+    regions = {settings.region, *settings.origins, *settings.geo_rules.regions, *settings.parents} - {""}
+    if missing := regions - settings.residency.keys():
+        yield ConfigError("EDGECACHE_RESIDENCY", f"does not say which jurisdiction {min(missing)} is in")
 
 
 def is_oneself(parent: Origin, listen: Address) -> bool:

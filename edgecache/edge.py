@@ -82,6 +82,7 @@ class Edge:
         max_ranges: int,
         on_known_hit: Callable[[ClientConnection, KnownHit, float], None],
         region: Region | None = None,
+        jurisdiction: str = "",
     ) -> None:
         self.pop = pop
         self.hosts = hosts  # site names answered; empty = any
@@ -94,6 +95,8 @@ class Edge:
         self.upstream = upstream
         self.region = region  # None: there is no regional tier
         self.clock = clock  # epoch seconds
+        self.jurisdiction = jurisdiction  # of this POP and all that it stores; empty: residency is not kept
+        self.foreign = 0  # requests of another one
         self.known = KnownHeads()
         self._retired = 0  # of the memory, when answers were last let go
         self._follower_timeout = follower_timeout
@@ -138,12 +141,22 @@ class Edge:
         request = exchange.request
         if refusal := self._refusal(request):
             self._ours(exchange, refusal)
+        elif request.jurisdiction != self.jurisdiction:
+            self._pass_foreign(exchange)
         elif why := rfc9111.why_pass(request):
             self._relay(exchange, why, Result.PASS)
         elif request.child is not None and request.child.behind:  # nothing that is here is proven to who asks
             self._relay(exchange, Forward.STALE, Result.MISS)
         else:
             self._look_up(exchange, request)
+
+    def _pass_foreign(self, exchange: Exchange) -> None:
+        """Pass on what is of another jurisdiction: no tier of this POP may have it."""
+        self.foreign += 1
+        if rfc9111.only_if_cached(exchange.request):
+            self._ours(exchange, answers.of_ours(504, "only-if-cached", "nothing stored may be used"), Forward.BYPASS)
+        else:
+            self._relay(exchange, Forward.BYPASS, Result.PASS)
 
     def _look_up(self, exchange: Exchange, request: Request) -> None:
         key = primary_key(request)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Final
 
 from edgecache.balancer import Attempt, Balancer, Check, Member
 from edgecache.config import Settings
 from edgecache.origin import OriginPool
 from edgecache.rules.balancing import least_loaded, may_ask_another
 from edgecache.rules.message import Response
+from edgecache.rules.residency import REASON, may_have
 from edgecache.wire.errors import OriginBusy
 from edgecache.wire.h1_client import Inquiry, Question
+
+NO_ORIGIN: Final = "no origin is in the jurisdiction that the answer must not leave"
 
 
 class Origins(Balancer):
@@ -26,6 +30,7 @@ class Origins(Balancer):
     ) -> None:
         super().__init__(settings, clock)
         self._home = settings.region
+        self._failed = failed
         self._own_host = settings.origin_host == "origin"
         self._check_path = settings.origin_check_path
         self._hedges = settings.origin_hedge
@@ -36,6 +41,7 @@ class Origins(Balancer):
                 region,
                 OriginPool(replace(settings, origin=origin, origins={}), clock, failed),
                 self.new_health(),
+                settings.residency_rules.of_region(region),
             )
             for region, origins in settings.origins.items()
             for origin in origins
@@ -47,7 +53,10 @@ class Origins(Balancer):
         """One of its region, or of any region if none of those is well; the least loaded of two that are drawn."""
         now = self.clock()
         may_probe = may_ask_another(question.method, sent=True, has_body=question.body is not None)
-        left = [member for member in self.members if member not in tried] or self.members
+        allowed = self._allowed(question)
+        left = [member for member in allowed if member not in tried] or allowed
+        if not left:
+            return None
         near = self._near(left, question.region.decode())
         for candidates in (near, left):
             well = [member for member in candidates if member.health.is_well(may_probe=False, now=now)]
@@ -56,6 +65,11 @@ class Origins(Balancer):
             if well:
                 return well[least_loaded([member.load(now) for member in well], self.chance.randrange)]
         return near[least_loaded([member.load(now) for member in near], self.chance.randrange)]  # all are ill: try
+
+    def _allowed(self, question: Question) -> list[Member]:
+        """Those that are in the jurisdiction that the answer must not leave."""
+        wanted = question.jurisdiction
+        return [member for member in self.members if may_have(member.jurisdiction, wanted)] if wanted else self.members
 
     def _near(self, members: list[Member], region: str) -> list[Member]:
         """The members of `region`, else of this POP's own, else all."""
@@ -66,12 +80,13 @@ class Origins(Balancer):
         return members
 
     def nobody(self, inquiry: Inquiry) -> None:
-        """There is always one."""
-        inquiry.fail(OriginBusy("no-origin", "no origin can be asked"))
+        """None is in the jurisdiction that the answer must not leave."""
+        self._failed(REASON)
+        inquiry.fail(OriginBusy(REASON, NO_ORIGIN))
 
     def has_untried(self, question: Question, tried: tuple[Member, ...]) -> bool:
         """Whether there is another origin."""
-        return len(tried) < len(self.members)
+        return any(member not in tried for member in self._allowed(question))
 
     def fitted(self, question: Question, member: Member) -> Question:
         """The question with the origin's own Host, if that is the setting."""
@@ -108,7 +123,7 @@ class Origins(Balancer):
         """The least loaded of the region's origins that are well, but for those that have the question already."""
         well = [
             member
-            for member in self._near(self.members, attempt.question.region.decode())
+            for member in self._near(self._allowed(attempt.question), attempt.question.region.decode())
             if member not in attempt.tried and member.health.is_well(may_probe=False, now=now)
         ]
         return min(well, key=lambda member: member.load(now), default=None)
@@ -119,6 +134,22 @@ class Origins(Balancer):
             return None
         head = f"GET {self._check_path} HTTP/1.1\r\nHost: {member.origin.authority}\r\nUser-Agent: edgecache\r\n\r\n"
         return Check(head.encode(), is_below_400)
+
+
+class Confined:
+    """The only origin, which is in this POP's jurisdiction, and gets no question of another."""
+
+    def __init__(self, pool: OriginPool, jurisdiction: str) -> None:
+        self._pool = pool
+        self._jurisdiction = jurisdiction
+
+    def ask(self, inquiry: Inquiry) -> None:
+        """Ask the origin, if its answer may be in this jurisdiction."""
+        if may_have(self._jurisdiction, inquiry.question.jurisdiction):
+            self._pool.ask(inquiry)
+        else:
+            self._pool.failed(REASON)
+            inquiry.fail(OriginBusy(REASON, NO_ORIGIN))
 
 
 def is_below_400(response: Response) -> bool:

@@ -20,11 +20,12 @@ from edgecache.balancer import Attempt, Balancer, Check, Delegate, Member, Speak
 from edgecache.body import Body
 from edgecache.config import Settings
 from edgecache.origin import OriginPool
-from edgecache.origins import Origins
+from edgecache.origins import Confined, Origins
 from edgecache.rules.balancing import UNAVAILABLE
 from edgecache.rules.chain import has_not_asked, passed_through, seen_of
 from edgecache.rules.message import Response
 from edgecache.rules.rendezvous import ranked_by_load
+from edgecache.rules.residency import may_have
 from edgecache.wire.errors import OriginBusy, OriginError
 from edgecache.wire.h1_client import Inquiry, Question
 
@@ -39,7 +40,7 @@ class Parents(Balancer):
     def __init__(
         self,
         settings: Settings,
-        origin: OriginPool | Origins,
+        origin: Confined | OriginPool | Origins,
         clock: Callable[[], float] = time.monotonic,
         failed: Callable[[str], None] = lambda reason: None,
     ) -> None:
@@ -59,6 +60,7 @@ class Parents(Balancer):
                     replace(settings, origin=parent, origins={}, parents={}, first_byte_timeout=patience), clock, failed
                 ),
                 self.new_health(),
+                settings.residency_rules.of_region(region or settings.region),
             )
             for region, parents in settings.parents.items()
             for parent in parents
@@ -76,7 +78,8 @@ class Parents(Balancer):
     def choose(self, question: Question, tried: tuple[Member, ...]) -> Member | None:
         """The owner of the key among those that are well: the region's first."""
         now = self.clock()
-        left = [member for member in self.members if member not in tried]
+        wanted = question.jurisdiction
+        left = [one for one in self.members if one not in tried and may_have(one.jurisdiction, wanted)]
         near = [member for member in left if member.region == self._home]
         for candidates in (near, left):
             if (probed := self.due(candidates, now)) is not None:
@@ -177,7 +180,7 @@ class Bypass:
     """
 
     def __init__(
-        self, origin: OriginPool | Origins, most: int, queue: int, timeout: float, clock: Callable[[], float]
+        self, origin: Confined | OriginPool | Origins, most: int, queue: int, timeout: float, clock: Callable[[], float]
     ) -> None:
         self.origin = origin
         self.asked = 0

@@ -73,7 +73,7 @@ class Parental:
         child = request.child
         address = client_address(client, request.fields, self._is_trusted) if child is None else child.client
         required = self._log.vector if child is None else self._log.vector.merged(child.required)
-        internal = internal_lines(request, address, required, "" if child is None else child.jurisdiction)
+        internal = internal_lines(request, address, required)
         lines = upstream_lines(request, fields, self._gateway, "")
         signed = [*request.place, *internal]
         proof = signature_line(self._secret, self._gateway.pop, self._clock(), request._replace(scheme=scheme), signed)

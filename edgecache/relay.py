@@ -20,6 +20,7 @@ from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Response
 from edgecache.rules.purge_log import Stamp
 from edgecache.rules.reasons import Forward, Result
+from edgecache.rules.residency import REASON
 from edgecache.rules.stored import Stored
 from edgecache.upstream import Upstream, interim_head
 from edgecache.wire import h1_render as render
@@ -53,9 +54,11 @@ class Relays:
         invalidation: Invalidation,
         clock: Callable[[], float],
         region: Regional | None = None,
+        jurisdiction: str = "",
     ) -> None:
         self.pop = pop
         self._region = region
+        self.jurisdiction = jurisdiction  # of this POP
         self.upstream = upstream
         self._fills = fills
         self._flights = flights
@@ -99,6 +102,8 @@ class Relays:
         request = exchange.request
         for key in rfc9111.invalidated_keys(request, reply.response):
             self.invalidate(key)
+        if request.jurisdiction != self.jurisdiction:
+            return False  # what is of another jurisdiction is not kept here
         if (get := rfc9111.as_get(request, reply.response)) is not None:  # newer than the invalidation just made
             return isinstance(self._fills.learn(get, reply._replace(seen=self._log.stamp())), Stored)
         if request.method not in (b"GET", b"HEAD") or request.framing.length != 0 or reply.response.status == 101:
@@ -143,7 +148,10 @@ class Relays:
         if reply.tier:
             member = cache_status.from_tier(self.pop, reply.tier, why, collapsed=collapsed)
         else:
-            member = cache_status.forwarded(self.pop, why, status=status, stored=stored, collapsed=collapsed)
+            detail = b"" if exchange.request.jurisdiction == self.jurisdiction else REASON.encode()
+            member = cache_status.forwarded(
+                self.pop, why, status=status, stored=stored, collapsed=collapsed, detail=detail
+            )
         exchange.result, exchange.cache_status = result, member
         if exchange.request.child is not None:
             tell_of_reply(exchange, reply, self._invalidation)
@@ -175,7 +183,8 @@ class _Relay(Inquiry):
 
     def on_whole(self, response: Response, content: bytes) -> None:
         exchange, relays = self.exchange, self.relays
-        plain = exchange.request.method == b"GET" and exchange.request.child is None
+        request = exchange.request
+        plain = request.method == b"GET" and request.child is None and request.jurisdiction == relays.jurisdiction
         unstored = relays.unstored_head(response, self.why, self.asked) if plain else None
         if unstored is None:
             self.on_answer(response, Body.of(content))

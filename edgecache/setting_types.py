@@ -344,6 +344,19 @@ def geo_rules(text: str) -> GeoRules:
     return GeoRules(rules["country"], rules["continent"], rules["*"].get("", ""))
 
 
+def jurisdictions(text: str) -> dict[str, str]:
+    """Jurisdictions by region, out of `eu:EU,us:US`."""
+    found: dict[str, str] = {}
+    for member in (part.strip() for part in text.split(",") if part.strip()):
+        region, colon, jurisdiction = member.partition(":")
+        if not colon:
+            raise ValueError(f"holds {member}, which is not region:jurisdiction")
+        if word(region) in found:
+            raise ValueError(f"names the region {region} twice")
+        found[region] = word(jurisdiction)
+    return found
+
+
 def regional(text: str) -> str:
     """`embedded`, `off`, or the URL of a Valkey."""
     if text not in ("embedded", "off"):
@@ -384,6 +397,7 @@ CERTIFICATES = Kind("path", certificates)
 GEO_DATABASE = Kind("path", geo_database)
 GEO_OVERRIDES = Kind("list of CIDR=country", geo_overrides)
 GEO_RULES = Kind("list of place=region", geo_rules)
+JURISDICTIONS = Kind("list of region:jurisdiction", jurisdictions)
 REGIONAL = Kind("embedded, off or URL", regional)
 CIPHER_KEY = Kind("32 bytes in hex or base64", cipher_key)
 FILE = Kind("path", str)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from edgecache.body import Body
 from edgecache.fills import Reply
 from edgecache.origin import OriginPool
-from edgecache.origins import Origins
+from edgecache.origins import Confined, Origins
 from edgecache.parent import Parents
 from edgecache.pops import Parental, may_go_to_parents
 from edgecache.rules.cache_key import primary_key
@@ -27,7 +27,7 @@ class Upstream:
 
     def __init__(
         self,
-        pool: OriginPool | Origins | Parents,
+        pool: Confined | OriginPool | Origins | Parents,
         gateway: Gateway,
         log: PurgeLog,
         clock: Callable[[], float],
@@ -59,6 +59,7 @@ class Upstream:
             other or b"range" in fields,
             request.place[-1][1] if request.place else b"",  # the region is always known, and comes last
             wording,
+            request.jurisdiction,
         )
 
     def origin_head(self, request: Request, fields: Fields, client: str) -> bytes:

@@ -85,6 +85,11 @@ class Watch:
         counter("edgecache_origin_requests", "Requests to the origin, retries included.", read=lambda: pool.asked)
         counter("edgecache_origin_retries", "Requests sent to it again.", read=lambda: pool.retries.spent)
         counter("edgecache_origin_retries_refused", "Retries beyond the budget.", read=lambda: pool.retries.refused)
+        counter(
+            "edgecache_residency_passed",
+            "Requests of another jurisdiction: passed on within it, nothing stored.",
+            read=lambda: edge.foreign,
+        )
         counter("edgecache_access_log_dropped", "Log records lost.", read=lambda: log.dropped)
 
     def read_geography(self, geo: Geo) -> None:

@@ -26,7 +26,7 @@ from edgecache.lanes import Guard
 from edgecache.memory import Memory
 from edgecache.metrics import Snapshot
 from edgecache.origin import OriginPool
-from edgecache.origins import Origins
+from edgecache.origins import Confined, Origins
 from edgecache.parent import Parents
 from edgecache.pops import Children
 from edgecache.region import Region
@@ -40,6 +40,7 @@ from edgecache.rules.message import Request
 from edgecache.rules.purge_log import PurgeLog
 from edgecache.rules.reasons import Result
 from edgecache.rules.record import Codec
+from edgecache.rules.residency import Residency
 from edgecache.rules.stored import Policy
 from edgecache.tasks import spawn
 from edgecache.upstream import Upstream
@@ -84,7 +85,7 @@ class Worker:
         self._drain_grace = settings.drain_grace
         self._heads = RequestHeads(HeadLimits(settings.max_line, settings.max_fields, settings.max_head))
         self.watch = Watch()
-        self._pool, self._parents = way_up(settings, self.watch)
+        self._pool, self._parents, self._way_up = way_up(settings, self.watch)
         self._trusted = trust_of(settings.trusted_proxies)
         self._admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
         self._log = AccessLog(settings.access_log, access_log_write)
@@ -101,7 +102,7 @@ class Worker:
         if self._regional is not None:
             self.watch.regional.read_state(self._regional)
         self.check_unfinished = self._heads.check_unfinished
-        self.answer = self.edge.answer
+        self.answer = self._answer_resident = residing(self.edge.answer, settings.residency_rules)
         self.answer_known = self.edge.answer_known
         if settings.trusted_proxies:
             self._believe()
@@ -121,7 +122,7 @@ class Worker:
         invalidation = Invalidation(log, memory, flights, clock)
         fills = Fills(memory, invalidation, policy_of(settings), self.watch.not_stored, tier)
         secret = settings.pop_secret[0] if settings.pop_secret else b""
-        upstream = Upstream(self._parents or self._pool, gateway_of(settings), log, clock, self._trusted, secret)
+        upstream = Upstream(self._way_up, gateway_of(settings), log, clock, self._trusted, secret)
         relays = Relays(
             pop=pop,
             upstream=upstream,
@@ -130,6 +131,7 @@ class Worker:
             invalidation=invalidation,
             clock=clock,
             region=tier,
+            jurisdiction=settings.residency_rules.home,
         )
         name = settings.region.encode() + b"/regional"
         patience = settings.follower_timeout
@@ -151,6 +153,7 @@ class Worker:
             max_ranges=settings.max_ranges,
             on_known_hit=self._known_hit,
             region=region,
+            jurisdiction=settings.residency_rules.home,
         )
 
     def _believe(self) -> None:
@@ -191,7 +194,7 @@ class Worker:
         located = self._locator.placed if self._locator is not None else None
         invalidation, distrusted = self.edge.invalidation, self.watch.pop_distrusted
         children = self.children = Children(settings.pop_secret, self._wall, invalidation, distrusted, located)
-        answer_next, answer_child = self.answer, self.edge.answer
+        answer_next, answer_child = self.answer, self._answer_resident
 
         def answer(exchange: Exchange) -> None:
             if children.may_be_one(exchange):
@@ -365,11 +368,32 @@ class Worker:
         self._sweeper = loop.call_later(SWEEP, self._sweep)
 
 
-def way_up(settings: Settings, watch: Watch) -> tuple[OriginPool | Origins, Parents | None]:
-    """The origin, or the origins, and the parents that stand before them, if there are any."""
-    make = Origins if settings.origins else OriginPool
-    origin = make(settings, failed=watch.origin_failed)
-    return origin, Parents(settings, origin, failed=watch.parent_failed) if settings.parents else None
+def way_up(
+    settings: Settings, watch: Watch
+) -> tuple[OriginPool | Origins, Parents | None, Confined | OriginPool | Origins | Parents]:
+    """The origin, or the origins; the parents that stand before them, if there are any; and who of them is asked."""
+    origin: OriginPool | Origins
+    direct: Confined | OriginPool | Origins
+    if settings.origins:
+        direct = origin = Origins(settings, failed=watch.origin_failed)
+    else:
+        direct = origin = OriginPool(settings, failed=watch.origin_failed)
+        if settings.pop_secret or settings.residency_rules.home:
+            direct = Confined(origin, settings.residency_rules.home)
+    parents = Parents(settings, direct, failed=watch.parent_failed) if settings.parents else None
+    return origin, parents, parents or direct
+
+
+def residing(answer: Callable[[Exchange], None], residency: Residency) -> Callable[[Exchange], None]:
+    """Requests are told which jurisdiction their answers must not leave, if residency is kept."""
+    if not residency.home:
+        return answer
+
+    def answer_within(exchange: Exchange) -> None:
+        exchange.request = exchange.request._replace(jurisdiction=residency.of(exchange.request))
+        answer(exchange)
+
+    return answer_within
 
 
 def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[], float]) -> Regional | None:

@@ -63,15 +63,15 @@ def is_internal(name: bytes) -> bool:
     return name.replace(b"_", b"-").startswith(INTERNAL_PREFIX)
 
 
-def internal_lines(request: Request, client: str, known: Vector, jurisdiction: str) -> list[FieldLine]:
+def internal_lines(request: Request, client: str, known: Vector) -> list[FieldLine]:
     """What a child tells its parent of `request`, but for the client's place and the signature."""
     lines: list[FieldLine] = [(b"Edgecache-Scheme", request.scheme)]
     if client:
         lines.append((b"Edgecache-Client", client.encode()))
     if len(known):
         lines.append((b"Edgecache-Require", known.encode()))
-    if jurisdiction:
-        lines.append((b"Edgecache-Residency", jurisdiction.encode()))
+    if request.jurisdiction:
+        lines.append((b"Edgecache-Residency", request.jurisdiction.encode()))
     return lines
 
 
@@ -93,7 +93,7 @@ def from_child(request: Request, name: bytes) -> Request | None:
     child = Child(name, "" if address is None else str(address), required, jurisdiction)
     place = tuple(line for line in fields if line[0].lower() in GEO_FIELDS)
     own = without_internal(fields).without(CHAINS).plus(*place)
-    return request._replace(fields=own, scheme=scheme, place=place, child=child)
+    return request._replace(fields=own, scheme=scheme, place=place, child=child, jurisdiction=jurisdiction)
 
 
 def answer_lines(seen: Vector, tags: tuple[bytes, ...]) -> bytes:

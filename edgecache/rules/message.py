@@ -116,6 +116,7 @@ class Request(NamedTuple):
     scheme: bytes = b"http"
     place: tuple[FieldLine, ...] = ()  # what we know of the client's place: in `fields` too, in the stead of its word
     child: Child | None = None  # the POP that asks, if it is one
+    jurisdiction: str = ""  # that the answer must not leave; empty: it may go anywhere
 
     @property
     def is_upgrade(self) -> bool:

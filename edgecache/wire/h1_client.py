@@ -51,6 +51,7 @@ class Question(NamedTuple):
     ranged: bool = False  # a 206 may answer it
     region: bytes = b""  # whose origins it is for; empty where geography does not say
     wording: Wording | None = None  # of what may go to a parent; then there is no head yet
+    jurisdiction: str = ""  # that the answer must not leave; empty: it may go anywhere
 
     def may_be_answered(self, status: int) -> bool:
         """Whether `status` can answer this question at all (RFC 9110 §15.3.7, §15.4.5)."""
