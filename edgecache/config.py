@@ -447,7 +447,8 @@ def _contradictions(settings: Settings) -> Iterator[ConfigError]:
     if any((origin.host, origin.port) == (settings.listen.host, settings.listen.port) for origin in everybody):
         name = "EDGECACHE_ORIGINS" if settings.origins else "EDGECACHE_ORIGIN"
         yield ConfigError(name, "is this POP itself: the same as EDGECACHE_LISTEN")
-    if settings.origins and (unknown := settings.geo_rules.regions - settings.origins.keys()):
+    known = {*settings.origins, *settings.parents, *settings.residency}
+    if settings.origins and (unknown := settings.geo_rules.regions - known):
         yield ConfigError("EDGECACHE_GEO_RULES", f"names {min(unknown)}, a region without EDGECACHE_ORIGINS")
     yield from _wrong_parents(settings)
     yield from _wrong_residency(settings)

@@ -393,7 +393,7 @@ class Edge:
         """Run once per flight, in a task of its own: ask, and say what came of it."""
         turn = Turn(entry=entry)
         try:
-            if self.region is not None and not rfc9111.wants_newer(request):
+            if self.region is not None and not rfc9111.wants_newer(request) and not self.region.is_led_by(request):
                 turn = await self.region.ask(request, entry, client)
             outcome = turn.outcome or await self._ask_origin(flight, request, turn.entry, client)
         except BaseException:

@@ -52,12 +52,14 @@ class Parental:
     def __init__(
         self,
         pop: bytes,
+        region: str,
         secret: bytes,
         log: PurgeLog,
         clock: Callable[[], float],
         is_trusted: Trust,
     ) -> None:
         self._gateway = Gateway(pop, forwarded=False)
+        self._region = region
         self._secret = secret
         self._log = log
         self._clock = clock  # epoch seconds
@@ -73,7 +75,7 @@ class Parental:
         child = request.child
         address = client_address(client, request.fields, self._is_trusted) if child is None else child.client
         required = self._log.vector if child is None else self._log.vector.merged(child.required)
-        internal = internal_lines(request, address, required)
+        internal = internal_lines(request, address, required, self._region)
         lines = upstream_lines(request, fields, self._gateway, "")
         signed = [*request.place, *internal]
         proof = signature_line(self._secret, self._gateway.pop, self._clock(), request._replace(scheme=scheme), signed)

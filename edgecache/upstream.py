@@ -33,13 +33,16 @@ class Upstream:
         clock: Callable[[], float],
         is_trusted: Callable[[str], bool],
         secret: bytes = b"",
+        region: str = "",
     ) -> None:
         self.ask = pool.ask  # send an inquiry
         self._gateway = gateway
         self._log = log
         self._clock = clock  # epoch seconds
         self._is_trusted = is_trusted  # whether a peer's Forwarded is believed
-        self._to_parents = Parental(gateway.pop, secret, log, clock, is_trusted) if isinstance(pool, Parents) else None
+        self._to_parents: Parental | None = None
+        if isinstance(pool, Parents):
+            self._to_parents = Parental(gateway.pop, region, secret, log, clock, is_trusted)
 
     def question(self, request: Request, fields: Fields, client: str, body: Body | None = None) -> Question:
         """The request as it goes upstream, with `fields` for its own."""

@@ -122,7 +122,7 @@ class Worker:
         invalidation = Invalidation(log, memory, flights, clock)
         fills = Fills(memory, invalidation, policy_of(settings), self.watch.not_stored, tier)
         secret = settings.pop_secret[0] if settings.pop_secret else b""
-        upstream = Upstream(self._way_up, gateway_of(settings), log, clock, self._trusted, secret)
+        upstream = Upstream(self._way_up, gateway_of(settings), log, clock, self._trusted, secret, settings.region)
         relays = Relays(
             pop=pop,
             upstream=upstream,
@@ -405,7 +405,10 @@ def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[]
     guard = Guard(Link(access), breaker, time.monotonic, counts)
     return Regional(
         guard,
-        Codec(AESGCM(settings.regional_key) if settings.regional_key else None),
+        Codec(
+            AESGCM(settings.regional_key) if settings.regional_key else None,
+            scope=settings.residency_rules.home.encode(),
+        ),
         budget=settings.regional_timeout,
         lease=settings.regional_lease,
         largest=settings.regional_max_object,

@@ -12,7 +12,8 @@ import pytest
 from harness.client import ReceivedResponse, let_others_run
 from harness.fault_proxy import FaultProxy, running_proxy
 from harness.origin import OriginDouble, ReceivedRequest, Reply, hang
-from harness.pop import DEFAULTS, Pop, listening_socket, running_pop
+from harness.pop import DEFAULTS, Pop, listening_socket, refusing_port, running_pop
+from harness.valkey import Server
 
 from edgecache.config import load
 from edgecache.errors import ConfigError
@@ -357,7 +358,7 @@ async def test_a_parent_that_comes_back_gets_its_share_little_by_little(origin: 
 async def test_what_a_parent_could_not_ask_itself_is_asked_past_it(origin: OriginDouble) -> None:
     """Its way to the origin is cut, this POP's is not: the client does not notice, the parent is not blamed."""
     origin.otherwise(Reply(200, [NO_STORE], b"x"))
-    async with chain(origin, parents={"origin": f"http://127.0.0.1:{closed_port()}"}) as one:
+    async with chain(origin, parents={"origin": f"http://127.0.0.1:{refusing_port()}"}) as one:
         for number in range(8):
             assert (await one.get(f"/{number}")).status == 200
         assert one.parents.bypass.asked == 8
@@ -429,14 +430,6 @@ async def silence(one: Chain) -> None:
         one.parents.sweep(one.now)
         for _ in range(10):
             await let_others_run()
-
-
-def closed_port() -> int:
-    """A port on which nobody listens."""
-    sock = listening_socket()
-    port: int = sock.getsockname()[1]
-    sock.close()
-    return port
 
 
 # --- who is a POP
@@ -670,3 +663,16 @@ def test_parents_without_a_region_are_of_this_pops_own() -> None:
     named = {region: list(map(str, parents)) for region, parents in settings.parents.items()}
     assert named == {"": ["https://a", "https://d"], "us": ["https://b", "http://c:81"]}
     assert settings.pop_secret == (SECRET.encode(), b"another-secret-of-this-fleet")
+
+
+async def test_a_parent_that_shares_its_childs_valkey_does_not_wait_for_its_lease(
+    origin: OriginDouble, valkey: Server
+) -> None:
+    """The child leads for the region; were the parent to wait for the leader, both would wait for each other."""
+    origin.otherwise(Reply(200, [FRESH], b"x"))
+    settings = {"regional": valkey.url, "regional_timeout": "2s", "follower_timeout": "10m"}
+    async with chain(origin, **settings) as one:
+        for pop in (one.edge, one.shields[0]):
+            await asyncio.wait_for(pop.worker.edge.region.tier.leases.listening.wait(), 5)
+        assert (await one.get("/a")).status == 200
+        assert answered(one.shields[0]) == 1

@@ -6,6 +6,7 @@ On the question (signed, see `pop_auth`; or on a connection that TLS has authent
     Edgecache-Scheme: https          how the client asked: part of the cache key
     Edgecache-Geo-*                  where the client is
     Edgecache-Require: eu=…,us=…     what the child knows of the invalidation logs
+    Edgecache-Region: eu,fog         the regions that the question has come through, whose leases it may hold
     Edgecache-Residency: EU          the jurisdiction that the answer must not leave
 
 On the answer:
@@ -28,6 +29,7 @@ from edgecache.rules.vectors import NOTHING, Vector, is_region
 
 CLIENT: Final = b"edgecache-client"
 SCHEME: Final = b"edgecache-scheme"
+REGION: Final = b"edgecache-region"
 REQUIRE: Final = b"edgecache-require"
 RESIDENCY: Final = b"edgecache-residency"
 SEEN: Final = b"edgecache-seen"
@@ -44,6 +46,7 @@ class Child(NamedTuple):
     client: str = ""  # the client's address; empty where it is not known
     required: Vector = NOTHING
     jurisdiction: str = ""  # of the client; empty where the child does not say
+    regions: tuple[str, ...] = ()  # that the question has come through
     behind: bool = False  # this POP does not know what is required: nothing that it has is proven to the child
 
 
@@ -63,9 +66,10 @@ def is_internal(name: bytes) -> bool:
     return name.replace(b"_", b"-").startswith(INTERNAL_PREFIX)
 
 
-def internal_lines(request: Request, client: str, known: Vector) -> list[FieldLine]:
+def internal_lines(request: Request, client: str, known: Vector, region: str) -> list[FieldLine]:
     """What a child tells its parent of `request`, but for the client's place and the signature."""
-    lines: list[FieldLine] = [(b"Edgecache-Scheme", request.scheme)]
+    regions = (*(request.child.regions if request.child is not None else ()), region)
+    lines: list[FieldLine] = [(b"Edgecache-Scheme", request.scheme), (b"Edgecache-Region", ",".join(regions).encode())]
     if client:
         lines.append((b"Edgecache-Client", client.encode()))
     if len(known):
@@ -88,9 +92,10 @@ def from_child(request: Request, name: bytes) -> Request | None:
         return None
     if scheme not in SCHEMES or (client is not None and address is None):
         return None
-    if jurisdiction and not is_region(jurisdiction):
+    regions = tuple((fields.get(REGION) or b"").decode("latin-1").split(","))
+    if not all(is_region(name) for name in (jurisdiction, *regions) if name):
         return None
-    child = Child(name, "" if address is None else str(address), required, jurisdiction)
+    child = Child(name, "" if address is None else str(address), required, jurisdiction, regions)
     place = tuple(line for line in fields if line[0].lower() in GEO_FIELDS)
     own = without_internal(fields).without(CHAINS).plus(*place)
     return request._replace(fields=own, scheme=scheme, place=place, child=child, jurisdiction=jurisdiction)
