@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fuzz bench real-sites readme
+.PHONY: run test check fuzz bench chain real-sites readme
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -27,6 +27,10 @@ fuzz: $(VENV)/.installed-test
 # Speed beside nginx, HAProxy and varnish, as far as they are installed.
 bench: $(VENV)/.installed-test
 	$(BIN)/python loadtests/bench.py
+
+# A chain of POPs over a WAN of relays: latency and origin requests with and without tiers, and what breaks it.
+chain: $(VENV)/.installed-test
+	$(BIN)/python loadtests/chain.py $(CHAIN)
 
 # The main job on real input: nginx with /usr/share/doc and Datasette, behind edgecache.
 real-sites: $(VENV)/.installed-test

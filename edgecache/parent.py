@@ -32,6 +32,7 @@ from edgecache.wire.h1_client import Inquiry, Question
 log = logging.getLogger("edgecache")
 SILENT: Final = 1.0  # seconds without a sign of life from a parent, after which its questions are put to another
 LOOPED: Final = 508
+UNBOUNDED: Final = 64  # questions under way at a parent that are not held against it: few are uneven by chance
 
 
 class Parents(Balancer):
@@ -93,7 +94,7 @@ class Parents(Balancer):
         assert question.wording is not None, "other questions go past the parents"
         named = {str(member.origin): member for member in members}
         weights = {name: member.health.share(now) for name, member in named.items()}
-        load = {name: len(member.attempts) for name, member in named.items()}
+        load = {name: max(0, len(member.attempts) - UNBOUNDED) for name, member in named.items()}
         return named[ranked_by_load(question.wording.key, weights, load)[0]]
 
     def nobody(self, inquiry: Inquiry) -> None:
