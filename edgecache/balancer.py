@@ -50,8 +50,11 @@ class Check(NamedTuple):
 class Member:
     """One server: its connections, how it is doing, and what it was asked and has not answered."""
 
-    def __init__(self, origin: Origin, region: str, pool: OriginPool, health: Health, jurisdiction: str = "") -> None:
+    def __init__(
+        self, origin: Origin, region: str, pool: OriginPool, health: Health, jurisdiction: str = "", name: str = ""
+    ) -> None:
         self.origin = origin
+        self.name = name  # what decides which keys it owns
         self.region = region
         self.jurisdiction = jurisdiction
         self.pool = pool
@@ -170,7 +173,7 @@ class Balancer:
             return True
         if len(tried) >= MOST_TRIES:
             return False
-        return lost_since < tried[-1].ejected or self.retries.spend(self.questions, self.clock())
+        return lost_since <= tried[-1].ejected or self.retries.spend(self.questions, self.clock())
 
     # --- life
 
@@ -184,17 +187,20 @@ class Balancer:
             if now >= member.next_check:
                 self.check(member, now)
 
-    def move(self, attempt: Attempt) -> None:
-        """Put the question to somebody else in the stead of one who gives no sign of life, within the budget."""
-        if attempt.cancelled:
-            return
-        attempt.member.failed(self.clock())
-        since = attempt.since
-        if attempt.steps_aside():
-            attempt.give_up()
-        elif self.may_try_another(attempt.question, attempt.tried, sent=attempt.is_sent, lost_since=since):
-            attempt.give_up()
-            self.put(attempt.inquiry, attempt.tried)
+    def move(self, attempts: list[Attempt]) -> None:
+        """Put these to somebody else in the stead of those who give no sign of life, as far as that may be."""
+        now = self.clock()
+        for attempt in attempts:
+            attempt.member.failed(now)  # all of them first, so that none is asked in the stead of another
+        for attempt in attempts:
+            since = attempt.since
+            if attempt.cancelled:
+                continue
+            if attempt.steps_aside():
+                attempt.give_up()
+            elif self.may_try_another(attempt.question, attempt.tried, sent=attempt.is_sent, lost_since=since):
+                attempt.give_up()
+                self.put(attempt.inquiry, attempt.tried)
 
     def slow_attempts(self, before: float) -> list[Attempt]:
         """What was asked before then, and is not answered."""

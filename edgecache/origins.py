@@ -133,11 +133,12 @@ class Origins(Balancer):
 
     def _leave_silent(self, now: float) -> None:
         """Go on from an origin that has answered nothing while so many questions waited: that is no slow answer."""
+        silent: list[Attempt] = []
         for member in self.members:
             waiting = [attempt for attempt in member.attempts if attempt.since < now - SILENT]
             if len(waiting) >= SILENT_TO and member.heard <= min(attempt.since for attempt in waiting):
-                for attempt in waiting:
-                    self.move(attempt)
+                silent += waiting
+        self.move(silent)
 
     def check_of(self, member: Member) -> Check | None:
         """Any answer below 400 to the path that is set is good."""

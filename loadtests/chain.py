@@ -108,7 +108,7 @@ async def running(
             above = chain.to_shields[region] = [await way(shield.port, round_trip) for shield in chain.shields]
             settings = {"origins": f"eu={far['eu-1']}|{far['eu-2']},us={far['us-1']}", "memory": EDGE_MEMORY}
             if above:
-                settings["parents"] = "eu=" + "|".join(one.url for one in above)
+                settings["parents"] = "eu=" + "|".join(f"{one.url}#shield-{number}" for number, one in enumerate(above))
             chain.edges[region] = await pop(f"edge-{region}", region=region, **early, **settings)
         yield chain
 
