@@ -11,10 +11,17 @@ from collections.abc import Callable
 
 from edgecache.config import Settings
 from edgecache.retry_budget import RetryBudget
+from edgecache.rules.tags import TAG_FIELDS
 from edgecache.tasks import spawn
 from edgecache.wire.errors import OriginBusy, OriginError, OriginTimeout
 from edgecache.wire.h1_client import Inquiry, OriginConnection
 from edgecache.wire.h1_head import ResponseHeads
+
+
+def hidden_fields(settings: Settings) -> frozenset[bytes]:
+    """The fields of answers that clients do not see."""
+    return TAG_FIELDS if settings.tag_fields == "hide" else frozenset()
+
 
 Addresses = list[tuple[int, tuple[object, ...]]]  # (family, socket address)
 
@@ -65,7 +72,7 @@ class OriginPool:
         self.first_byte_timeout = settings.first_byte_timeout
         self.between_bytes_timeout = settings.between_bytes_timeout
         self.min_rate = settings.origin_min_rate
-        self.heads = ResponseHeads()
+        self.heads = ResponseHeads(hidden_fields(settings))
         self.max_head = settings.max_head
         self._connect_timeout = settings.connect_timeout
         self._keepalive = settings.origin_keepalive

@@ -51,10 +51,13 @@ def running_server(settings: Settings) -> Iterator[str]:
             server.stop()
 
 
-def access_of(settings: Settings, timeout: float) -> Access:
-    """How to reach the tier that the settings name; `timeout` in seconds."""
+def access_of(settings: Settings, timeout: float, url: str = "") -> Access:
+    """How to reach the tier that the settings name, or the one at `url`; `timeout` in seconds."""
     return Access(
-        parse_url(settings.regional), timeout=timeout, ca=settings.regional_ca, replicas=settings.regional_replicas
+        parse_url(url or settings.regional),
+        timeout=timeout,
+        ca=settings.regional_ca,
+        replicas=settings.regional_replicas,
     )
 
 

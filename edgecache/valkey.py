@@ -152,6 +152,10 @@ class Link:
         """The replies to `commands`, sent together; an exception in the place of each that was refused."""
         return await self._run(self._primary, commands)
 
+    async def execute(self, command: Command) -> Any:
+        """The reply to one command, which may take its time: not longer than `Access.timeout`."""
+        return await self._primary.execute_command(*command)
+
     @staticmethod
     async def _run(client: Redis | RedisCluster, commands: Sequence[Command]) -> list[Any]:
         pipeline = client.pipeline(transaction=False)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from edgecache import machine
 from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
-from edgecache.config import Settings
+from edgecache.config import PurgeToken, Settings
 from edgecache.edge import KNOWN_HIT, Edge
 from edgecache.fills import Fills
 from edgecache.flights import Flights
@@ -23,17 +23,21 @@ from edgecache.geo import Geo, Locator
 from edgecache.invalidation import Invalidation
 from edgecache.known import KnownHit
 from edgecache.lanes import Guard
+from edgecache.log_metrics import LogCounts
 from edgecache.memory import Memory
 from edgecache.metrics import Snapshot
-from edgecache.origin import OriginPool
+from edgecache.origin import OriginPool, hidden_fields
 from edgecache.origins import Origins
+from edgecache.purge_method import PurgeMethod
 from edgecache.region import Region
+from edgecache.region_log import RegionLog
 from edgecache.regional import Regional
 from edgecache.regional_server import access_of
 from edgecache.relay import Relays
 from edgecache.rules.breaker import Breaker
 from edgecache.rules.client_address import trust_of
 from edgecache.rules.forward import Gateway, as_forwarded
+from edgecache.rules.log_entries import Draft
 from edgecache.rules.message import Request
 from edgecache.rules.purge_log import PurgeLog
 from edgecache.rules.reasons import Result
@@ -48,9 +52,11 @@ from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_head import HeadLimits, RequestHeads
 from edgecache.wire.h1_server import ClientConnection
 from edgecache.wire.proxy_protocol import PrefacedConnection
+from edgecache.writes import WritePolicy, Writes
 
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
 FROM_PROXY: Final = b"\n"  # before the bytes of a head that a trusted proxy sent: no head begins so
+REGISTER_BYTES: Final = 1024  # allowed for each purged name
 BACKLOG: Final = 4096  # connections that wait to be accepted
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
 BREAKER_FAILURES: Final = 5  # in a row, until the regional tier is let alone
@@ -110,11 +116,11 @@ class Worker:
 
     def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
         pop = settings.pop.encode()
-        log = PurgeLog()
+        log = PurgeLog(settings.purge_registers, REGISTER_BYTES * settings.purge_registers)
         memory = Memory(settings.worker_memory, settings.memory_policy, settings.largest_object, settings.max_variants)
         flights = Flights(settings.hit_for_miss)
         tier = self._regional = regional_tier(settings, self.watch.regional, clock)
-        invalidation = Invalidation(log, memory, flights, clock)
+        invalidation = Invalidation(log, memory, flights, clock, cut_off_modes(settings))
         fills = Fills(memory, invalidation, policy_of(settings), self.watch.not_stored, tier)
         upstream = Upstream(self._pool, gateway_of(settings), log, clock, self._trusted)
         relays = Relays(
@@ -124,8 +130,14 @@ class Worker:
             flights=flights,
             invalidation=invalidation,
             clock=clock,
-            region=tier,
         )
+        self.logs = None
+        if tier is not None:
+            self.logs = RegionLog(settings, invalidation, LogCounts(self.watch.registry, settings.region), clock)
+        reaches = self.logs.follower.reaches if self.logs is not None else None
+        writer = self.logs.writer if self.logs is not None else None
+        writes = Writes(relays, invalidation, write_policy_of(settings), writer, reaches)
+        purges = PurgeMethod(callers_of(settings), writer or OwnLog(invalidation), settings.pop)
         name = settings.region.encode() + b"/regional"
         patience = settings.follower_timeout
         region = None
@@ -146,6 +158,10 @@ class Worker:
             max_ranges=settings.max_ranges,
             on_known_hit=self._known_hit,
             region=region,
+            writes=writes,
+            purges=purges,
+            reaches=reaches,
+            token_cookie=settings.token_cookie,
         )
 
     def _believe(self) -> None:
@@ -295,6 +311,8 @@ class Worker:
         for preface in tuple(self._prefaced):
             preface.cut()
         self._pool.close()
+        if self.logs is not None:
+            await self.logs.close()
         if self._regional is not None:
             await self._regional.close()
         await asyncio.sleep(0)
@@ -334,6 +352,8 @@ class Worker:
             self._next_look = now + GEO_LOOK
             if self._locator.geo.stale:
                 spawn(asyncio.to_thread(self._locator.geo.reload), "read the geographic database")
+        if self.logs is not None:
+            self.logs.follower.judge()
         self._pool.sweep(now)
         self._log.flush()
         self.edge.sweep()
@@ -359,6 +379,40 @@ def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[]
     )
 
 
+class OwnLog:
+    """Purges of a POP without a region's log: they are known to this worker alone."""
+
+    def __init__(self, invalidation: Invalidation) -> None:
+        self._invalidation = invalidation
+
+    async def record(self, draft: Draft) -> str:
+        """Apply `draft`; the ID is this worker's own."""
+        self._invalidation.append(draft.scopes, soft=draft.soft)
+        return f"local:{self._invalidation.log.position}"
+
+
+def callers_of(settings: Settings) -> list[PurgeToken]:
+    """Who may purge."""
+    admin = [PurgeToken("admin", settings.admin_token)] if settings.admin_token else []
+    return [*settings.purge_tokens, *admin]
+
+
+def cut_off_modes(settings: Settings) -> dict[bytes, str]:
+    """What to do while cut off, by path prefix; the empty one is for all others."""
+    return {b"": settings.cut_off, **{path.encode(): mode for path, mode in settings.cut_off_paths.items()}}
+
+
+def write_policy_of(settings: Settings) -> WritePolicy:
+    """The operator's choices about writes."""
+    return WritePolicy(
+        ack=settings.write_ack,
+        timeout=settings.write_timeout,
+        refuse_unrecorded=settings.cut_off == "consistent",
+        token_cookie=settings.token_cookie,
+        author=settings.pop,
+    )
+
+
 def policy_of(settings: Settings) -> Policy:
     """The operator's choices, as the rules take them."""
     return Policy(
@@ -368,6 +422,7 @@ def policy_of(settings: Settings) -> Policy:
         store_set_cookie=settings.store_set_cookie,
         store_client_errors=settings.store_client_errors,
         default_stale_if_error=settings.default_stale_if_error,
+        hidden=hidden_fields(settings),
     )
 
 

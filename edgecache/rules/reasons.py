@@ -57,4 +57,5 @@ class Result(Word):
     MISS = "miss"
     COLLAPSED = "collapsed"  # another request's answer
     PASS = "pass"
+    PURGE = "purge"  # a PURGE that was recorded
     ERROR = "error"  # an answer of our own
