@@ -7,6 +7,7 @@ goes out in one round trip. So reads of one event-loop turn share one `MGET`, an
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
@@ -15,8 +16,9 @@ from redis.exceptions import ResponseError
 
 from edgecache.rules.breaker import Breaker, State
 from edgecache.tasks import spawn
-from edgecache.valkey import Command, Failure, Link
+from edgecache.valkey import Command, Failure, Link, Reader
 
+log = logging.getLogger("edgecache")
 READERS: Final = 2  # batches of reads under way at once
 MOST_KEYS: Final = 128  # of one batch
 MOST_COMMANDS: Final = 256
@@ -24,8 +26,9 @@ MOST_BYTES: Final = 64 * 1024 * 1024  # of writes that wait; more are dropped, a
 BATCH_BYTES: Final = 4 * 1024 * 1024
 QUICK: Final = 0.025  # seconds of a round trip of commands that proves the server well
 Value = bytes | None
-Told = Callable[[int, Any], None]  # the size as it was given, and the reply: an exception if there is none
-Item = tuple[Command, int, Told | None]
+Told = Callable[[Value, str], None]
+Done = Callable[[int, Any], None]  # the size as it was given, and the reply: an exception if there is none
+Item = tuple[Command, int, Done | None]
 
 
 class Counts(Protocol):
@@ -73,19 +76,15 @@ def failure_word(error: BaseException) -> str:
 
 
 class _Batch:
-    """Reads that go out together: who is to be told, by key; and until when."""
+    """Reads that go out together: who is to be told, by key; and until when, in the loop's seconds."""
 
-    __slots__ = ("expired", "expiry", "told")
+    __slots__ = ("deadline", "expired", "keys", "told")
 
-    def __init__(self) -> None:
-        self.told: dict[bytes, list[Callable[[Value, str], None]]] = {}
-        self.expiry: asyncio.TimerHandle | None = None
+    def __init__(self, deadline: float) -> None:
+        self.keys: list[bytes] = []
+        self.told: list[list[Told]] = []  # of each key
+        self.deadline = deadline
         self.expired = False
-
-    def end(self) -> None:
-        """Its time no longer runs."""
-        if self.expiry is not None:
-            self.expiry.cancel()
 
 
 class Reads:
@@ -97,89 +96,116 @@ class Reads:
     def __init__(self, guard: Guard, budget: float, readers: int = READERS) -> None:
         self._guard = guard
         self._budget = budget  # seconds
-        self._out: dict[bytes, _Batch] = {}  # every key that is wanted or under way
+        self._loop = asyncio.get_running_loop()
+        self._out: dict[bytes, list[Told]] = {}  # every key that is wanted or under way
+        self._open: _Batch | None = None  # what the next key joins
         self._waiting: deque[_Batch] = deque()
+        self._unanswered: deque[_Batch] = deque()  # waiting or under way, by their deadline
+        self._look: asyncio.TimerHandle | None = None  # at the deadlines: one timer, however many batches
         self._work = asyncio.Event()
         self._closed = False  # a command may swallow the cancellation of its task
-        self._tasks = [spawn(self._run(), "regional reads") for _ in range(readers)]
+        self._tasks = [spawn(self._run(guard.link.reader()), "regional reads") for _ in range(readers)]
         self.suspects: Callable[[Sequence[bytes]], None] = lambda keys: None  # told the keys of a batch that was slow
 
-    def get(self, key: bytes, told: Callable[[Value, str], None]) -> None:
+    def get(self, key: bytes, told: Told) -> None:
         """Have `told` called with the value of `key`, or with None and a word; perhaps at once."""
-        batch = self._out.get(key)
-        if batch is not None:
-            batch.told[key].append(told)
+        also = self._out.get(key)
+        if also is not None:
+            also.append(told)
             return
         if self._guard.open:
             told(None, "open")
             return
-        waiting = self._waiting
-        if not waiting or len(waiting[-1].told) >= MOST_KEYS:
-            batch = _Batch()
-            batch.expiry = asyncio.get_running_loop().call_later(self._budget, self._expire, batch)
-            waiting.append(batch)
-            self._work.set()
-        else:
-            batch = waiting[-1]
-        batch.told[key] = [told]
-        self._out[key] = batch
+        batch = self._open
+        if batch is None:
+            batch = self._begin()
+        all_told = self._out[key] = [told]
+        batch.keys.append(key)
+        batch.told.append(all_told)
+        if len(batch.keys) >= MOST_KEYS:
+            self._open = None
 
-    def _expire(self, batch: _Batch) -> None:
-        """The budget is used up: whoever waits goes on without."""
-        batch.expired = True
-        self._guard.failed("slow")
-        if batch in self._waiting:
-            self._waiting.remove(batch)
-        self._tell(batch, {}, "slow")
+    def _begin(self) -> _Batch:
+        batch = self._open = _Batch(self._loop.time() + self._budget)
+        self._waiting.append(batch)
+        self._unanswered.append(batch)
+        if self._look is None:
+            self._look = self._loop.call_at(batch.deadline, self._expire)
+        self._work.set()
+        return batch
 
-    async def _run(self) -> None:
-        while not self._closed:
-            if not self._waiting:
-                self._work.clear()
-                await self._work.wait()
-                continue
-            batch = self._waiting.popleft()
-            keys = list(batch.told)
-            values: dict[bytes, Value] = {}
-            word = ""
-            began = self._guard.clock()
-            try:
-                values = dict(zip(keys, await self._guard.link.get_many(keys), strict=True))
-            except Failure as error:
-                word = failure_word(error)
-                if not batch.expired:
-                    self._guard.failed(word)
-            except ValueError:  # as many replies as keys, or this is no conversation
-                word = "reply"
+    def _expire(self) -> None:
+        """Whoever has waited for the whole budget goes on without."""
+        now = self._loop.time()
+        late = []
+        while self._unanswered and (self._unanswered[0].told == [] or self._unanswered[0].deadline <= now):
+            batch = self._unanswered.popleft()
+            if batch.told:
+                late.append(batch)
+        self._look = self._loop.call_at(self._unanswered[0].deadline, self._expire) if self._unanswered else None
+        for batch in late:
+            batch.expired = True
+            self._guard.failed("slow")
+            if batch in self._waiting:
+                self._waiting.remove(batch)
+            if batch is self._open:
+                self._open = None
+            self._tell(batch, None, "slow")
+
+    async def _run(self, reader: Reader) -> None:
+        try:
+            while not self._closed:
+                if self._waiting:
+                    await self._read(reader, self._waiting.popleft())
+                else:
+                    self._work.clear()
+                    await self._work.wait()
+        finally:
+            await reader.close()
+
+    async def _read(self, reader: Reader, batch: _Batch) -> None:
+        if batch is self._open:
+            self._open = None
+        values: list[Value] | None = None
+        word = ""
+        began = self._guard.clock()
+        try:
+            values = await reader.get_many(batch.keys)
+        except Failure as error:
+            word = failure_word(error)
+            if not batch.expired:
                 self._guard.failed(word)
-            took = self._guard.clock() - began
-            if batch.expired:
-                self.suspects(keys)
-                continue
-            batch.end()
-            if not word:
-                self._guard.ok()
-                self._guard.counts.batch(len(keys), took)
-            self._tell(batch, values, word)
+        if batch.expired:
+            self.suspects(batch.keys)
+            return
+        if not word:
+            self._guard.ok()
+            self._guard.counts.batch(len(batch.keys), self._guard.clock() - began)
+        self._tell(batch, values, word)
 
-    def _tell(self, batch: _Batch, values: dict[bytes, Value], word: str) -> None:
-        for key in batch.told:
-            if self._out.get(key) is batch:
-                del self._out[key]
-        get = values.get
-        for key, all_told in batch.told.items():
-            value = get(key)
-            for told in all_told:
-                told(value, word)
+    def _tell(self, batch: _Batch, values: list[Value] | None, word: str) -> None:
+        out, all_told = self._out, batch.told
+        batch.told = []  # it is answered
+        for key in batch.keys:
+            del out[key]
+        for told_of_one, value in zip(all_told, values or [None] * len(all_told), strict=True):
+            for told in told_of_one:
+                try:
+                    told(value, word)
+                except Exception:  # a bug costs one request, not the lane
+                    log.exception("a bug: a read could not be told")
 
     async def close(self) -> None:
         """End; whoever waits is told that there is nothing."""
         self._closed = True
         self._work.set()
+        if self._look is not None:
+            self._look.cancel()
         await _cancel(self._tasks)
-        for batch in dict.fromkeys(self._out.values()):
-            batch.end()
-            self._tell(batch, {}, "closed")
+        for batch in tuple(self._unanswered):
+            if batch.told:
+                batch.expired = True
+                self._tell(batch, None, "closed")
 
 
 class Commands:
@@ -194,7 +220,7 @@ class Commands:
         self._closed = False  # a command may swallow the cancellation of its task
         self._tasks = [spawn(self._run(), name)]
 
-    def send(self, command: Command, size: int = 0, told: Told | None = None) -> bool:
+    def send(self, command: Command, size: int = 0, told: Done | None = None) -> bool:
         """Have `command` (of about `size` bytes) sent, and `told` called; False if it is dropped at once."""
         if self._guard.open or self.queued + size > self._most_bytes:
             return False
@@ -219,7 +245,7 @@ class Commands:
             raise value
         return value
 
-    def _put(self, command: Command, size: int, told: Told | None) -> None:
+    def _put(self, command: Command, size: int, told: Done | None) -> None:
         self._queue.append((command, size, told))
         self.queued += size
         self._work.set()

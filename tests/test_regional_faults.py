@@ -103,7 +103,7 @@ CORRUPTIONS: dict[str, Callable[[Server, bytes, bytes], object]] = {
     "cut": lambda server, key, value: server.db.set(key, value[:-1]),
     "cut in the head": lambda server, key, value: server.db.set(key, value[:22]),
     "longer": lambda server, key, value: server.db.set(key, value + b"evil"),
-    "another schema": lambda server, key, value: server.db.set(key, b"ecr\x03" + value[4:]),
+    "another schema": lambda server, key, value: server.db.set(key, b"ecr\x63" + value[4:]),
     "empty": lambda server, key, value: server.db.set(key, b""),
     "pickle": lambda server, key, value: server.db.set(key, pickle.dumps({"evil": 1})),
     "a list": lambda server, key, value: (server.db.delete(key), server.db.lpush(key, b"evil")),
