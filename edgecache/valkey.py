@@ -239,7 +239,7 @@ class _LineReader:
     async def _connect(self) -> AbstractConnection:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         self._connection = connection
-        await connection.connect()
+        await connection.connect()  # type: ignore[no-untyped-call]
         connection.socket_timeout = None  # ours counts: theirs makes a task for every command
         return connection
 

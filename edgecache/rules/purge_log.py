@@ -187,6 +187,8 @@ class PurgeLog:
         """Whether a response that came with `seen` may be used. If so, it is as if it had been asked here, now."""
         worst = Verdict.USABLE if seen.covers(self.floor) else Verdict.UNPROVEN
         names = scopes.naming(subject, self._deepest)
+        if self._registers.keys().isdisjoint(names) and not self._doubts:
+            return worst
         for register in self._registers_of(names):
             worst = worse(worst, register.verdict(seen))
         return worse(worst, self._doubt(names))
