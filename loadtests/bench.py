@@ -113,7 +113,7 @@ class Bench:
         """A hit in the regional tier, beside nginx's hit in its memory and beside the plain way to use redis-py."""
         with regional.valkey(self._directory / "valkey") as server:
             regional.fill_baseline(server)
-            ours = regional.edgecache(*self._ours("edgecache"), regional.url_of(server))
+            ours = self._ours("edgecache", regional.url_of(server), regional.NOTHING_IN_MEMORY)
             nginx = [contestant for contestant in contestants if contestant.name == "nginx"]
             self.compare(regional.HIT, [*nginx, ours, regional.baseline(server.port)], "nginx")
 
@@ -127,24 +127,26 @@ class Bench:
             for number, (name, (count, tags)) in enumerate(sizes.items()):
                 server = stack.enter_context(regional.valkey(self._directory / f"valkey-{number}"))
                 regional.fill(server, count, tags)
-                ours.append(regional.edgecache(*self._ours(name), regional.url_of(server)))
+                ours.append(self._ours(name, regional.url_of(server), regional.NOTHING_IN_MEMORY))
             self.compare(regional.SCALE, ours, ours[0].name)
 
     def measure_dead(self) -> None:
         """What a Valkey that does not answer adds to the latency of requests that would have asked it."""
         with regional.valkey(self._directory / "valkey-dead") as server, regional.frozen(server):
-            ours = [
-                regional.edgecache(*self._ours("no tier"), "off"),
-                regional.edgecache(*self._ours("Valkey is silent"), regional.url_of(server)),
-                regional.edgecache(*self._ours("Valkey refuses"), f"valkey://127.0.0.1:{free_port()}"),
-            ]
+            urls = {
+                "no tier": "off",
+                "Valkey is silent": regional.url_of(server),
+                "Valkey refuses": f"valkey://127.0.0.1:{free_port()}",
+            }
+            ours = [self._ours(name, url, regional.SMALL_MEMORY) for name, url in urls.items()]
             standings = self.compare(regional.DEAD, ours, ours[0].name)
             print(regional.added_p99(standings), end="\n\n", flush=True)
 
-    def _ours(self, name: str) -> tuple[str, str | None, dict[str, str]]:
-        """Name, command and settings of the project's server."""
+    def _ours(self, name: str, url: str, more: dict[str, str]) -> Contestant:
+        """The project's server with a regional tier."""
         settings = dict(pair.split("=", 1) for pair in self._options.edgecache_env)
-        return name, self._options.edgecache_command, {"EDGECACHE_ACCESS_LOG": "off", **settings}
+        settings = {"EDGECACHE_ACCESS_LOG": "off", **more, **settings}
+        return regional.edgecache(name, self._options.edgecache_command, settings, url)
 
     def _publish(self, text: str, parts: Sequence[Standing | memory.Figure]) -> None:
         print(text, end="\n\n", flush=True)

@@ -33,14 +33,15 @@ SCALE = Scenario(
     "regional-scale", "the same, 10,000 URLs, by the number of objects and tags", path="/o/{}00", urls=10_000
 )
 DEAD = Scenario(
-    "regional-dead", "every request a miss, 4 connections, by the state of Valkey", cached=False, connections=4
+    "regional-dead", "misses, 4 connections, by the state of Valkey", urls=20_000, cached=False, connections=4
 )
 BASELINE = "redis-py GET, aiohttp"
 FEW = 10_000
 MANY = 1_000_000
 TAGS = 50
 FREE_FOR_MANY = 6 << 30  # bytes of memory that must be free to store the many
-NOTHING_IN_MEMORY = {"EDGECACHE_MAX_OBJECT_MEMORY": "100B"}
+NOTHING_IN_MEMORY = {"EDGECACHE_MAX_OBJECT_MEMORY": "100B", "EDGECACHE_REGIONAL_TIMEOUT": "1s"}  # no read is given up
+SMALL_MEMORY = {"EDGECACHE_MEMORY": "1MiB", "EDGECACHE_MEMORY_POLICY": "lru"}  # of many URLs asked in turn it has none
 BLOCK = b"Date: %b\r\nContent-Type: text/html\r\nCache-Control: max-age=3600\r\nETag: %b\r\nLast-Modified: %b\r\n"
 
 
@@ -61,7 +62,7 @@ def url_of(server: ValkeyServer) -> str:
 def edgecache(name: str, command: str | None, settings: dict[str, str], url: str) -> Contestant:
     """This project's server with the tier at `url`; afterwards it tells how it read."""
     admin = free_port()
-    env = {**settings, **NOTHING_IN_MEMORY, "EDGECACHE_REGIONAL": url, "EDGECACHE_ADMIN_LISTEN": f"127.0.0.1:{admin}"}
+    env = {**settings, "EDGECACHE_REGIONAL": url, "EDGECACHE_ADMIN_LISTEN": f"127.0.0.1:{admin}"}
     one = peers.edgecache(command, env, name)
     return Contestant(name, one.command, (lambda: reads(admin)) if url != "off" else None)
 
