@@ -10,16 +10,18 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 from redis.exceptions import ResponseError
 
+from edgecache.line import Values
 from edgecache.rules.breaker import Breaker, State
 from edgecache.tasks import spawn
-from edgecache.valkey import Command, Failure, Link, Reader
+from edgecache.valkey import Command, Failure, Link
 
 log = logging.getLogger("edgecache")
-READERS: Final = 2  # batches of reads under way at once
+MOST_OUT: Final = 2  # batches of reads under way at once
 MOST_KEYS: Final = 128  # of one batch
 MOST_COMMANDS: Final = 256
 MOST_BYTES: Final = 64 * 1024 * 1024  # of writes that wait; more are dropped, and counted
@@ -78,134 +80,137 @@ def failure_word(error: BaseException) -> str:
 class _Batch:
     """Reads that go out together: who is to be told, by key; and until when, in the loop's seconds."""
 
-    __slots__ = ("deadline", "expired", "keys", "told")
+    __slots__ = ("began", "deadline", "expired", "keys", "told")
 
     def __init__(self, deadline: float) -> None:
         self.keys: list[bytes] = []
-        self.told: list[list[Told]] = []  # of each key
+        self.told: list[list[Told]] = []  # of each key; empty once they are told
         self.deadline = deadline
-        self.expired = False
+        self.began = 0.0  # when it went out, on the guard's clock
+        self.expired = False  # it was not answered in time
 
 
 class Reads:
     """Values by key, batched. Whoever asks is told once: the value; or None and why there is none in time.
 
-    Several who ask for one key share one read, from the moment that it is wanted until it is there.
+    What is wanted in one turn of the event loop goes out at its end, in one round trip; while `most_out` of those are
+    under way, what is wanted waits and makes a larger one. Several who ask for one key share one read, from the moment
+    that it is wanted until it is there. No round trip costs a task or a timer.
     """
 
-    def __init__(self, guard: Guard, budget: float, readers: int = READERS) -> None:
+    def __init__(self, guard: Guard, budget: float, most_out: int = MOST_OUT) -> None:
         self._guard = guard
         self._budget = budget  # seconds
+        self._patience = guard.link.timeout  # seconds, after which the connection is given up
+        self._most_out = most_out
+        self._line = guard.link.line()
         self._loop = asyncio.get_running_loop()
-        self._out: dict[bytes, list[Told]] = {}  # every key that is wanted or under way
-        self._open: _Batch | None = None  # what the next key joins
-        self._waiting: deque[_Batch] = deque()
-        self._unanswered: deque[_Batch] = deque()  # waiting or under way, by their deadline
+        self._wanted: dict[bytes, list[Told]] = {}  # every key that is wanted or under way, and not late
+        self._waiting: deque[_Batch] = deque()  # not yet sent; the last one may take more keys
+        self._out: deque[_Batch] = deque()  # sent, in their order
+        self._flushing = False
         self._look: asyncio.TimerHandle | None = None  # at the deadlines: one timer, however many batches
-        self._work = asyncio.Event()
-        self._closed = False  # a command may swallow the cancellation of its task
-        self._tasks = [spawn(self._run(guard.link.reader()), "regional reads") for _ in range(readers)]
+        self._look_time = 0.0
         self.suspects: Callable[[Sequence[bytes]], None] = lambda keys: None  # told the keys of a batch that was slow
 
     def get(self, key: bytes, told: Told) -> None:
         """Have `told` called with the value of `key`, or with None and a word; perhaps at once."""
-        also = self._out.get(key)
+        also = self._wanted.get(key)
         if also is not None:
             also.append(told)
             return
         if self._guard.open:
             told(None, "open")
             return
-        batch = self._open
-        if batch is None:
+        waiting = self._waiting
+        batch = waiting[-1] if waiting else self._begin()
+        if len(batch.keys) >= MOST_KEYS:
             batch = self._begin()
-        all_told = self._out[key] = [told]
+        all_told = self._wanted[key] = [told]
         batch.keys.append(key)
         batch.told.append(all_told)
-        if len(batch.keys) >= MOST_KEYS:
-            self._open = None
 
     def _begin(self) -> _Batch:
-        batch = self._open = _Batch(self._loop.time() + self._budget)
+        batch = _Batch(self._loop.time() + self._budget)
         self._waiting.append(batch)
-        self._unanswered.append(batch)
-        if self._look is None:
-            self._look = self._loop.call_at(batch.deadline, self._expire)
-        self._work.set()
+        self._look_at(batch.deadline)
+        if not self._flushing and len(self._out) < self._most_out:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
         return batch
 
+    def _flush(self) -> None:
+        """Send what waits, as far as it may be under way."""
+        self._flushing = False
+        while self._waiting and len(self._out) < self._most_out:
+            batch = self._waiting.popleft()
+            batch.began = self._guard.clock()
+            self._out.append(batch)
+            self._line.ask(batch.keys, partial(self._answered, batch))
+
+    def _answered(self, batch: _Batch, values: Values | None, error: BaseException | None) -> None:
+        if batch in self._out:
+            self._out.remove(batch)
+        word = "" if error is None else failure_word(error)
+        if batch.expired:
+            self.suspects(batch.keys)
+        elif word:
+            self._guard.failed(word)
+        else:
+            self._guard.ok()
+            self._guard.counts.batch(len(batch.keys), self._guard.clock() - batch.began)
+        if self._waiting and not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        self._tell(batch, values, word)
+
     def _expire(self) -> None:
-        """Whoever has waited for the whole budget goes on without."""
+        """Whoever has waited for the whole budget goes on without; what takes far too long is given up."""
         now = self._loop.time()
-        late = []
-        while self._unanswered and (self._unanswered[0].told == [] or self._unanswered[0].deadline <= now):
-            batch = self._unanswered.popleft()
-            if batch.told:
-                late.append(batch)
-        self._look = self._loop.call_at(self._unanswered[0].deadline, self._expire) if self._unanswered else None
+        late = [batch for batch in (*self._out, *self._waiting) if not batch.expired and batch.deadline <= now]
         for batch in late:
             batch.expired = True
             self._guard.failed("slow")
             if batch in self._waiting:
                 self._waiting.remove(batch)
-            if batch is self._open:
-                self._open = None
             self._tell(batch, None, "slow")
+        if self._out and self._out[0].deadline + self._patience <= now:
+            self._line.give_up()
+        self._look = None
+        for batch in (*self._out, *self._waiting):
+            self._look_at(batch.deadline + (self._patience if batch.expired else 0.0))
 
-    async def _run(self, reader: Reader) -> None:
-        try:
-            while not self._closed:
-                if self._waiting:
-                    await self._read(reader, self._waiting.popleft())
-                else:
-                    self._work.clear()
-                    await self._work.wait()
-        finally:
-            await reader.close()
+    def _look_at(self, time: float) -> None:
+        """See to it that `_expire` runs at `time` at the latest."""
+        if self._look is None or self._look_time > time:
+            if self._look is not None:
+                self._look.cancel()
+            self._look, self._look_time = self._loop.call_at(time, self._expire), time
 
-    async def _read(self, reader: Reader, batch: _Batch) -> None:
-        if batch is self._open:
-            self._open = None
-        values: list[Value] | None = None
-        word = ""
-        began = self._guard.clock()
-        try:
-            values = await reader.get_many(batch.keys)
-        except Failure as error:
-            word = failure_word(error)
-            if not batch.expired:
-                self._guard.failed(word)
-        if batch.expired:
-            self.suspects(batch.keys)
+    def _tell(self, batch: _Batch, values: Values | None, word: str) -> None:
+        wanted, all_told = self._wanted, batch.told
+        if not all_told:  # they were told that it is slow
             return
-        if not word:
-            self._guard.ok()
-            self._guard.counts.batch(len(batch.keys), self._guard.clock() - began)
-        self._tell(batch, values, word)
-
-    def _tell(self, batch: _Batch, values: list[Value] | None, word: str) -> None:
-        out, all_told = self._out, batch.told
-        batch.told = []  # it is answered
+        batch.told = []
         for key in batch.keys:
-            del out[key]
-        for told_of_one, value in zip(all_told, values or [None] * len(all_told), strict=True):
+            del wanted[key]
+        for told_of_one, value in zip(all_told, values or (None,) * len(all_told), strict=True):
             for told in told_of_one:
                 try:
                     told(value, word)
-                except Exception:  # a bug costs one request, not the lane
+                except Exception:  # a bug costs one request, not all that share its round trip
                     log.exception("a bug: a read could not be told")
 
     async def close(self) -> None:
         """End; whoever waits is told that there is nothing."""
-        self._closed = True
-        self._work.set()
         if self._look is not None:
             self._look.cancel()
-        await _cancel(self._tasks)
-        for batch in tuple(self._unanswered):
-            if batch.told:
-                batch.expired = True
-                self._tell(batch, None, "closed")
+        await self._line.close()
+        batches = (*self._out, *self._waiting)
+        self._out.clear()
+        self._waiting.clear()
+        for batch in batches:
+            self._tell(batch, None, "closed")
 
 
 class Commands:

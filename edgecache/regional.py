@@ -89,7 +89,7 @@ class Regional:
         self._count = count
         self._clock = clock  # epoch seconds
         self.reads = Reads(guard, budget)
-        self.bulk = Reads(guard, max(budget, 1.0), readers=2)  # chunks: nobody's first byte waits behind one
+        self.bulk = Reads(guard, max(budget, 1.0))  # chunks: nobody's first byte waits behind one
         self.writes = Commands(guard, "regional writes")
         self._control = Commands(guard, "regional control")
         self.leases = Leases(guard, self._control, lease)

@@ -6,36 +6,32 @@ falls back to the origin), that replies are bytes, and that reads may go to repl
 
 from __future__ import annotations
 
-import asyncio
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
-from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
-    InvalidResponse,
     NoPermissionError,
-    RedisError,
     ResponseError,
 )
 
+from edgecache.line import ClusterLine, Failure, Line, ServerLine
+
+__all__ = ("Access", "Failure", "Line", "Link", "ValkeyUrl", "is_refused", "parse_url")
 DEFAULT_PORT: Final = 6379
 SCHEMES: Final = ("valkey", "valkeys", "valkey+unix", "valkey+sentinel", "valkey+cluster")
 ALIASES: Final = {"redis": "valkey", "rediss": "valkeys", "unix": "valkey+unix"}
 MOST_CONNECTIONS: Final = 16
 Command = tuple[Any, ...]  # name and arguments, as on the wire
-Failure = (RedisError, OSError, TimeoutError)  # whatever can go wrong with a server
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +114,7 @@ class Link:
 
     def __init__(self, access: Access) -> None:
         self._url = access.url
-        self._timeout = access.timeout
+        self.timeout = access.timeout  # seconds
         self._options = _options(access)
         self._primary: Redis | RedisCluster
         self._reader: Redis | RedisCluster
@@ -171,11 +167,11 @@ class Link:
             pipeline.execute_command(*command)
         return await pipeline.execute(raise_on_error=False)
 
-    def reader(self) -> Reader:
-        """What reads many values in one round trip, on a connection of its own; not for several tasks at once."""
+    def line(self) -> Line:
+        """A connection for reads of many values."""
         if isinstance(self._reader, RedisCluster):
-            return _ClusterReader(self)
-        return _LineReader(self._reader.connection_pool, self._timeout)
+            return ClusterLine(self.get_many)
+        return ServerLine(self._reader.connection_pool, self.timeout)
 
     def subscription(self) -> PubSub:
         """A connection for messages."""
@@ -197,71 +193,6 @@ class Link:
 
     def __repr__(self) -> str:
         return f"<Link {self._url}>"
-
-
-class Reader(Protocol):
-    """Reads values by key."""
-
-    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of `keys`, in their order; None where there is none, or none that is a string."""
-
-    async def close(self) -> None:
-        """End."""
-
-
-class _LineReader:
-    """One connection that stays open: a round trip costs no look-up in a pool, and no task of its own.
-
-    After anything but a whole list of values the connection is given up: what it would bring next is not known.
-    """
-
-    def __init__(self, pool: ConnectionPool, timeout: float) -> None:
-        self._pool = pool
-        self._timeout = timeout  # seconds
-        self._connection: AbstractConnection | None = None
-
-    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of `keys`; raises one of `Failure`."""
-        try:
-            async with asyncio.timeout(self._timeout):
-                connection = self._connection
-                if connection is None or not connection.is_connected:
-                    connection = await self._connect()
-                await connection.send_packed_command(pack_command(cast(Any, (b"MGET", *keys))), check_health=False)
-                reply = await connection.read_response(timeout=math.inf)
-            if type(reply) is not list or len(reply) != len(keys):
-                raise InvalidResponse("as many values as keys were asked for")
-            return reply
-        except BaseException:
-            await self.close()
-            raise
-
-    async def _connect(self) -> AbstractConnection:
-        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        self._connection = connection
-        await connection.connect()  # type: ignore[no-untyped-call]
-        connection.socket_timeout = None  # ours counts: theirs makes a task for every command
-        return connection
-
-    async def close(self) -> None:
-        """Close the connection."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
-
-
-class _ClusterReader:
-    """A cluster's client knows where each key lies."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of `keys`; raises one of `Failure`."""
-        return await self._link.get_many(keys)
-
-    async def close(self) -> None:
-        """The link is closed by whoever made it."""
 
 
 def is_refused(error: BaseException) -> bool:
