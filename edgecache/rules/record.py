@@ -5,7 +5,8 @@
     the fixed part                  see `FIXED`: the lengths of what follows, numbers and times
     url                             the full cache key
     block                           the head's field lines, as they are sent
-    meta                            JSON, an array: the reason, Vary, the selecting values, directives, tags
+    meta                            JSON, an array: the reason, Vary, the selecting values, the directives
+    tags                            with a line feed between two
     seen                            what of the invalidation log was known when the origin was asked: a vector
     chunks                          the name of the body's chunks; empty: the body follows
     body                            whole; or nothing
@@ -35,8 +36,8 @@ MAGIC: Final = b"ecr\x03"  # the last byte is the schema's version
 SEALED: Final = b"ecs\x03"  # the same, encrypted
 DIGEST_SIZE: Final = 16
 NONCE_SIZE: Final = 12
-# Status; lengths of url, block, meta, seen, chunks and body; received, initial age, lifetime, stale at, stale if error.
-FIXED: Final = struct.Struct(">HIIIIHQddddd")
+# Status; lengths of url, block, meta, tags, seen, chunks, body; received, initial age, lifetime, stale at, and if error.
+FIXED: Final = struct.Struct(">HIIIIIHQddddd")
 _PREFIX: Final = len(MAGIC) + DIGEST_SIZE
 
 
@@ -95,15 +96,16 @@ class Codec:
                 [name.decode("latin-1") for name in record.vary],
                 [None if value is None else value.decode("latin-1") for value in record.selecting],
                 dataclasses.astuple(record.directives),
-                [tag.decode("latin-1") for tag in record.tags],
             )
         )
+        tags = b"\n".join(record.tags)  # a field's value holds no line feed
         seen = record.seen.encode("ascii")
         fixed = FIXED.pack(
             record.status,
             len(record.url),
             len(record.block),
             len(meta),
+            len(tags),
             len(seen),
             len(record.chunks),
             record.length,
@@ -113,7 +115,7 @@ class Codec:
             record.stale_at,
             record.stale_if_error,
         )
-        return self.seal(key, b"".join((fixed, record.url, record.block, meta, seen, record.chunks, record.body)))
+        return self.seal(key, b"".join((fixed, record.url, record.block, meta, tags, seen, record.chunks, record.body)))
 
     def decode(self, key: bytes, url: bytes, data: bytes) -> Record:
         """The record of `url` that lies under `key`; raises `Corrupt`."""
@@ -122,21 +124,24 @@ class Codec:
             fixed = FIXED.unpack_from(rest)
         except struct.error:
             raise Corrupt("malformed") from None
-        status, urls, blocks, metas, seens, names, length, received, age, lifetime, stale_at, stale_if_error = fixed
+        status, urls, blocks, metas, tagged, seens, names, length, *times = fixed
+        received, age, lifetime, stale_at, stale_if_error = times
         block_at = FIXED.size + urls
         if urls != len(url) or not rest.startswith(url, FIXED.size):
             raise Corrupt("key")
         meta_at = block_at + blocks
-        seen_at = meta_at + metas
+        tags_at = meta_at + metas
+        seen_at = tags_at + tagged
         name_at = seen_at + seens
         body_at = name_at + names
         if body_at > len(rest) or (not names and len(rest) - body_at != length):
             raise Corrupt("length")
         try:
-            reason, vary, selecting, directives, tags = _meta(rest[meta_at:seen_at])
+            reason, vary, selecting, directives = _meta(rest[meta_at:tags_at])
             seen = rest[seen_at:name_at].decode("ascii")
         except (ValueError, TypeError, AttributeError):
             raise Corrupt("malformed") from None
+        tags = tuple(rest[tags_at:seen_at].split(b"\n")) if tagged else ()
         if not isfinite(received + age + lifetime + stale_at + stale_if_error):
             raise Corrupt("malformed")
         return Record(
@@ -187,13 +192,13 @@ def _digest(key: bytes, rest: bytes) -> bytes:
     return blake2b(b"%d:%b%b" % (len(key), key, rest), digest_size=DIGEST_SIZE).digest()
 
 
-Meta = tuple[bytes, tuple[bytes, ...], tuple[bytes | None, ...], ResponseDirectives, tuple[bytes, ...]]
+Meta = tuple[bytes, tuple[bytes, ...], tuple[bytes | None, ...], ResponseDirectives]
 
 
 @lru_cache(maxsize=1024)
 def _meta(data: bytes) -> Meta:
-    """Reason, Vary, selecting values, directives and tags; raises ValueError, TypeError or AttributeError."""
-    reason, vary, selecting, directives, tags = orjson.loads(data)
+    """Reason, Vary, selecting values and directives; raises ValueError, TypeError or AttributeError."""
+    reason, vary, selecting, directives = orjson.loads(data)
     if len(vary) != len(selecting):
         raise ValueError("no record")
     return (
@@ -201,7 +206,6 @@ def _meta(data: bytes) -> Meta:
         tuple([name.encode("latin-1") for name in vary]),
         tuple([None if value is None else value.encode("latin-1") for value in selecting]),
         ResponseDirectives(*directives),
-        tuple([tag.encode("latin-1") for tag in tags]),
     )
 
 
