@@ -27,6 +27,8 @@ MOST_COMMANDS: Final = 256
 MOST_BYTES: Final = 64 * 1024 * 1024  # of writes that wait; more are dropped, and counted
 BATCH_BYTES: Final = 4 * 1024 * 1024
 QUICK: Final = 0.025  # seconds of a round trip of commands that proves the server well
+PROBE_EVERY: Final = 0.1  # seconds between two looks whether it is time to try the server
+PROBE_KEY: Final = b"ec:probe"
 Value = bytes | None
 Told = Callable[[Value, str], None]
 Done = Callable[[int, Any], None]  # the size as it was given, and the reply: an exception if there is none
@@ -44,19 +46,26 @@ class Counts(Protocol):
 
 
 class Guard:
-    """What all lanes of one tier share: the link, the breaker, and the clock (seconds, monotonic)."""
+    """What all lanes of one tier share: the link, the breaker, and the clock (seconds, monotonic).
 
-    def __init__(self, link: Link, breaker: Breaker, clock: Callable[[], float], counts: Counts) -> None:
+    While the breaker is not closed no request asks the server, not even to try it: a task does that, so that no client
+    waits for a server that may be dead.
+    """
+
+    def __init__(
+        self, link: Link, breaker: Breaker, clock: Callable[[], float], counts: Counts, budget: float = QUICK
+    ) -> None:
         self.link = link
         self.breaker = breaker
         self.clock = clock
         self.counts = counts
+        self._budget = budget  # seconds in which a server that is well answers
+        self._prober: asyncio.Task[None] | None = None
 
     @property
     def open(self) -> bool:
         """Whether the server is let alone for now. (A closed circuit is an open way: the word is the field's.)"""
-        breaker = self.breaker
-        return breaker.state is not State.CLOSED and not breaker.allows(self.clock())
+        return self.breaker.state is not State.CLOSED
 
     def ok(self) -> None:
         """A round trip came back in time."""
@@ -66,6 +75,33 @@ class Guard:
         """One did not, or not in time."""
         self.breaker.failed(self.clock())
         self.counts.failed(word)
+        if self.open and self._prober is None:
+            self._prober = spawn(self._probe(), "regional probe")
+
+    async def _probe(self) -> None:
+        """Ask behind the clients' backs until there is an answer in time."""
+        try:
+            while self.open:
+                await asyncio.sleep(PROBE_EVERY)
+                if self.open and self.breaker.allows(self.clock()):
+                    told = self.breaker.succeeded if await self._answers() else self.breaker.failed
+                    told(self.clock())
+        finally:
+            self._prober = None
+
+    async def _answers(self) -> bool:
+        try:
+            await self.link.get_many((PROBE_KEY,))  # to connect may take longer
+            began = self.clock()
+            await self.link.get_many((PROBE_KEY,))
+        except Failure:
+            return False
+        return self.clock() - began <= self._budget
+
+    async def close(self) -> None:
+        """Ask no more."""
+        if self._prober is not None:
+            await _cancel((self._prober,))
 
 
 def failure_word(error: BaseException) -> str:

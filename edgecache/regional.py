@@ -303,6 +303,7 @@ class Regional:
         await self.leases.close()
         for lane in (self.reads, self.bulk, self.writes, self._control):
             await lane.close()
+        await self.guard.close()
         await self.guard.link.close()
 
 

@@ -50,6 +50,12 @@ def failures(pop: Pop) -> float:
     return sum(values[0] for _, values in family["series"]) if family else 0.0
 
 
+def reads(pop: Pop, result: str) -> float:
+    """How many reads of the tier came to `result`."""
+    series = pop.worker.snapshot()["edgecache_regional_reads"]["series"]
+    return float(next(values[0] for labels, values in series if ("result", result) in labels))
+
+
 async def test_down_at_the_start(origin: OriginDouble) -> None:
     """Nothing listens where Valkey should be: everything is served, and the failures are counted."""
     origin.otherwise(echo)
@@ -95,6 +101,26 @@ async def test_it_stops_and_comes_back(origin: OriginDouble, valkey: Server) -> 
         await all_are_right(pop, range(100, 110))
         await valkey.has(len({*valkey.keys()}))
         assert pop.worker.edge.region.tier.state == "closed"
+
+
+async def test_no_request_waits_for_a_dead_server(origin: OriginDouble, valkey: Server) -> None:
+    """Once the breaker is open no request is a probe; it closes by itself when the server answers again."""
+    async with behind_faults(origin, valkey) as (pop, proxy):
+        guard = pop.worker.edge.region.tier.guard
+        proxy.stall()
+        while not guard.open:
+            await all_are_right(pop, range(8))
+        slow = reads(pop, "slow")
+        await all_are_right(pop, range(100, 160))
+        assert reads(pop, "slow") == slow
+        assert reads(pop, "open") >= 60
+        proxy.heal()
+        for _ in range(500):
+            if not guard.open:
+                break
+            await asyncio.sleep(0.01)
+        assert not guard.open
+        await all_are_right(pop, range(100, 160))
 
 
 CORRUPTIONS: dict[str, Callable[[Server, bytes, bytes], object]] = {

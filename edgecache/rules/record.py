@@ -36,7 +36,7 @@ MAGIC: Final = b"ecr\x03"  # the last byte is the schema's version
 SEALED: Final = b"ecs\x03"  # the same, encrypted
 DIGEST_SIZE: Final = 16
 NONCE_SIZE: Final = 12
-# Status; lengths of url, block, meta, tags, seen, chunks, body; received, initial age, lifetime, stale at, and if error.
+# Status; lengths of url, block, meta, tags, seen, chunks, body; received, initial age, lifetime, stale at and if error.
 FIXED: Final = struct.Struct(">HIIIIIHQddddd")
 _PREFIX: Final = len(MAGIC) + DIGEST_SIZE
 
