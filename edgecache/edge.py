@@ -22,11 +22,12 @@ from edgecache.answers import Answer
 from edgecache.fills import Fills, Reply
 from edgecache.flights import Failed, Filling, Flight, Flights, Outcome, Refreshed, Risen, Unshareable
 from edgecache.invalidation import Invalidation
-from edgecache.known import KnownHeads, KnownHit, KnownPass, Rendered
+from edgecache.known import KnownHeads, KnownHit, KnownPass, KnownRead, Rendered
 from edgecache.memory import Entry, Memory
 from edgecache.purge_method import PurgeMethod
 from edgecache.region import Region, Turn
 from edgecache.regional import Found
+from edgecache.regional_hits import RegionalHits
 from edgecache.relay import Relays
 from edgecache.rules import cache_status, ranges, rfc9111
 from edgecache.rules.cache_key import primary_key
@@ -111,6 +112,11 @@ class Edge:
         self._reaches = reaches  # None: there is no log but this worker's own
         self._token_cookie = token_cookie
         self.on_known_hit = on_known_hit  # told of each, with the time: to count and log
+        self._hits = None
+        if region is not None:
+            self._hits = RegionalHits(
+                pop, region, memory, flights, invalidation, self.known, clock, self.answer_regional
+            )
 
     # --- without waiting
 
@@ -126,7 +132,9 @@ class Edge:
                 return False
             self.relays.pass_known(connection, known, raw, now)
             return True
-        assert type(known) is KnownHit, "there are two kinds"
+        if type(known) is KnownRead:
+            return self._hits is not None and self._hits.ask_known(connection, known, raw)
+        assert type(known) is KnownHit, "there are three kinds"
         rendered = known.rendered
         entry = rendered.entry
         if entry.passed != (fence := self.log.fence) and (
@@ -219,6 +227,8 @@ class Edge:
     ) -> None:
         """Answer with what the regional tier has found, or go on."""
         if exchange.gone:
+            return
+        if entry is None and found is not None and self._hits and self._hits.answers(exchange, key, found, why):
             return
         if found is not None and self.region is not None and self.region.is_newer(found, entry):
             verdict = self._answer_found(exchange, key, found.entry, why)

@@ -20,6 +20,7 @@ from edgecache.rules.vectors import NOTHING, Vector
 
 if TYPE_CHECKING:
     from edgecache.flights import Flights
+    from edgecache.rules.record import Record
 
 AVAILABLE: Final = "available"
 AVAILABLE_EVERYWHERE: Final[Mapping[bytes, str]] = {b"": AVAILABLE}
@@ -102,6 +103,14 @@ class Invalidation:
             entry.soften(self._clock())
             return Verdict.USABLE
         return verdict
+
+    def proves(self, record: Record) -> bool:
+        """Whether `record`, which another process stored, is usable as it is."""
+        vector = vector_of(record.seen)
+        if vector is None:
+            return False
+        normal = self._memory.normal_key(record.url)
+        return self.log.check_vector(Subject(record.url, record.tags, normal), vector) is Verdict.USABLE
 
     def verdict(self, key: bytes, tags: tuple[bytes, ...], seen: Stamp) -> Verdict:
         """What the rule says of an answer to a question asked at `seen`."""

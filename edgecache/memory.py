@@ -192,6 +192,10 @@ class Memory:
             return None, False
         return (slot, True) if isinstance(slot, Entry) else (slot.select(fields), True)
 
+    def has(self, key: bytes) -> bool:
+        """Whether anything is stored for a URL; that it is asked for is not counted as a use."""
+        return self._slots.peek(self.normal_key(key) if self._search else key) is not None
+
     def vary_of(self, key: bytes) -> tuple[bytes, ...]:
         """The field names by which the URL is known to vary."""
         slot = self._slots.peek(self.normal_key(key))

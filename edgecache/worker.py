@@ -367,7 +367,7 @@ def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[]
         return None
     access = access_of(settings, timeout=max(4 * settings.regional_timeout, 0.5))
     breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)
-    guard = Guard(Link(access), breaker, time.monotonic, counts)
+    guard = Guard(Link(access), breaker, time.monotonic, counts, settings.regional_timeout)
     return Regional(
         guard,
         Codec(AESGCM(settings.regional_key) if settings.regional_key else None),
