@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 
-from harness.fault_proxy import FaultProxy  # noqa: E402
+from harness.fault_proxy import FaultProxy
 
 
 async def relay(port: int, target_port: int, seconds: float) -> None:

@@ -1,10 +1,10 @@
-"""The origin: a small web service of versioned objects, as `objects` describes them. Run as `python -m local_chain.origin PORT`.
+"""The origin: a small web service of versioned objects, as `objects` describes them: python -m local_chain.origin PORT
 
-    GET  /o/TAG/NAME?…           the object in its present version: ETag, Surrogate-Key, Object-Version
-    PUT  /o/TAG/NAME?…           a new version of it
-    POST /_origin/bump?tag=TAG   a new version of every object of the tag; caches are told nothing
-    GET  /_origin/counts         requests and bytes answered so far
-    GET  /_origin/asked?tag=TAG  how often each object of a tag was asked for, in full and to validate: the most of any
+GET  /o/TAG/NAME?…           the object in its present version: ETag, Surrogate-Key, Object-Version
+PUT  /o/TAG/NAME?…           a new version of it
+POST /_origin/bump?tag=TAG   a new version of every object of the tag; caches are told nothing
+GET  /_origin/counts         requests and bytes answered so far
+GET  /_origin/asked?tag=TAG  how often each object of a tag was asked for, in full and to validate: the most of any
 """
 
 from __future__ import annotations
