@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from load.traces import read_trace
 from local_chain.chain import Chain, running_chain
 from local_chain.options import add_plan_options, plan_of
 from local_chain.processes import StartError
@@ -55,7 +56,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=1, help="that make the load (1)")
     parser.add_argument("--ui", action="store_true", help="locust's web page on http://127.0.0.1:8089 until Ctrl-C")
     add_plan_options(parser)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.trace is not None:
+        try:
+            read_trace(options.trace, 1)
+        except (OSError, EOFError, ValueError) as error:
+            parser.error(f"--trace {options.trace}: {error}")
+    return options
 
 
 def locust_command(name: str, options: argparse.Namespace, folder: Path) -> list[str]:

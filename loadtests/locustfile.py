@@ -2,7 +2,7 @@
 
 Four classes of users, one per scenario: Zipf, Flash, Purge, Write. Headless, with the web page, or distributed
 (`--master`, `--worker`, `--processes 4`): what the processes saw is added up. Where the edges are is said by options or
-by the environment (`--help`, "load test of edgecache"). It ends with a table, and with exit code 1 on any error or old
+by the environment (`--help`, the names that begin with LOAD_). It ends with a table, and with exit code 1 on any error or old
 answer.
 """
 
@@ -29,17 +29,17 @@ __all__ = ["Flash", "Purge", "Write", "Zipf"]
 @events.init_command_line_parser.add_listener
 def add_options(parser: Any) -> None:
     """Where everything is, and how much is asked."""
-    group = parser.add_argument_group("load test of edgecache")
 
-    def add(name: str, default: Any, words: str, **more: Any) -> None:
+    def add(name: str, default: Any, words: str, *, shown: bool = True) -> None:
         variable = "LOAD_" + name.upper().replace("-", "_")
-        kind = {} if default is None or isinstance(default, str) else {"type": type(default)}
-        group.add_argument(f"--{name}", env_var=variable, default=default, help=words, **kind, **more)
+        parser.add_argument(
+            f"--{name}", env_var=variable, default=default, type=type(default), help=words, include_in_web_ui=shown
+        )
 
-    add("edges", "http://127.0.0.1:8080", "addresses of the edges, parted by commas")
-    add("admins", "http://127.0.0.1:9900", "their admin addresses")
-    add("admin-token", "", "EDGECACHE_ADMIN_TOKEN of all of them")
-    add("object-origin", "", "address of the origin itself, which makes new versions and counts questions")
+    add("edges", "http://127.0.0.1:8080", "addresses of the edges, parted by commas", shown=False)
+    add("admins", "http://127.0.0.1:9900", "their admin addresses", shown=False)
+    add("admin-token", "", "EDGECACHE_ADMIN_TOKEN of all of them", shown=False)
+    add("object-origin", "", "address of the origin itself, which makes new versions and counts questions", shown=False)
     add("site", "www.example.org", "Host of every request")
     add("rate", 400.0, "tasks per second of all users together; 0 is as fast as they can")
     add("trace", "", "file of id,size lines, gzipped or not; without it Zipf's law")
@@ -91,10 +91,13 @@ class Conductor:
         """A run begins: everything at zero."""
         self._load.tally = Tally()
         self._began = self._ended = time.monotonic()
-        if not isinstance(self._environment.runner, MasterRunner) and Zipf in self._environment.user_classes:
-            Zipf.prepare(self._load)
         if self._concerned:
             self._before = self._counts("/_origin/counts")
+        if not isinstance(self._environment.runner, MasterRunner) and Zipf in self._environment.user_classes:
+            try:
+                Zipf.prepare(self._load)
+            except (OSError, EOFError, ValueError) as error:
+                self._load.tally.error(f"no trace: {error}")
 
     def stop(self, **_: Any) -> None:
         """A run has ended; on the web page, others may follow."""
@@ -105,6 +108,8 @@ class Conductor:
     def judge(self, **_: Any) -> None:
         """The exit code; every report of a worker is in by now."""
         if self._concerned:
+            for raised in self._environment.runner.exceptions.values() if self._environment.runner else ():
+                self._load.tally.error(f"the load test itself: {raised['msg']} × {raised['count']}")
             self._text = self._table()
             self._environment.process_exit_code = 0 if self._load.tally.well else 1
 

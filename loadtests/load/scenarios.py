@@ -6,6 +6,7 @@ import math
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from random import choice, randrange, sample
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
@@ -13,6 +14,7 @@ from urllib.parse import quote
 import gevent
 from local_chain import objects
 from locust import task
+from locust.exception import StopUser
 
 from load import traces
 from load.traces import Request
@@ -26,14 +28,14 @@ LATE: Final = "old byte after the acknowledgement"  # of answers that were asked
 class Zipf(Visitor):
     """Browsing: what a recorded trace asks, or Zipf's law. One object in ten has a variant per language."""
 
-    requests: ClassVar[Iterator[Request]]
+    requests: ClassVar[Iterator[Request]] = iter(())
 
     @classmethod
     def prepare(cls, load: Load) -> None:
-        """Read the trace, of which this process asks its share."""
+        """Read the trace, of which this process asks its share; raises what `read_trace` does."""
         share, shares = load.place
         if load.options.trace:
-            recorded = traces.read_trace(load.options.trace, load.options.trace_requests)
+            recorded = traces.read_trace(Path(load.options.trace), load.options.trace_requests)
             cls.requests = traces.from_trace(recorded, share, shares)
         else:
             cls.requests = iter(traces.Zipf(load.options.objects, load.options.alpha, seed=share))
@@ -41,7 +43,9 @@ class Zipf(Visitor):
     @task
     def browse(self) -> None:
         """The next request of the trace."""
-        name, size = next(self.requests)
+        name, size = next(self.requests, ("", 0))
+        if not size:
+            raise StopUser
         varies = zlib.crc32(name.encode()) % 10 == 0
         orders = {"size": min(size, self.load.options.largest), "ttl": LONG, **({"vary": 1} if varies else {})}
         self.read(

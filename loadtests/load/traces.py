@@ -26,7 +26,7 @@ def read_trace(path: Path, most: int | None = None) -> list[Request]:
     """
     with _opened(path) as file:
         rows = (row for row in csv.reader(file) if len(row) == 2)
-        requests = [(row[0], int(row[1])) for row in itertools.islice(rows, most)]
+        requests = [(row[0], max(1, int(row[1]))) for row in itertools.islice(rows, most)]
     if not requests:
         raise ValueError("no line of the form id,size")
     return requests
