@@ -2,8 +2,8 @@
 
 Four classes of users, one per scenario: Zipf, Flash, Purge, Write. Headless, with the web page, or distributed
 (`--master`, `--worker`, `--processes 4`): what the processes saw is added up. Where the edges are is said by options or
-by the environment (`--help`, the names that begin with LOAD_). It ends with a table, and with exit code 1 on any error or old
-answer.
+by the environment (`--help`, the names that begin with LOAD_). It ends with a table, and with exit code 1 on any error
+or old answer.
 """
 
 from __future__ import annotations
