@@ -276,6 +276,19 @@ def test_the_table_says_what_came() -> None:
     assert "old answer: 1 × from edge memory" in text
 
 
+def test_the_table_says_how_long_old_bytes_came() -> None:
+    """After the acknowledgement of a purge, the latest of them; or that there were none."""
+    tally = tallied()
+    tally.time(report.PURGED, 3.0)
+    none = report.figures(report.Run("purge", 1.0), tally)
+    tally.time(report.LATE, 1.0)
+    tally.time(report.LATE, 12.5)
+    some = report.figures(report.Run("purge", 1.0), tally)
+
+    assert none["last old byte after an acknowledgement"] == "none"
+    assert some["last old byte after an acknowledgement"] == "12.5 ms"
+
+
 # --- all of it
 
 

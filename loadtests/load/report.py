@@ -9,9 +9,13 @@ from typing import Final
 from load.tally import Histogram, Tally
 from load.tiers import MEMORY, REGIONAL, TIERS
 
+PURGED: Final = "purge, applied by all"  # until it was acknowledged
+LATE: Final = "old byte after an acknowledgement"  # how long after it, of answers asked for before it or after
 SHOWN: Final = (0.5, 0.99, 0.999)
 RULE: Final = "|---|--:|--:|--:|--:|--:|--:|"
-MOST_SHOWN: Final = 12  # different problems
+MOST_PURGED: Final = "purge, applied by all"  # until it was acknowledged
+LATE: Final = "old byte after an acknowledgement"  # how long after it, of answers asked for before it or after
+SHOWN: Final = 12  # different problems
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,10 @@ def figures(run: Run, tally: Tally) -> dict[str, str]:
         shown["objects that crowds wanted"] = f"{run.crowds['objects']:,}"
         shown["questions for the cold object, most"] = f"{run.crowds['most_full']:,}"
         shown["questions for the expired object, most"] = f"{run.crowds['most_validated']:,}"
+    if PURGED in tally.times:
+        late = tally.times.get(LATE)
+        shown["purges"] = f"{tally.times[PURGED].count:,}"
+        shown["last old byte after an acknowledgement"] = f"{late.largest:.1f} ms" if late is not None else "none"
     shown |= {name: f"{count:,}" for name, count in sorted(tally.counts.items()) if name != "bytes"}
     shown["errors"] = f"{tally.errors.total():,}"
     shown["old answers"] = f"{tally.old.total():,}"

@@ -17,12 +17,12 @@ from locust import task
 from locust.exception import StopUser
 
 from load import traces
+from load.report import LATE, PURGED
 from load.traces import Request
 from load.visitor import Load, Visitor
 
 LONG: Final = 3600  # seconds: an object that does not expire during a run
 READS_PER_STORM: Final = 30
-LATE: Final = "old byte after the acknowledgement"  # of answers that were asked for before it, unless counted as old
 
 
 class Zipf(Visitor):
@@ -111,7 +111,7 @@ class Purge(Visitor):
         options = self.load.options
         fields = {"Authorization": f"Bearer {options.admin_token}"}
         url = f"{choice(self.load.admins)}/purges?wait=all"
-        return self.ask("purge, applied by all", "POST", url, (201,), json={"tags": [tag]}, headers=fields) is not None
+        return self.ask(PURGED, "POST", url, (201,), json={"tags": [tag]}, headers=fields) is not None
 
     def _tag(self) -> str:
         return f"tag-{self.load.name}-{randrange(self.TAGS)}"
