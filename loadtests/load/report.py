@@ -13,9 +13,7 @@ PURGED: Final = "purge, applied by all"  # until it was acknowledged
 LATE: Final = "old byte after an acknowledgement"  # how long after it, of answers asked for before it or after
 SHOWN: Final = (0.5, 0.99, 0.999)
 RULE: Final = "|---|--:|--:|--:|--:|--:|--:|"
-MOST_PURGED: Final = "purge, applied by all"  # until it was acknowledged
-LATE: Final = "old byte after an acknowledgement"  # how long after it, of answers asked for before it or after
-SHOWN: Final = 12  # different problems
+MOST_SHOWN: Final = 12  # different problems
 
 
 @dataclass(frozen=True)
