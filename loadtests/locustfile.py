@@ -90,7 +90,7 @@ class Conductor:
     def begin(self, **_: Any) -> None:
         """A run begins: everything at zero."""
         self._load.tally = Tally()
-        self._began = self._ended = time.monotonic()
+        self._began, self._ended = time.monotonic(), 0.0
         if self._concerned:
             self._before = self._counts("/_origin/counts")
         if not isinstance(self._environment.runner, MasterRunner) and Zipf in self._environment.user_classes:
@@ -123,7 +123,7 @@ class Conductor:
         grown = {name: count - self._before.get(name, 0) for name, count in after.items()}
         names = [each.__name__ for each in self._environment.user_classes]
         crowds = self._counts("/_origin/asked?tag=crowd") if "Flash" in names else {}
-        seconds = self._ended - self._began
+        seconds = (self._ended or time.monotonic()) - self._began  # who is interrupted tells the table before the end
         title = f"{', '.join(names).lower()}: {seconds:.0f} s, {len(self._load.edges)} edges"
         if "Zipf" in names:
             title += f", trace {self._load.options.trace or 'synthetic'}"

@@ -7,6 +7,8 @@ import itertools
 import json
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from load.floors import Floors
 from load.tally import Histogram, Tally
 from load.traces import Zipf, from_trace, read_trace
 from local_chain import objects
+from local_chain.chain import Plan, running_chain
 from local_chain.origin import application
 
 LOADTESTS = Path(__file__).parents[1] / "loadtests"
@@ -290,6 +293,32 @@ def test_the_table_says_how_long_old_bytes_came() -> None:
 
 
 # --- all of it
+
+
+def ask(url: str, target: str) -> tuple[int, str]:
+    """Status and tier of a GET."""
+    request = urllib.request.Request(url + target, headers={"Host": "www.example.org"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return answer.status, tiers.tier_of(", ".join(answer.headers.get_all("Cache-Status", [])))
+
+
+@pytest.mark.slow
+def test_a_chain_can_be_killed_in_part_and_ends_whole(tmp_path: Path) -> None:
+    """Edges share the shield; one that was killed comes back where it was, to a warm region; nothing is left behind."""
+    plan = Plan(delays={("edge-us", "shield"): 0.01})
+    with running_chain(plan, tmp_path) as chain:
+        europe, america = chain.edges
+        assert ask(europe.url, TARGET) == (200, tiers.ORIGIN)
+        assert ask(america.url, TARGET) == (200, tiers.PARENT)
+        europe.process.kill()
+        assert ask(america.url, TARGET) == (200, tiers.MEMORY)
+        europe.process.start()
+        assert ask(europe.url, TARGET) == (200, tiers.REGIONAL)
+        pids = [chain.origin.pid, *(pop.process.pid for pop in chain.pops.values())]
+
+    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+    with pytest.raises(urllib.error.URLError):
+        ask(america.url, TARGET)
 
 
 @pytest.mark.slow
