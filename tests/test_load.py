@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import os
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -333,3 +336,38 @@ def test_every_scenario_runs_without_an_error_or_an_old_answer() -> None:
         what in done.stdout for what in ("| purge, applied by all |", "| write seen elsewhere without a token |")
     )
     assert done.stdout.count("| errors | 0 |\n| old answers | 0 |") == 4, done.stdout
+
+
+class Yes(BaseHTTPRequestHandler):
+    """An admin listener that acknowledges every purge and does nothing."""
+
+    def do_POST(self) -> None:
+        """Answer."""
+        self.send_response(201)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.slow
+def test_a_purge_that_does_nothing_is_found_out(tmp_path: Path) -> None:
+    """The storm fails if what was acknowledged as purged is answered nevertheless."""
+    command = [sys.executable, "-m", "locust", "-f", str(LOADTESTS / "locustfile.py"), "Purge", "--headless"]
+    command += ["-u", "8", "-r", "8", "-t", "3s", "--rate", "100", "--json-file", str(tmp_path / "locust")]
+    with running_chain(Plan(regions=("eu",)), tmp_path) as chain, ThreadingHTTPServer(("127.0.0.1", 0), Yes) as liar:
+        threading.Thread(target=liar.serve_forever, daemon=True).start()
+        told = {
+            "LOAD_EDGES": chain.edges[0].url,
+            "LOAD_ADMINS": f"http://127.0.0.1:{liar.server_port}",
+            "LOAD_OBJECT_ORIGIN": chain.origin_url,
+        }
+        done = subprocess.run(
+            command, env={**os.environ, **told}, capture_output=True, text=True, timeout=60, check=False
+        )
+        liar.shutdown()
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "old answer: " in done.stdout
+    assert "| errors | 0 |" in done.stdout
