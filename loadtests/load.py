@@ -9,7 +9,6 @@ Exit code: 0; 1 on any error or old answer; 2 if something does not start; 130 w
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import signal
 import subprocess
@@ -21,11 +20,10 @@ from typing import NamedTuple
 from load.traces import read_trace
 from local_chain.chain import Chain, running_chain
 from local_chain.options import add_plan_options, plan_of
-from local_chain.processes import StartError
+from local_chain.processes import StartError, end
 
 HERE = Path(__file__).resolve().parent
 GRACE = 60.0  # seconds that locust has, over its run time, to begin and to end
-STOP_SECONDS = 10.0
 FASTEST_SPAWN = 100  # users per second: more, and locust warns
 
 
@@ -107,16 +105,6 @@ def run_locust(name: str, options: argparse.Namespace, chain: Chain, folder: Pat
         return 1
     finally:
         end(process)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, then SIGKILL to what is left of its group."""
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def main() -> int:

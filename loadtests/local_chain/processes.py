@@ -70,20 +70,13 @@ class Process:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to its group: no drain, no goodbye."""
+        """SIGKILL: no drain, no goodbye."""
         self._end(signal.SIGKILL)
 
     def _end(self, sent: signal.Signals) -> None:
         process, self._running = self._running, None
-        if process is None:
-            return
-        if sent is signal.SIGTERM:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_SECONDS)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if process is not None:
+            end(process, sent)
 
     def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + READY_SECONDS
@@ -102,6 +95,16 @@ class Process:
     def _last_line(self) -> str:
         lines = self.errors.read_text(errors="replace").strip().splitlines()
         return lines[-1][-300:] if lines else "it wrote nothing"
+
+
+def end(process: subprocess.Popen[bytes], sent: signal.Signals = signal.SIGTERM) -> None:
+    """End a process that leads its group: by `sent`, and SIGKILL to what is left of the group after a while."""
+    process.send_signal(sent)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def status_of(port: int, target: str) -> int:
