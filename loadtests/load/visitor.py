@@ -82,12 +82,12 @@ class Visitor(FastHttpUser):
     ) -> int:
         """GET `target` of an edge and verify it; its version, 0 if it is not one. Older than `least` is too old."""
         fields = {"Host": self.load.options.site, "Accept-Language": language, **(more or {})}
-        tally = self.load.tally
         with self.client.get(edge + target, headers=fields, catch_response=True, name="?") as response:
             tier = tiers.tier_of(field_of(response, "cache-status"))
             response.request_meta["name"] = tier
             heads = {name: value for name in HEADS if (value := field_of(response, name))}
             seen = verify.check(target, language, response.status_code, heads, response.content)
+            tally = self.load.tally  # the one of now: while we waited, another may have gone to the master
             tally.counts["bytes"] += len(response.content or b"")
             tally.time(tier, response.request_meta["response_time"])
             if seen.problem:
