@@ -23,6 +23,7 @@ from locust import events
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
+MOST_AT_ONCE = 2  # GETs of one user
 __all__ = ["Flash", "Purge", "Write", "Zipf"]
 
 
@@ -110,6 +111,9 @@ class Conductor:
         if self._concerned:
             for raised in self._environment.runner.exceptions.values() if self._environment.runner else ():
                 self._load.tally.error(f"the load test itself: {raised['msg']} × {raised['count']}")
+            missing, users = report.under_way(self._load.tally), self._environment.parsed_options.num_users or 0
+            if self._environment.web_ui is None and missing > MOST_AT_ONCE * users:
+                self._load.tally.error(f"{missing} answers are missing: a worker's report was lost")
             self._text = self._table()
             self._environment.process_exit_code = 0 if self._load.tally.well else 1
 

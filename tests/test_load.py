@@ -282,6 +282,14 @@ def test_the_table_says_what_came() -> None:
     assert "old answer: 1 × from edge memory" in text
 
 
+def test_answers_that_got_lost_are_seen() -> None:
+    """What was begun and never answered is at most what was under way at the end."""
+    tally = tallied()
+    tally.counts[report.BEGUN] = 103
+
+    assert report.under_way(tally) == 3
+
+
 def test_the_table_says_how_long_old_bytes_came() -> None:
     """After the acknowledgement of a purge, the latest of them; or that there were none."""
     tally = tallied()

@@ -9,6 +9,7 @@ from typing import Final
 from load.tally import Histogram, Tally
 from load.tiers import MEMORY, REGIONAL, TIERS
 
+BEGUN: Final = "begun"  # GETs; those under way at the end are never answered
 PURGED: Final = "purge, applied by all"  # until it was acknowledged
 LATE: Final = "old byte after an acknowledgement"  # how long after it, of answers asked for before it or after
 SHOWN: Final = (0.5, 0.99, 0.999)
@@ -44,6 +45,11 @@ def answers(tally: Tally) -> int:
     return sum(tally.times[name].count for name in TIERS if name in tally.times)
 
 
+def under_way(tally: Tally) -> int:
+    """How many GETs were begun and not answered."""
+    return tally.counts[BEGUN] - answers(tally)
+
+
 def figures(run: Run, tally: Tally) -> dict[str, str]:
     """The figures of a run by name."""
     asked = answers(tally)
@@ -65,7 +71,8 @@ def figures(run: Run, tally: Tally) -> dict[str, str]:
         late = tally.times.get(LATE)
         shown["purges"] = f"{tally.times[PURGED].count:,}"
         shown["last old byte after an acknowledgement"] = f"{late.largest:.1f} ms" if late is not None else "none"
-    shown |= {name: f"{count:,}" for name, count in sorted(tally.counts.items()) if name != "bytes"}
+    shown["under way at the end"] = f"{under_way(tally):,}"
+    shown |= {name: f"{count:,}" for name, count in sorted(tally.counts.items()) if name not in ("bytes", BEGUN)}
     shown["errors"] = f"{tally.errors.total():,}"
     shown["old answers"] = f"{tally.old.total():,}"
     return shown

@@ -15,6 +15,7 @@ from locust.env import Environment
 
 from load import tiers, verify
 from load.floors import Floors
+from load.report import BEGUN
 from load.tally import Tally
 
 HEADS: Final = ("content-length", "etag", "age")
@@ -82,6 +83,7 @@ class Visitor(FastHttpUser):
     ) -> int:
         """GET `target` of an edge and verify it; its version, 0 if it is not one. Older than `least` is too old."""
         fields = {"Host": self.load.options.site, "Accept-Language": language, **(more or {})}
+        self.load.tally.counts[BEGUN] += 1
         with self.client.get(edge + target, headers=fields, catch_response=True, name="?") as response:
             tier = tiers.tier_of(field_of(response, "cache-status"))
             response.request_meta["name"] = tier
