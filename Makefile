@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fuzz bench real-sites readme
+.PHONY: run test check fuzz bench real-sites load readme
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -32,6 +32,12 @@ bench: $(VENV)/.installed-test
 real-sites: $(VENV)/.installed-test
 	$(BIN)/python loadtests/real_sites.py
 
+# Load on a chain of two edge regions, a shield and an origin, every answer verified; SCENARIO=zipf, flash, purge, write
+# or several, TRACE=a file of id,size lines for zipf, LOAD="--seconds 10 --ui" and more (see loadtests/load.py --help).
+SCENARIO ?= zipf
+load: $(VENV)/.installed-load
+	$(BIN)/python loadtests/load.py $(SCENARIO) $(if $(TRACE),--trace "$(TRACE)") $(LOAD)
+
 # Write the table of settings into README.md.
 readme: $(VENV)/.installed
 	$(BIN)/edgecache check-config --markdown > $(VENV)/settings.md
@@ -43,7 +49,11 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test,load]'
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-load
+
+$(VENV)/.installed-load: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[load]'
 	@touch $@ $(VENV)/.installed
 
 $(BIN)/python:

@@ -39,7 +39,11 @@ def running_server(settings: Settings) -> Iterator[str]:
         path = Path(temporary) / "valkey.sock"
         try:
             server = ValkeyServer(
-                data_dir=kept or temporary, config=config, persist=bool(kept), unix_socket_path=str(path)
+                port=0,  # no TCP: another user of this machine could read and poison what lies there
+                data_dir=kept or temporary,
+                config=config,
+                persist=bool(kept),
+                unix_socket_path=str(path),
             )
             server.start()
         except (ValkeyServerError, OSError) as error:
