@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fuzz bench real-sites readme
+.PHONY: run test check fuzz bench real-sites readme deploy-up deploy-smoke deploy-down
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -51,3 +51,20 @@ $(BIN)/python:
 		{ echo 'edgecache needs Python 3.11 or newer: make PYTHON=/path/to/python3' >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 		{ rm -rf $(VENV); echo 'python3 cannot make a virtual environment: apt-get install python3-venv' >&2; exit 1; }
+
+# The chain of containers in deploy/: two edges, a shield, two origins; OBSERVE=1 adds Prometheus, Grafana and Jaeger.
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) -f deploy/docker-compose.yml
+deploy-up: deploy/.env
+	$(COMPOSE) $(if $(OBSERVE),--profile observe) up --build --detach
+
+# Prove that it works: hits, tiers, geography, purges, failover; then every container stopped, killed and restarted.
+deploy-smoke:
+	$(PYTHON) deploy/smoke.py $(SMOKE)
+
+# Stop it and delete its volumes.
+deploy-down:
+	$(COMPOSE) --profile observe down --volumes --timeout 20
+
+# Secrets of this chain, made once.
+deploy/.env:
+	@umask 077 && $(PYTHON) deploy/make_env.py > $@.new && mv $@.new $@
