@@ -14,6 +14,7 @@ class SurrogateKeys:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Answer, and tag the answer."""
         response = self._get_response(request)
         response["X-Origin"] = settings.ORIGIN_NAME
         if request.resolver_match is not None:

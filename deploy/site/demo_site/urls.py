@@ -1,8 +1,9 @@
 """The blog's pages, and those that it has for editors and by country."""
 
 from blog_site.urls import urlpatterns as pages
-from demo_site import views
 from django.urls import path
+
+from demo_site import views
 
 urlpatterns = [
     path("here/", views.here),
