@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fuzz bench real-sites readme deploy-up deploy-smoke deploy-down
+.PHONY: run test check fuzz bench real-sites readme deploy-up deploy-smoke deploy-image deploy-down
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -60,6 +60,10 @@ deploy-up: deploy/.env
 # Prove that it works: hits, tiers, geography, purges, failover; then every container stopped, killed and restarted.
 deploy-smoke:
 	$(PYTHON) deploy/smoke.py $(SMOKE)
+
+# The image: built twice and compared, its size, how soon it is ready.
+deploy-image:
+	$(PYTHON) deploy/image.py
 
 # Stop it and delete its volumes.
 deploy-down:
