@@ -10,5 +10,6 @@ for name in (
     "BLOG_SECRET",
     "BLOG_PASSWORD",
     "EDITOR_TOKEN",
+    "GRAFANA_PASSWORD",
 ):
     print(f"{name}={secrets.token_hex(32)}")

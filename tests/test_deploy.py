@@ -3,6 +3,8 @@
 import hashlib
 import re
 import runpy
+import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -14,8 +16,10 @@ import yaml
 from packaging.requirements import Requirement
 
 from edgecache import __version__
+from edgecache.cli import BAD_CONFIGURATION
 from edgecache.config import ROWS, Settings, load
-from edgecache.setting_types import duration
+from edgecache.setting_types import ORIGIN, duration
+from edgecache.slot import KILL_AFTER
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -184,3 +188,39 @@ def _module(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(DEPLOY))
     __import__(name)
     return sys.modules[name]
+
+
+# --- systemd
+
+UNIT = (DEPLOY / "edgecache.service").read_text()
+
+
+def in_the_unit(name: str) -> str:
+    """The value of a line of the unit."""
+    found = re.search(rf"^{name}=(.*)$", UNIT, re.M)
+    assert found is not None, name
+    return found[1]
+
+
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    """`systemd-analyze verify` finds nothing to say, where the program is another that exists."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed (Debian package systemd)")
+    unit = tmp_path / "edgecache.service"
+    unit.write_text(UNIT.replace("/opt/edgecache/bin/edgecache", sys.executable))
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+
+    assert "edgecache.service" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_unit_fits_the_program() -> None:
+    """It leaves time to drain, does not start again what was refused, and looks longer than the program does."""
+    settings = Settings(origin=ORIGIN.parse("http://origin"))
+
+    assert in_the_unit("Type") == "notify"
+    assert int(in_the_unit("RestartPreventExitStatus")) == BAD_CONFIGURATION
+    assert duration(in_the_unit("TimeoutStopSec")) > settings.drain_grace + KILL_AFTER
+    assert duration(in_the_unit("WatchdogSec")) > settings.worker_timeout
+    assert {in_the_unit("DynamicUser"), in_the_unit("NoNewPrivileges"), in_the_unit("ProtectHome")} == {"yes"}
+    assert in_the_unit("ProtectSystem") == "strict"
