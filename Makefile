@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fuzz bench real-sites readme deploy-up deploy-smoke deploy-image deploy-down
+.PHONY: run test check fuzz bench real-sites readme deploy-up deploy-secrets deploy-smoke deploy-image deploy-down
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -54,7 +54,7 @@ $(BIN)/python:
 
 # The chain of containers in deploy/: two edges, a shield, two origins; OBSERVE=1 adds Prometheus, Grafana and Jaeger.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) -f deploy/docker-compose.yml
-deploy-up: deploy/.env
+deploy-up: deploy-secrets
 	$(COMPOSE) $(if $(OBSERVE),--profile observe) up --build --detach
 
 # Prove that it works: hits, tiers, geography, purges, failover; then every container stopped, killed and restarted.
@@ -69,6 +69,6 @@ deploy-image:
 deploy-down:
 	$(COMPOSE) --profile observe down --volumes --timeout 20
 
-# Secrets of this chain, made once.
-deploy/.env:
-	@umask 077 && $(PYTHON) deploy/make_env.py > $@.new && mv $@.new $@
+# Its secrets, in deploy/.env; those that are there stay.
+deploy-secrets:
+	@$(PYTHON) deploy/make_env.py

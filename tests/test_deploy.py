@@ -29,10 +29,10 @@ SETTING = re.compile(r"\bEDGECACHE_[A-Z_]*[A-Z]\b")
 VARIABLE = re.compile(r"(?<!\$)\$\{([A-Z_]+)(?::([-?])([^}]*))?\}")
 
 
-def secrets(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
-    """What `make deploy/.env` writes."""
-    runpy.run_path(str(DEPLOY / "make_env.py"), run_name="__main__")
-    return dict(line.split("=", 1) for line in capsys.readouterr().out.splitlines())
+def secrets(path: Path) -> dict[str, str]:
+    """What `make deploy-secrets` writes."""
+    runpy.run_path(str(DEPLOY / "make_env.py"))["main"](path)
+    return dict(line.split("=", 1) for line in path.read_text().splitlines())
 
 
 def services(environ: dict[str, str]) -> dict[str, dict[str, Any]]:
@@ -48,9 +48,9 @@ def services(environ: dict[str, str]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def chain(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
+def chain(tmp_path: Path) -> dict[str, dict[str, Any]]:
     """The services, with fresh secrets."""
-    return services(secrets(capsys))
+    return services(secrets(tmp_path / "env"))
 
 
 def pops(chain: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Settings, dict[str, Any]]]:
@@ -116,14 +116,25 @@ def test_images_are_pinned(chain: dict[str, dict[str, Any]]) -> None:
     assert len(bases) == 1
 
 
-def test_secrets_come_from_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
+def test_secrets_stay_and_are_their_owners(tmp_path: Path) -> None:
+    """Who runs it again keeps what is there and gets what is missing; nobody else reads the file."""
+    path, other = tmp_path / "env", tmp_path / "other"
+    path.write_text("BLOG_SECRET=mine\n")
+    first = secrets(path)
+
+    assert (secrets(path), first["BLOG_SECRET"]) == (first, "mine")
+    assert secrets(other).keys() == first.keys()
+    assert other.stat().st_mode & 0o777 == 0o600
+
+
+def test_secrets_come_from_the_environment(tmp_path: Path) -> None:
     """They are different each time, and the compose file holds none."""
-    first, second = secrets(capsys), secrets(capsys)
+    first, second = secrets(tmp_path / "first"), secrets(tmp_path / "second")
     assert first.keys() == second.keys()
     assert {name for name in first if first[name] == second[name]} == {"COMPOSE_PROJECT_NAME"}
     for name, service in services(dict.fromkeys(first, "0" * 64)).items():
         for variable, value in service.get("environment", {}).items():
-            if re.search(r"TOKEN|SECRET|KEY|PASSWORD|AUTH", variable):
+            if re.search(r"TOKEN|SECRET|KEY|PASSWORD|_AUTH$", variable):
                 assert value == "0" * 64, f"{name} {variable}"
 
 
