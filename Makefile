@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fuzz bench real-sites readme deploy-up deploy-secrets deploy-smoke deploy-image deploy-down
+.PHONY: run test check fuzz bench real-sites readme deploy-up deploy-secrets deploy-smoke deploy-image deploy-lock deploy-down
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -64,6 +64,14 @@ deploy-smoke:
 # The image: built twice and compared, its size, how soon it is ready.
 deploy-image:
 	$(PYTHON) deploy/image.py
+
+# What the images hold, by version and hash; to be made again when dependencies change.
+LOCK = $(BIN)/uv pip compile -q --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --upgrade
+deploy-lock: $(VENV)/.installed-test
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(LOCK) --extra embedded pyproject.toml -o deploy/requirements.txt
+	$(LOCK) deploy/build-requirements.in -o deploy/build-requirements.txt
+	$(LOCK) deploy/site/requirements.in -o deploy/site/requirements.txt
 
 # Stop it and delete its volumes.
 deploy-down:
