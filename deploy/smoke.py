@@ -15,7 +15,7 @@ from functools import partial
 
 from chain import SERVICES, Failed
 from smoke_checks import CHECKS
-from smoke_faults import ACTIONS, Site, failover, faulted
+from smoke_faults import ACTIONS, Site, failover, faulted, warm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +39,8 @@ def _faults(services: Sequence[str]) -> list[bool]:
     passed = [_report("load", "", site.learn)]
     if "shield" in services:
         passed.append(_report("failover", "", partial(failover, site)))
+    if "edge-eu" in services:
+        passed.append(_report("warm restart", "", partial(warm, site)))
     for service in services:
         passed += [_report(service, action, partial(faulted, site, service, action)) for action in ACTIONS]
     return passed

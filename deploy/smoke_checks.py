@@ -66,7 +66,7 @@ def hardened() -> str:
 
 def hit() -> str:
     """A page comes through every tier once, and then out of the edge's own memory."""
-    page = f"/post/json/?hit={secrets.token_hex(8)}"
+    page = f"/post/csv/?hit={secrets.token_hex(8)}"
     first = get("edge-eu", page).cache_status
     expect(bool(re.match(r"shield; fwd=uri-miss.*, edge-eu; fwd=uri-miss.*stored", first)), f"first: {first}")
     seen = [get("edge-eu", page).cache_status for _ in range(TURNS)]
@@ -78,7 +78,7 @@ def hit() -> str:
 
 def tiers() -> str:
     """What one region has fetched, the shield has for the other; the bytes are the origin's."""
-    page = f"/post/json/?tiers={secrets.token_hex(8)}"
+    page = f"/post/csv/?tiers={secrets.token_hex(8)}"
     answers = [get("edge-eu", page), get("edge-us", page), get("origin-eu", page), get("origin-us", page)]
     digests = {hashlib.sha256(answer.content).hexdigest() for answer in answers}
     expect(len(digests) == 1, "the edges and the origins disagree on the page")

@@ -198,6 +198,20 @@ def failover(site: Site) -> str:
     return f"{words[0]}; asked again {took:.1f} s after its start"
 
 
+def warm(site: Site) -> str:
+    """An edge that comes back has what its region has: nobody upstream is asked again."""
+    known = list(site.known)
+    for target in known:
+        ask("edge-eu", target)
+    docker("restart", container("edge-eu"))
+    wait_until(lambda: is_well("edge-eu"), "edge-eu does not come back")
+    found = [ask("edge-eu", target).cache_status for target in known]
+    regional = sum("eu/regional; hit" in one for one in found)
+    if regional < len(known) * 0.9:
+        raise Failed(f"{regional} of {len(known)} pages from the regional tier, such as {found[0]}")
+    return f"{regional} of {len(known)} pages from the regional tier after a restart"
+
+
 def _fresh(site: Site, edge: str) -> str:
     """Cache-Status of a page that nobody has asked for before."""
     target = f"{ASSETS[0]}?n={secrets.token_hex(8)}"
