@@ -134,7 +134,7 @@ def inspect(service: str) -> dict[str, Any]:
 
 
 def is_well(service: str) -> bool:
-    """Whether a service answers now: a POP is ready, a site's health page is there, a POP is content with its Valkey."""
+    """Whether a service answers now: a POP is ready, a site has its health page, a POP is content with its Valkey."""
     try:
         if service in ORIGINS:
             return ask(service, "/health/").status == 200
