@@ -25,6 +25,7 @@ PORTS = {
     "edge-us": ("EDGE_US_PORT", 8082),
     "origin-eu": ("ORIGIN_EU_PORT", 8091),
     "origin-us": ("ORIGIN_US_PORT", 8092),
+    "prometheus": ("PROMETHEUS_PORT", 9090),
 }
 ADMIN_PORTS = {
     "edge-eu": ("EDGE_EU_ADMIN_PORT", 9901),
@@ -90,9 +91,10 @@ def ask(
         connection.close()
 
 
-def administer(service: str, target: str, method: str = "GET", body: object = None) -> Answer:
-    """One exchange with a POP's admin listener."""
-    fields = {"Authorization": f"Bearer {environment()['EDGECACHE_ADMIN_TOKEN']}", "Content-Type": "application/json"}
+def administer(service: str, target: str, method: str = "GET", body: object = None, token: str | None = None) -> Answer:
+    """One exchange with a POP's admin listener, with the admin token or another."""
+    token = environment()["EDGECACHE_ADMIN_TOKEN"] if token is None else token
+    fields = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     connection = connect(service, admin=True, timeout=30.0)
     try:
         return ask_on(connection, target, method, None if body is None else json.dumps(body), fields)
@@ -117,14 +119,23 @@ def docker(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def container(service: str) -> str:
-    """The container of a service of this chain."""
+def containers(service: str) -> list[str]:
+    """The containers of a service of this chain, stopped ones too."""
     project = environment().get("COMPOSE_PROJECT_NAME", "edgecache")
     labels = [f"label=com.docker.compose.project={project}", f"label=com.docker.compose.service={service}"]
-    found = docker("ps", "-aq", "--filter", labels[0], "--filter", labels[1])
-    if not found:
-        raise Failed(f"{service} has no container: make deploy-up")
-    return found.split()[0]
+    return docker("ps", "-aq", "--filter", labels[0], "--filter", labels[1]).split()
+
+
+def is_there(service: str) -> bool:
+    """Whether a service of a profile has been started."""
+    return bool(containers(service))
+
+
+def container(service: str) -> str:
+    """The container of a service of this chain."""
+    for found in containers(service):
+        return found
+    raise Failed(f"{service} has no container: make deploy-up")
 
 
 def inspect(service: str) -> dict[str, Any]:

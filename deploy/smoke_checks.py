@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from chain import (
     EDGES,
     ORIGINS,
+    POPS,
     SERVICES,
     Answer,
     Failed,
@@ -19,6 +20,7 @@ from chain import (
     ask,
     environment,
     inspect,
+    is_there,
     is_well,
     wait_until,
 )
@@ -203,6 +205,24 @@ def change(words: str) -> None:
     expect(done.status == 200, f"the origin answers an editor with {done.status}")
 
 
+def metrics() -> str:
+    """Each POP counts what it answered; Prometheus, where it runs, reaches all three."""
+    for service in POPS:
+        answer = administer(service, "/metrics")
+        expect(re.search(rb"^edgecache_requests_total\{[^}]*\} [1-9]", answer.content, re.M) is not None, service)
+        expect(administer(service, "/metrics", token="").status == 401, f"{service} shows its metrics to anybody")
+    if not is_there("prometheus"):
+        return f"{len(POPS)} POPs; no Prometheus runs (make deploy-up OBSERVE=1)"
+    wait_until(lambda: scraped() == set(POPS), "Prometheus does not reach every POP")
+    return f"{len(POPS)} POPs, scraped by Prometheus"
+
+
+def scraped() -> set[str]:
+    """The POPs that Prometheus reaches."""
+    found = ask("prometheus", "/api/v1/query?query=up%7Bjob%3D%22edgecache%22%7D%3D%3D1").json()["data"]["result"]
+    return {one["metric"]["instance"].partition(":")[0] for one in found}
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "all well": all_well,
     "hardened": hardened,
@@ -210,6 +230,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "tiers": tiers,
     "private pages": private,
     "geography": geography,
+    "metrics": metrics,
     "write-through": write_through,
     "purge by tag": purge,
     "purge by URL": purge_elsewhere,

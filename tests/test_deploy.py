@@ -177,7 +177,7 @@ def test_the_smoke_test_knows_the_chain(chain: dict[str, dict[str, Any]], monkey
     always = {name for name, service in chain.items() if service["restart"] != "no" and "profiles" not in service}
 
     assert set(known.SERVICES) == always
-    for ports, inside in ((known.PORTS, ("8080", "8000")), (known.ADMIN_PORTS, ("9900",))):
+    for ports, inside in ((known.PORTS, ("8080", "8000", "9090")), (known.ADMIN_PORTS, ("9900",))):
         for name, (variable, usual) in ports.items():
             bound = [port.split(":") for port in chain[name]["ports"]]
             assert [str(usual)] == [outside for _, outside, to in bound if to in inside], name
