@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from chain import SERVICES, Failed
-from smoke_checks import CHECKS
+from smoke_checks import CHECKS, all_well
 from smoke_faults import ACTIONS, Site, failover, faulted, warm
 
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--service", choices=SERVICES, nargs="+", default=SERVICES, help="fault these containers only")
     chosen = parser.parse_args(arguments)
     began = time.monotonic()
-    passed: list[bool] = []
+    passed = [_report("all well", "", all_well)]
     if chosen.only != "faults":
         passed += [_report(name, "", check) for name, check in CHECKS.items()]
     if chosen.only != "checks":
@@ -43,6 +43,7 @@ def _faults(services: Sequence[str]) -> list[bool]:
         passed.append(_report("warm restart", "", partial(warm, site)))
     for service in services:
         passed += [_report(service, action, partial(faulted, site, service, action)) for action in ACTIONS]
+    print(f"{site.total.answers} answers under load, {len(site.total.failures)} failed")
     return passed
 
 

@@ -224,7 +224,6 @@ def scraped() -> set[str]:
 
 
 CHECKS: dict[str, Callable[[], str]] = {
-    "all well": all_well,
     "hardened": hardened,
     "hit": hit,
     "tiers": tiers,

@@ -50,6 +50,7 @@ class Site:
 
     def __init__(self) -> None:
         self.known: dict[str, str] = {}  # target: digest of the right body
+        self.total = Tally()  # of all faults
 
     def learn(self) -> str:
         """Ask the origin for some of its pages and assets."""
@@ -88,9 +89,11 @@ class Client(threading.Thread):
         self.edge, self._other = edge, other
         self._chance = random.Random(seed)
         self._over = over
+        self._began = 0.0
 
     def run(self) -> None:
         """Ask until it is over."""
+        self._began = time.monotonic()
         connection = connect(self.edge)
         while not self._over.is_set():
             target = self._site.draw(self._chance)
@@ -108,17 +111,20 @@ class Client(threading.Thread):
         self.tally.answers += 1
         self.tally.direct += "shield" not in answer.cache_status
         if problem := self._site.problem(target, answer):
-            self.tally.failures.append(problem)
+            self._fail(problem)
+
+    def _fail(self, words: str) -> None:
+        self.tally.failures.append(f"{self.edge} after {time.monotonic() - self._began:.1f} s: {words}")
 
     def _move(self, target: str, error: Exception) -> None:
         """As a client does whose name has two addresses: ask at the next one."""
         if self._other is None:
-            self.tally.failures.append(f"no answer for {target}: {error or type(error).__name__}")
+            self._fail(f"no answer for {target}: {error or type(error).__name__}")
             return
         try:
             answer = ask(self._other, target)
         except (OSError, http.client.HTTPException) as again:
-            self.tally.failures.append(f"no answer at either edge for {target}: {again or type(again).__name__}")
+            self._fail(f"no answer at either edge for {target}: {again or type(again).__name__}")
             return
         self.tally.moved += 1
         self._judge(target, answer)
@@ -172,6 +178,8 @@ def faulted(site: Site, service: str, action: str) -> str:
     """What happened, in words; Failed if a client was failed."""
     outcome = fault(site, service, action)
     survivors, hit = outcome.surviving, outcome.hit
+    site.total.add(survivors)
+    site.total.add(hit)
     failures = survivors.failures + hit.failures
     words = f"{survivors.answers} answers, {len(survivors.failures)} failed, slowest {survivors.slowest * 1000:.0f} ms"
     if service == "shield":
