@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fuzz bench real-sites readme deploy-up deploy-secrets deploy-smoke deploy-image deploy-lock deploy-down
+.PHONY: run test check fuzz bench real-sites readme
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -54,6 +54,7 @@ $(BIN)/python:
 
 # The chain of containers in deploy/: two edges, a shield, two origins; OBSERVE=1 adds Prometheus, Grafana and Jaeger.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) -f deploy/docker-compose.yml
+.PHONY: deploy-up deploy-secrets deploy-smoke deploy-image deploy-lock deploy-down
 deploy-up: deploy-secrets
 	$(COMPOSE) $(if $(OBSERVE),--profile observe) up --build --detach
 
