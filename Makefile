@@ -61,3 +61,33 @@ $(BIN)/python:
 		{ echo 'edgecache needs Python 3.11 or newer: make PYTHON=/path/to/python3' >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 		{ rm -rf $(VENV); echo 'python3 cannot make a virtual environment: apt-get install python3-venv' >&2; exit 1; }
+
+# The chain of containers in deploy/: two edges, a shield, two origins; OBSERVE=1 adds Prometheus, Grafana and Jaeger.
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) -f deploy/docker-compose.yml
+.PHONY: deploy-up deploy-secrets deploy-smoke deploy-image deploy-lock deploy-down
+deploy-up: deploy-secrets
+	$(COMPOSE) $(if $(OBSERVE),--profile observe) up --build --detach
+
+# Prove that it works: hits, tiers, geography, purges, failover; then every container stopped, killed and restarted.
+deploy-smoke:
+	$(PYTHON) deploy/smoke.py $(SMOKE)
+
+# The image: built twice and compared, its size, how soon it is ready.
+deploy-image:
+	$(PYTHON) deploy/image.py
+
+# What the images hold, by version and hash; to be made again when dependencies change.
+LOCK = $(BIN)/uv pip compile -q --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --upgrade
+deploy-lock: $(VENV)/.installed-test
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(LOCK) --extra embedded pyproject.toml -o deploy/requirements.txt
+	$(LOCK) deploy/build-requirements.in -o deploy/build-requirements.txt
+	$(LOCK) deploy/site/requirements.in -o deploy/site/requirements.txt
+
+# Stop it and delete its volumes.
+deploy-down:
+	$(COMPOSE) --profile observe down --volumes --timeout 20
+
+# Its secrets, in deploy/.env; those that are there stay.
+deploy-secrets:
+	@$(PYTHON) deploy/make_env.py

@@ -25,6 +25,7 @@ from edgecache import __version__, admin, metrics
 from edgecache.config import Address, Settings
 from edgecache.errors import ConfigError
 from edgecache.regional_server import Probe
+from edgecache.service_manager import ServiceManager
 from edgecache.slot import KILL_AFTER, Life, Slot
 from edgecache.tasks import spawn
 from edgecache.worker_process import DEFAULT_WORKER
@@ -115,6 +116,7 @@ class Supervisor:
         self._to_relieve: asyncio.Queue[Slot] = asyncio.Queue()
         self._stopping = asyncio.Event()
         self._probe = Probe(settings)
+        self._manager = ServiceManager()
         self._exit_code = 0
         self._registry = metrics.Registry()
         self._deaths = self._registry.counter("edgecache_worker_deaths", "Workers that ended unasked.")
@@ -146,8 +148,10 @@ class Supervisor:
             spawn(self._relieve_in_turn(), name="reliefs"),
             spawn(self._watch(), name="watchdog"),
             spawn(self._probe.run(), name="regional probe"),
+            spawn(self._manager.run(lambda: self.readiness().state), name="service manager"),
         ]
         await self._stopping.wait()
+        self._manager.tell("STOPPING=1")
         await self._drain(keepers)
         for helper in helpers:
             helper.cancel()
