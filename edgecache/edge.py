@@ -152,7 +152,9 @@ class Edge:
             why = verdict.why
             if why is Forward.URI_MISS:  # it was purged
                 entry = None
+        exchange.why = why
         if self.region is not None and self._may_be_regional(key, entry, why):
+            exchange.regional_asked = self.clock()
             told = partial(self.answer_regional, exchange, key, entry, why)
             self.region.tier.look_up(key, request.fields, told)
         else:
@@ -180,6 +182,7 @@ class Edge:
         self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward, found: Found | None
     ) -> None:
         """Answer with what the regional tier has found, or go on."""
+        exchange.regional_took = self.clock() - exchange.regional_asked
         if exchange.gone:
             return
         if found is not None and self.region is not None and self.region.is_newer(found, entry):
@@ -317,6 +320,8 @@ class Edge:
         if flight is None:
             flight = self.flights.lead(place, key, exchange)
             spawn(self.refill(flight, request, entry, exchange.client if exchange else ""), "refill")
+        elif exchange is not None:
+            self.flights.followed += 1
         return flight
 
     @staticmethod
@@ -501,7 +506,7 @@ class Edge:
 
     def _ours(self, exchange: Exchange, answer: Answer, why: Forward | None = None) -> None:
         """Answer with something of our own."""
-        exchange.result = Result.ERROR
+        exchange.result, exchange.failure = Result.ERROR, answer.failure
         head = answer.head
         if why is not None:
             exchange.cache_status = cache_status.forwarded(self.pop, why)

@@ -18,7 +18,7 @@ from edgecache.rules import cache_status, rfc9111, scopes
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Response
 from edgecache.rules.purge_log import Stamp
-from edgecache.rules.reasons import Forward, Result
+from edgecache.rules.reasons import Forward, Result, Tier
 from edgecache.rules.stored import Stored
 from edgecache.upstream import Upstream, interim_head
 from edgecache.wire import h1_render as render
@@ -81,6 +81,7 @@ class Relays:
     ) -> None:
         """Ask the origin `question` for `exchange` alone, at `now` in epoch seconds."""
         relay = exchange.inquiry = _Relay(question, now, self._log.stamp())
+        exchange.why, exchange.upstream_asked = why, now
         relay.relays, relay.exchange, relay.why, relay.result, relay.entry = self, exchange, why, result, entry
         self.upstream.ask(relay)
 
@@ -137,6 +138,7 @@ class Relays:
         collapsed = result is Result.COLLAPSED
         status = reply.response.status
         if reply.tier:
+            exchange.tier = Tier.REGIONAL
             member = cache_status.from_tier(self.pop, reply.tier, why, collapsed=collapsed)
         else:
             member = cache_status.forwarded(self.pop, why, status=status, stored=stored, collapsed=collapsed)
@@ -160,6 +162,7 @@ class _Relay(Inquiry):
     def on_answer(self, response: Response, body: Body) -> None:
         relays, exchange = self.relays, self.exchange
         reply = relays.upstream.reply(self, response, body)
+        exchange.upstream_took = reply.times.received - self.asked
         stored = relays.learn(exchange, reply, self.entry)
         if response.status == 101:
             self._tunnel(response)
@@ -182,6 +185,7 @@ class _Relay(Inquiry):
         member = cache_status.forwarded(self.relays.pop, self.why)
         self.exchange.inquiry = None
         self.exchange.result, self.exchange.cache_status = Result.ERROR, member
+        self.exchange.failure = error.reason
         content = b"" if self.exchange.request.method == b"HEAD" else answer.content
         self.exchange.reply(answer.status, answer.head + b"Cache-Status: " + member + b"\r\n", content)
 
@@ -212,7 +216,7 @@ class _KnownPass(Exchange, _Relay):
         self.began = connection.site.clock()
         self._connection = connection
         self.question = known.question
-        self.asked = now
+        self.asked = self.upstream_asked = now
         self.seen = relays.now_known()
         self.relays = relays
 

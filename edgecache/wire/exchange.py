@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from edgecache.body import Body, Cursor
 from edgecache.rules.message import Request
-from edgecache.rules.reasons import Result
+from edgecache.rules.reasons import Forward, Result, Tier
 from edgecache.wire import h1_render as render
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ class Exchange:
     bytes_out = 0
     cache_status = b""
     result = Result.PASS
+    why: Forward | None = None  # it was not answered out of memory
+    tier: Tier | None = None  # who the answer came from, if `result` does not tell
+    failure = ""  # why the answer is one of our own: a fixed word
+    regional_asked = upstream_asked = 0.0  # epoch seconds; 0 = it was not
+    regional_took = upstream_took = 0.0  # seconds until the answer, or its head, was there; 0 = until the end
     started = False
     inquiry: Cancellable | None = None  # to be cancelled if the client leaves before the end
     _cursor: tuple[Body, Cursor] | None = None

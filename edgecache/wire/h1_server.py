@@ -102,6 +102,7 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
+        self.site.bytes_in.value += len(data)
         if self._ready:
             if self.site.answer_known(self, data):
                 self._since = 0.0  # the next sweep notes the time
