@@ -213,6 +213,7 @@ class _KnownPass(Exchange, _Relay):
         self.request = known.request  # as Exchange.__init__ would; a call less counts here
         self.raw = raw
         self.body = None
+        self.client = connection.peer
         self.began = connection.site.clock()
         self._connection = connection
         self.question = known.question

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from harness.client import let_others_run
-from harness.origin import OriginDouble, Reply
+from harness.origin import OriginDouble, Reply, hang
 from harness.pop import Pop, running_pop
 from harness.valkey import Server
+from harness.wire import Truncated
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgecache.metrics import Snapshot, render
@@ -84,6 +85,38 @@ async def other_variant(pop: Pop, origin: OriginDouble) -> None:
     await pop.get("/a", ("X-A", "2"))
 
 
+async def client_left(pop: Pop, origin: OriginDouble) -> None:
+    """The client goes before the origin has answered."""
+    origin.on("/a", hang())
+    async with pop.client() as client:
+        await client.request("GET", "/a")
+        await origin.request_seen(1)
+        client.reset()
+    await aborted(pop)
+
+
+async def cut_short(pop: Pop, origin: OriginDouble) -> None:
+    """The origin's answer ends in the middle."""
+    origin.on("/a", Reply(body=b"hello", cut_at=2))
+    with pytest.raises((Truncated, ConnectionResetError)):
+        await pop.get("/a")
+    await aborted(pop)
+
+
+async def aborted(pop: Pop) -> None:
+    """Wait until an exchange has come to nothing."""
+    await until(lambda: any("aborted" in key for key in requests(pop)))
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """Wait for it, a bounded number of turns."""
+    for _ in range(2000):
+        if happened():
+            return
+        await let_others_run(1)
+    raise AssertionError("it did not happen")
+
+
 MISS = "uri-miss,miss,origin"
 
 
@@ -96,6 +129,8 @@ MISS = "uri-miss,miss,origin"
         (passed, {"method,pass,pass": 1}),
         (failed, {"connect,error,none": 1}),
         (refused, {"loop,error,none": 1}),
+        (client_left, {"client-left,aborted,none": 1}),
+        (cut_short, {"cut-short,aborted,none": 1}),
         (other_variant, {MISS: 1, "vary-miss,miss,origin": 1}),
     ],
 )
@@ -127,8 +162,7 @@ async def test_followers_are_counted_as_such(origin: OriginDouble) -> None:
     async with running_pop(origin) as pop:
         asking = [asyncio.get_running_loop().create_task(pop.get("/a")) for _ in range(3)]
         await origin.request_seen(1)
-        while pop.worker.edge.flights.followed < 2:
-            await let_others_run(1)
+        await until(lambda: pop.worker.edge.flights.followed == 2)
         assert samples(pop.worker.snapshot())["edgecache_flights"] == 1
         gate.set()
         await asyncio.gather(*asking)
@@ -203,6 +237,7 @@ async def test_the_log_says_who_answered_why_and_how_long_each_tier_took(origin:
     assert [hit[name] for name in ("result", "tier", "reason")] == ["hit", "memory", "fresh"]
     assert hit.keys().isdisjoint(("trace_id", "regional_ms", "upstream_ms"))
     assert "trace_id" not in other
+    assert {one["client"] for one in (miss, hit, other)} == {"127.0.0.1"}
 
 
 def ticking(clock: Callable[[], float]) -> Any:

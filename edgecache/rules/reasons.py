@@ -70,6 +70,7 @@ class Result(Word):
     COLLAPSED = "collapsed"  # another request's answer
     PASS = "pass"
     ERROR = "error"  # an answer of our own
+    ABORTED = "aborted"  # the client left before the end, or the answer could not be completed
 
 
 TIERS: Mapping[Result, Tier] = {  # unless the exchange knows better
@@ -81,4 +82,5 @@ TIERS: Mapping[Result, Tier] = {  # unless the exchange knows better
     Result.COLLAPSED: Tier.ORIGIN,
     Result.PASS: Tier.PASS,
     Result.ERROR: Tier.NONE,
+    Result.ABORTED: Tier.NONE,
 }

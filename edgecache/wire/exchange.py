@@ -45,6 +45,7 @@ class Exchange:
         self.request = request
         self.raw = raw  # the head's exact bytes
         self.body = body  # of the request; None where it has none
+        self.client = connection.peer  # its address
         self.began = connection.site.clock()
         self._connection: ClientConnection | None = connection
 
@@ -57,11 +58,6 @@ class Exchange:
     def writable(self) -> bool:
         """Whether the client keeps up."""
         return self._connection is None or self._connection.writable
-
-    @property
-    def client(self) -> str:
-        """The address of the peer."""
-        return self._connection.peer if self._connection is not None else ""
 
     def interim(self, head: bytes) -> None:
         """Send a 1xx response; HTTP/1.0 knows none (RFC 9110 §15.2)."""
@@ -135,6 +131,7 @@ class Exchange:
     def abort(self) -> None:
         """The answer cannot be completed: the connection is cut, which no client takes for an end."""
         if self._connection is not None:
+            self.failure = "cut-short"
             self._connection.cut()
 
     def resume(self) -> None:
