@@ -27,7 +27,7 @@ from edgecache.memory import Entry, Memory
 from edgecache.region import Region, Turn
 from edgecache.regional import Found
 from edgecache.relay import Relays
-from edgecache.rules import cache_status, ranges, rfc9111
+from edgecache.rules import cache_status, ranges, rfc9111, trace_context
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.forward import loops, no_forwards_left
 from edgecache.rules.message import Fields, Request
@@ -461,6 +461,9 @@ class Edge:
 
     def _refresh_behind(self, entry: Entry, request: Request) -> None:
         """Ask the origin behind the client's back, once (RFC 5861 §3)."""
+        request = request._replace(
+            fields=request.fields.without((trace_context.NAME,))
+        )  # its trace is complete by then
         self._flight(primary_key(request), request, entry, None)
 
     # --- answers

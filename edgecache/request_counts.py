@@ -39,12 +39,12 @@ Outcome = tuple[Result, Tier | None, Forward | str | None]
 class Tally:
     """The requests of one outcome; `words` are its members in the access log."""
 
-    __slots__ = ("bytes_out", "observe", "requests", "words")
+    __slots__ = ("bytes_out", "observe", "reason", "requests", "words")
 
     def __init__(self, registry: Registry, outcome: Outcome) -> None:
         result, tier, why = outcome
         tier = tier or TIERS[result]
-        reason = reason_of(result, why)
+        reason = self.reason = reason_of(result, why)
         self.words = orjson.dumps({"result": result.value, "tier": tier.value, "reason": reason}).decode()[1:-1]
         self.requests = registry.counter(
             "edgecache_requests",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgecache.origin import OriginPool
     from edgecache.origins import Member, Origins
     from edgecache.regional import Regional
+    from edgecache.tracing import Tracer
 
 ROUND_TRIPS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -90,6 +91,13 @@ class Watch:
             "Geographic databases that could not be read.",
             read=lambda: geo.reload_failures,
         )
+
+    def read_tracer(self, tracer: Tracer) -> None:
+        """Export how many spans there are."""
+        counter = self.registry.counter
+        counter("edgecache_trace_spans", "Spans made.", read=lambda: tracer.made)
+        dropped = "Spans lost, by reason."
+        counter("edgecache_trace_spans_dropped", dropped, read=lambda: tracer.dropped, reason="worker")
 
     def read_origins(self, origins: Origins) -> None:
         """Export how each origin is doing."""

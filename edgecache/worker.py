@@ -31,7 +31,7 @@ from edgecache.region import Region
 from edgecache.regional import Regional
 from edgecache.regional_server import access_of
 from edgecache.relay import Relays
-from edgecache.request_counts import SAMPLED
+from edgecache.request_counts import SAMPLED, Tally
 from edgecache.rules.breaker import Breaker
 from edgecache.rules.client_address import trust_of
 from edgecache.rules.forward import Gateway, as_forwarded
@@ -41,6 +41,7 @@ from edgecache.rules.record import Codec
 from edgecache.rules.stored import Policy
 from edgecache.rules.trace_context import trace_id
 from edgecache.tasks import spawn
+from edgecache.tracing import Span, Tracer
 from edgecache.upstream import Upstream
 from edgecache.valkey import Link
 from edgecache.watch import RegionalCounts, Watch
@@ -103,13 +104,16 @@ class Worker:
         self.check_unfinished = self._heads.check_unfinished
         self.answer = self.edge.answer
         self.answer_known = self.edge.answer_known
+        self.answered = self._count_and_log if self._logging else self._requests.answered
+        self._tracer: Tracer | None = None
+        if settings.otlp_endpoint:
+            self._trace(settings.trace_sample)
         if settings.trusted_proxies:
             self._believe()
         self._locator: Locator | None = None
         self._next_look = 0.0  # at the geographic database's file, in monotonic seconds
         if settings.knows_geography:
             self._locate(settings)
-        self.answered = self._count_and_log if self._logging else self._requests.answered
 
     def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
         pop = settings.pop.encode()
@@ -151,6 +155,34 @@ class Worker:
             region=region,
         )
 
+    def _trace(self, fraction: float) -> None:
+        """From now on, some requests are traced."""
+        tracer = self._tracer = Tracer(fraction, lambda exchange: self._trusted(exchange.client), self._wall)
+        self.watch.read_tracer(tracer)
+        answer_next, known_next, answered_next = self.answer, self.answer_known, self.answered
+
+        def answer(exchange: Exchange) -> None:
+            tracer.consider(exchange)
+            answer_next(exchange)
+
+        def answer_known(connection: ClientConnection, raw: bytes) -> bool:
+            if tracer.to_pass < 1 or not known_next(connection, raw):
+                return False  # one that is sampled goes the long way
+            tracer.to_pass -= 1
+            return True
+
+        def answered(exchange: Exchange, took: float) -> Tally:
+            tally = answered_next(exchange, took)
+            if exchange.trace is not None:
+                tracer.finish(exchange, exchange.trace, took, tally)
+            return tally
+
+        self.answer, self.answer_known, self.answered = answer, answer_known, answered
+
+    def take_spans(self, most: int) -> list[Span]:
+        """Up to so many spans that are complete."""
+        return self._tracer.take(most) if self._tracer is not None else []
+
     def _believe(self) -> None:
         """From now on, the scheme is the one that a trusted proxy names; its heads are known for its like only."""
         answer_next, known_next, trusted = self.answer, self.answer_known, self._trusted
@@ -190,7 +222,7 @@ class Worker:
         """The request whose head is `raw`; raises `BadRequest`."""
         return self._heads.parse(raw, scheme)
 
-    def _count_and_log(self, exchange: Exchange, took: float) -> None:
+    def _count_and_log(self, exchange: Exchange, took: float) -> Tally:
         tally, request = self._requests.answered(exchange, took), exchange.request
         fields = request.fields
         self._log.add(
@@ -212,6 +244,7 @@ class Worker:
                 exchange.upstream_took,
             )
         )
+        return tally
 
     def _known_hit(self, connection: ClientConnection, known: KnownHit, now: float) -> None:
         """A request was answered at `now` by a known head: count and log it."""

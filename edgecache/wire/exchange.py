@@ -11,6 +11,7 @@ from edgecache.rules.reasons import Forward, Result, Tier
 from edgecache.wire import h1_render as render
 
 if TYPE_CHECKING:
+    from edgecache.tracing import Trace
     from edgecache.wire.h1_server import ClientConnection
 
 
@@ -34,6 +35,7 @@ class Exchange:
     why: Forward | None = None  # it was not answered out of memory
     tier: Tier | None = None  # who the answer came from, if `result` does not tell
     failure = ""  # why the answer is one of our own: a fixed word
+    trace: Trace | None = None  # the ids of one that is sampled
     regional_asked = upstream_asked = 0.0  # epoch seconds; 0 = it was not
     regional_took = upstream_took = 0.0  # seconds until the answer, or its head, was there; 0 = until the end
     started = False
