@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fuzz bench real-sites load readme
+.PHONY: run test check fuzz bench real-sites load dashboards-check readme
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -37,6 +37,10 @@ real-sites: $(VENV)/.installed-test
 SCENARIO ?= zipf
 load: $(VENV)/.installed-load
 	$(BIN)/python loadtests/load.py $(SCENARIO) $(if $(TRACE),--trace "$(TRACE)") $(LOAD)
+
+# Every query of dashboards, rules and alerts, asked of a real Prometheus that scrapes a small chain under load.
+dashboards-check: $(VENV)/.installed-test
+	$(BIN)/python loadtests/dashboards_check.py
 
 # Write the table of settings into README.md.
 readme: $(VENV)/.installed

@@ -29,6 +29,7 @@ class Answer(NamedTuple):
     status: int
     head: bytes
     content: bytes = b""
+    failure: str = ""  # why it is an answer of ours: a fixed word
 
 
 def from_entry(entry: Entry, request: Request, now: float, status_member: bytes, most_ranges: int) -> Answer | None:
@@ -118,4 +119,4 @@ def from_upstream(response: Response, status_member: bytes, now: float) -> bytes
 def of_ours(status: int, reason: str, detail: str, *more: FieldLine) -> Answer:
     """An answer that this POP makes itself: problem details (RFC 9457), never stored."""
     content = render.problem(status, reason, detail)
-    return Answer(status, render.problem_head(status, content, *more), content)
+    return Answer(status, render.problem_head(status, content, *more), content, reason)

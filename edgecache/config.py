@@ -25,6 +25,7 @@ from edgecache.setting_types import (
     COUNT,
     DURATION,
     FILE,
+    FRACTION,
     GEO_DATABASE,
     GEO_OVERRIDES,
     GEO_RULES,
@@ -34,6 +35,7 @@ from edgecache.setting_types import (
     ORIGIN,
     ORIGIN_HOST,
     ORIGINS,
+    OTLP_ENDPOINT,
     PATH,
     PEERS,
     PREFIX_MODES,
@@ -182,6 +184,13 @@ class Settings:
     )
     log_level: str = setting(
         one_of("debug", "info", "warning", "error"), "info", "Least severity logged on standard error."
+    )
+
+    otlp_endpoint: str = setting(
+        OTLP_ENDPOINT, "", "OpenTelemetry collector that gets traces (OTLP over HTTP); empty makes none."
+    )
+    trace_sample: float = setting(
+        FRACTION, "0.01", "Fraction of requests that are traced; a trusted proxy or another POP decides for its own."
     )
 
     # Memory

@@ -29,7 +29,7 @@ from edgecache.region import Region, Turn
 from edgecache.regional import Found
 from edgecache.regional_hits import RegionalHits
 from edgecache.relay import Relays
-from edgecache.rules import cache_status, ranges, rfc9111
+from edgecache.rules import cache_status, ranges, rfc9111, trace_context
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.forward import loops, no_forwards_left
 from edgecache.rules.message import Fields, Request
@@ -198,7 +198,9 @@ class Edge:
             why = verdict.why
             if why is Forward.URI_MISS:  # it was purged
                 entry = None
+        exchange.why = why
         if self.region is not None and self._may_be_regional(key, entry, why):
+            exchange.regional_asked = self.clock()
             told = partial(self.answer_regional, exchange, key, entry, why)
             self.region.tier.look_up(key, request.fields, told)
         else:
@@ -226,6 +228,7 @@ class Edge:
         self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward, found: Found | None
     ) -> None:
         """Answer with what the regional tier has found, or go on."""
+        exchange.regional_took = self.clock() - exchange.regional_asked
         if exchange.gone:
             return
         if entry is None and found is not None and self._hits and self._hits.answers(exchange, key, found, why):
@@ -366,6 +369,8 @@ class Edge:
         if flight is None:
             flight = self.flights.lead(place, key, exchange)
             spawn(self.refill(flight, request, entry, exchange.client if exchange else ""), "refill")
+        elif exchange is not None:
+            self.flights.followed += 1
         return flight
 
     @staticmethod
@@ -505,6 +510,9 @@ class Edge:
 
     def _refresh_behind(self, entry: Entry, request: Request) -> None:
         """Ask the origin behind the client's back, once (RFC 5861 §3)."""
+        request = request._replace(
+            fields=request.fields.without((trace_context.NAME,))
+        )  # its trace is complete by then
         self._flight(primary_key(request), request, entry, None)
 
     # --- answers
@@ -550,7 +558,7 @@ class Edge:
 
     def _ours(self, exchange: Exchange, answer: Answer, why: Forward | None = None) -> None:
         """Answer with something of our own."""
-        exchange.result = Result.ERROR
+        exchange.result, exchange.failure = Result.ERROR, answer.failure
         head = answer.head
         if why is not None:
             exchange.cache_status = cache_status.forwarded(self.pop, why)

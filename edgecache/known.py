@@ -101,8 +101,8 @@ class KnownHeads:
         self.get = self._known.get
 
     def learns(self, raw: bytes) -> bool:
-        """Whether the head `raw` is to be learnt now: it was seen once before."""
-        if self._stopped or len(raw) > LONGEST_HEAD:
+        """Whether the head `raw` is to be learnt now: it was seen once before. An empty one is none to be known by."""
+        if self._stopped or not raw or len(raw) > LONGEST_HEAD:
             return False
         mark = hash(raw)
         if mark in self._seen:

@@ -167,6 +167,7 @@ class Memory:
     """The mapping from cache keys to stored responses. Mutable state: the policy's queues, and the search rules."""
 
     def __init__(self, budget: int, policy: str, largest: int, max_variants: int) -> None:
+        self.limit = budget  # bytes
         self.largest = largest  # bytes of the largest body that is taken
         self._max_variants = max_variants
         self.evictions = 0

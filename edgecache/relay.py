@@ -17,7 +17,7 @@ from edgecache.rules import cache_status, rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Response
 from edgecache.rules.purge_log import Stamp
-from edgecache.rules.reasons import Forward, Result
+from edgecache.rules.reasons import Forward, Result, Tier
 from edgecache.rules.stored import Stored
 from edgecache.upstream import Upstream, interim_head
 from edgecache.wire import h1_render as render
@@ -56,7 +56,7 @@ class Relays:
         self._fills = fills
         self._flights = flights
         self._log = invalidation.log
-        self._clock = clock  # epoch seconds
+        self.clock = clock  # epoch seconds
         self._ask = upstream.ask
         self._unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
 
@@ -64,7 +64,7 @@ class Relays:
         """Ask the origin for `exchange` alone; `entry` is what is stored for it."""
         request = exchange.request
         question = self.upstream.question(request, request.fields, exchange.client, exchange.body)
-        self.ask(question, exchange, why, result, entry, self._clock())
+        self.ask(question, exchange, why, result, entry, self.clock())
 
     def ask(
         self,
@@ -77,6 +77,7 @@ class Relays:
     ) -> None:
         """Ask the origin `question` for `exchange` alone, at `now` in epoch seconds."""
         relay = exchange.inquiry = Relay(question, now, self._log.stamp())
+        exchange.why, exchange.upstream_asked = why, now
         relay.relays, relay.exchange, relay.why, relay.result, relay.entry = self, exchange, why, result, entry
         self.upstream.ask(relay)
 
@@ -137,11 +138,12 @@ class Relays:
         collapsed = result is Result.COLLAPSED
         status = reply.response.status
         if reply.tier:
+            exchange.tier = Tier.REGIONAL
             member = cache_status.from_tier(self.pop, reply.tier, why, collapsed=collapsed)
         else:
             member = cache_status.forwarded(self.pop, why, status=status, stored=stored, collapsed=collapsed)
         exchange.result, exchange.cache_status = result, member
-        head = answers.from_upstream(reply.response, member, self._clock()) + more
+        head = answers.from_upstream(reply.response, member, self.clock()) + more
         exchange.stream(status, head, reply.response.framing.length, reply.body)
 
 
@@ -162,6 +164,7 @@ class Relay(Inquiry):
         """Learn from it, and pass it on."""
         relays, exchange = self.relays, self.exchange
         reply = relays.upstream.reply(self, response, body)
+        exchange.upstream_took = reply.times.received - self.asked
         stored = relays.learn(exchange, reply, self.entry)
         if response.status == 101:
             self._tunnel(response)
@@ -186,6 +189,7 @@ class Relay(Inquiry):
         member = cache_status.forwarded(self.relays.pop, self.why)
         self.exchange.inquiry = None
         self.exchange.result, self.exchange.cache_status = Result.ERROR, member
+        self.exchange.failure = error.reason
         content = b"" if self.exchange.request.method == b"HEAD" else answer.content
         self.exchange.reply(answer.status, answer.head + b"Cache-Status: " + member + b"\r\n", content)
 
@@ -213,10 +217,11 @@ class _KnownPass(Exchange, Relay):
         self.request = known.request  # as Exchange.__init__ would; a call less counts here
         self.raw = raw
         self.body = None
+        self.client = connection.peer
         self.began = connection.site.clock()
         self._connection = connection
         self.question = known.question
-        self.asked = now
+        self.asked = self.upstream_asked = now
         self.seen = relays.now_known()
         self.relays = relays
 

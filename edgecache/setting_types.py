@@ -35,6 +35,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([a-z]+)", re.ASCII)
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?", re.ASCII)
 _ORIGIN = re.compile(r"(https?)://([^/]*)/?", re.ASCII)
+_URL = re.compile(r"(https?)://([^/?#]*)(/[!-\"$->@-~]*)?", re.ASCII)
 _PATH = re.compile(r"/[!-\"$-~]*", re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _TOKEN = re.compile(r"[\x21-\x7e]*", re.ASCII)
@@ -253,6 +254,28 @@ def log_fraction(text: str) -> float:
     return fraction
 
 
+def fraction(text: str) -> float:
+    """A fraction, from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise ValueError("is not a fraction from 0 to 1")
+    return value
+
+
+def otlp_endpoint(text: str) -> str:
+    """The URL that spans are posted to: `/v1/traces` unless another path is named; empty for none."""
+    if not text:
+        return ""
+    match = _URL.fullmatch(text)
+    if match is None:
+        raise ValueError("is not http(s)://host[:port][/path]")
+    host_and_port(match[2])
+    return f"{match[1]}://{match[2]}{match[3] if match[3] not in (None, '/') else '/v1/traces'}"
+
+
 def certificates(text: str) -> str:
     """The path of a readable PEM file of certificates; empty stays empty."""
     if text:
@@ -410,6 +433,8 @@ NETWORKS = Kind("list of CIDR blocks", networks)
 WORD = Kind("name", word)
 TOKEN = Kind("secret", token)
 LOG_FRACTION = Kind("json, off or fraction", log_fraction)
+FRACTION = Kind("fraction from 0 to 1", fraction)
+OTLP_ENDPOINT = Kind("http(s)://host[:port][/path]", otlp_endpoint)
 CERTIFICATES = Kind("path", certificates)
 GEO_DATABASE = Kind("path", geo_database)
 GEO_OVERRIDES = Kind("list of CIDR=country", geo_overrides)

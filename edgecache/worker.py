@@ -34,16 +34,18 @@ from edgecache.region_log import RegionLog
 from edgecache.regional import Regional
 from edgecache.regional_server import access_of
 from edgecache.relay import Relays
+from edgecache.request_counts import SAMPLED, Tally
 from edgecache.rules.breaker import Breaker
 from edgecache.rules.client_address import trust_of
 from edgecache.rules.forward import Gateway, as_forwarded
 from edgecache.rules.log_entries import Draft
 from edgecache.rules.message import Request
 from edgecache.rules.purge_log import PurgeLog
-from edgecache.rules.reasons import Result
 from edgecache.rules.record import Codec
 from edgecache.rules.stored import Policy
+from edgecache.rules.trace_context import trace_id
 from edgecache.tasks import spawn
+from edgecache.tracing import Span, Tracer
 from edgecache.upstream import Upstream
 from edgecache.valkey import Link
 from edgecache.watch import RegionalCounts, Watch
@@ -88,6 +90,8 @@ class Worker:
         self._drain_grace = settings.drain_grace
         self._heads = RequestHeads(HeadLimits(settings.max_line, settings.max_fields, settings.max_head))
         self.watch = Watch()
+        self._requests = self.watch.requests
+        self.bytes_in = self._requests.bytes_in
         make = Origins if settings.origins else OriginPool
         self._pool = make(settings, failed=self.watch.origin_failed)
         self._trusted = trust_of(settings.trusted_proxies)
@@ -106,13 +110,16 @@ class Worker:
         self.check_unfinished = self._heads.check_unfinished
         self.answer = self.edge.answer
         self.answer_known = self.edge.answer_known
+        self.answered = self._count_and_log if self._logging else self._requests.answered
+        self._tracer: Tracer | None = None
+        if settings.otlp_endpoint:
+            self._trace(settings.trace_sample)
         if settings.trusted_proxies:
             self._believe()
         self._locator: Locator | None = None
         self._next_look = 0.0  # at the geographic database's file, in monotonic seconds
         if settings.knows_geography:
             self._locate(settings)
-        self.answered = self._count_and_log if self._logging else self.watch.answered
 
     def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
         pop = settings.pop.encode()
@@ -164,6 +171,34 @@ class Worker:
             token_cookie=settings.token_cookie,
         )
 
+    def _trace(self, fraction: float) -> None:
+        """From now on, some requests are traced."""
+        tracer = self._tracer = Tracer(fraction, lambda exchange: self._trusted(exchange.client), self._wall)
+        self.watch.read_tracer(tracer)
+        answer_next, known_next, answered_next = self.answer, self.answer_known, self.answered
+
+        def answer(exchange: Exchange) -> None:
+            tracer.consider(exchange)
+            answer_next(exchange)
+
+        def answer_known(connection: ClientConnection, raw: bytes) -> bool:
+            if tracer.to_pass < 1 or not known_next(connection, raw):
+                return False  # one that is sampled goes the long way
+            tracer.to_pass -= 1
+            return True
+
+        def answered(exchange: Exchange, took: float) -> Tally:
+            tally = answered_next(exchange, took)
+            if exchange.trace is not None:
+                tracer.finish(exchange, exchange.trace, took, tally)
+            return tally
+
+        self.answer, self.answer_known, self.answered = answer, answer_known, answered
+
+    def take_spans(self, most: int) -> list[Span]:
+        """Up to so many spans that are complete."""
+        return self._tracer.take(most) if self._tracer is not None else []
+
     def _believe(self) -> None:
         """From now on, the scheme is the one that a trusted proxy names; its heads are known for its like only."""
         answer_next, known_next, trusted = self.answer, self.answer_known, self._trusted
@@ -203,30 +238,37 @@ class Worker:
         """The request whose head is `raw`; raises `BadRequest`."""
         return self._heads.parse(raw, scheme)
 
-    def _count_and_log(self, exchange: Exchange, took: float) -> None:
-        self.watch.answered(exchange, took)
-        if self._logging:
-            fields = exchange.request.fields
-            self._log.add(
-                (
-                    self._wall() - took,
-                    exchange.client,
-                    exchange.request.method,
-                    exchange.request.host,
-                    exchange.request.target,
-                    exchange.status,
-                    exchange.bytes_out,
-                    took * 1000,
-                    exchange.cache_status,
-                    exchange.result.value,
-                    fields.get(b"user-agent") or b"",
-                    fields.get(b"referer") or b"",
-                )
+    def _count_and_log(self, exchange: Exchange, took: float) -> Tally:
+        tally, request = self._requests.answered(exchange, took), exchange.request
+        fields = request.fields
+        self._log.add(
+            (
+                self._wall() - took,
+                exchange.client,
+                request.method,
+                request.host,
+                request.target,
+                exchange.status,
+                exchange.bytes_out,
+                took * 1000,
+                exchange.cache_status,
+                tally.words,
+                fields.get(b"user-agent") or b"",
+                fields.get(b"referer") or b"",
+                trace_id(fields.get(b"traceparent")),
+                exchange.regional_took,
+                exchange.upstream_took,
             )
+        )
+        return tally
 
     def _known_hit(self, connection: ClientConnection, known: KnownHit, now: float) -> None:
         """A request was answered at `now` by a known head: count and log it."""
-        self.watch.known_hits += 1
+        requests = self._requests
+        requests.known_hits += 1
+        requests.known_bytes += len(known.rendered.answer.content)
+        if not requests.known_hits & (SAMPLED - 1):
+            requests.observe_hit(max(0.0, self._wall() - now), SAMPLED)
         if self._logging:
             request, fields = known.request, known.request.fields
             self._log.add(
@@ -240,9 +282,12 @@ class Worker:
                     len(known.rendered.answer.content),
                     0.0,
                     KNOWN_HIT,
-                    Result.HIT.value,
+                    requests.hit_words,
                     fields.get(b"user-agent") or b"",
                     fields.get(b"referer") or b"",
+                    b"",  # a head with a trace in it is not known, or hardly: its hits are logged without
+                    0.0,
+                    0.0,
                 )
             )
 
@@ -255,6 +300,7 @@ class Worker:
         refusal = self._admission.enter(connection.peer)
         if refusal is None:
             self.connections.add(connection)
+            self.watch.opened.value += 1
             self._all_left.clear()
         return refusal
 
@@ -284,7 +330,7 @@ class Worker:
 
     def snapshot(self) -> Snapshot:
         """The metrics as they stand."""
-        return self.watch.registry.snapshot()
+        return self.watch.snapshot()
 
     async def drain(self) -> None:
         """Accept no more, answer what is under way or still comes with `Connection: close`; return when all have left.
@@ -355,10 +401,15 @@ class Worker:
         if self.logs is not None:
             self.logs.follower.judge()
         self._pool.sweep(now)
-        self._log.flush()
+        self._flush_log()
         self.edge.sweep()
         self.watch.looked(loop.time())
         self._sweeper = loop.call_later(SWEEP, self._sweep)
+
+    def _flush_log(self) -> None:
+        """Piece by piece: requests that have come meanwhile are answered in between."""
+        if self._log.flush_some():
+            asyncio.get_running_loop().call_soon(self._flush_log)
 
 
 def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[], float]) -> Regional | None:

@@ -67,6 +67,7 @@ class Writes:
         self._policy = policy
         self._writer = writer
         self._reaches = reaches
+        self.clock = relays.clock  # epoch seconds
         self.refresh: Callable[[Exchange], None] = lambda exchange: (
             None
         )  # told of each write that has changed its target
@@ -99,6 +100,7 @@ class Writes:
         request = exchange.request
         question = relays.upstream.question(request, request.fields, exchange.client, exchange.body)
         relay = exchange.inquiry = _Write(question, *relays.upstream.stamp())
+        exchange.why, exchange.upstream_asked = why, relay.asked
         relay.relays, relay.exchange, relay.why, relay.result, relay.entry = relays, exchange, why, Result.PASS, None
         relay.writes, relay.begun = self, begun
         relays.upstream.ask(relay)
@@ -172,6 +174,7 @@ class _Write(Relay):
             super().on_answer(response, body)
             return
         self._over = True
+        self.exchange.upstream_took = self.writes.clock() - self.asked
         self.writes.answered(self, response, body)
 
     def on_whole(self, response: Response, content: bytes) -> None:

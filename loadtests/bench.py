@@ -18,7 +18,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ from bench.origin import Origin, origin
 from bench.peers import Contestant
 from bench.processes import LOAD_CORE, SERVER_CORE, StartError, free_port, probe, running
 from bench.rounds import Standing, contest, say
-from bench.scenarios import LOG, SCENARIOS, Scenario
+from bench.scenarios import LOG, SCENARIOS, TRACES, Scenario
 
 REGIONAL = [regional.HIT.name, regional.SCALE.name, regional.DEAD.name]
-NAMES = [*(scenario.name for scenario in SCENARIOS), LOG.name, "memory", *REGIONAL]
+NAMES = [*(scenario.name for scenario in SCENARIOS), LOG.name, TRACES.name, "memory", *REGIONAL]
 DESCRIPTORS = 16_384
 COMMAND_HELP = "measure another build of edgecache; it starts in a temporary directory: absolute paths"
 PEERS_HELP = f"of: {','.join(peers.PEERS)} (usually {','.join(peers.USUAL)})"
@@ -55,6 +55,8 @@ class Bench:
             return
         if LOG.name in self._options.only:
             self.measure_log()
+        if TRACES.name in self._options.only:
+            self.measure_traces()
         if "memory" in self._options.only:
             self.measure_memory()
         if regional.HIT.name in self._options.only:
@@ -82,6 +84,14 @@ class Bench:
             return
         contestants = [edgecache(self._options), edgecache(self._options, "edgecache json", log="json")]
         self.compare(LOG, contestants, "edgecache")
+
+    def measure_traces(self) -> None:
+        """What traces cost edgecache: their spans are made, sent to the supervisor and lost there."""
+        contestants = [edgecache(self._options)]
+        for fraction in ("0", "0.01"):
+            given = {"EDGECACHE_OTLP_ENDPOINT": "http://127.0.0.1:9", "EDGECACHE_TRACE_SAMPLE": fraction}
+            contestants.append(edgecache(self._options, f"edgecache traced {fraction}", more=given))
+        self.compare(TRACES, contestants, "edgecache")
 
     def _log_problem(self) -> str | None:
         """Prove that the setting makes edgecache log to stdout, which is /dev/null when it is measured."""
@@ -154,11 +164,15 @@ class Bench:
 
 
 def edgecache(
-    options: argparse.Namespace, name: str = "edgecache", log: str = "off", output: Path | None = None
+    options: argparse.Namespace,
+    name: str = "edgecache",
+    log: str = "off",
+    output: Path | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> Contestant:
     """The project's server as the options want it."""
     settings = dict(pair.split("=", 1) for pair in options.edgecache_env)
-    settings["EDGECACHE_ACCESS_LOG"] = log
+    settings |= {"EDGECACHE_ACCESS_LOG": log, **(more or {})}
     return peers.edgecache(options.edgecache_command, settings, name, output)
 
 

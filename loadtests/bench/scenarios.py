@@ -62,6 +62,7 @@ SCENARIOS = (
     Scenario("hit-varied", "memory hit, 20,000 different cookies", sessions=20_000),
 )
 LOG = Scenario("log", "memory hit, JSON access log to /dev/null against none")
+TRACES = Scenario("traces", "memory hit, traces of no and of 1 % of requests (no collector) against none")
 
 
 def verify(scenario: Scenario, server: Server, origin: Origin) -> str:
