@@ -74,6 +74,8 @@ def _add_worker(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     worker = commands.add_parser("_worker")  # no help: only the supervisor starts it
     worker.add_argument("--slot", type=int, required=True)
     worker.add_argument("--listen-fd", type=int, action="append", required=True)
+    worker.add_argument("--tls-fd", type=int, action="append", default=[])
+    worker.add_argument("--pop-fd", type=int, action="append", default=[])
     worker.add_argument("--control-fd", type=int, required=True)
     worker.add_argument("--worker", default=DEFAULT_WORKER)
     worker.set_defaults(command=_worker)
@@ -93,7 +95,8 @@ def _worker(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
     settings = load(environ)
     _log_to_stderr(settings)
-    worker_process.run(settings, chosen.listen_fd, chosen.control_fd, chosen.worker)
+    secure = {"tls": chosen.tls_fd, "pops": chosen.pop_fd}
+    worker_process.run(settings, chosen.listen_fd, chosen.control_fd, chosen.worker, **secure)
     return 0
 
 
@@ -113,9 +116,9 @@ def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
             settings = load(environ)
         admin = listen_or_refuse("EDGECACHE_ADMIN_LISTEN", settings.admin_listen, 1)
         (admin_listener,) = _opened(sockets, admin)
-        listeners = _opened(sockets, listen_or_refuse("EDGECACHE_LISTEN", settings.listen, settings.workers))
+        listeners = _listeners(settings, sockets)
         supervisor = Supervisor(settings, environ, listeners, admin_listener, worker=chosen.worker)
-        _announce(settings, _url(listeners[0]), _url(admin_listener), demo=demo_listener is not None)
+        _announce(settings, listeners[0], _url(admin_listener), demo=demo_listener is not None)
         return asyncio.run(_run(supervisor, demo_listener))
 
 
@@ -128,6 +131,20 @@ def _with_region(settings: Settings, environ: Mapping[str, str], running: ExitSt
         environ = {**environ, "EDGECACHE_REGIONAL": url}
     asyncio.run(regional_server.check(load(environ)))
     return environ
+
+
+def _listeners(settings: Settings, sockets: ExitStack) -> list[Mapping[str, socket.socket]]:
+    """For each worker its listening sockets, by kind."""
+    from edgecache.supervisor import listen_or_refuse
+
+    kinds = {"listen": settings.listen, "tls": settings.tls_listen, "pop": settings.pop_listen}
+    variables = {"listen": "EDGECACHE_LISTEN", "tls": "EDGECACHE_TLS_LISTEN", "pop": "EDGECACHE_POP_LISTEN"}
+    opened = {
+        kind: _opened(sockets, listen_or_refuse(variables[kind], where, settings.workers))
+        for kind, where in kinds.items()
+        if where is not None
+    }
+    return [{kind: several[number] for kind, several in opened.items()} for number in range(settings.workers)]
 
 
 def _opened(sockets: ExitStack, listeners: list[socket.socket]) -> list[socket.socket]:
@@ -148,15 +165,18 @@ def _log_to_stderr(settings: Settings) -> None:
     logging.basicConfig(stream=sys.stderr, level=level, format=LOG_FORMAT, datefmt=LOG_TIME)
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, scheme: str = "http") -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://{Address(host, port)}"
+    return f"{scheme}://{Address(host, port)}"
 
 
-def _announce(settings: Settings, site: str, admin: str, *, demo: bool) -> None:
+def _announce(settings: Settings, listeners: Mapping[str, socket.socket], admin: str, *, demo: bool) -> None:
+    site = _url(listeners["listen"])
+    secure = {"tls": "serves  ", "pop": "for POPs"}
     lines = [
         f"edgecache {__version__}, POP {settings.pop}, {settings.workers} workers",
         f"  serves   {site}/",
+        *(f"  {words} {_url(listeners[kind], 'https')}/" for kind, words in secure.items() if kind in listeners),
         f"  from     {settings.origin}/" + (" (the demo)" if demo else ""),
         f"  health   {admin}/healthz  {admin}/readyz",
         f"  metrics  {admin}/metrics",

@@ -259,7 +259,7 @@ class Edge:
                 answered = self._deliver(exchange, entry, Result.HIT, now)
                 if answered and plain and entry.segments is None and persists(request):
                     make = partial(self._from_entry, entry, request)
-                    self._learn_hit(exchange, Rendered(entry, make))
+                    self._learn_hit(exchange, Rendered(entry, make, self.known.hsts))
         return None if answered else MustAsk(Forward.PARTIAL)
 
     def _refusal(self, request: Request) -> Answer | None:

@@ -54,7 +54,12 @@ def running_server(settings: Settings) -> Iterator[str]:
 def access_of(settings: Settings, timeout: float) -> Access:
     """How to reach the tier that the settings name; `timeout` in seconds."""
     return Access(
-        parse_url(settings.regional), timeout=timeout, ca=settings.regional_ca, replicas=settings.regional_replicas
+        parse_url(settings.regional),
+        timeout=timeout,
+        ca=settings.regional_ca,
+        certificate=settings.regional_certificate,
+        certificate_key=settings.regional_certificate_key or settings.regional_certificate,
+        replicas=settings.regional_replicas,
     )
 
 

@@ -1,6 +1,6 @@
-"""One slot of the supervisor: a listening socket, and the worker processes that serve it, one after the other.
+"""One slot of the supervisor: its listening sockets, and the worker processes that serve them, one after the other.
 
-The socket is the slot's: every worker of the slot inherits the same one, so what waits in its queue is lost neither
+The sockets are the slot's: every worker of the slot inherits the same ones, so what waits in a queue is lost neither
 when a worker dies nor when one is relieved. While a worker is relieved there are two: the successor accepts before the
 predecessor stops.
 """
@@ -64,8 +64,11 @@ class Life:
     async def _start(self) -> asyncio.StreamReader:
         slot = self._slot
         ours, theirs = socket.socketpair()
-        fds = (slot.listener.fileno(), theirs.fileno())
-        arguments = ["--slot", str(slot.number), "--listen-fd", str(fds[0]), "--control-fd", str(fds[1])]
+        listening = {kind: listener.fileno() for kind, listener in slot.listeners.items()}
+        fds = (*listening.values(), theirs.fileno())
+        arguments = ["--slot", str(slot.number), "--control-fd", str(theirs.fileno())]
+        for kind, fd in listening.items():
+            arguments += [f"--{kind}-fd", str(fd)]
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *slot.command, *arguments, stdin=asyncio.subprocess.DEVNULL, env=slot.environ, pass_fds=fds
@@ -134,7 +137,7 @@ class Life:
 
 
 class Slot:
-    """A listening socket and who serves it: the worker of the moment, and those that are on their way in or out.
+    """Listening sockets, by kind (`listen`, `tls`, `pop`), and who serves them: the worker of the moment, and those that are on their way in or out.
 
     `on_relief` is told when the worker of the moment asks to be relieved.
     """
@@ -142,13 +145,13 @@ class Slot:
     def __init__(
         self,
         number: int,
-        listener: socket.socket,
+        listeners: Mapping[str, socket.socket],
         command: Sequence[str],
         environ: Mapping[str, str],
         on_relief: Callable[[Slot], None],
     ) -> None:
         self.number = number
-        self.listener = listener
+        self.listeners = listeners
         self.command = command
         self.environ = environ
         self.on_relief = on_relief
@@ -158,7 +161,7 @@ class Slot:
         self._past: metrics.Snapshot = {}  # what the dead ones have counted
 
     def begin(self) -> Life:
-        """Start one more worker on the listening socket."""
+        """Start one more worker on the listening sockets."""
         life = Life(self)
         self.lives.append(life)
         return life
@@ -197,8 +200,9 @@ class Slot:
         await asyncio.gather(*(life.refresh() for life in self.lives))
 
     def drain(self) -> None:
-        """Close the listening socket and let the workers finish what they serve."""
-        self.listener.close()
+        """Close the listening sockets and let the workers finish what they serve."""
+        for listener in self.listeners.values():
+            listener.close()
         for life in self.lives:
             life.drain()
 

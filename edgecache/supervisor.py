@@ -102,7 +102,7 @@ class Supervisor:
         self,
         settings: Settings,
         environ: Mapping[str, str],
-        listeners: Sequence[socket.socket],
+        listeners: Sequence[Mapping[str, socket.socket]],
         admin_listener: socket.socket,
         *,
         worker: str = DEFAULT_WORKER,

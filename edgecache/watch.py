@@ -135,6 +135,21 @@ class Watch:
             region=region,
         )
 
+    def read_tls(self, ends: Callable[[], float]) -> None:
+        """Export when the first certificate ends."""
+        self.registry.gauge(
+            "edgecache_tls_certificate_ends_seconds",
+            "When the first of the listeners' certificates ends, in seconds since 1970.",
+            across="max",
+            read=ends,
+        )
+
+    def handshake_failed(self, reason: str) -> None:
+        """A TLS handshake failed; `reason` is one of the fixed words in `wire/tls_server.py`."""
+        self.registry.counter(
+            "edgecache_tls_handshake_failures", "TLS handshakes that failed, by reason.", reason=reason
+        ).value += 1
+
     def answered(self, exchange: Exchange, took: float) -> None:
         """An answer is complete, after `took` seconds."""
         self._observe[exchange.result](took)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from random import random
 from typing import Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from edgecache import machine
+from edgecache import answers, machine
 from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
 from edgecache.config import Settings
@@ -38,6 +40,7 @@ from edgecache.rules.message import Request
 from edgecache.rules.purge_log import PurgeLog
 from edgecache.rules.reasons import Result
 from edgecache.rules.record import Codec
+from edgecache.rules.server_name import is_misdirected, secure_location, stays_plain
 from edgecache.rules.stored import Policy
 from edgecache.tasks import spawn
 from edgecache.upstream import Upstream
@@ -48,6 +51,8 @@ from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_head import HeadLimits, RequestHeads
 from edgecache.wire.h1_server import ClientConnection
 from edgecache.wire.proxy_protocol import PrefacedConnection
+from edgecache.wire.tls import ServerTls
+from edgecache.wire.tls_server import SecureListener
 
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
 FROM_PROXY: Final = b"\n"  # before the bytes of a head that a trusted proxy sent: no head begins so
@@ -91,7 +96,11 @@ class Worker:
         self._servers: list[tuple[asyncio.Server, socket.socket]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._expects_preface = settings.proxy_protocol
+        self.hsts = b"Strict-Transport-Security: %b\r\n" % settings.hsts.encode() if settings.hsts else b""
+        self._tls = ServerTls(settings.tls_certificates, settings.pop_ca) if settings.tls_certificates else None
+        self._secure: list[SecureListener] = []
         self.edge = self._build(settings, clock)
+        self.edge.known.hsts = self.hsts
         self.watch.read(self.edge, self._pool, self.connections, self._log)
         if isinstance(self._pool, Origins):
             self.watch.read_origins(self._pool)
@@ -100,12 +109,17 @@ class Worker:
         self.check_unfinished = self._heads.check_unfinished
         self.answer = self.edge.answer
         self.answer_known = self.edge.answer_known
+        if settings.https_redirect:
+            self._redirect(settings.https_redirect)
         if settings.trusted_proxies:
             self._believe()
         self._locator: Locator | None = None
         self._next_look = 0.0  # at the geographic database's file, in monotonic seconds
         if settings.knows_geography:
             self._locate(settings)
+        if self._tls is not None:
+            self.watch.read_tls(partial(getattr, self._tls, "ends"))
+            self._tell_apart()
         self.answered = self._count_and_log if self._logging else self.watch.answered
 
     def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
@@ -147,6 +161,43 @@ class Worker:
             on_known_hit=self._known_hit,
             region=region,
         )
+
+    def _redirect(self, port: int) -> None:
+        """From now on, what is asked over http is sent to https."""
+        answer_next = self.answer
+
+        def answer(exchange: Exchange) -> None:
+            request = exchange.request
+            ours = request.host in self.edge.hosts or not self.edge.hosts
+            if request.scheme != b"http" or not ours or stays_plain(request.host, request.target):
+                answer_next(exchange)
+                return
+            exchange.result = Result.ERROR
+            answer = answers.redirect(request, secure_location(request.host, request.target, port))
+            exchange.reply(answer.status, answer.head, b"" if request.method == b"HEAD" else answer.content)
+
+        self.answer = answer
+
+    def _tell_apart(self) -> None:
+        """From now on, heads over TLS are known for their scheme, site and POP only, and must name that site."""
+        answer_next, known_next = self.answer, self.answer_known
+
+        def answer(exchange: Exchange) -> None:
+            connection = exchange.connection
+            if connection is not None and connection.tag:
+                if is_misdirected(connection.server_name, exchange.request.host):
+                    refusal = answers.of_ours(421, "misdirected", "the connection was opened for another site")
+                    exchange.result = Result.ERROR
+                    exchange.reply(refusal.status, refusal.head, refusal.content)
+                    return
+                exchange.raw = connection.tag + exchange.raw
+            answer_next(exchange)
+
+        def answer_known(connection: ClientConnection, raw: bytes) -> bool:
+            tag = connection.tag
+            return known_next(connection, tag + raw if tag else raw)
+
+        self.answer, self.answer_known = answer, answer_known
 
     def _believe(self) -> None:
         """From now on, the scheme is the one that a trusted proxy names; its heads are known for its like only."""
@@ -234,9 +285,21 @@ class Worker:
         """A request was refused: count it."""
         self.watch.refused(error.reason)
 
+    def admit(self, client: str) -> BadRequest | None:
+        """Let one more connection from `client` in, or say why not."""
+        return self._admission.enter(client)
+
+    def release(self, client: str) -> None:
+        """One that was let in has ended before it was a client's."""
+        self._admission.leave(client)
+
+    def handshake_failed(self, reason: str) -> None:
+        """A handshake failed: count it."""
+        self.watch.handshake_failed(reason)
+
     def joined(self, connection: ClientConnection) -> BadRequest | None:
         """A client has connected; why it is to be turned away, if it is."""
-        refusal = self._admission.enter(connection.peer)
+        refusal = None if connection.admitted else self._admission.enter(connection.peer)
         if refusal is None:
             self.connections.add(connection)
             self._all_left.clear()
@@ -252,14 +315,35 @@ class Worker:
 
     # --- life
 
-    async def start(self, sockets: list[socket.socket]) -> None:
-        """Serve the listening `sockets`; they stay the caller's."""
+    async def start(
+        self,
+        sockets: list[socket.socket],
+        *,
+        tls: Sequence[socket.socket] = (),
+        pops: Sequence[socket.socket] = (),
+    ) -> None:
+        """Serve the listening sockets, plain, for TLS and for POPs; they stay the caller's."""
         loop = asyncio.get_running_loop()
         for listener in sockets:
             own = listener.dup()
             server = await loop.create_server(self._accepted, sock=own, backlog=BACKLOG)
             self._servers.append((server, own))
+        for kind, listeners in ((False, tls), (True, pops)):
+            self._secure += [self._secured(listener.dup(), for_pops=kind) for listener in listeners]
+        for secure in self._secure:
+            secure.start()
         self._sweep()
+
+    def _secured(self, listener: socket.socket, *, for_pops: bool) -> SecureListener:
+        says_preface = self._trusted if self._expects_preface and not for_pops else None
+        return SecureListener(
+            listener, self, partial(self._context, for_pops), for_pops=for_pops, says_preface=says_preface
+        )
+
+    def _context(self, for_pops: bool) -> ssl.SSLContext:
+        """What a handshake that begins now uses."""
+        assert self._tls is not None, "there are such listeners"
+        return self._tls.pops if for_pops else self._tls.public
 
     def _accepted(self) -> asyncio.Protocol:
         if self._expects_preface:
@@ -278,12 +362,20 @@ class Worker:
         self.draining = True
         self.edge.known.stop()
         waiting = self._accept_waiting()
+        for secure in self._secure:
+            secure.accept(BACKLOG)
         self._stop_accepting()
         for accepted in waiting:
             await self._adopt(accepted)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._left_alone(), self._drain_grace)
+
+    async def _left_alone(self) -> None:
+        """Wait until nobody is connected, and nobody is about to be."""
+        while shaking := {task for secure in self._secure for task in secure.under_way}:
+            await asyncio.wait(shaking)
         if self.connections:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._all_left.wait(), self._drain_grace)
+            await self._all_left.wait()
 
     async def stop(self) -> None:
         """End at once."""
@@ -294,6 +386,8 @@ class Worker:
             connection.cut()
         for preface in tuple(self._prefaced):
             preface.cut()
+        for secure in self._secure:
+            await secure.end()
         self._pool.close()
         if self._regional is not None:
             await self._regional.close()
@@ -304,6 +398,8 @@ class Worker:
         for server, _ in self._servers:
             server.close()
         self._servers.clear()
+        for secure in self._secure:
+            secure.close()
 
     def _accept_waiting(self) -> list[socket.socket]:
         """Who waits in the accept queues: closing a listening socket would reset them."""

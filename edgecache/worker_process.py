@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import orjson
@@ -35,8 +35,8 @@ GC_FIRST_GENERATION = 10_000  # most garbage is freed by reference counts; look 
 class Worker(Protocol):
     """What a worker process runs."""
 
-    async def start(self, sockets: list[socket.socket]) -> None:
-        """Accept clients on these listening sockets, which stay the caller's."""
+    async def start(self, sockets: list[socket.socket], **secure: Sequence[socket.socket]) -> None:
+        """Accept clients on these listening sockets, which stay the caller's; those for TLS by name, if any."""
 
     def snapshot(self) -> Snapshot:
         """The metrics of this moment."""
@@ -48,11 +48,19 @@ class Worker(Protocol):
         """Close everything now."""
 
 
-def run(settings: Settings, listen_fds: Sequence[int], control_fd: int, worker: str = DEFAULT_WORKER) -> None:
+def run(
+    settings: Settings,
+    listen_fds: Sequence[int],
+    control_fd: int,
+    worker: str = DEFAULT_WORKER,
+    **secure_fds: Sequence[int],
+) -> None:
     """Be a worker until the supervisor ends it; `worker` names the factory as `module:name`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # sent to a whole terminal at times: the supervisor leads
-    uvloop.run(_live(settings, [_adopted(fd) for fd in listen_fds], _adopted(control_fd), _factory(worker)))
+    sockets = [_adopted(fd) for fd in listen_fds]
+    secure = {kind: [_adopted(fd) for fd in fds] for kind, fds in secure_fds.items() if fds}
+    uvloop.run(_live(settings, sockets, secure, _adopted(control_fd), _factory(worker)))
 
 
 def _adopted(descriptor: int) -> socket.socket:
@@ -68,11 +76,12 @@ def _factory(name: str) -> Callable[[Settings], Worker]:
 async def _live(
     settings: Settings,
     sockets: list[socket.socket],
+    secure: Mapping[str, list[socket.socket]],
     control: socket.socket,
     make: Callable[[Settings], Worker],
 ) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=control)
-    led = LedWorker(make(settings), sockets, writer)
+    led = LedWorker(make(settings), sockets, secure, writer)
     await led.start()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, led.ask_for_relief)
     orders = spawn(led.obey(reader), name="orders")
@@ -86,16 +95,23 @@ async def _live(
 class LedWorker:
     """A worker, its listening sockets and its end of the control socket. `over` is set when the process is to end."""
 
-    def __init__(self, worker: Worker, sockets: list[socket.socket], writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        sockets: list[socket.socket],
+        secure: Mapping[str, list[socket.socket]],
+        writer: asyncio.StreamWriter,
+    ) -> None:
         self._worker = worker
         self._sockets = sockets
+        self._secure = secure
         self._writer = writer
         self._drain: asyncio.Task[None] | None = None
         self.over = asyncio.Event()
 
     async def start(self) -> None:
         """Start the worker and tell the supervisor that it is ready."""
-        await self._worker.start(self._sockets)
+        await self._worker.start(self._sockets, **self._secure)
         gc.collect()
         gc.freeze()  # what start made lives for ever: no collection looks at it again
         gc.set_threshold(GC_FIRST_GENERATION, 10, 10)
@@ -125,7 +141,7 @@ class LedWorker:
     def drain(self) -> None:
         """Drain, once, and then end."""
         if self._drain is None:
-            for listener in self._sockets:
+            for listener in (*self._sockets, *(one for several in self._secure.values() for one in several)):
                 listener.close()  # so that the worker's copy is the last, unless the supervisor keeps the socket
             self._drain = spawn(self._drain_and_end(), name="drain")
 
