@@ -1,4 +1,4 @@
-"""Certificates with their private keys, as files: where they are, whether they fit together, for which names they stand.
+"""Certificates with their private keys, as files: where they are, whether they fit together, what they are for.
 
 A `ValueError` says what is wrong with a file in words that end the sentence `EDGECACHE_NAME: "value" …`.
 """

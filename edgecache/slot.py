@@ -137,7 +137,9 @@ class Life:
 
 
 class Slot:
-    """Listening sockets, by kind (`listen`, `tls`, `pop`), and who serves them: the worker of the moment, and those that are on their way in or out.
+    """Listening sockets, by kind (`listen`, `tls`, `pop`), and who serves them: the worker of the moment, and others.
+
+    The others are on their way in or out.
 
     `on_relief` is told when the worker of the moment asks to be relieved.
     """

@@ -14,10 +14,11 @@ from typing import Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from edgecache import answers, machine
+from edgecache import machine
 from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
 from edgecache.config import Settings
+from edgecache.doors import Way, believing, locating, redirecting, telling_apart
 from edgecache.edge import KNOWN_HIT, Edge
 from edgecache.fills import Fills
 from edgecache.flights import Flights
@@ -35,12 +36,11 @@ from edgecache.regional_server import access_of
 from edgecache.relay import Relays
 from edgecache.rules.breaker import Breaker
 from edgecache.rules.client_address import trust_of
-from edgecache.rules.forward import Gateway, as_forwarded
+from edgecache.rules.forward import Gateway
 from edgecache.rules.message import Request
 from edgecache.rules.purge_log import PurgeLog
 from edgecache.rules.reasons import Result
 from edgecache.rules.record import Codec
-from edgecache.rules.server_name import is_misdirected, secure_location, stays_plain
 from edgecache.rules.stored import Policy
 from edgecache.tasks import spawn
 from edgecache.upstream import Upstream
@@ -55,7 +55,6 @@ from edgecache.wire.tls import ServerTls
 from edgecache.wire.tls_server import SecureListener
 
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
-FROM_PROXY: Final = b"\n"  # before the bytes of a head that a trusted proxy sent: no head begins so
 BACKLOG: Final = 4096  # connections that wait to be accepted
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
 BREAKER_FAILURES: Final = 5  # in a row, until the regional tier is let alone
@@ -107,19 +106,11 @@ class Worker:
         if self._regional is not None:
             self.watch.regional.read_state(self._regional)
         self.check_unfinished = self._heads.check_unfinished
-        self.answer = self.edge.answer
-        self.answer_known = self.edge.answer_known
-        if settings.https_redirect:
-            self._redirect(settings.https_redirect)
-        if settings.trusted_proxies:
-            self._believe()
-        self._locator: Locator | None = None
         self._next_look = 0.0  # at the geographic database's file, in monotonic seconds
-        if settings.knows_geography:
-            self._locate(settings)
+        self._locator = self._new_locator(settings) if settings.knows_geography else None
         if self._tls is not None:
             self.watch.read_tls(partial(getattr, self._tls, "ends"))
-            self._tell_apart()
+        self._open_doors(settings)
         self.answered = self._count_and_log if self._logging else self.watch.answered
 
     def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
@@ -162,75 +153,23 @@ class Worker:
             region=region,
         )
 
-    def _redirect(self, port: int) -> None:
-        """From now on, what is asked over http is sent to https."""
-        answer_next = self.answer
+    def _open_doors(self, settings: Settings) -> None:
+        """From now on, requests come to the request path in this way; the last door is the first they pass."""
+        way = Way(self.edge.answer, self.edge.answer_known)
+        if settings.https_redirect:
+            way = redirecting(way, settings.https_redirect, self.edge.hosts)
+        if settings.trusted_proxies:
+            way = believing(way, self._trusted)
+        if self._locator is not None:
+            way = locating(way, self._locator)
+        if self._tls is not None:
+            way = telling_apart(way)
+        self.answer, self.answer_known = way
 
-        def answer(exchange: Exchange) -> None:
-            request = exchange.request
-            ours = request.host in self.edge.hosts or not self.edge.hosts
-            if request.scheme != b"http" or not ours or stays_plain(request.host, request.target):
-                answer_next(exchange)
-                return
-            exchange.result = Result.ERROR
-            answer = answers.redirect(request, secure_location(request.host, request.target, port))
-            exchange.reply(answer.status, answer.head, b"" if request.method == b"HEAD" else answer.content)
-
-        self.answer = answer
-
-    def _tell_apart(self) -> None:
-        """From now on, heads over TLS are known for their scheme, site and POP only, and must name that site."""
-        answer_next, known_next = self.answer, self.answer_known
-
-        def answer(exchange: Exchange) -> None:
-            connection = exchange.connection
-            if connection is not None and connection.tag:
-                if is_misdirected(connection.server_name, exchange.request.host):
-                    refusal = answers.of_ours(421, "misdirected", "the connection was opened for another site")
-                    exchange.result = Result.ERROR
-                    exchange.reply(refusal.status, refusal.head, refusal.content)
-                    return
-                exchange.raw = connection.tag + exchange.raw
-            answer_next(exchange)
-
-        def answer_known(connection: ClientConnection, raw: bytes) -> bool:
-            tag = connection.tag
-            return known_next(connection, tag + raw if tag else raw)
-
-        self.answer, self.answer_known = answer, answer_known
-
-    def _believe(self) -> None:
-        """From now on, the scheme is the one that a trusted proxy names; its heads are known for its like only."""
-        answer_next, known_next, trusted = self.answer, self.answer_known, self._trusted
-
-        def answer(exchange: Exchange) -> None:
-            if trusted(exchange.client):
-                exchange.request = as_forwarded(exchange.request)
-                exchange.raw = FROM_PROXY + exchange.raw
-            answer_next(exchange)
-
-        def answer_known(connection: ClientConnection, raw: bytes) -> bool:
-            return known_next(connection, FROM_PROXY + raw if trusted(connection.peer) else raw)
-
-        self.answer, self.answer_known = answer, answer_known
-
-    def _locate(self, settings: Settings) -> None:
-        """From now on, requests are told where their client is, and known by their bytes for that place only."""
+    def _new_locator(self, settings: Settings) -> Locator:
         geo = Geo(settings.geo_db, settings.geo_overrides, settings.geo_rules, settings.region)
-        locator = self._locator = Locator(geo, self._trusted)
         self.watch.read_geography(geo)
-        answer_next, known_next = self.answer, self.answer_known
-
-        def answer(exchange: Exchange) -> None:
-            client = exchange.client
-            exchange.request = locator.located(exchange.request, client)
-            exchange.raw = locator.tag(client) + exchange.raw
-            answer_next(exchange)
-
-        def answer_known(connection: ClientConnection, raw: bytes) -> bool:
-            return known_next(connection, locator.tag(connection.peer) + raw)
-
-        self.answer, self.answer_known = answer, answer_known
+        return Locator(geo, self._trusted)
 
     # --- what client connections ask
 

@@ -12,6 +12,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from edgecache.key_pairs import Described, KeyPair, described, load_pair
@@ -69,7 +70,7 @@ class _Choice:
                     ends[name], self._by_name[name] = one.ends, context
         self.context = contexts[0]
         self.context.sslobject_class = ServerSide
-        self.context.sni_callback = self._choose  # type: ignore[assignment]
+        self.context.sni_callback = self._choose
 
     def _choose(self, secured: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         if name:
@@ -174,7 +175,7 @@ class ClientTls:
         pair: KeyPair | None = None,
         told: Callable[[str, bool], None] = lambda line, good: None,
     ) -> None:
-        self._make = lambda: client_context(ca=ca, verify=verify, pair=pair)
+        self._make: Callable[[], ssl.SSLContext] = partial(client_context, ca=ca, verify=verify, pair=pair)
         self._files = Files((ca, pair.certificate, pair.key) if pair else (ca,))
         self._told = told
         self._next_look = time.monotonic() + LOOK_EVERY

@@ -11,7 +11,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from edgecache.rules.client_address import Trust, plain_address
 from edgecache.tasks import spawn
@@ -69,8 +69,7 @@ class SecureConnection(ClientConnection):
             self.peer_pop = pop_name(transport.get_extra_info("peercert"))
             if not self.peer_pop:
                 self._ready, self._lingering = False, True  # whatever it sent is thrown away
-                assert isinstance(transport, asyncio.Transport)
-                transport.abort()
+                cast(asyncio.Transport, transport).abort()
                 return
         self.tag = b"\t%b\t%b\n" % (self.server_name, self.peer_pop)
         self.fit = True
