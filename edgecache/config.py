@@ -166,7 +166,7 @@ class Settings:
     tls_certificates: tuple[Described, ...] = setting(
         KEY_PAIRS,
         "",
-        "PEM files of chain and key, chosen by SNI, the first (or `default`) for all other names: cert.pem|key.pem,…; "
+        "PEM files of chain and key, the two parted by a bar, chosen by SNI, the first (or `default`) for other names; "
         "or a directory of NAME.pem, NAME.crt with NAME.key, or NAME/fullchain.pem with NAME/privkey.pem.",
     )
     https_redirect: int = setting(
