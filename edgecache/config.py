@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Final
 
 from edgecache import machine
 from edgecache.errors import ConfigError
@@ -200,6 +200,11 @@ class Settings:
     # This POP
     pop: str = setting(WORD, HOST_NAME, "Name of this POP in Cache-Status, Via and metrics.")
     region: str = setting(WORD, "local", "Region that this POP belongs to.")
+    config_file: str = setting(
+        FILE,
+        "",
+        "File of EDGECACHE_NAME=value lines, read again on SIGHUP and when it changes; the environment wins over it.",
+    )
     workers: int = setting(COUNT, CORES, "Worker processes.", least="1", most="256")
     drain_grace: float = setting(DURATION, "30s", "How long exchanges may go on after SIGTERM.", least="0s", most="1h")
     worker_timeout: float = setting(
@@ -397,6 +402,64 @@ class Settings:
 def _pair(certificate: str, key: str) -> KeyPair | None:
     return KeyPair(certificate, key or certificate) if certificate else None
 
+
+# What a reload applies inside the living workers, which keep their memory; what only a restart applies; all other
+# settings are applied by successors of the workers.
+LIVE: Final = frozenset(
+    [
+        "origin_host",
+        "hosts",
+        "trusted_proxies",
+        "forwarded",
+        "tls_certificates",
+        "https_redirect",
+        "hsts",
+        "pop_ca",
+        "geo_db",
+        "geo_overrides",
+        "geo_rules",
+        "drain_grace",
+        "worker_timeout",
+        "access_log",
+        "log_level",
+        "max_connections",
+        "max_connections_per_address",
+        "head_timeout",
+        "body_timeout",
+        "idle_timeout",
+        "min_rate",
+        "max_line",
+        "max_fields",
+        "max_head",
+        "max_ranges",
+        "max_request_body",
+        "heuristics",
+        "heuristic_max",
+        "negative_ttl",
+        "default_stale_if_error",
+        "stale_wait",
+        "follower_timeout",
+        "hit_for_miss",
+        "max_variants",
+        "store_client_errors",
+        "store_set_cookie",
+    ]
+)
+RESTART: Final = frozenset(
+    [
+        "listen",
+        "admin_listen",
+        "admin_token",
+        "tls_listen",
+        "pop_listen",
+        "workers",
+        "config_file",
+        "regional",
+        "regional_required",
+        "regional_memory",
+        "regional_directory",
+    ]
+)
 
 ROWS: Mapping[str, Row] = {PREFIX + row.name.upper(): row.metadata["row"] for row in fields(Settings)}
 

@@ -99,6 +99,12 @@ class Edge:
         self._max_ranges = max_ranges
         self.on_known_hit = on_known_hit  # told of each, with the time: to count and log
 
+    def tune(self, *, hosts: frozenset[bytes], follower_timeout: float, stale_wait: float, max_ranges: int) -> None:
+        """Go on with other settings; what is known of heads followed from the old ones."""
+        self.hosts = hosts
+        self._follower_timeout, self._stale_wait, self._max_ranges = follower_timeout, stale_wait, max_ranges
+        self.known.forget_all()
+
     # --- without waiting
 
     def answer_known(self, connection: ClientConnection, raw: bytes) -> bool:

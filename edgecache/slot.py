@@ -18,10 +18,12 @@ from typing import Any, Final
 import orjson
 
 from edgecache import metrics
+from edgecache.config import PREFIX
 from edgecache.tasks import spawn
 
 log = logging.getLogger("edgecache.supervisor")
 
+RELOAD_WITHIN: Final = 20.0  # seconds in which a worker must have taken other settings
 FRESH_WITHIN: Final = 0.25  # seconds that /metrics waits for fresh numbers of a worker
 KILL_AFTER: Final = 2.0  # seconds beyond the grace, or after the end of the control socket
 CONTROL_LINE: Final = 16 * 1024 * 1024  # bytes: the longest snapshot
@@ -38,6 +40,7 @@ class Life:
         self.ready = False
         self.settled = asyncio.Event()  # it is ready, or has ended
         self.over = asyncio.Event()
+        self._reloaded: asyncio.Future[bool] | None = None
         self.draining = False
         self.began = self.heard = time.monotonic()  # the start, and the last word from its event loop
         self.snapshot: metrics.Snapshot = {}
@@ -58,11 +61,16 @@ class Life:
             self.ready = False
             await self._end()
             self._slot.buried(self)
+            self._answer_reload(True)  # whoever succeeds it has them
             self.settled.set()
             self.over.set()
 
+    def _answer_reload(self, good: bool) -> None:
+        if self._reloaded is not None and not self._reloaded.done():
+            self._reloaded.set_result(good)
+
     async def _start(self) -> asyncio.StreamReader:
-        slot = self._slot
+        slot, environ = self._slot, self._slot.environ
         ours, theirs = socket.socketpair()
         listening = {kind: listener.fileno() for kind, listener in slot.listeners.items()}
         fds = (*listening.values(), theirs.fileno())
@@ -71,7 +79,7 @@ class Life:
             arguments += [f"--{kind}-fd", str(fd)]
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *slot.command, *arguments, stdin=asyncio.subprocess.DEVNULL, env=slot.environ, pass_fds=fds
+                *slot.command, *arguments, stdin=asyncio.subprocess.DEVNULL, env=environ, pass_fds=fds
             )
         except (OSError, ValueError):
             ours.close()
@@ -79,6 +87,8 @@ class Life:
         finally:
             theirs.close()
         reader, self._control = await asyncio.open_unix_connection(sock=ours, limit=CONTROL_LINE)
+        if slot.environ is not environ:  # a reload came meanwhile
+            self._tell_settings()
         if self.draining:
             self.ask("drain")
         return reader
@@ -98,6 +108,8 @@ class Life:
             case {"metrics": snapshot}:
                 self.snapshot = snapshot
                 self._fresh.set()
+            case {"reloaded": bool(good)}:
+                self._answer_reload(good)
             case {"relief": True}:
                 self._slot.on_relief(self._slot)
 
@@ -119,6 +131,21 @@ class Life:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._fresh.wait(), FRESH_WITHIN)
 
+    async def reload(self) -> bool:
+        """Let the worker go on with the slot's environment; whether it does, or ends anyway."""
+        if self.draining:
+            return True
+        reloaded = self._reloaded = asyncio.get_running_loop().create_future()
+        self._tell_settings()
+        try:
+            return await asyncio.wait_for(reloaded, RELOAD_WITHIN) if self.ready else True
+        except TimeoutError:
+            return False
+
+    def _tell_settings(self) -> None:
+        settings = {name: value for name, value in self._slot.environ.items() if name.startswith(PREFIX)}
+        self.ask("reload", environ=settings)
+
     def drain(self) -> None:
         """Let the worker accept no more, finish what it serves, and end."""
         self.draining = True
@@ -130,10 +157,10 @@ class Life:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
-    def ask(self, what: str) -> None:
+    def ask(self, what: str, **more: Any) -> None:
         """Send the worker an order; one that cannot hear it any more is about to end anyway."""
         if self._control is not None and not self._control.is_closing():
-            self._control.write(orjson.dumps({"ask": what}, option=orjson.OPT_APPEND_NEWLINE))
+            self._control.write(orjson.dumps({"ask": what, **more}, option=orjson.OPT_APPEND_NEWLINE))
 
 
 class Slot:
@@ -196,6 +223,11 @@ class Slot:
     def snapshot(self) -> metrics.Snapshot:
         """What the workers of this slot have counted, the dead ones included."""
         return metrics.merge([self._past, *(life.snapshot for life in self.lives)])
+
+    async def reload(self, environ: Mapping[str, str]) -> bool:
+        """Let every worker of now and later go on with the settings of `environ`; whether those of now do."""
+        self.environ = environ
+        return all(await asyncio.gather(*(life.reload() for life in self.lives)))
 
     async def refresh(self) -> None:
         """Ask every worker for its numbers."""

@@ -36,6 +36,10 @@ class Upstream:
         self._clock = clock  # epoch seconds
         self._is_trusted = is_trusted  # whether a peer's Forwarded is believed
 
+    def tune(self, gateway: Gateway, is_trusted: Callable[[str], bool]) -> None:
+        """Go on with other settings."""
+        self._gateway, self._is_trusted = gateway, is_trusted
+
     def question(self, request: Request, fields: Fields, client: str, body: Body | None = None) -> Question:
         """The request as it goes upstream, with `fields` for its own."""
         lines = upstream_lines(request, fields, self._gateway, client, trusted=self._is_trusted(client))

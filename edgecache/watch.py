@@ -84,19 +84,19 @@ class Watch:
         counter("edgecache_origin_retries_refused", "Retries beyond the budget.", read=lambda: pool.retries.refused)
         counter("edgecache_access_log_dropped", "Log records lost.", read=lambda: log.dropped)
 
-    def read_geography(self, geo: Geo) -> None:
-        """Export what `geo` knows of its database."""
+    def read_geography(self, geo: Callable[[], Geo]) -> None:
+        """Export what the geography of the moment knows of its database."""
         gauge, counter = self.registry.gauge, self.registry.counter
         gauge(
             "edgecache_geo_built_seconds",
             "When the geographic database was built.",
             across="max",
-            read=lambda: geo.built,
+            read=lambda: geo().built,
         )
         counter(
             "edgecache_geo_reload_failures",
             "Geographic databases that could not be read.",
-            read=lambda: geo.reload_failures,
+            read=lambda: geo().reload_failures,
         )
 
     def read_origins(self, origins: Origins) -> None:

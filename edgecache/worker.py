@@ -57,6 +57,7 @@ from edgecache.wire.tls_server import SecureListener
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
 BACKLOG: Final = 4096  # connections that wait to be accepted
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
+GEOGRAPHY: Final = ("geo_db", "geo_overrides", "geo_rules", "region")
 BREAKER_FAILURES: Final = 5  # in a row, until the regional tier is let alone
 BREAKER_OPEN_FOR: Final = 0.5  # seconds
 
@@ -72,31 +73,22 @@ class Worker:
         access_log_write: Callable[[bytes], object] | None = None,
     ) -> None:
         settings = fitted(settings, machine.open_files())
-        self.head_timeout = settings.head_timeout
-        self.body_timeout = settings.body_timeout
-        self.idle_timeout = settings.idle_timeout
-        self.min_rate = settings.min_rate
-        self.max_request_body = settings.max_request_body
+        self._take(settings)
         self.draining = self.crowded = False
         self.connections: set[ClientConnection] = set()
         self._prefaced: set[PrefacedConnection] = set()  # whose PROXY header is not complete
         self._all_left = asyncio.Event()
         self.clock = time.monotonic
         self._wall = clock
-        self._drain_grace = settings.drain_grace
-        self._heads = RequestHeads(HeadLimits(settings.max_line, settings.max_fields, settings.max_head))
         self.watch = Watch()
         make = Origins if settings.origins else OriginPool
         self._pool = make(settings, failed=self.watch.origin_failed)
-        self._trusted = trust_of(settings.trusted_proxies)
         self._admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
         self._log = AccessLog(settings.access_log, access_log_write)
-        self._logging = settings.access_log > 0
         self._servers: list[tuple[asyncio.Server, socket.socket]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._expects_preface = settings.proxy_protocol
-        self.hsts = b"Strict-Transport-Security: %b\r\n" % settings.hsts.encode() if settings.hsts else b""
-        self._tls = ServerTls(settings.tls_certificates, settings.pop_ca) if settings.tls_certificates else None
+        self._tls = server_tls(settings)
         self._secure: list[SecureListener] = []
         self.edge = self._build(settings, clock)
         self.edge.known.hsts = self.hsts
@@ -105,13 +97,64 @@ class Worker:
             self.watch.read_origins(self._pool)
         if self._regional is not None:
             self.watch.regional.read_state(self._regional)
-        self.check_unfinished = self._heads.check_unfinished
         self._next_look = 0.0  # at the geographic database's file, in monotonic seconds
-        self._locator = self._new_locator(settings) if settings.knows_geography else None
+        self._locator = self._new_locator(settings)
         if self._tls is not None:
-            self.watch.read_tls(partial(getattr, self._tls, "ends"))
+            self.watch.read_tls(lambda: self._tls.ends if self._tls is not None else 0.0)
         self._open_doors(settings)
-        self.answered = self._count_and_log if self._logging else self.watch.answered
+
+    def _take(self, settings: Settings) -> None:
+        """What is a plain value, for its connections and for itself."""
+        self._settings = settings
+        self.head_timeout = settings.head_timeout
+        self.body_timeout = settings.body_timeout
+        self.idle_timeout = settings.idle_timeout
+        self.min_rate = settings.min_rate
+        self.max_request_body = settings.max_request_body
+        self.hsts = b"Strict-Transport-Security: %b\r\n" % settings.hsts.encode() if settings.hsts else b""
+        self._drain_grace = settings.drain_grace
+        self._heads = RequestHeads(HeadLimits(settings.max_line, settings.max_fields, settings.max_head))
+        self.check_unfinished = self._heads.check_unfinished
+        self._trusted = trust_of(settings.trusted_proxies)
+        self._logging = settings.access_log > 0
+
+    async def reload(self, settings: Settings) -> None:
+        """Go on with other settings, of those that are `LIVE`: files are read first, then all change between two turns.
+
+        Raises OSError or ValueError, and changes nothing, if a file cannot be used. What is under way ends as it began.
+        """
+        settings = fitted(settings, machine.open_files())
+        tls = await asyncio.to_thread(server_tls, settings)
+        geography = any(getattr(settings, name) != getattr(self._settings, name) for name in GEOGRAPHY)
+        trust_differs = settings.trusted_proxies != self._settings.trusted_proxies
+        locator = await asyncio.to_thread(self._new_locator, settings) if geography or trust_differs else self._locator
+        self._take(settings)
+        if tls is not None and not (self._tls is not None and tls.equals(self._tls)):
+            self._tls = tls  # tickets of the old one are worth nothing any more
+        self._locator = locator
+        self._retune(settings)
+        self._open_doors(settings)
+
+    def _retune(self, settings: Settings) -> None:
+        """The parts that hold settings of their own."""
+        clients = (connection.peer for connection in self.connections)
+        most, most_per_address = settings.max_connections, settings.max_connections_per_address
+        self._admission.tune(most, most_per_address, self._trusted, clients)
+        edge, patience = self.edge, settings.follower_timeout
+        edge.tune(
+            hosts=site_names(settings),
+            follower_timeout=patience,
+            stale_wait=settings.stale_wait,
+            max_ranges=settings.max_ranges,
+        )
+        edge.known.hsts = self.hsts
+        edge.fills.tune(policy_of(settings))
+        edge.upstream.tune(gateway_of(settings), self._trusted)
+        edge.flights.hit_for_miss = settings.hit_for_miss
+        edge.memory.max_variants = settings.max_variants
+        if edge.region is not None:
+            edge.region.patience = patience
+        self._log.tune(settings.access_log)
 
     def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
         pop = settings.pop.encode()
@@ -138,7 +181,7 @@ class Worker:
             region = Region(tier, memory, invalidation, upstream, clock, patience, name)
         return Edge(
             pop=pop,
-            hosts=frozenset(host.encode() for host in settings.hosts),
+            hosts=site_names(settings),
             memory=memory,
             invalidation=invalidation,
             flights=flights,
@@ -165,11 +208,16 @@ class Worker:
         if self._tls is not None:
             way = telling_apart(way)
         self.answer, self.answer_known = way
+        self.answered = self._count_and_log if self._logging else self.watch.answered
 
-    def _new_locator(self, settings: Settings) -> Locator:
+    def _new_locator(self, settings: Settings) -> Locator | None:
+        if not settings.knows_geography:
+            return None
         geo = Geo(settings.geo_db, settings.geo_overrides, settings.geo_rules, settings.region)
-        self.watch.read_geography(geo)
-        return Locator(geo, self._trusted)
+        if (before := getattr(self, "_locator", None)) is not None:
+            geo.generation += before.geo.generation  # no tag of the one before is one of its own
+        self.watch.read_geography(lambda: self._locator.geo if self._locator is not None else geo)
+        return Locator(geo, trust_of(settings.trusted_proxies))
 
     # --- what client connections ask
 
@@ -392,6 +440,16 @@ def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[]
         count=counts.read,
         clock=clock,
     )
+
+
+def server_tls(settings: Settings) -> ServerTls | None:
+    """The certificates that the settings name; raises OSError or ValueError if they cannot be read."""
+    return ServerTls(settings.tls_certificates, settings.pop_ca) if settings.tls_certificates else None
+
+
+def site_names(settings: Settings) -> frozenset[bytes]:
+    """The names of the sites that are answered; empty is any."""
+    return frozenset(host.encode() for host in settings.hosts)
 
 
 def policy_of(settings: Settings) -> Policy:

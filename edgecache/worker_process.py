@@ -1,8 +1,9 @@
 """A worker process: one `Worker` on one event loop, led by the supervisor over a control socket.
 
 Messages are lines of JSON. To the supervisor: `{"ready": true}` once, `{"metrics": snapshot}` every second and when
-asked, `{"relief": true}` on SIGTERM. From it: `{"ask": "snapshot"}`, `{"ask": "drain"}`. The end of the control socket
-is the end of the worker, so that no worker outlives its supervisor.
+asked, `{"relief": true}` on SIGTERM, `{"reloaded": whether}` when asked to. From it: `{"ask": "snapshot"}`,
+`{"ask": "drain"}`, `{"ask": "reload", "environ": settings}`. The end of the control socket is the end of the worker, so
+that no worker outlives its supervisor.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Any, Protocol, cast
 import orjson
 import uvloop
 
-from edgecache.config import Settings
+from edgecache.config import Settings, load
+from edgecache.errors import ConfigError
 from edgecache.metrics import Snapshot
 from edgecache.tasks import spawn
 
@@ -29,6 +31,7 @@ log = logging.getLogger("edgecache.worker")
 DEFAULT_WORKER = "edgecache.worker:Worker"
 REPORT_EVERY = 1.0
 STOP_WITHIN = 1.0
+ORDER_LINE = 16 * 1024 * 1024  # bytes: the longest order, which holds all settings
 GC_FIRST_GENERATION = 10_000  # most garbage is freed by reference counts; look for cycles seldom
 
 
@@ -40,6 +43,9 @@ class Worker(Protocol):
 
     def snapshot(self) -> Snapshot:
         """The metrics of this moment."""
+
+    async def reload(self, settings: Settings) -> None:
+        """Go on with other settings; raises OSError or ValueError, and changes nothing, if they cannot be used."""
 
     async def drain(self) -> None:
         """Stop accepting; return when every exchange has ended or the grace is over."""
@@ -56,7 +62,7 @@ def run(
     **secure_fds: Sequence[int],
 ) -> None:
     """Be a worker until the supervisor ends it; `worker` names the factory as `module:name`."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # sent to a whole terminal at times: the supervisor leads
     sockets = [_adopted(fd) for fd in listen_fds]
     secure = {kind: [_adopted(fd) for fd in fds] for kind, fds in secure_fds.items() if fds}
@@ -80,7 +86,7 @@ async def _live(
     control: socket.socket,
     make: Callable[[Settings], Worker],
 ) -> None:
-    reader, writer = await asyncio.open_unix_connection(sock=control)
+    reader, writer = await asyncio.open_unix_connection(sock=control, limit=ORDER_LINE)
     led = LedWorker(make(settings), sockets, secure, writer)
     await led.start()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, led.ask_for_relief)
@@ -125,7 +131,24 @@ class LedWorker:
                     self._send_metrics()
                 case {"ask": "drain"}:
                     self.drain()
+                case {"ask": "reload", "environ": environ}:
+                    await self._reload(environ)
         self.over.set()
+
+    async def _reload(self, environ: Mapping[str, str]) -> None:
+        """Take other settings; what goes wrong is said, and the last good ones stay."""
+        try:
+            settings = await asyncio.to_thread(load, environ)
+            await self._worker.reload(settings)
+            logging.getLogger().setLevel(settings.log_level.upper())
+        except (ConfigError, OSError, ValueError) as error:
+            log.error("the last good configuration stays in use: %s", error)
+            self._send({"reloaded": False})
+        except Exception:
+            log.exception("a bug: the configuration could not be applied")
+            self._send({"reloaded": False})
+        else:
+            self._send({"reloaded": True})
 
     async def report(self) -> None:
         """Send metrics every second."""

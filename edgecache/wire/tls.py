@@ -35,7 +35,12 @@ class ServerTls:
     def __init__(self, pairs: Sequence[Described], pop_ca: str = "") -> None:
         self.pairs = tuple(pairs)
         self._public = _Choice(self.pairs, public_context)
+        self._pop_ca = version_of(pop_ca) if pop_ca else None
         self._pops = _Choice(self.pairs, lambda: pop_context(pop_ca)) if pop_ca else None
+
+    def equals(self, other: ServerTls) -> bool:
+        """Whether it is made of the same certificates and authority."""
+        return self.pairs == other.pairs and self._pop_ca == other._pop_ca
 
     @property
     def public(self) -> ssl.SSLContext:
@@ -137,6 +142,10 @@ class Files:
     """Files that somebody may change under us. A change counts once a second look finds the files at rest."""
 
     def __init__(self, paths: Iterable[str]) -> None:
+        self.watch(paths)
+
+    def watch(self, paths: Iterable[str]) -> None:
+        """Look at these from now on."""
         self._paths = tuple(path for path in paths if path)
         self._known = self._seen = self._versions()
 
