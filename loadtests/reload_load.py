@@ -3,9 +3,9 @@
     python loadtests/reload_load.py [--requests 100000] [--reloads 100] [--rolls 10] [--clients 24]
 
 Clients on kept connections, half of them over TLS, ask for objects that are cached and for ones that never are, and
-check status, length, every byte and whose certificate they got; nothing is tried again. Meanwhile the configuration file
-changes and is reloaded, each fifth time with a new certificate and each tenth with one of the mistakes that operators
-make, and every few reloads all workers are relieved. All on 127.0.0.1. Exit code: 0 if nothing failed, else 1.
+check status, length, every byte and whose certificate they got; nothing is tried again. Meanwhile the configuration's
+file changes and is reloaded, each fifth time with a new certificate and each tenth with one of the mistakes that
+operators make, and every few reloads all workers are relieved. On 127.0.0.1. Exit code: 0 if nothing failed, else 1.
 """
 
 from __future__ import annotations
