@@ -10,6 +10,7 @@ from typing import Final
 
 from edgecache.config import LIVE, PREFIX, RESTART, Settings, load
 from edgecache.config_file import Source
+from edgecache.copies import Copies
 from edgecache.errors import ConfigError
 from edgecache.metrics import Registry
 from edgecache.wire.tls import Files
@@ -38,8 +39,10 @@ class Configuration:
 
     def __init__(self, source: Source, settings: Settings, registry: Registry) -> None:
         self._source = source
+        self._copies = Copies()
         self.settings = settings
-        self.environ: Mapping[str, str] = self._completed(source.merged())
+        self._written = self._completed(source.merged())
+        self.environ = self._told(self._written, settings)  # for workers
         self._files = Files(self._watched())
         self._declare(registry)
 
@@ -74,18 +77,31 @@ class Configuration:
         differing = [row.name for row in fields(Settings) if getattr(written, row.name) != getattr(old, row.name)]
         fixed = [name for name in differing if name in RESTART]
         for name in fixed:  # each goes on as it was; together they may not fit, which `load` is to say
-            environ[PREFIX + name.upper()] = self.environ.get(PREFIX + name.upper(), "")
+            environ[PREFIX + name.upper()] = self._written.get(PREFIX + name.upper(), "")
         new = load(environ) if fixed else written
-        self.settings, self.environ = new, environ
+        self.environ = self._told(environ, new)
+        self.settings, self._written = new, environ
         self._files.watch(self._watched())
         variables = {name: PREFIX + name.upper() for name in differing}
         return Change(
             new,
-            environ,
+            self.environ,
             live=tuple(variables[name] for name in differing if name in LIVE),
             relief=tuple(variables[name] for name in differing if name not in LIVE and name not in RESTART),
             restart=(*(variables[name] for name in fixed), *self._source.undecidable),
         )
+
+    def _told(self, environ: Mapping[str, str], settings: Settings) -> Mapping[str, str]:
+        """What workers are told: the certificates that were found good, whatever happens to their files."""
+        try:
+            told = self._copies.told(environ, (one.pair for one in settings.tls_certificates), settings.pop_ca)
+        except OSError as error:
+            raise ConfigError(CERTIFICATES, f"cannot be copied: {error.strerror}") from None
+        if [one.fingerprint for one in load(told).tls_certificates] != [
+            one.fingerprint for one in settings.tls_certificates
+        ]:
+            raise ConfigError(CERTIFICATES, "changes while it is read")
+        return told
 
     def _completed(self, environ: dict[str, str]) -> dict[str, str]:
         """With what the machine gave at the start, where nothing is written: it might give something else by now."""
@@ -100,7 +116,7 @@ class Configuration:
         settings = self.settings
         paths = [self._source.path, settings.pop_ca]
         paths += [path for one in settings.tls_certificates for path in (one.pair.certificate, one.pair.key)]
-        named = self.environ.get(CERTIFICATES, "").strip()
+        named = self._written.get(CERTIFICATES, "").strip()
         if named and Path(named).is_dir():
             paths += [named, *(str(entry) for entry in Path(named).iterdir() if entry.is_dir())]
         return paths

@@ -129,7 +129,7 @@ class Worker:
         trust_differs = settings.trusted_proxies != self._settings.trusted_proxies
         locator = await asyncio.to_thread(self._new_locator, settings) if geography or trust_differs else self._locator
         self._take(settings)
-        if tls is not None and not (self._tls is not None and tls.equals(self._tls)):
+        if tls is not None and self._tls is not None and tls.identity != self._tls.identity:
             self._tls = tls  # tickets of the old one are worth nothing any more
         self._locator = locator
         self._retune(settings)

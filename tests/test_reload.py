@@ -104,7 +104,7 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "tls_certificates": ("", lambda worker: worker._tls and worker._tls.pairs),
     "https_redirect": ("8443", lambda worker: worker.answer.__qualname__),
     "hsts": ("max-age=5", lambda worker: (worker.hsts, worker.edge.known.hsts)),
-    "pop_ca": ("", lambda worker: worker._tls and worker._tls._pop_ca),
+    "pop_ca": ("", lambda worker: worker._tls and worker._tls.identity),
     "geo_db": ("", lambda worker: worker._locator and worker._locator.geo._path),
     "geo_overrides": ("192.0.2.0/24=DE", lambda worker: worker._locator and worker._locator.geo.locate("192.0.2.1")),
     "geo_rules": ("*=us", lambda worker: worker._locator and worker._locator.geo.locate("192.0.2.1")),
@@ -310,6 +310,10 @@ async def test_certificates_are_renewed_without_a_restart(origin: OriginDouble, 
                 assert await serial() == second
             assert (await old.ask("/", SITE)).status == 200
         assert await asyncio.to_thread(pop.metric, "edgecache_worker_deaths_total") == 0
+        for worker in pids(pop):  # its replacement has what was good, too: the files are still missing
+            os.kill(worker, signal.SIGKILL)
+        await asyncio.to_thread(pop.expect, r"worker died.*(?s:.*)worker ready")
+        assert await serial() == second
 
 
 def test_a_certificate_that_has_ended_is_said_at_the_start(tmp_path: Path) -> None:

@@ -35,12 +35,8 @@ class ServerTls:
     def __init__(self, pairs: Sequence[Described], pop_ca: str = "") -> None:
         self.pairs = tuple(pairs)
         self._public = _Choice(self.pairs, public_context)
-        self._pop_ca = version_of(pop_ca) if pop_ca else None
+        self.identity = (tuple(one.fingerprint for one in pairs), _content(pop_ca))
         self._pops = _Choice(self.pairs, lambda: pop_context(pop_ca)) if pop_ca else None
-
-    def equals(self, other: ServerTls) -> bool:
-        """Whether it is made of the same certificates and authority."""
-        return self.pairs == other.pairs and self._pop_ca == other._pop_ca
 
     @property
     def public(self) -> ssl.SSLContext:
@@ -159,6 +155,13 @@ class Files:
 
     def _versions(self) -> list[tuple[int, int, int, int] | None]:
         return [version_of(path) for path in self._paths]
+
+
+def _content(path: str) -> bytes:
+    if not path:
+        return b""
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def version_of(path: str) -> tuple[int, int, int, int] | None:
