@@ -14,6 +14,9 @@ from harness.origin import OriginDouble, Reply
 from harness.pop import Pop, running_pop
 from harness.tls_client import TlsClient, eventually, secured
 
+from edgecache.key_pairs import KeyPair, described
+from edgecache.wire.tls import ServerSide, ServerTls
+
 SITE, OTHER = "www.example.test", "shop.example.test"
 FRESH = [("Cache-Control", "max-age=60")]
 
@@ -339,3 +342,15 @@ async def test_a_drain_finishes_handshakes_and_answers(origin: OriginDouble, aut
             assert (late.status, late.get("Connection")) == (200, "close")
             writer.close()
         await drained
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "::1", "2130706433"])
+def test_an_address_is_no_server_name(authority: Authority, name: str) -> None:
+    """RFC 6066 §3: who sends one as SNI all the same is treated as if it had named none."""
+    tls = ServerTls([described(KeyPair(*authority.issue(SITE).pair.split("|")))])
+    secret = tls.public.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+    assert isinstance(secret, ServerSide)
+    tls._public._choose(secret, name, tls.public)
+    assert secret.server_name == ""
+    tls._public._choose(secret, SITE.upper() + ".", tls.public)
+    assert secret.server_name == SITE

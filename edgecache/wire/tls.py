@@ -20,6 +20,7 @@ from edgecache.key_pairs import Described, KeyPair, described, load_pair
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; those of 1.3 are all good
 HTTP_1_1: Final = ["http/1.1"]  # with h2.py this list grows, and `SecureConnection` hands such connections on
 POP_URI: Final = re.compile(r"edgecache:pop:([A-Za-z0-9._-]{1,64})")
+IP_LITERAL: Final = re.compile(r"[0-9.]+|.*:.*")
 LOOK_EVERY: Final = 5.0  # seconds between two looks at files
 
 
@@ -74,7 +75,7 @@ class _Choice:
         self.context.sni_callback = self._choose
 
     def _choose(self, secured: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
-        if name:
+        if name and not IP_LITERAL.fullmatch(name):  # RFC 6066 §3: those are no names
             asked = secured.server_name = name.lower().rstrip(".")  # type: ignore[attr-defined]
             chosen = self._by_name.get(asked) or self._by_name.get("*." + asked.partition(".")[2])
             if chosen is not None:
