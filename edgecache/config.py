@@ -403,11 +403,15 @@ def _pair(certificate: str, key: str) -> KeyPair | None:
     return KeyPair(certificate, key or certificate) if certificate else None
 
 
+# What the way to the origins is made of.
+TO_ORIGINS: Final = frozenset(row.name for row in fields(Settings) if row.name.startswith("origin")) | {
+    *("connect_timeout", "first_byte_timeout", "between_bytes_timeout", "dns_ttl"),
+}
 # What a reload applies inside the living workers, which keep their memory; what only a restart applies; all other
 # settings are applied by successors of the workers.
 LIVE: Final = frozenset(
     [
-        "origin_host",
+        *TO_ORIGINS,
         "hosts",
         "trusted_proxies",
         "forwarded",

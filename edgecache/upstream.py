@@ -13,6 +13,7 @@ from edgecache.rules.forward import Gateway, upstream_lines
 from edgecache.rules.message import Fields, Request, Response
 from edgecache.rules.purge_log import PurgeLog, Stamp
 from edgecache.rules.stored import Times, end_to_end
+from edgecache.switch import Switch
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
@@ -24,7 +25,7 @@ class Upstream:
 
     def __init__(
         self,
-        pool: OriginPool | Origins,
+        pool: OriginPool | Origins | Switch,
         gateway: Gateway,
         log: PurgeLog,
         clock: Callable[[], float],

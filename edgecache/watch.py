@@ -14,14 +14,18 @@ if TYPE_CHECKING:
     from edgecache.access_log import AccessLog
     from edgecache.edge import Edge
     from edgecache.geo import Geo
-    from edgecache.origin import OriginPool
     from edgecache.origins import Member, Origins
     from edgecache.regional import Regional
+    from edgecache.switch import Switch
     from edgecache.wire.exchange import Exchange
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ROUND_TRIPS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+OF_AN_ORIGIN: Final = (  # read from the members of the moment
+    *("edgecache_origin_hedges", "edgecache_origin_up", "edgecache_origin_latency_seconds"),
+    "edgecache_origin_ejections",
+)
 SWEEP_SECONDS: Final = 0.25
 
 
@@ -66,7 +70,7 @@ class Watch:
             return lambda: sum(latency.counts) + self.known_hits
         return lambda: sum(latency.counts)
 
-    def read(self, edge: Edge, pool: OriginPool | Origins, connections: Sized, log: AccessLog) -> None:
+    def read(self, edge: Edge, pool: Switch, connections: Sized, log: AccessLog) -> None:
         """Export what these parts know of themselves."""
         gauge, counter = self.registry.gauge, self.registry.counter
         gauge("edgecache_memory_bytes", "Bytes in the memory tier.", read=lambda: edge.memory.size)
@@ -98,6 +102,11 @@ class Watch:
             "Geographic databases that could not be read.",
             read=lambda: geo().reload_failures,
         )
+
+    def forget_origins(self) -> None:
+        """Export no more what is read from the origins of the moment: others take their place."""
+        for name in OF_AN_ORIGIN:
+            self.registry.forget(name)
 
     def read_origins(self, origins: Origins) -> None:
         """Export how each origin is doing."""

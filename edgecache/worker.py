@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from random import random
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from edgecache import machine
 from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
-from edgecache.config import Settings
+from edgecache.config import TO_ORIGINS, Settings
 from edgecache.doors import Way, believing, locating, redirecting, telling_apart
 from edgecache.edge import KNOWN_HIT, Edge
 from edgecache.fills import Fills
@@ -42,6 +42,7 @@ from edgecache.rules.purge_log import PurgeLog
 from edgecache.rules.reasons import Result
 from edgecache.rules.record import Codec
 from edgecache.rules.stored import Policy
+from edgecache.switch import Switch
 from edgecache.tasks import spawn
 from edgecache.upstream import Upstream
 from edgecache.valkey import Link
@@ -81,8 +82,7 @@ class Worker:
         self.clock = time.monotonic
         self._wall = clock
         self.watch = Watch()
-        make = Origins if settings.origins else OriginPool
-        self._pool = make(settings, failed=self.watch.origin_failed)
+        self._switch = Switch(self._new_pool(settings))
         self._admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
         self._log = AccessLog(settings.access_log, access_log_write)
         self._servers: list[tuple[asyncio.Server, socket.socket]] = []
@@ -92,9 +92,7 @@ class Worker:
         self._secure: list[SecureListener] = []
         self.edge = self._build(settings, clock)
         self.edge.known.hsts = self.hsts
-        self.watch.read(self.edge, self._pool, self.connections, self._log)
-        if isinstance(self._pool, Origins):
-            self.watch.read_origins(self._pool)
+        self.watch.read(self.edge, self._switch, self.connections, self._log)
         if self._regional is not None:
             self.watch.regional.read_state(self._regional)
         self._next_look = 0.0  # at the geographic database's file, in monotonic seconds
@@ -118,6 +116,19 @@ class Worker:
         self._trusted = trust_of(settings.trusted_proxies)
         self._logging = settings.access_log > 0
 
+    @property
+    def _pool(self) -> OriginPool | Origins:
+        """Where questions go."""
+        return self._switch.current
+
+    def _new_pool(self, settings: Settings) -> OriginPool | Origins:
+        self.watch.forget_origins()
+        if not settings.origins:
+            return OriginPool(settings, failed=self.watch.origin_failed)
+        origins = Origins(settings, failed=self.watch.origin_failed)
+        self.watch.read_origins(origins)
+        return origins
+
     async def reload(self, settings: Settings) -> None:
         """Go on with other settings, of those that are `LIVE`: files are read first, then all change between two turns.
 
@@ -125,15 +136,22 @@ class Worker:
         """
         settings = fitted(settings, machine.open_files())
         tls = await asyncio.to_thread(server_tls, settings)
-        geography = any(getattr(settings, name) != getattr(self._settings, name) for name in GEOGRAPHY)
+        geography = self._differs(settings, GEOGRAPHY)
+        pool = self._new_pool(settings) if self._differs(settings, (*TO_ORIGINS, "max_head")) else None
         trust_differs = settings.trusted_proxies != self._settings.trusted_proxies
         locator = await asyncio.to_thread(self._new_locator, settings) if geography or trust_differs else self._locator
         self._take(settings)
         if tls is not None and self._tls is not None and tls.identity != self._tls.identity:
             self._tls = tls  # tickets of the old one are worth nothing any more
         self._locator = locator
+        if pool is not None:
+            self._switch.replace(pool)
         self._retune(settings)
         self._open_doors(settings)
+
+    def _differs(self, settings: Settings, names: Iterable[str]) -> bool:
+        """Whether any of these settings is another than the one in use."""
+        return any(getattr(settings, name) != getattr(self._settings, name) for name in names)
 
     def _retune(self, settings: Settings) -> None:
         """The parts that hold settings of their own."""
@@ -164,7 +182,7 @@ class Worker:
         tier = self._regional = regional_tier(settings, self.watch.regional, clock)
         invalidation = Invalidation(log, memory, flights, clock)
         fills = Fills(memory, invalidation, policy_of(settings), self.watch.not_stored, tier)
-        upstream = Upstream(self._pool, gateway_of(settings), log, clock, self._trusted)
+        upstream = Upstream(self._switch, gateway_of(settings), log, clock, self._trusted)
         relays = Relays(
             pop=pop,
             upstream=upstream,
@@ -375,7 +393,7 @@ class Worker:
             preface.cut()
         for secure in self._secure:
             await secure.end()
-        self._pool.close()
+        self._switch.close()
         if self._regional is not None:
             await self._regional.close()
         await asyncio.sleep(0)
@@ -417,7 +435,7 @@ class Worker:
             self._next_look = now + GEO_LOOK
             if self._locator.geo.stale:
                 spawn(asyncio.to_thread(self._locator.geo.reload), "read the geographic database")
-        self._pool.sweep(now)
+        self._switch.sweep(now)
         self._log.flush()
         self.edge.sweep()
         self.watch.looked(loop.time())

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.certificates import Authority
-from harness.origin import OriginDouble, Reply
+from harness.certificates import Authority, Files
+from harness.origin import OriginDouble, Reply, running_origin
 from harness.pop import environment
 from harness.pop import running_pop as running_here
 from harness.pop_process import RunningPop, running_pop
@@ -91,7 +91,30 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
+    "origin": ("http://192.0.2.1:81", lambda worker: worker._pool.origin),
+    "origins": ("eu=http://192.0.2.1|http://192.0.2.2", lambda worker: repr(worker._pool)),
     "origin_host": ("other.test", lambda worker: worker.edge.upstream._gateway),
+    "connect_timeout": ("1s", lambda worker: worker._pool._connect_timeout),
+    "first_byte_timeout": ("1s", lambda worker: worker._pool.first_byte_timeout),
+    "between_bytes_timeout": ("1s", lambda worker: worker._pool.between_bytes_timeout),
+    "dns_ttl": ("1s", lambda worker: worker._pool._names._ttl),
+    "origin_min_rate": ("7", lambda worker: worker._pool.min_rate),
+    "origin_keepalive": ("1s", lambda worker: worker._pool._keepalive),
+    "origin_connections": ("7", lambda worker: worker._pool._most),
+    "origin_queue": ("7", lambda worker: worker._pool._queue_most),
+    "origin_queue_timeout": ("1s", lambda worker: worker._pool._queue_timeout),
+    "origin_ca": ("", lambda worker: len(worker._pool._tls.context.get_ca_certs())),
+    "origin_certificate": ("", lambda worker: len(worker._pool._tls._files._paths)),
+    "origin_certificate_key": ("", lambda worker: worker._pool._tls._files._paths),
+    "origin_tls_verify": ("off", lambda worker: worker._pool._tls.context.verify_mode),
+    "origin_eject_after": ("7", lambda worker: worker._pool.members[0].health.breaker._failures),
+    "origin_eject_for": ("7s", lambda worker: worker._pool.members[0].health.breaker._open_for),
+    "origin_slow_start": ("7s", lambda worker: worker._pool.members[0].health._slow_start),
+    "origin_hedge": ("off", lambda worker: worker._pool._hedges),
+    "origin_check_path": ("/well", lambda worker: worker._pool._check_path),
+    "origin_check_interval": ("7s", lambda worker: worker._pool._check_interval),
+    "origin_check_fall": ("7", lambda worker: worker._pool.members[0].health._fall),
+    "origin_check_rise": ("7", lambda worker: worker._pool.members[0].health._rise),
     "forwarded": ("off", lambda worker: worker.edge.upstream._gateway),
     "hosts": ("a.test,b.test", lambda worker: worker.edge.hosts),
     "trusted_proxies": (
@@ -136,6 +159,11 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
 }
 
 
+OF_SEVERAL = {
+    name for name in PROBES if name.startswith(("origin_eject", "origin_slow", "origin_hedge", "origin_check"))
+}
+
+
 def test_every_setting_is_applied_somehow() -> None:
     """Each that a reload applies to living workers has a probe below; none is in two classes; all exist."""
     assert set(PROBES) == set(LIVE)
@@ -143,20 +171,50 @@ def test_every_setting_is_applied_somehow() -> None:
     assert {PREFIX + name.upper() for name in LIVE | RESTART} <= ROWS.keys()
 
 
+def settings_for(name: str, authority: Authority, other: Authority) -> tuple[dict[str, object], object]:
+    """What a worker starts with in the test of one setting, and what that setting is changed to."""
+    pair = authority.issue(SITE)
+    base: dict[str, object] = {"tls_listen": "127.0.0.1:0", "tls_certificates": pair.pair}
+    match name:
+        case "geo_db":
+            return base, "tests/data/geo/GeoIP2-Country-Test.mmdb"
+        case "tls_certificates":
+            return base, authority.issue(SITE, OTHER).pair
+        case "https_redirect":
+            return {}, PROBES[name][0]
+        case "pop_ca":
+            return base | {"pop_listen": "127.0.0.1:0", "pop_ca": authority.file}, other.file
+        case "origins":
+            return base, PROBES[name][0]
+        case "origin_ca":
+            return base | {"origin": "https://a.test"}, authority.file
+        case "origin_tls_verify":
+            return base | {"origin": "https://a.test"}, "off"
+        case "origin_certificate":
+            return base | {"origin": "https://a.test"}, write_joined(pair)
+        case "origin_certificate_key":
+            joined = write_joined(pair)
+            return base | {"origin": "https://a.test", "origin_certificate": joined}, pair.key
+        case _ if name in OF_SEVERAL:
+            return {"origin": "", "origins": "eu=http://192.0.2.1|http://192.0.2.2"}, PROBES[name][0]
+        case _:
+            return base, PROBES[name][0]
+
+
+def write_joined(pair: Files) -> Path:
+    """Certificate and key in one file."""
+    joined = pair.key.with_suffix(".pem")
+    joined.write_bytes(pair.certificate.read_bytes() + pair.key.read_bytes())
+    return joined
+
+
 @pytest.mark.parametrize("name", PROBES)
 async def test_a_reloaded_worker_is_as_a_new_one(origin: OriginDouble, tmp_path: Path, name: str) -> None:
     """After the reload, what the setting decides is what it is in a worker that starts with it, and was not before."""
-    authority = Authority(tmp_path)
-    base: dict[str, object] = {"tls_listen": "127.0.0.1:0", "tls_certificates": authority.issue(SITE).pair}
-    values: dict[str, object] = {"geo_db": "tests/data/geo/GeoIP2-Country-Test.mmdb"}
-    values["tls_certificates"] = authority.issue(SITE, OTHER).pair
-    value, probe = PROBES[name]
-    if name == "https_redirect":
-        base = {}
-    if name == "pop_ca":
-        base |= {"pop_listen": "127.0.0.1:0", "pop_ca": authority.file}
-        values["pop_ca"] = Authority(tmp_path / "other", "other").file
-    changed = load(environment(origin.url, {**base, name: values.get(name, value)}.items()))
+    base, value = settings_for(name, Authority(tmp_path), Authority(tmp_path / "other", "other"))
+    more = {"origin": ""} if name == "origins" else {}
+    changed = load(environment(origin.url, {**base, **more, name: value}.items()))
+    probe = PROBES[name][1]
     async with running_here(origin, **base) as pop:
         before = probe(pop.worker)
         await pop.worker.reload(changed)
@@ -255,15 +313,15 @@ async def test_a_file_is_applied_by_signal_and_by_its_change(origin: OriginDoubl
 
 @pytest.mark.slow
 async def test_what_living_workers_cannot_take_is_for_their_successors(origin: OriginDouble, tmp_path: Path) -> None:
-    """Another origin: workers are relieved, and what starts later starts with it too."""
+    """Another memory policy: workers are relieved, with all else that has changed; what starts later has it too."""
     origin.otherwise(origin.versioned)
     file = tmp_path / "edgecache.env"
-    write(file, origin="http://127.0.0.1:1")
-    with running_pop(worker=WORKER, origin="", access_log="off", config_file=file) as pop:
+    write(file, hosts=f"{SITE},{OTHER}")
+    with running_pop(worker=WORKER, origin=origin.url, access_log="off", config_file=file) as pop:
         first = await asyncio.to_thread(pop.expect_worker)
-        assert (await status(pop, SITE))[0] == 502
-        write(file, origin=origin.url, hosts=SITE)
-        await asyncio.to_thread(pop.expect, "by new workers: EDGECACHE_ORIGIN")
+        assert (await status(pop, OTHER))[0] == 200
+        write(file, memory_policy="lru", hosts=SITE)
+        await asyncio.to_thread(pop.expect, "by new workers: EDGECACHE_MEMORY_POLICY")
         second = await asyncio.to_thread(pop.expect_worker)
         assert second != first
         await eventually(lambda: first not in pids(pop))
@@ -272,6 +330,28 @@ async def test_what_living_workers_cannot_take_is_for_their_successors(origin: O
         os.kill(second, signal.SIGKILL)
         await asyncio.to_thread(pop.expect_worker)
         assert (await status(pop, OTHER))[0] == 421
+
+
+async def test_another_origin_is_asked_from_now_on(origin: OriginDouble) -> None:
+    """What is under way ends at the old one, whose connections are closed then; memory stays; counts go on."""
+    gate = asyncio.Event()
+    origin.on("/hit", Reply(200, FRESH, b"old"))
+    origin.on("/slow", Reply(pieces=[b"a", b"b"], gates=[None, gate]))
+    async with running_origin(origin.clock) as other, running_here(origin) as pop, pop.client() as slow:
+        other.otherwise(Reply(200, FRESH, b"new"))
+        assert (await pop.get("/hit")).body == b"old"
+        await slow.request("GET", "/slow")
+        await slow.response_head()
+        await pop.worker.reload(load(environment(other.url, [])))
+        assert (await pop.get("/hit")).body == b"old"
+        assert (await pop.get("/miss")).body == b"new"
+        switch = pop.worker._switch
+        assert (switch.asked, switch.busy, len(switch._former)) == (3, 1, 1)
+        gate.set()
+        assert await slow.body_bytes(2) == b"ab"
+        await eventually(lambda: not switch._former)
+        assert (switch.asked, switch.busy) == (3, 0)
+        assert len(origin.requests) == 2
 
 
 @pytest.mark.slow
