@@ -1,4 +1,4 @@
-"""The way to the origins, which may be replaced while questions are out: those end on the old one, others take the new."""
+"""The way to the origins, which may be replaced while questions are out: those end there, the next take the new one."""
 
 from __future__ import annotations
 
