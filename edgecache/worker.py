@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from edgecache import machine
 from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
-from edgecache.config import PurgeToken, Settings
+from edgecache.config import Settings
 from edgecache.edge import KNOWN_HIT, Edge
 from edgecache.fills import Fills
 from edgecache.flights import Flights
@@ -28,7 +28,7 @@ from edgecache.memory import Memory
 from edgecache.metrics import Snapshot
 from edgecache.origin import OriginPool, hidden_fields
 from edgecache.origins import Origins
-from edgecache.purge_method import PurgeMethod
+from edgecache.purge_method import PurgeMethod, callers_of
 from edgecache.region import Region
 from edgecache.region_log import RegionLog
 from edgecache.regional import Regional
@@ -444,12 +444,6 @@ class OwnLog:
         """Apply `draft`; the ID is this worker's own."""
         self._invalidation.append(draft.scopes, soft=draft.soft)
         return f"local:{self._invalidation.log.position}"
-
-
-def callers_of(settings: Settings) -> list[PurgeToken]:
-    """Who may purge."""
-    admin = [PurgeToken("admin", settings.admin_token)] if settings.admin_token else []
-    return [*settings.purge_tokens, *admin]
 
 
 def cut_off_modes(settings: Settings) -> dict[bytes, str]:
