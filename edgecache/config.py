@@ -543,6 +543,8 @@ RESTART: Final = frozenset(
         "regional_required",
         "regional_memory",
         "regional_directory",
+        "peers",
+        "purge_retention",
     ]
 )
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from edgecache import machine
 from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
-from edgecache.config import TO_ORIGINS, PurgeToken, Settings
+from edgecache.config import TO_ORIGINS, Settings
 from edgecache.doors import Way, believing, locating, redirecting, telling_apart, tracing
 from edgecache.edge import KNOWN_HIT, Edge
 from edgecache.fills import Fills
@@ -31,7 +31,7 @@ from edgecache.memory import Memory
 from edgecache.metrics import Snapshot
 from edgecache.origin import OriginPool, hidden_fields
 from edgecache.origins import Origins
-from edgecache.purge_method import PurgeMethod
+from edgecache.purge_method import PurgeMethod, callers_of
 from edgecache.region import Region
 from edgecache.region_log import RegionLog
 from edgecache.regional import Regional
@@ -64,6 +64,7 @@ from edgecache.writes import WritePolicy, Writes
 
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
 REGISTER_BYTES: Final = 1024  # allowed for each purged name
+CATCH_UP_WITHIN: Final = 0.5  # seconds that the start waits for the log of invalidations
 BACKLOG: Final = 4096  # connections that wait to be accepted
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
 GEOGRAPHY: Final = ("geo_db", "geo_overrides", "geo_rules", "region")
@@ -381,6 +382,9 @@ class Worker:
         pops: Sequence[socket.socket] = (),
     ) -> None:
         """Serve the listening sockets, plain, for TLS and for POPs; they stay the caller's."""
+        if self.logs is not None:  # what lies in the tier is not proven before
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.logs.follower.caught_up.wait(), CATCH_UP_WITHIN)
         loop = asyncio.get_running_loop()
         for listener in sockets:
             own = listener.dup()
@@ -542,12 +546,6 @@ class OwnLog:
         """Apply `draft`; the ID is this worker's own."""
         self._invalidation.append(draft.scopes, soft=draft.soft)
         return f"local:{self._invalidation.log.position}"
-
-
-def callers_of(settings: Settings) -> list[PurgeToken]:
-    """Who may purge."""
-    admin = [PurgeToken("admin", settings.admin_token)] if settings.admin_token else []
-    return [*settings.purge_tokens, *admin]
 
 
 def cut_off_modes(settings: Settings) -> dict[bytes, str]:
