@@ -29,6 +29,7 @@ from edgecache.metrics import Snapshot
 from edgecache.origin import OriginPool, hidden_fields
 from edgecache.origins import Origins
 from edgecache.purge_method import PurgeMethod, callers_of
+from edgecache.refresh import Refresher
 from edgecache.region import Region
 from edgecache.region_log import RegionLog
 from edgecache.regional import Regional
@@ -151,7 +152,7 @@ class Worker:
         region = None
         if tier is not None:
             region = Region(tier, memory, invalidation, upstream, clock, patience, name)
-        return Edge(
+        edge = Edge(
             pop=pop,
             hosts=frozenset(host.encode() for host in settings.hosts),
             memory=memory,
@@ -171,6 +172,9 @@ class Worker:
             reaches=reaches,
             token_cookie=settings.token_cookie,
         )
+        if tier is not None and self.logs is not None and settings.write_through == "refresh":
+            writes.refresh = Refresher(edge, tier.codec, self.logs.writer.peers).refresh
+        return edge
 
     def _trace(self, fraction: float) -> None:
         """From now on, some requests are traced."""
