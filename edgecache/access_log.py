@@ -76,7 +76,12 @@ class AccessLog:
         self._quoted = Quoted()
         self._handed = 0  # bytes given to the writer
         self._writer = _Writer(write or LineWriter(sys.stdout.fileno()))
-        self.add = _adder(fraction, self._records, chance)
+        self._chance = chance
+        self.tune(fraction)
+
+    def tune(self, fraction: float) -> None:
+        """Log this fraction of the requests from now on."""
+        self.add = _adder(fraction, self._records, self._chance)
 
     @property
     def written(self) -> int:

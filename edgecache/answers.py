@@ -120,3 +120,10 @@ def of_ours(status: int, reason: str, detail: str, *more: FieldLine) -> Answer:
     """An answer that this POP makes itself: problem details (RFC 9457), never stored."""
     content = render.problem(status, reason, detail)
     return Answer(status, render.problem_head(status, content, *more), content, reason)
+
+
+def redirect(request: Request, location: bytes) -> Answer:
+    """The answer that sends a client elsewhere for good, with the method that it used (RFC 9110 §15.4.2, §15.4.9)."""
+    status = 301 if request.method in (b"GET", b"HEAD") else 308
+    lines = ((b"Location", location), (b"Content-Length", b"0"))
+    return Answer(status, render.status_line(status) + render.field_block(lines), failure="redirect")

@@ -13,10 +13,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Final
 
 from edgecache import machine
 from edgecache.errors import ConfigError
+from edgecache.key_pairs import Described, KeyPair, described
 from edgecache.rules.geography import GeoRules
 from edgecache.setting_types import (
     ADDRESS,
@@ -30,8 +31,12 @@ from edgecache.setting_types import (
     GEO_OVERRIDES,
     GEO_RULES,
     HOST_NAMES,
+    HSTS,
+    HTTPS_REDIRECT,
+    KEY_PAIRS,
     LOG_FRACTION,
     NETWORKS,
+    OPTIONAL_ADDRESS,
     ORIGIN,
     ORIGIN_HOST,
     ORIGINS,
@@ -160,6 +165,33 @@ class Settings:
         SWITCH, "off", "Whether EDGECACHE_TRUSTED_PROXIES begin each connection with a PROXY header, version 1 or 2."
     )
 
+    # TLS
+    tls_listen: Address | None = setting(
+        OPTIONAL_ADDRESS, "", "Where clients are served over TLS 1.2 and 1.3; empty is nowhere."
+    )
+    tls_certificates: tuple[Described, ...] = setting(
+        KEY_PAIRS,
+        "",
+        "PEM files of chain and key, the two parted by a bar, chosen by SNI, the first (or `default`) for other names; "
+        "or a directory of NAME.pem, NAME.crt with NAME.key, or NAME/fullchain.pem with NAME/privkey.pem.",
+    )
+    https_redirect: int = setting(
+        HTTPS_REDIRECT, "off", "Redirect http to https on this port, on is 443; but for /.well-known/acme-challenge/."
+    )
+    hsts: str = setting(
+        HSTS,
+        "",
+        "Strict-Transport-Security for https, such as max-age=31536000; includeSubDomains, unless the origin sends it.",
+    )
+    pop_listen: Address | None = setting(
+        OPTIONAL_ADDRESS, "", "Where other POPs are served, over TLS 1.3 with a certificate; empty is nowhere."
+    )
+    pop_ca: str = setting(
+        CERTIFICATES,
+        "",
+        "PEM file of the authority of POPs' certificates: what it signs with a URI name edgecache:pop:NAME is a POP.",
+    )
+
     # Geography: where clients are
     geo_db: str = setting(
         GEO_DATABASE, "", "Database in MaxMind's format, read again when it changes; empty knows no places."
@@ -174,6 +206,11 @@ class Settings:
     # This POP
     pop: str = setting(WORD, HOST_NAME, "Name of this POP in Cache-Status, Via and metrics.")
     region: str = setting(WORD, "local", "Region that this POP belongs to.")
+    config_file: str = setting(
+        FILE,
+        "",
+        "File of EDGECACHE_NAME=value lines, read again on SIGHUP and when it changes; the environment wins over it.",
+    )
     workers: int = setting(COUNT, CORES, "Worker processes.", least="1", most="256")
     drain_grace: float = setting(DURATION, "30s", "How long exchanges may go on after SIGTERM.", least="0s", most="1h")
     worker_timeout: float = setting(
@@ -228,6 +265,10 @@ class Settings:
     regional_ca: str = setting(
         CERTIFICATES, "", "PEM file of the authorities trusted for valkeys://; empty is the system's."
     )
+    regional_certificate: str = setting(
+        FILE, "", "PEM file of this POP's certificate for valkeys://; read for each new connection."
+    )
+    regional_certificate_key: str = setting(FILE, "", "PEM file of its key, if it is another.")
     regional_replicas: bool = setting(SWITCH, "off", "Read from replicas, with Sentinel and in a cluster.")
     regional_required: bool = setting(
         SWITCH, "off", "Refuse to start without the regional tier, instead of serving without it."
@@ -362,6 +403,10 @@ class Settings:
     origin_ca: str = setting(
         CERTIFICATES, "", "PEM file of the authorities trusted for the origin; empty is the system's."
     )
+    origin_certificate: str = setting(
+        FILE, "", "PEM file of this POP's certificate for origins that ask for one; read again when it changes."
+    )
+    origin_certificate_key: str = setting(FILE, "", "PEM file of its key, if it is another.")
     origin_tls_verify: bool = setting(SWITCH, "on", "Verify the origin's certificate and name.")
     dns_ttl: float = setting(
         DURATION, "30s", "How long an address of the origin's name is used.", least="0s", most="1d"
@@ -413,6 +458,16 @@ class Settings:
         return bool(self.geo_db or self.geo_overrides or self.geo_rules.regions)
 
     @property
+    def origin_pair(self) -> KeyPair | None:
+        """Our certificate for origins."""
+        return _pair(self.origin_certificate, self.origin_certificate_key)
+
+    @property
+    def regional_pair(self) -> KeyPair | None:
+        """Our certificate for the regional tier."""
+        return _pair(self.regional_certificate, self.regional_certificate_key)
+
+    @property
     def worker_memory(self) -> int:
         """Bytes for cached objects in one worker."""
         return self.memory // self.workers
@@ -422,6 +477,76 @@ class Settings:
         """Bytes of the largest object kept in memory: as set, or a tenth of one worker's share."""
         return self.max_object_memory or self.worker_memory // 10
 
+
+def _pair(certificate: str, key: str) -> KeyPair | None:
+    return KeyPair(certificate, key or certificate) if certificate else None
+
+
+# What the way to the origins is made of.
+TO_ORIGINS: Final = frozenset(row.name for row in fields(Settings) if row.name.startswith("origin")) | {
+    *("connect_timeout", "first_byte_timeout", "between_bytes_timeout", "dns_ttl"),
+}
+# What a reload applies inside the living workers, which keep their memory; what only a restart applies; all other
+# settings are applied by successors of the workers.
+LIVE: Final = frozenset(
+    [
+        *TO_ORIGINS,
+        "hosts",
+        "trusted_proxies",
+        "forwarded",
+        "tls_certificates",
+        "https_redirect",
+        "hsts",
+        "pop_ca",
+        "geo_db",
+        "geo_overrides",
+        "geo_rules",
+        "drain_grace",
+        "worker_timeout",
+        "access_log",
+        "log_level",
+        "trace_sample",
+        "max_connections",
+        "max_connections_per_address",
+        "head_timeout",
+        "body_timeout",
+        "idle_timeout",
+        "min_rate",
+        "max_line",
+        "max_fields",
+        "max_head",
+        "max_ranges",
+        "max_request_body",
+        "heuristics",
+        "heuristic_max",
+        "negative_ttl",
+        "default_stale_if_error",
+        "stale_wait",
+        "follower_timeout",
+        "hit_for_miss",
+        "max_variants",
+        "store_client_errors",
+        "store_set_cookie",
+    ]
+)
+RESTART: Final = frozenset(
+    [
+        "listen",
+        "admin_listen",
+        "admin_token",
+        "tls_listen",
+        "pop_listen",
+        "workers",
+        "config_file",
+        "otlp_endpoint",
+        "regional",
+        "regional_required",
+        "regional_memory",
+        "regional_directory",
+        "peers",
+        "purge_retention",
+    ]
+)
 
 ROWS: Mapping[str, Row] = {PREFIX + row.name.upper(): row.metadata["row"] for row in fields(Settings)}
 
@@ -494,7 +619,46 @@ def _contradictions(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError("EDGECACHE_PEERS", f"names {settings.region}, which is EDGECACHE_REGION itself")
     if settings.proxy_protocol and not settings.trusted_proxies:
         yield ConfigError("EDGECACHE_PROXY_PROTOCOL", "is on, but EDGECACHE_TRUSTED_PROXIES names nobody to believe")
-    if settings.origin_ca and all(origin.scheme == "http" for origin in everybody):
-        yield ConfigError("EDGECACHE_ORIGIN_CA", "is set, but EDGECACHE_ORIGIN is not https")
+    yield from _tls_contradictions(settings, any(origin.scheme == "https" for origin in everybody))
+
+
+def _tls_contradictions(settings: Settings, https_origin: bool) -> Iterator[ConfigError]:
+    """What does not go together, or is not there, about TLS."""
+    listens = settings.tls_listen is not None or settings.pop_listen is not None
+    if listens and not settings.tls_certificates:
+        name = "EDGECACHE_TLS_LISTEN" if settings.tls_listen else "EDGECACHE_POP_LISTEN"
+        yield ConfigError(name, "is set, but EDGECACHE_TLS_CERTIFICATES names no certificate")
+    if settings.tls_certificates and not listens:
+        yield ConfigError("EDGECACHE_TLS_CERTIFICATES", "is set, but EDGECACHE_TLS_LISTEN is not")
+    if (settings.pop_listen is None) != (not settings.pop_ca):
+        missing, there = ("POP_CA", "POP_LISTEN") if settings.pop_listen else ("POP_LISTEN", "POP_CA")
+        yield ConfigError(f"EDGECACHE_{there}", f"is set, but EDGECACHE_{missing} is not")
+    yield from _same_address(settings)
+    if not https_origin:
+        for name in ("EDGECACHE_ORIGIN_CA", "EDGECACHE_ORIGIN_CERTIFICATE"):
+            if getattr(settings, _field(name)):
+                yield ConfigError(name, "is set, but EDGECACHE_ORIGIN is not https")
     if settings.origin_ca and not settings.origin_tls_verify:
         yield ConfigError("EDGECACHE_ORIGIN_CA", "is set, but EDGECACHE_ORIGIN_TLS_VERIFY is off")
+    for name in ("EDGECACHE_ORIGIN_CERTIFICATE", "EDGECACHE_REGIONAL_CERTIFICATE"):
+        yield from _pair_problems(settings, name)
+
+
+def _same_address(settings: Settings) -> Iterator[ConfigError]:
+    taken = {settings.listen: "EDGECACHE_LISTEN", settings.admin_listen: "EDGECACHE_ADMIN_LISTEN"}
+    for name in ("EDGECACHE_TLS_LISTEN", "EDGECACHE_POP_LISTEN"):
+        where = getattr(settings, _field(name))
+        if where is not None and where.port and where in taken:
+            yield ConfigError(name, f"is the same as {taken[where]}")
+        taken[where] = name
+
+
+def _pair_problems(settings: Settings, name: str) -> Iterator[ConfigError]:
+    certificate, key = getattr(settings, _field(name)), getattr(settings, _field(name) + "_key")
+    if key and not certificate:
+        yield ConfigError(f"{name}_KEY", f"is set, but {name} is not")
+    if certificate:
+        try:
+            described(KeyPair(certificate, key or certificate))
+        except ValueError as error:
+            yield ConfigError(name, str(error))

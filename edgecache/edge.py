@@ -118,6 +118,12 @@ class Edge:
                 pop, region, memory, flights, invalidation, self.known, clock, self.answer_regional
             )
 
+    def tune(self, *, hosts: frozenset[bytes], follower_timeout: float, stale_wait: float, max_ranges: int) -> None:
+        """Go on with other settings; what is known of heads followed from the old ones."""
+        self.hosts = hosts
+        self._follower_timeout, self._stale_wait, self._max_ranges = follower_timeout, stale_wait, max_ranges
+        self.known.forget_all()
+
     # --- without waiting
 
     def answer_known(self, connection: ClientConnection, raw: bytes) -> bool:
@@ -311,7 +317,7 @@ class Edge:
                 answered = self._deliver(exchange, entry, Result.HIT, now)
                 if answered and usual and persists(request):
                     make = partial(self._from_entry, entry, request)
-                    self._learn_hit(exchange, Rendered(entry, make))
+                    self._learn_hit(exchange, Rendered(entry, make, self.known.hsts))
         return None if answered else MustAsk(Forward.PARTIAL)
 
     def _refusal(self, request: Request) -> Answer | None:

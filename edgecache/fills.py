@@ -49,6 +49,10 @@ class Fills:
         self._policy = policy
         self._refused = refused  # told why a response is not stored
 
+    def tune(self, policy: Policy) -> None:
+        """Go on with another policy; what is stored stays as it is."""
+        self._policy = policy
+
     def learn(self, request: Request, reply: Reply, previous: Entry | None = None) -> Stored | Refused:
         """Store the reply to `request` once its body is complete, if it may be; to be asked before a byte is read.
 

@@ -99,7 +99,7 @@ class Flights:
     def __init__(self, hit_for_miss: float, most_marks: int = 65536) -> None:
         self._out: dict[object, Flight] = {}
         self.marks: dict[bytes, float] = {}  # URLs whose answers are not shareable, and until when
-        self._hit_for_miss = hit_for_miss  # seconds
+        self.hit_for_miss = hit_for_miss  # seconds
         self._most_marks = most_marks
         self.led = self.followed = 0  # ever
 
@@ -130,7 +130,7 @@ class Flights:
         if len(self.marks) >= self._most_marks:
             for key in list(self.marks)[: self._most_marks // 2]:
                 del self.marks[key]
-        self.marks[primary] = now + self._hit_for_miss
+        self.marks[primary] = now + self.hit_for_miss
 
     def unmark(self, primary: bytes) -> None:
         """Its answers are shareable after all."""

@@ -169,7 +169,7 @@ class Memory:
     def __init__(self, budget: int, policy: str, largest: int, max_variants: int) -> None:
         self.limit = budget  # bytes
         self.largest = largest  # bytes of the largest body that is taken
-        self._max_variants = max_variants
+        self.max_variants = max_variants
         self.evictions = 0
         self.retired = 0  # times that something was taken out, or made room for what succeeds it
         self._slots: EvictionPolicy[bytes, Slot] = POLICIES[policy](
@@ -239,7 +239,7 @@ class Memory:
         if old is not None:
             self._retire(old)
         slot.by_values[entry.selecting] = entry
-        while len(slot.by_values) > self._max_variants:
+        while len(slot.by_values) > self.max_variants:
             self._retire(slot.by_values.pop(next(iter(slot.by_values))))
         return self._keep(key, slot, entry)
 

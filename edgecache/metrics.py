@@ -149,6 +149,10 @@ class Registry:
             found = metric.series[key] = make()
         return found
 
+    def forget(self, name: str) -> None:
+        """Let go of all series of a metric, as if it had never been declared."""
+        self._metrics.pop(name, None)
+
     def snapshot(self) -> Snapshot:
         """Every series as plain data that orjson can write."""
         return {name: self._family(metric) for name, metric in self._metrics.items()}

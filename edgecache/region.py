@@ -59,12 +59,12 @@ class Region:
         self._invalidation = invalidation
         self._upstream = upstream
         self._clock = clock  # epoch seconds
-        self._patience = patience  # seconds that a flight waits for another worker's
+        self.patience = patience  # seconds that a flight waits for another worker's
 
     async def ask(self, request: Request, entry: Entry | None, client: str) -> Turn:
         """What the region has for `request`, where this worker has `entry` or nothing."""
         url = primary_key(request)
-        until = self._now() + self._patience
+        until = self._now() + self.patience
         gone = 0  # leaders
         while gone < MOST_TURNS and self._now() < until:
             turn = await self.tier.take(url, request.fields)

@@ -61,6 +61,8 @@ def access_of(settings: Settings, timeout: float, url: str = "") -> Access:
         parse_url(url or settings.regional),
         timeout=timeout,
         ca=settings.regional_ca,
+        certificate=settings.regional_certificate,
+        certificate_key=settings.regional_certificate_key or settings.regional_certificate,
         replicas=settings.regional_replicas,
     )
 

@@ -240,7 +240,7 @@ class _KnownPass(Exchange, Relay):
             return
         self.cache_status, self.status, self.bytes_out = unstored.member, response.status, len(content)
         self._connection = None
-        connection.transport.write(unstored.head + connection.persistence(self.request) + content)
+        connection.transport.write(unstored.head + connection.ending(self.request, unstored.head) + content)
         connection.exchange_done(self)
 
     def leave(self) -> None:

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 import maxminddb
 
+from edgecache.key_pairs import key_pairs
 from edgecache.rules.geography import CODE, CONTINENTS, GeoRules
 from edgecache.valkey import parse_url
 
@@ -38,6 +39,7 @@ _ORIGIN = re.compile(r"(https?)://([^/]*)/?", re.ASCII)
 _URL = re.compile(r"(https?)://([^/?#]*)(/[!-\"$->@-~]*)?", re.ASCII)
 _PATH = re.compile(r"/[!-\"$-~]*", re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_HSTS = re.compile(r"max-age=[0-9]{1,10}(; ?includeSubDomains)?(; ?preload)?", re.ASCII | re.IGNORECASE)
 _TOKEN = re.compile(r"[\x21-\x7e]*", re.ASCII)
 
 
@@ -288,6 +290,26 @@ def certificates(text: str) -> str:
     return text
 
 
+def https_redirect(text: str) -> int:
+    """The port to which clients are sent, out of `off` (none), `on` (443) or a port."""
+    named = {"off": 0, "on": 443}
+    if text not in named and not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise ValueError("is not on, off or a port")
+    return named.get(text) or int(text if text not in named else 0)
+
+
+def hsts(text: str) -> str:
+    """The value of Strict-Transport-Security (RFC 6797 §6.1); empty is none."""
+    if text and not _HSTS.fullmatch(text):
+        raise ValueError("is not such as max-age=31536000; includeSubDomains")
+    return text
+
+
+def optional_address(text: str) -> Address | None:
+    """Where to listen; empty is nowhere."""
+    return address(text) if text else None
+
+
 def geo_database(text: str) -> str:
     """The path of a readable file in MaxMind's format; empty stays empty."""
     if text:
@@ -424,6 +446,10 @@ DURATION = Kind("duration", duration)
 COUNT = Kind("number", count)
 SWITCH = Kind("on or off", switch)
 ADDRESS = Kind("host:port", address)
+OPTIONAL_ADDRESS = Kind("host:port", optional_address)
+KEY_PAIRS = Kind("directory, or list of pairs", key_pairs)
+HTTPS_REDIRECT = Kind("on, off or port", https_redirect)
+HSTS = Kind("value of the field", hsts)
 ORIGIN = Kind("http(s)://host[:port]", origin)
 ORIGINS = Kind("list of region=URLs", origins)
 PATH = Kind("path of a URL", path)

@@ -2,8 +2,9 @@
 
 Every slot has a listening socket of its own (SO_REUSEPORT: the kernel spreads the connections), which the supervisor
 keeps open all the time. A worker that dies or hangs leaves its queue of connections in that socket, and its
-replacement, which is started at once, serves them. SIGHUP relieves the workers one by one: each successor accepts on
-the same socket before its predecessor stops. Only a drain closes the sockets.
+replacement, which is started at once, serves them. SIGUSR2 relieves the workers one by one: each successor accepts on
+the same socket before its predecessor stops. Only a drain closes the sockets. SIGHUP, or a change of the files that the
+configuration is made of, has it read again: living workers take what they can, successors the rest (`reload.py`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from aiohttp import web
 
 from edgecache import __version__, admin, metrics, otlp
 from edgecache.config import Address, Settings
+from edgecache.config_file import Source
 from edgecache.errors import ConfigError
 from edgecache.purge_desk import PurgeDesk
 from edgecache.regional_server import Probe
+from edgecache.reload import Configuration
 from edgecache.service_manager import ServiceManager
 from edgecache.slot import KILL_AFTER, Life, Slot
 from edgecache.tasks import spawn
@@ -38,6 +41,7 @@ QUICK_DEATH = 1.0  # seconds: who dies younger is not restarted for ever at once
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 FUTILE_STARTS = 5  # quick deaths of one slot before any worker was ever ready: the start has failed
 START_WITHIN: Final = 30.0  # seconds in which a worker must become ready
+FILE_LOOK: Final = 1.0  # seconds between two looks at the files of the configuration
 CHECKS: Final = 4  # times that a worker is asked for a sign of life before it counts as hung
 
 
@@ -103,23 +107,25 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
-        environ: Mapping[str, str],
-        listeners: Sequence[socket.socket],
+        source: Source,
+        listeners: Sequence[Mapping[str, socket.socket]],
         admin_listener: socket.socket,
         *,
         worker: str = DEFAULT_WORKER,
     ) -> None:
         self._settings = settings
         self._admin_listener = admin_listener
+        self._registry = metrics.Registry()
+        self._configuration = Configuration(source, settings, self._registry)
+        self._reload_asked = asyncio.Event()
         command = [sys.executable, "-m", "edgecache", "_worker", "--worker", worker]
-        told = {**environ, **_decided(settings)}
+        told = self._configuration.environ
         self._to_relieve: asyncio.Queue[Slot] = asyncio.Queue()
         self._stopping = asyncio.Event()
         self._probe = Probe(settings)
         self._manager = ServiceManager()
         self._exit_code = 0
         self._desk: PurgeDesk | None = None
-        self._registry = metrics.Registry()
         self._exporter = otlp.Exporter(settings, self._registry) if settings.otlp_endpoint else None
         on_spans = self._exporter.take if self._exporter is not None else _no_spans
         self._slots = [
@@ -153,6 +159,8 @@ class Supervisor:
         helpers = [
             spawn(self._relieve_in_turn(), name="reliefs"),
             spawn(self._watch(), name="watchdog"),
+            spawn(self._reload_when_asked(), name="reloads"),
+            spawn(self._watch_files(), name="files"),
             spawn(self._probe.run(), name="regional probe"),
             spawn(self._manager.run(lambda: self.readiness().state), name="service manager"),
         ]
@@ -174,7 +182,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number.name)
-        loop.add_signal_handler(signal.SIGHUP, self._relieve_all)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
+        loop.add_signal_handler(signal.SIGUSR2, self._relieve_all, "SIGUSR2")
 
     def _on_signal(self, name: str) -> None:
         if self._stopping.is_set():
@@ -220,10 +229,49 @@ class Supervisor:
             self._exit_code = 1
             self._stopping.set()
 
+    # --- the configuration
+
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            await self._reload()
+
+    async def _watch_files(self) -> None:
+        while True:
+            await asyncio.sleep(FILE_LOOK)
+            if self._configuration.has_changed():
+                self._reload_asked.set()
+
+    async def _reload(self) -> None:
+        """Read the configuration again, and have it used; what is wrong with it is one line, and changes nothing."""
+        try:
+            change = await asyncio.to_thread(self._configuration.read_again)
+        except (ConfigError, OSError) as error:
+            log.error("reload refused, the last good configuration stays in use: %s", error)
+            self._configuration.applied(False)
+            return
+        self._settings = change.settings
+        if self._desk is not None:
+            self._desk.tune(change.settings)
+        logging.getLogger().setLevel(change.settings.log_level.upper())
+        if change.relief:  # whole configurations only: these workers go on with the last one until they are relieved
+            for slot in self._slots:
+                slot.environ = change.environ
+            self._relieve_all("the configuration has changed")
+        elif not all(await asyncio.gather(*(slot.reload(change.environ) for slot in self._slots))):
+            self._configuration.applied(False)
+            self._relieve_all("a worker could not take the configuration")
+            return
+        self._configuration.applied(True)
+        log.info("configuration reloaded; %s", change)
+        if change.restart:
+            log.warning("changed, but used only after a restart: %s", ", ".join(change.restart))
+
     # --- relief: one worker after the other makes room for a successor
 
-    def _relieve_all(self) -> None:
-        log.info("SIGHUP: relieving the workers one by one")
+    def _relieve_all(self, why: str) -> None:
+        log.info("%s: relieving the workers one by one", why)
         for slot in self._slots:
             self._to_relieve.put_nowait(slot)
 
@@ -319,11 +367,3 @@ class Supervisor:
 
 def _no_spans(spans: Sequence[Sequence[Any]]) -> None:
     """Nobody asked for them."""
-
-
-def _decided(settings: Settings) -> dict[str, str]:
-    return {  # defaults that a worker might find otherwise are told to it
-        "EDGECACHE_WORKERS": str(settings.workers),
-        "EDGECACHE_MEMORY": str(settings.memory),
-        "EDGECACHE_POP": settings.pop,
-    }

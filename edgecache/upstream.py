@@ -13,6 +13,7 @@ from edgecache.rules.forward import Gateway, upstream_lines
 from edgecache.rules.message import Fields, Request, Response
 from edgecache.rules.purge_log import PurgeLog, Stamp
 from edgecache.rules.stored import Times, end_to_end
+from edgecache.switch import Switch
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
@@ -24,7 +25,7 @@ class Upstream:
 
     def __init__(
         self,
-        pool: OriginPool | Origins,
+        pool: OriginPool | Origins | Switch,
         gateway: Gateway,
         log: PurgeLog,
         clock: Callable[[], float],
@@ -35,6 +36,10 @@ class Upstream:
         self._log = log
         self._clock = clock  # epoch seconds
         self._is_trusted = is_trusted  # whether a peer's Forwarded is believed
+
+    def tune(self, gateway: Gateway, is_trusted: Callable[[str], bool]) -> None:
+        """Go on with other settings."""
+        self._gateway, self._is_trusted = gateway, is_trusted
 
     def question(self, request: Request, fields: Fields, client: str, body: Body | None = None) -> Question:
         """The request as it goes upstream, with `fields` for its own."""

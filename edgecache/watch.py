@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Final
 
 from edgecache.metrics import Counter, Histogram, Registry, Snapshot
@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from edgecache.access_log import AccessLog
     from edgecache.edge import Edge
     from edgecache.geo import Geo
-    from edgecache.origin import OriginPool
     from edgecache.origins import Member, Origins
     from edgecache.regional import Regional
+    from edgecache.switch import Switch
     from edgecache.tracing import Tracer
 
 ROUND_TRIPS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+OF_AN_ORIGIN: Final = (  # read from the members of the moment
+    *("edgecache_origin_hedges", "edgecache_origin_up", "edgecache_origin_latency_seconds"),
+    "edgecache_origin_ejections",
+)
 SWEEP_SECONDS: Final = 0.25
 
 
@@ -56,7 +60,7 @@ class Watch:
         self.requests.fold()
         return self.registry.snapshot()
 
-    def read(self, edge: Edge, pool: OriginPool | Origins, connections: Sized, log: AccessLog) -> None:
+    def read(self, edge: Edge, pool: Switch, connections: Sized, log: AccessLog) -> None:
         """Export what these parts know of themselves."""
         gauge, counter = self.registry.gauge, self.registry.counter
         gauge("edgecache_memory_bytes", "Bytes in the memory tier.", read=lambda: edge.memory.size)
@@ -77,19 +81,19 @@ class Watch:
         counter("edgecache_origin_retries_refused", "Retries beyond the budget.", read=lambda: pool.retries.refused)
         counter("edgecache_access_log_dropped", "Log records lost.", read=lambda: log.dropped)
 
-    def read_geography(self, geo: Geo) -> None:
-        """Export what `geo` knows of its database."""
+    def read_geography(self, geo: Callable[[], Geo]) -> None:
+        """Export what the geography of the moment knows of its database."""
         gauge, counter = self.registry.gauge, self.registry.counter
         gauge(
             "edgecache_geo_built_seconds",
             "When the geographic database was built.",
             across="max",
-            read=lambda: geo.built,
+            read=lambda: geo().built,
         )
         counter(
             "edgecache_geo_reload_failures",
             "Geographic databases that could not be read.",
-            read=lambda: geo.reload_failures,
+            read=lambda: geo().reload_failures,
         )
 
     def read_tracer(self, tracer: Tracer) -> None:
@@ -98,6 +102,11 @@ class Watch:
         counter("edgecache_trace_spans", "Spans made.", read=lambda: tracer.made)
         dropped = "Spans lost, by reason."
         counter("edgecache_trace_spans_dropped", dropped, read=lambda: tracer.dropped, reason="worker")
+
+    def forget_origins(self) -> None:
+        """Export no more what is read from the origins of the moment: others take their place."""
+        for name in OF_AN_ORIGIN:
+            self.registry.forget(name)
 
     def read_origins(self, origins: Origins) -> None:
         """Export how each origin is doing."""
@@ -143,6 +152,21 @@ class Watch:
             origin=name,
             region=region,
         )
+
+    def read_tls(self, ends: Callable[[], float]) -> None:
+        """Export when the first certificate ends."""
+        self.registry.gauge(
+            "edgecache_tls_certificate_ends_seconds",
+            "When the first of the listeners' certificates ends, in seconds since 1970.",
+            across="max",
+            read=ends,
+        )
+
+    def handshake_failed(self, reason: str) -> None:
+        """A TLS handshake failed; `reason` is one of the fixed words in `wire/tls_server.py`."""
+        self.registry.counter(
+            "edgecache_tls_handshake_failures", "TLS handshakes that failed, by reason.", reason=reason
+        ).value += 1
 
     def not_stored(self, reason: Refused) -> None:
         """A response was not stored."""

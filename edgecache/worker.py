@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from random import random
 from typing import Final
 
@@ -15,7 +17,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from edgecache import machine
 from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
-from edgecache.config import Settings
+from edgecache.config import TO_ORIGINS, Settings
+from edgecache.doors import Way, believing, locating, redirecting, telling_apart, tracing
 from edgecache.edge import KNOWN_HIT, Edge
 from edgecache.fills import Fills
 from edgecache.flights import Flights
@@ -38,13 +41,14 @@ from edgecache.relay import Relays
 from edgecache.request_counts import SAMPLED, Tally
 from edgecache.rules.breaker import Breaker
 from edgecache.rules.client_address import trust_of
-from edgecache.rules.forward import Gateway, as_forwarded
+from edgecache.rules.forward import Gateway
 from edgecache.rules.log_entries import Draft
 from edgecache.rules.message import Request
 from edgecache.rules.purge_log import PurgeLog
 from edgecache.rules.record import Codec
 from edgecache.rules.stored import Policy
 from edgecache.rules.trace_context import trace_id
+from edgecache.switch import Switch
 from edgecache.tasks import spawn
 from edgecache.tracing import Span, Tracer
 from edgecache.upstream import Upstream
@@ -55,14 +59,16 @@ from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_head import HeadLimits, RequestHeads
 from edgecache.wire.h1_server import ClientConnection
 from edgecache.wire.proxy_protocol import PrefacedConnection
+from edgecache.wire.tls import ServerTls
+from edgecache.wire.tls_server import SecureListener
 from edgecache.writes import WritePolicy, Writes
 
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
-FROM_PROXY: Final = b"\n"  # before the bytes of a head that a trusted proxy sent: no head begins so
 REGISTER_BYTES: Final = 1024  # allowed for each purged name
 CATCH_UP_WITHIN: Final = 0.5  # seconds that the start waits for the log of invalidations
 BACKLOG: Final = 4096  # connections that wait to be accepted
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
+GEOGRAPHY: Final = ("geo_db", "geo_overrides", "geo_rules", "region")
 BREAKER_FAILURES: Final = 5  # in a row, until the regional tier is let alone
 BREAKER_OPEN_FOR: Final = 0.5  # seconds
 
@@ -78,50 +84,110 @@ class Worker:
         access_log_write: Callable[[bytes], object] | None = None,
     ) -> None:
         settings = fitted(settings, machine.open_files())
-        self.head_timeout = settings.head_timeout
-        self.body_timeout = settings.body_timeout
-        self.idle_timeout = settings.idle_timeout
-        self.min_rate = settings.min_rate
-        self.max_request_body = settings.max_request_body
+        self._take(settings)
         self.draining = self.crowded = False
         self.connections: set[ClientConnection] = set()
         self._prefaced: set[PrefacedConnection] = set()  # whose PROXY header is not complete
         self._all_left = asyncio.Event()
         self.clock = time.monotonic
         self._wall = clock
-        self._drain_grace = settings.drain_grace
-        self._heads = RequestHeads(HeadLimits(settings.max_line, settings.max_fields, settings.max_head))
         self.watch = Watch()
         self._requests = self.watch.requests
         self.bytes_in = self._requests.bytes_in
-        make = Origins if settings.origins else OriginPool
-        self._pool = make(settings, failed=self.watch.origin_failed)
-        self._trusted = trust_of(settings.trusted_proxies)
+        self._switch = Switch(self._new_pool(settings))
         self._admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
         self._log = AccessLog(settings.access_log, access_log_write)
-        self._logging = settings.access_log > 0
         self._servers: list[tuple[asyncio.Server, socket.socket]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._expects_preface = settings.proxy_protocol
+        self._tls = server_tls(settings)
+        self._secure: list[SecureListener] = []
         self.edge = self._build(settings, clock)
-        self.watch.read(self.edge, self._pool, self.connections, self._log)
-        if isinstance(self._pool, Origins):
-            self.watch.read_origins(self._pool)
+        self.edge.known.hsts = self.hsts
+        self.watch.read(self.edge, self._switch, self.connections, self._log)
         if self._regional is not None:
             self.watch.regional.read_state(self._regional)
-        self.check_unfinished = self._heads.check_unfinished
-        self.answer = self.edge.answer
-        self.answer_known = self.edge.answer_known
-        self.answered = self._count_and_log if self._logging else self._requests.answered
-        self._tracer: Tracer | None = None
-        if settings.otlp_endpoint:
-            self._trace(settings.trace_sample)
-        if settings.trusted_proxies:
-            self._believe()
-        self._locator: Locator | None = None
+        self._tracer = self._new_tracer(settings)
         self._next_look = 0.0  # at the geographic database's file, in monotonic seconds
-        if settings.knows_geography:
-            self._locate(settings)
+        self._locator = self._new_locator(settings)
+        if self._tls is not None:
+            self.watch.read_tls(lambda: self._tls.ends if self._tls is not None else 0.0)
+        self._open_doors(settings)
+
+    def _take(self, settings: Settings) -> None:
+        """What is a plain value, for its connections and for itself."""
+        self._settings = settings
+        self.head_timeout = settings.head_timeout
+        self.body_timeout = settings.body_timeout
+        self.idle_timeout = settings.idle_timeout
+        self.min_rate = settings.min_rate
+        self.max_request_body = settings.max_request_body
+        self.hsts = b"Strict-Transport-Security: %b\r\n" % settings.hsts.encode() if settings.hsts else b""
+        self._drain_grace = settings.drain_grace
+        self._heads = RequestHeads(HeadLimits(settings.max_line, settings.max_fields, settings.max_head))
+        self.check_unfinished = self._heads.check_unfinished
+        self._trusted = trust_of(settings.trusted_proxies)
+        self._logging = settings.access_log > 0
+
+    @property
+    def _pool(self) -> OriginPool | Origins:
+        """Where questions go."""
+        return self._switch.current
+
+    def _new_pool(self, settings: Settings) -> OriginPool | Origins:
+        self.watch.forget_origins()
+        if not settings.origins:
+            return OriginPool(settings, failed=self.watch.origin_failed)
+        origins = Origins(settings, failed=self.watch.origin_failed)
+        self.watch.read_origins(origins)
+        return origins
+
+    async def reload(self, settings: Settings) -> None:
+        """Go on with other settings, of those that are `LIVE`: files are read first, then all change between two turns.
+
+        Raises OSError or ValueError, and changes nothing, if a file cannot be used. What is under way ends as it began.
+        """
+        settings = fitted(settings, machine.open_files())
+        tls = await asyncio.to_thread(server_tls, settings)
+        geography = self._differs(settings, GEOGRAPHY)
+        pool = self._new_pool(settings) if self._differs(settings, (*TO_ORIGINS, "max_head")) else None
+        trust_differs = settings.trusted_proxies != self._settings.trusted_proxies
+        locator = await asyncio.to_thread(self._new_locator, settings) if geography or trust_differs else self._locator
+        self._take(settings)
+        if tls is not None and self._tls is not None and tls.identity != self._tls.identity:
+            self._tls = tls  # tickets of the old one are worth nothing any more
+        self._locator = locator
+        if pool is not None:
+            self._switch.replace(pool)
+        self._retune(settings)
+        self._open_doors(settings)
+
+    def _differs(self, settings: Settings, names: Iterable[str]) -> bool:
+        """Whether any of these settings is another than the one in use."""
+        return any(getattr(settings, name) != getattr(self._settings, name) for name in names)
+
+    def _retune(self, settings: Settings) -> None:
+        """The parts that hold settings of their own."""
+        clients = (connection.peer for connection in self.connections)
+        most, most_per_address = settings.max_connections, settings.max_connections_per_address
+        self._admission.tune(most, most_per_address, self._trusted, clients)
+        edge, patience = self.edge, settings.follower_timeout
+        edge.tune(
+            hosts=site_names(settings),
+            follower_timeout=patience,
+            stale_wait=settings.stale_wait,
+            max_ranges=settings.max_ranges,
+        )
+        edge.known.hsts = self.hsts
+        edge.fills.tune(policy_of(settings))
+        edge.upstream.tune(gateway_of(settings), self._trusted)
+        edge.flights.hit_for_miss = settings.hit_for_miss
+        edge.memory.max_variants = settings.max_variants
+        if edge.region is not None:
+            edge.region.patience = patience
+        self._log.tune(settings.access_log)
+        if self._tracer is not None:
+            self._tracer.tune(settings.trace_sample)
 
     def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
         pop = settings.pop.encode()
@@ -131,7 +197,7 @@ class Worker:
         tier = self._regional = regional_tier(settings, self.watch.regional, clock)
         invalidation = Invalidation(log, memory, flights, clock, cut_off_modes(settings))
         fills = Fills(memory, invalidation, policy_of(settings), self.watch.not_stored, tier)
-        upstream = Upstream(self._pool, gateway_of(settings), log, clock, self._trusted)
+        upstream = Upstream(self._switch, gateway_of(settings), log, clock, self._trusted)
         relays = Relays(
             pop=pop,
             upstream=upstream,
@@ -154,7 +220,7 @@ class Worker:
             region = Region(tier, memory, invalidation, upstream, clock, patience, name)
         edge = Edge(
             pop=pop,
-            hosts=frozenset(host.encode() for host in settings.hosts),
+            hosts=site_names(settings),
             memory=memory,
             invalidation=invalidation,
             flights=flights,
@@ -176,66 +242,47 @@ class Worker:
             writes.refresh = Refresher(edge, tier.codec, self.logs.writer.peers).refresh
         return edge
 
-    def _trace(self, fraction: float) -> None:
-        """From now on, some requests are traced."""
-        tracer = self._tracer = Tracer(fraction, lambda exchange: self._trusted(exchange.client), self._wall)
+    def _open_doors(self, settings: Settings) -> None:
+        """From now on, requests come to the request path in this way; the last door is the first they pass."""
+        way = Way(self.edge.answer, self.edge.answer_known)
+        if settings.https_redirect:
+            way = redirecting(way, settings.https_redirect, self.edge.hosts)
+        if self._tracer is not None:
+            way = tracing(way, self._tracer)
+        if settings.trusted_proxies:
+            way = believing(way, self._trusted)
+        if self._locator is not None:
+            way = locating(way, self._locator)
+        if self._tls is not None:
+            way = telling_apart(way)
+        self.answer, self.answer_known = way
+        answered = self._count_and_log if self._logging else self._requests.answered
+        self.answered = answered if self._tracer is None else self._tracer.finishing(answered)
+
+    def _new_tracer(self, settings: Settings) -> Tracer | None:
+        if not settings.otlp_endpoint:
+            return None
+        tracer = Tracer(settings.trace_sample, self._believes, self._wall)
         self.watch.read_tracer(tracer)
-        answer_next, known_next, answered_next = self.answer, self.answer_known, self.answered
+        return tracer
 
-        def answer(exchange: Exchange) -> None:
-            tracer.consider(exchange)
-            answer_next(exchange)
-
-        def answer_known(connection: ClientConnection, raw: bytes) -> bool:
-            if tracer.to_pass < 1 or not known_next(connection, raw):
-                return False  # one that is sampled goes the long way
-            tracer.to_pass -= 1
-            return True
-
-        def answered(exchange: Exchange, took: float) -> Tally:
-            tally = answered_next(exchange, took)
-            if exchange.trace is not None:
-                tracer.finish(exchange, exchange.trace, took, tally)
-            return tally
-
-        self.answer, self.answer_known, self.answered = answer, answer_known, answered
+    def _believes(self, exchange: Exchange) -> bool:
+        """Whether what the request says of its trace is believed: a trusted proxy's, or another POP's."""
+        connection = exchange.connection
+        return self._trusted(exchange.client) or (connection is not None and bool(connection.peer_pop))
 
     def take_spans(self, most: int) -> list[Span]:
         """Up to so many spans that are complete."""
         return self._tracer.take(most) if self._tracer is not None else []
 
-    def _believe(self) -> None:
-        """From now on, the scheme is the one that a trusted proxy names; its heads are known for its like only."""
-        answer_next, known_next, trusted = self.answer, self.answer_known, self._trusted
-
-        def answer(exchange: Exchange) -> None:
-            if trusted(exchange.client):
-                exchange.request = as_forwarded(exchange.request)
-                exchange.raw = FROM_PROXY + exchange.raw
-            answer_next(exchange)
-
-        def answer_known(connection: ClientConnection, raw: bytes) -> bool:
-            return known_next(connection, FROM_PROXY + raw if trusted(connection.peer) else raw)
-
-        self.answer, self.answer_known = answer, answer_known
-
-    def _locate(self, settings: Settings) -> None:
-        """From now on, requests are told where their client is, and known by their bytes for that place only."""
+    def _new_locator(self, settings: Settings) -> Locator | None:
+        if not settings.knows_geography:
+            return None
         geo = Geo(settings.geo_db, settings.geo_overrides, settings.geo_rules, settings.region)
-        locator = self._locator = Locator(geo, self._trusted)
-        self.watch.read_geography(geo)
-        answer_next, known_next = self.answer, self.answer_known
-
-        def answer(exchange: Exchange) -> None:
-            client = exchange.client
-            exchange.request = locator.located(exchange.request, client)
-            exchange.raw = locator.tag(client) + exchange.raw
-            answer_next(exchange)
-
-        def answer_known(connection: ClientConnection, raw: bytes) -> bool:
-            return known_next(connection, locator.tag(connection.peer) + raw)
-
-        self.answer, self.answer_known = answer, answer_known
+        if (before := getattr(self, "_locator", None)) is not None:
+            geo.generation += before.geo.generation  # no tag of the one before is one of its own
+        self.watch.read_geography(lambda: self._locator.geo if self._locator is not None else geo)
+        return Locator(geo, trust_of(settings.trusted_proxies))
 
     # --- what client connections ask
 
@@ -300,9 +347,21 @@ class Worker:
         """A request was refused: count it."""
         self.watch.refused(error.reason)
 
+    def admit(self, client: str) -> BadRequest | None:
+        """Let one more connection from `client` in, or say why not."""
+        return self._admission.enter(client)
+
+    def release(self, client: str) -> None:
+        """One that was let in has ended before it was a client's."""
+        self._admission.leave(client)
+
+    def handshake_failed(self, reason: str) -> None:
+        """A handshake failed: count it."""
+        self.watch.handshake_failed(reason)
+
     def joined(self, connection: ClientConnection) -> BadRequest | None:
         """A client has connected; why it is to be turned away, if it is."""
-        refusal = self._admission.enter(connection.peer)
+        refusal = None if connection.admitted else self._admission.enter(connection.peer)
         if refusal is None:
             self.connections.add(connection)
             self.watch.opened.value += 1
@@ -319,8 +378,14 @@ class Worker:
 
     # --- life
 
-    async def start(self, sockets: list[socket.socket]) -> None:
-        """Serve the listening `sockets`; they stay the caller's."""
+    async def start(
+        self,
+        sockets: list[socket.socket],
+        *,
+        tls: Sequence[socket.socket] = (),
+        pops: Sequence[socket.socket] = (),
+    ) -> None:
+        """Serve the listening sockets, plain, for TLS and for POPs; they stay the caller's."""
         if self.logs is not None:  # what lies in the tier is not proven before
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.logs.follower.caught_up.wait(), CATCH_UP_WITHIN)
@@ -329,7 +394,22 @@ class Worker:
             own = listener.dup()
             server = await loop.create_server(self._accepted, sock=own, backlog=BACKLOG)
             self._servers.append((server, own))
+        for kind, listeners in ((False, tls), (True, pops)):
+            self._secure += [self._secured(listener.dup(), for_pops=kind) for listener in listeners]
+        for secure in self._secure:
+            secure.start()
         self._sweep()
+
+    def _secured(self, listener: socket.socket, *, for_pops: bool) -> SecureListener:
+        says_preface = self._trusted if self._expects_preface and not for_pops else None
+        return SecureListener(
+            listener, self, partial(self._context, for_pops), for_pops=for_pops, says_preface=says_preface
+        )
+
+    def _context(self, for_pops: bool) -> ssl.SSLContext:
+        """What a handshake that begins now uses."""
+        assert self._tls is not None, "there are such listeners"
+        return self._tls.pops if for_pops else self._tls.public
 
     def _accepted(self) -> asyncio.Protocol:
         if self._expects_preface:
@@ -348,12 +428,20 @@ class Worker:
         self.draining = True
         self.edge.known.stop()
         waiting = self._accept_waiting()
+        for secure in self._secure:
+            secure.accept(BACKLOG)
         self._stop_accepting()
         for accepted in waiting:
             await self._adopt(accepted)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._left_alone(), self._drain_grace)
+
+    async def _left_alone(self) -> None:
+        """Wait until nobody is connected, and nobody is about to be."""
+        while shaking := {task for secure in self._secure for task in secure.under_way}:
+            await asyncio.wait(shaking)
         if self.connections:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._all_left.wait(), self._drain_grace)
+            await self._all_left.wait()
 
     async def stop(self) -> None:
         """End at once."""
@@ -364,7 +452,9 @@ class Worker:
             connection.cut()
         for preface in tuple(self._prefaced):
             preface.cut()
-        self._pool.close()
+        for secure in self._secure:
+            await secure.end()
+        self._switch.close()
         if self.logs is not None:
             await self.logs.close()
         if self._regional is not None:
@@ -376,6 +466,8 @@ class Worker:
         for server, _ in self._servers:
             server.close()
         self._servers.clear()
+        for secure in self._secure:
+            secure.close()
 
     def _accept_waiting(self) -> list[socket.socket]:
         """Who waits in the accept queues: closing a listening socket would reset them."""
@@ -408,7 +500,7 @@ class Worker:
                 spawn(asyncio.to_thread(self._locator.geo.reload), "read the geographic database")
         if self.logs is not None:
             self.logs.follower.judge()
-        self._pool.sweep(now)
+        self._switch.sweep(now)
         self._flush_log()
         self.edge.sweep()
         self.watch.looked(loop.time())
@@ -436,6 +528,16 @@ def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[]
         count=counts.read,
         clock=clock,
     )
+
+
+def server_tls(settings: Settings) -> ServerTls | None:
+    """The certificates that the settings name; raises OSError or ValueError if they cannot be read."""
+    return ServerTls(settings.tls_certificates, settings.pop_ca) if settings.tls_certificates else None
+
+
+def site_names(settings: Settings) -> frozenset[bytes]:
+    """The names of the sites that are answered; empty is any."""
+    return frozenset(host.encode() for host in settings.hosts)
 
 
 class OwnLog:

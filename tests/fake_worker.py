@@ -43,6 +43,9 @@ class FakeWorker:
         if self._open == 0:
             self._idle.set()
 
+    async def reload(self, settings: Settings) -> None:
+        """Nothing that a setting changes."""
+
     def snapshot(self) -> Snapshot:
         """What it counted."""
         return self._registry.snapshot()

@@ -76,7 +76,7 @@ class Exchange:
             return
         size = len(content)
         self.status, self.started, self.bytes_out = status, True, size
-        head += connection.persistence(self.request)
+        head += connection.ending(self.request, head)
         if size <= 16384:
             connection.transport.write(head + content)
         else:
@@ -97,7 +97,7 @@ class Exchange:
             else:
                 self._chunked = True
                 head += b"Transfer-Encoding: chunked\r\n"
-        connection.transport.write(head + connection.persistence(self.request))
+        connection.transport.write(head + connection.ending(self.request, head))
 
     def stream(self, status: int, head: bytes, length: int | None, body: Body) -> None:
         """Answer with `body` as it arrives; of a HEAD's answer only the head is sent."""

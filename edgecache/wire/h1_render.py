@@ -59,3 +59,8 @@ def refusal(status: int, reason: str, detail: str) -> bytes:
     """A whole answer that refuses a message and announces the end of the connection."""
     content = problem(status, reason, detail)
     return problem_head(status, content, (b"Connection", b"close")) + b"\r\n" + content
+
+
+def says_hsts(head: bytes) -> bool:
+    """Whether the origin has said it: one such field is the most there may be (RFC 6797 §7.1)."""
+    return b"\nstrict-transport-security:" in head.lower()

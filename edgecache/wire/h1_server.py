@@ -52,18 +52,25 @@ class ClientConnection(asyncio.Protocol):
         "_tunnel",
         "closing",
         "peer",
+        "peer_pop",
         "scheme",
+        "server_name",
         "site",
+        "tag",
         "transport",
         "writable",
     )
 
     transport: asyncio.Transport
+    admitted = False  # before `connection_made`
 
     def __init__(self, site: Site, scheme: bytes = b"http", client: str = "") -> None:
         self.site = site
         self.scheme = scheme
         self.peer = client  # the address, if it is another than the socket's
+        self.peer_pop = b""  # the POP that the peer has proved to be
+        self.server_name = b""  # that TLS has asked for
+        self.tag = b""  # what, beside a head's bytes, decides the answer; begins as no head does
         self.writable = True
         self.closing = False  # close when the answer under way is sent
         self._ready = True  # nothing under way, nothing read ahead: the next bytes may be a known head
@@ -290,12 +297,15 @@ class ClientConnection(asyncio.Protocol):
             exchange.leave()
         self._close_gently()
 
-    def persistence(self, request: Request) -> bytes:
-        """What ends a head: the Connection field where one is needed (RFC 9112 §9.3), and the empty line."""
+    def ending(self, request: Request, head: bytes) -> bytes:
+        """What ends `head`: fields that are the connection's business (RFC 9112 §9.3), and the empty line."""
+        hsts = self.site.hsts
+        if hsts and (request.scheme != b"https" or render.says_hsts(head)):
+            hsts = b""
         if self.closing or self.site.draining or self._body is not None:
             self.closing = True
-            return b"Connection: close\r\n\r\n"
-        return b"Connection: keep-alive\r\n\r\n" if request.http_1_0 else b"\r\n"
+            return hsts + b"Connection: close\r\n\r\n"
+        return hsts + (b"Connection: keep-alive\r\n\r\n" if request.http_1_0 else b"\r\n")
 
     # --- the end
 

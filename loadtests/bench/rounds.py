@@ -98,7 +98,7 @@ def contest(
             if server is not None:
                 ready.append((standing, server))
         for _, server in ready:
-            generate(server.port, 1)
+            generate(scenario.port(server), 1)
         for number in range(1, rounds + 1):
             for standing, server in ready:
                 say(f"{scenario.name}: round {number}/{rounds}: {standing.name}")
@@ -117,7 +117,7 @@ def _generator(scenario: Scenario, directory: Path) -> Generator:
     """wrk, except for answers without a body: it waits for as many bytes as their Content-Length says."""
     requests = scenario.requests()
     if scenario.has_body and not scenario.own_loader:
-        return Wrk(directory, requests, scenario.connections).run
+        return Wrk(directory, requests, scenario.connections, "https" if scenario.tls else "http").run
 
     def generate(port: int, seconds: int) -> Load:
         return rawload.run(port, itertools.cycle(requests), has_body=scenario.has_body, seconds=seconds)
@@ -137,6 +137,8 @@ def _prepare(
     own = directory / f"{scenario.name}-{contestant.name.replace(' ', '-')}"
     try:
         server = stack.enter_context(running(contestant.name, contestant.command(own, origin.port), own))
+        if scenario.tls and not server.tls_port:
+            raise VerifyError("it is not set up for TLS here")
         standing.proof = verify(scenario, server, origin)
     except (StartError, VerifyError, OSError) as error:
         kind = "did not start" if isinstance(error, StartError) else "not verified"
@@ -152,7 +154,7 @@ def _measure(scenario: Scenario, server: Server, origin: Origin, generate: Gener
     time.sleep(SETTLE_SECONDS)
     asked = origin.asked()
     busy, before = procstat.core_busy_ns(SERVER_CORE), server.cpu()
-    load = generate(server.port, seconds)
+    load = generate(scenario.port(server), seconds)
     time.sleep(SETTLE_SECONDS)
     use = procstat.cpu_between(before, server.cpu())
     others = procstat.core_busy_ns(SERVER_CORE) - busy - use.ran_ns

@@ -25,6 +25,7 @@ class RunningPop:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         self.log = ""
+        self.whole_log = ""
         self.port = int(self.expect(r"serves   http://127\.0\.0\.1:(\d+)/"))
         self.admin_port = int(self.expect(r"metrics  http://127\.0\.0\.1:(\d+)/"))
 
@@ -38,8 +39,16 @@ class RunningPop:
             more = os.read(self.process.stderr.fileno(), 65536) if readable else b""
             assert more, f"no {pattern!r} in:\n{self.log}"
             self.log += more.decode()
+            self.whole_log += more.decode()
         self.log = self.log[match.end() :]
         return match[1] if match.groups() else match[0]
+
+    @property
+    def tls_port(self) -> int:
+        """The port of the listener for TLS."""
+        found = re.search(r"serves   https://127\.0\.0\.1:(\d+)/", self.whole_log)
+        assert found is not None, "the POP has no such listener"
+        return int(found[1])
 
     def expect_worker(self) -> int:
         """Wait until one more worker is ready; its process id."""
