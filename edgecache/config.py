@@ -331,7 +331,7 @@ class Settings:
     write_timeout: float = setting(
         DURATION,
         "60s",
-        "After which a write whose end was not recorded counts as lost, and invalidates.",
+        "After which a write whose POP died counts as ended, and invalidates; no less than the origin may take.",
         least="1s",
         most="1h",
     )

@@ -34,6 +34,7 @@ from edgecache.origins import Origins
 from edgecache.parent import Parents
 from edgecache.pops import Children, Parental
 from edgecache.purge_method import PurgeMethod, callers_of
+from edgecache.refresh import Refresher
 from edgecache.region import Region
 from edgecache.region_log import RegionLog
 from edgecache.regional import Regional
@@ -227,13 +228,13 @@ class Worker:
         reaches = self.logs.follower.reaches if self.logs is not None else None
         writer = self.logs.writer if self.logs is not None else None
         writes = Writes(relays, invalidation, write_policy_of(settings), writer, reaches)
-        purges = PurgeMethod(callers_of(settings), writer or OwnLog(invalidation), settings.pop)
+        purges = PurgeMethod(callers_of(settings), writer or OwnLog(invalidation), settings.pop, self.watch.refused)
         name = settings.region.encode() + b"/regional"
         patience = settings.follower_timeout
         region = None
         if tier is not None:
             region = Region(tier, memory, invalidation, upstream, clock, patience, name)
-        return Edge(
+        edge = Edge(
             pop=pop,
             hosts=site_names(settings),
             memory=memory,
@@ -254,6 +255,9 @@ class Worker:
             token_cookie=settings.token_cookie,
             jurisdiction=settings.residency_rules.home,
         )
+        if tier is not None and self.logs is not None and settings.write_through == "refresh":
+            writes.refresh = Refresher(edge, tier.codec, self.logs.writer.peers).refresh
+        return edge
 
     def _open_doors(self, settings: Settings) -> None:
         """From now on, requests come to the request path in this way; the last door is the first they pass."""
