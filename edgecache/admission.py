@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -36,6 +37,12 @@ class Admission:
         self._is_exempt = is_exempt  # from the bound per address: a proxy speaks for many
         self._count = 0
         self._by_address: dict[bytes, int] = {}
+
+    def tune(self, most: int, most_per_address: int, is_exempt: Callable[[str], bool], clients: Iterable[str]) -> None:
+        """Go on with other bounds; `clients` are those that are in, as far as they are known."""
+        if most_per_address and not self._most_per_address:
+            self._by_address = dict(Counter(map(address_of, clients)))
+        self._most, self._most_per_address, self._is_exempt = most, most_per_address, is_exempt
 
     def enter(self, client: str) -> BadRequest | None:
         """Let one more connection from `client` in, or say why not."""

@@ -14,10 +14,11 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Final
 
 from edgecache import machine
 from edgecache.errors import ConfigError
+from edgecache.key_pairs import Described, KeyPair, described
 from edgecache.rules.geography import GeoRules
 from edgecache.rules.residency import Residency
 from edgecache.setting_types import (
@@ -27,18 +28,27 @@ from edgecache.setting_types import (
     COUNT,
     DURATION,
     FILE,
+    FRACTION,
     GEO_DATABASE,
     GEO_OVERRIDES,
     GEO_RULES,
     HOST_NAMES,
+    HSTS,
+    HTTPS_REDIRECT,
     JURISDICTIONS,
+    KEY_PAIRS,
     LOG_FRACTION,
     NETWORKS,
+    OPTIONAL_ADDRESS,
     ORIGIN,
     ORIGIN_HOST,
     ORIGINS,
+    OTLP_ENDPOINT,
     PARENTS,
     PATH,
+    PEERS,
+    PREFIX_MODES,
+    PURGE_TOKENS,
     REGIONAL,
     SECRETS,
     SIZE,
@@ -50,11 +60,12 @@ from edgecache.setting_types import (
     Network,
     Origin,
     Parent,
+    PurgeToken,
     is_loopback,
     one_of,
 )
 
-__all__ = ["Address", "Origin", "Row", "Settings", "load"]
+__all__ = ["Address", "Origin", "PurgeToken", "Row", "Settings", "load"]
 
 PREFIX = "EDGECACHE_"
 MASK = "********"
@@ -162,6 +173,33 @@ class Settings:
         SWITCH, "off", "Whether EDGECACHE_TRUSTED_PROXIES begin each connection with a PROXY header, version 1 or 2."
     )
 
+    # TLS
+    tls_listen: Address | None = setting(
+        OPTIONAL_ADDRESS, "", "Where clients are served over TLS 1.2 and 1.3; empty is nowhere."
+    )
+    tls_certificates: tuple[Described, ...] = setting(
+        KEY_PAIRS,
+        "",
+        "PEM files of chain and key, the two parted by a bar, chosen by SNI, the first (or `default`) for other names; "
+        "or a directory of NAME.pem, NAME.crt with NAME.key, or NAME/fullchain.pem with NAME/privkey.pem.",
+    )
+    https_redirect: int = setting(
+        HTTPS_REDIRECT, "off", "Redirect http to https on this port, on is 443; but for /.well-known/acme-challenge/."
+    )
+    hsts: str = setting(
+        HSTS,
+        "",
+        "Strict-Transport-Security for https, such as max-age=31536000; includeSubDomains, unless the origin sends it.",
+    )
+    pop_listen: Address | None = setting(
+        OPTIONAL_ADDRESS, "", "Where other POPs are served, over TLS 1.3 with a certificate; empty is nowhere."
+    )
+    pop_ca: str = setting(
+        CERTIFICATES,
+        "",
+        "PEM file of the authority of POPs' certificates: what it signs with a URI name edgecache:pop:NAME is a POP.",
+    )
+
     # Geography: where clients are
     geo_db: str = setting(
         GEO_DATABASE, "", "Database in MaxMind's format, read again when it changes; empty knows no places."
@@ -182,6 +220,11 @@ class Settings:
     # This POP
     pop: str = setting(WORD, HOST_NAME, "Name of this POP in Cache-Status, Via and metrics.")
     region: str = setting(WORD, "local", "Region that this POP belongs to.")
+    config_file: str = setting(
+        FILE,
+        "",
+        "File of EDGECACHE_NAME=value lines, read again on SIGHUP and when it changes; the environment wins over it.",
+    )
     workers: int = setting(COUNT, CORES, "Worker processes.", least="1", most="256")
     drain_grace: float = setting(DURATION, "30s", "How long exchanges may go on after SIGTERM.", least="0s", most="1h")
     worker_timeout: float = setting(
@@ -192,6 +235,13 @@ class Settings:
     )
     log_level: str = setting(
         one_of("debug", "info", "warning", "error"), "info", "Least severity logged on standard error."
+    )
+
+    otlp_endpoint: str = setting(
+        OTLP_ENDPOINT, "", "OpenTelemetry collector that gets traces (OTLP over HTTP); empty makes none."
+    )
+    trace_sample: float = setting(
+        FRACTION, "0.01", "Fraction of requests that are traced; a trusted proxy or another POP decides for its own."
     )
 
     # Memory
@@ -229,6 +279,10 @@ class Settings:
     regional_ca: str = setting(
         CERTIFICATES, "", "PEM file of the authorities trusted for valkeys://; empty is the system's."
     )
+    regional_certificate: str = setting(
+        FILE, "", "PEM file of this POP's certificate for valkeys://; read for each new connection."
+    )
+    regional_certificate_key: str = setting(FILE, "", "PEM file of its key, if it is another.")
     regional_replicas: bool = setting(SWITCH, "off", "Read from replicas, with Sentinel and in a cluster.")
     regional_required: bool = setting(
         SWITCH, "off", "Refuse to start without the regional tier, instead of serving without it."
@@ -236,6 +290,72 @@ class Settings:
     regional_memory: int = setting(SIZE, "256MiB", "Memory of the embedded Valkey.", least="16MiB", most="64TiB")
     regional_directory: str = setting(
         FILE, "", "Where the embedded Valkey keeps its data over a restart; empty is nowhere."
+    )
+
+    # Invalidation: purges and writes
+    peers: Mapping[str, str] = setting(
+        PEERS,
+        "",
+        "Valkeys of other regions, whose invalidations are copied from them: us=valkey://…,ap=valkeys://….",
+        secret=True,
+    )
+    purge_tokens: tuple[PurgeToken, ...] = setting(
+        PURGE_TOKENS,
+        "",
+        "Who may purge, beside EDGECACHE_ADMIN_TOKEN: name=secret, or name@host=secret for that site only.",
+        secret=True,
+    )
+    purge_retention: int = setting(
+        COUNT,
+        "100000",
+        "Entries kept in a region's log; who was away for longer revalidates what it has.",
+        least="100",
+        most="100000000",
+    )
+    purge_registers: int = setting(
+        COUNT,
+        "100000",
+        "Purged names that a worker remembers; what was stored before the oldest is revalidated.",
+        least="100",
+        most="100000000",
+    )
+    write_ack: str = setting(
+        one_of("local", "region", "all"),
+        "region",
+        "Who has to know what a write invalidates before the writer is answered: this worker, the region's POPs, all.",
+    )
+    write_through: str = setting(
+        one_of("invalidate", "refresh"),
+        "invalidate",
+        "What a write does to what is stored of its target: invalidate, or refresh it at once in the regional tiers.",
+    )
+    write_timeout: float = setting(
+        DURATION,
+        "60s",
+        "After which a write whose POP died counts as ended, and invalidates; no less than the origin may take.",
+        least="1s",
+        most="1h",
+    )
+    cut_off: str = setting(
+        one_of("available", "consistent"),
+        "available",
+        "What is served while a region's log is silent for EDGECACHE_MAX_PURGE_LAG: what is stored, or revalidated.",
+    )
+    cut_off_paths: Mapping[str, str] = setting(
+        PREFIX_MODES, "", "The same for path prefixes: /shop=consistent,/news=available; the longest counts."
+    )
+    max_purge_lag: float = setting(
+        DURATION,
+        "5s",
+        "Silence of a region's log after which a POP counts as cut off from it.",
+        least="500ms",
+        most="1h",
+    )
+    tag_fields: str = setting(
+        one_of("hide", "show"), "hide", "Whether clients see Surrogate-Key, Cache-Tag, Cache-Groups and xkey."
+    )
+    token_cookie: bool = setting(
+        SWITCH, "off", "Give writers the consistency token as the cookie edgecache-token too, beside Edgecache-Token."
     )
 
     # Clients: deadlines and limits
@@ -295,8 +415,14 @@ class Settings:
     )
     origin_queue_timeout: float = setting(DURATION, "5s", "How long they wait before 503.", least="0s", most="10m")
     origin_ca: str = setting(
-        CERTIFICATES, "", "PEM file of the authorities trusted for the origin; empty is the system's."
+        CERTIFICATES, "", "PEM file of the authorities trusted for the origin and for parents; empty is the system's."
     )
+    origin_certificate: str = setting(
+        FILE,
+        "",
+        "PEM file of this POP's certificate for origins and parents that ask for one; read again when it changes.",
+    )
+    origin_certificate_key: str = setting(FILE, "", "PEM file of its key, if it is another.")
     origin_tls_verify: bool = setting(SWITCH, "on", "Verify the origin's certificate and name.")
     dns_ttl: float = setting(
         DURATION, "30s", "How long an address of the origin's name is used.", least="0s", most="1d"
@@ -378,6 +504,16 @@ class Settings:
         return bool(self.geo_db or self.geo_overrides or self.geo_rules.regions)
 
     @property
+    def origin_pair(self) -> KeyPair | None:
+        """Our certificate for origins."""
+        return _pair(self.origin_certificate, self.origin_certificate_key)
+
+    @property
+    def regional_pair(self) -> KeyPair | None:
+        """Our certificate for the regional tier."""
+        return _pair(self.regional_certificate, self.regional_certificate_key)
+
+    @property
     def worker_memory(self) -> int:
         """Bytes for cached objects in one worker."""
         return self.memory // self.workers
@@ -387,6 +523,76 @@ class Settings:
         """Bytes of the largest object kept in memory: as set, or a tenth of one worker's share."""
         return self.max_object_memory or self.worker_memory // 10
 
+
+def _pair(certificate: str, key: str) -> KeyPair | None:
+    return KeyPair(certificate, key or certificate) if certificate else None
+
+
+# What the way to the origins is made of.
+TO_ORIGINS: Final = frozenset(row.name for row in fields(Settings) if row.name.startswith("origin")) | {
+    *("connect_timeout", "first_byte_timeout", "between_bytes_timeout", "dns_ttl"),
+}
+# What a reload applies inside the living workers, which keep their memory; what only a restart applies; all other
+# settings are applied by successors of the workers.
+LIVE: Final = frozenset(
+    [
+        *TO_ORIGINS,
+        "hosts",
+        "trusted_proxies",
+        "forwarded",
+        "tls_certificates",
+        "https_redirect",
+        "hsts",
+        "pop_ca",
+        "geo_db",
+        "geo_overrides",
+        "geo_rules",
+        "drain_grace",
+        "worker_timeout",
+        "access_log",
+        "log_level",
+        "trace_sample",
+        "max_connections",
+        "max_connections_per_address",
+        "head_timeout",
+        "body_timeout",
+        "idle_timeout",
+        "min_rate",
+        "max_line",
+        "max_fields",
+        "max_head",
+        "max_ranges",
+        "max_request_body",
+        "heuristics",
+        "heuristic_max",
+        "negative_ttl",
+        "default_stale_if_error",
+        "stale_wait",
+        "follower_timeout",
+        "hit_for_miss",
+        "max_variants",
+        "store_client_errors",
+        "store_set_cookie",
+    ]
+)
+RESTART: Final = frozenset(
+    [
+        "listen",
+        "admin_listen",
+        "admin_token",
+        "tls_listen",
+        "pop_listen",
+        "workers",
+        "config_file",
+        "otlp_endpoint",
+        "regional",
+        "regional_required",
+        "regional_memory",
+        "regional_directory",
+        "peers",
+        "purge_retention",
+    ]
+)
 
 ROWS: Mapping[str, Row] = {PREFIX + row.name.upper(): row.metadata["row"] for row in fields(Settings)}
 
@@ -454,23 +660,71 @@ def _contradictions(settings: Settings) -> Iterator[ConfigError]:
     known = {*settings.origins, *settings.parents, *settings.residency}
     if settings.origins and (unknown := settings.geo_rules.regions - known):
         yield ConfigError("EDGECACHE_GEO_RULES", f"names {min(unknown)}, a region without EDGECACHE_ORIGINS")
+    if settings.peers and settings.regional == "off":
+        yield ConfigError("EDGECACHE_PEERS", "is set, but EDGECACHE_REGIONAL is off: a region's log lies in its Valkey")
+    if settings.region in settings.peers:
+        yield ConfigError("EDGECACHE_PEERS", f"names {settings.region}, which is EDGECACHE_REGION itself")
     yield from _wrong_parents(settings)
     yield from _wrong_residency(settings)
     if settings.proxy_protocol and not settings.trusted_proxies:
         yield ConfigError("EDGECACHE_PROXY_PROTOCOL", "is on, but EDGECACHE_TRUSTED_PROXIES names nobody to believe")
-    if settings.origin_ca and all(origin.scheme == "http" for origin in everybody):
-        yield ConfigError("EDGECACHE_ORIGIN_CA", "is set, but EDGECACHE_ORIGIN is not https")
+    asked = [*everybody, *(parent for listed in settings.parents.values() for parent in listed)]
+    yield from _tls_contradictions(settings, any(origin.scheme == "https" for origin in asked))
+
+
+def _tls_contradictions(settings: Settings, https_origin: bool) -> Iterator[ConfigError]:
+    """What does not go together, or is not there, about TLS."""
+    listens = settings.tls_listen is not None or settings.pop_listen is not None
+    if listens and not settings.tls_certificates:
+        name = "EDGECACHE_TLS_LISTEN" if settings.tls_listen else "EDGECACHE_POP_LISTEN"
+        yield ConfigError(name, "is set, but EDGECACHE_TLS_CERTIFICATES names no certificate")
+    if settings.tls_certificates and not listens:
+        yield ConfigError("EDGECACHE_TLS_CERTIFICATES", "is set, but EDGECACHE_TLS_LISTEN is not")
+    if (settings.pop_listen is None) != (not settings.pop_ca):
+        missing, there = ("POP_CA", "POP_LISTEN") if settings.pop_listen else ("POP_LISTEN", "POP_CA")
+        yield ConfigError(f"EDGECACHE_{there}", f"is set, but EDGECACHE_{missing} is not")
+    yield from _same_address(settings)
+    if not https_origin:
+        for name in ("EDGECACHE_ORIGIN_CA", "EDGECACHE_ORIGIN_CERTIFICATE"):
+            if getattr(settings, _field(name)):
+                yield ConfigError(name, "is set, but EDGECACHE_ORIGIN is not https")
     if settings.origin_ca and not settings.origin_tls_verify:
         yield ConfigError("EDGECACHE_ORIGIN_CA", "is set, but EDGECACHE_ORIGIN_TLS_VERIFY is off")
+    for name in ("EDGECACHE_ORIGIN_CERTIFICATE", "EDGECACHE_REGIONAL_CERTIFICATE"):
+        yield from _pair_problems(settings, name)
+
+
+def _same_address(settings: Settings) -> Iterator[ConfigError]:
+    taken = {settings.listen: "EDGECACHE_LISTEN", settings.admin_listen: "EDGECACHE_ADMIN_LISTEN"}
+    for name in ("EDGECACHE_TLS_LISTEN", "EDGECACHE_POP_LISTEN"):
+        where = getattr(settings, _field(name))
+        if where is not None and where.port and where in taken:
+            yield ConfigError(name, f"is the same as {taken[where]}")
+        taken[where] = name
+
+
+def _pair_problems(settings: Settings, name: str) -> Iterator[ConfigError]:
+    certificate, key = getattr(settings, _field(name)), getattr(settings, _field(name) + "_key")
+    if key and not certificate:
+        yield ConfigError(f"{name}_KEY", f"is set, but {name} is not")
+    if certificate:
+        try:
+            described(KeyPair(certificate, key or certificate))
+        except ValueError as error:
+            yield ConfigError(name, str(error))
 
 
 def _wrong_parents(settings: Settings) -> Iterator[ConfigError]:
     """What makes parents useless: a parent that is this POP itself, or that cannot know who asks."""
     parents = [parent for listed in settings.parents.values() for parent in listed]
-    if any(is_oneself(parent, settings.listen) for parent in parents):
-        yield ConfigError("EDGECACHE_PARENTS", "names this POP itself: the same as EDGECACHE_LISTEN")
-    if parents and not settings.pop_secret:
-        yield ConfigError("EDGECACHE_PARENTS", "needs EDGECACHE_POP_SECRET: parents answer whom they know")
+    for name in ("EDGECACHE_LISTEN", "EDGECACHE_TLS_LISTEN", "EDGECACHE_POP_LISTEN"):
+        where = getattr(settings, _field(name))
+        if where is not None and any(is_oneself(parent, where) for parent in parents):
+            yield ConfigError("EDGECACHE_PARENTS", f"names this POP itself: the same as {name}")
+    proved = settings.origin_certificate and all(parent.scheme == "https" for parent in parents)
+    if parents and not settings.pop_secret and not proved:
+        words = "needs EDGECACHE_POP_SECRET, or https and EDGECACHE_ORIGIN_CERTIFICATE: parents answer whom they know"
+        yield ConfigError("EDGECACHE_PARENTS", words)
     origins = {origin for listed in settings.origins.values() for origin in listed} or {settings.origin}
     if twice := {str(origin) for origin in origins}.intersection(map(str, parents)):
         yield ConfigError("EDGECACHE_PARENTS", f"names {min(twice)}, which is an origin")

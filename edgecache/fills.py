@@ -14,7 +14,7 @@ from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Framing, Request, Response
 from edgecache.rules.purge_log import Stamp, Verdict
 from edgecache.rules.ranges import Segments
-from edgecache.rules.reasons import Refused
+from edgecache.rules.reasons import Refused, Tier
 from edgecache.rules.rfc9111 import DoNotStore, Store
 from edgecache.rules.stored import Policy, Stored, Times
 from edgecache.rules.tags import TooManyTags
@@ -28,7 +28,8 @@ class Reply(NamedTuple):
     body: Body
     times: Times
     seen: Stamp
-    tier: bytes = b""  # the Cache-Status member of the tier that it came from; empty: the origin
+    tier: bytes = b""  # the Cache-Status member of the tier that it came from; empty: upstream
+    by: Tier | None = None  # who answered, if not the origin
 
 
 class Fills:
@@ -48,6 +49,10 @@ class Fills:
         self._invalidation = invalidation
         self._policy = policy
         self._refused = refused  # told why a response is not stored
+
+    def tune(self, policy: Policy) -> None:
+        """Go on with another policy; what is stored stays as it is."""
+        self._policy = policy
 
     def learn(self, request: Request, reply: Reply, previous: Entry | None = None) -> Stored | Refused:
         """Store the reply to `request` once its body is complete, if it may be; to be asked before a byte is read.
@@ -175,7 +180,7 @@ class Fills:
         fields = stored.fields.without(response.fields.names()).lines + response.fields.lines
         kept = Fields(fields).without((b"content-range", b"content-length"))
         framing = Framing(segments.whole)
-        passed_on = passed_head(200, b"", kept, framing, bodiless=False)
+        passed_on = passed_head(200, b"", kept, framing, bodiless=False, hidden=self._policy.hidden)
         whole = Response(200, kept, b"", framing, passed_on=passed_on)
         reply.body.begin_with(segments.parts[0][1])
         return reply._replace(response=whole)

@@ -99,8 +99,9 @@ class Flights:
     def __init__(self, hit_for_miss: float, most_marks: int = 65536) -> None:
         self._out: dict[object, Flight] = {}
         self.marks: dict[bytes, float] = {}  # URLs whose answers are not shareable, and until when
-        self._hit_for_miss = hit_for_miss  # seconds
+        self.hit_for_miss = hit_for_miss  # seconds
         self._most_marks = most_marks
+        self.led = self.followed = 0  # ever
 
     def out(self, key: object) -> Flight | None:
         """The flight to follow for `key`."""
@@ -108,6 +109,7 @@ class Flights:
 
     def lead(self, key: object, primary: bytes, leader: Exchange | None) -> Flight:
         """A new flight for `key`, to be landed and ended by the caller."""
+        self.led += 1
         flight = self._out[key] = Flight(key, primary, leader)
         return flight
 
@@ -128,7 +130,7 @@ class Flights:
         if len(self.marks) >= self._most_marks:
             for key in list(self.marks)[: self._most_marks // 2]:
                 del self.marks[key]
-        self.marks[primary] = now + self._hit_for_miss
+        self.marks[primary] = now + self.hit_for_miss
 
     def unmark(self, primary: bytes) -> None:
         """Its answers are shareable after all."""

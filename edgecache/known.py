@@ -3,7 +3,8 @@
 Identical bytes parse identically, and as long as an entry is in place and fresh, an identical plain request gets the
 same answer but for its Age. So the bytes of a head that was parsed, accepted and answered by a hit are remembered
 together with that answer; the next time they cost one look-up, two comparisons and, once a second, a new Age.
-A head whose URL is known to be unshareable is remembered with the question that it becomes.
+A head whose URL is known to be unshareable is remembered with the question that it becomes, one whose answer came from
+the regional tier with where it lies.
 A head is remembered when it comes the second time: most, with a cookie of their own in them, never do.
 Bounded in number and bytes; only requests without a body; always behind the parser's verdict, never before it.
 """
@@ -18,6 +19,7 @@ from edgecache.memory import Entry
 from edgecache.rules.message import Request
 from edgecache.wire.h1_client import Question
 from edgecache.wire.h1_head import Remembered
+from edgecache.wire.h1_render import says_hsts
 
 MOST_HEADS: Final = 4096
 LONGEST_HEAD: Final = 4096  # bytes; longer ones are parsed each time
@@ -29,11 +31,12 @@ MOST_SEEN: Final = 8192  # heads remembered as seen once, by their hash
 class Rendered:
     """An answer out of an entry, made anew when its Age has changed or the entry was freshened."""
 
-    __slots__ = ("_age", "_block", "_make", "answer", "entry", "full")
+    __slots__ = ("_age", "_block", "_hsts", "_make", "answer", "entry", "full")
 
-    def __init__(self, entry: Entry, make: Callable[[float], Answer]) -> None:
+    def __init__(self, entry: Entry, make: Callable[[float], Answer], hsts: bytes = b"") -> None:
         self.entry = entry
         self._make = make  # the answer at a time in epoch seconds
+        self._hsts = hsts if entry.key.startswith(b"https:") else b""  # a line that goes with it, unless it has one
         self._age = -1
         self._block = b""
         self.answer = Answer(0, b"")
@@ -49,7 +52,8 @@ class Rendered:
             self._age, self._block = age, entry.block
             answer = self.answer = self._make(now)
             short = len(answer.content) <= LONGEST_ANSWER
-            self.full = b"%b\r\n%b" % (answer.head, answer.content) if short else b""
+            hsts = b"" if self._hsts and says_hsts(answer.head) else self._hsts
+            self.full = b"%b%b\r\n%b" % (answer.head, hsts, answer.content) if short else b""
         return True
 
 
@@ -75,14 +79,29 @@ class KnownPass:
         self.question = question
 
 
+class KnownRead:
+    """One plain head whose answer the regional tier had, and where it lies there."""
+
+    __slots__ = ("base", "key", "request")
+
+    def __init__(self, request: Request, key: bytes, base: bytes) -> None:
+        self.request = request
+        self.key = key
+        self.base = base  # the storage key of its URL
+
+
+Known = KnownHit | KnownPass | KnownRead
+
+
 class KnownHeads:
     """The remembered heads and rendered answers, the oldest forgotten first."""
 
     def __init__(self) -> None:
-        self._known: Remembered[bytes, KnownHit | KnownPass] = Remembered(MOST_HEADS)
+        self._known: Remembered[bytes, Known] = Remembered(MOST_HEADS)
         self._rendered: Remembered[int, Rendered] = Remembered(MOST_RENDERED)
         self._seen: set[int] = set()
         self._stopped = False
+        self.hsts = b""  # the line that answers to https get, or nothing
         self.get = self._known.get
 
     def learns(self, raw: bytes) -> bool:
@@ -97,7 +116,7 @@ class KnownHeads:
         self._seen.add(mark)
         return False
 
-    def learn(self, raw: bytes, known: KnownHit | KnownPass) -> None:
+    def learn(self, raw: bytes, known: Known) -> None:
         """Remember what is known of the request whose head is exactly `raw`."""
         self._known.remember(raw, known)
 
@@ -109,7 +128,7 @@ class KnownHeads:
         """The one rendered answer that every plain GET of `entry` shares."""
         rendered = self._rendered.get(id(entry))
         if rendered is None or rendered.entry is not entry:
-            rendered = Rendered(entry, make)
+            rendered = Rendered(entry, make, self.hsts)
             if len(entry.content) <= LONGEST_ANSWER:  # what is evicted must not live on here
                 self._rendered.remember(id(entry), rendered)
         return rendered
@@ -120,6 +139,11 @@ class KnownHeads:
             del self._known[raw]
         for number in [number for number, rendered in self._rendered.items() if rendered.entry.gone]:
             del self._rendered[number]
+
+    def forget_all(self) -> None:
+        """Forget all: what the answers follow from has changed."""
+        self._known.clear()
+        self._rendered.clear()
 
     def stop(self) -> None:
         """Forget all, and learn no more: from now on every answer says `Connection: close`."""

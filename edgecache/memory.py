@@ -167,8 +167,9 @@ class Memory:
     """The mapping from cache keys to stored responses. Mutable state: the policy's queues, and the search rules."""
 
     def __init__(self, budget: int, policy: str, largest: int, max_variants: int) -> None:
+        self.limit = budget  # bytes
         self.largest = largest  # bytes of the largest body that is taken
-        self._max_variants = max_variants
+        self.max_variants = max_variants
         self.evictions = 0
         self.retired = 0  # times that something was taken out, or made room for what succeeds it
         self._slots: EvictionPolicy[bytes, Slot] = POLICIES[policy](
@@ -191,6 +192,10 @@ class Memory:
         except KeyError:
             return None, False
         return (slot, True) if isinstance(slot, Entry) else (slot.select(fields), True)
+
+    def has(self, key: bytes) -> bool:
+        """Whether anything is stored for a URL; that it is asked for is not counted as a use."""
+        return self._slots.peek(self.normal_key(key) if self._search else key) is not None
 
     def vary_of(self, key: bytes) -> tuple[bytes, ...]:
         """The field names by which the URL is known to vary."""
@@ -234,7 +239,7 @@ class Memory:
         if old is not None:
             self._retire(old)
         slot.by_values[entry.selecting] = entry
-        while len(slot.by_values) > self._max_variants:
+        while len(slot.by_values) > self.max_variants:
             self._retire(slot.by_values.pop(next(iter(slot.by_values))))
         return self._keep(key, slot, entry)
 

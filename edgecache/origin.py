@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 import time
@@ -11,12 +12,20 @@ from collections.abc import Callable
 
 from edgecache.config import Settings
 from edgecache.retry_budget import RetryBudget
+from edgecache.rules.tags import TAG_FIELDS
 from edgecache.tasks import spawn
 from edgecache.wire.errors import OriginBusy, OriginError, OriginTimeout
 from edgecache.wire.h1_client import Inquiry, OriginConnection
 from edgecache.wire.h1_head import ResponseHeads
+from edgecache.wire.tls import ClientTls
 
+log = logging.getLogger("edgecache")
 Addresses = list[tuple[int, tuple[object, ...]]]  # (family, socket address)
+
+
+def hidden_fields(settings: Settings) -> frozenset[bytes]:
+    """The fields of answers that clients do not see."""
+    return TAG_FIELDS if settings.tag_fields == "hide" else frozenset()
 
 
 class Names:
@@ -65,7 +74,7 @@ class OriginPool:
         self.first_byte_timeout = settings.first_byte_timeout
         self.between_bytes_timeout = settings.between_bytes_timeout
         self.min_rate = settings.origin_min_rate
-        self.heads = ResponseHeads()
+        self.heads = ResponseHeads(hidden_fields(settings))
         self.max_head = settings.max_head
         self._connect_timeout = settings.connect_timeout
         self._keepalive = settings.origin_keepalive
@@ -73,7 +82,7 @@ class OriginPool:
         self._queue_most = settings.origin_queue
         self._queue_timeout = settings.origin_queue_timeout
         self._names = Names(self.origin.host, self.origin.port, settings.dns_ttl, clock)
-        self._tls = _tls_context(settings) if self.origin.scheme == "https" else None
+        self._tls = origin_tls(settings) if self.origin.scheme == "https" else None
         self._idle: list[OriginConnection] = []  # the one used last is used next, so that the others may expire
         self._open: set[OriginConnection] = set()
         self._connecting = 0
@@ -130,7 +139,7 @@ class OriginPool:
                             str(address[0]),
                             self.origin.port,
                             family=family,
-                            ssl=self._tls,
+                            ssl=self._tls.context if self._tls else None,
                             server_hostname=self.origin.host if self._tls else None,
                         )
                     except ssl.SSLError as error:
@@ -194,6 +203,8 @@ class OriginPool:
         while self._waiting and self._waiting[0][0] < now:
             _, inquiry = self._waiting.popleft()
             self._refuse(inquiry, OriginBusy("origin-queue-timeout", "no connection to the upstream became free"))
+        if self._tls is not None:
+            self._tls.look(now)
         for connection in tuple(self._open):
             connection.sweep(now)
         for connection in tuple(self._idle):
@@ -222,12 +233,11 @@ class OriginPool:
         return f"<OriginPool {len(self._open)} open, {len(self._idle)} idle, {len(self._waiting)} waiting>"
 
 
-def _tls_context(settings: Settings) -> ssl.SSLContext:
-    """TLS 1.2 or newer, the certificate verified against the system's store or `origin_ca`."""
-    context = ssl.create_default_context(cafile=settings.origin_ca or None)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    if not settings.origin_tls_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+def origin_tls(settings: Settings) -> ClientTls:
+    """TLS with the origin: verified against the system's store or `origin_ca`, with our certificate if there is one."""
+    return ClientTls(
+        ca=settings.origin_ca,
+        verify=settings.origin_tls_verify,
+        pair=settings.origin_pair,
+        told=lambda line, good: log.log(logging.INFO if good else logging.WARNING, "%s", line),
+    )

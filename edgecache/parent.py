@@ -24,6 +24,7 @@ from edgecache.origins import Confined, Origins
 from edgecache.rules.balancing import UNAVAILABLE
 from edgecache.rules.chain import has_not_asked, passed_through, seen_of
 from edgecache.rules.message import Response
+from edgecache.rules.reasons import Tier
 from edgecache.rules.rendezvous import ranked_by_load
 from edgecache.rules.residency import may_have
 from edgecache.wire.errors import OriginBusy, OriginError
@@ -128,6 +129,7 @@ class Parents(Balancer):
 
     def came(self, inquiry: Inquiry, response: Response) -> None:
         """The answer was asked for when the parent says, not when it was asked here."""
+        inquiry.answered_by = Tier.PARENT
         wording = inquiry.question.wording
         assert wording is not None, "it came from a parent"
         inquiry.seen = wording.proven(inquiry.seen, response)

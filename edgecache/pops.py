@@ -16,7 +16,7 @@ from edgecache.rules.client_address import Trust, client_address
 from edgecache.rules.forward import Gateway, upstream_lines
 from edgecache.rules.message import Fields, Request, Response
 from edgecache.rules.pop_auth import Distrust, signature_line, verified_pop
-from edgecache.rules.purge_log import UNKNOWN, PurgeLog, Stamp, Verdict
+from edgecache.rules.purge_log import UNKNOWN, Stamp, Verdict
 from edgecache.rules.scopes import Subject
 from edgecache.rules.tags import TooManyTags, tags_of
 from edgecache.rules.vectors import NOTHING, Vector
@@ -54,32 +54,39 @@ class Parental:
         pop: bytes,
         region: str,
         secret: bytes,
-        log: PurgeLog,
+        invalidation: Invalidation,
         clock: Callable[[], float],
         is_trusted: Trust,
     ) -> None:
         self._gateway = Gateway(pop, forwarded=False)
         self._region = region
         self._secret = secret
-        self._log = log
+        self._invalidation = invalidation
+        self._log = invalidation.log
         self._clock = clock  # epoch seconds
-        self._is_trusted = is_trusted
+        self.is_trusted = is_trusted  # whether a peer's word for the client's address is believed
 
     def must_ask_itself(self, key: bytes) -> bool:
-        """Whether what a parent may have of `key` cannot be proven: this process knows of a purge that no log holds."""
+        """Whether what a parent may have of `key` cannot be proven.
+
+        This process knows of a purge that no log holds, or is cut off from a log and may not know of one.
+        """
         log = self._log
-        return log.check_vector(Subject(key), log.vector) is not Verdict.USABLE
+        return self._invalidation.is_unproven(key) or log.check_vector(Subject(key), log.vector) is not Verdict.USABLE
 
     def head(self, request: Request, fields: Fields, client: str, scheme: bytes) -> bytes:
         """The head of a question to a parent that is asked by `scheme`, signed now."""
         child = request.child
-        address = client_address(client, request.fields, self._is_trusted) if child is None else child.client
+        address = client_address(client, request.fields, self.is_trusted) if child is None else child.client
         required = self._log.vector if child is None else self._log.vector.merged(child.required)
         internal = internal_lines(request, address, required, self._region)
         lines = upstream_lines(request, fields, self._gateway, "")
         signed = [*request.place, *internal]
-        proof = signature_line(self._secret, self._gateway.pop, self._clock(), request._replace(scheme=scheme), signed)
-        block = render.field_block(lines) + render.field_block(internal) + render.field_block([proof])
+        block = render.field_block(lines) + render.field_block(internal)
+        if self._secret:  # else the connection proves who we are
+            asked = request._replace(scheme=scheme)
+            proof = signature_line(self._secret, self._gateway.pop, self._clock(), asked, signed)
+            block += render.field_block([proof])
         return render.request_line(request.method, request.target) + block + b"\r\n"
 
     def proven(self, key: bytes, asked: Stamp, response: Response) -> Stamp:

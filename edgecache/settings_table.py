@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgecache.config import ROWS, FromMachine, Row
+from edgecache.config import LIVE, PREFIX, RESTART, ROWS, FromMachine, Row
 
 
-def effective_table(environ: Mapping[str, str]) -> str:
-    """Every setting as `edgecache check-config` prints it: name, value, where it is from, documentation."""
+def effective_table(environ: Mapping[str, str], file: Mapping[str, str] | None = None) -> str:
+    """Every setting as `edgecache check-config` prints it: name, value, where it is from, documentation.
+
+    `file` is what comes from the configuration file, already part of `environ`.
+    """
     cells = []
     for variable, row in ROWS.items():
         text = environ.get(variable, "").strip()
         source = "set" if text else "default" if row.default is not None else "missing"
+        source = "file" if text and (file or {}).get(variable, "").strip() == text else source
         cells.append((variable, row.shown(text or row.default_text()) or "-", source, row.doc))
     widths = [max(len(line[column]) for line in cells) for column in range(3)]
     return "\n".join(
@@ -24,8 +28,15 @@ def markdown_table() -> str:
     """The table of settings in the README: variable, default, kind with bounds, documentation."""
     lines = ["| Variable | Default | Kind | Meaning |", "| --- | --- | --- | --- |"]
     for variable, row in ROWS.items():
-        lines.append(f"| `{variable}` | {_default_words(row)} | {_kind_words(row)} | {row.doc} |")
+        lines.append(
+            f"| `{variable}` | {_default_words(row)} | {_kind_words(row)} | {row.doc}{_reload_words(variable)} |"
+        )
     return "\n".join(lines)
+
+
+def _reload_words(variable: str) -> str:
+    name = variable.removeprefix(PREFIX).lower()
+    return "" if name in LIVE else " (restart)" if name in RESTART else " (new workers)"
 
 
 def _default_words(row: Row) -> str:

@@ -1,6 +1,6 @@
-"""One slot of the supervisor: a listening socket, and the worker processes that serve it, one after the other.
+"""One slot of the supervisor: its listening sockets, and the worker processes that serve them, one after the other.
 
-The socket is the slot's: every worker of the slot inherits the same one, so what waits in its queue is lost neither
+The sockets are the slot's: every worker of the slot inherits the same ones, so what waits in a queue is lost neither
 when a worker dies nor when one is relieved. While a worker is relieved there are two: the successor accepts before the
 predecessor stops.
 """
@@ -18,10 +18,12 @@ from typing import Any, Final
 import orjson
 
 from edgecache import metrics
+from edgecache.config import PREFIX
 from edgecache.tasks import spawn
 
 log = logging.getLogger("edgecache.supervisor")
 
+RELOAD_WITHIN: Final = 20.0  # seconds in which a worker must have taken other settings
 FRESH_WITHIN: Final = 0.25  # seconds that /metrics waits for fresh numbers of a worker
 KILL_AFTER: Final = 2.0  # seconds beyond the grace, or after the end of the control socket
 CONTROL_LINE: Final = 16 * 1024 * 1024  # bytes: the longest snapshot
@@ -38,6 +40,7 @@ class Life:
         self.ready = False
         self.settled = asyncio.Event()  # it is ready, or has ended
         self.over = asyncio.Event()
+        self._reloaded: asyncio.Future[bool] | None = None
         self.draining = False
         self.began = self.heard = time.monotonic()  # the start, and the last word from its event loop
         self.snapshot: metrics.Snapshot = {}
@@ -58,17 +61,25 @@ class Life:
             self.ready = False
             await self._end()
             self._slot.buried(self)
+            self._answer_reload(True)  # whoever succeeds it has them
             self.settled.set()
             self.over.set()
 
+    def _answer_reload(self, good: bool) -> None:
+        if self._reloaded is not None and not self._reloaded.done():
+            self._reloaded.set_result(good)
+
     async def _start(self) -> asyncio.StreamReader:
-        slot = self._slot
+        slot, environ = self._slot, self._slot.environ
         ours, theirs = socket.socketpair()
-        fds = (slot.listener.fileno(), theirs.fileno())
-        arguments = ["--slot", str(slot.number), "--listen-fd", str(fds[0]), "--control-fd", str(fds[1])]
+        listening = {kind: listener.fileno() for kind, listener in slot.listeners.items()}
+        fds = (*listening.values(), theirs.fileno())
+        arguments = ["--slot", str(slot.number), "--control-fd", str(theirs.fileno())]
+        for kind, fd in listening.items():
+            arguments += [f"--{kind}-fd", str(fd)]
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *slot.command, *arguments, stdin=asyncio.subprocess.DEVNULL, env=slot.environ, pass_fds=fds
+                *slot.command, *arguments, stdin=asyncio.subprocess.DEVNULL, env=environ, pass_fds=fds
             )
         except (OSError, ValueError):
             ours.close()
@@ -76,6 +87,8 @@ class Life:
         finally:
             theirs.close()
         reader, self._control = await asyncio.open_unix_connection(sock=ours, limit=CONTROL_LINE)
+        if slot.environ is not environ:  # a reload came meanwhile
+            self._tell_settings()
         if self.draining:
             self.ask("drain")
         return reader
@@ -95,6 +108,10 @@ class Life:
             case {"metrics": snapshot}:
                 self.snapshot = snapshot
                 self._fresh.set()
+            case {"spans": spans}:
+                self._slot.on_spans(spans)
+            case {"reloaded": bool(good)}:
+                self._answer_reload(good)
             case {"relief": True}:
                 self._slot.on_relief(self._slot)
 
@@ -116,6 +133,21 @@ class Life:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._fresh.wait(), FRESH_WITHIN)
 
+    async def reload(self) -> bool:
+        """Let the worker go on with the slot's environment; whether it does, or ends anyway."""
+        if self.draining:
+            return True
+        reloaded = self._reloaded = asyncio.get_running_loop().create_future()
+        self._tell_settings()
+        try:
+            return await asyncio.wait_for(reloaded, RELOAD_WITHIN) if self.ready else True
+        except TimeoutError:
+            return False
+
+    def _tell_settings(self) -> None:
+        settings = {name: value for name, value in self._slot.environ.items() if name.startswith(PREFIX)}
+        self.ask("reload", environ=settings)
+
     def drain(self) -> None:
         """Let the worker accept no more, finish what it serves, and end."""
         self.draining = True
@@ -127,38 +159,42 @@ class Life:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
-    def ask(self, what: str) -> None:
+    def ask(self, what: str, **more: Any) -> None:
         """Send the worker an order; one that cannot hear it any more is about to end anyway."""
         if self._control is not None and not self._control.is_closing():
-            self._control.write(orjson.dumps({"ask": what}, option=orjson.OPT_APPEND_NEWLINE))
+            self._control.write(orjson.dumps({"ask": what, **more}, option=orjson.OPT_APPEND_NEWLINE))
 
 
 class Slot:
-    """A listening socket and who serves it: the worker of the moment, and those that are on their way in or out.
+    """Listening sockets, by kind (`listen`, `tls`, `pop`), and who serves them: the worker of the moment, and others.
 
-    `on_relief` is told when the worker of the moment asks to be relieved.
+    The others are on their way in or out.
+
+    `on_relief` is told when the worker of the moment asks to be relieved, `on_spans` gets the spans of any.
     """
 
     def __init__(
         self,
         number: int,
-        listener: socket.socket,
+        listeners: Mapping[str, socket.socket],
         command: Sequence[str],
         environ: Mapping[str, str],
         on_relief: Callable[[Slot], None],
+        on_spans: Callable[[Sequence[Sequence[Any]]], None] = lambda spans: None,
     ) -> None:
         self.number = number
-        self.listener = listener
+        self.listeners = listeners
         self.command = command
         self.environ = environ
         self.on_relief = on_relief
+        self.on_spans = on_spans
         self.ever_ready = False
         self.current: Life | None = None
         self.lives: list[Life] = []  # every process of this slot that has not ended
         self._past: metrics.Snapshot = {}  # what the dead ones have counted
 
     def begin(self) -> Life:
-        """Start one more worker on the listening socket."""
+        """Start one more worker on the listening sockets."""
         life = Life(self)
         self.lives.append(life)
         return life
@@ -192,13 +228,19 @@ class Slot:
         """What the workers of this slot have counted, the dead ones included."""
         return metrics.merge([self._past, *(life.snapshot for life in self.lives)])
 
+    async def reload(self, environ: Mapping[str, str]) -> bool:
+        """Let every worker of now and later go on with the settings of `environ`; whether those of now do."""
+        self.environ = environ
+        return all(await asyncio.gather(*(life.reload() for life in self.lives)))
+
     async def refresh(self) -> None:
         """Ask every worker for its numbers."""
         await asyncio.gather(*(life.refresh() for life in self.lives))
 
     def drain(self) -> None:
-        """Close the listening socket and let the workers finish what they serve."""
-        self.listener.close()
+        """Close the listening sockets and let the workers finish what they serve."""
+        for listener in self.listeners.values():
+            listener.close()
         for life in self.lives:
             life.drain()
 

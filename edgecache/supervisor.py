@@ -2,8 +2,9 @@
 
 Every slot has a listening socket of its own (SO_REUSEPORT: the kernel spreads the connections), which the supervisor
 keeps open all the time. A worker that dies or hangs leaves its queue of connections in that socket, and its
-replacement, which is started at once, serves them. SIGHUP relieves the workers one by one: each successor accepts on
-the same socket before its predecessor stops. Only a drain closes the sockets.
+replacement, which is started at once, serves them. SIGUSR2 relieves the workers one by one: each successor accepts on
+the same socket before its predecessor stops. Only a drain closes the sockets. SIGHUP, or a change of the files that the
+configuration is made of, has it read again: living workers take what they can, successors the rest (`reload.py`).
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from edgecache import __version__, admin, metrics
+from edgecache import __version__, admin, metrics, otlp
 from edgecache.config import Address, Settings
+from edgecache.config_file import Source
 from edgecache.errors import ConfigError
+from edgecache.purge_desk import PurgeDesk
 from edgecache.regional_server import Probe
+from edgecache.reload import Configuration
+from edgecache.service_manager import ServiceManager
 from edgecache.slot import KILL_AFTER, Life, Slot
 from edgecache.tasks import spawn
 from edgecache.worker_process import DEFAULT_WORKER
@@ -36,6 +41,7 @@ QUICK_DEATH = 1.0  # seconds: who dies younger is not restarted for ever at once
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 FUTILE_STARTS = 5  # quick deaths of one slot before any worker was ever ready: the start has failed
 START_WITHIN: Final = 30.0  # seconds in which a worker must become ready
+FILE_LOOK: Final = 1.0  # seconds between two looks at the files of the configuration
 CHECKS: Final = 4  # times that a worker is asked for a sign of life before it counts as hung
 
 
@@ -101,22 +107,30 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
-        environ: Mapping[str, str],
-        listeners: Sequence[socket.socket],
+        source: Source,
+        listeners: Sequence[Mapping[str, socket.socket]],
         admin_listener: socket.socket,
         *,
         worker: str = DEFAULT_WORKER,
     ) -> None:
         self._settings = settings
         self._admin_listener = admin_listener
+        self._registry = metrics.Registry()
+        self._configuration = Configuration(source, settings, self._registry)
+        self._reload_asked = asyncio.Event()
         command = [sys.executable, "-m", "edgecache", "_worker", "--worker", worker]
-        told = {**environ, **_decided(settings)}
-        self._slots = [Slot(number, one, command, told, self._on_relief) for number, one in enumerate(listeners)]
+        told = self._configuration.environ
         self._to_relieve: asyncio.Queue[Slot] = asyncio.Queue()
         self._stopping = asyncio.Event()
         self._probe = Probe(settings)
+        self._manager = ServiceManager()
         self._exit_code = 0
-        self._registry = metrics.Registry()
+        self._desk: PurgeDesk | None = None
+        self._exporter = otlp.Exporter(settings, self._registry) if settings.otlp_endpoint else None
+        on_spans = self._exporter.take if self._exporter is not None else _no_spans
+        self._slots = [
+            Slot(number, one, command, told, self._on_relief, on_spans) for number, one in enumerate(listeners)
+        ]
         self._deaths = self._registry.counter("edgecache_worker_deaths", "Workers that ended unasked.")
         self._hangs = self._registry.counter("edgecache_worker_hangs", "Workers killed because they hung.")
         self._reliefs = self._registry.counter("edgecache_worker_reliefs", "Workers relieved by a successor.")
@@ -145,13 +159,22 @@ class Supervisor:
         helpers = [
             spawn(self._relieve_in_turn(), name="reliefs"),
             spawn(self._watch(), name="watchdog"),
+            spawn(self._reload_when_asked(), name="reloads"),
+            spawn(self._watch_files(), name="files"),
             spawn(self._probe.run(), name="regional probe"),
+            spawn(self._manager.run(lambda: self.readiness().state), name="service manager"),
         ]
+        if self._exporter is not None:
+            helpers.append(spawn(self._exporter.run(), name="traces"))
         await self._stopping.wait()
+        self._manager.tell("STOPPING=1")
         await self._drain(keepers)
         for helper in helpers:
             helper.cancel()
+        await asyncio.wait(helpers)
         await runner.cleanup()
+        if self._desk is not None:
+            await self._desk.close()
         log.info("ended code=%d", self._exit_code)
         return self._exit_code
 
@@ -159,7 +182,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number.name)
-        loop.add_signal_handler(signal.SIGHUP, self._relieve_all)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
+        loop.add_signal_handler(signal.SIGUSR2, self._relieve_all, "SIGUSR2")
 
     def _on_signal(self, name: str) -> None:
         if self._stopping.is_set():
@@ -171,7 +195,10 @@ class Supervisor:
             self._stopping.set()
 
     async def _open_admin(self) -> web.AppRunner:
-        app = admin.application(self, self._settings.admin_token)
+        if self._settings.regional != "off":
+            self._desk = PurgeDesk(self._settings, self._registry)
+            self._desk.start()
+        app = admin.application(self, self._settings.admin_token, self._desk)
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         await web.SockSite(runner, self._admin_listener).start()
@@ -202,10 +229,49 @@ class Supervisor:
             self._exit_code = 1
             self._stopping.set()
 
+    # --- the configuration
+
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            await self._reload()
+
+    async def _watch_files(self) -> None:
+        while True:
+            await asyncio.sleep(FILE_LOOK)
+            if self._configuration.has_changed():
+                self._reload_asked.set()
+
+    async def _reload(self) -> None:
+        """Read the configuration again, and have it used; what is wrong with it is one line, and changes nothing."""
+        try:
+            change = await asyncio.to_thread(self._configuration.read_again)
+        except (ConfigError, OSError) as error:
+            log.error("reload refused, the last good configuration stays in use: %s", error)
+            self._configuration.applied(False)
+            return
+        self._settings = change.settings
+        if self._desk is not None:
+            self._desk.tune(change.settings)
+        logging.getLogger().setLevel(change.settings.log_level.upper())
+        if change.relief:  # whole configurations only: these workers go on with the last one until they are relieved
+            for slot in self._slots:
+                slot.environ = change.environ
+            self._relieve_all("the configuration has changed")
+        elif not all(await asyncio.gather(*(slot.reload(change.environ) for slot in self._slots))):
+            self._configuration.applied(False)
+            self._relieve_all("a worker could not take the configuration")
+            return
+        self._configuration.applied(True)
+        log.info("configuration reloaded; %s", change)
+        if change.restart:
+            log.warning("changed, but used only after a restart: %s", ", ".join(change.restart))
+
     # --- relief: one worker after the other makes room for a successor
 
-    def _relieve_all(self) -> None:
-        log.info("SIGHUP: relieving the workers one by one")
+    def _relieve_all(self, why: str) -> None:
+        log.info("%s: relieving the workers one by one", why)
         for slot in self._slots:
             self._to_relieve.put_nowait(slot)
 
@@ -299,9 +365,5 @@ class Supervisor:
         return metrics.render(metrics.merge([self._registry.snapshot(), *snapshots]))
 
 
-def _decided(settings: Settings) -> dict[str, str]:
-    return {  # defaults that a worker might find otherwise are told to it
-        "EDGECACHE_WORKERS": str(settings.workers),
-        "EDGECACHE_MEMORY": str(settings.memory),
-        "EDGECACHE_POP": settings.pop,
-    }
+def _no_spans(spans: Sequence[Sequence[Any]]) -> None:
+    """Nobody asked for them."""

@@ -7,15 +7,13 @@ from collections.abc import Callable, Iterable
 
 from edgecache.body import Body
 from edgecache.fills import Reply
-from edgecache.origin import OriginPool
-from edgecache.origins import Confined, Origins
-from edgecache.parent import Parents
 from edgecache.pops import Parental, may_go_to_parents
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.forward import Gateway, upstream_lines
 from edgecache.rules.message import Fields, Request, Response
 from edgecache.rules.purge_log import PurgeLog, Stamp
 from edgecache.rules.stored import Times, end_to_end
+from edgecache.switch import Switch
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
@@ -27,22 +25,25 @@ class Upstream:
 
     def __init__(
         self,
-        pool: Confined | OriginPool | Origins | Parents,
+        switch: Switch,
         gateway: Gateway,
         log: PurgeLog,
         clock: Callable[[], float],
         is_trusted: Callable[[str], bool],
-        secret: bytes = b"",
-        region: str = "",
+        parental: Parental | None = None,
     ) -> None:
-        self.ask = pool.ask  # send an inquiry
+        self.ask = switch.ask  # send an inquiry
         self._gateway = gateway
         self._log = log
         self._clock = clock  # epoch seconds
         self._is_trusted = is_trusted  # whether a peer's Forwarded is believed
-        self._to_parents: Parental | None = None
-        if isinstance(pool, Parents):
-            self._to_parents = Parental(gateway.pop, region, secret, log, clock, is_trusted)
+        self._to_parents = parental  # None: there are none
+
+    def tune(self, gateway: Gateway, is_trusted: Callable[[str], bool]) -> None:
+        """Go on with other settings."""
+        self._gateway, self._is_trusted = gateway, is_trusted
+        if self._to_parents is not None:
+            self._to_parents.is_trusted = is_trusted
 
     def question(self, request: Request, fields: Fields, client: str, body: Body | None = None) -> Question:
         """The request as it goes upstream, with `fields` for its own."""
@@ -80,7 +81,7 @@ class Upstream:
 
     def reply(self, inquiry: Inquiry, response: Response, body: Body) -> Reply:
         """What came back, with its times."""
-        return Reply(response, body, Times(inquiry.asked, self._clock()), inquiry.seen)
+        return Reply(response, body, Times(inquiry.asked, self._clock()), inquiry.seen, by=inquiry.answered_by)
 
     async def fetch(self, request: Request, fields: Fields, client: str, watchers: Iterable[Exchange]) -> Reply:
         """Ask, and wait for the head of the answer; raises `OriginError`. Interim responses go to `watchers`."""
@@ -119,6 +120,10 @@ class Words:
             fields = fields.without((b"cache-control", b"pragma")).plus((b"Cache-Control", b"no-cache"))
         return self._parental.head(self._request, fields, self._client, scheme)
 
+    def anew(self) -> Words:
+        """The same for another time that it is asked."""
+        return Words(self._upstream, self._parental, self._request, self._fields, self._client)
+
     def proven(self, asked: Stamp, response: Response) -> Stamp:
         """What was known when the parent's answer was asked of the origin."""
         return asked if self._forced else self._parental.proven(self.key, asked, response)
@@ -139,12 +144,21 @@ class _Fetch(Inquiry):
             exchange.interim(head)
 
     def on_answer(self, response: Response, body: Body) -> None:
+        self._tell_times()
         if self.landed.done():
             body.discard()
         else:
             self.landed.set_result(self._upstream.reply(self, response, body))
 
+    def _tell_times(self) -> None:
+        """For the log and the trace of who asked."""
+        took = self._upstream.stamp()[0] - self.asked
+        for exchange in self._watchers:
+            exchange.upstream_asked, exchange.upstream_took = self.asked, took
+            exchange.tier = self.answered_by
+
     def on_failure(self, error: OriginError) -> None:
+        self._tell_times()
         if not self.landed.done():
             self.landed.set_exception(error)
 

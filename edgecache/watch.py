@@ -5,27 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Any, Final
 
-from edgecache.metrics import Counter, Histogram, Registry
+from edgecache.metrics import Counter, Histogram, Registry, Snapshot
 from edgecache.regional import Read
+from edgecache.request_counts import RequestCounts
 from edgecache.rules.breaker import State
 from edgecache.rules.pop_auth import Distrust
-from edgecache.rules.reasons import Refused, Result
+from edgecache.rules.reasons import Refused
 
 if TYPE_CHECKING:
     from edgecache.access_log import AccessLog
     from edgecache.balancer import Member
     from edgecache.edge import Edge
     from edgecache.geo import Geo
-    from edgecache.origin import OriginPool
     from edgecache.origins import Origins
     from edgecache.parent import Parents
     from edgecache.regional import Regional
-    from edgecache.wire.exchange import Exchange
+    from edgecache.switch import Switch
+    from edgecache.tracing import Tracer
 
-SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ROUND_TRIPS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+OF_THE_MOMENT: Final = (  # read from the members that there are now
+    "edgecache_origin_hedges",
+    *(f"edgecache_{kind}_{name}" for kind in ("origin", "parent") for name in ("up", "breaker", "ejections")),
+    *("edgecache_origin_latency_seconds", "edgecache_parent_latency_seconds"),
+)
 SWEEP_SECONDS: Final = 0.25
+
+
+FAILURES: Final = (  # the usual ones, exported from the start, so that a rate sees the first of each
+    *("connect", "connect-timeout", "dns", "tls", "closed", "first-byte-timeout", "between-bytes-timeout"),
+    *("origin-queue-full", "origin-queue-timeout"),
+)
 
 
 class Watch:
@@ -33,17 +44,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.registry = Registry()
-        self._latency = {result: self._histogram(result) for result in Result}
-        self._observe = {result: latency.observe for result, latency in self._latency.items()}
-        self.known_hits = 0  # answered by a known head, and not timed
-        for result, latency in self._latency.items():
-            self.registry.counter(
-                "edgecache_requests",
-                "Requests answered, by what they came to.",
-                read=self._requests_read(result, latency),
-                result=result.value,
-            )
-        self._bytes = self.registry.counter("edgecache_body_bytes", "Bytes of answers' bodies; without known heads.")
+        self.requests = RequestCounts(self.registry)
         self._not_stored = {
             reason: self.registry.counter(
                 "edgecache_not_stored", "Responses not stored, by reason.", reason=reason.value
@@ -51,40 +52,42 @@ class Watch:
             for reason in Refused
         }
         self._refused: dict[str, Counter] = {}
+        for reason in FAILURES:
+            self._origin_failures(reason)
+        self.opened = self.registry.counter("edgecache_connections_opened", "Client connections accepted ever.")
         self.regional = RegionalCounts(self.registry)
         self._lag = self.registry.gauge("edgecache_loop_lag_seconds", "How late the last sweep ran.", across="max")
         self._last_look = 0.0
 
-    def _histogram(self, result: Result) -> Histogram:
-        return self.registry.histogram(
-            "edgecache_request_seconds",
-            "From a request's head to the last byte handed over; memory hits by a known head are not timed.",
-            SECONDS,
-            result=result.value,
-        )
+    def snapshot(self) -> Snapshot:
+        """The metrics as they stand."""
+        self.requests.fold()
+        return self.registry.snapshot()
 
-    def _requests_read(self, result: Result, latency: Histogram) -> Callable[[], float]:
-        """How many requests came to `result`: those timed, and the known hits."""
-        if result is Result.HIT:
-            return lambda: sum(latency.counts) + self.known_hits
-        return lambda: sum(latency.counts)
-
-    def read(self, edge: Edge, pool: OriginPool | Origins, connections: Sized, log: AccessLog) -> None:
+    def read(self, edge: Edge, switch: Switch, connections: Sized, log: AccessLog) -> None:
         """Export what these parts know of themselves."""
         gauge, counter = self.registry.gauge, self.registry.counter
         gauge("edgecache_memory_bytes", "Bytes in the memory tier.", read=lambda: edge.memory.size)
+        gauge("edgecache_memory_limit_bytes", "Bytes that it may take.", read=lambda: edge.memory.limit)
         gauge("edgecache_memory_objects", "URLs in the memory tier.", read=lambda: len(edge.memory))
         counter("edgecache_memory_evictions", "URLs that left for want of memory.", read=lambda: edge.memory.evictions)
         gauge("edgecache_flights", "Questions upstream that may be followed.", read=lambda: len(edge.flights))
+        counter("edgecache_flights_led", "Such questions ever.", read=lambda: edge.flights.led)
+        counter("edgecache_flights_followed", "Times that a request joined one.", read=lambda: edge.flights.followed)
         gauge("edgecache_known_heads", "Request heads whose answer is known.", read=lambda: len(edge.known))
         gauge("edgecache_connections", "Client connections.", read=lambda: len(connections))
-        gauge("edgecache_origin_connections_busy", "Connections to the origin in use.", read=lambda: pool.busy)
+        gauge("edgecache_origin_connections_busy", "Connections to the origin in use.", read=lambda: switch.busy)
         gauge(
-            "edgecache_origin_waiting", "Requests that wait for a connection to the origin.", read=lambda: pool.waiting
+            "edgecache_origin_waiting",
+            "Requests that wait for a connection to the origin.",
+            read=lambda: switch.waiting,
         )
-        counter("edgecache_origin_requests", "Requests to the origin, retries included.", read=lambda: pool.asked)
-        counter("edgecache_origin_retries", "Requests sent to it again.", read=lambda: pool.retries.spent)
-        counter("edgecache_origin_retries_refused", "Retries beyond the budget.", read=lambda: pool.retries.refused)
+        counter(
+            "edgecache_origin_requests", "Requests to the origin, retries included.", read=lambda: switch.counts.asked
+        )
+        counter("edgecache_origin_retries", "Requests sent to it again.", read=lambda: switch.counts.retries)
+        refused = "Retries beyond the budget."
+        counter("edgecache_origin_retries_refused", refused, read=lambda: switch.counts.refused)
         counter(
             "edgecache_residency_passed",
             "Requests of another jurisdiction: passed on within it, nothing stored.",
@@ -92,20 +95,32 @@ class Watch:
         )
         counter("edgecache_access_log_dropped", "Log records lost.", read=lambda: log.dropped)
 
-    def read_geography(self, geo: Geo) -> None:
-        """Export what `geo` knows of its database."""
+    def read_geography(self, geo: Callable[[], Geo]) -> None:
+        """Export what the geography of the moment knows of its database."""
         gauge, counter = self.registry.gauge, self.registry.counter
         gauge(
             "edgecache_geo_built_seconds",
             "When the geographic database was built.",
             across="max",
-            read=lambda: geo.built,
+            read=lambda: geo().built,
         )
         counter(
             "edgecache_geo_reload_failures",
             "Geographic databases that could not be read.",
-            read=lambda: geo.reload_failures,
+            read=lambda: geo().reload_failures,
         )
+
+    def read_tracer(self, tracer: Tracer) -> None:
+        """Export how many spans there are."""
+        counter = self.registry.counter
+        counter("edgecache_trace_spans", "Spans made.", read=lambda: tracer.made)
+        dropped = "Spans lost, by reason."
+        counter("edgecache_trace_spans_dropped", dropped, read=lambda: tracer.dropped, reason="worker")
+
+    def forget_members(self) -> None:
+        """Export no more what is read from the origins and parents of the moment: others take their place."""
+        for name in OF_THE_MOMENT:
+            self.registry.forget(name)
 
     def read_origins(self, origins: Origins) -> None:
         """Export how each origin is doing."""
@@ -118,24 +133,21 @@ class Watch:
             self._read_member(member)
 
     def read_parents(self, parents: Parents) -> None:
-        """Export how each parent is doing, and what goes past them."""
-        gauge, counter = self.registry.gauge, self.registry.counter
-        counter(
-            "edgecache_parent_requests", "Requests to parents, those asked again included.", read=lambda: parents.asked
-        )
-        counter("edgecache_parent_retries", "Requests put to another parent.", read=lambda: parents.retries.spent)
-        counter(
-            "edgecache_parent_bypassed",
-            "Requests that went to the origin because no parent could be asked.",
-            read=lambda: parents.bypass.asked,
-        )
-        gauge(
-            "edgecache_parent_bypass_waiting",
-            "Requests that wait to go past the parents.",
-            read=lambda: parents.bypass.waiting,
-        )
+        """Export how each parent is doing."""
         for member in parents.members:
             self._read_member(member, "parent")
+
+    def read_bypass(self, switch: Switch) -> None:
+        """Export what was asked of parents, and what went past them."""
+        gauge, counter = self.registry.gauge, self.registry.counter
+        asked = "Requests to parents, those asked again included."
+        counter("edgecache_parent_requests", asked, read=lambda: switch.counts.of_parents)
+        again = "Requests put to another parent."
+        counter("edgecache_parent_retries", again, read=lambda: switch.counts.parent_retries)
+        past = "Requests that went to the origin because no parent could be asked."
+        counter("edgecache_parent_bypassed", past, read=lambda: switch.counts.bypassed)
+        waiting = "Requests that wait to go past the parents."
+        gauge("edgecache_parent_bypass_waiting", waiting, read=lambda: switch.bypass_waiting)
 
     def parent_failed(self, reason: str) -> None:
         """A parent has let us down; `reason` is one of the fixed words in `wire/`, `origin.py` and `parent.py`."""
@@ -164,6 +176,14 @@ class Watch:
             read=lambda: health.latency,
             **labels,
         )
+        for state in State:
+            gauge(
+                f"edgecache_{kind}_breaker",
+                f"Workers whose breaker for the {kind} is in that state.",
+                read=lambda state=state: float(health.breaker.state is state),  # type: ignore[misc]
+                state=state.value,
+                **labels,
+            )
         counter(
             f"edgecache_{kind}_ejections",
             f"Times that the {kind} was ejected.",
@@ -171,10 +191,20 @@ class Watch:
             **labels,
         )
 
-    def answered(self, exchange: Exchange, took: float) -> None:
-        """An answer is complete, after `took` seconds."""
-        self._observe[exchange.result](took)
-        self._bytes.value += exchange.bytes_out
+    def read_tls(self, ends: Callable[[], float]) -> None:
+        """Export when the first certificate ends."""
+        self.registry.gauge(
+            "edgecache_tls_certificate_ends_seconds",
+            "When the first of the listeners' certificates ends, in seconds since 1970.",
+            across="max",
+            read=ends,
+        )
+
+    def handshake_failed(self, reason: str) -> None:
+        """A TLS handshake failed; `reason` is one of the fixed words in `wire/tls_server.py`."""
+        self.registry.counter(
+            "edgecache_tls_handshake_failures", "TLS handshakes that failed, by reason.", reason=reason
+        ).value += 1
 
     def not_stored(self, reason: Refused) -> None:
         """A response was not stored."""
@@ -191,9 +221,10 @@ class Watch:
 
     def origin_failed(self, reason: str) -> None:
         """The origin has let us down; `reason` is one of the fixed words in `wire/` and `origin.py`."""
-        self.registry.counter(
-            "edgecache_origin_failures", "Failures of the origin, by reason.", reason=reason
-        ).value += 1
+        self._origin_failures(reason).value += 1
+
+    def _origin_failures(self, reason: str) -> Counter:
+        return self.registry.counter("edgecache_origin_failures", "Failures of the origin, by reason.", reason=reason)
 
     def looked(self, now: float) -> None:
         """A sweep runs at `now`, in the loop's seconds."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from random import random
 from typing import Final
 
@@ -15,7 +17,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from edgecache import machine
 from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
-from edgecache.config import Settings
+from edgecache.config import TO_ORIGINS, Settings
+from edgecache.doors import Way, believing, hearing, locating, redirecting, residing, telling_apart, tracing
 from edgecache.edge import KNOWN_HIT, Edge
 from edgecache.fills import Fills
 from edgecache.flights import Flights
@@ -23,26 +26,33 @@ from edgecache.geo import Geo, Locator
 from edgecache.invalidation import Invalidation
 from edgecache.known import KnownHit
 from edgecache.lanes import Guard
+from edgecache.log_metrics import LogCounts
 from edgecache.memory import Memory
 from edgecache.metrics import Snapshot
-from edgecache.origin import OriginPool
-from edgecache.origins import Confined, Origins
+from edgecache.origin import OriginPool, hidden_fields
+from edgecache.origins import Origins
 from edgecache.parent import Parents
-from edgecache.pops import Children
+from edgecache.pops import Children, Parental
+from edgecache.purge_method import PurgeMethod, callers_of
+from edgecache.refresh import Refresher
 from edgecache.region import Region
+from edgecache.region_log import RegionLog
 from edgecache.regional import Regional
 from edgecache.regional_server import access_of
 from edgecache.relay import Relays
+from edgecache.request_counts import SAMPLED, Tally
 from edgecache.rules.breaker import Breaker
 from edgecache.rules.client_address import trust_of
-from edgecache.rules.forward import Gateway, as_forwarded
+from edgecache.rules.forward import Gateway
+from edgecache.rules.log_entries import Draft
 from edgecache.rules.message import Request
 from edgecache.rules.purge_log import PurgeLog
-from edgecache.rules.reasons import Result
 from edgecache.rules.record import Codec
-from edgecache.rules.residency import Residency
 from edgecache.rules.stored import Policy
+from edgecache.rules.trace_context import trace_id
+from edgecache.switch import Switch, WayUp
 from edgecache.tasks import spawn
+from edgecache.tracing import Span, Tracer
 from edgecache.upstream import Upstream
 from edgecache.valkey import Link
 from edgecache.watch import RegionalCounts, Watch
@@ -51,11 +61,16 @@ from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_head import HeadLimits, RequestHeads
 from edgecache.wire.h1_server import ClientConnection
 from edgecache.wire.proxy_protocol import PrefacedConnection
+from edgecache.wire.tls import ServerTls
+from edgecache.wire.tls_server import SecureListener
+from edgecache.writes import WritePolicy, Writes
 
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
-FROM_PROXY: Final = b"\n"  # before the bytes of a head that a trusted proxy sent: no head begins so
+REGISTER_BYTES: Final = 1024  # allowed for each purged name
+CATCH_UP_WITHIN: Final = 0.5  # seconds that the start waits for the log of invalidations
 BACKLOG: Final = 4096  # connections that wait to be accepted
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
+GEOGRAPHY: Final = ("geo_db", "geo_overrides", "geo_rules", "region")
 BREAKER_FAILURES: Final = 5  # in a row, until the regional tier is let alone
 BREAKER_OPEN_FOR: Final = 0.5  # seconds
 
@@ -71,58 +86,133 @@ class Worker:
         access_log_write: Callable[[bytes], object] | None = None,
     ) -> None:
         settings = fitted(settings, machine.open_files())
-        self.head_timeout = settings.head_timeout
-        self.body_timeout = settings.body_timeout
-        self.idle_timeout = settings.idle_timeout
-        self.min_rate = settings.min_rate
-        self.max_request_body = settings.max_request_body
+        self._take(settings)
         self.draining = self.crowded = False
         self.connections: set[ClientConnection] = set()
         self._prefaced: set[PrefacedConnection] = set()  # whose PROXY header is not complete
         self._all_left = asyncio.Event()
         self.clock = time.monotonic
         self._wall = clock
-        self._drain_grace = settings.drain_grace
-        self._heads = RequestHeads(HeadLimits(settings.max_line, settings.max_fields, settings.max_head))
         self.watch = Watch()
-        self._pool, self._parents, self._way_up = way_up(settings, self.watch)
-        self._trusted = trust_of(settings.trusted_proxies)
+        self._requests = self.watch.requests
+        self.bytes_in = self._requests.bytes_in
+        self._switch = Switch(self._new_way(settings))
         self._admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
         self._log = AccessLog(settings.access_log, access_log_write)
-        self._logging = settings.access_log > 0
         self._servers: list[tuple[asyncio.Server, socket.socket]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._expects_preface = settings.proxy_protocol
+        self._tls = server_tls(settings)
+        self._secure: list[SecureListener] = []
         self.edge = self._build(settings, clock)
-        self.watch.read(self.edge, self._pool, self.connections, self._log)
-        if isinstance(self._pool, Origins):
-            self.watch.read_origins(self._pool)
-        if self._parents is not None:
-            self.watch.read_parents(self._parents)
+        self.edge.known.hsts = self.hsts
+        self.watch.read(self.edge, self._switch, self.connections, self._log)
         if self._regional is not None:
             self.watch.regional.read_state(self._regional)
-        self.check_unfinished = self._heads.check_unfinished
-        self.answer = self._answer_resident = residing(self.edge.answer, settings.residency_rules)
-        self.answer_known = self.edge.answer_known
-        if settings.trusted_proxies:
-            self._believe()
-        self._locator: Locator | None = None
+        if settings.parents:
+            self.watch.read_bypass(self._switch)
+        self._tracer = self._new_tracer(settings)
         self._next_look = 0.0  # at the geographic database's file, in monotonic seconds
-        if settings.knows_geography:
-            self._locate(settings)
-        self._hear_children(settings)
-        self.answered = self._count_and_log if self._logging else self.watch.answered
+        self._locator = self._new_locator(settings)
+        if self._tls is not None:
+            self.watch.read_tls(lambda: self._tls.ends if self._tls is not None else 0.0)
+        self.children = self._new_children(settings)
+        self._open_doors(settings)
+
+    def _take(self, settings: Settings) -> None:
+        """What is a plain value, for its connections and for itself."""
+        self._settings = settings
+        self.head_timeout = settings.head_timeout
+        self.body_timeout = settings.body_timeout
+        self.idle_timeout = settings.idle_timeout
+        self.min_rate = settings.min_rate
+        self.max_request_body = settings.max_request_body
+        self.hsts = b"Strict-Transport-Security: %b\r\n" % settings.hsts.encode() if settings.hsts else b""
+        self._drain_grace = settings.drain_grace
+        self._heads = RequestHeads(HeadLimits(settings.max_line, settings.max_fields, settings.max_head))
+        self.check_unfinished = self._heads.check_unfinished
+        self._trusted = trust_of(settings.trusted_proxies)
+        self._logging = settings.access_log > 0
+
+    @property
+    def _pool(self) -> OriginPool | Origins:
+        """The origins of the moment."""
+        return self._switch.current.origin
+
+    @property
+    def _parents(self) -> Parents | None:
+        """The parents of the moment, if there are any."""
+        return self._switch.current.parents
+
+    def _new_way(self, settings: Settings) -> WayUp:
+        self.watch.forget_members()
+        way = WayUp(settings, self.watch.origin_failed, self.watch.parent_failed)
+        if isinstance(way.origin, Origins):
+            self.watch.read_origins(way.origin)
+        if way.parents is not None:
+            self.watch.read_parents(way.parents)
+        return way
+
+    async def reload(self, settings: Settings) -> None:
+        """Go on with other settings, of those that are `LIVE`: files are read first, then all change between two turns.
+
+        Raises OSError or ValueError, and changes nothing, if a file cannot be used. What is under way ends as it began.
+        """
+        settings = fitted(settings, machine.open_files())
+        tls = await asyncio.to_thread(server_tls, settings)
+        geography = self._differs(settings, GEOGRAPHY)
+        trust_differs = settings.trusted_proxies != self._settings.trusted_proxies
+        locator = await asyncio.to_thread(self._new_locator, settings) if geography or trust_differs else self._locator
+        way = self._new_way(settings) if self._differs(settings, (*TO_ORIGINS, "max_head")) else None
+        self._take(settings)
+        if tls is not None and self._tls is not None and tls.identity != self._tls.identity:
+            self._tls = tls  # tickets of the old one are worth nothing any more
+        self._locator = locator
+        if way is not None:
+            self._switch.replace(way)
+        self._retune(settings)
+        self._open_doors(settings)
+
+    def _differs(self, settings: Settings, names: Iterable[str]) -> bool:
+        """Whether any of these settings is another than the one in use."""
+        return any(getattr(settings, name) != getattr(self._settings, name) for name in names)
+
+    def _retune(self, settings: Settings) -> None:
+        """The parts that hold settings of their own."""
+        clients = (connection.peer for connection in self.connections)
+        most, most_per_address = settings.max_connections, settings.max_connections_per_address
+        self._admission.tune(most, most_per_address, self._trusted, clients)
+        edge, patience = self.edge, settings.follower_timeout
+        edge.tune(
+            hosts=site_names(settings),
+            follower_timeout=patience,
+            stale_wait=settings.stale_wait,
+            max_ranges=settings.max_ranges,
+        )
+        edge.known.hsts = self.hsts
+        edge.fills.tune(policy_of(settings))
+        edge.upstream.tune(gateway_of(settings), self._trusted)
+        edge.flights.hit_for_miss = settings.hit_for_miss
+        edge.memory.max_variants = settings.max_variants
+        if edge.region is not None:
+            edge.region.patience = patience
+        self._log.tune(settings.access_log)
+        if self._tracer is not None:
+            self._tracer.tune(settings.trace_sample)
 
     def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
         pop = settings.pop.encode()
-        log = PurgeLog()
+        log = PurgeLog(settings.purge_registers, REGISTER_BYTES * settings.purge_registers)
         memory = Memory(settings.worker_memory, settings.memory_policy, settings.largest_object, settings.max_variants)
         flights = Flights(settings.hit_for_miss)
         tier = self._regional = regional_tier(settings, self.watch.regional, clock)
-        invalidation = Invalidation(log, memory, flights, clock)
+        invalidation = Invalidation(log, memory, flights, clock, cut_off_modes(settings))
         fills = Fills(memory, invalidation, policy_of(settings), self.watch.not_stored, tier)
-        secret = settings.pop_secret[0] if settings.pop_secret else b""
-        upstream = Upstream(self._way_up, gateway_of(settings), log, clock, self._trusted, secret, settings.region)
+        parental = None
+        if settings.parents:
+            secret = settings.pop_secret[0] if settings.pop_secret else b""
+            parental = Parental(pop, settings.region, secret, invalidation, clock, self._trusted)
+        upstream = Upstream(self._switch, gateway_of(settings), log, clock, self._trusted, parental)
         relays = Relays(
             pop=pop,
             upstream=upstream,
@@ -130,17 +220,23 @@ class Worker:
             flights=flights,
             invalidation=invalidation,
             clock=clock,
-            region=tier,
             jurisdiction=settings.residency_rules.home,
         )
+        self.logs = None
+        if tier is not None:
+            self.logs = RegionLog(settings, invalidation, LogCounts(self.watch.registry, settings.region), clock)
+        reaches = self.logs.follower.reaches if self.logs is not None else None
+        writer = self.logs.writer if self.logs is not None else None
+        writes = Writes(relays, invalidation, write_policy_of(settings), writer, reaches)
+        purges = PurgeMethod(callers_of(settings), writer or OwnLog(invalidation), settings.pop, self.watch.refused)
         name = settings.region.encode() + b"/regional"
         patience = settings.follower_timeout
         region = None
         if tier is not None:
             region = Region(tier, memory, invalidation, upstream, clock, patience, name)
-        return Edge(
+        edge = Edge(
             pop=pop,
-            hosts=frozenset(host.encode() for host in settings.hosts),
+            hosts=site_names(settings),
             memory=memory,
             invalidation=invalidation,
             flights=flights,
@@ -153,56 +249,65 @@ class Worker:
             max_ranges=settings.max_ranges,
             on_known_hit=self._known_hit,
             region=region,
+            writes=writes,
+            purges=purges,
+            reaches=reaches,
+            token_cookie=settings.token_cookie,
             jurisdiction=settings.residency_rules.home,
         )
+        if tier is not None and self.logs is not None and settings.write_through == "refresh":
+            writes.refresh = Refresher(edge, tier.codec, self.logs.writer.peers).refresh
+        return edge
 
-    def _believe(self) -> None:
-        """From now on, the scheme is the one that a trusted proxy names; its heads are known for its like only."""
-        answer_next, known_next, trusted = self.answer, self.answer_known, self._trusted
+    def _open_doors(self, settings: Settings) -> None:
+        """From now on, requests come to the request path in this way; the last door is the first they pass."""
+        way = Way(self.edge.answer, self.edge.answer_known)
+        if self._tracer is not None:
+            way = tracing(way, self._tracer)
+        way = inner = residing(way, settings.residency_rules)
+        if settings.https_redirect:
+            way = redirecting(way, settings.https_redirect, self.edge.hosts)
+        if settings.trusted_proxies:
+            way = believing(way, self._trusted)
+        if self._locator is not None:
+            way = locating(way, self._locator)
+        if self._tls is not None:
+            way = telling_apart(way)
+        self.answer, self.answer_known = hearing(way, inner, self.children)
+        answered = self._count_and_log if self._logging else self._requests.answered
+        self.answered = answered if self._tracer is None else self._tracer.finishing(answered)
 
-        def answer(exchange: Exchange) -> None:
-            if trusted(exchange.client):
-                exchange.request = as_forwarded(exchange.request)
-                exchange.raw = FROM_PROXY + exchange.raw
-            answer_next(exchange)
+    def _new_tracer(self, settings: Settings) -> Tracer | None:
+        if not settings.otlp_endpoint:
+            return None
+        tracer = Tracer(settings.trace_sample, self._believes, self._wall)
+        self.watch.read_tracer(tracer)
+        return tracer
 
-        def answer_known(connection: ClientConnection, raw: bytes) -> bool:
-            return known_next(connection, FROM_PROXY + raw if trusted(connection.peer) else raw)
+    def _believes(self, exchange: Exchange) -> bool:
+        """Whether its peer decides if it is traced."""
+        return exchange.request.child is not None or self._trusted(exchange.client)
 
-        self.answer, self.answer_known = answer, answer_known
+    def take_spans(self, most: int) -> list[Span]:
+        """Up to so many spans that are complete."""
+        return self._tracer.take(most) if self._tracer is not None else []
 
-    def _locate(self, settings: Settings) -> None:
-        """From now on, requests are told where their client is, and known by their bytes for that place only."""
+    def _new_locator(self, settings: Settings) -> Locator | None:
+        if not settings.knows_geography:
+            return None
         geo = Geo(settings.geo_db, settings.geo_overrides, settings.geo_rules, settings.region)
-        locator = self._locator = Locator(geo, self._trusted)
-        self.watch.read_geography(geo)
-        answer_next, known_next = self.answer, self.answer_known
+        if (before := getattr(self, "_locator", None)) is not None:
+            geo.generation += before.geo.generation  # no tag of the one before is one of its own
+        self.watch.read_geography(lambda: self._locator.geo if self._locator is not None else geo)
+        return Locator(geo, trust_of(settings.trusted_proxies))
 
-        def answer(exchange: Exchange) -> None:
-            client = exchange.client
-            exchange.request = locator.located(exchange.request, client)
-            exchange.raw = locator.tag(client) + exchange.raw
-            answer_next(exchange)
-
-        def answer_known(connection: ClientConnection, raw: bytes) -> bool:
-            return known_next(connection, locator.tag(connection.peer) + raw)
-
-        self.answer, self.answer_known = answer, answer_known
-
-    def _hear_children(self, settings: Settings) -> None:
-        """From now on, POPs are told from clients, and what only POPs may say is dropped from others' requests."""
-        located = self._locator.placed if self._locator is not None else None
+    def _new_children(self, settings: Settings) -> Children:
         invalidation, distrusted = self.edge.invalidation, self.watch.pop_distrusted
-        children = self.children = Children(settings.pop_secret, self._wall, invalidation, distrusted, located)
-        answer_next, answer_child = self.answer, self._answer_resident
+        return Children(settings.pop_secret, self._wall, invalidation, distrusted, self._placed)
 
-        def answer(exchange: Exchange) -> None:
-            if children.may_be_one(exchange):
-                children.hear(exchange, answer_next, answer_child)
-            else:
-                answer_next(exchange)
-
-        self.answer = answer
+    def _placed(self, request: Request, client: str) -> Request:
+        """`request` with the place of the client at that address, if places are known."""
+        return request if self._locator is None else self._locator.placed(request, client)
 
     # --- what client connections ask
 
@@ -210,30 +315,37 @@ class Worker:
         """The request whose head is `raw`; raises `BadRequest`."""
         return self._heads.parse(raw, scheme)
 
-    def _count_and_log(self, exchange: Exchange, took: float) -> None:
-        self.watch.answered(exchange, took)
-        if self._logging:
-            fields = exchange.request.fields
-            self._log.add(
-                (
-                    self._wall() - took,
-                    exchange.client,
-                    exchange.request.method,
-                    exchange.request.host,
-                    exchange.request.target,
-                    exchange.status,
-                    exchange.bytes_out,
-                    took * 1000,
-                    exchange.cache_status,
-                    exchange.result.value,
-                    fields.get(b"user-agent") or b"",
-                    fields.get(b"referer") or b"",
-                )
+    def _count_and_log(self, exchange: Exchange, took: float) -> Tally:
+        tally, request = self._requests.answered(exchange, took), exchange.request
+        fields = request.fields
+        self._log.add(
+            (
+                self._wall() - took,
+                exchange.client,
+                request.method,
+                request.host,
+                request.target,
+                exchange.status,
+                exchange.bytes_out,
+                took * 1000,
+                exchange.cache_status,
+                tally.words,
+                fields.get(b"user-agent") or b"",
+                fields.get(b"referer") or b"",
+                trace_id(fields.get(b"traceparent")),
+                exchange.regional_took,
+                exchange.upstream_took,
             )
+        )
+        return tally
 
     def _known_hit(self, connection: ClientConnection, known: KnownHit, now: float) -> None:
         """A request was answered at `now` by a known head: count and log it."""
-        self.watch.known_hits += 1
+        requests = self._requests
+        requests.known_hits += 1
+        requests.known_bytes += len(known.rendered.answer.content)
+        if not requests.known_hits & (SAMPLED - 1):
+            requests.observe_hit(max(0.0, self._wall() - now), SAMPLED)
         if self._logging:
             request, fields = known.request, known.request.fields
             self._log.add(
@@ -247,9 +359,12 @@ class Worker:
                     len(known.rendered.answer.content),
                     0.0,
                     KNOWN_HIT,
-                    Result.HIT.value,
+                    requests.hit_words,
                     fields.get(b"user-agent") or b"",
                     fields.get(b"referer") or b"",
+                    b"",  # a head with a trace in it is not known, or hardly: its hits are logged without
+                    0.0,
+                    0.0,
                 )
             )
 
@@ -257,11 +372,24 @@ class Worker:
         """A request was refused: count it."""
         self.watch.refused(error.reason)
 
+    def admit(self, client: str) -> BadRequest | None:
+        """Let one more connection from `client` in, or say why not."""
+        return self._admission.enter(client)
+
+    def release(self, client: str) -> None:
+        """One that was let in has ended before it was a client's."""
+        self._admission.leave(client)
+
+    def handshake_failed(self, reason: str) -> None:
+        """A handshake failed: count it."""
+        self.watch.handshake_failed(reason)
+
     def joined(self, connection: ClientConnection) -> BadRequest | None:
         """A client has connected; why it is to be turned away, if it is."""
-        refusal = self._admission.enter(connection.peer)
+        refusal = None if connection.admitted else self._admission.enter(connection.peer)
         if refusal is None:
             self.connections.add(connection)
+            self.watch.opened.value += 1
             self._all_left.clear()
         return refusal
 
@@ -275,14 +403,38 @@ class Worker:
 
     # --- life
 
-    async def start(self, sockets: list[socket.socket]) -> None:
-        """Serve the listening `sockets`; they stay the caller's."""
+    async def start(
+        self,
+        sockets: list[socket.socket],
+        *,
+        tls: Sequence[socket.socket] = (),
+        pops: Sequence[socket.socket] = (),
+    ) -> None:
+        """Serve the listening sockets, plain, for TLS and for POPs; they stay the caller's."""
+        if self.logs is not None:  # what lies in the tier is not proven before
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.logs.follower.caught_up.wait(), CATCH_UP_WITHIN)
         loop = asyncio.get_running_loop()
         for listener in sockets:
             own = listener.dup()
             server = await loop.create_server(self._accepted, sock=own, backlog=BACKLOG)
             self._servers.append((server, own))
+        for kind, listeners in ((False, tls), (True, pops)):
+            self._secure += [self._secured(listener.dup(), for_pops=kind) for listener in listeners]
+        for secure in self._secure:
+            secure.start()
         self._sweep()
+
+    def _secured(self, listener: socket.socket, *, for_pops: bool) -> SecureListener:
+        says_preface = self._trusted if self._expects_preface and not for_pops else None
+        return SecureListener(
+            listener, self, partial(self._context, for_pops), for_pops=for_pops, says_preface=says_preface
+        )
+
+    def _context(self, for_pops: bool) -> ssl.SSLContext:
+        """What a handshake that begins now uses."""
+        assert self._tls is not None, "there are such listeners"
+        return self._tls.pops if for_pops else self._tls.public
 
     def _accepted(self) -> asyncio.Protocol:
         if self._expects_preface:
@@ -291,7 +443,7 @@ class Worker:
 
     def snapshot(self) -> Snapshot:
         """The metrics as they stand."""
-        return self.watch.registry.snapshot()
+        return self.watch.snapshot()
 
     async def drain(self) -> None:
         """Accept no more, answer what is under way or still comes with `Connection: close`; return when all have left.
@@ -301,12 +453,20 @@ class Worker:
         self.draining = True
         self.edge.known.stop()
         waiting = self._accept_waiting()
+        for secure in self._secure:
+            secure.accept(BACKLOG)
         self._stop_accepting()
         for accepted in waiting:
             await self._adopt(accepted)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._left_alone(), self._drain_grace)
+
+    async def _left_alone(self) -> None:
+        """Wait until nobody is connected, and nobody is about to be."""
+        while shaking := {task for secure in self._secure for task in secure.under_way}:
+            await asyncio.wait(shaking)
         if self.connections:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._all_left.wait(), self._drain_grace)
+            await self._all_left.wait()
 
     async def stop(self) -> None:
         """End at once."""
@@ -317,9 +477,11 @@ class Worker:
             connection.cut()
         for preface in tuple(self._prefaced):
             preface.cut()
-        self._pool.close()
-        if self._parents is not None:
-            self._parents.close()
+        for secure in self._secure:
+            await secure.end()
+        self._switch.close()
+        if self.logs is not None:
+            await self.logs.close()
         if self._regional is not None:
             await self._regional.close()
         await asyncio.sleep(0)
@@ -329,6 +491,8 @@ class Worker:
         for server, _ in self._servers:
             server.close()
         self._servers.clear()
+        for secure in self._secure:
+            secure.close()
 
     def _accept_waiting(self) -> list[socket.socket]:
         """Who waits in the accept queues: closing a listening socket would reset them."""
@@ -359,41 +523,18 @@ class Worker:
             self._next_look = now + GEO_LOOK
             if self._locator.geo.stale:
                 spawn(asyncio.to_thread(self._locator.geo.reload), "read the geographic database")
-        self._pool.sweep(now)
-        if self._parents is not None:
-            self._parents.sweep(now)
-        self._log.flush()
+        if self.logs is not None:
+            self.logs.follower.judge()
+        self._switch.sweep(now)
+        self._flush_log()
         self.edge.sweep()
         self.watch.looked(loop.time())
         self._sweeper = loop.call_later(SWEEP, self._sweep)
 
-
-def way_up(
-    settings: Settings, watch: Watch
-) -> tuple[OriginPool | Origins, Parents | None, Confined | OriginPool | Origins | Parents]:
-    """The origin, or the origins; the parents that stand before them, if there are any; and who of them is asked."""
-    origin: OriginPool | Origins
-    direct: Confined | OriginPool | Origins
-    if settings.origins:
-        direct = origin = Origins(settings, failed=watch.origin_failed)
-    else:
-        direct = origin = OriginPool(settings, failed=watch.origin_failed)
-        if settings.pop_secret or settings.residency_rules.home:
-            direct = Confined(origin, settings.residency_rules.home)
-    parents = Parents(settings, direct, failed=watch.parent_failed) if settings.parents else None
-    return origin, parents, parents or direct
-
-
-def residing(answer: Callable[[Exchange], None], residency: Residency) -> Callable[[Exchange], None]:
-    """Requests are told which jurisdiction their answers must not leave, if residency is kept."""
-    if not residency.home:
-        return answer
-
-    def answer_within(exchange: Exchange) -> None:
-        exchange.request = exchange.request._replace(jurisdiction=residency.of(exchange.request))
-        answer(exchange)
-
-    return answer_within
+    def _flush_log(self) -> None:
+        """Piece by piece: requests that have come meanwhile are answered in between."""
+        if self._log.flush_some():
+            asyncio.get_running_loop().call_soon(self._flush_log)
 
 
 def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[], float]) -> Regional | None:
@@ -402,7 +543,7 @@ def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[]
         return None
     access = access_of(settings, timeout=max(4 * settings.regional_timeout, 0.5))
     breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)
-    guard = Guard(Link(access), breaker, time.monotonic, counts)
+    guard = Guard(Link(access), breaker, time.monotonic, counts, settings.regional_timeout)
     return Regional(
         guard,
         Codec(
@@ -417,6 +558,44 @@ def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[]
     )
 
 
+def server_tls(settings: Settings) -> ServerTls | None:
+    """The certificates that the settings name; raises OSError or ValueError if they cannot be read."""
+    return ServerTls(settings.tls_certificates, settings.pop_ca) if settings.tls_certificates else None
+
+
+def site_names(settings: Settings) -> frozenset[bytes]:
+    """The names of the sites that are answered; empty is any."""
+    return frozenset(host.encode() for host in settings.hosts)
+
+
+class OwnLog:
+    """Purges of a POP without a region's log: they are known to this worker alone."""
+
+    def __init__(self, invalidation: Invalidation) -> None:
+        self._invalidation = invalidation
+
+    async def record(self, draft: Draft) -> str:
+        """Apply `draft`; the ID is this worker's own."""
+        self._invalidation.append(draft.scopes, soft=draft.soft)
+        return f"local:{self._invalidation.log.position}"
+
+
+def cut_off_modes(settings: Settings) -> dict[bytes, str]:
+    """What to do while cut off, by path prefix; the empty one is for all others."""
+    return {b"": settings.cut_off, **{path.encode(): mode for path, mode in settings.cut_off_paths.items()}}
+
+
+def write_policy_of(settings: Settings) -> WritePolicy:
+    """The operator's choices about writes."""
+    return WritePolicy(
+        ack=settings.write_ack,
+        timeout=settings.write_timeout,
+        refuse_unrecorded=settings.cut_off == "consistent",
+        token_cookie=settings.token_cookie,
+        author=settings.pop,
+    )
+
+
 def policy_of(settings: Settings) -> Policy:
     """The operator's choices, as the rules take them."""
     return Policy(
@@ -426,6 +605,7 @@ def policy_of(settings: Settings) -> Policy:
         store_set_cookie=settings.store_set_cookie,
         store_client_errors=settings.store_client_errors,
         default_stale_if_error=settings.default_stale_if_error,
+        hidden=hidden_fields(settings),
     )
 
 

@@ -1,8 +1,9 @@
 """A worker process: one `Worker` on one event loop, led by the supervisor over a control socket.
 
 Messages are lines of JSON. To the supervisor: `{"ready": true}` once, `{"metrics": snapshot}` every second and when
-asked, `{"relief": true}` on SIGTERM. From it: `{"ask": "snapshot"}`, `{"ask": "drain"}`. The end of the control socket
-is the end of the worker, so that no worker outlives its supervisor.
+asked, `{"spans": list}` every second where there are any, `{"relief": true}` on SIGTERM, `{"reloaded": whether}` when
+asked to. From it: `{"ask": "snapshot"}`, `{"ask": "drain"}`, `{"ask": "reload", "environ": settings}`. The end of the
+control socket is the end of the worker, so that no worker outlives its supervisor.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import orjson
 import uvloop
 
-from edgecache.config import Settings
+from edgecache.config import Settings, load
+from edgecache.errors import ConfigError
 from edgecache.metrics import Snapshot
 from edgecache.tasks import spawn
 
@@ -29,17 +31,26 @@ log = logging.getLogger("edgecache.worker")
 DEFAULT_WORKER = "edgecache.worker:Worker"
 REPORT_EVERY = 1.0
 STOP_WITHIN = 1.0
+SPANS_AT_ONCE = 128  # about a fifth of a millisecond
+MOST_UNREAD = 4 * 1024 * 1024  # bytes that the supervisor has not read
+ORDER_LINE = 16 * 1024 * 1024  # bytes: the longest order, which holds all settings
 GC_FIRST_GENERATION = 10_000  # most garbage is freed by reference counts; look for cycles seldom
 
 
 class Worker(Protocol):
     """What a worker process runs."""
 
-    async def start(self, sockets: list[socket.socket]) -> None:
-        """Accept clients on these listening sockets, which stay the caller's."""
+    async def start(self, sockets: list[socket.socket], **secure: Sequence[socket.socket]) -> None:
+        """Accept clients on these listening sockets, which stay the caller's; those for TLS by name, if any."""
 
     def snapshot(self) -> Snapshot:
         """The metrics of this moment."""
+
+    def take_spans(self, most: int) -> Sequence[object]:
+        """Up to so many spans of traces, which JSON can say."""
+
+    async def reload(self, settings: Settings) -> None:
+        """Go on with other settings; raises OSError or ValueError, and changes nothing, if they cannot be used."""
 
     async def drain(self) -> None:
         """Stop accepting; return when every exchange has ended or the grace is over."""
@@ -48,11 +59,19 @@ class Worker(Protocol):
         """Close everything now."""
 
 
-def run(settings: Settings, listen_fds: Sequence[int], control_fd: int, worker: str = DEFAULT_WORKER) -> None:
+def run(
+    settings: Settings,
+    listen_fds: Sequence[int],
+    control_fd: int,
+    worker: str = DEFAULT_WORKER,
+    **secure_fds: Sequence[int],
+) -> None:
     """Be a worker until the supervisor ends it; `worker` names the factory as `module:name`."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # sent to a whole terminal at times: the supervisor leads
-    uvloop.run(_live(settings, [_adopted(fd) for fd in listen_fds], _adopted(control_fd), _factory(worker)))
+    sockets = [_adopted(fd) for fd in listen_fds]
+    secure = {kind: [_adopted(fd) for fd in fds] for kind, fds in secure_fds.items() if fds}
+    uvloop.run(_live(settings, sockets, secure, _adopted(control_fd), _factory(worker)))
 
 
 def _adopted(descriptor: int) -> socket.socket:
@@ -68,11 +87,12 @@ def _factory(name: str) -> Callable[[Settings], Worker]:
 async def _live(
     settings: Settings,
     sockets: list[socket.socket],
+    secure: Mapping[str, list[socket.socket]],
     control: socket.socket,
     make: Callable[[Settings], Worker],
 ) -> None:
-    reader, writer = await asyncio.open_unix_connection(sock=control)
-    led = LedWorker(make(settings), sockets, writer)
+    reader, writer = await asyncio.open_unix_connection(sock=control, limit=ORDER_LINE)
+    led = LedWorker(make(settings), sockets, secure, writer)
     await led.start()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, led.ask_for_relief)
     orders = spawn(led.obey(reader), name="orders")
@@ -86,16 +106,23 @@ async def _live(
 class LedWorker:
     """A worker, its listening sockets and its end of the control socket. `over` is set when the process is to end."""
 
-    def __init__(self, worker: Worker, sockets: list[socket.socket], writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        sockets: list[socket.socket],
+        secure: Mapping[str, list[socket.socket]],
+        writer: asyncio.StreamWriter,
+    ) -> None:
         self._worker = worker
         self._sockets = sockets
+        self._secure = secure
         self._writer = writer
         self._drain: asyncio.Task[None] | None = None
         self.over = asyncio.Event()
 
     async def start(self) -> None:
         """Start the worker and tell the supervisor that it is ready."""
-        await self._worker.start(self._sockets)
+        await self._worker.start(self._sockets, **self._secure)
         gc.collect()
         gc.freeze()  # what start made lives for ever: no collection looks at it again
         gc.set_threshold(GC_FIRST_GENERATION, 10, 10)
@@ -109,13 +136,31 @@ class LedWorker:
                     self._send_metrics()
                 case {"ask": "drain"}:
                     self.drain()
+                case {"ask": "reload", "environ": environ}:
+                    await self._reload(environ)
         self.over.set()
+
+    async def _reload(self, environ: Mapping[str, str]) -> None:
+        """Take other settings; what goes wrong is said, and the last good ones stay."""
+        try:
+            settings = await asyncio.to_thread(load, environ)
+            await self._worker.reload(settings)
+            logging.getLogger().setLevel(settings.log_level.upper())
+        except (ConfigError, OSError, ValueError) as error:
+            log.error("the last good configuration stays in use: %s", error)
+            self._send({"reloaded": False})
+        except Exception:
+            log.exception("a bug: the configuration could not be applied")
+            self._send({"reloaded": False})
+        else:
+            self._send({"reloaded": True})
 
     async def report(self) -> None:
         """Send metrics every second."""
         while True:
             await asyncio.sleep(REPORT_EVERY)
             self._send_metrics()
+            self._send_spans()
 
     def ask_for_relief(self) -> None:
         """Ask the supervisor for a successor: it drains this worker once that one serves."""
@@ -125,7 +170,7 @@ class LedWorker:
     def drain(self) -> None:
         """Drain, once, and then end."""
         if self._drain is None:
-            for listener in self._sockets:
+            for listener in (*self._sockets, *(one for several in self._secure.values() for one in several)):
                 listener.close()  # so that the worker's copy is the last, unless the supervisor keeps the socket
             self._drain = spawn(self._drain_and_end(), name="drain")
 
@@ -140,6 +185,8 @@ class LedWorker:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._worker.stop(), STOP_WITHIN)
         self._send_metrics()
+        while self._send_some_spans():
+            pass
         self._writer.close()
         with contextlib.suppress(OSError, TimeoutError):
             await asyncio.wait_for(self._writer.wait_closed(), STOP_WITHIN)
@@ -151,6 +198,18 @@ class LedWorker:
             self._send({"metrics": self._worker.snapshot()})
         except Exception:
             log.exception("metrics could not be sent")  # requests go on
+
+    def _send_spans(self) -> None:
+        """Piece by piece: requests that have come meanwhile are answered in between."""
+        if self._writer.transport.get_write_buffer_size() < MOST_UNREAD and self._send_some_spans():
+            asyncio.get_running_loop().call_soon(self._send_spans)
+
+    def _send_some_spans(self) -> bool:
+        """Send a piece; whether there was one."""
+        spans = self._worker.take_spans(SPANS_AT_ONCE)
+        if spans:
+            self._send({"spans": spans})
+        return bool(spans)
 
     def _send(self, message: dict[str, Any]) -> None:
         if not self._writer.is_closing():

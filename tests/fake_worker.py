@@ -43,9 +43,16 @@ class FakeWorker:
         if self._open == 0:
             self._idle.set()
 
+    async def reload(self, settings: Settings) -> None:
+        """Nothing that a setting changes."""
+
     def snapshot(self) -> Snapshot:
         """What it counted."""
         return self._registry.snapshot()
+
+    def take_spans(self, most: int) -> list[object]:
+        """It traces nothing."""
+        return []
 
     async def drain(self) -> None:
         """Accept no more and wait for the open exchanges, however long they take."""

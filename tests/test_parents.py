@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.certificates import Authority
 from harness.client import ReceivedResponse, let_others_run
 from harness.fault_proxy import FaultProxy, running_proxy
 from harness.origin import OriginDouble, ReceivedRequest, Reply, hang
@@ -151,7 +153,7 @@ METADATA = [
 async def test_what_the_origin_says_of_its_answer_survives_every_hop(origin: OriginDouble) -> None:
     """Directives, tags, validators, anything else: on a miss and on a hit of the parent."""
     origin.otherwise(Reply(200, METADATA, b"x"))
-    async with chain(origin, edges=2) as one:
+    async with chain(origin, edges=2, tag_fields="show") as one:
         for edge in one.edges:
             response = await edge.get("/a")
             for name, value in METADATA:
@@ -596,6 +598,68 @@ async def test_a_purge_of_this_process_alone_is_not_undone_by_the_parent(origin:
         assert (await one.get("/a")).body == b"new"
         assert (await one.get("/a")).body == b"new"
         assert len(origin.requests) == 2
+
+
+async def test_who_is_cut_off_asks_past_what_its_parent_holds(origin: OriginDouble) -> None:
+    """Where that is to be consistent: the parent may not know of a purge either."""
+    origin.on("/a", Reply(200, [FRESH], b"old"), Reply(200, [FRESH], b"new"))
+    async with chain(origin, cut_off="consistent") as one:
+        await one.get("/a")
+        one.edge.worker.edge.invalidation.set_cut_off(True)
+        assert (await one.get("/a")).body == b"new"
+
+
+@pytest.mark.slow
+async def test_a_token_that_nobody_knows_asks_past_what_the_parent_holds(origin: OriginDouble, valkey: Server) -> None:
+    """A client's word makes no tier believe anything: it gets what the origin says now."""
+    origin.on("/a", Reply(200, [FRESH], b"old"), Reply(200, [FRESH], b"new"))
+    async with chain(origin, regional=valkey.url) as one:
+        await one.get("/a")
+        token = ("Edgecache-Token", "eu=ffffffffffff.99999999999999-0")
+        assert (await one.get("/a", token)).body == b"new"
+        assert all(request.get("Edgecache-Token") is None for request in origin.requests)
+        for pop in (one.edge, one.shields[0]):
+            assert pop.worker.edge.log.applied("eu") < Vector.decode(b"eu=ffffffffffff.99999999999999-0")["eu"]
+
+
+def test_a_token_is_a_clients_word() -> None:
+    """All other internal fields of a client are dropped."""
+    from edgecache.rules.chain import without_internal
+    from edgecache.rules.message import Fields
+
+    said = ((b"Edgecache-Token", b"eu=1"), (b"Edgecache_Token", b"x"), (b"Edgecache-Require", b"y"), (b"A", b"z"))
+    assert without_internal(Fields(said)).names() == {b"edgecache-token", b"a"}
+
+
+async def test_each_question_in_words_for_a_parent_has_its_own(origin: OriginDouble) -> None:
+    """What is known of the one says nothing of the other, though the same known head asks both."""
+    async with chain(origin) as one:
+        upstream = one.edge.worker.edge.upstream
+        request = one.edge.worker.parse(b"GET /a HTTP/1.1\r\nHost: www.example.test\r\n\r\n", b"http")
+        question = upstream.question(request, request.fields, "127.0.0.1")
+        assert question.wording is not None
+        assert question.anew().wording is not question.wording
+        assert question.anew().wording.for_origin() == question.wording.for_origin()
+
+
+async def test_a_child_may_prove_itself_by_certificate_alone(origin: OriginDouble, tmp_path: Path) -> None:
+    """No secret is shared; the parent answers it as a POP, redirects it nowhere, and tells it nothing for clients."""
+    origin.otherwise(Reply(200, [FRESH, ("Surrogate-Key", "red")], b"x"))
+    sites, pops = Authority(tmp_path / "sites", "sites"), Authority(tmp_path / "pops", "pops")
+    shown = sites.issue("localhost", "www.example.test")
+    above = {"pop_listen": "127.0.0.1:0", "pop_ca": pops.file, "tls_certificates": shown.pair, "hsts": "max-age=5"}
+    async with running_pop(origin, pop="shield", region="eu", https_redirect="on", **above) as shield:
+        ours = pops.issue("edge", uris=["edgecache:pop:edge"])
+        below = {"origin_certificate": ours.certificate, "origin_certificate_key": ours.key, "origin_ca": sites.file}
+        url = f"https://localhost:{shield.pop_port}"
+        async with running_pop(origin, pop="edge", region="eu", parents=url, **below) as edge:
+            response = await edge.get("/a")
+            assert (response.get("Cache-Status") or "").startswith("shield; fwd=uri-miss")
+            assert response.get("Strict-Transport-Security") is None
+            entry, _ = edge.worker.edge.memory.lookup(b"http://www.example.test/a", load_fields())
+            assert set(entry.tags) == {b"red"}
+            assert parents_of(edge).bypass.asked == 0
+        assert len(origin.requests) == 1
 
 
 async def test_a_parent_that_says_nothing_readable_proves_nothing(origin: OriginDouble) -> None:

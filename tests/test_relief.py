@@ -55,7 +55,7 @@ async def test_a_relief_fails_no_request(origin: OriginDouble) -> None:
         async with connected(pop.port, within=DEADLINE) as downloader:
             await downloader.request("GET", "/download")
             head = await downloader.response_head()
-            pop.process.send_signal(signal.SIGHUP)
+            pop.process.send_signal(signal.SIGUSR2)
             relieved = asyncio.get_running_loop().create_task(both_relieved(pop, gate))
             asking = [ask_until(pop, relieved.done, target) for target in ("/hit", "/miss") * 8]
             answered = await asyncio.gather(*asking)

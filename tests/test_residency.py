@@ -327,6 +327,16 @@ async def test_two_jurisdictions_do_not_share_an_answer_of_one_url() -> None:
                 assert (await pop.get("/same", *of(own))).body.startswith(f"canary-{own}-".encode())
 
 
+async def test_a_write_of_another_jurisdiction_invalidates_all_the_same() -> None:
+    """It goes to its own origin; what it may have changed is named, which is no content."""
+    async with pair() as (pop, doubles):
+        await pop.get("/a", *of("EU"))
+        assert (await pop.request("POST", "/a", *of("US"))).status == 200
+        assert [request.method for request in doubles["us"].requests] == ["POST"]
+        await pop.get("/a", *of("EU"))
+        assert len(doubles["eu"].requests) == 2
+
+
 async def test_a_pop_that_keeps_no_residency_refuses_what_a_child_says_must_stay(origin: OriginDouble) -> None:
     """Rather than to let it lie about."""
     origin.otherwise(answer)

@@ -162,23 +162,23 @@ def test_workers_end_when_the_supervisor_is_killed() -> None:
 
 @pytest.mark.slow
 def test_a_worker_leaves_signals_to_the_supervisor() -> None:
-    """SIGINT and SIGHUP to the worker, as a terminal sends to all, end nothing by themselves."""
+    """SIGINT, SIGHUP and SIGUSR2 to the worker, as a terminal sends to all, end nothing by themselves."""
     with running_pop() as pop:
         worker = pop.expect_worker()
-        for number in (signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
             os.kill(worker, number)
 
         assert pop.ask() == worker
 
 
 @pytest.mark.slow
-def test_sighup_relieves_every_worker_once_its_successor_is_ready() -> None:
-    """On SIGHUP each worker gets a successor, and ends when what it serves is answered; readiness stays on."""
+def test_sigusr2_relieves_every_worker_once_its_successor_is_ready() -> None:
+    """On SIGUSR2 each worker gets a successor, and ends when what it serves is answered; readiness stays on."""
     with running_pop(workers=2) as pop:
         old = {pop.expect_worker(), pop.expect_worker()}
         with pop.open("/hold") as client:
             first_line(client)
-            pop.process.send_signal(signal.SIGHUP)
+            pop.process.send_signal(signal.SIGUSR2)
             new = {pop.expect_worker()}
             assert pop.admin("/readyz")[0] == 200
             client.sendall(b"x")
@@ -212,7 +212,7 @@ def test_a_successor_that_does_not_start_leaves_the_old_worker_in_place() -> Non
     """A relief that fails changes nothing for the clients."""
     with running_pop(worker="fake_worker:OnlyOnce") as pop:
         old = pop.expect_worker()
-        pop.process.send_signal(signal.SIGHUP)
+        pop.process.send_signal(signal.SIGUSR2)
         pop.expect("relief failed, the old worker stays")
 
         assert pop.ask() == old
@@ -226,7 +226,7 @@ def test_a_drain_during_a_relief_ends_both_workers() -> None:
         old = pop.expect_worker()
         with pop.open("/hold") as client:
             first_line(client)
-            pop.process.send_signal(signal.SIGHUP)
+            pop.process.send_signal(signal.SIGUSR2)
             new = pop.expect_worker()
             pop.process.send_signal(signal.SIGTERM)
             pop.expect("draining")

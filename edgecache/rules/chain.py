@@ -26,6 +26,7 @@ from edgecache.rules.geography import GEO_FIELDS
 from edgecache.rules.message import FieldLine, Fields, Request, Response
 from edgecache.rules.tags import between_pops
 from edgecache.rules.vectors import NOTHING, Vector, is_region
+from edgecache.rules.writes import TOKEN
 
 CLIENT: Final = b"edgecache-client"
 SCHEME: Final = b"edgecache-scheme"
@@ -57,8 +58,8 @@ def has_internal(raw: bytes) -> bool:
 
 
 def without_internal(fields: Fields) -> Fields:
-    """`fields` less every internal one."""
-    return fields.without([name for name in fields.names() if is_internal(name)])
+    """`fields` less every internal one; what a client may say too stays."""
+    return fields.without([name for name in fields.names() if is_internal(name) and name != TOKEN])
 
 
 def is_internal(name: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
@@ -13,6 +14,7 @@ from edgecache.rules.message import FieldLine
 REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
+@lru_cache(maxsize=1024)
 def status_line(status: int, reason: bytes = b"") -> bytes:
     """The status line of a response, with its CRLF."""
     return b"HTTP/1.1 %d %s\r\n" % (status, reason or REASONS.get(status, b""))
@@ -57,3 +59,8 @@ def refusal(status: int, reason: str, detail: str) -> bytes:
     """A whole answer that refuses a message and announces the end of the connection."""
     content = problem(status, reason, detail)
     return problem_head(status, content, (b"Connection", b"close")) + b"\r\n" + content
+
+
+def says_hsts(head: bytes) -> bool:
+    """Whether the origin has said it: one such field is the most there may be (RFC 6797 §7.1)."""
+    return b"\nstrict-transport-security:" in head.lower()

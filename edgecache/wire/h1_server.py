@@ -15,6 +15,7 @@ from typing import Final, cast
 from edgecache.body import Body
 from edgecache.rules.client_address import plain_address
 from edgecache.rules.message import Request
+from edgecache.rules.reasons import Result
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
@@ -53,18 +54,23 @@ class ClientConnection(asyncio.Protocol):
         "peer",
         "peer_pop",
         "scheme",
+        "server_name",
         "site",
+        "tag",
         "transport",
         "writable",
     )
 
     transport: asyncio.Transport
+    admitted = False  # before `connection_made`
 
     def __init__(self, site: Site, scheme: bytes = b"http", client: str = "") -> None:
         self.site = site
         self.scheme = scheme
         self.peer = client  # the address, if it is another than the socket's
-        self.peer_pop = b""  # the name of the POP that TLS has proved it to be
+        self.peer_pop = b""  # the POP that the peer has proved to be
+        self.server_name = b""  # that TLS has asked for
+        self.tag = b""  # what, beside a head's bytes, decides the answer; begins as no head does
         self.writable = True
         self.closing = False  # close when the answer under way is sent
         self._ready = True  # nothing under way, nothing read ahead: the next bytes may be a known head
@@ -101,9 +107,13 @@ class ClientConnection(asyncio.Protocol):
         self._ready = False
         if exchange is not None:
             exchange.leave()
+            if exchange.status != 101:
+                exchange.result, exchange.failure = Result.ABORTED, exchange.failure or "client-left"
+            self.site.answered(exchange, self.site.clock() - exchange.began)
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
+        self.site.bytes_in.value += len(data)
         if self._ready:
             if self.site.answer_known(self, data):
                 self._since = 0.0  # the next sweep notes the time
@@ -287,12 +297,15 @@ class ClientConnection(asyncio.Protocol):
             exchange.leave()
         self._close_gently()
 
-    def persistence(self, request: Request) -> bytes:
-        """What ends a head: the Connection field where one is needed (RFC 9112 §9.3), and the empty line."""
+    def ending(self, request: Request, head: bytes) -> bytes:
+        """What ends `head`: fields that are the connection's business (RFC 9112 §9.3), and the empty line."""
+        hsts = self.site.hsts
+        if hsts and (request.scheme != b"https" or request.child is not None or render.says_hsts(head)):
+            hsts = b""
         if self.closing or self.site.draining or self._body is not None:
             self.closing = True
-            return b"Connection: close\r\n\r\n"
-        return b"Connection: keep-alive\r\n\r\n" if request.http_1_0 else b"\r\n"
+            return hsts + b"Connection: close\r\n\r\n"
+        return hsts + (b"Connection: keep-alive\r\n\r\n" if request.http_1_0 else b"\r\n")
 
     # --- the end
 

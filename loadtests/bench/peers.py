@@ -29,6 +29,8 @@ http {{
   proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host;
   server {{
     listen 127.0.0.1:{port} backlog=4096;
+    listen 127.0.0.1:{tls} ssl backlog=4096;
+    ssl_certificate {pair}; ssl_certificate_key {pair}; ssl_protocols TLSv1.2 TLSv1.3;
     proxy_cache bench; proxy_cache_valid 200 1h; add_header X-Cache $upstream_cache_status;
     location / {{ proxy_pass http://origin; }}
     location = /big {{ sendfile on; proxy_pass http://origin; }}
@@ -54,6 +56,7 @@ defaults
   http-reuse always
 frontend bench
   bind 127.0.0.1:{port} backlog 4096
+  bind 127.0.0.1:{tls} ssl crt {pair} backlog 4096
   use_backend plain if {{ path_beg /p/ }}
   default_backend cached
 backend cached
@@ -80,6 +83,7 @@ class Contestant:
 
     name: str
     command: Callable[[Path, int], Command]
+    note: Callable[[], str] | None = None  # what it tells of itself, asked while it still runs
 
 
 def nginx(directory: Path, origin: int) -> Command:
@@ -88,9 +92,10 @@ def nginx(directory: Path, origin: int) -> Command:
 
 
 def _nginx(template: str, directory: Path, origin: int) -> Command:
-    port = free_port()
-    config = _write(directory / "nginx.conf", template.format(directory=directory, port=port, origin=origin))
-    return Command(["nginx", "-p", str(directory), "-c", config], port)
+    port, tls = free_port(), free_port()
+    text = template.format(directory=directory, port=port, tls=tls, pair=key_pair(directory), origin=origin)
+    config = _write(directory / "nginx.conf", text)
+    return Command(["nginx", "-p", str(directory), "-c", config], port, tls_port=tls)
 
 
 def nginx_tuned(directory: Path, origin: int) -> Command:
@@ -101,9 +106,10 @@ def nginx_tuned(directory: Path, origin: int) -> Command:
 
 def haproxy(directory: Path, origin: int) -> Command:
     """One thread, its small-object cache; plain forwarding for what must not be stored."""
-    port = free_port()
-    config = _write(directory / "haproxy.cfg", HAPROXY.format(port=port, origin=origin))
-    return Command(["haproxy", "-db", "-f", config], port)
+    port, tls = free_port(), free_port()
+    text = HAPROXY.format(port=port, tls=tls, pair=key_pair(directory), origin=origin)
+    config = _write(directory / "haproxy.cfg", text)
+    return Command(["haproxy", "-db", "-f", config], port, tls_port=tls)
 
 
 def varnish(directory: Path, origin: int) -> Command:
@@ -125,18 +131,20 @@ def edgecache(
         program, *arguments = shlex.split(command)
         argv, ours = [os.path.abspath(program) if "/" in program else program, *arguments], {}
 
-    def start(_directory: Path, origin: int) -> Command:
-        port = free_port()
+    def start(directory: Path, origin: int) -> Command:
+        port, tls = free_port(), free_port()
         env = {
             **ours,
             "EDGECACHE_ORIGIN": f"http://127.0.0.1:{origin}",
             "EDGECACHE_LISTEN": f"127.0.0.1:{port}",
+            "EDGECACHE_TLS_LISTEN": f"127.0.0.1:{tls}",
+            "EDGECACHE_TLS_CERTIFICATES": key_pair(directory),
             "EDGECACHE_ADMIN_LISTEN": f"127.0.0.1:{free_port()}",
             "EDGECACHE_WORKERS": "1",
             "EDGECACHE_MEMORY": "512MiB",
             "EDGECACHE_ACCESS_LOG": "off",
         }
-        return Command(argv, port, {**env, **settings}, output)
+        return Command(argv, port, {**env, **settings}, output, tls)
 
     return Contestant(name, start)
 
@@ -162,6 +170,29 @@ def version(program: str) -> str:
     ran = subprocess.run([program, VERSION_ARGUMENTS[program]], capture_output=True, text=True, timeout=10, check=False)
     lines = (ran.stdout + ran.stderr).strip().splitlines()
     return lines[0] if lines else program
+
+
+def key_pair(directory: Path) -> str:
+    """A new certificate with an ECDSA key on P-256, and the key, in one file."""
+    directory.mkdir(parents=True, exist_ok=True)
+    pair, key = directory / "pair.pem", directory / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    command += ["-subj", "/CN=bench", "-addext", "subjectAltName=DNS:www.example.com"]
+    command += ["-keyout", str(key), "-out", str(pair)]
+    subprocess.run(command, check=True, capture_output=True)
+    pair.write_bytes(pair.read_bytes() + key.read_bytes())
+    return str(pair)
 
 
 def _write(path: Path, text: str) -> str:

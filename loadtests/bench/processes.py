@@ -34,6 +34,7 @@ class Command:
     port: int
     env: Mapping[str, str] = field(default_factory=dict)
     output: Path | None = None  # where stdout goes; None: /dev/null
+    tls_port: int = 0  # 0: it speaks no TLS
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Server:
     name: str
     port: int
     pid: int
+    tls_port: int = 0  # 0: it speaks no TLS
 
     def cpu(self) -> procstat.CpuTimes:
         """CPU time so far of the process, its children and all their threads."""
@@ -83,7 +85,7 @@ def running(name: str, command: Command, directory: Path, core: int = SERVER_COR
             raise StartError(str(error)) from error
     try:
         _wait_ready(process, command.port, errors)
-        yield Server(name, command.port, process.pid)
+        yield Server(name, command.port, process.pid, command.tls_port)
     finally:
         _stop(process)
 

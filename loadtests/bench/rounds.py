@@ -15,7 +15,7 @@ from .load import Load
 from .origin import Origin
 from .peers import Contestant
 from .processes import SERVER_CORE, Server, StartError, running
-from .scenarios import CONNECTIONS, Scenario, VerifyError, verify
+from .scenarios import Scenario, VerifyError, verify
 from .wrk import Wrk
 
 Generator = Callable[[int, int], Load]
@@ -71,6 +71,7 @@ class Standing:
     name: str
     rounds: list[Round] = field(default_factory=list)
     proof: str = ""
+    note: str = ""  # what it tells of itself after the rounds
     failures: list[str] = field(default_factory=list)
 
 
@@ -97,19 +98,26 @@ def contest(
             if server is not None:
                 ready.append((standing, server))
         for _, server in ready:
-            generate(server.port, 1)
+            generate(scenario.port(server), 1)
         for number in range(1, rounds + 1):
             for standing, server in ready:
                 say(f"{scenario.name}: round {number}/{rounds}: {standing.name}")
                 _keep(standing, _measure(scenario, server, origin, generate, seconds))
+        _take_notes(contestants, standings)
     return standings
+
+
+def _take_notes(contestants: Sequence[Contestant], standings: Sequence[Standing]) -> None:
+    for contestant, standing in zip(contestants, standings, strict=True):
+        if contestant.note is not None and standing.rounds:
+            standing.note = contestant.note()
 
 
 def _generator(scenario: Scenario, directory: Path) -> Generator:
     """wrk, except for answers without a body: it waits for as many bytes as their Content-Length says."""
     requests = scenario.requests()
     if scenario.has_body and not scenario.own_loader:
-        return Wrk(directory, requests, CONNECTIONS).run
+        return Wrk(directory, requests, scenario.connections, "https" if scenario.tls else "http").run
 
     def generate(port: int, seconds: int) -> Load:
         return rawload.run(port, itertools.cycle(requests), has_body=scenario.has_body, seconds=seconds)
@@ -129,6 +137,8 @@ def _prepare(
     own = directory / f"{scenario.name}-{contestant.name.replace(' ', '-')}"
     try:
         server = stack.enter_context(running(contestant.name, contestant.command(own, origin.port), own))
+        if scenario.tls and not server.tls_port:
+            raise VerifyError("it is not set up for TLS here")
         standing.proof = verify(scenario, server, origin)
     except (StartError, VerifyError, OSError) as error:
         kind = "did not start" if isinstance(error, StartError) else "not verified"
@@ -144,7 +154,7 @@ def _measure(scenario: Scenario, server: Server, origin: Origin, generate: Gener
     time.sleep(SETTLE_SECONDS)
     asked = origin.asked()
     busy, before = procstat.core_busy_ns(SERVER_CORE), server.cpu()
-    load = generate(server.port, seconds)
+    load = generate(scenario.port(server), seconds)
     time.sleep(SETTLE_SECONDS)
     use = procstat.cpu_between(before, server.cpu())
     others = procstat.core_busy_ns(SERVER_CORE) - busy - use.ran_ns

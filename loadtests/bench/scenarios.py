@@ -31,6 +31,9 @@ class Scenario:
     body: int = 1024
     cached: bool = True
     per_gib: bool = False
+    connections: int = CONNECTIONS
+    tls: bool = False
+    closes: bool = False  # a connection of its own for each request
     own_loader: bool = False  # by the loader that 304 and head need, to compare with them
 
     @property
@@ -38,13 +41,18 @@ class Scenario:
         """Whether its answers carry a body."""
         return self.status != 304 and self.method != "HEAD"
 
+    def port(self, server: Server) -> int:
+        """Where a server is asked."""
+        return server.tls_port if self.tls else server.port
+
     def requests(self) -> list[bytes]:
         """Its requests, in the order in which they are sent again and again."""
         count = max(self.urls, self.sessions)
         return [self._request(number, number % self.sessions) for number in range(count)]
 
     def _request(self, number: int, session: int) -> bytes:
-        return heads.request(self.method, self.path.format(number % self.urls), session, self.etag)
+        head = heads.request(self.method, self.path.format(number % self.urls), session, self.etag)
+        return head.replace(b"Connection: keep-alive\r\n", b"Connection: close\r\n") if self.closes else head
 
     def fills(self) -> list[bytes]:
         """One GET per URL."""
@@ -58,9 +66,12 @@ SCENARIOS = (
     Scenario("304", "304 to a matching If-None-Match (own load generator)", etag=heads.ETAG, status=304),
     Scenario("head", "HEAD of cached objects (own load generator)", method="HEAD"),
     Scenario("big", "one 10 MiB object from memory", path="/big", urls=1, body=10 << 20, per_gib=True),
+    Scenario("tls", "memory hit over TLS 1.3, 1 KiB, kept connections", tls=True),
+    Scenario("tls-new", "memory hit, a TLS 1.3 handshake (ECDSA P-256) for each", urls=50, tls=True, closes=True),
     Scenario("hit-varied", "memory hit, 20,000 different cookies", sessions=20_000),
 )
 LOG = Scenario("log", "memory hit, JSON access log to /dev/null against none")
+TRACES = Scenario("traces", "memory hit, traces of no and of 1 % of requests (no collector) against none")
 
 
 def verify(scenario: Scenario, server: Server, origin: Origin) -> str:

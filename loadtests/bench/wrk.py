@@ -47,7 +47,8 @@ def available() -> bool:
 class Wrk:
     """wrk with one set of requests, written to files once and used for every server and round."""
 
-    def __init__(self, directory: Path, requests: Sequence[bytes], connections: int) -> None:
+    def __init__(self, directory: Path, requests: Sequence[bytes], connections: int, scheme: str = "http") -> None:
+        self._scheme = scheme
         self._script = directory / "wrk.lua"
         self._requests = directory / "wrk.requests"
         self._connections = connections
@@ -57,7 +58,7 @@ class Wrk:
     def run(self, port: int, seconds: int) -> Load:
         """Load 127.0.0.1:`port` for `seconds`; one thread, keep-alive."""
         command = ["wrk", "-t1", f"-c{self._connections}", f"-d{seconds}s", "--timeout", "5s"]
-        command += ["-s", str(self._script), f"http://127.0.0.1:{port}/", "--", str(self._requests)]
+        command += ["-s", str(self._script), f"{self._scheme}://127.0.0.1:{port}/", "--", str(self._requests)]
         try:
             ran = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=False)
         except subprocess.TimeoutExpired:

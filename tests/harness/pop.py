@@ -22,9 +22,11 @@ DEFAULTS = {
 class Pop:
     """One running point of presence."""
 
-    def __init__(self, worker: Any, port: int, clock: FakeClock) -> None:
+    def __init__(self, worker: Any, port: int, clock: FakeClock, tls_port: int = 0, pop_port: int = 0) -> None:
         self.worker = worker
         self.port = port
+        self.tls_port = tls_port  # 0: it has no such listener
+        self.pop_port = pop_port
         self.clock = clock
 
     def client(self, **options: object) -> Any:
@@ -88,12 +90,15 @@ async def running_pop(
 
     url = origin if isinstance(origin, str) else origin.url
     clock = clock or (FakeClock() if isinstance(origin, str) else origin.clock)
-    worker = Worker(load(environment(url, settings.items())), clock=clock)
-    sock = listening_socket()
-    port = sock.getsockname()[1]
-    await worker.start([sock])
+    loaded = load(environment(url, settings.items()))
+    worker = Worker(loaded, clock=clock)
+    wanted = [True, loaded.tls_listen is not None, loaded.pop_listen is not None]
+    plain, tls, pops = ([listening_socket()] if wants else [] for wants in wanted)
+    ports = [one[0].getsockname()[1] if one else 0 for one in (plain, tls, pops)]
+    await worker.start(plain, tls=tls, pops=pops)
     try:
-        yield Pop(worker, port, clock)
+        yield Pop(worker, ports[0], clock, *ports[1:])
     finally:
         await worker.stop()
-        sock.close()
+        for sock in (*plain, *tls, *pops):
+            sock.close()

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +25,7 @@ class RunningPop:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         self.log = ""
+        self.whole_log = ""
         self.port = int(self.expect(r"serves   http://127\.0\.0\.1:(\d+)/"))
         self.admin_port = int(self.expect(r"metrics  http://127\.0\.0\.1:(\d+)/"))
 
@@ -38,8 +39,16 @@ class RunningPop:
             more = os.read(self.process.stderr.fileno(), 65536) if readable else b""
             assert more, f"no {pattern!r} in:\n{self.log}"
             self.log += more.decode()
+            self.whole_log += more.decode()
         self.log = self.log[match.end() :]
         return match[1] if match.groups() else match[0]
+
+    @property
+    def tls_port(self) -> int:
+        """The port of the listener for TLS."""
+        found = re.search(r"serves   https://127\.0\.0\.1:(\d+)/", self.whole_log)
+        assert found is not None, "the POP has no such listener"
+        return int(found[1])
 
     def expect_worker(self) -> int:
         """Wait until one more worker is ready; its process id."""
@@ -80,11 +89,17 @@ class RunningPop:
 
 @contextlib.contextmanager
 def running_pop(
-    *, worker: str = "fake_worker:FakeWorker", stdout: IO[bytes] | None = None, limit: int = 0, **settings: object
+    *,
+    worker: str = "fake_worker:FakeWorker",
+    stdout: IO[bytes] | None = None,
+    limit: int = 0,
+    environment: Mapping[str, str] | None = None,
+    **settings: object,
 ) -> Iterator[RunningPop]:
     """A POP with one worker on free ports, killed at the end if it still lives.
 
-    The worker is a stand-in unless named; `limit` bounds the open files of each process.
+    The worker is a stand-in unless named; `limit` bounds the open files of each process; `environment` is what else
+    it finds there.
     """
     environ = {
         "PATH": os.environ["PATH"],
@@ -93,6 +108,7 @@ def running_pop(
         "EDGECACHE_LISTEN": "127.0.0.1:0",
         "EDGECACHE_ADMIN_LISTEN": "127.0.0.1:0",
         "EDGECACHE_WORKERS": "1",
+        **(environment or {}),
         **{f"EDGECACHE_{name.upper()}": str(value) for name, value in settings.items()},
     }
     command = [sys.executable, "-m", "edgecache", "serve", "--worker", worker]
