@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fuzz bench real-sites reload-load readme
+.PHONY: run test check fuzz bench real-sites reload-load load dashboards-check readme
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -36,6 +36,16 @@ real-sites: $(VENV)/.installed-test
 reload-load: $(VENV)/.installed-test
 	$(BIN)/python loadtests/reload_load.py
 
+# Load on a chain of two edge regions, a shield and an origin, every answer verified; SCENARIO=zipf, flash, purge, write
+# or several, TRACE=a file of id,size lines for zipf, LOAD="--seconds 10 --ui" and more (see loadtests/load.py --help).
+SCENARIO ?= zipf
+load: $(VENV)/.installed-load
+	$(BIN)/python loadtests/load.py $(SCENARIO) $(if $(TRACE),--trace "$(TRACE)") $(LOAD)
+
+# Every query of dashboards, rules and alerts, asked of a real Prometheus that scrapes a small chain under load.
+dashboards-check: $(VENV)/.installed-test
+	$(BIN)/python loadtests/dashboards_check.py
+
 # Write the table of settings into README.md.
 readme: $(VENV)/.installed
 	$(BIN)/edgecache check-config --markdown > $(VENV)/settings.md
@@ -47,7 +57,11 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test,load]'
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-load
+
+$(VENV)/.installed-load: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[load]'
 	@touch $@ $(VENV)/.installed
 
 $(BIN)/python:
@@ -55,3 +69,33 @@ $(BIN)/python:
 		{ echo 'edgecache needs Python 3.11 or newer: make PYTHON=/path/to/python3' >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 		{ rm -rf $(VENV); echo 'python3 cannot make a virtual environment: apt-get install python3-venv' >&2; exit 1; }
+
+# The chain of containers in deploy/: two edges, a shield, two origins; OBSERVE=1 adds Prometheus, Grafana and Jaeger.
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) -f deploy/docker-compose.yml
+.PHONY: deploy-up deploy-secrets deploy-smoke deploy-image deploy-lock deploy-down
+deploy-up: deploy-secrets
+	$(COMPOSE) $(if $(OBSERVE),--profile observe) up --build --detach
+
+# Prove that it works: hits, tiers, geography, purges, failover; then every container stopped, killed and restarted.
+deploy-smoke:
+	$(PYTHON) deploy/smoke.py $(SMOKE)
+
+# The image: built twice and compared, its size, how soon it is ready.
+deploy-image:
+	$(PYTHON) deploy/image.py
+
+# What the images hold, by version and hash; to be made again when dependencies change.
+LOCK = $(BIN)/uv pip compile -q --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --upgrade
+deploy-lock: $(VENV)/.installed-test
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(LOCK) --extra embedded pyproject.toml -o deploy/requirements.txt
+	$(LOCK) deploy/build-requirements.in -o deploy/build-requirements.txt
+	$(LOCK) deploy/site/requirements.in -o deploy/site/requirements.txt
+
+# Stop it and delete its volumes.
+deploy-down:
+	$(COMPOSE) --profile observe down --volumes --timeout 20
+
+# Its secrets, in deploy/.env; those that are there stay.
+deploy-secrets:
+	@$(PYTHON) deploy/make_env.py

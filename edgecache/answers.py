@@ -29,6 +29,7 @@ class Answer(NamedTuple):
     status: int
     head: bytes
     content: bytes = b""
+    failure: str = ""  # why it is an answer of ours: a fixed word
 
 
 def from_entry(entry: Entry, request: Request, now: float, status_member: bytes, most_ranges: int) -> Answer | None:
@@ -118,11 +119,11 @@ def from_upstream(response: Response, status_member: bytes, now: float) -> bytes
 def of_ours(status: int, reason: str, detail: str, *more: FieldLine) -> Answer:
     """An answer that this POP makes itself: problem details (RFC 9457), never stored."""
     content = render.problem(status, reason, detail)
-    return Answer(status, render.problem_head(status, content, *more), content)
+    return Answer(status, render.problem_head(status, content, *more), content, reason)
 
 
 def redirect(request: Request, location: bytes) -> Answer:
     """The answer that sends a client elsewhere for good, with the method that it used (RFC 9110 §15.4.2, §15.4.9)."""
     status = 301 if request.method in (b"GET", b"HEAD") else 308
     lines = ((b"Location", location), (b"Content-Length", b"0"))
-    return Answer(status, render.status_line(status) + render.field_block(lines))
+    return Answer(status, render.status_line(status) + render.field_block(lines), failure="redirect")

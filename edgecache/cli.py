@@ -1,4 +1,4 @@
-"""The command line: `edgecache serve`, `edgecache check-config`. Settings come from the environment, or a file."""
+"""The command line: `edgecache serve`, `check-config`, `healthcheck`. Settings: the environment, and a file."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_check_config(commands)
+    _add_healthcheck(commands)
     _add_worker(commands)
     return parser
 
@@ -76,6 +77,13 @@ def _add_check_config(commands: argparse._SubParsersAction[argparse.ArgumentPars
     check.set_defaults(command=_check_config)
 
 
+def _add_healthcheck(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    words = "Ask the POP on EDGECACHE_ADMIN_LISTEN whether it is ready: exit 0 if it is, else 1."
+    commands.add_parser("healthcheck", help="exit 0 if this POP is ready", description=words).set_defaults(
+        command=_healthcheck
+    )
+
+
 def _add_worker(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     worker = commands.add_parser("_worker")  # no help: only the supervisor starts it
     worker.add_argument("--slot", type=int, required=True)
@@ -96,6 +104,14 @@ def _check_config(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int
     print(effective_table(environ, source.file), flush=True)
     load(environ)
     return 0
+
+
+def _healthcheck(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from edgecache import healthcheck
+
+    ready, words = healthcheck.ask(load(Source(environ).read()).admin_listen)
+    print(words)
+    return 0 if ready else 1
 
 
 def _worker(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:

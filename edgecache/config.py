@@ -26,6 +26,7 @@ from edgecache.setting_types import (
     COUNT,
     DURATION,
     FILE,
+    FRACTION,
     GEO_DATABASE,
     GEO_OVERRIDES,
     GEO_RULES,
@@ -39,7 +40,11 @@ from edgecache.setting_types import (
     ORIGIN,
     ORIGIN_HOST,
     ORIGINS,
+    OTLP_ENDPOINT,
     PATH,
+    PEERS,
+    PREFIX_MODES,
+    PURGE_TOKENS,
     REGIONAL,
     SIZE,
     SWITCH,
@@ -49,10 +54,11 @@ from edgecache.setting_types import (
     Kind,
     Network,
     Origin,
+    PurgeToken,
     one_of,
 )
 
-__all__ = ["Address", "Origin", "Row", "Settings", "load"]
+__all__ = ["Address", "Origin", "PurgeToken", "Row", "Settings", "load"]
 
 PREFIX = "EDGECACHE_"
 MASK = "********"
@@ -217,6 +223,13 @@ class Settings:
         one_of("debug", "info", "warning", "error"), "info", "Least severity logged on standard error."
     )
 
+    otlp_endpoint: str = setting(
+        OTLP_ENDPOINT, "", "OpenTelemetry collector that gets traces (OTLP over HTTP); empty makes none."
+    )
+    trace_sample: float = setting(
+        FRACTION, "0.01", "Fraction of requests that are traced; a trusted proxy or another POP decides for its own."
+    )
+
     # Memory
     memory: int = setting(
         SIZE,
@@ -263,6 +276,72 @@ class Settings:
     regional_memory: int = setting(SIZE, "256MiB", "Memory of the embedded Valkey.", least="16MiB", most="64TiB")
     regional_directory: str = setting(
         FILE, "", "Where the embedded Valkey keeps its data over a restart; empty is nowhere."
+    )
+
+    # Invalidation: purges and writes
+    peers: Mapping[str, str] = setting(
+        PEERS,
+        "",
+        "Valkeys of other regions, whose invalidations are copied from them: us=valkey://…,ap=valkeys://….",
+        secret=True,
+    )
+    purge_tokens: tuple[PurgeToken, ...] = setting(
+        PURGE_TOKENS,
+        "",
+        "Who may purge, beside EDGECACHE_ADMIN_TOKEN: name=secret, or name@host=secret for that site only.",
+        secret=True,
+    )
+    purge_retention: int = setting(
+        COUNT,
+        "100000",
+        "Entries kept in a region's log; who was away for longer revalidates what it has.",
+        least="100",
+        most="100000000",
+    )
+    purge_registers: int = setting(
+        COUNT,
+        "100000",
+        "Purged names that a worker remembers; what was stored before the oldest is revalidated.",
+        least="100",
+        most="100000000",
+    )
+    write_ack: str = setting(
+        one_of("local", "region", "all"),
+        "region",
+        "Who has to know what a write invalidates before the writer is answered: this worker, the region's POPs, all.",
+    )
+    write_through: str = setting(
+        one_of("invalidate", "refresh"),
+        "invalidate",
+        "What a write does to what is stored of its target: invalidate, or refresh it at once in the regional tiers.",
+    )
+    write_timeout: float = setting(
+        DURATION,
+        "60s",
+        "After which a write whose end was not recorded counts as lost, and invalidates.",
+        least="1s",
+        most="1h",
+    )
+    cut_off: str = setting(
+        one_of("available", "consistent"),
+        "available",
+        "What is served while a region's log is silent for EDGECACHE_MAX_PURGE_LAG: what is stored, or revalidated.",
+    )
+    cut_off_paths: Mapping[str, str] = setting(
+        PREFIX_MODES, "", "The same for path prefixes: /shop=consistent,/news=available; the longest counts."
+    )
+    max_purge_lag: float = setting(
+        DURATION,
+        "5s",
+        "Silence of a region's log after which a POP counts as cut off from it.",
+        least="500ms",
+        most="1h",
+    )
+    tag_fields: str = setting(
+        one_of("hide", "show"), "hide", "Whether clients see Surrogate-Key, Cache-Tag, Cache-Groups and xkey."
+    )
+    token_cookie: bool = setting(
+        SWITCH, "off", "Give writers the consistency token as the cookie edgecache-token too, beside Edgecache-Token."
     )
 
     # Clients: deadlines and limits
@@ -458,6 +537,9 @@ RESTART: Final = frozenset(
         "pop_listen",
         "workers",
         "config_file",
+        "pop",
+        "region",
+        "otlp_endpoint",
         "regional",
         "regional_required",
         "regional_memory",
@@ -530,6 +612,10 @@ def _contradictions(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError(name, "is this POP itself: the same as EDGECACHE_LISTEN")
     if settings.origins and (unknown := settings.geo_rules.regions - settings.origins.keys()):
         yield ConfigError("EDGECACHE_GEO_RULES", f"names {min(unknown)}, a region without EDGECACHE_ORIGINS")
+    if settings.peers and settings.regional == "off":
+        yield ConfigError("EDGECACHE_PEERS", "is set, but EDGECACHE_REGIONAL is off: a region's log lies in its Valkey")
+    if settings.region in settings.peers:
+        yield ConfigError("EDGECACHE_PEERS", f"names {settings.region}, which is EDGECACHE_REGION itself")
     if settings.proxy_protocol and not settings.trusted_proxies:
         yield ConfigError("EDGECACHE_PROXY_PROTOCOL", "is on, but EDGECACHE_TRUSTED_PROXIES names nobody to believe")
     yield from _tls_contradictions(settings, any(origin.scheme == "https" for origin in everybody))

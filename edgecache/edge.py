@@ -22,12 +22,14 @@ from edgecache.answers import Answer
 from edgecache.fills import Fills, Reply
 from edgecache.flights import Failed, Filling, Flight, Flights, Outcome, Refreshed, Risen, Unshareable
 from edgecache.invalidation import Invalidation
-from edgecache.known import KnownHeads, KnownHit, KnownPass, Rendered
+from edgecache.known import KnownHeads, KnownHit, KnownPass, KnownRead, Rendered
 from edgecache.memory import Entry, Memory
+from edgecache.purge_method import PurgeMethod
 from edgecache.region import Region, Turn
 from edgecache.regional import Found
+from edgecache.regional_hits import RegionalHits
 from edgecache.relay import Relays
-from edgecache.rules import cache_status, ranges, rfc9111
+from edgecache.rules import cache_status, ranges, rfc9111, trace_context
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.forward import loops, no_forwards_left
 from edgecache.rules.message import Fields, Request
@@ -37,13 +39,17 @@ from edgecache.rules.reasons import Forward, Refused, Result
 from edgecache.rules.rfc9111 import Fresh, MustAsk, StaleWhileRevalidate
 from edgecache.rules.stored import Stored
 from edgecache.rules.vary import selecting_values
+from edgecache.rules.vectors import Vector
+from edgecache.rules.writes import is_write, token_of
 from edgecache.tasks import spawn
 from edgecache.upstream import Upstream
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_server import ClientConnection
+from edgecache.writes import Reaches, Writes
 
 KNOWN_HIT: Final = b"hit"  # in the log, for Cache-Status: its ttl is in the head only
+TOKEN_PATIENCE: Final = 1.0  # seconds that who has written waits for this worker to know it
 MOST_FLIGHTS: Final = 3  # flights that one request follows before it goes alone
 OF_THE_RESPONSE: Final = frozenset(  # reasons that will hold for the next request too
     (
@@ -79,6 +85,10 @@ class Edge:
         stale_wait: float,
         max_ranges: int,
         on_known_hit: Callable[[ClientConnection, KnownHit, float], None],
+        writes: Writes,
+        purges: PurgeMethod,
+        reaches: Reaches | None = None,
+        token_cookie: bool = False,
         region: Region | None = None,
     ) -> None:
         self.pop = pop
@@ -97,7 +107,16 @@ class Edge:
         self._follower_timeout = follower_timeout
         self._stale_wait = stale_wait
         self._max_ranges = max_ranges
+        self.writes = writes
+        self.purges = purges
+        self._reaches = reaches  # None: there is no log but this worker's own
+        self._token_cookie = token_cookie
         self.on_known_hit = on_known_hit  # told of each, with the time: to count and log
+        self._hits = None
+        if region is not None:
+            self._hits = RegionalHits(
+                pop, region, memory, flights, invalidation, self.known, clock, self.answer_regional
+            )
 
     def tune(self, *, hosts: frozenset[bytes], follower_timeout: float, stale_wait: float, max_ranges: int) -> None:
         """Go on with other settings; what is known of heads followed from the old ones."""
@@ -119,10 +138,14 @@ class Edge:
                 return False
             self.relays.pass_known(connection, known, raw, now)
             return True
-        assert type(known) is KnownHit, "there are two kinds"
+        if type(known) is KnownRead:
+            return self._hits is not None and self._hits.ask_known(connection, known, raw)
+        assert type(known) is KnownHit, "there are three kinds"
         rendered = known.rendered
         entry = rendered.entry
-        if entry.passed != self.log.fence and self.invalidation.check(entry) is not Verdict.USABLE:
+        if entry.passed != (fence := self.log.fence) and (
+            fence < 0 or self.invalidation.check(entry) is not Verdict.USABLE
+        ):
             return False
         if not rendered.is_right(now):
             self.known.forget_one(raw)
@@ -142,10 +165,33 @@ class Edge:
         request = exchange.request
         if refusal := self._refusal(request):
             self._ours(exchange, refusal)
+        elif request.method == b"PURGE":
+            self.purges.answer(exchange, exchange.began)
         elif why := rfc9111.why_pass(request):
-            self._relay(exchange, why, Result.PASS)
+            if is_write(request):
+                self.writes.pass_on(exchange, why)
+            else:
+                self._relay(exchange, why, Result.PASS)
+        elif (token := self._token(request)) is not None:
+            spawn(self._look_up_after(token, exchange), "wait for a write")
         else:
             self._look_up(exchange, request)
+
+    def _token(self, request: Request) -> Vector | None:
+        """What the client has written and this worker does not yet know."""
+        if self._reaches is None or not (b"edgecache-token" in request.fields.index or self._token_cookie):
+            return None
+        token = token_of(request.fields, cookies=self._token_cookie)
+        return None if token is None or self.log.vector.covers(token) else token
+
+    async def _look_up_after(self, token: Vector, exchange: Exchange) -> None:
+        """Answer who has written once that is known here, or by the origin alone if that takes too long."""
+        assert self._reaches is not None, "else there is nothing to wait for"
+        if await self._reaches(token, TOKEN_PATIENCE):
+            if not exchange.gone:
+                self._look_up(exchange, exchange.request)
+        elif not exchange.gone:
+            self._relay(exchange, Forward.REQUEST, Result.PASS)
 
     def _look_up(self, exchange: Exchange, request: Request) -> None:
         key = primary_key(request)
@@ -158,7 +204,9 @@ class Edge:
             why = verdict.why
             if why is Forward.URI_MISS:  # it was purged
                 entry = None
+        exchange.why = why
         if self.region is not None and self._may_be_regional(key, entry, why):
+            exchange.regional_asked = self.clock()
             told = partial(self.answer_regional, exchange, key, entry, why)
             self.region.tier.look_up(key, request.fields, told)
         else:
@@ -186,7 +234,10 @@ class Edge:
         self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward, found: Found | None
     ) -> None:
         """Answer with what the regional tier has found, or go on."""
+        exchange.regional_took = self.clock() - exchange.regional_asked
         if exchange.gone:
+            return
+        if entry is None and found is not None and self._hits and self._hits.answers(exchange, key, found, why):
             return
         if found is not None and self.region is not None and self.region.is_newer(found, entry):
             verdict = self._answer_found(exchange, key, found.entry, why)
@@ -217,7 +268,7 @@ class Edge:
     ) -> None:
         """Answer out of `entry`, a whole that came from the regional tier."""
         assert self.region is not None, "it came from there"
-        tier = cache_status.hit(self.region.name, entry.lifetime - entry.age(now))
+        tier = cache_status.hit(self.region.name, entry.lifetime - entry.age(now), self.invalidation.detail)
         member = cache_status.from_tier(self.pop, tier, why, collapsed=collapsed)
         answer = answers.from_entry(entry, exchange.request, now, member, self._max_ranges)
         assert answer is not None, "a whole entry answers every request"
@@ -248,7 +299,8 @@ class Edge:
         if entry.passed != self.log.fence and (proof := self.invalidation.check(entry)) is not Verdict.USABLE:
             return MustAsk(Forward.URI_MISS if proof is Verdict.PURGED else Forward.STALE)
         plain = is_plain(request.fields)
-        if plain and entry.segments is None and request.method == b"GET" and is_unconditional(request.fields):
+        usual = plain and entry.segments is None and not self.invalidation.cut_off
+        if usual and request.method == b"GET" and is_unconditional(request.fields):
             rendered = self.known.rendered(entry, partial(self._whole, entry))
             if rendered.is_right(now):
                 self._deliver_rendered(exchange, rendered)
@@ -263,7 +315,7 @@ class Edge:
                     self._refresh_behind(entry, request)
             case Fresh():
                 answered = self._deliver(exchange, entry, Result.HIT, now)
-                if answered and plain and entry.segments is None and persists(request):
+                if answered and usual and persists(request):
                     make = partial(self._from_entry, entry, request)
                     self._learn_hit(exchange, Rendered(entry, make, self.known.hsts))
         return None if answered else MustAsk(Forward.PARTIAL)
@@ -323,6 +375,8 @@ class Edge:
         if flight is None:
             flight = self.flights.lead(place, key, exchange)
             spawn(self.refill(flight, request, entry, exchange.client if exchange else ""), "refill")
+        elif exchange is not None:
+            self.flights.followed += 1
         return flight
 
     @staticmethod
@@ -462,6 +516,9 @@ class Edge:
 
     def _refresh_behind(self, entry: Entry, request: Request) -> None:
         """Ask the origin behind the client's back, once (RFC 5861 §3)."""
+        request = request._replace(
+            fields=request.fields.without((trace_context.NAME,))
+        )  # its trace is complete by then
         self._flight(primary_key(request), request, entry, None)
 
     # --- answers
@@ -478,7 +535,7 @@ class Edge:
     ) -> bool:
         """Answer out of `entry`; False if it holds only parts, and not the ones asked for."""
         if why is None:
-            member = cache_status.hit(self.pop, entry.lifetime - entry.age(now))
+            member = cache_status.hit(self.pop, entry.lifetime - entry.age(now), self.invalidation.detail)
         else:
             member = cache_status.forwarded(self.pop, why, status=304, collapsed=collapsed)
         answer = answers.from_entry(entry, exchange.request, now, member, self._max_ranges)
@@ -507,7 +564,7 @@ class Edge:
 
     def _ours(self, exchange: Exchange, answer: Answer, why: Forward | None = None) -> None:
         """Answer with something of our own."""
-        exchange.result = Result.ERROR
+        exchange.result, exchange.failure = Result.ERROR, answer.failure
         head = answer.head
         if why is not None:
             exchange.cache_status = cache_status.forwarded(self.pop, why)

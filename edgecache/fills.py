@@ -179,7 +179,7 @@ class Fills:
         fields = stored.fields.without(response.fields.names()).lines + response.fields.lines
         kept = Fields(fields).without((b"content-range", b"content-length"))
         framing = Framing(segments.whole)
-        passed_on = passed_head(200, b"", kept, framing, bodiless=False)
+        passed_on = passed_head(200, b"", kept, framing, bodiless=False, hidden=self._policy.hidden)
         whole = Response(200, kept, b"", framing, passed_on=passed_on)
         reply.body.begin_with(segments.parts[0][1])
         return reply._replace(response=whole)

@@ -101,6 +101,7 @@ class Flights:
         self.marks: dict[bytes, float] = {}  # URLs whose answers are not shareable, and until when
         self.hit_for_miss = hit_for_miss  # seconds
         self._most_marks = most_marks
+        self.led = self.followed = 0  # ever
 
     def out(self, key: object) -> Flight | None:
         """The flight to follow for `key`."""
@@ -108,6 +109,7 @@ class Flights:
 
     def lead(self, key: object, primary: bytes, leader: Exchange | None) -> Flight:
         """A new flight for `key`, to be landed and ended by the caller."""
+        self.led += 1
         flight = self._out[key] = Flight(key, primary, leader)
         return flight
 

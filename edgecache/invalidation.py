@@ -9,9 +9,9 @@ Everything that is applied goes through `apply`: entries of a region's log, or o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edgecache.memory import Entry, Memory
 from edgecache.rules.purge_log import NO_POSITION, Applied, Kind, LogEntry, PurgeLog, Stamp, Verdict
@@ -20,16 +20,53 @@ from edgecache.rules.vectors import NOTHING, Vector
 
 if TYPE_CHECKING:
     from edgecache.flights import Flights
+    from edgecache.rules.record import Record
+
+AVAILABLE: Final = "available"
+AVAILABLE_EVERYWHERE: Final[Mapping[bytes, str]] = {b"": AVAILABLE}
+CUT_OFF: Final = b"cut-off"  # in Cache-Status
 
 
 class Invalidation:
     """One worker's view of all invalidations. Mutable state: the log, and what it leaves in memory and in flight."""
 
-    def __init__(self, log: PurgeLog, memory: Memory, flights: Flights, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        log: PurgeLog,
+        memory: Memory,
+        flights: Flights,
+        clock: Callable[[], float],
+        cut_off_modes: Mapping[bytes, str] = AVAILABLE_EVERYWHERE,
+    ) -> None:
         self.log = log
         self._memory = memory
         self._flights = flights
         self._clock = clock  # epoch seconds
+        self._cut_off_modes = cut_off_modes  # path prefix → available or consistent; the empty one is for all others
+        self.replaying = False  # entries from before this worker began are still being read: no record is proven
+        self.cut_off = False  # nothing was heard of some region's log for too long
+
+    def set_cut_off(self, cut_off: bool) -> None:
+        """Whether, from now on, purges may be missing here."""
+        if cut_off != self.cut_off:
+            self.cut_off = cut_off
+            self.log.suspend(cut_off)
+
+    @property
+    def detail(self) -> bytes:
+        """What Cache-Status says of an answer that is given now."""
+        return CUT_OFF if self.cut_off else b""
+
+    def _is_unproven(self, url: bytes) -> bool:
+        """Whether nothing stored for `url` may be used now, because purges may be missing."""
+        if not self.cut_off:
+            return False
+        modes = self._cut_off_modes
+        path = url.partition(b"://")[2].partition(b"?")[0]
+        path = path[path.find(b"/") :] if b"/" in path else b"/"
+        while path and path not in modes:
+            path = path.rpartition(b"/")[0]
+        return modes.get(path, AVAILABLE) != AVAILABLE
 
     # --- the rule, tier by tier
 
@@ -38,6 +75,8 @@ class Invalidation:
         log = self.log
         if entry.passed == log.fence:
             return Verdict.USABLE
+        if self._is_unproven(entry.url):
+            return Verdict.UNPROVEN
         verdict = log.check(subject_of(entry), entry.passed)
         match verdict:
             case Verdict.USABLE:
@@ -55,7 +94,7 @@ class Invalidation:
         """Whether `entry`, which another process stored with the vector `seen`, may be used."""
         log = self.log
         vector = vector_of(seen)
-        if vector is None:  # nobody knows when it was asked
+        if vector is None or self.replaying or self._is_unproven(entry.url):  # None: nobody knows when it was asked
             entry.passed = NO_POSITION
             return Verdict.UNPROVEN
         verdict = log.check_vector(Subject(entry.url, entry.tags, self._memory.normal_key(entry.url)), vector)
@@ -65,13 +104,23 @@ class Invalidation:
             return Verdict.USABLE
         return verdict
 
+    def proves(self, record: Record) -> bool:
+        """Whether `record`, which another process stored, is usable as it is."""
+        vector = vector_of(record.seen)
+        if vector is None:
+            return False
+        normal = self._memory.normal_key(record.url)
+        return self.log.check_vector(Subject(record.url, record.tags, normal), vector) is Verdict.USABLE
+
     def verdict(self, key: bytes, tags: tuple[bytes, ...], seen: Stamp) -> Verdict:
         """What the rule says of an answer to a question asked at `seen`."""
         return self.log.check(Subject(key, tags, self._memory.normal_key(key)), seen.position)
 
     def allows(self, key: bytes, tags: tuple[bytes, ...], seen: Stamp) -> bool:
         """Whether that answer may be given to who has asked only now."""
-        return seen.position == self.log.fence or self.verdict(key, tags, seen) is Verdict.USABLE
+        if seen.position == self.log.fence:
+            return True
+        return not self._is_unproven(key) and self.verdict(key, tags, seen) is Verdict.USABLE
 
     # --- what happens
 

@@ -3,7 +3,8 @@
 Identical bytes parse identically, and as long as an entry is in place and fresh, an identical plain request gets the
 same answer but for its Age. So the bytes of a head that was parsed, accepted and answered by a hit are remembered
 together with that answer; the next time they cost one look-up, two comparisons and, once a second, a new Age.
-A head whose URL is known to be unshareable is remembered with the question that it becomes.
+A head whose URL is known to be unshareable is remembered with the question that it becomes, one whose answer came from
+the regional tier with where it lies.
 A head is remembered when it comes the second time: most, with a cookie of their own in them, never do.
 Bounded in number and bytes; only requests without a body; always behind the parser's verdict, never before it.
 """
@@ -78,11 +79,25 @@ class KnownPass:
         self.question = question
 
 
+class KnownRead:
+    """One plain head whose answer the regional tier had, and where it lies there."""
+
+    __slots__ = ("base", "key", "request")
+
+    def __init__(self, request: Request, key: bytes, base: bytes) -> None:
+        self.request = request
+        self.key = key
+        self.base = base  # the storage key of its URL
+
+
+Known = KnownHit | KnownPass | KnownRead
+
+
 class KnownHeads:
     """The remembered heads and rendered answers, the oldest forgotten first."""
 
     def __init__(self) -> None:
-        self._known: Remembered[bytes, KnownHit | KnownPass] = Remembered(MOST_HEADS)
+        self._known: Remembered[bytes, Known] = Remembered(MOST_HEADS)
         self._rendered: Remembered[int, Rendered] = Remembered(MOST_RENDERED)
         self._seen: set[int] = set()
         self._stopped = False
@@ -90,8 +105,8 @@ class KnownHeads:
         self.get = self._known.get
 
     def learns(self, raw: bytes) -> bool:
-        """Whether the head `raw` is to be learnt now: it was seen once before."""
-        if self._stopped or len(raw) > LONGEST_HEAD:
+        """Whether the head `raw` is to be learnt now: it was seen once before. An empty one is none to be known by."""
+        if self._stopped or not raw or len(raw) > LONGEST_HEAD:
             return False
         mark = hash(raw)
         if mark in self._seen:
@@ -101,7 +116,7 @@ class KnownHeads:
         self._seen.add(mark)
         return False
 
-    def learn(self, raw: bytes, known: KnownHit | KnownPass) -> None:
+    def learn(self, raw: bytes, known: Known) -> None:
         """Remember what is known of the request whose head is exactly `raw`."""
         self._known.remember(raw, known)
 

@@ -7,25 +7,32 @@ goes out in one round trip. So reads of one event-loop turn share one `MGET`, an
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 from redis.exceptions import ResponseError
 
+from edgecache.line import Values
 from edgecache.rules.breaker import Breaker, State
 from edgecache.tasks import spawn
 from edgecache.valkey import Command, Failure, Link
 
-READERS: Final = 2  # batches of reads under way at once
+log = logging.getLogger("edgecache")
+MOST_OUT: Final = 2  # batches of reads under way at once
 MOST_KEYS: Final = 128  # of one batch
 MOST_COMMANDS: Final = 256
 MOST_BYTES: Final = 64 * 1024 * 1024  # of writes that wait; more are dropped, and counted
 BATCH_BYTES: Final = 4 * 1024 * 1024
 QUICK: Final = 0.025  # seconds of a round trip of commands that proves the server well
+PROBE_EVERY: Final = 0.1  # seconds between two looks whether it is time to try the server
+PROBE_KEY: Final = b"ec:probe"
 Value = bytes | None
-Told = Callable[[int, Any], None]  # the size as it was given, and the reply: an exception if there is none
-Item = tuple[Command, int, Told | None]
+Told = Callable[[Value, str], None]
+Done = Callable[[int, Any], None]  # the size as it was given, and the reply: an exception if there is none
+Item = tuple[Command, int, Done | None]
 
 
 class Counts(Protocol):
@@ -39,19 +46,26 @@ class Counts(Protocol):
 
 
 class Guard:
-    """What all lanes of one tier share: the link, the breaker, and the clock (seconds, monotonic)."""
+    """What all lanes of one tier share: the link, the breaker, and the clock (seconds, monotonic).
 
-    def __init__(self, link: Link, breaker: Breaker, clock: Callable[[], float], counts: Counts) -> None:
+    While the breaker is not closed no request asks the server, not even to try it: a task does that, so that no client
+    waits for a server that may be dead.
+    """
+
+    def __init__(
+        self, link: Link, breaker: Breaker, clock: Callable[[], float], counts: Counts, budget: float = QUICK
+    ) -> None:
         self.link = link
         self.breaker = breaker
         self.clock = clock
         self.counts = counts
+        self._budget = budget  # seconds in which a server that is well answers
+        self._prober: asyncio.Task[None] | None = None
 
     @property
     def open(self) -> bool:
         """Whether the server is let alone for now. (A closed circuit is an open way: the word is the field's.)"""
-        breaker = self.breaker
-        return breaker.state is not State.CLOSED and not breaker.allows(self.clock())
+        return self.breaker.state is not State.CLOSED
 
     def ok(self) -> None:
         """A round trip came back in time."""
@@ -61,6 +75,33 @@ class Guard:
         """One did not, or not in time."""
         self.breaker.failed(self.clock())
         self.counts.failed(word)
+        if self.open and self._prober is None:
+            self._prober = spawn(self._probe(), "regional probe")
+
+    async def _probe(self) -> None:
+        """Ask behind the clients' backs until there is an answer in time."""
+        try:
+            while self.open:
+                await asyncio.sleep(PROBE_EVERY)
+                if self.open and self.breaker.allows(self.clock()):
+                    told = self.breaker.succeeded if await self._answers() else self.breaker.failed
+                    told(self.clock())
+        finally:
+            self._prober = None
+
+    async def _answers(self) -> bool:
+        try:
+            await self.link.get_many((PROBE_KEY,))  # to connect may take longer
+            began = self.clock()
+            await self.link.get_many((PROBE_KEY,))
+        except Failure:
+            return False
+        return self.clock() - began <= self._budget
+
+    async def close(self) -> None:
+        """Ask no more."""
+        if self._prober is not None:
+            await _cancel((self._prober,))
 
 
 def failure_word(error: BaseException) -> str:
@@ -73,113 +114,139 @@ def failure_word(error: BaseException) -> str:
 
 
 class _Batch:
-    """Reads that go out together: who is to be told, by key; and until when."""
+    """Reads that go out together: who is to be told, by key; and until when, in the loop's seconds."""
 
-    __slots__ = ("expired", "expiry", "told")
+    __slots__ = ("began", "deadline", "expired", "keys", "told")
 
-    def __init__(self) -> None:
-        self.told: dict[bytes, list[Callable[[Value, str], None]]] = {}
-        self.expiry: asyncio.TimerHandle | None = None
-        self.expired = False
-
-    def end(self) -> None:
-        """Its time no longer runs."""
-        if self.expiry is not None:
-            self.expiry.cancel()
+    def __init__(self, deadline: float) -> None:
+        self.keys: list[bytes] = []
+        self.told: list[list[Told]] = []  # of each key; empty once they are told
+        self.deadline = deadline
+        self.began = 0.0  # when it went out, on the guard's clock
+        self.expired = False  # it was not answered in time
 
 
 class Reads:
     """Values by key, batched. Whoever asks is told once: the value; or None and why there is none in time.
 
-    Several who ask for one key share one read, from the moment that it is wanted until it is there.
+    What is wanted in one turn of the event loop goes out at its end, in one round trip; while `most_out` of those are
+    under way, what is wanted waits and makes a larger one. Several who ask for one key share one read, from the moment
+    that it is wanted until it is there. No round trip costs a task or a timer.
     """
 
-    def __init__(self, guard: Guard, budget: float, readers: int = READERS) -> None:
+    def __init__(self, guard: Guard, budget: float, most_out: int = MOST_OUT) -> None:
         self._guard = guard
         self._budget = budget  # seconds
-        self._out: dict[bytes, _Batch] = {}  # every key that is wanted or under way
-        self._waiting: deque[_Batch] = deque()
-        self._work = asyncio.Event()
-        self._closed = False  # a command may swallow the cancellation of its task
-        self._tasks = [spawn(self._run(), "regional reads") for _ in range(readers)]
+        self._patience = guard.link.timeout  # seconds, after which the connection is given up
+        self._most_out = most_out
+        self._line = guard.link.line()
+        self._loop = asyncio.get_running_loop()
+        self._wanted: dict[bytes, list[Told]] = {}  # every key that is wanted or under way, and not late
+        self._waiting: deque[_Batch] = deque()  # not yet sent; the last one may take more keys
+        self._out: deque[_Batch] = deque()  # sent, in their order
+        self._flushing = False
+        self._look: asyncio.TimerHandle | None = None  # at the deadlines: one timer, however many batches
+        self._look_time = 0.0
         self.suspects: Callable[[Sequence[bytes]], None] = lambda keys: None  # told the keys of a batch that was slow
 
-    def get(self, key: bytes, told: Callable[[Value, str], None]) -> None:
+    def get(self, key: bytes, told: Told) -> None:
         """Have `told` called with the value of `key`, or with None and a word; perhaps at once."""
-        batch = self._out.get(key)
-        if batch is not None:
-            batch.told[key].append(told)
+        also = self._wanted.get(key)
+        if also is not None:
+            also.append(told)
             return
         if self._guard.open:
             told(None, "open")
             return
         waiting = self._waiting
-        if not waiting or len(waiting[-1].told) >= MOST_KEYS:
-            batch = _Batch()
-            batch.expiry = asyncio.get_running_loop().call_later(self._budget, self._expire, batch)
-            waiting.append(batch)
-            self._work.set()
-        else:
-            batch = waiting[-1]
-        batch.told[key] = [told]
-        self._out[key] = batch
+        batch = waiting[-1] if waiting else self._begin()
+        if len(batch.keys) >= MOST_KEYS:
+            batch = self._begin()
+        all_told = self._wanted[key] = [told]
+        batch.keys.append(key)
+        batch.told.append(all_told)
 
-    def _expire(self, batch: _Batch) -> None:
-        """The budget is used up: whoever waits goes on without."""
-        batch.expired = True
-        self._guard.failed("slow")
-        if batch in self._waiting:
-            self._waiting.remove(batch)
-        self._tell(batch, {}, "slow")
+    def _begin(self) -> _Batch:
+        batch = _Batch(self._loop.time() + self._budget)
+        self._waiting.append(batch)
+        self._look_at(batch.deadline)
+        if not self._flushing and len(self._out) < self._most_out:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        return batch
 
-    async def _run(self) -> None:
-        while not self._closed:
-            if not self._waiting:
-                self._work.clear()
-                await self._work.wait()
-                continue
+    def _flush(self) -> None:
+        """Send what waits, as far as it may be under way."""
+        self._flushing = False
+        while self._waiting and len(self._out) < self._most_out:
             batch = self._waiting.popleft()
-            keys = list(batch.told)
-            values: dict[bytes, Value] = {}
-            word = ""
-            began = self._guard.clock()
-            try:
-                values = dict(zip(keys, await self._guard.link.get_many(keys), strict=True))
-            except Failure as error:
-                word = failure_word(error)
-                if not batch.expired:
-                    self._guard.failed(word)
-            except ValueError:  # as many replies as keys, or this is no conversation
-                word = "reply"
-                self._guard.failed(word)
-            took = self._guard.clock() - began
-            if batch.expired:
-                self.suspects(keys)
-                continue
-            batch.end()
-            if not word:
-                self._guard.ok()
-                self._guard.counts.batch(len(keys), took)
-            self._tell(batch, values, word)
+            batch.began = self._guard.clock()
+            self._out.append(batch)
+            self._line.ask(batch.keys, partial(self._answered, batch))
 
-    def _tell(self, batch: _Batch, values: dict[bytes, Value], word: str) -> None:
-        for key in batch.told:
-            if self._out.get(key) is batch:
-                del self._out[key]
-        get = values.get
-        for key, all_told in batch.told.items():
-            value = get(key)
-            for told in all_told:
-                told(value, word)
+    def _answered(self, batch: _Batch, values: Values | None, error: BaseException | None) -> None:
+        if batch in self._out:
+            self._out.remove(batch)
+        word = "" if error is None else failure_word(error)
+        if batch.expired:
+            self.suspects(batch.keys)
+        elif word:
+            self._guard.failed(word)
+        else:
+            self._guard.ok()
+            self._guard.counts.batch(len(batch.keys), self._guard.clock() - batch.began)
+        if self._waiting and not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        self._tell(batch, values, word)
+
+    def _expire(self) -> None:
+        """Whoever has waited for the whole budget goes on without; what takes far too long is given up."""
+        now = self._loop.time()
+        late = [batch for batch in (*self._out, *self._waiting) if not batch.expired and batch.deadline <= now]
+        for batch in late:
+            batch.expired = True
+            self._guard.failed("slow")
+            if batch in self._waiting:
+                self._waiting.remove(batch)
+            self._tell(batch, None, "slow")
+        if self._out and self._out[0].deadline + self._patience <= now:
+            self._line.give_up()
+        self._look = None
+        for batch in (*self._out, *self._waiting):
+            self._look_at(batch.deadline + (self._patience if batch.expired else 0.0))
+
+    def _look_at(self, time: float) -> None:
+        """See to it that `_expire` runs at `time` at the latest."""
+        if self._look is None or self._look_time > time:
+            if self._look is not None:
+                self._look.cancel()
+            self._look, self._look_time = self._loop.call_at(time, self._expire), time
+
+    def _tell(self, batch: _Batch, values: Values | None, word: str) -> None:
+        wanted, all_told = self._wanted, batch.told
+        if not all_told:  # they were told that it is slow
+            return
+        batch.told = []
+        for key in batch.keys:
+            del wanted[key]
+        for told_of_one, value in zip(all_told, values or (None,) * len(all_told), strict=True):
+            for told in told_of_one:
+                try:
+                    told(value, word)
+                except Exception:  # a bug costs one request, not all that share its round trip
+                    log.exception("a bug: a read could not be told")
 
     async def close(self) -> None:
         """End; whoever waits is told that there is nothing."""
-        self._closed = True
-        self._work.set()
-        await _cancel(self._tasks)
-        for batch in dict.fromkeys(self._out.values()):
-            batch.end()
-            self._tell(batch, {}, "closed")
+        if self._look is not None:
+            self._look.cancel()
+        await self._line.close()
+        batches = (*self._out, *self._waiting)
+        self._out.clear()
+        self._waiting.clear()
+        for batch in batches:
+            self._tell(batch, None, "closed")
 
 
 class Commands:
@@ -194,7 +261,7 @@ class Commands:
         self._closed = False  # a command may swallow the cancellation of its task
         self._tasks = [spawn(self._run(), name)]
 
-    def send(self, command: Command, size: int = 0, told: Told | None = None) -> bool:
+    def send(self, command: Command, size: int = 0, told: Done | None = None) -> bool:
         """Have `command` (of about `size` bytes) sent, and `told` called; False if it is dropped at once."""
         if self._guard.open or self.queued + size > self._most_bytes:
             return False
@@ -219,7 +286,7 @@ class Commands:
             raise value
         return value
 
-    def _put(self, command: Command, size: int, told: Told | None) -> None:
+    def _put(self, command: Command, size: int, told: Done | None) -> None:
         self._queue.append((command, size, told))
         self.queued += size
         self._work.set()

@@ -167,6 +167,7 @@ class Memory:
     """The mapping from cache keys to stored responses. Mutable state: the policy's queues, and the search rules."""
 
     def __init__(self, budget: int, policy: str, largest: int, max_variants: int) -> None:
+        self.limit = budget  # bytes
         self.largest = largest  # bytes of the largest body that is taken
         self.max_variants = max_variants
         self.evictions = 0
@@ -191,6 +192,10 @@ class Memory:
         except KeyError:
             return None, False
         return (slot, True) if isinstance(slot, Entry) else (slot.select(fields), True)
+
+    def has(self, key: bytes) -> bool:
+        """Whether anything is stored for a URL; that it is asked for is not counted as a use."""
+        return self._slots.peek(self.normal_key(key) if self._search else key) is not None
 
     def vary_of(self, key: bytes) -> tuple[bytes, ...]:
         """The field names by which the URL is known to vary."""

@@ -80,10 +80,10 @@ class Histogram:
         self.counts = [0] * (len(self.bounds) + 1)  # the last is +Inf
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count one observation."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count an observation, once or as if it had been made so many times."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
 
     def values(self) -> list[float]:
         """What a snapshot holds of it: the sum, then the count of each bucket."""

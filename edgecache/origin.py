@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from edgecache.config import Settings
 from edgecache.retry_budget import RetryBudget
+from edgecache.rules.tags import TAG_FIELDS
 from edgecache.tasks import spawn
 from edgecache.wire.errors import OriginBusy, OriginError, OriginTimeout
 from edgecache.wire.h1_client import Inquiry, OriginConnection
@@ -19,6 +20,13 @@ from edgecache.wire.h1_head import ResponseHeads
 from edgecache.wire.tls import ClientTls
 
 log = logging.getLogger("edgecache")
+
+
+def hidden_fields(settings: Settings) -> frozenset[bytes]:
+    """The fields of answers that clients do not see."""
+    return TAG_FIELDS if settings.tag_fields == "hide" else frozenset()
+
+
 Addresses = list[tuple[int, tuple[object, ...]]]  # (family, socket address)
 
 
@@ -68,7 +76,7 @@ class OriginPool:
         self.first_byte_timeout = settings.first_byte_timeout
         self.between_bytes_timeout = settings.between_bytes_timeout
         self.min_rate = settings.origin_min_rate
-        self.heads = ResponseHeads()
+        self.heads = ResponseHeads(hidden_fields(settings))
         self.max_head = settings.max_head
         self._connect_timeout = settings.connect_timeout
         self._keepalive = settings.origin_keepalive

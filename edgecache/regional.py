@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from os import urandom
-from typing import Final, NamedTuple
+from typing import Final
 
 from edgecache.chunks import ChunkReader, ChunkWriter, chunk_keys
 from edgecache.lanes import Commands, Guard, Reads
@@ -47,17 +47,23 @@ class Read(Word):
     DELETED = "deleted"  # deleted here, which the server has not yet confirmed
 
 
-class Found(NamedTuple):
+class Found:
     """What the tier holds for a request: ready to answer, or the head of a body that lies in chunks."""
 
-    entry: Entry
-    record: Record
-    base: bytes  # the storage key
+    __slots__ = ("_entry", "base", "record", "whole")
+
+    def __init__(self, record: Record, base: bytes) -> None:
+        self.record = record
+        self.base = base  # the storage key
+        self.whole = not record.chunks  # the body is here
+        self._entry: Entry | None = None
 
     @property
-    def whole(self) -> bool:
-        """Whether the body is here."""
-        return not self.record.chunks
+    def entry(self) -> Entry:
+        """As the memory tier has it; made when it is first wanted, which it is not for a plain answer."""
+        if self._entry is None:
+            self._entry = entry_of(self.record)
+        return self._entry
 
 
 Told = Callable[[Found | None], None]
@@ -83,7 +89,7 @@ class Regional:
         self._count = count
         self._clock = clock  # epoch seconds
         self.reads = Reads(guard, budget)
-        self.bulk = Reads(guard, max(budget, 1.0), readers=2)  # chunks: nobody's first byte waits behind one
+        self.bulk = Reads(guard, max(budget, 1.0))  # chunks: nobody's first byte waits behind one
         self.writes = Commands(guard, "regional writes")
         self._control = Commands(guard, "regional control")
         self.leases = Leases(guard, self._control, lease)
@@ -96,7 +102,10 @@ class Regional:
 
     def look_up(self, url: bytes, fields: Fields, told: Told) -> None:
         """Have `told` called with what may answer a request with `fields` for `url`, or with None."""
-        base = storage_key(url)
+        self.look_up_at(storage_key(url), url, fields, told)
+
+    def look_up_at(self, base: bytes, url: bytes, fields: Fields, told: Told) -> None:
+        """As `look_up`, where the storage key `base` of `url` is known."""
         signpost = self._signposts.get(base)
         if signpost is None:
             self.reads.get(base, partial(self._base_read, url, base, fields, told))
@@ -143,7 +152,7 @@ class Regional:
 
     def _tell(self, base: bytes, record: Record, told: Told) -> None:
         self._count(Read.HIT)
-        told(Found(entry_of(record), record, base))
+        told(Found(record, base))
 
     def _decoded(self, base: bytes, key: bytes, url: bytes, value: bytes | None, word: str) -> Record | None:
         if value is None:
@@ -151,7 +160,7 @@ class Regional:
                 Read.OPEN if word == "open" else Read.SLOW if word == "slow" else Read.ERROR if word else Read.MISS
             )
             return None
-        if base in self._deleting:
+        if self._deleting and base in self._deleting:
             self._count(Read.DELETED)
             return None
         try:
@@ -294,6 +303,7 @@ class Regional:
         await self.leases.close()
         for lane in (self.reads, self.bulk, self.writes, self._control):
             await lane.close()
+        await self.guard.close()
         await self.guard.link.close()
 
 

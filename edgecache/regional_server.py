@@ -39,7 +39,11 @@ def running_server(settings: Settings) -> Iterator[str]:
         path = Path(temporary) / "valkey.sock"
         try:
             server = ValkeyServer(
-                data_dir=kept or temporary, config=config, persist=bool(kept), unix_socket_path=str(path)
+                port=0,  # no TCP: another user of this machine could read and poison what lies there
+                data_dir=kept or temporary,
+                config=config,
+                persist=bool(kept),
+                unix_socket_path=str(path),
             )
             server.start()
         except (ValkeyServerError, OSError) as error:
@@ -51,10 +55,10 @@ def running_server(settings: Settings) -> Iterator[str]:
             server.stop()
 
 
-def access_of(settings: Settings, timeout: float) -> Access:
-    """How to reach the tier that the settings name; `timeout` in seconds."""
+def access_of(settings: Settings, timeout: float, url: str = "") -> Access:
+    """How to reach the tier that the settings name, or the one at `url`; `timeout` in seconds."""
     return Access(
-        parse_url(settings.regional),
+        parse_url(url or settings.regional),
         timeout=timeout,
         ca=settings.regional_ca,
         certificate=settings.regional_certificate,

@@ -13,12 +13,11 @@ from edgecache.flights import Flights
 from edgecache.invalidation import Invalidation
 from edgecache.known import KnownPass
 from edgecache.memory import Entry
-from edgecache.regional import Regional
-from edgecache.rules import cache_status, rfc9111, scopes
+from edgecache.rules import cache_status, rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Response
 from edgecache.rules.purge_log import Stamp
-from edgecache.rules.reasons import Forward, Result
+from edgecache.rules.reasons import Forward, Result, Tier
 from edgecache.rules.stored import Stored
 from edgecache.upstream import Upstream, interim_head
 from edgecache.wire import h1_render as render
@@ -51,16 +50,13 @@ class Relays:
         flights: Flights,
         invalidation: Invalidation,
         clock: Callable[[], float],
-        region: Regional | None = None,
     ) -> None:
         self.pop = pop
-        self._region = region
         self.upstream = upstream
         self._fills = fills
         self._flights = flights
-        self._invalidation = invalidation
         self._log = invalidation.log
-        self._clock = clock  # epoch seconds
+        self.clock = clock  # epoch seconds
         self._ask = upstream.ask
         self._unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
 
@@ -68,7 +64,7 @@ class Relays:
         """Ask the origin for `exchange` alone; `entry` is what is stored for it."""
         request = exchange.request
         question = self.upstream.question(request, request.fields, exchange.client, exchange.body)
-        self.ask(question, exchange, why, result, entry, self._clock())
+        self.ask(question, exchange, why, result, entry, self.clock())
 
     def ask(
         self,
@@ -80,7 +76,8 @@ class Relays:
         now: float,
     ) -> None:
         """Ask the origin `question` for `exchange` alone, at `now` in epoch seconds."""
-        relay = exchange.inquiry = _Relay(question, now, self._log.stamp())
+        relay = exchange.inquiry = Relay(question, now, self._log.stamp())
+        exchange.why, exchange.upstream_asked = why, now
         relay.relays, relay.exchange, relay.why, relay.result, relay.entry = self, exchange, why, result, entry
         self.upstream.ask(relay)
 
@@ -93,10 +90,6 @@ class Relays:
     def learn(self, exchange: Exchange, reply: Reply, entry: Entry | None) -> bool:
         """Take from `reply` what concerns the cache, before the client hears of it; whether it will be stored."""
         request = exchange.request
-        for key in rfc9111.invalidated_keys(request, reply.response):
-            self.invalidate(key)
-        if (get := rfc9111.as_get(request, reply.response)) is not None:  # newer than the invalidation just made
-            return isinstance(self._fills.learn(get, reply._replace(seen=self._log.stamp())), Stored)
         if request.method not in (b"GET", b"HEAD") or request.framing.length != 0 or reply.response.status == 101:
             return False
         learnt = self._fills.learn(request, reply, entry)
@@ -104,11 +97,10 @@ class Relays:
             self._flights.unmark(primary_key(request))
         return isinstance(learnt, Stored)
 
-    def invalidate(self, key: bytes) -> None:
-        """Whatever was asked for `key` before now is unusable."""
-        if self._region is not None:
-            self._region.forget(key)
-        self._invalidation.append((scopes.url(key),))
+    def learn_write(self, exchange: Exchange, reply: Reply) -> bool:
+        """Store the answer to a POST that answers a GET too (RFC 9110 §9.3.3); whether it will be."""
+        get = rfc9111.as_get(exchange.request, reply.response)
+        return get is not None and isinstance(self._fills.learn(get, reply), Stored)
 
     def now_known(self) -> Stamp:
         """What is known of the log: every question carries it."""
@@ -132,20 +124,30 @@ class Relays:
             self._unstored[id(response)] = known
         return known
 
-    def pass_on(self, exchange: Exchange, reply: Reply, why: Forward, result: Result, *, stored: bool = False) -> None:
-        """Answer `exchange` with `reply` as it arrives."""
+    def pass_on(
+        self,
+        exchange: Exchange,
+        reply: Reply,
+        why: Forward,
+        result: Result,
+        *,
+        stored: bool = False,
+        more: bytes = b"",
+    ) -> None:
+        """Answer `exchange` with `reply` as it arrives, and with `more` field lines."""
         collapsed = result is Result.COLLAPSED
         status = reply.response.status
         if reply.tier:
+            exchange.tier = Tier.REGIONAL
             member = cache_status.from_tier(self.pop, reply.tier, why, collapsed=collapsed)
         else:
             member = cache_status.forwarded(self.pop, why, status=status, stored=stored, collapsed=collapsed)
         exchange.result, exchange.cache_status = result, member
-        head = answers.from_upstream(reply.response, member, self._clock())
+        head = answers.from_upstream(reply.response, member, self.clock()) + more
         exchange.stream(status, head, reply.response.framing.length, reply.body)
 
 
-class _Relay(Inquiry):
+class Relay(Inquiry):
     """One exchange on its way through."""
 
     relays: Relays
@@ -155,11 +157,14 @@ class _Relay(Inquiry):
     entry: Entry | None
 
     def on_interim(self, response: Response) -> None:
+        """It goes to the client."""
         self.exchange.interim(interim_head(response))
 
     def on_answer(self, response: Response, body: Body) -> None:
+        """Learn from it, and pass it on."""
         relays, exchange = self.relays, self.exchange
         reply = relays.upstream.reply(self, response, body)
+        exchange.upstream_took = reply.times.received - self.asked
         stored = relays.learn(exchange, reply, self.entry)
         if response.status == 101:
             self._tunnel(response)
@@ -168,6 +173,7 @@ class _Relay(Inquiry):
         relays.pass_on(exchange, reply, self.why, self.result, stored=stored)
 
     def on_whole(self, response: Response, content: bytes) -> None:
+        """The same, at once."""
         exchange, relays = self.exchange, self.relays
         unstored = relays.unstored_head(response, self.why, self.asked) if exchange.request.method == b"GET" else None
         if unstored is None:
@@ -178,10 +184,12 @@ class _Relay(Inquiry):
         exchange.reply(response.status, unstored.head, content)
 
     def on_failure(self, error: OriginError) -> None:
+        """Answer with an error of our own."""
         answer = answers.of_ours(error.status, error.reason, str(error))
         member = cache_status.forwarded(self.relays.pop, self.why)
         self.exchange.inquiry = None
         self.exchange.result, self.exchange.cache_status = Result.ERROR, member
+        self.exchange.failure = error.reason
         content = b"" if self.exchange.request.method == b"HEAD" else answer.content
         self.exchange.reply(answer.status, answer.head + b"Cache-Status: " + member + b"\r\n", content)
 
@@ -198,7 +206,7 @@ class _Relay(Inquiry):
         join(client.transport, connection, self.exchange)
 
 
-class _KnownPass(Exchange, _Relay):
+class _KnownPass(Exchange, Relay):
     """A request passed through by a known head: the exchange and its question are one object, which is cheaper."""
 
     why = Forward.URI_MISS
@@ -209,10 +217,11 @@ class _KnownPass(Exchange, _Relay):
         self.request = known.request  # as Exchange.__init__ would; a call less counts here
         self.raw = raw
         self.body = None
+        self.client = connection.peer
         self.began = connection.site.clock()
         self._connection = connection
         self.question = known.question
-        self.asked = now
+        self.asked = self.upstream_asked = now
         self.seen = relays.now_known()
         self.relays = relays
 

@@ -30,11 +30,13 @@ SIZE_UNITS = {"b": 1, "kib": BINARY, "mib": BINARY**2, "gib": BINARY**3, "tib": 
     "tb": DECIMAL**4,
 }
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+SHORTEST_SECRET = 16  # characters
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([a-z]+)", re.ASCII)
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?", re.ASCII)
 _ORIGIN = re.compile(r"(https?)://([^/]*)/?", re.ASCII)
+_URL = re.compile(r"(https?)://([^/?#]*)(/[!-\"$->@-~]*)?", re.ASCII)
 _PATH = re.compile(r"/[!-\"$-~]*", re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _HSTS = re.compile(r"max-age=[0-9]{1,10}(; ?includeSubDomains)?(; ?preload)?", re.ASCII | re.IGNORECASE)
@@ -254,6 +256,28 @@ def log_fraction(text: str) -> float:
     return fraction
 
 
+def fraction(text: str) -> float:
+    """A fraction, from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise ValueError("is not a fraction from 0 to 1")
+    return value
+
+
+def otlp_endpoint(text: str) -> str:
+    """The URL that spans are posted to: `/v1/traces` unless another path is named; empty for none."""
+    if not text:
+        return ""
+    match = _URL.fullmatch(text)
+    if match is None:
+        raise ValueError("is not http(s)://host[:port][/path]")
+    host_and_port(match[2])
+    return f"{match[1]}://{match[2]}{match[3] if match[3] not in (None, '/') else '/v1/traces'}"
+
+
 def certificates(text: str) -> str:
     """The path of a readable PEM file of certificates; empty stays empty."""
     if text:
@@ -345,6 +369,65 @@ def regional(text: str) -> str:
     return text
 
 
+def peers(text: str) -> dict[str, str]:
+    """The Valkeys of other regions, out of `us=valkey://…,ap=valkeys://…`."""
+    found: dict[str, str] = {}
+    for member in (part.strip() for part in text.split(",") if part.strip()):
+        region, equals, url = (part.strip() for part in member.partition("="))
+        if not equals or not url:
+            raise ValueError("is not a list of region=valkey://host")
+        if word(region) in found:
+            raise ValueError(f"names the region {region} twice")
+        try:
+            parse_url(url)
+        except ValueError as error:
+            raise ValueError(f"has for {region} a URL that {error}") from None
+        found[region] = url
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeToken:
+    """Who may purge: a name for the log, and the sites that it is limited to (none: it is not)."""
+
+    name: str
+    secret: str
+    hosts: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<PurgeToken {self.name}>"
+
+
+def purge_tokens(text: str) -> tuple[PurgeToken, ...]:
+    """Who may purge, out of `cms=SECRET,shop@shop.example|www.shop.example=SECRET`. Errors quote no secret."""
+    found: list[PurgeToken] = []
+    for member in (part.strip() for part in text.split(",") if part.strip()):
+        who, equals, secret = member.partition("=")
+        name, _, hosts = who.partition("@")
+        if not equals or not _WORD.fullmatch(name.strip()):
+            raise ValueError("is not a list of name=secret or name@host|host=secret")
+        if len(secret) < SHORTEST_SECRET:
+            raise ValueError(f"has for {name} a secret of less than {SHORTEST_SECRET} characters")
+        found.append(PurgeToken(name.strip(), token(secret), host_names(hosts.replace("|", ","))))
+    if len({one.name for one in found}) != len(found) or len({one.secret for one in found}) != len(found):
+        raise ValueError("names somebody twice, or gives two the same secret")
+    return tuple(found)
+
+
+def prefix_modes(text: str) -> dict[str, str]:
+    """What to do for each path prefix while cut off, out of `/news=available,/shop=consistent`."""
+    found: dict[str, str] = {}
+    for prefix, mode in _pairs(text):
+        if not prefix.startswith("/") or not _PATH.fullmatch(prefix) or "?" in prefix:
+            raise ValueError(f"holds {prefix}, which is not a path prefix such as /shop")
+        if mode not in ("available", "consistent"):
+            raise ValueError(f"says {mode} for {prefix}: it is available or consistent")
+        if (path := prefix.rstrip("/")) in found:
+            raise ValueError(f"names {prefix} twice")
+        found[path] = mode
+    return found
+
+
 def cipher_key(text: str) -> bytes:
     """A key of 32 bytes, in hexadecimal or base64; empty is none."""
     if not text:
@@ -376,10 +459,15 @@ NETWORKS = Kind("list of CIDR blocks", networks)
 WORD = Kind("name", word)
 TOKEN = Kind("secret", token)
 LOG_FRACTION = Kind("json, off or fraction", log_fraction)
+FRACTION = Kind("fraction from 0 to 1", fraction)
+OTLP_ENDPOINT = Kind("http(s)://host[:port][/path]", otlp_endpoint)
 CERTIFICATES = Kind("path", certificates)
 GEO_DATABASE = Kind("path", geo_database)
 GEO_OVERRIDES = Kind("list of CIDR=country", geo_overrides)
 GEO_RULES = Kind("list of place=region", geo_rules)
 REGIONAL = Kind("embedded, off or URL", regional)
 CIPHER_KEY = Kind("32 bytes in hex or base64", cipher_key)
+PEERS = Kind("list of region=URL", peers)
+PURGE_TOKENS = Kind("list of name=secret", purge_tokens)
+PREFIX_MODES = Kind("list of path=mode", prefix_modes)
 FILE = Kind("path", str)

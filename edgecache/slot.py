@@ -110,6 +110,8 @@ class Life:
                 self._fresh.set()
             case {"reloaded": bool(good)}:
                 self._answer_reload(good)
+            case {"spans": spans}:
+                self._slot.on_spans(spans)
             case {"relief": True}:
                 self._slot.on_relief(self._slot)
 
@@ -168,7 +170,7 @@ class Slot:
 
     The others are on their way in or out.
 
-    `on_relief` is told when the worker of the moment asks to be relieved.
+    `on_relief` is told when the worker of the moment asks to be relieved, `on_spans` gets the spans of any.
     """
 
     def __init__(
@@ -178,12 +180,14 @@ class Slot:
         command: Sequence[str],
         environ: Mapping[str, str],
         on_relief: Callable[[Slot], None],
+        on_spans: Callable[[Sequence[Sequence[Any]]], None] = lambda spans: None,
     ) -> None:
         self.number = number
         self.listeners = listeners
         self.command = command
         self.environ = environ
         self.on_relief = on_relief
+        self.on_spans = on_spans
         self.ever_ready = False
         self.current: Life | None = None
         self.lives: list[Life] = []  # every process of this slot that has not ended

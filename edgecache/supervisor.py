@@ -22,12 +22,13 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from edgecache import __version__, admin, metrics
+from edgecache import __version__, admin, metrics, otlp
 from edgecache.config import Address, Settings
 from edgecache.config_file import Source
 from edgecache.errors import ConfigError
 from edgecache.regional_server import Probe
 from edgecache.reload import Configuration
+from edgecache.service_manager import ServiceManager
 from edgecache.slot import KILL_AFTER, Life, Slot
 from edgecache.tasks import spawn
 from edgecache.worker_process import DEFAULT_WORKER
@@ -118,11 +119,16 @@ class Supervisor:
         self._reload_asked = asyncio.Event()
         command = [sys.executable, "-m", "edgecache", "_worker", "--worker", worker]
         told = self._configuration.environ
-        self._slots = [Slot(number, one, command, told, self._on_relief) for number, one in enumerate(listeners)]
         self._to_relieve: asyncio.Queue[Slot] = asyncio.Queue()
         self._stopping = asyncio.Event()
         self._probe = Probe(settings)
+        self._manager = ServiceManager()
         self._exit_code = 0
+        self._exporter = otlp.Exporter(settings, self._registry) if settings.otlp_endpoint else None
+        on_spans = self._exporter.take if self._exporter is not None else _no_spans
+        self._slots = [
+            Slot(number, one, command, told, self._on_relief, on_spans) for number, one in enumerate(listeners)
+        ]
         self._deaths = self._registry.counter("edgecache_worker_deaths", "Workers that ended unasked.")
         self._hangs = self._registry.counter("edgecache_worker_hangs", "Workers killed because they hung.")
         self._reliefs = self._registry.counter("edgecache_worker_reliefs", "Workers relieved by a successor.")
@@ -154,11 +160,16 @@ class Supervisor:
             spawn(self._reload_when_asked(), name="reloads"),
             spawn(self._watch_files(), name="files"),
             spawn(self._probe.run(), name="regional probe"),
+            spawn(self._manager.run(lambda: self.readiness().state), name="service manager"),
         ]
+        if self._exporter is not None:
+            helpers.append(spawn(self._exporter.run(), name="traces"))
         await self._stopping.wait()
+        self._manager.tell("STOPPING=1")
         await self._drain(keepers)
         for helper in helpers:
             helper.cancel()
+        await asyncio.wait(helpers)
         await runner.cleanup()
         log.info("ended code=%d", self._exit_code)
         return self._exit_code
@@ -343,3 +354,7 @@ class Supervisor:
         await asyncio.gather(*(slot.refresh() for slot in self._slots))
         snapshots = [slot.snapshot for slot in self._slots]
         return metrics.render(metrics.merge([self._registry.snapshot(), *snapshots]))
+
+
+def _no_spans(spans: Sequence[Sequence[Any]]) -> None:
+    """Nobody asked for them."""

@@ -92,12 +92,20 @@ class _Fetch(Inquiry):
             exchange.interim(head)
 
     def on_answer(self, response: Response, body: Body) -> None:
+        self._tell_times()
         if self.landed.done():
             body.discard()
         else:
             self.landed.set_result(self._upstream.reply(self, response, body))
 
+    def _tell_times(self) -> None:
+        """For the log and the trace of who asked."""
+        took = self._upstream.stamp()[0] - self.asked
+        for exchange in self._watchers:
+            exchange.upstream_asked, exchange.upstream_took = self.asked, took
+
     def on_failure(self, error: OriginError) -> None:
+        self._tell_times()
         if not self.landed.done():
             self.landed.set_exception(error)
 

@@ -17,14 +17,21 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    NoPermissionError,
+    ResponseError,
+)
 
+from edgecache.line import ClusterLine, Failure, Line, ServerLine
+
+__all__ = ("Access", "Failure", "Line", "Link", "ValkeyUrl", "is_refused", "parse_url")
 DEFAULT_PORT: Final = 6379
 SCHEMES: Final = ("valkey", "valkeys", "valkey+unix", "valkey+sentinel", "valkey+cluster")
 ALIASES: Final = {"redis": "valkey", "rediss": "valkeys", "unix": "valkey+unix"}
 MOST_CONNECTIONS: Final = 16
 Command = tuple[Any, ...]  # name and arguments, as on the wire
-Failure = (RedisError, OSError, TimeoutError)  # whatever can go wrong with a server
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,7 @@ class Link:
 
     def __init__(self, access: Access) -> None:
         self._url = access.url
+        self.timeout = access.timeout  # seconds
         self._options = _options(access)
         self._primary: Redis | RedisCluster
         self._reader: Redis | RedisCluster
@@ -152,12 +160,22 @@ class Link:
         """The replies to `commands`, sent together; an exception in the place of each that was refused."""
         return await self._run(self._primary, commands)
 
+    async def execute(self, command: Command) -> Any:
+        """The reply to one command, which may take its time: not longer than `Access.timeout`."""
+        return await self._primary.execute_command(*command)
+
     @staticmethod
     async def _run(client: Redis | RedisCluster, commands: Sequence[Command]) -> list[Any]:
         pipeline = client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
         return await pipeline.execute(raise_on_error=False)
+
+    def line(self) -> Line:
+        """A connection for reads of many values."""
+        if isinstance(self._reader, RedisCluster):
+            return ClusterLine(self.get_many)
+        return ServerLine(self._reader.connection_pool, self.timeout)
 
     def subscription(self) -> PubSub:
         """A connection for messages."""

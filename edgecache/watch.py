@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Final
 
-from edgecache.metrics import Counter, Histogram, Registry
+from edgecache.metrics import Counter, Histogram, Registry, Snapshot
 from edgecache.regional import Read
+from edgecache.request_counts import RequestCounts
 from edgecache.rules.breaker import State
-from edgecache.rules.reasons import Refused, Result
+from edgecache.rules.reasons import Refused
 
 if TYPE_CHECKING:
     from edgecache.access_log import AccessLog
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
     from edgecache.origins import Member, Origins
     from edgecache.regional import Regional
     from edgecache.switch import Switch
-    from edgecache.wire.exchange import Exchange
+    from edgecache.tracing import Tracer
 
-SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ROUND_TRIPS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
 OF_AN_ORIGIN: Final = (  # read from the members of the moment
@@ -29,22 +29,18 @@ OF_AN_ORIGIN: Final = (  # read from the members of the moment
 SWEEP_SECONDS: Final = 0.25
 
 
+FAILURES: Final = (  # the usual ones, exported from the start, so that a rate sees the first of each
+    *("connect", "connect-timeout", "dns", "tls", "closed", "first-byte-timeout", "between-bytes-timeout"),
+    *("origin-queue-full", "origin-queue-timeout"),
+)
+
+
 class Watch:
     """The metrics of one worker. Label values come from closed sets only."""
 
     def __init__(self) -> None:
         self.registry = Registry()
-        self._latency = {result: self._histogram(result) for result in Result}
-        self._observe = {result: latency.observe for result, latency in self._latency.items()}
-        self.known_hits = 0  # answered by a known head, and not timed
-        for result, latency in self._latency.items():
-            self.registry.counter(
-                "edgecache_requests",
-                "Requests answered, by what they came to.",
-                read=self._requests_read(result, latency),
-                result=result.value,
-            )
-        self._bytes = self.registry.counter("edgecache_body_bytes", "Bytes of answers' bodies; without known heads.")
+        self.requests = RequestCounts(self.registry)
         self._not_stored = {
             reason: self.registry.counter(
                 "edgecache_not_stored", "Responses not stored, by reason.", reason=reason.value
@@ -52,31 +48,28 @@ class Watch:
             for reason in Refused
         }
         self._refused: dict[str, Counter] = {}
+        for reason in FAILURES:
+            self._origin_failures(reason)
+        self.opened = self.registry.counter("edgecache_connections_opened", "Client connections accepted ever.")
         self.regional = RegionalCounts(self.registry)
         self._lag = self.registry.gauge("edgecache_loop_lag_seconds", "How late the last sweep ran.", across="max")
         self._last_look = 0.0
 
-    def _histogram(self, result: Result) -> Histogram:
-        return self.registry.histogram(
-            "edgecache_request_seconds",
-            "From a request's head to the last byte handed over; memory hits by a known head are not timed.",
-            SECONDS,
-            result=result.value,
-        )
-
-    def _requests_read(self, result: Result, latency: Histogram) -> Callable[[], float]:
-        """How many requests came to `result`: those timed, and the known hits."""
-        if result is Result.HIT:
-            return lambda: sum(latency.counts) + self.known_hits
-        return lambda: sum(latency.counts)
+    def snapshot(self) -> Snapshot:
+        """The metrics as they stand."""
+        self.requests.fold()
+        return self.registry.snapshot()
 
     def read(self, edge: Edge, pool: Switch, connections: Sized, log: AccessLog) -> None:
         """Export what these parts know of themselves."""
         gauge, counter = self.registry.gauge, self.registry.counter
         gauge("edgecache_memory_bytes", "Bytes in the memory tier.", read=lambda: edge.memory.size)
+        gauge("edgecache_memory_limit_bytes", "Bytes that it may take.", read=lambda: edge.memory.limit)
         gauge("edgecache_memory_objects", "URLs in the memory tier.", read=lambda: len(edge.memory))
         counter("edgecache_memory_evictions", "URLs that left for want of memory.", read=lambda: edge.memory.evictions)
         gauge("edgecache_flights", "Questions upstream that may be followed.", read=lambda: len(edge.flights))
+        counter("edgecache_flights_led", "Such questions ever.", read=lambda: edge.flights.led)
+        counter("edgecache_flights_followed", "Times that a request joined one.", read=lambda: edge.flights.followed)
         gauge("edgecache_known_heads", "Request heads whose answer is known.", read=lambda: len(edge.known))
         gauge("edgecache_connections", "Client connections.", read=lambda: len(connections))
         gauge("edgecache_origin_connections_busy", "Connections to the origin in use.", read=lambda: pool.busy)
@@ -108,6 +101,13 @@ class Watch:
         for name in OF_AN_ORIGIN:
             self.registry.forget(name)
 
+    def read_tracer(self, tracer: Tracer) -> None:
+        """Export how many spans there are."""
+        counter = self.registry.counter
+        counter("edgecache_trace_spans", "Spans made.", read=lambda: tracer.made)
+        dropped = "Spans lost, by reason."
+        counter("edgecache_trace_spans_dropped", dropped, read=lambda: tracer.dropped, reason="worker")
+
     def read_origins(self, origins: Origins) -> None:
         """Export how each origin is doing."""
         self.registry.counter(
@@ -136,6 +136,15 @@ class Watch:
             origin=name,
             region=region,
         )
+        for state in State:
+            gauge(
+                "edgecache_origin_breaker",
+                "Workers whose breaker for the origin is in that state.",
+                read=lambda state=state: float(health.breaker.state is state),  # type: ignore[misc]
+                origin=name,
+                region=region,
+                state=state.value,
+            )
         counter(
             "edgecache_origin_ejections",
             "Times that the origin was ejected.",
@@ -159,11 +168,6 @@ class Watch:
             "edgecache_tls_handshake_failures", "TLS handshakes that failed, by reason.", reason=reason
         ).value += 1
 
-    def answered(self, exchange: Exchange, took: float) -> None:
-        """An answer is complete, after `took` seconds."""
-        self._observe[exchange.result](took)
-        self._bytes.value += exchange.bytes_out
-
     def not_stored(self, reason: Refused) -> None:
         """A response was not stored."""
         self._not_stored[reason].value += 1
@@ -179,9 +183,10 @@ class Watch:
 
     def origin_failed(self, reason: str) -> None:
         """The origin has let us down; `reason` is one of the fixed words in `wire/` and `origin.py`."""
-        self.registry.counter(
-            "edgecache_origin_failures", "Failures of the origin, by reason.", reason=reason
-        ).value += 1
+        self._origin_failures(reason).value += 1
+
+    def _origin_failures(self, reason: str) -> Counter:
+        return self.registry.counter("edgecache_origin_failures", "Failures of the origin, by reason.", reason=reason)
 
     def looked(self, now: float) -> None:
         """A sweep runs at `now`, in the loop's seconds."""

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from edgecache import machine
 from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
-from edgecache.config import TO_ORIGINS, Settings
-from edgecache.doors import Way, believing, locating, redirecting, telling_apart
+from edgecache.config import TO_ORIGINS, PurgeToken, Settings
+from edgecache.doors import Way, believing, finishing, locating, redirecting, sampling, telling_apart
 from edgecache.edge import KNOWN_HIT, Edge
 from edgecache.fills import Fills
 from edgecache.flights import Flights
@@ -26,24 +26,30 @@ from edgecache.geo import Geo, Locator
 from edgecache.invalidation import Invalidation
 from edgecache.known import KnownHit
 from edgecache.lanes import Guard
+from edgecache.log_metrics import LogCounts
 from edgecache.memory import Memory
 from edgecache.metrics import Snapshot
-from edgecache.origin import OriginPool
+from edgecache.origin import OriginPool, hidden_fields
 from edgecache.origins import Origins
+from edgecache.purge_method import PurgeMethod
 from edgecache.region import Region
+from edgecache.region_log import RegionLog
 from edgecache.regional import Regional
 from edgecache.regional_server import access_of
 from edgecache.relay import Relays
+from edgecache.request_counts import SAMPLED, Tally
 from edgecache.rules.breaker import Breaker
 from edgecache.rules.client_address import trust_of
 from edgecache.rules.forward import Gateway
+from edgecache.rules.log_entries import Draft
 from edgecache.rules.message import Request
 from edgecache.rules.purge_log import PurgeLog
-from edgecache.rules.reasons import Result
 from edgecache.rules.record import Codec
 from edgecache.rules.stored import Policy
+from edgecache.rules.trace_context import trace_id
 from edgecache.switch import Switch
 from edgecache.tasks import spawn
+from edgecache.tracing import Span, Tracer
 from edgecache.upstream import Upstream
 from edgecache.valkey import Link
 from edgecache.watch import RegionalCounts, Watch
@@ -54,8 +60,10 @@ from edgecache.wire.h1_server import ClientConnection
 from edgecache.wire.proxy_protocol import PrefacedConnection
 from edgecache.wire.tls import ServerTls
 from edgecache.wire.tls_server import SecureListener
+from edgecache.writes import WritePolicy, Writes
 
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
+REGISTER_BYTES: Final = 1024  # allowed for each purged name
 BACKLOG: Final = 4096  # connections that wait to be accepted
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
 GEOGRAPHY: Final = ("geo_db", "geo_overrides", "geo_rules", "region")
@@ -82,6 +90,8 @@ class Worker:
         self.clock = time.monotonic
         self._wall = clock
         self.watch = Watch()
+        self._requests = self.watch.requests
+        self.bytes_in = self._requests.bytes_in
         self._switch = Switch(self._new_pool(settings))
         self._admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
         self._log = AccessLog(settings.access_log, access_log_write)
@@ -99,6 +109,7 @@ class Worker:
         self._locator = self._new_locator(settings)
         if self._tls is not None:
             self.watch.read_tls(lambda: self._tls.ends if self._tls is not None else 0.0)
+        self._tracer = self._new_tracer(settings)
         self._open_doors(settings)
 
     def _take(self, settings: Settings) -> None:
@@ -176,11 +187,11 @@ class Worker:
 
     def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
         pop = settings.pop.encode()
-        log = PurgeLog()
+        log = PurgeLog(settings.purge_registers, REGISTER_BYTES * settings.purge_registers)
         memory = Memory(settings.worker_memory, settings.memory_policy, settings.largest_object, settings.max_variants)
         flights = Flights(settings.hit_for_miss)
         tier = self._regional = regional_tier(settings, self.watch.regional, clock)
-        invalidation = Invalidation(log, memory, flights, clock)
+        invalidation = Invalidation(log, memory, flights, clock, cut_off_modes(settings))
         fills = Fills(memory, invalidation, policy_of(settings), self.watch.not_stored, tier)
         upstream = Upstream(self._switch, gateway_of(settings), log, clock, self._trusted)
         relays = Relays(
@@ -190,8 +201,14 @@ class Worker:
             flights=flights,
             invalidation=invalidation,
             clock=clock,
-            region=tier,
         )
+        self.logs = None
+        if tier is not None:
+            self.logs = RegionLog(settings, invalidation, LogCounts(self.watch.registry, settings.region), clock)
+        reaches = self.logs.follower.reaches if self.logs is not None else None
+        writer = self.logs.writer if self.logs is not None else None
+        writes = Writes(relays, invalidation, write_policy_of(settings), writer, reaches)
+        purges = PurgeMethod(callers_of(settings), writer or OwnLog(invalidation), settings.pop)
         name = settings.region.encode() + b"/regional"
         patience = settings.follower_timeout
         region = None
@@ -212,11 +229,17 @@ class Worker:
             max_ranges=settings.max_ranges,
             on_known_hit=self._known_hit,
             region=region,
+            writes=writes,
+            purges=purges,
+            reaches=reaches,
+            token_cookie=settings.token_cookie,
         )
 
     def _open_doors(self, settings: Settings) -> None:
         """From now on, requests come to the request path in this way; the last door is the first they pass."""
         way = Way(self.edge.answer, self.edge.answer_known)
+        if self._tracer is not None:
+            way = sampling(way, self._tracer)
         if settings.https_redirect:
             way = redirecting(way, settings.https_redirect, self.edge.hosts)
         if settings.trusted_proxies:
@@ -226,7 +249,19 @@ class Worker:
         if self._tls is not None:
             way = telling_apart(way)
         self.answer, self.answer_known = way
-        self.answered = self._count_and_log if self._logging else self.watch.answered
+        answered = self._count_and_log if self._logging else self._requests.answered
+        self.answered = answered if self._tracer is None else finishing(answered, self._tracer)
+
+    def _new_tracer(self, settings: Settings) -> Tracer | None:
+        if not settings.otlp_endpoint:
+            return None
+        tracer = Tracer(settings.trace_sample, lambda exchange: self._trusted(exchange.client), self._wall)
+        self.watch.read_tracer(tracer)
+        return tracer
+
+    def take_spans(self, most: int) -> list[Span]:
+        """Up to so many spans that are complete."""
+        return self._tracer.take(most) if self._tracer is not None else []
 
     def _new_locator(self, settings: Settings) -> Locator | None:
         if not settings.knows_geography:
@@ -243,30 +278,37 @@ class Worker:
         """The request whose head is `raw`; raises `BadRequest`."""
         return self._heads.parse(raw, scheme)
 
-    def _count_and_log(self, exchange: Exchange, took: float) -> None:
-        self.watch.answered(exchange, took)
-        if self._logging:
-            fields = exchange.request.fields
-            self._log.add(
-                (
-                    self._wall() - took,
-                    exchange.client,
-                    exchange.request.method,
-                    exchange.request.host,
-                    exchange.request.target,
-                    exchange.status,
-                    exchange.bytes_out,
-                    took * 1000,
-                    exchange.cache_status,
-                    exchange.result.value,
-                    fields.get(b"user-agent") or b"",
-                    fields.get(b"referer") or b"",
-                )
+    def _count_and_log(self, exchange: Exchange, took: float) -> Tally:
+        tally, request = self._requests.answered(exchange, took), exchange.request
+        fields = request.fields
+        self._log.add(
+            (
+                self._wall() - took,
+                exchange.client,
+                request.method,
+                request.host,
+                request.target,
+                exchange.status,
+                exchange.bytes_out,
+                took * 1000,
+                exchange.cache_status,
+                tally.words,
+                fields.get(b"user-agent") or b"",
+                fields.get(b"referer") or b"",
+                trace_id(fields.get(b"traceparent")),
+                exchange.regional_took,
+                exchange.upstream_took,
             )
+        )
+        return tally
 
     def _known_hit(self, connection: ClientConnection, known: KnownHit, now: float) -> None:
         """A request was answered at `now` by a known head: count and log it."""
-        self.watch.known_hits += 1
+        requests = self._requests
+        requests.known_hits += 1
+        requests.known_bytes += len(known.rendered.answer.content)
+        if not requests.known_hits & (SAMPLED - 1):
+            requests.observe_hit(max(0.0, self._wall() - now), SAMPLED)
         if self._logging:
             request, fields = known.request, known.request.fields
             self._log.add(
@@ -280,9 +322,12 @@ class Worker:
                     len(known.rendered.answer.content),
                     0.0,
                     KNOWN_HIT,
-                    Result.HIT.value,
+                    requests.hit_words,
                     fields.get(b"user-agent") or b"",
                     fields.get(b"referer") or b"",
+                    b"",  # a head with a trace in it is not known, or hardly: its hits are logged without
+                    0.0,
+                    0.0,
                 )
             )
 
@@ -307,6 +352,7 @@ class Worker:
         refusal = None if connection.admitted else self._admission.enter(connection.peer)
         if refusal is None:
             self.connections.add(connection)
+            self.watch.opened.value += 1
             self._all_left.clear()
         return refusal
 
@@ -357,7 +403,7 @@ class Worker:
 
     def snapshot(self) -> Snapshot:
         """The metrics as they stand."""
-        return self.watch.registry.snapshot()
+        return self.watch.snapshot()
 
     async def drain(self) -> None:
         """Accept no more, answer what is under way or still comes with `Connection: close`; return when all have left.
@@ -394,6 +440,8 @@ class Worker:
         for secure in self._secure:
             await secure.end()
         self._switch.close()
+        if self.logs is not None:
+            await self.logs.close()
         if self._regional is not None:
             await self._regional.close()
         await asyncio.sleep(0)
@@ -435,11 +483,18 @@ class Worker:
             self._next_look = now + GEO_LOOK
             if self._locator.geo.stale:
                 spawn(asyncio.to_thread(self._locator.geo.reload), "read the geographic database")
+        if self.logs is not None:
+            self.logs.follower.judge()
         self._switch.sweep(now)
-        self._log.flush()
+        self._flush_log()
         self.edge.sweep()
         self.watch.looked(loop.time())
         self._sweeper = loop.call_later(SWEEP, self._sweep)
+
+    def _flush_log(self) -> None:
+        """Piece by piece: requests that have come meanwhile are answered in between."""
+        if self._log.flush_some():
+            asyncio.get_running_loop().call_soon(self._flush_log)
 
 
 def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[], float]) -> Regional | None:
@@ -448,7 +503,7 @@ def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[]
         return None
     access = access_of(settings, timeout=max(4 * settings.regional_timeout, 0.5))
     breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)
-    guard = Guard(Link(access), breaker, time.monotonic, counts)
+    guard = Guard(Link(access), breaker, time.monotonic, counts, settings.regional_timeout)
     return Regional(
         guard,
         Codec(AESGCM(settings.regional_key) if settings.regional_key else None),
@@ -470,6 +525,40 @@ def site_names(settings: Settings) -> frozenset[bytes]:
     return frozenset(host.encode() for host in settings.hosts)
 
 
+class OwnLog:
+    """Purges of a POP without a region's log: they are known to this worker alone."""
+
+    def __init__(self, invalidation: Invalidation) -> None:
+        self._invalidation = invalidation
+
+    async def record(self, draft: Draft) -> str:
+        """Apply `draft`; the ID is this worker's own."""
+        self._invalidation.append(draft.scopes, soft=draft.soft)
+        return f"local:{self._invalidation.log.position}"
+
+
+def callers_of(settings: Settings) -> list[PurgeToken]:
+    """Who may purge."""
+    admin = [PurgeToken("admin", settings.admin_token)] if settings.admin_token else []
+    return [*settings.purge_tokens, *admin]
+
+
+def cut_off_modes(settings: Settings) -> dict[bytes, str]:
+    """What to do while cut off, by path prefix; the empty one is for all others."""
+    return {b"": settings.cut_off, **{path.encode(): mode for path, mode in settings.cut_off_paths.items()}}
+
+
+def write_policy_of(settings: Settings) -> WritePolicy:
+    """The operator's choices about writes."""
+    return WritePolicy(
+        ack=settings.write_ack,
+        timeout=settings.write_timeout,
+        refuse_unrecorded=settings.cut_off == "consistent",
+        token_cookie=settings.token_cookie,
+        author=settings.pop,
+    )
+
+
 def policy_of(settings: Settings) -> Policy:
     """The operator's choices, as the rules take them."""
     return Policy(
@@ -479,6 +568,7 @@ def policy_of(settings: Settings) -> Policy:
         store_set_cookie=settings.store_set_cookie,
         store_client_errors=settings.store_client_errors,
         default_stale_if_error=settings.default_stale_if_error,
+        hidden=hidden_fields(settings),
     )
 
 

@@ -1,9 +1,9 @@
 """A worker process: one `Worker` on one event loop, led by the supervisor over a control socket.
 
 Messages are lines of JSON. To the supervisor: `{"ready": true}` once, `{"metrics": snapshot}` every second and when
-asked, `{"relief": true}` on SIGTERM, `{"reloaded": whether}` when asked to. From it: `{"ask": "snapshot"}`,
-`{"ask": "drain"}`, `{"ask": "reload", "environ": settings}`. The end of the control socket is the end of the worker, so
-that no worker outlives its supervisor.
+asked, `{"spans": list}` every second where there are any, `{"relief": true}` on SIGTERM, `{"reloaded": whether}` when
+asked to. From it: `{"ask": "snapshot"}`, `{"ask": "drain"}`, `{"ask": "reload", "environ": settings}`. The end of the
+control socket is the end of the worker, so that no worker outlives its supervisor.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ DEFAULT_WORKER = "edgecache.worker:Worker"
 REPORT_EVERY = 1.0
 STOP_WITHIN = 1.0
 ORDER_LINE = 16 * 1024 * 1024  # bytes: the longest order, which holds all settings
+SPANS_AT_ONCE = 128  # about a fifth of a millisecond
+MOST_UNREAD = 4 * 1024 * 1024  # bytes that the supervisor has not read
 GC_FIRST_GENERATION = 10_000  # most garbage is freed by reference counts; look for cycles seldom
 
 
@@ -46,6 +48,9 @@ class Worker(Protocol):
 
     async def reload(self, settings: Settings) -> None:
         """Go on with other settings; raises OSError or ValueError, and changes nothing, if they cannot be used."""
+
+    def take_spans(self, most: int) -> Sequence[object]:
+        """Up to so many spans of traces, which JSON can say."""
 
     async def drain(self) -> None:
         """Stop accepting; return when every exchange has ended or the grace is over."""
@@ -155,6 +160,7 @@ class LedWorker:
         while True:
             await asyncio.sleep(REPORT_EVERY)
             self._send_metrics()
+            self._send_spans()
 
     def ask_for_relief(self) -> None:
         """Ask the supervisor for a successor: it drains this worker once that one serves."""
@@ -179,6 +185,8 @@ class LedWorker:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._worker.stop(), STOP_WITHIN)
         self._send_metrics()
+        while self._send_some_spans():
+            pass
         self._writer.close()
         with contextlib.suppress(OSError, TimeoutError):
             await asyncio.wait_for(self._writer.wait_closed(), STOP_WITHIN)
@@ -190,6 +198,18 @@ class LedWorker:
             self._send({"metrics": self._worker.snapshot()})
         except Exception:
             log.exception("metrics could not be sent")  # requests go on
+
+    def _send_spans(self) -> None:
+        """Piece by piece: requests that have come meanwhile are answered in between."""
+        if self._writer.transport.get_write_buffer_size() < MOST_UNREAD and self._send_some_spans():
+            asyncio.get_running_loop().call_soon(self._send_spans)
+
+    def _send_some_spans(self) -> bool:
+        """Send a piece; whether there was one."""
+        spans = self._worker.take_spans(SPANS_AT_ONCE)
+        if spans:
+            self._send({"spans": spans})
+        return bool(spans)
 
     def _send(self, message: dict[str, Any]) -> None:
         if not self._writer.is_closing():

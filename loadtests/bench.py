@@ -10,6 +10,7 @@ on 127.0.0.1 and in a temporary directory. Tables go to stdout, progress and pro
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -17,18 +18,19 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import memory, peers, report, wrk
+from bench import memory, peers, regional, report, wrk
 from bench.origin import Origin, origin
 from bench.peers import Contestant
-from bench.processes import LOAD_CORE, SERVER_CORE, StartError, probe, running
+from bench.processes import LOAD_CORE, SERVER_CORE, StartError, free_port, probe, running
 from bench.rounds import Standing, contest, say
-from bench.scenarios import LOG, SCENARIOS, Scenario
+from bench.scenarios import LOG, SCENARIOS, TRACES, Scenario
 
-NAMES = [*(scenario.name for scenario in SCENARIOS), LOG.name, "memory"]
+REGIONAL = [regional.HIT.name, regional.SCALE.name, regional.DEAD.name]
+NAMES = [*(scenario.name for scenario in SCENARIOS), LOG.name, TRACES.name, "memory", *REGIONAL]
 DESCRIPTORS = 16_384
 COMMAND_HELP = "measure another build of edgecache; it starts in a temporary directory: absolute paths"
 PEERS_HELP = f"of: {','.join(peers.PEERS)} (usually {','.join(peers.USUAL)})"
@@ -53,15 +55,24 @@ class Bench:
             return
         if LOG.name in self._options.only:
             self.measure_log()
+        if TRACES.name in self._options.only:
+            self.measure_traces()
         if "memory" in self._options.only:
             self.measure_memory()
+        if regional.HIT.name in self._options.only:
+            self.measure_regional(contestants)
+        if regional.SCALE.name in self._options.only:
+            self.measure_scale()
+        if regional.DEAD.name in self._options.only:
+            self.measure_dead()
 
-    def compare(self, scenario: Scenario, contestants: Sequence[Contestant], base: str) -> None:
+    def compare(self, scenario: Scenario, contestants: Sequence[Contestant], base: str) -> list[Standing]:
         """One scenario: measure, print, remember."""
         options = self._options
         standings = contest(scenario, contestants, self._origin, self._directory, options.rounds, options.seconds)
         self._publish(report.table(scenario, standings, base), standings)
         self.results[scenario.name] = report.as_json(scenario, standings, base)
+        return standings
 
     def measure_log(self) -> None:
         """What the access log costs edgecache."""
@@ -73,6 +84,14 @@ class Bench:
             return
         contestants = [edgecache(self._options), edgecache(self._options, "edgecache json", log="json")]
         self.compare(LOG, contestants, "edgecache")
+
+    def measure_traces(self) -> None:
+        """What traces cost edgecache: their spans are made, sent to the supervisor and lost there."""
+        contestants = [edgecache(self._options)]
+        for fraction in ("0", "0.01"):
+            given = {"EDGECACHE_OTLP_ENDPOINT": "http://127.0.0.1:9", "EDGECACHE_TRACE_SAMPLE": fraction}
+            contestants.append(edgecache(self._options, f"edgecache traced {fraction}", more=given))
+        self.compare(TRACES, contestants, "edgecache")
 
     def _log_problem(self) -> str | None:
         """Prove that the setting makes edgecache log to stdout, which is /dev/null when it is measured."""
@@ -100,17 +119,60 @@ class Bench:
         self._publish(report.memory_table(figures), figures)
         self.results["memory"] = [vars(figure) for figure in figures]
 
+    def measure_regional(self, contestants: Sequence[Contestant]) -> None:
+        """A hit in the regional tier, beside nginx's hit in its memory and beside the plain way to use redis-py."""
+        with regional.valkey(self._directory / "valkey") as server:
+            regional.fill_baseline(server)
+            ours = self._ours("edgecache", regional.url_of(server), regional.NOTHING_IN_MEMORY)
+            nginx = [contestant for contestant in contestants if contestant.name == "nginx"]
+            self.compare(regional.HIT, [*nginx, ours, regional.baseline(server.port)], "nginx")
+
+    def measure_scale(self) -> None:
+        """Whether a hit costs more when more is stored."""
+        many = regional.how_many(self._options.objects)
+        sizes = {f"{regional.FEW:,} objects": (regional.FEW, 0), f"{many:,} objects": (many, 0)}
+        sizes[f"{regional.FEW:,} objects of {regional.TAGS} tags"] = (regional.FEW, regional.TAGS)
+        with contextlib.ExitStack() as stack:
+            ours = []
+            for number, (name, (count, tags)) in enumerate(sizes.items()):
+                server = stack.enter_context(regional.valkey(self._directory / f"valkey-{number}"))
+                regional.fill(server, count, tags)
+                ours.append(self._ours(name, regional.url_of(server), regional.NOTHING_IN_MEMORY))
+            self.compare(regional.SCALE, ours, ours[0].name)
+
+    def measure_dead(self) -> None:
+        """What a Valkey that does not answer adds to the latency of requests that would have asked it."""
+        with regional.valkey(self._directory / "valkey-dead") as server, regional.frozen(server):
+            urls = {
+                "no tier": "off",
+                "Valkey is silent": regional.url_of(server),
+                "Valkey refuses": f"valkey://127.0.0.1:{free_port()}",
+            }
+            ours = [self._ours(name, url, regional.SMALL_MEMORY) for name, url in urls.items()]
+            standings = self.compare(regional.DEAD, ours, ours[0].name)
+            print(regional.added_p99(standings), end="\n\n", flush=True)
+
+    def _ours(self, name: str, url: str, more: dict[str, str]) -> Contestant:
+        """The project's server with a regional tier."""
+        settings = dict(pair.split("=", 1) for pair in self._options.edgecache_env)
+        settings = {"EDGECACHE_ACCESS_LOG": "off", **more, **settings}
+        return regional.edgecache(name, self._options.edgecache_command, settings, url)
+
     def _publish(self, text: str, parts: Sequence[Standing | memory.Figure]) -> None:
         print(text, end="\n\n", flush=True)
         self.failed = self.failed or any(part.failures for part in parts)
 
 
 def edgecache(
-    options: argparse.Namespace, name: str = "edgecache", log: str = "off", output: Path | None = None
+    options: argparse.Namespace,
+    name: str = "edgecache",
+    log: str = "off",
+    output: Path | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> Contestant:
     """The project's server as the options want it."""
     settings = dict(pair.split("=", 1) for pair in options.edgecache_env)
-    settings["EDGECACHE_ACCESS_LOG"] = log
+    settings |= {"EDGECACHE_ACCESS_LOG": log, **(more or {})}
     return peers.edgecache(options.edgecache_command, settings, name, output)
 
 
@@ -122,6 +184,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", type=_names(NAMES), default=NAMES, help=f"of: {','.join(NAMES)}")
     parser.add_argument("--peers", type=_names(list(peers.PEERS)), default=peers.USUAL, help=PEERS_HELP)
     parser.add_argument("--peers-only", action="store_true", help="leave edgecache out")
+    parser.add_argument("--objects", type=_positive, default=regional.MANY, help="of regional-scale (1,000,000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round there")
     parser.add_argument("--edgecache-command", metavar="COMMAND", help=COMMAND_HELP)
     parser.add_argument(

@@ -14,9 +14,7 @@ fraction of the cache left out of it; a trace with none that large is not repeat
 """
 
 import argparse
-import csv
 import gc
-import gzip
 import itertools
 import math
 import statistics
@@ -29,10 +27,11 @@ from typing import NamedTuple, TypeVar
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # from a checkout, installed or not
 
+from load.traces import Request, read_trace  # noqa: E402
+
 from edgecache.eviction import POLICIES, EvictionPolicy  # noqa: E402
 
 SAMPLE = 10_000  # hits, and sets, per round: milliseconds, far above the clock's grain
-Request = tuple[str, int]  # id, bytes
 Item = TypeVar("Item")
 
 
@@ -82,15 +81,6 @@ def above_zero(text: str) -> float:
     if not 0 < fraction <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
     return fraction
-
-
-def read_trace(path: Path) -> list[Request]:
-    """Read all requests; each has an id object of its own, as each request on the wire has."""
-    with gzip.open(path, "rt", newline="") as file:
-        requests = [(row[0], int(row[1])) for row in csv.reader(file) if len(row) == 2]
-    if not requests:
-        raise ValueError("no line of the form id,size")
-    return requests
 
 
 def print_comparison(trace: str, requests: Sequence[Request], fraction: float, cap: float | None, rounds: int) -> None:

@@ -50,6 +50,10 @@ class FakeWorker:
         """What it counted."""
         return self._registry.snapshot()
 
+    def take_spans(self, most: int) -> list[object]:
+        """It traces nothing."""
+        return []
+
     async def drain(self) -> None:
         """Accept no more and wait for the open exchanges, however long they take."""
         for server in self._servers:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.access_log import AccessLog, LineWriter, LogRecord, Quoted, line
+from edgecache.access_log import PIECE, AccessLog, LineWriter, LogRecord, Quoted, line
 
 DEADLINE = 10.0
 RECORD = LogRecord(
@@ -26,7 +26,7 @@ RECORD = LogRecord(
     size=1024,
     duration_ms=1.25,
     cache=b"pop; hit; ttl=30",
-    reason="hit",
+    outcome='"result":"hit","tier":"memory","reason":"fresh"',
     user_agent=b'curl "8"',
     referer=b"",
 )
@@ -72,7 +72,9 @@ def test_a_record_is_one_json_object(file: File) -> None:
         "bytes": 1024,
         "duration_ms": 1.25,
         "cache": "pop; hit; ttl=30",
-        "reason": "hit",
+        "result": "hit",
+        "tier": "memory",
+        "reason": "fresh",
         "user_agent": 'curl "8"',
         "referer": "",
     }
@@ -221,6 +223,29 @@ def read_lines(descriptor: int, count: int) -> list[bytes]:
     while text.count(b"\n") < count:
         text += os.read(descriptor, 1 << 20)
     return text.splitlines()
+
+
+def test_the_log_is_formatted_in_pieces(file: File) -> None:
+    """So that requests get their turn: each piece is bounded, what comes meanwhile waits for the next round."""
+    with closing(AccessLog(1.0, file.write)) as log:
+        for _ in range(2 * PIECE + 1):
+            log.add(RECORD)
+        more = [log.flush_some()]
+        log.add(RECORD)
+        more += [log.flush_some(), log.flush_some()]
+        assert more == [True, True, False]
+        assert log.flush_some() is False
+
+    assert len({*file.text.splitlines()}) == 1
+    assert (log.written, log.dropped) == (2 * PIECE + 2, 0)
+
+
+def test_what_is_known_of_the_tiers_is_logged() -> None:
+    """Trace id and timings, where there are any."""
+    text = line(RECORD._replace(trace_id=b"ab" * 16, regional=0.0012, upstream=0.5), Quoted())
+
+    assert json.loads(text)["trace_id"] == "ab" * 16
+    assert (json.loads(text)["regional_ms"], json.loads(text)["upstream_ms"]) == (1.2, 500.0)
 
 
 def test_a_write_that_failed_half_way_does_not_spoil_the_next(

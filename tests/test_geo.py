@@ -297,7 +297,7 @@ async def test_a_known_head_answers_for_its_own_country_only(origin: OriginDoubl
             await client.request("GET", "/", ())
             got.append((await client.response()).body.decode()[:2])
         assert got == ["DE"] * 5 + ["US"] * 3
-        assert pop.worker.watch.known_hits >= 2, "the fast path was not tried"
+        assert pop.worker.watch.requests.known_hits >= 2, "the fast path was not tried"
 
 
 async def test_identical_bytes_through_two_proxies_get_each_its_own_answer(origin: OriginDouble) -> None:

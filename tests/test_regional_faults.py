@@ -50,6 +50,12 @@ def failures(pop: Pop) -> float:
     return sum(values[0] for _, values in family["series"]) if family else 0.0
 
 
+def reads(pop: Pop, result: str) -> float:
+    """How many reads of the tier came to `result`."""
+    series = pop.worker.snapshot()["edgecache_regional_reads"]["series"]
+    return float(next(values[0] for labels, values in series if ("result", result) in labels))
+
+
 async def test_down_at_the_start(origin: OriginDouble) -> None:
     """Nothing listens where Valkey should be: everything is served, and the failures are counted."""
     origin.otherwise(echo)
@@ -97,13 +103,33 @@ async def test_it_stops_and_comes_back(origin: OriginDouble, valkey: Server) -> 
         assert pop.worker.edge.region.tier.state == "closed"
 
 
+async def test_no_request_waits_for_a_dead_server(origin: OriginDouble, valkey: Server) -> None:
+    """Once the breaker is open no request is a probe; it closes by itself when the server answers again."""
+    async with behind_faults(origin, valkey) as (pop, proxy):
+        guard = pop.worker.edge.region.tier.guard
+        proxy.stall()
+        while not guard.open:
+            await all_are_right(pop, range(8))
+        slow = reads(pop, "slow")
+        await all_are_right(pop, range(100, 160))
+        assert reads(pop, "slow") == slow
+        assert reads(pop, "open") >= 60
+        proxy.heal()
+        for _ in range(500):
+            if not guard.open:
+                break
+            await asyncio.sleep(0.01)
+        assert not guard.open
+        await all_are_right(pop, range(100, 160))
+
+
 CORRUPTIONS: dict[str, Callable[[Server, bytes, bytes], object]] = {
     "bit flip": lambda server, key, value: server.db.set(key, value[:-3] + bytes([value[-3] ^ 1]) + value[-2:]),
     "flip in the digest": lambda server, key, value: server.db.set(key, value[:5] + b"\0" + value[6:]),
     "cut": lambda server, key, value: server.db.set(key, value[:-1]),
     "cut in the head": lambda server, key, value: server.db.set(key, value[:22]),
     "longer": lambda server, key, value: server.db.set(key, value + b"evil"),
-    "another schema": lambda server, key, value: server.db.set(key, b"ecr\x03" + value[4:]),
+    "another schema": lambda server, key, value: server.db.set(key, b"ecr\x63" + value[4:]),
     "empty": lambda server, key, value: server.db.set(key, b""),
     "pickle": lambda server, key, value: server.db.set(key, pickle.dumps({"evil": 1})),
     "a list": lambda server, key, value: (server.db.delete(key), server.db.lpush(key, b"evil")),

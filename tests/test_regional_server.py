@@ -19,7 +19,10 @@ import pytest
 from harness.pop import listening_socket
 from harness.pop_process import DEADLINE, RunningPop, running_pop
 from harness.valkey import Server, running_valkey
+from redis import Redis
 
+from edgecache.config import load
+from edgecache.regional_server import running_server
 from edgecache.valkey import parse_url
 
 REAL = "edgecache.worker:Worker"
@@ -78,6 +81,15 @@ def refusal(**settings: str) -> tuple[int, str]:
 
 
 @pytest.mark.slow
+def test_the_embedded_server_is_reached_by_its_socket_only() -> None:
+    """It has no password: what other users of the machine can reach is nothing at all."""
+    with running_server(load({"EDGECACHE_ORIGIN": "http://127.0.0.1:1", "EDGECACHE_REGIONAL": "embedded"})) as url:
+        path = Path(url.removeprefix("valkey+unix://"))
+        with closing(Redis(unix_socket_path=str(path))) as client:
+            assert client.config_get("port") == {"port": "0"}
+        assert path.stat().st_mode & 0o077 == 0
+
+
 def test_the_embedded_server_outlives_its_workers(page: str, tmp_path: Path) -> None:
     """With `embedded`, what a worker has fetched is there for its successor, and after a restart if it is kept."""
     settings = {"worker": REAL, "origin": page, "regional": "embedded", "regional_directory": str(tmp_path / "data")}

@@ -63,7 +63,7 @@ async def test_a_head_is_known_for_its_scheme(origin: OriginDouble, authority: A
                 assert (await client.ask("/", SITE)).body == b"https"
                 await plain.request("GET", "/", [("Host", SITE)])
                 assert (await plain.response()).body == b"http"
-        assert pop.worker.watch.known_hits > 2
+        assert pop.worker.watch.requests.known_hits > 2
 
 
 async def test_sni_chooses_the_certificate(origin: OriginDouble, authority: Authority) -> None:
@@ -283,7 +283,7 @@ async def test_hsts_is_said_once_over_https_only(origin: OriginDouble, authority
                     answer = await client.ask(target, SITE)
                     assert answer.all("Strict-Transport-Security") == (["max-age=1"] if "own" in target else [said])
             assert (await client.ask("/", OTHER)).all("Strict-Transport-Security") == [said]
-        assert pop.worker.watch.known_hits > 2
+        assert pop.worker.watch.requests.known_hits > 2
         for _ in range(3):
             assert (await pop.get("/hit")).get("Strict-Transport-Security") is None
 

@@ -29,6 +29,7 @@ from edgecache.rules.vectors import NOTHING, Vector, beyond, incarnation_of, mar
 
 REGISTER_OVERHEAD: Final = 540  # bytes that a register costs beside its scope's; measured by the tests
 NO_POSITION: Final = -1  # before all others: whatever carries it is unproven
+TAGS: Final = (b"t", b"g")  # the kinds of scopes that a response bears many of
 HERE: Final = ""  # the region of what only this process knows; no vector ever leaves with it
 
 
@@ -136,6 +137,7 @@ class PurgeLog:
         self._registers: OrderedDict[bytes, Register] = OrderedDict()
         self._depths: Counter[int] = Counter()  # how many path prefixes there are of each depth
         self._deepest = 0
+        self._tagged = 0  # how many scopes of tags there are
         self._writes: OrderedDict[tuple[str, int], Write] = OrderedDict()
         self._doubts: Counter[bytes] = Counter()  # scope → writes that have begun and not ended
         self._most_registers = most_registers
@@ -176,7 +178,7 @@ class PurgeLog:
     def check(self, subject: Subject, seen: int) -> Verdict:
         """Whether a response to a question asked here at position `seen` may be used."""
         worst = Verdict.UNPROVEN if seen < self._floor_at else Verdict.USABLE
-        names = scopes.naming(subject, self._deepest)
+        names = self._names(subject)
         if self._registers.keys().isdisjoint(names) and not self._doubts:
             return worst
         for register in self._registers_of(names):
@@ -186,7 +188,9 @@ class PurgeLog:
     def check_vector(self, subject: Subject, seen: Vector) -> Verdict:
         """Whether a response that came with `seen` may be used. If so, it is as if it had been asked here, now."""
         worst = Verdict.USABLE if seen.covers(self.floor) else Verdict.UNPROVEN
-        names = scopes.naming(subject, self._deepest)
+        names = self._names(subject)
+        if self._registers.keys().isdisjoint(names) and not self._doubts:
+            return worst
         for register in self._registers_of(names):
             worst = worse(worst, register.verdict(seen))
         return worse(worst, self._doubt(names))
@@ -318,9 +322,7 @@ class PurgeLog:
     def _new_register(self, scope: bytes) -> Register:
         register = self._registers[scope] = Register()
         self.bytes_used += REGISTER_OVERHEAD + len(scope)
-        if scope.startswith(b"p"):
-            self._depths[scopes.depth(scope)] += 1
-            self._deepest = max(self._depths)
+        self._expect(scope)
         return register
 
     def _drop_oldest(self) -> None:
@@ -329,16 +331,34 @@ class PurgeLog:
         self.bytes_used -= REGISTER_OVERHEAD + len(scope)
         self.floor = self.floor.merged(register.hard).merged(register.soft)
         self._floor_at = max(self._floor_at, register.hard_at, register.soft_at)
-        if scope.startswith(b"p"):
-            self._forget_depth(scope)
+        self._expect_no_more(scope)
 
-    def _forget_depth(self, scope: bytes) -> None:
-        """A path prefix, or a write's, is no more: do not look deeper than the deepest that is left."""
-        depth = scopes.depth(scope)
-        self._depths[depth] -= 1
-        if not self._depths[depth]:
-            del self._depths[depth]
-            self._deepest = max(self._depths, default=0)
+    def _names(self, subject: Subject) -> list[bytes]:
+        """Every scope that could be in a register, or in doubt, and names `subject`."""
+        if subject.tags and not self._tagged:
+            subject = Subject(subject.key, (), subject.alias)
+        return scopes.naming(subject, self._deepest)
+
+    def _expect(self, scope: bytes) -> None:
+        """A register, or a write, has this scope: look for its like."""
+        kind = scope[:1]
+        if kind == b"p":
+            self._depths[scopes.depth(scope)] += 1
+            self._deepest = max(self._depths)
+        elif kind in TAGS:
+            self._tagged += 1
+
+    def _expect_no_more(self, scope: bytes) -> None:
+        """It has it no more: do not look for tags, nor deeper, than what is left."""
+        kind = scope[:1]
+        if kind == b"p":
+            depth = scopes.depth(scope)
+            self._depths[depth] -= 1
+            if not self._depths[depth]:
+                del self._depths[depth]
+                self._deepest = max(self._depths, default=0)
+        elif kind in TAGS:
+            self._tagged -= 1
 
     # --- writes
 
@@ -348,9 +368,7 @@ class PurgeLog:
         self._writes[write.region, write.begun] = write
         for scope in write.scopes:
             self._doubts[scope] += 1
-            if scope.startswith(b"p"):
-                self._depths[scopes.depth(scope)] += 1
-                self._deepest = max(self._depths)
+            self._expect(scope)
 
     def _end(self, region: str, begun: int) -> None:
         write = self._writes.pop((region, begun), None)
@@ -358,8 +376,7 @@ class PurgeLog:
             self._doubts[scope] -= 1
             if not self._doubts[scope]:
                 del self._doubts[scope]
-            if scope.startswith(b"p"):
-                self._forget_depth(scope)
+            self._expect_no_more(scope)
 
     @property
     def writes(self) -> int:

@@ -1,7 +1,8 @@
-"""The closed vocabularies of the cache: why a request went forward, why a response is not kept, what came of it."""
+"""The closed vocabularies of the cache: why a request went forward, why a response is not kept, who answered, how."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
 
@@ -47,8 +48,19 @@ class Refused(Word):
     PASS = "pass"  # the request was passed through; its response was never a candidate
 
 
+class Tier(Word):
+    """Who an answer came from: the other label of the request metrics."""
+
+    MEMORY = "memory"
+    REGIONAL = "regional"
+    PARENT = "parent"  # another POP
+    ORIGIN = "origin"
+    PASS = "pass"  # passed through, whoever is upstream
+    NONE = "none"  # an answer of our own
+
+
 class Result(Word):
-    """What a request came to: one label of the request metrics and of the access log."""
+    """What a request came to: a label of the request metrics and of the access log."""
 
     HIT = "hit"
     REGIONAL = "regional"  # a hit of the regional tier
@@ -57,4 +69,19 @@ class Result(Word):
     MISS = "miss"
     COLLAPSED = "collapsed"  # another request's answer
     PASS = "pass"
+    PURGE = "purge"  # a PURGE that was recorded
     ERROR = "error"  # an answer of our own
+    ABORTED = "aborted"  # the client left before the end, or the answer could not be completed
+
+
+TIERS: Mapping[Result, Tier] = {  # unless the exchange knows better
+    Result.HIT: Tier.MEMORY,
+    Result.REGIONAL: Tier.REGIONAL,
+    Result.STALE: Tier.MEMORY,
+    Result.REVALIDATED: Tier.ORIGIN,
+    Result.MISS: Tier.ORIGIN,
+    Result.COLLAPSED: Tier.ORIGIN,
+    Result.PASS: Tier.PASS,
+    Result.ERROR: Tier.NONE,
+    Result.ABORTED: Tier.NONE,
+}

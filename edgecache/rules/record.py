@@ -2,14 +2,19 @@
 
     magic "ecr", schema version     4 bytes
     digest                          16 bytes: BLAKE2b of the key under which it lies, and of all that follows
-    lengths of meta and block       2 x 4 bytes, big-endian
-    meta                            JSON, an array: see `Record`
+    the fixed part                  see `FIXED`: the lengths of what follows, numbers and times
+    url                             the full cache key
     block                           the head's field lines, as they are sent
-    body                            whole; or nothing, if it lies in chunks of its own
+    meta                            JSON, an array: the reason, Vary, the selecting values, the directives
+    tags                            with a line feed between two
+    seen                            what of the invalidation log was known when the origin was asked: a vector
+    chunks                          the name of the body's chunks; empty: the body follows
+    body                            whole; or nothing
 
 The digest is bound to the key, so that a record (or a chunk) that lies under another's key is as wrong as one with a
 flipped bit. With a key for encryption, what follows the magic is a nonce and AES-GCM's ciphertext, which is bound in
-the same way. Pure; nothing here trusts what it reads: whatever is not a record is `Corrupt`.
+the same way. Meta, which many records have in common, is read once and remembered by its bytes. Pure; nothing here
+trusts what it reads: whatever is not a record is `Corrupt`.
 """
 
 from __future__ import annotations
@@ -19,20 +24,21 @@ import struct
 from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
+from math import isfinite
 from os import urandom
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import orjson
 
 from edgecache.rules.cache_control import ResponseDirectives
 
-MAGIC: Final = b"ecr\x02"  # the last byte is the schema's version
-SEALED: Final = b"ecs\x02"  # the same, encrypted
+MAGIC: Final = b"ecr\x03"  # the last byte is the schema's version
+SEALED: Final = b"ecs\x03"  # the same, encrypted
 DIGEST_SIZE: Final = 16
 NONCE_SIZE: Final = 12
-LENGTHS: Final = struct.Struct(">II")
+# Status; lengths of url, block, meta, tags, seen, chunks, body; received, initial age, lifetime, stale at and if error.
+FIXED: Final = struct.Struct(">HIIIIIHQddddd")
 _PREFIX: Final = len(MAGIC) + DIGEST_SIZE
-_HEADER: Final = _PREFIX + LENGTHS.size
 
 
 class Corrupt(Exception):
@@ -86,41 +92,77 @@ class Codec:
         """`record`, to lie under `key`."""
         meta = orjson.dumps(
             (
-                record.url.decode("latin-1"),
-                record.status,
                 record.reason.decode("latin-1"),
-                record.received,
-                record.initial_age,
-                record.lifetime,
-                record.stale_at,
-                record.stale_if_error,
                 [name.decode("latin-1") for name in record.vary],
                 [None if value is None else value.decode("latin-1") for value in record.selecting],
                 dataclasses.astuple(record.directives),
-                [tag.decode("latin-1") for tag in record.tags],
-                record.seen,
-                record.length,
-                record.chunks.decode("latin-1"),
             )
         )
-        return self.seal(key, LENGTHS.pack(len(meta), len(record.block)) + meta + record.block + record.body)
+        tags = b"\n".join(record.tags)  # a field's value holds no line feed
+        seen = record.seen.encode("ascii")
+        fixed = FIXED.pack(
+            record.status,
+            len(record.url),
+            len(record.block),
+            len(meta),
+            len(tags),
+            len(seen),
+            len(record.chunks),
+            record.length,
+            record.received,
+            record.initial_age,
+            record.lifetime,
+            record.stale_at,
+            record.stale_if_error,
+        )
+        return self.seal(key, b"".join((fixed, record.url, record.block, meta, tags, seen, record.chunks, record.body)))
 
     def decode(self, key: bytes, url: bytes, data: bytes) -> Record:
         """The record of `url` that lies under `key`; raises `Corrupt`."""
         rest = self.open(key, data)
         try:
-            meta_length, block_length = LENGTHS.unpack_from(rest)
-            block_at = LENGTHS.size + meta_length
-            body_at = block_at + block_length
-            meta = orjson.loads(rest[LENGTHS.size : block_at])
-            record = _record(meta, rest[block_at:body_at], rest[body_at:])
-        except (struct.error, ValueError, TypeError, AttributeError):
+            fixed = FIXED.unpack_from(rest)
+        except struct.error:
             raise Corrupt("malformed") from None
-        if record.url != url:
+        status, urls, blocks, metas, tagged, seens, names, length, *times = fixed
+        received, age, lifetime, stale_at, stale_if_error = times
+        block_at = FIXED.size + urls
+        if urls != len(url) or not rest.startswith(url, FIXED.size):
             raise Corrupt("key")
-        if body_at > len(rest) or (not record.chunks and len(record.body) != record.length):
+        meta_at = block_at + blocks
+        tags_at = meta_at + metas
+        seen_at = tags_at + tagged
+        name_at = seen_at + seens
+        body_at = name_at + names
+        if body_at > len(rest) or (not names and len(rest) - body_at != length):
             raise Corrupt("length")
-        return record
+        try:
+            reason, vary, selecting, directives = _meta(rest[meta_at:tags_at])
+            seen = rest[seen_at:name_at].decode("ascii")
+        except (ValueError, TypeError, AttributeError):
+            raise Corrupt("malformed") from None
+        tags = tuple(rest[tags_at:seen_at].split(b"\n")) if tagged else ()
+        if not isfinite(received + age + lifetime + stale_at + stale_if_error):
+            raise Corrupt("malformed")
+        return Record(
+            url,
+            status,
+            reason,
+            received,
+            age,
+            lifetime,
+            stale_at,
+            stale_if_error,
+            vary,
+            selecting,
+            directives,
+            tags,
+            seen,
+            length,
+            rest[name_at:body_at],
+            rest[block_at:meta_at],
+            rest[body_at:],
+        )
 
     def seal(self, key: bytes, plain: bytes) -> bytes:
         """`plain` with what proves that it was put under `key`; also for chunks."""
@@ -147,41 +189,24 @@ class Codec:
 
 
 def _digest(key: bytes, rest: bytes) -> bytes:
-    digest = blake2b(b"%d:" % len(key), digest_size=DIGEST_SIZE)
-    digest.update(key)
-    digest.update(rest)
-    return digest.digest()
+    return blake2b(b"%d:%b%b" % (len(key), key, rest), digest_size=DIGEST_SIZE).digest()
 
 
-def _record(meta: Any, block: bytes, body: bytes) -> Record:
-    url, status, reason, received, age, lifetime, stale_at, stale_if_error, *rest = meta
-    vary, selecting, directives, tags, seen, length, chunks = rest
-    if type(status) is not int or type(length) is not int or type(seen) is not str or len(vary) != len(selecting):
-        raise ValueError("no record")
-    return Record(
-        url.encode("latin-1"),
-        status,
-        reason.encode("latin-1"),
-        float(received),
-        float(age),
-        float(lifetime),
-        float(stale_at),
-        float(stale_if_error),
-        tuple([name.encode("latin-1") for name in vary]),
-        tuple([None if value is None else value.encode("latin-1") for value in selecting]),
-        _directives(tuple(directives)),
-        tuple([tag.encode("latin-1") for tag in tags]),
-        seen,
-        length,
-        chunks.encode("latin-1"),
-        block,
-        body,
-    )
+Meta = tuple[bytes, tuple[bytes, ...], tuple[bytes | None, ...], ResponseDirectives]
 
 
 @lru_cache(maxsize=1024)
-def _directives(values: tuple[Any, ...]) -> ResponseDirectives:
-    return ResponseDirectives(*values)
+def _meta(data: bytes) -> Meta:
+    """Reason, Vary, selecting values and directives; raises ValueError, TypeError or AttributeError."""
+    reason, vary, selecting, directives = orjson.loads(data)
+    if len(vary) != len(selecting):
+        raise ValueError("no record")
+    return (
+        reason.encode("latin-1"),
+        tuple([name.encode("latin-1") for name in vary]),
+        tuple([None if value is None else value.encode("latin-1") for value in selecting]),
+        ResponseDirectives(*directives),
+    )
 
 
 def storage_key(url: bytes) -> bytes:

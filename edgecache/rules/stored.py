@@ -15,9 +15,10 @@ from edgecache.rules.cache_control import (
 )
 from edgecache.rules.dates import format_date, parse_date
 from edgecache.rules.message import Fields, Request, Response
-from edgecache.rules.tags import BETWEEN_POPS, tags_of
+from edgecache.rules.tags import tags_of
 
 HEURISTICALLY_CACHEABLE = frozenset((200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501))  # RFC 9110 §15.1
+INTERNAL = b"edgecache-"  # fields between POPs
 AGE = frozenset((b"age",))
 HOP_BY_HOP = frozenset(  # RFC 9110 §7.6.1, RFC 9111 §3.1
     b"connection keep-alive proxy-authenticate proxy-authentication-info proxy-authorization proxy-connection te "
@@ -36,7 +37,7 @@ class Policy:
     store_client_errors: bool = False
     default_stale_if_error: float = 0.0  # where the origin names no window
     max_ranges: int = 5
-    hidden: frozenset[bytes] = frozenset((BETWEEN_POPS,))  # fields that are for POPs, not for clients
+    hidden: frozenset[bytes] = frozenset()  # fields that clients do not see
 
 
 class Times(NamedTuple):
@@ -140,7 +141,8 @@ def kept_response(
     fields = response.fields
     directives = response_directives(response)
     date = parse_date(fields.get(b"date") or b"", int(times.received))
-    kept = end_to_end(fields).without(policy.hidden | AGE)
+    internal = {name for name in fields.names() if name.startswith(INTERNAL)}
+    kept = end_to_end(fields).without(policy.hidden | AGE | internal)
     if date is None:
         date = times.received
         kept = kept.without((b"date",)).plus((b"Date", format_date(date)))  # RFC 9110 §6.6.1

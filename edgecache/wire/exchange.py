@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from edgecache.body import Body, Cursor
 from edgecache.rules.message import Request
-from edgecache.rules.reasons import Result
+from edgecache.rules.reasons import Forward, Result, Tier
 from edgecache.wire import h1_render as render
 
 if TYPE_CHECKING:
+    from edgecache.tracing import Trace
     from edgecache.wire.h1_server import ClientConnection
 
 
@@ -31,6 +32,12 @@ class Exchange:
     bytes_out = 0
     cache_status = b""
     result = Result.PASS
+    why: Forward | None = None  # it was not answered out of memory
+    tier: Tier | None = None  # who the answer came from, if `result` does not tell
+    failure = ""  # why the answer is one of our own: a fixed word
+    trace: Trace | None = None  # the ids of one that is sampled
+    regional_asked = upstream_asked = 0.0  # epoch seconds; 0 = it was not
+    regional_took = upstream_took = 0.0  # seconds until the answer, or its head, was there; 0 = until the end
     started = False
     inquiry: Cancellable | None = None  # to be cancelled if the client leaves before the end
     _cursor: tuple[Body, Cursor] | None = None
@@ -40,6 +47,7 @@ class Exchange:
         self.request = request
         self.raw = raw  # the head's exact bytes
         self.body = body  # of the request; None where it has none
+        self.client = connection.peer  # its address
         self.began = connection.site.clock()
         self._connection: ClientConnection | None = connection
 
@@ -52,11 +60,6 @@ class Exchange:
     def writable(self) -> bool:
         """Whether the client keeps up."""
         return self._connection is None or self._connection.writable
-
-    @property
-    def client(self) -> str:
-        """The address of the peer."""
-        return self._connection.peer if self._connection is not None else ""
 
     def interim(self, head: bytes) -> None:
         """Send a 1xx response; HTTP/1.0 knows none (RFC 9110 §15.2)."""
@@ -130,6 +133,7 @@ class Exchange:
     def abort(self) -> None:
         """The answer cannot be completed: the connection is cut, which no client takes for an end."""
         if self._connection is not None:
+            self.failure = "cut-short"
             self._connection.cut()
 
     def resume(self) -> None:

@@ -35,6 +35,7 @@ HOST: Final = re.compile(  # RFC 9110 §7.2, RFC 3986 §3.2.2: a name, an IPv4 o
 ABSOLUTE: Final = re.compile(rb"(?i:(https?))://([^/?#@]*)([/?][!-~]*)?")
 BARE_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
 LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+INTERNAL: Final = b"edgecache-"  # fields between POPs
 METHODS: Final = frozenset(
     b"GET HEAD POST PUT DELETE PATCH OPTIONS TRACE QUERY PURGE PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH "
     b"REPORT CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE MKCALENDAR ACL BIND REBIND UNBIND LINK UNLINK "
@@ -306,23 +307,24 @@ def connection_options(fields: Fields) -> set[bytes]:
 class ResponseHeads:
     """A reader of response heads; the last ones are remembered: an origin repeats itself within a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: frozenset[bytes] = frozenset()) -> None:
+        self._hidden = hidden  # fields that are not passed on, beside those that are for this connection only
         self._parsed: Remembered[bytes, Response] = Remembered(MOST_REMEMBERED // 4)
         self.known = self._parsed.get  # the response whose head is exactly these bytes, to any method but HEAD
 
     def parse(self, raw: bytes, method: bytes) -> Response:
         """The response whose head is `raw`, answering a `method` request; raises `OriginError`."""
         if method == b"HEAD":  # its framing differs
-            return parse_response_head(raw, method)
+            return parse_response_head(raw, method, self._hidden)
         response = self._parsed.get(raw)
         if response is None:
-            response = parse_response_head(raw, method)
+            response = parse_response_head(raw, method, self._hidden)
             if len(raw) <= LONGEST_REMEMBERED and response.status >= 200:  # an interim one is never the whole answer
                 self._parsed.remember(raw, response)
         return response
 
 
-def parse_response_head(raw: bytes, method: bytes) -> Response:
+def parse_response_head(raw: bytes, method: bytes, hidden: frozenset[bytes] = frozenset()) -> Response:
     """The response whose head is `raw`, answering a `method` request; raises `OriginError`.
 
     The framing is validated before a byte of the body is used (RFC 9112 §6.3).
@@ -341,17 +343,27 @@ def parse_response_head(raw: bytes, method: bytes) -> Response:
     if minor == b"0" and b"keep-alive" not in options:
         keep_alive = False
     bodiless = method == b"HEAD" or status in (204, 304)
-    passed_on = passed_head(status, reason or b"", fields, framing, bodiless=bodiless)
+    passed_on = passed_head(status, reason or b"", fields, framing, bodiless=bodiless, hidden=hidden)
     return Response(status, fields, reason or b"", framing, keep_alive, passed_on)
 
 
-def passed_head(status: int, reason: bytes, fields: Fields, framing: Framing, *, bodiless: bool) -> bytes:
+def passed_head(
+    status: int,
+    reason: bytes,
+    fields: Fields,
+    framing: Framing,
+    *,
+    bodiless: bool,
+    hidden: frozenset[bytes] = frozenset(),
+) -> bytes:
     """A response's head as it is passed on: the hop-by-hop fields removed, the framing ours (RFC 9110 §7.6.1).
 
+    Neither what is `hidden` nor what is between POPs is passed on.
     `bodiless` responses (to HEAD, 304) keep the length that the origin gave: it speaks of another message.
     """
-    drop = hop_by_hop(fields) | CONTENT_LENGTH
-    block = b"".join([b"%b: %b\r\n" % line for line in fields.lines if line[0].lower() not in drop])
+    drop = hop_by_hop(fields) | CONTENT_LENGTH | hidden
+    kept = [line for line in fields.lines if (name := line[0].lower()) not in drop and not name.startswith(INTERNAL)]
+    block = b"".join([b"%b: %b\r\n" % line for line in kept])
     length = _agreed_length(fields) if bodiless else framing.length  # RFC 9110 §8.6: said once, whatever came
     if length is None or status == 204:
         return status_line(status, reason) + block

@@ -15,6 +15,7 @@ from typing import Final, cast
 from edgecache.body import Body
 from edgecache.rules.client_address import plain_address
 from edgecache.rules.message import Request
+from edgecache.rules.reasons import Result
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
@@ -106,9 +107,13 @@ class ClientConnection(asyncio.Protocol):
         self._ready = False
         if exchange is not None:
             exchange.leave()
+            if exchange.status != 101:
+                exchange.result, exchange.failure = Result.ABORTED, exchange.failure or "client-left"
+            self.site.answered(exchange, self.site.clock() - exchange.began)
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
+        self.site.bytes_in.value += len(data)
         if self._ready:
             if self.site.answer_known(self, data):
                 self._since = 0.0  # the next sweep notes the time

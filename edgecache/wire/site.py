@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from edgecache.metrics import Counter
 from edgecache.rules.message import Request
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
@@ -23,6 +24,7 @@ class Site(Protocol):
     min_rate: int
     max_request_body: int
     hsts: bytes  # the line that answers to https get, or nothing
+    bytes_in: Counter  # received from clients
 
     def joined(self, connection: ClientConnection) -> BadRequest | None:
         """A client has connected; why it is to be turned away, if it is."""
@@ -42,7 +44,7 @@ class Site(Protocol):
     def answer(self, exchange: Exchange) -> None:
         """See to it that `exchange` is answered, now or later."""
 
-    def answered(self, exchange: Exchange, took: float) -> None:
+    def answered(self, exchange: Exchange, took: float) -> object:
         """An answer is complete, after `took` seconds: count and log it."""
 
     def refused(self, error: BadRequest) -> None:

@@ -83,6 +83,7 @@ class Contestant:
 
     name: str
     command: Callable[[Path, int], Command]
+    note: Callable[[], str] | None = None  # what it tells of itself, asked while it still runs
 
 
 def nginx(directory: Path, origin: int) -> Command:

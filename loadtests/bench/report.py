@@ -38,6 +38,7 @@ def table(scenario: Scenario, standings: Sequence[Standing], base_name: str) -> 
     ]
     lines += [_row(scenario, standing, base) for standing in standings]
     lines += [f"\n{each.name} FAILED: {'; '.join(each.failures)}" for each in standings if each.failures]
+    lines += [f"\n{each.name}: {each.note}" for each in standings if each.note]
     crowd = max((each.others for standing in standings for each in standing.rounds), default=0.0)
     if crowd > CROWDED:
         lines.append(f"\nNot alone: something else used the servers' core up to {crowd:.0%} of a round.")

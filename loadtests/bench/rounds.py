@@ -15,7 +15,7 @@ from .load import Load
 from .origin import Origin
 from .peers import Contestant
 from .processes import SERVER_CORE, Server, StartError, running
-from .scenarios import CONNECTIONS, Scenario, VerifyError, verify
+from .scenarios import Scenario, VerifyError, verify
 from .wrk import Wrk
 
 Generator = Callable[[int, int], Load]
@@ -71,6 +71,7 @@ class Standing:
     name: str
     rounds: list[Round] = field(default_factory=list)
     proof: str = ""
+    note: str = ""  # what it tells of itself after the rounds
     failures: list[str] = field(default_factory=list)
 
 
@@ -102,14 +103,21 @@ def contest(
             for standing, server in ready:
                 say(f"{scenario.name}: round {number}/{rounds}: {standing.name}")
                 _keep(standing, _measure(scenario, server, origin, generate, seconds))
+        _take_notes(contestants, standings)
     return standings
+
+
+def _take_notes(contestants: Sequence[Contestant], standings: Sequence[Standing]) -> None:
+    for contestant, standing in zip(contestants, standings, strict=True):
+        if contestant.note is not None and standing.rounds:
+            standing.note = contestant.note()
 
 
 def _generator(scenario: Scenario, directory: Path) -> Generator:
     """wrk, except for answers without a body: it waits for as many bytes as their Content-Length says."""
     requests = scenario.requests()
     if scenario.has_body and not scenario.own_loader:
-        return Wrk(directory, requests, CONNECTIONS, "https" if scenario.tls else "http").run
+        return Wrk(directory, requests, scenario.connections, "https" if scenario.tls else "http").run
 
     def generate(port: int, seconds: int) -> Load:
         return rawload.run(port, itertools.cycle(requests), has_body=scenario.has_body, seconds=seconds)

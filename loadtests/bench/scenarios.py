@@ -33,6 +33,7 @@ class Scenario:
     per_gib: bool = False
     tls: bool = False
     closes: bool = False  # a connection of its own for each request
+    connections: int = CONNECTIONS
     own_loader: bool = False  # by the loader that 304 and head need, to compare with them
 
     @property
@@ -70,6 +71,7 @@ SCENARIOS = (
     Scenario("hit-varied", "memory hit, 20,000 different cookies", sessions=20_000),
 )
 LOG = Scenario("log", "memory hit, JSON access log to /dev/null against none")
+TRACES = Scenario("traces", "memory hit, traces of no and of 1 % of requests (no collector) against none")
 
 
 def verify(scenario: Scenario, server: Server, origin: Origin) -> str:

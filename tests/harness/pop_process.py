@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -89,11 +89,17 @@ class RunningPop:
 
 @contextlib.contextmanager
 def running_pop(
-    *, worker: str = "fake_worker:FakeWorker", stdout: IO[bytes] | None = None, limit: int = 0, **settings: object
+    *,
+    worker: str = "fake_worker:FakeWorker",
+    stdout: IO[bytes] | None = None,
+    limit: int = 0,
+    environment: Mapping[str, str] | None = None,
+    **settings: object,
 ) -> Iterator[RunningPop]:
     """A POP with one worker on free ports, killed at the end if it still lives.
 
-    The worker is a stand-in unless named; `limit` bounds the open files of each process.
+    The worker is a stand-in unless named; `limit` bounds the open files of each process; `environment` is what else
+    it finds there.
     """
     environ = {
         "PATH": os.environ["PATH"],
@@ -102,6 +108,7 @@ def running_pop(
         "EDGECACHE_LISTEN": "127.0.0.1:0",
         "EDGECACHE_ADMIN_LISTEN": "127.0.0.1:0",
         "EDGECACHE_WORKERS": "1",
+        **(environment or {}),
         **{f"EDGECACHE_{name.upper()}": str(value) for name, value in settings.items()},
     }
     command = [sys.executable, "-m", "edgecache", "serve", "--worker", worker]

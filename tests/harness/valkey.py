@@ -20,9 +20,15 @@ class Server:
         self.url = f"valkey://127.0.0.1:{server.port}"
         self.db: Any = server.client()
 
+    def stop(self) -> None:
+        """End the server before its time; nothing is kept."""
+        self.db.close()
+        self._server.stop()
+
     def keys(self) -> list[bytes]:
         """The names of all objects: no leases, no probes."""
-        return sorted(key for key in self.db.keys("ec:{*") if not key.endswith(b":lease"))
+        keys = self.db.keys("ec:{*")
+        return sorted(key for key in keys if not key.endswith(b":lease") and not key.startswith(b"ec:{log}:"))
 
     async def has(self, count: int) -> list[bytes]:
         """Wait until there are so many objects; their names."""
@@ -36,9 +42,12 @@ class Server:
 @contextmanager
 def running_valkey(**config: str) -> Iterator[Server]:
     """A server on a free port, in a temporary directory."""
-    with ValkeyServer(config={name.replace("_", "-"): value for name, value in config.items()}) as server:
-        one = Server(server)
-        try:
-            yield one
-        finally:
-            one.db.close()
+    server = ValkeyServer(config={name.replace("_", "-"): value for name, value in config.items()})
+    server.start()
+    one = Server(server)
+    try:
+        yield one
+    finally:
+        one.db.close()
+        if server.is_running():
+            server.stop()

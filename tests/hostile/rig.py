@@ -10,6 +10,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
+from edgecache.metrics import Counter
 from edgecache.rules.forward import Gateway, upstream_lines
 from edgecache.rules.message import Request
 from edgecache.wire import h1_render as render
@@ -115,6 +116,7 @@ class Bench:
         heads = RequestHeads(limits or HeadLimits())
         self.heads = heads
         self.check_unfinished = heads.check_unfinished
+        self.bytes_in = Counter()
         self.reasons: list[tuple[int, str]] = []
         self.exchanges: list[tuple[Exchange, Collected | None]] = []
 

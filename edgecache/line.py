@@ -1,0 +1,181 @@
+"""Reads of many values at once from one Valkey, in the data plane: no task and no timer for a round trip.
+
+redis-py opens the connection (address, TLS, user, database, Sentinel); from then on its transport is ours, and hiredis
+reads the replies. After anything but whole lists of values the connection is given up: what it would bring next is not
+known. A cluster's client has to find out where each key lies: there a round trip is a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, cast
+
+from hiredis import ProtocolError, Reader, pack_command
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import ConnectionError as LostConnection
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
+
+from edgecache.tasks import spawn
+
+Values = Sequence[bytes | None]
+Done = Callable[[Values | None, BaseException | None], None]  # the values, or what went wrong
+Failure: Final = (RedisError, OSError, TimeoutError)
+
+
+class Line(Protocol):
+    """Reads values by key."""
+
+    def ask(self, keys: Sequence[bytes], done: Done) -> None:
+        """Have `done` called with the values of `keys`, in their order; None where there is none."""
+
+    def give_up(self) -> None:
+        """Whatever was asked takes too long: all that are waiting are told so."""
+
+    async def close(self) -> None:
+        """End; nobody is told."""
+
+
+class ServerLine(asyncio.Protocol):
+    """One connection, opened when it is first needed, with questions under way in their order."""
+
+    def __init__(self, pool: ConnectionPool, timeout: float) -> None:
+        self._pool = pool
+        self._timeout = timeout  # seconds to connect
+        self._connection: AbstractConnection | None = None
+        self._transport: asyncio.Transport | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._replies = self._fresh_reader()
+        self._asked: deque[tuple[Sequence[bytes], Done]] = deque()  # under way, or waiting for the connection
+
+    @staticmethod
+    def _fresh_reader() -> Reader:
+        return Reader(replyError=ResponseError, notEnoughData=...)
+
+    def ask(self, keys: Sequence[bytes], done: Done) -> None:
+        """Have `done` called with the values of `keys`, or with why there are none."""
+        self._asked.append((keys, done))
+        if self._transport is not None:
+            self._transport.write(packed(keys))
+        elif self._connecting is None:
+            self._connecting = spawn(self._connect(), "connect to the regional tier")
+
+    async def _connect(self) -> None:
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(self._timeout):
+                await connection.connect()  # type: ignore[no-untyped-call]
+            self._take_over(connection)
+        except BaseException as error:
+            await connection.disconnect(nowait=True)
+            self._connecting = None
+            if not isinstance(error, Failure):
+                raise
+            self._fail(error)
+
+    def _take_over(self, connection: AbstractConnection) -> None:
+        writer = connection._writer  # redis-py has no other way to its transport
+        assert writer is not None, "it is connected"
+        self._connection, self._connecting = connection, None
+        self._replies = self._fresh_reader()
+        self._transport = cast(asyncio.Transport, writer.transport)
+        self._transport.set_protocol(self)
+        for keys, _ in self._asked:
+            self._transport.write(packed(keys))
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the server."""
+        try:
+            self._replies.feed(data)
+            while (reply := self._replies.gets()) is not ...:
+                if not self._reply(reply):
+                    return
+        except ProtocolError as error:
+            self._fail(InvalidResponse(str(error)))
+
+    def _reply(self, reply: Any) -> bool:
+        """Take one whole reply; whether the next may be taken."""
+        if not self._asked:
+            self._fail(InvalidResponse("a reply that nobody has asked for"))
+            return False
+        keys, done = self._asked[0]
+        if type(reply) is list and len(reply) == len(keys):
+            self._asked.popleft()
+            done(reply, None)
+            return self._transport is not None
+        self._fail(reply if isinstance(reply, ResponseError) else InvalidResponse("no list of as many values as keys"))
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        if self._transport is not None:
+            self._fail(exc or LostConnection("the server has closed the connection"))
+
+    def give_up(self) -> None:
+        """What was asked takes too long."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        self._fail(TimeoutError("the regional tier was too slow"))
+
+    def _fail(self, error: BaseException) -> None:
+        self._drop()
+        asked, self._asked = self._asked, deque()
+        for _, done in asked:
+            done(None, error)
+
+    def _drop(self) -> None:
+        connection, self._connection, self._transport = self._connection, None, None
+        if connection is not None:
+            spawn(connection.disconnect(nowait=True), "leave the regional tier")
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self._asked.clear()
+        connecting, connection = self._connecting, self._connection
+        self._connection = self._transport = None
+        if connecting is not None:
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+
+class ClusterLine:
+    """A cluster: `read` gets the values from the nodes that have them."""
+
+    def __init__(self, read: Callable[[Sequence[bytes]], Any]) -> None:
+        self._read = read
+        self._reading: dict[asyncio.Task[None], Done] = {}
+
+    def ask(self, keys: Sequence[bytes], done: Done) -> None:
+        """Have `done` called with the values of `keys`, or with why there are none."""
+        task = spawn(self._ask(keys, done), "regional reads")
+        self._reading[task] = done
+        task.add_done_callback(lambda task: self._reading.pop(task, None))
+
+    async def _ask(self, keys: Sequence[bytes], done: Done) -> None:
+        try:
+            values = await self._read(keys)
+        except Failure as error:
+            done(None, error)
+        else:
+            done(values, None)
+
+    def give_up(self) -> None:
+        """What was asked takes too long."""
+        for task, done in tuple(self._reading.items()):
+            task.cancel()
+            done(None, TimeoutError("the regional tier was too slow"))
+
+    async def close(self) -> None:
+        """End."""
+        reading = tuple(self._reading)
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+
+
+def packed(keys: Sequence[bytes]) -> bytes:
+    """The command that reads the values of `keys`."""
+    return cast(bytes, pack_command(cast(Any, (b"MGET", *keys))))

@@ -1,0 +1,141 @@
+"""A POP copies the logs that lie in another region's Valkey into its own, each entry with its own ID.
+
+Any number of copiers may copy the same log: the server refuses what it has. What the other Valkey holds of third
+regions is copied as well, so that regions need no full mesh. Entries come twice: pushed, which costs one way of the
+network, and read in their order, which misses none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Final
+
+from edgecache.log_stream import LogStore
+from edgecache.rules import vectors
+from edgecache.rules.log_entries import written_id
+from edgecache.valkey import Failure
+
+log = logging.getLogger("edgecache.supervisor")
+WAIT: Final = 0.2  # seconds that a read waits for an entry
+LOOK_EVERY: Final = 0.25  # seconds between two looks at whose logs there are, and whether they are what they were
+RECONNECT: Final = 0.1  # seconds
+MOST_AT_ONCE: Final = 500  # entries of each log
+BEGINNING: Final = b"0-0"
+
+
+class Copier:
+    """Copies from the Valkey of `peer` into that of `region`. Mutable state: how far each log was read."""
+
+    def __init__(
+        self,
+        home: Callable[[], LogStore],
+        source: Callable[[], LogStore],
+        *,
+        region: str,
+        peer: str,
+    ) -> None:
+        self._make_home = home
+        self._make_source = source
+        self._region = region
+        self._peer = peer
+        self._after: dict[str, bytes] = {}
+        self._beats: dict[str, bytes] = {}
+        self._known = asyncio.Event()
+        self._over = self._failed = False
+        self.copied = 0  # entries that were new
+        self.connected = False
+
+    async def run(self) -> None:
+        """Copy for ever; whatever fails begins anew."""
+        while not self._over:
+            home, source = self._make_home(), self._make_source()
+            self._failed = False
+            self._known.clear()
+            try:
+                works = (self._look(home, source), self._read(home, source), self._take_pushes(home, source))
+                async with asyncio.TaskGroup() as tasks:
+                    for work in works:
+                        tasks.create_task(self._until_failed(work))
+            except* Failure as failures:
+                if self.connected:
+                    log.warning("the log of %s is out of reach: %r", self._peer, failures.exceptions[0])
+                self.connected = False
+            finally:
+                for store in (home, source):
+                    await _closed(store)
+            await asyncio.sleep(RECONNECT)
+
+    async def _until_failed(self, work: Coroutine[None, None, None]) -> None:
+        """Run one part; when it fails, the others are to end too, even if a command swallows their cancellation."""
+        try:
+            await work
+        finally:
+            self._failed = True
+
+    def stop(self) -> None:
+        """Copy no more, once what is under way has come back."""
+        self._over = self._failed = True
+
+    async def _look(self, home: LogStore, source: LogStore) -> None:
+        """See where to read on, and whether the peer's own log has lost what we have of it."""
+        while not self._failed:
+            regions = sorted({self._peer, *await source.regions()} - {self._region})
+            there, beats = await asyncio.gather(source.tops(regions), source.beats())
+            here = await home.tops(regions)
+            if there[self._peer] < here[self._peer] and _same_log(there[self._peer], here[self._peer]):
+                log.warning("the log of %s holds less than its copy here: it begins anew", self._peer)
+                await source.reopen(self._peer, here[self._peer])
+            for region in regions:
+                self._note(region, there[region], here[region])
+            self._known.set()
+            if not self.connected:
+                log.info("copying the log of %s", self._peer)
+                self.connected = True
+            await home.beat(self._heard(beats))
+            await asyncio.sleep(LOOK_EVERY)
+
+    def _note(self, region: str, there: int, here: int) -> None:
+        """Where to read a log on: after what is here, or from its beginning if it is another log than that."""
+        same = vectors.incarnation_of(there) == vectors.incarnation_of(here)
+        after = written_id(here) if here and same else BEGINNING
+        if region not in self._after or not same or vectors.id_of(there) < _id(self._after[region]):
+            self._after[region] = after
+
+    def _heard(self, beats: dict[str, bytes]) -> list[str]:
+        """The peer, and the regions of which the peer has heard since the last look."""
+        heard = [name for name, beat in beats.items() if beat != self._beats.get(name) and name != self._region]
+        self._beats = beats
+        return sorted({self._peer, *heard})
+
+    async def _read(self, home: LogStore, source: LogStore) -> None:
+        await self._known.wait()
+        while not self._failed:
+            for region, rows in (await source.read(self._after, WAIT, MOST_AT_ONCE)).items():
+                self.copied += await home.copy(region, rows)
+                self._after[region] = rows[-1][0]
+
+    async def _take_pushes(self, home: LogStore, source: LogStore) -> None:
+        await self._known.wait()
+        async for region, row in source.pushes():
+            if self._failed:
+                return
+            if region == self._peer:
+                self.copied += await home.copy(region, [row], pushed=True)
+
+
+def _same_log(one: int, other: int) -> bool:
+    """Whether a log holds less than a copy of it although it did not begin anew."""
+    return vectors.count_of(vectors.incarnation_of(one)) <= vectors.count_of(vectors.incarnation_of(other))
+
+
+def _id(id_: bytes) -> tuple[int, int]:
+    milliseconds, _, sequence = id_.partition(b"-")
+    return int(milliseconds), int(sequence)
+
+
+async def _closed(store: LogStore) -> None:
+    with contextlib.suppress(*Failure):
+        await asyncio.wait_for(store.link.close(), 0.5)

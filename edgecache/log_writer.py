@@ -1,0 +1,126 @@
+"""A process appends to its region's log, and learns who has applied what it appended.
+
+What cannot be appended at once is not lost while this process lives: it waits in the outbox and is tried again. If more
+waits there than it holds, everything is invalidated instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from redis.exceptions import ResponseError
+
+from edgecache.lanes import Commands, Guard
+from edgecache.log_stream import LogStore, Member
+from edgecache.rules.log_entries import Draft, purge_id
+from edgecache.rules.purge_log import Kind
+from edgecache.rules.scopes import EVERYTHING
+from edgecache.tasks import spawn
+from edgecache.valkey import Failure
+
+log = logging.getLogger("edgecache")
+APPEND_WITHIN: Final = 1.0  # seconds
+RETRY: Final = 0.25  # seconds between two tries of what waits in the outbox
+MOST_WAITING: Final = 10_000
+POLL: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03)  # seconds between two looks at who has applied an entry
+EVERYTHING_AGAIN: Final = Draft(Kind.PURGE, (EVERYTHING,), author="outbox overflow")
+
+
+class LogWriter:
+    """Appends to the log of one region. Mutable state: the outbox."""
+
+    def __init__(
+        self, store: LogStore, guard: Guard, region: str, known: Callable[[], int], peers: Mapping[str, LogStore]
+    ) -> None:
+        self.store = store
+        self.region = region
+        self._known = known  # the mark of the last entry of the region that was applied in this process
+        self._peers = peers
+        self._commands = Commands(guard, "log appends")
+        self.outbox: deque[Draft] = deque()
+        self._sender: asyncio.Task[None] | None = None
+
+    async def append(self, draft: Draft) -> int:
+        """The mark of the entry, once it is in the region's log; raises one of `Failure`."""
+        command = self.store.append_command(self.region, draft, self._known())
+        return self.store.appended(await self._commands.ask(command, 256, within=APPEND_WITHIN))
+
+    def append_later(self, draft: Draft) -> None:
+        """Append it as soon as the log can be reached."""
+        if len(self.outbox) >= MOST_WAITING:
+            self.outbox.clear()
+            draft = EVERYTHING_AGAIN
+        self.outbox.append(draft)
+        if self._sender is None or self._sender.done():
+            self._sender = spawn(self._send(), "outbox of the log")
+
+    async def _send(self) -> None:
+        while self.outbox:
+            draft = self.outbox[0]
+            try:
+                await self.append(draft)
+            except Failure:
+                await asyncio.sleep(RETRY)
+                continue
+            if self.outbox and self.outbox[0] is draft:
+                self.outbox.popleft()
+
+    async def record(self, draft: Draft) -> str:
+        """The ID of the entry, as callers know it; raises one of `Failure`."""
+        return purge_id(self.region, await self.append(draft))
+
+    # --- who has applied it
+
+    async def applied_by(self, region: str, mark: int, everywhere: bool, within: float) -> tuple[bool, list[str]]:
+        """Whether all workers have applied the entry of `region` in time, and who has not, or cannot be asked.
+
+        All that follow in this region, or `everywhere`.
+        """
+        until = asyncio.get_running_loop().time() + within
+        stores = {self.region: self.store, **(self._peers if everywhere else {})}
+        for pause in _pauses():
+            late = await asyncio.gather(*(_late(name, store, region, mark) for name, store in stores.items()))
+            pending = [name for names in late for name in names]
+            if not pending:
+                return True, []
+            if asyncio.get_running_loop().time() + pause >= until:
+                break
+            await asyncio.sleep(pause)
+        return False, pending
+
+    async def members(self) -> dict[str, list[Member] | None]:
+        """Per region who follows the logs there; None where that cannot be asked."""
+        stores = {self.region: self.store, **self._peers}
+        found = await asyncio.gather(*(store.members() for store in stores.values()), return_exceptions=True)
+        return {
+            name: None if isinstance(members, BaseException) else members
+            for name, members in zip(stores, found, strict=True)
+        }
+
+    async def close(self) -> None:
+        """End; one last try for what waits in the outbox."""
+        if self._sender is not None and not self._sender.done():
+            await asyncio.wait((self._sender,), timeout=0.2)
+            self._sender.cancel()
+        if self.outbox:
+            log.warning("invalidations were never recorded: the log cannot be reached count=%d", len(self.outbox))
+        await self._commands.close()
+        for store in (self.store, *self._peers.values()):
+            await store.link.close()
+
+
+def _pauses() -> Sequence[float]:
+    return [*POLL, *[POLL[-1]] * 2000]
+
+
+async def _late(name: str, store: LogStore, region: str, mark: int) -> list[str]:
+    """Who in one region has not applied the entry; the region itself if it cannot be asked."""
+    try:
+        members = await store.members()
+    except (*Failure, ResponseError):
+        return [f"{name} (unreachable)"]
+    return [f"{name}/{member.name}" for member in members if member.vector[region] < mark]

@@ -1,0 +1,101 @@
+"""PURGE on the listener of clients, as CMS plug-ins send it: authenticated, recorded in the region's log, audited."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import orjson
+
+from edgecache import answers
+from edgecache.rules.log_entries import Draft
+from edgecache.rules.purge_request import Caller, Purge, PurgeRefused, caller_of, purge_of_request
+from edgecache.rules.reasons import Result
+from edgecache.tasks import spawn
+from edgecache.valkey import Failure
+from edgecache.wire import h1_render as render
+from edgecache.wire.exchange import Exchange
+
+audit = logging.getLogger("edgecache.audit")
+MOST_FAILURES: Final = 10  # wrong tokens from one address, within
+FAILURES_WITHIN: Final = 60.0  # seconds
+MOST_ADDRESSES: Final = 4096
+
+
+class Attempts:
+    """Who has brought wrong tokens lately. Mutable state: the times, by address."""
+
+    def __init__(self) -> None:
+        self._failed: dict[str, list[float]] = {}
+
+    def refuse_if_many(self, address: str, now: float) -> None:
+        """Raise `PurgeRefused` (429) for who has failed too often before `now`, in monotonic seconds."""
+        recent = [when for when in self._failed.get(address, ()) if now - when < FAILURES_WITHIN]
+        if len(recent) >= MOST_FAILURES:
+            raise PurgeRefused(429, "purge-attempts", "too many wrong tokens from this address: wait a minute")
+
+    def failed(self, address: str, now: float) -> None:
+        """`address` has brought a wrong token."""
+        if len(self._failed) >= MOST_ADDRESSES:
+            self._failed.clear()
+        self._failed[address] = [*self._failed.get(address, [])[-MOST_FAILURES:], now]
+
+
+class Recorder(Protocol):
+    """What records purges: the region's log, or this process's own."""
+
+    async def record(self, draft: Draft) -> str:
+        """The ID of the entry, once it is recorded and applied here; raises one of `Failure`."""
+
+
+class PurgeMethod:
+    """Answers PURGE requests."""
+
+    def __init__(self, callers: Sequence[Caller], recorder: Recorder, pop: str) -> None:
+        self._callers = callers
+        self._recorder = recorder
+        self._pop = pop
+        self._attempts = Attempts()
+
+    def answer(self, exchange: Exchange, now: float) -> None:
+        """Answer `exchange`, at `now` in monotonic seconds."""
+        request, client = exchange.request, exchange.client
+        if exchange.body is not None:
+            exchange.body.discard()
+        try:
+            self._attempts.refuse_if_many(client, now)
+            caller = caller_of(self._callers, request.fields.get(b"authorization"), request.fields.get(b"fastly-key"))
+            purge = purge_of_request(request, caller)
+        except PurgeRefused as refused:
+            if refused.status == 401:
+                self._attempts.failed(client, now)
+            self._refuse(exchange, refused)
+            return
+        spawn(self._purge(exchange, purge, caller), "purge")
+
+    async def _purge(self, exchange: Exchange, purge: Purge, caller: Caller) -> None:
+        client = exchange.client
+        try:
+            draft = Draft(scopes=purge.scopes, soft=purge.soft, author=f"{caller.name} ({self._pop})")
+            number = await self._recorder.record(draft)
+        except Failure:
+            self._refuse(exchange, PurgeRefused(503, "log-unreachable", "the purge could not be recorded: try again"))
+            return
+        named = len(purge.scopes)
+        audit.info("purge id=%s by=%s from=%s names=%d soft=%s", number, caller.name, client, named, purge.soft)
+        content = orjson.dumps({"status": "ok", "id": number})
+        head = render.status_line(200) + render.field_block(
+            [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(content))]
+        )
+        exchange.result = Result.PURGE
+        exchange.reply(200, head, content)
+
+    def _refuse(self, exchange: Exchange, refused: PurgeRefused) -> None:
+        audit.warning("purge refused reason=%s from=%s", refused.reason, exchange.client)
+        more = [(b"WWW-Authenticate", b"Bearer")] if refused.status == 401 else []
+        if refused.status == 405:
+            more = [(b"Allow", b"GET, HEAD")]
+        answer = answers.of_ours(refused.status, refused.reason, str(refused), *more)
+        exchange.result = Result.ERROR
+        exchange.reply(answer.status, answer.head, answer.content)

@@ -1,0 +1,77 @@
+"""The logs of all regions as one process uses them: connections, a follower, a writer."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from itertools import count
+from random import random
+
+from edgecache.config import Settings
+from edgecache.invalidation import Invalidation
+from edgecache.lanes import Guard
+from edgecache.log_follower import Follower
+from edgecache.log_metrics import LogCounts
+from edgecache.log_stream import LogStore
+from edgecache.log_writer import LogWriter
+from edgecache.regional_server import access_of
+from edgecache.rules.breaker import Breaker
+from edgecache.valkey import Link
+
+TIMEOUT = 2.0  # seconds for a reply of one's own region
+FAR_TIMEOUT = 0.8  # seconds for a reply of another: who does not answer is asked again on a new connection
+BREAKER_FAILURES = 5
+BREAKER_OPEN_FOR = 0.25  # seconds
+_numbers = count()
+
+
+class RegionLog:
+    """A worker's follower and writer."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        invalidation: Invalidation,
+        counts: LogCounts,
+        wall: Callable[[], float],
+    ) -> None:
+        self.follower = Follower(
+            home_store(settings),
+            invalidation,
+            region=settings.region,
+            peers=settings.peers,
+            member=f"{settings.pop}/{os.getpid()}.{next(_numbers)}",
+            clock=time.monotonic,
+            wall=wall,
+            max_lag=settings.max_purge_lag,
+            counts=counts,
+        )
+        self.writer = writer_of(settings, counts, lambda: invalidation.log.applied(settings.region))
+        counts.read(invalidation.log, self.follower, self.writer)
+
+    async def close(self) -> None:
+        """End both."""
+        await self.writer.close()
+        await self.follower.close()
+
+
+def writer_of(settings: Settings, counts: LogCounts, known: Callable[[], int]) -> LogWriter:
+    """What appends to the log of the settings' region; `known` is the last mark of it that this process has seen."""
+    store = home_store(settings)
+    breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)
+    guard = Guard(store.link, breaker, time.monotonic, counts)
+    return LogWriter(store, guard, settings.region, known, peer_stores(settings))
+
+
+def home_store(settings: Settings) -> LogStore:
+    """The logs in the Valkey of this region, on connections of their own."""
+    return LogStore(Link(access_of(settings, TIMEOUT)), settings.purge_retention)
+
+
+def peer_stores(settings: Settings) -> dict[str, LogStore]:
+    """The logs in the Valkeys of the other regions, by region."""
+    return {
+        region: LogStore(Link(access_of(settings, FAR_TIMEOUT, url)), settings.purge_retention)
+        for region, url in settings.peers.items()
+    }

@@ -1,0 +1,112 @@
+"""The quick way of a regional hit: a plain GET, answered by a fresh whole out of the region's Valkey.
+
+    known head ──► `ask_known`   what was parsed once needs no parsing: straight to the read
+                        └──► `answers`   the record as it came: no entry is made, no task runs
+Whatever is not so plain goes the way that `edge.py` tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from edgecache.flights import Flights
+from edgecache.invalidation import Invalidation
+from edgecache.known import KnownHeads, KnownRead
+from edgecache.memory import Memory
+from edgecache.region import Region
+from edgecache.regional import Found
+from edgecache.rules import cache_status
+from edgecache.rules.message import Request
+from edgecache.rules.reasons import Forward, Result
+from edgecache.wire.exchange import Exchange
+from edgecache.wire.h1_render import status_line
+from edgecache.wire.h1_server import ClientConnection
+
+NOT_PLAIN: Final = frozenset((b"cache-control", b"pragma", b"if-none-match", b"if-modified-since", b"range"))
+WITHOUT_LENGTH: Final = frozenset((204, 304))
+AnswerRegional = Callable[[Exchange, bytes, None, Forward, Found | None], None]
+
+
+class _Reading(Exchange):
+    """An exchange whose head was known."""
+
+
+class RegionalHits:
+    """What answers plain requests out of the regional tier. Its state lies in the parts that it is given."""
+
+    def __init__(
+        self,
+        pop: bytes,
+        region: Region,
+        memory: Memory,
+        flights: Flights,
+        invalidation: Invalidation,
+        known: KnownHeads,
+        clock: Callable[[], float],
+        otherwise: AnswerRegional,
+    ) -> None:
+        self._pop = pop
+        self._tier = region.tier
+        self._region = region
+        self._memory = memory
+        self._marks = flights.marks
+        self._invalidation = invalidation
+        self._known = known
+        self._clock = clock  # epoch seconds
+        self._otherwise = otherwise  # told what was found for a known head
+
+    def ask_known(self, connection: ClientConnection, known: KnownRead, raw: bytes) -> bool:
+        """Look up the request whose head is `raw`; False if memory may have it by now, or nobody may share it."""
+        key = known.key
+        if key in self._marks or self._memory.has(key):
+            self._known.forget_one(raw)
+            return False
+        request = known.request
+        exchange = _Reading(connection, request, raw, None)
+        connection.adopt(exchange)
+        told = partial(self._otherwise, exchange, key, None, Forward.URI_MISS)
+        self._tier.look_up_at(known.base, key, request.fields, told)
+        return True
+
+    def answers(self, exchange: Exchange, key: bytes, found: Found, why: Forward) -> bool:
+        """Answer `exchange` with `found`, if that is a fresh whole and nothing but it was asked for."""
+        record = found.record
+        now = self._clock()
+        if record.chunks or now >= record.stale_at or record.status in WITHOUT_LENGTH:
+            return False
+        request = exchange.request
+        if not wants_the_whole(request) or not self._invalidation.proves(record):
+            return False
+        body = record.body
+        if self._tier.rises(key) and len(body) <= self._memory.largest:
+            self._region.check(found)
+            self._memory.adopt(found.entry)
+        age = int(record.initial_age + max(0.0, now - record.received))
+        member = b"%b; hit; ttl=%d, %b" % (
+            self._region.name,
+            record.lifetime - age,
+            cache_status.forwarded(self._pop, why),
+        )
+        head = b"%b%bContent-Length: %d\r\nAge: %d\r\nCache-Status: %b\r\n" % (
+            status_line(record.status, record.reason),
+            record.block,
+            len(body),
+            age,
+            member,
+        )
+        exchange.result, exchange.cache_status = Result.REGIONAL, member
+        exchange.reply(record.status, head, body)
+        if type(exchange) is not _Reading and request.keep_alive and not request.http_1_0:
+            self._learn(exchange.raw, request, key, found)
+        return True
+
+    def _learn(self, raw: bytes, request: Request, key: bytes, found: Found) -> None:
+        if self._known.learns(raw) and not self._memory.has(key):
+            self._known.learn(raw, KnownRead(request, key, found.base))
+
+
+def wants_the_whole(request: Request) -> bool:
+    """Whether a GET says nothing about the freshness that it wants, nor about what it has already."""
+    return request.method == b"GET" and NOT_PLAIN.isdisjoint(request.fields.index)

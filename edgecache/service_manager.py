@@ -1,0 +1,48 @@
+"""What the supervisor tells systemd (sd_notify): ready, still alive, stopping. Silent where nobody listens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
+
+log = logging.getLogger("edgecache.supervisor")
+
+LOOK_EVERY: Final = 0.05  # seconds, until the POP is ready
+
+
+class ServiceManager:
+    """The socket that NOTIFY_SOCKET names, and how often WATCHDOG_USEC wants a sign of life."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        address = environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._watchdog = int(environ.get("WATCHDOG_USEC", "0") or 0) / 2_000_000  # seconds: half of what is allowed
+
+    async def run(self, state: Callable[[], Literal["starting", "ready", "draining"]]) -> None:
+        """Say once that the POP is ready, then give signs of life, for ever; return at once if nobody listens."""
+        if not self._address:
+            return
+        while True:
+            if (now := state()) != "starting":
+                break
+            await asyncio.sleep(LOOK_EVERY)
+        if now == "ready":
+            self.tell("READY=1")
+        while self._watchdog:
+            self.tell("WATCHDOG=1")
+            await asyncio.sleep(self._watchdog)
+
+    def tell(self, state: str) -> None:
+        """Send one state; that it cannot be sent is logged, and changes nothing."""
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                sender.setblocking(False)
+                sender.sendto(state.encode(), self._address)
+        except OSError as error:
+            log.warning("the service manager cannot be told %s: %s", state, error)
