@@ -64,6 +64,7 @@ from edgecache.writes import WritePolicy, Writes
 
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
 REGISTER_BYTES: Final = 1024  # allowed for each purged name
+CATCH_UP_WITHIN: Final = 0.5  # seconds that the start waits for the log of invalidations
 BACKLOG: Final = 4096  # connections that wait to be accepted
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
 GEOGRAPHY: Final = ("geo_db", "geo_overrides", "geo_rules", "region")
@@ -374,6 +375,9 @@ class Worker:
         pops: Sequence[socket.socket] = (),
     ) -> None:
         """Serve the listening sockets, plain, for TLS and for POPs; they stay the caller's."""
+        if self.logs is not None:  # what lies in the tier is not proven before
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.logs.follower.caught_up.wait(), CATCH_UP_WITHIN)
         loop = asyncio.get_running_loop()
         for listener in sockets:
             own = listener.dup()
