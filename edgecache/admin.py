@@ -13,6 +13,9 @@ from typing import Literal, Protocol
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from edgecache.purge_desk import PurgeDesk
+from edgecache.purge_pages import PurgePages
+
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # what an orchestrator asks, without secrets
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
@@ -57,7 +60,9 @@ class Pages:
 
     async def index(self, request: web.Request) -> web.Response:
         """What there is to see."""
-        lines = (f"{path:<10}{meaning}\n" for path, (_, meaning) in PAGES.items())
+        pages = {path: words for path, (_, words) in PAGES.items()}
+        pages["/purges"] = "what is purged: POST to purge, GET for the ledger, GET /purges/ID for one"
+        lines = (f"{path:<10}{words}\n" for path, words in pages.items())
         return web.Response(text="edgecache\n\n" + "".join(lines))
 
 
@@ -70,12 +75,13 @@ PAGES: Mapping[str, tuple[Page, str]] = {
 }
 
 
-def application(pop: Pop, token: str) -> web.Application:
-    """The admin application; `token` empty leaves every page open."""
+def application(pop: Pop, token: str, desk: PurgeDesk | None = None) -> web.Application:
+    """The admin application; `token` empty leaves every page open but those of purges, which `desk` takes."""
     app = web.Application(middlewares=[_ask_for(token)] if token else [])
     pages = Pages(pop)
     for path, (page, _) in PAGES.items():
         app.router.add_get(path, _bound(page, pages))
+    PurgePages(desk).add_to(app)
     return app
 
 
@@ -92,7 +98,8 @@ def _ask_for(token: str) -> Middleware:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if request.path in OPEN_PATHS or hmac.compare_digest(given, expected):
+        own = request.path == "/purges" or request.path.startswith("/purges/")  # these ask for a token themselves
+        if own or request.path in OPEN_PATHS or hmac.compare_digest(given, expected):
             return await handler(request)
         problem = {"title": "The admin token is required", "status": 401}
         return web.json_response(

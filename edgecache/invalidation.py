@@ -107,7 +107,7 @@ class Invalidation:
     def proves(self, record: Record) -> bool:
         """Whether `record`, which another process stored, is usable as it is."""
         vector = vector_of(record.seen)
-        if vector is None:
+        if vector is None or self.replaying or self._is_unproven(record.url):
             return False
         normal = self._memory.normal_key(record.url)
         return self.log.check_vector(Subject(record.url, record.tags, normal), vector) is Verdict.USABLE

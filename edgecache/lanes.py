@@ -27,6 +27,7 @@ MOST_COMMANDS: Final = 256
 MOST_BYTES: Final = 64 * 1024 * 1024  # of writes that wait; more are dropped, and counted
 BATCH_BYTES: Final = 4 * 1024 * 1024
 QUICK: Final = 0.025  # seconds of a round trip of commands that proves the server well
+GRACE: Final = 0.005  # seconds to read what came while the event loop stood still
 PROBE_EVERY: Final = 0.1  # seconds between two looks whether it is time to try the server
 PROBE_KEY: Final = b"ec:probe"
 Value = bytes | None
@@ -147,6 +148,7 @@ class Reads:
         self._flushing = False
         self._look: asyncio.TimerHandle | None = None  # at the deadlines: one timer, however many batches
         self._look_time = 0.0
+        self._postponed = False
         self.suspects: Callable[[Sequence[bytes]], None] = lambda keys: None  # told the keys of a batch that was slow
 
     def get(self, key: bytes, told: Told) -> None:
@@ -203,6 +205,12 @@ class Reads:
     def _expire(self) -> None:
         """Whoever has waited for the whole budget goes on without; what takes far too long is given up."""
         now = self._loop.time()
+        self._look = None
+        if now - self._look_time > GRACE and not self._postponed:
+            self._postponed = True  # the event loop stood still: what has come meanwhile is still to be read
+            self._look_at(now + GRACE / 2)
+            return
+        self._postponed = False
         late = [batch for batch in (*self._out, *self._waiting) if not batch.expired and batch.deadline <= now]
         for batch in late:
             batch.expired = True
@@ -212,7 +220,6 @@ class Reads:
             self._tell(batch, None, "slow")
         if self._out and self._out[0].deadline + self._patience <= now:
             self._line.give_up()
-        self._look = None
         for batch in (*self._out, *self._waiting):
             self._look_at(batch.deadline + (self._patience if batch.expired else 0.0))
 
@@ -278,6 +285,8 @@ class Commands:
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._put(command, size, lambda _, value: None if reply.done() else reply.set_result(value))
         await asyncio.wait((reply,), timeout=within)
+        if not reply.done():  # it may have come while the event loop stood still, which is no fault of the server's
+            await asyncio.wait((reply,), timeout=GRACE)
         if not reply.done():
             reply.cancel()
             raise TimeoutError("the regional tier was too slow")

@@ -40,7 +40,7 @@ class Copier:
         self._make_home = home
         self._make_source = source
         self._region = region
-        self._peer = peer
+        self.peer = peer
         self._after: dict[str, bytes] = {}
         self._beats: dict[str, bytes] = {}
         self._known = asyncio.Event()
@@ -61,7 +61,7 @@ class Copier:
                         tasks.create_task(self._until_failed(work))
             except* Failure as failures:
                 if self.connected:
-                    log.warning("the log of %s is out of reach: %r", self._peer, failures.exceptions[0])
+                    log.warning("the log of %s is out of reach: %r", self.peer, failures.exceptions[0])
                 self.connected = False
             finally:
                 for store in (home, source):
@@ -82,17 +82,17 @@ class Copier:
     async def _look(self, home: LogStore, source: LogStore) -> None:
         """See where to read on, and whether the peer's own log has lost what we have of it."""
         while not self._failed:
-            regions = sorted({self._peer, *await source.regions()} - {self._region})
+            regions = sorted({self.peer, *await source.regions()} - {self._region})
             there, beats = await asyncio.gather(source.tops(regions), source.beats())
             here = await home.tops(regions)
-            if there[self._peer] < here[self._peer] and _same_log(there[self._peer], here[self._peer]):
-                log.warning("the log of %s holds less than its copy here: it begins anew", self._peer)
-                await source.reopen(self._peer, here[self._peer])
+            if there[self.peer] < here[self.peer] and _same_log(there[self.peer], here[self.peer]):
+                log.warning("the log of %s holds less than its copy here: it begins anew", self.peer)
+                await source.reopen(self.peer, here[self.peer])
             for region in regions:
                 self._note(region, there[region], here[region])
             self._known.set()
             if not self.connected:
-                log.info("copying the log of %s", self._peer)
+                log.info("copying the log of %s", self.peer)
                 self.connected = True
             await home.beat(self._heard(beats))
             await asyncio.sleep(LOOK_EVERY)
@@ -108,7 +108,7 @@ class Copier:
         """The peer, and the regions of which the peer has heard since the last look."""
         heard = [name for name, beat in beats.items() if beat != self._beats.get(name) and name != self._region]
         self._beats = beats
-        return sorted({self._peer, *heard})
+        return sorted({self.peer, *heard})
 
     async def _read(self, home: LogStore, source: LogStore) -> None:
         await self._known.wait()
@@ -122,7 +122,7 @@ class Copier:
         async for region, row in source.pushes():
             if self._failed:
                 return
-            if region == self._peer:
+            if region == self.peer:
                 self.copied += await home.copy(region, [row], pushed=True)
 
 

@@ -39,7 +39,7 @@ class LogWriter:
         self.store = store
         self.region = region
         self._known = known  # the mark of the last entry of the region that was applied in this process
-        self._peers = peers
+        self.peers = peers
         self._commands = Commands(guard, "log appends")
         self.outbox: deque[Draft] = deque()
         self._sender: asyncio.Task[None] | None = None
@@ -81,7 +81,7 @@ class LogWriter:
         All that follow in this region, or `everywhere`.
         """
         until = asyncio.get_running_loop().time() + within
-        stores = {self.region: self.store, **(self._peers if everywhere else {})}
+        stores = {self.region: self.store, **(self.peers if everywhere else {})}
         for pause in _pauses():
             late = await asyncio.gather(*(_late(name, store, region, mark) for name, store in stores.items()))
             pending = [name for names in late for name in names]
@@ -94,7 +94,7 @@ class LogWriter:
 
     async def members(self) -> dict[str, list[Member] | None]:
         """Per region who follows the logs there; None where that cannot be asked."""
-        stores = {self.region: self.store, **self._peers}
+        stores = {self.region: self.store, **self.peers}
         found = await asyncio.gather(*(store.members() for store in stores.values()), return_exceptions=True)
         return {
             name: None if isinstance(members, BaseException) else members
@@ -109,7 +109,7 @@ class LogWriter:
         if self.outbox:
             log.warning("invalidations were never recorded: the log cannot be reached count=%d", len(self.outbox))
         await self._commands.close()
-        for store in (self.store, *self._peers.values()):
+        for store in (self.store, *self.peers.values()):
             await store.link.close()
 
 

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 import orjson
 
 from edgecache import answers
+from edgecache.config import PurgeToken, Settings
 from edgecache.rules.log_entries import Draft
 from edgecache.rules.purge_request import Caller, Purge, PurgeRefused, caller_of, purge_of_request
 from edgecache.rules.reasons import Result
@@ -21,6 +22,12 @@ audit = logging.getLogger("edgecache.audit")
 MOST_FAILURES: Final = 10  # wrong tokens from one address, within
 FAILURES_WITHIN: Final = 60.0  # seconds
 MOST_ADDRESSES: Final = 4096
+
+
+def callers_of(settings: Settings) -> list[PurgeToken]:
+    """Who may purge."""
+    admin = [PurgeToken("admin", settings.admin_token)] if settings.admin_token else []
+    return [*settings.purge_tokens, *admin]
 
 
 class Attempts:

@@ -29,7 +29,7 @@ from edgecache.upstream import Upstream
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError
 
-MOST_TURNS: Final = 3  # leaders that one flight waits for
+MOST_TURNS: Final = 3  # leaders that give up, which one flight waits for
 
 
 class Turn(NamedTuple):
@@ -65,24 +65,28 @@ class Region:
         """What the region has for `request`, where this worker has `entry` or nothing."""
         url = primary_key(request)
         until = self._now() + self.patience
-        for _ in range(MOST_TURNS):
+        gone = 0  # leaders
+        while gone < MOST_TURNS and self._now() < until:
             turn = await self.tier.take(url, request.fields)
             if turn is None:
                 break
             if isinstance(turn, Lease):
                 return await self._look_again(turn, request, entry, client)
             news = await turn.news(max(0.0, until - self._now()))
-            if news is not None and news.came is Came.FAILED:
-                return Turn(Failed(OriginError(news.reason, "another request found the upstream failing")))
-            if news is not None and news.came is Came.ALONE:
-                break
-            if news is not None and news.came is Came.STORED:
-                found = await self.tier.find(url, request.fields)
-                if found is not None and (outcome := await self._outcome(found, request, client)) is not None:
-                    return Turn(outcome)
-                break  # it was another variant, or is gone already
-            if self._now() >= until:
-                break
+            if news is None:
+                continue  # its lease has run out, or was renewed
+            match news.came:
+                case Came.GONE:
+                    gone += 1
+                case Came.FAILED:
+                    return Turn(Failed(OriginError(news.reason, "another request found the upstream failing")))
+                case Came.STORED:
+                    found = await self.tier.find(url, request.fields)
+                    if found is not None and (outcome := await self._outcome(found, request, client)) is not None:
+                        return Turn(outcome)
+                    break  # it was another variant, or is gone already
+                case Came.ALONE:
+                    break
         return Turn(entry=entry)
 
     async def _look_again(self, lease: Lease, request: Request, entry: Entry | None, client: str) -> Turn:

@@ -71,7 +71,9 @@ def home_store(settings: Settings) -> LogStore:
 
 def peer_stores(settings: Settings) -> dict[str, LogStore]:
     """The logs in the Valkeys of the other regions, by region."""
-    return {
-        region: LogStore(Link(access_of(settings, FAR_TIMEOUT, url)), settings.purge_retention)
-        for region, url in settings.peers.items()
-    }
+    return {region: far_store(settings, url) for region, url in settings.peers.items()}
+
+
+def far_store(settings: Settings, url: str) -> LogStore:
+    """The logs in another region's Valkey."""
+    return LogStore(Link(access_of(settings, FAR_TIMEOUT, url)), settings.purge_retention)

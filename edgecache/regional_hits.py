@@ -65,6 +65,8 @@ class RegionalHits:
             return False
         request = known.request
         exchange = _Reading(connection, request, raw, None)
+        exchange.why = Forward.URI_MISS
+        exchange.regional_asked = self._clock()
         connection.adopt(exchange)
         told = partial(self._otherwise, exchange, key, None, Forward.URI_MISS)
         self._tier.look_up_at(known.base, key, request.fields, told)
@@ -84,11 +86,8 @@ class RegionalHits:
             self._region.check(found)
             self._memory.adopt(found.entry)
         age = int(record.initial_age + max(0.0, now - record.received))
-        member = b"%b; hit; ttl=%d, %b" % (
-            self._region.name,
-            record.lifetime - age,
-            cache_status.forwarded(self._pop, why),
-        )
+        hit = cache_status.hit(self._region.name, record.lifetime - age, self._invalidation.detail)
+        member = cache_status.from_tier(self._pop, hit, why)
         head = b"%b%bContent-Length: %d\r\nAge: %d\r\nCache-Status: %b\r\n" % (
             status_line(record.status, record.reason),
             record.block,

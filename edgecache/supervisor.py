@@ -26,6 +26,7 @@ from edgecache import __version__, admin, metrics, otlp
 from edgecache.config import Address, Settings
 from edgecache.config_file import Source
 from edgecache.errors import ConfigError
+from edgecache.purge_desk import PurgeDesk
 from edgecache.regional_server import Probe
 from edgecache.reload import Configuration
 from edgecache.service_manager import ServiceManager
@@ -124,6 +125,7 @@ class Supervisor:
         self._probe = Probe(settings)
         self._manager = ServiceManager()
         self._exit_code = 0
+        self._desk: PurgeDesk | None = None
         self._exporter = otlp.Exporter(settings, self._registry) if settings.otlp_endpoint else None
         on_spans = self._exporter.take if self._exporter is not None else _no_spans
         self._slots = [
@@ -171,6 +173,8 @@ class Supervisor:
             helper.cancel()
         await asyncio.wait(helpers)
         await runner.cleanup()
+        if self._desk is not None:
+            await self._desk.close()
         log.info("ended code=%d", self._exit_code)
         return self._exit_code
 
@@ -191,7 +195,10 @@ class Supervisor:
             self._stopping.set()
 
     async def _open_admin(self) -> web.AppRunner:
-        app = admin.application(self, self._settings.admin_token)
+        if self._settings.regional != "off":
+            self._desk = PurgeDesk(self._settings, self._registry)
+            self._desk.start()
+        app = admin.application(self, self._settings.admin_token, self._desk)
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         await web.SockSite(runner, self._admin_listener).start()

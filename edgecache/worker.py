@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from edgecache import machine
 from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
-from edgecache.config import TO_ORIGINS, PurgeToken, Settings
+from edgecache.config import TO_ORIGINS, Settings
 from edgecache.doors import Way, believing, finishing, locating, redirecting, sampling, telling_apart
 from edgecache.edge import KNOWN_HIT, Edge
 from edgecache.fills import Fills
@@ -31,7 +31,7 @@ from edgecache.memory import Memory
 from edgecache.metrics import Snapshot
 from edgecache.origin import OriginPool, hidden_fields
 from edgecache.origins import Origins
-from edgecache.purge_method import PurgeMethod
+from edgecache.purge_method import PurgeMethod, callers_of
 from edgecache.region import Region
 from edgecache.region_log import RegionLog
 from edgecache.regional import Regional
@@ -539,12 +539,6 @@ class OwnLog:
         """Apply `draft`; the ID is this worker's own."""
         self._invalidation.append(draft.scopes, soft=draft.soft)
         return f"local:{self._invalidation.log.position}"
-
-
-def callers_of(settings: Settings) -> list[PurgeToken]:
-    """Who may purge."""
-    admin = [PurgeToken("admin", settings.admin_token)] if settings.admin_token else []
-    return [*settings.purge_tokens, *admin]
 
 
 def cut_off_modes(settings: Settings) -> dict[bytes, str]:

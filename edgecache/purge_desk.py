@@ -1,0 +1,224 @@
+"""Purges as the supervisor takes them: recorded in the region's log, followed up in all regions; and the copiers.
+
+`POST /purges` is answered when the purge is in the log of this region, or with `?wait=region|all` when all who follow
+have applied it. `GET /purges/{id}` says who has, when, and who lags; `GET /purges` is the recent ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+from edgecache.config import Settings
+from edgecache.log_copier import Copier
+from edgecache.log_metrics import LogCounts
+from edgecache.log_stream import LogStore, Member, Row
+from edgecache.log_writer import LogWriter
+from edgecache.metrics import Registry
+from edgecache.purge_method import Attempts, callers_of
+from edgecache.region_log import far_store, home_store, writer_of
+from edgecache.rules import vectors
+from edgecache.rules.log_entries import Draft, author_of, purge_id, read_entry, read_purge_id
+from edgecache.rules.purge_log import Kind
+from edgecache.rules.purge_request import Caller, PurgeRefused, caller_of, purge_of_json
+from edgecache.tasks import spawn
+from edgecache.valkey import Failure
+
+audit = logging.getLogger("edgecache.audit")
+LONGEST_WAIT: Final = 60.0  # seconds
+USUAL_WAIT: Final = 10.0
+MOST_LISTED: Final = 1000
+CLOCKS_DIFFER: Final = 600_000  # milliseconds by which the clocks of two regions may differ
+Json = dict[str, Any]
+
+
+class PurgeDesk:
+    """Takes purges for a POP with a region's log. Mutable state: the last mark seen, failed attempts, the copiers."""
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self._region = settings.region
+        self._pop = settings.pop
+        self._callers = callers_of(settings)
+        self._attempts = Attempts()
+        self._seen = 0  # the last mark of our region that this process has seen
+        self._writer: LogWriter = writer_of(settings, LogCounts(registry, settings.region), lambda: self._seen)
+        self._stores: dict[str, LogStore] = {settings.region: self._writer.store, **self._writer.peers}
+        self._copiers = [
+            Copier(
+                lambda: home_store(settings),
+                lambda url=url: far_store(settings, url),  # type: ignore[misc]
+                region=settings.region,
+                peer=peer,
+            )
+            for peer, url in settings.peers.items()
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+        for copier in self._copiers:
+            _export(registry, copier)
+
+    def start(self) -> None:
+        """Copy the logs of the other regions, from now on."""
+        self._tasks = [spawn(copier.run(), f"copy the log of {copier.peer}") for copier in self._copiers]
+
+    async def close(self) -> None:
+        """End."""
+        for copier in self._copiers:
+            copier.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._writer.close()
+
+    # --- who calls
+
+    def caller(self, authorization: bytes | None, address: str, now: float) -> Caller:
+        """Who calls; raises `PurgeRefused`, which is noted."""
+        try:
+            self._attempts.refuse_if_many(address, now)
+            return caller_of(self._callers, authorization)
+        except PurgeRefused as refused:
+            if refused.status == 401:
+                self._attempts.failed(address, now)
+            audit.warning("purge refused reason=%s from=%s", refused.reason, address)
+            if refused.status == 405:
+                sentence = "nobody may purge here: set EDGECACHE_ADMIN_TOKEN or EDGECACHE_PURGE_TOKENS"
+                raise PurgeRefused(403, refused.reason, sentence) from None
+            raise
+
+    # --- what is asked
+
+    async def purge(self, body: bytes, caller: Caller, address: str, wait: str, within: float) -> tuple[int, Json]:
+        """Record a purge; status and answer. Raises `PurgeRefused`."""
+        try:
+            value = orjson.loads(body)
+        except ValueError:
+            raise PurgeRefused(400, "purge-malformed", "the purge is not JSON") from None
+        purge = purge_of_json(value, caller)
+        draft = Draft(scopes=purge.scopes, soft=purge.soft, author=f"{caller.name} ({self._pop})")
+        try:
+            mark = await self._writer.append(draft)
+        except Failure:
+            sentence = "the purge could not be recorded in this region's log: try again"
+            raise PurgeRefused(503, "log-unreachable", sentence) from None
+        self._seen = max(self._seen, mark)
+        number = purge_id(self._region, mark)
+        names = len(purge.scopes)
+        audit.info("purge id=%s by=%s from=%s names=%d soft=%s", number, caller.name, address, names, purge.soft)
+        answer: Json = {"id": number, "soft": purge.soft, "state": "recorded"}
+        if wait == "none":
+            return 201, answer
+        done, pending = await self._writer.applied_by(self._region, mark, wait == "all", within)
+        return (201, answer | {"state": "applied"}) if done else (202, answer | {"pending": pending})
+
+    async def report(self, number: str) -> Json:
+        """Who has applied the purge with this ID, when, and who has not. Raises `PurgeRefused` (404, 503)."""
+        try:
+            region, mark = read_purge_id(number)
+        except ValueError:
+            raise PurgeRefused(404, "purge-unknown", "that is no ID of a purge") from None
+        try:
+            row = await self._writer.store.entry(region, mark)
+        except Failure:
+            raise PurgeRefused(503, "log-unreachable", "this region's log cannot be reached") from None
+        if row is None:
+            raise PurgeRefused(404, "purge-unknown", "no purge with that ID is kept in the log")
+        reports = await asyncio.gather(*(_region_report(store, region, mark) for store in self._stores.values()))
+        regions = dict(zip(self._stores, reports, strict=True))
+        pending = [
+            f"{name}/{pop}" if pop else f"{name} (unreachable)"
+            for name, report in regions.items()
+            for pop in ([""] if report is None else [pop for pop, one in report.items() if not one["applied"]])
+        ]
+        return _listed(region, row) | {"regions": regions, "pending": pending, "complete": not pending}
+
+    async def ledger(self, most: int) -> list[Json]:
+        """The last purges and writes of all regions, the newest first. Raises `PurgeRefused` (503)."""
+        store = self._writer.store
+        try:
+            regions = await store.regions()
+            found = await asyncio.gather(*(store.recent(region, most) for region in regions))
+        except Failure:
+            raise PurgeRefused(503, "log-unreachable", "this region's log cannot be reached") from None
+        listed = [_listed(region, row) for region, rows in zip(regions, found, strict=True) for row in rows]
+        named = [one for one in listed if one["names"]]
+        return sorted(named, key=lambda one: str(one["appended"]), reverse=True)[:most]
+
+
+def _listed(region: str, row: Row) -> Json:
+    """One entry as the ledger shows it."""
+    id_, fields = row
+    try:
+        entry = read_entry(id_, fields)
+    except ValueError:
+        return {"id": "", "names": [], "appended": ""}
+    appended = datetime.fromtimestamp(vectors.id_of(entry.mark)[0] / 1000, UTC)
+    return {
+        "id": purge_id(region, entry.mark),
+        "kind": "write" if entry.kind is Kind.END else entry.kind.value,
+        "by": author_of(fields),
+        "soft": entry.soft,
+        "names": [_shown(name) for name in entry.scopes] if entry.kind in (Kind.PURGE, Kind.END) else [],
+        "appended": appended.isoformat(timespec="milliseconds"),
+    }
+
+
+def _shown(scope: bytes) -> str:
+    """A scope as people read it."""
+    kinds = {b"u": "url ", b"t": "tag ", b"g": "tag of ", b"p": "prefix ", b"s": "host ", b"*": "everything"}
+    return kinds.get(scope[:1], "?") + scope[1:].replace(b"\0", b": ").decode("utf-8", "replace")
+
+
+async def _region_report(store: LogStore, region: str, mark: int) -> dict[str, Json] | None:
+    """Per POP that follows in one region: whether all its workers have applied the entry, and after how long."""
+    appended = vectors.id_of(mark)[0]
+    try:
+        members, acks = await asyncio.gather(store.members(), store.acks(appended - CLOCKS_DIFFER))
+    except Failure:
+        return None
+    first: dict[str, int] = {}
+    for when, name, vector in acks:
+        if vector[region] >= mark:
+            first.setdefault(name, when)
+    found: dict[str, Json] = {}
+    for member in members:
+        pop = found.setdefault(member.pop, {"applied": True, "workers": 0, "after_ms": None, "lagging": []})
+        pop["workers"] += 1
+        _add(pop, member, first.get(member.name), member.vector[region] >= mark, appended)
+    return found
+
+
+def _add(pop: Json, member: Member, when: int | None, applied: bool, appended: int) -> None:
+    if not applied:
+        pop["applied"] = False
+        pop["lagging"].append({"worker": member.name, "silent_s": round(member.silent, 3)})
+    elif when is not None:
+        pop["after_ms"] = max(pop["after_ms"] or 0, when - appended)
+
+
+def _export(registry: Registry, copier: Copier) -> None:
+    registry.counter(
+        "edgecache_log_copied", "Entries copied from another region.", read=lambda: copier.copied, peer=copier.peer
+    )
+    registry.gauge(
+        "edgecache_log_peer_up",
+        "1 while the log of another region can be copied.",
+        read=lambda: float(copier.connected),
+        peer=copier.peer,
+    )
+
+
+def read_wait(wait: str, within: str) -> tuple[str, float]:
+    """The query of `POST /purges`: none, region or all; and seconds. Raises `PurgeRefused` (400)."""
+    if wait not in ("none", "region", "all"):
+        raise PurgeRefused(400, "purge-malformed", "wait is none, region or all")
+    try:
+        seconds = float(within or USUAL_WAIT)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds <= LONGEST_WAIT:
+        raise PurgeRefused(400, "purge-malformed", f"timeout is a number of seconds up to {LONGEST_WAIT:g}")
+    return wait, seconds

@@ -1,0 +1,85 @@
+"""The pages of the admin listener on which purges are asked for and followed up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from edgecache.purge_desk import MOST_LISTED, PurgeDesk, read_wait
+from edgecache.rules.purge_request import Caller, PurgeRefused
+
+LARGEST: Final = 1024 * 1024  # bytes of a purge
+Page = Callable[[web.Request, Caller], Awaitable[web.Response]]
+
+
+class PurgePages:
+    """`POST /purges`, `GET /purges`, `GET /purges/{id}`; each asks for a token that may purge."""
+
+    def __init__(self, desk: PurgeDesk | None) -> None:
+        self._desk = desk  # None: there is no region's log
+
+    def add_to(self, app: web.Application) -> None:
+        """Serve them."""
+        app.router.add_post("/purges", self._guarded(self._purge))
+        app.router.add_get("/purges", self._guarded(self._ledger))
+        app.router.add_get("/purges/{id}", self._guarded(self._report))
+
+    def _guarded(self, page: Page) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def answer(request: web.Request) -> web.Response:
+            try:
+                given = request.headers.get("Authorization")
+                bearer = given.encode("utf-8", "surrogateescape") if given is not None else None
+                caller = self.desk.caller(bearer, request.remote or "", time.monotonic())
+                return await page(request, caller)
+            except PurgeRefused as refused:
+                return _problem(refused)
+
+        return answer
+
+    @property
+    def desk(self) -> PurgeDesk:
+        """What takes purges; raises `PurgeRefused` (501) where there is none."""
+        if self._desk is None:
+            raise PurgeRefused(501, "purge-no-log", "purges need a regional tier: EDGECACHE_REGIONAL is off")
+        return self._desk
+
+    async def _purge(self, request: web.Request, caller: Caller) -> web.Response:
+        wait, within = read_wait(request.query.get("wait", "none"), request.query.get("timeout", ""))
+        body = await _body(request)
+        status, answer = await self.desk.purge(body, caller, request.remote or "", wait, within)
+        return _json(answer, status, {"Location": f"/purges/{answer['id']}"})
+
+    async def _ledger(self, request: web.Request, caller: Caller) -> web.Response:
+        limit = request.query.get("limit", "50")
+        if not limit.isascii() or not limit.isdigit() or not 0 < int(limit) <= MOST_LISTED:
+            raise PurgeRefused(400, "purge-malformed", f"limit is a number from 1 to {MOST_LISTED}")
+        return _json({"purges": await self.desk.ledger(int(limit))})
+
+    async def _report(self, request: web.Request, caller: Caller) -> web.Response:
+        return _json(await self.desk.report(request.match_info["id"]))
+
+
+async def _body(request: web.Request) -> bytes:
+    if (request.content_length or 0) > LARGEST:
+        raise PurgeRefused(413, "purge-too-large", "a purge has at most 1 MiB: a tag or a prefix says more with less")
+    body = b""
+    async for piece in request.content.iter_any():
+        body += piece
+        if len(body) > LARGEST:
+            raise PurgeRefused(413, "purge-too-large", "a purge has at most 1 MiB")
+    return body
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=orjson.dumps(value), status=status, headers=headers, content_type="application/json")
+
+
+def _problem(refused: PurgeRefused) -> web.Response:
+    problem = {"status": refused.status, "title": "The purge was refused", "detail": str(refused)}
+    headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else None
+    body = orjson.dumps(problem | {"reason": refused.reason})
+    return web.Response(body=body, status=refused.status, headers=headers, content_type="application/problem+json")
