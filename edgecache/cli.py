@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from edgecache import __version__, machine
+from edgecache import __version__, machine, purge_command
 from edgecache.config import Address, Settings, load
 from edgecache.config_file import Source
 from edgecache.errors import ConfigError
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_check_config(commands)
     _add_healthcheck(commands)
+    purge_command.add_to(commands)
     _add_worker(commands)
     return parser
 

@@ -1,16 +1,19 @@
 """The command line: what an operator types, reads, and gets as an exit code."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 
 import pytest
+from harness.pop_process import running_pop
 
 from edgecache import __version__
 from edgecache.cli import main
 from edgecache.config import ROWS
 from edgecache.settings_table import markdown_table
+from edgecache.worker_process import DEFAULT_WORKER
 
 Output = pytest.CaptureFixture[str]
 
@@ -97,3 +100,24 @@ def test_an_unknown_variable_ends_a_real_process_with_2() -> None:
 
     assert ended.returncode == 2
     assert ended.stderr == "EDGECACHE_WORKRES: is no setting; did you mean EDGECACHE_WORKERS?\n"
+
+
+@pytest.mark.slow
+def test_purge_by_the_command_line(environment: pytest.MonkeyPatch, capsys: Output) -> None:
+    """A real POP with two workers and an embedded Valkey: purged when the command says so, refused without a token."""
+    token = "a-token-that-may-purge"
+    with running_pop(worker=DEFAULT_WORKER, admin_token=token, regional="embedded", workers=2) as pop:
+        pop.expect_worker()
+        pop.expect_worker()
+        admin = ("--admin", f"http://127.0.0.1:{pop.admin_port}")
+        environment.setenv("EDGECACHE_ADMIN_TOKEN", token)
+        assert main(["purge", "--tag", "a", "--wait", "all", *admin]) == 0
+        assert json.loads(capsys.readouterr().out)["state"] == "applied"
+        environment.setenv("EDGECACHE_ADMIN_TOKEN", "a-token-that-may-not")
+        assert main(["purge", "--everything", *admin]) == 1
+        printed = capsys.readouterr()
+        assert (printed.out, printed.err.count("\n")) == ("", 1)
+        assert main(["purge", *admin]) == 1
+        assert "name something" in capsys.readouterr().err
+    assert main(["purge", "--everything", *admin]) == 1
+    assert "does not answer" in capsys.readouterr().err
