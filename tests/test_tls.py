@@ -363,6 +363,8 @@ async def test_a_server_name_that_is_none(
         async with asyncio.timeout(TIMEOUT):
             assert not (await reader.read()).startswith(b"\x16")  # no hello in return, at most an alert
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
         await eventually(lambda: failures(pop, "other") == 1)
         assert pop.worker._admission._count == 0
     assert logged == []

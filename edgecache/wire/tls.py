@@ -22,7 +22,7 @@ CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; those of 1.3 are a
 HTTP_1_1: Final = ["http/1.1"]  # with h2.py this list grows, and `SecureConnection` hands such connections on
 POP_URI: Final = re.compile(r"edgecache:pop:([A-Za-z0-9._-]{1,64})")
 HOST_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
-IP_LITERAL: Final = re.compile(r"[0-9.]+|.*:.*")
+IP_LITERAL: Final = re.compile(r"[0-9.]+|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*", re.ASCII)
 LOOK_EVERY: Final = 5.0  # seconds between two looks at files
 
 
