@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fuzz bench real-sites reload-load load dashboards-check readme
+.PHONY: run test check fuzz bench real-sites load reload-load dashboards-check readme
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -32,10 +32,6 @@ bench: $(VENV)/.installed-test
 real-sites: $(VENV)/.installed-test
 	$(BIN)/python loadtests/real_sites.py
 
-# Certificates renewed, the configuration reloaded 100 times and the workers relieved under load: 0 failed requests.
-reload-load: $(VENV)/.installed-test
-	$(BIN)/python loadtests/reload_load.py
-
 # Load on a chain of two edge regions, a shield and an origin, every answer verified; SCENARIO=zipf, flash, purge, write
 # or several, TRACE=a file of id,size lines for zipf, LOAD="--seconds 10 --ui" and more (see loadtests/load.py --help).
 SCENARIO ?= zipf
@@ -45,6 +41,10 @@ load: $(VENV)/.installed-load
 # Every query of dashboards, rules and alerts, asked of a real Prometheus that scrapes a small chain under load.
 dashboards-check: $(VENV)/.installed-test
 	$(BIN)/python loadtests/dashboards_check.py
+
+# Certificates renewed, the configuration reloaded 100 times and the workers relieved under load: 0 failed requests.
+reload-load: $(VENV)/.installed-test
+	$(BIN)/python loadtests/reload_load.py
 
 # Write the table of settings into README.md.
 readme: $(VENV)/.installed

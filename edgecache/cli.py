@@ -1,4 +1,4 @@
-"""The command line: `edgecache serve`, `check-config`, `healthcheck`. Settings: the environment, and a file."""
+"""The command line: `edgecache serve`, `check-config`, `healthcheck`. Settings come from the environment, or a file."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def _add_check_config(commands: argparse._SubParsersAction[argparse.ArgumentPars
 
 def _add_healthcheck(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     words = "Ask the POP on EDGECACHE_ADMIN_LISTEN whether it is ready: exit 0 if it is, else 1."
-    commands.add_parser("healthcheck", help="exit 0 if this POP is ready", description=words).set_defaults(
-        command=_healthcheck
-    )
+    check = commands.add_parser("healthcheck", help="exit 0 if this POP is ready", description=words)
+    check.add_argument("--config", default="", metavar="FILE", help=CONFIG_HELP)
+    check.set_defaults(command=_healthcheck)
 
 
 def _add_worker(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -110,7 +110,7 @@ def _check_config(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int
 def _healthcheck(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from edgecache import healthcheck
 
-    ready, words = healthcheck.ask(load(Source(environ).read()).admin_listen)
+    ready, words = healthcheck.ask(load(Source(environ, chosen.config).read()).admin_listen)
     print(words)
     return 0 if ready else 1
 

@@ -505,6 +505,7 @@ LIVE: Final = frozenset(
         "worker_timeout",
         "access_log",
         "log_level",
+        "trace_sample",
         "max_connections",
         "max_connections_per_address",
         "head_timeout",
@@ -550,6 +551,8 @@ RESTART: Final = frozenset(
         "regional_required",
         "regional_memory",
         "regional_directory",
+        "peers",
+        "purge_retention",
     ]
 )
 

@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 
 from edgecache import answers
 from edgecache.geo import Locator
-from edgecache.request_counts import Tally
 from edgecache.rules.client_address import Trust
 from edgecache.rules.forward import as_forwarded
 from edgecache.rules.reasons import Result
@@ -23,42 +22,11 @@ from edgecache.wire.h1_server import ClientConnection
 FROM_PROXY: Final = b"\n"  # before the bytes of a head that a trusted proxy sent
 
 
-Answered = Callable[[Exchange, float], Tally]
-
-
 class Way(NamedTuple):
     """How exchanges are answered, and requests whose bytes may be known."""
 
     answer: Callable[[Exchange], None]
     answer_known: Callable[[ClientConnection, bytes], bool]
-
-
-def sampling(way: Way, tracer: Tracer) -> Way:
-    """Some requests are traced: those go the long way. The innermost door, as a sampled head is not to be known."""
-
-    def answer(exchange: Exchange) -> None:
-        tracer.consider(exchange)
-        way.answer(exchange)
-
-    def answer_known(connection: ClientConnection, raw: bytes) -> bool:
-        if tracer.to_pass < 1 or not way.answer_known(connection, raw):
-            return False
-        tracer.to_pass -= 1
-        return True
-
-    return Way(answer, answer_known)
-
-
-def finishing(answered: Answered, tracer: Tracer) -> Answered:
-    """What `answered` does, and the end of the traces."""
-
-    def finish(exchange: Exchange, took: float) -> Tally:
-        tally = answered(exchange, took)
-        if exchange.trace is not None:
-            tracer.finish(exchange, exchange.trace, took, tally)
-        return tally
-
-    return finish
 
 
 def redirecting(way: Way, port: int, hosts: frozenset[bytes]) -> Way:
@@ -73,6 +41,22 @@ def redirecting(way: Way, port: int, hosts: frozenset[bytes]) -> Way:
             _ours(exchange, answers.redirect(request, secure_location(request.host, request.target, port)))
 
     return Way(answer, way.answer_known)
+
+
+def tracing(way: Way, tracer: Tracer) -> Way:
+    """Some requests are traced: those go the long way, and leave no known head behind."""
+
+    def answer(exchange: Exchange) -> None:
+        tracer.consider(exchange)
+        way.answer(exchange)
+
+    def answer_known(connection: ClientConnection, raw: bytes) -> bool:
+        if tracer.to_pass < 1 or not way.answer_known(connection, raw):
+            return False
+        tracer.to_pass -= 1
+        return True
+
+    return Way(answer, answer_known)
 
 
 def believing(way: Way, trusted: Trust) -> Way:

@@ -514,6 +514,10 @@ class Edge:
             if stale is not None:
                 self.memory.drop(stale)
 
+    def refresh(self, key: bytes, request: Request) -> Flight:
+        """The flight that fetches `request`, which no client has sent."""
+        return self._flight(key, request, None, None)
+
     def _refresh_behind(self, entry: Entry, request: Request) -> None:
         """Ask the origin behind the client's back, once (RFC 5861 §3)."""
         request = request._replace(

@@ -20,14 +20,12 @@ from edgecache.wire.h1_head import ResponseHeads
 from edgecache.wire.tls import ClientTls
 
 log = logging.getLogger("edgecache")
+Addresses = list[tuple[int, tuple[object, ...]]]  # (family, socket address)
 
 
 def hidden_fields(settings: Settings) -> frozenset[bytes]:
     """The fields of answers that clients do not see."""
     return TAG_FIELDS if settings.tag_fields == "hide" else frozenset()
-
-
-Addresses = list[tuple[int, tuple[object, ...]]]  # (family, socket address)
 
 
 class Names:

@@ -60,6 +60,10 @@ class PurgeDesk:
         for copier in self._copiers:
             _export(registry, copier)
 
+    def tune(self, settings: Settings) -> None:
+        """Go on with other callers; what else it is made of changes with a restart only."""
+        self._callers = callers_of(settings)
+
     def start(self) -> None:
         """Copy the logs of the other regions, from now on."""
         self._tasks = [spawn(copier.run(), f"copy the log of {copier.peer}") for copier in self._copiers]

@@ -108,10 +108,10 @@ class Life:
             case {"metrics": snapshot}:
                 self.snapshot = snapshot
                 self._fresh.set()
-            case {"reloaded": bool(good)}:
-                self._answer_reload(good)
             case {"spans": spans}:
                 self._slot.on_spans(spans)
+            case {"reloaded": bool(good)}:
+                self._answer_reload(good)
             case {"relief": True}:
                 self._slot.on_relief(self._slot)
 

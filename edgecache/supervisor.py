@@ -252,6 +252,8 @@ class Supervisor:
             self._configuration.applied(False)
             return
         self._settings = change.settings
+        if self._desk is not None:
+            self._desk.tune(change.settings)
         logging.getLogger().setLevel(change.settings.log_level.upper())
         if change.relief:  # whole configurations only: these workers go on with the last one until they are relieved
             for slot in self._slots:

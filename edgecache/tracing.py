@@ -59,6 +59,12 @@ class Tracer:
         self.made = self.dropped = 0
         self.to_pass: float = self._draw()
 
+    def tune(self, fraction: float) -> None:
+        """Sample this fraction from now on."""
+        if fraction != self._fraction:
+            self._fraction = fraction
+            self.to_pass = self._draw()
+
     def _draw(self) -> float:
         """How many requests pass until the next is sampled: one draw for all of them."""
         if self._fraction >= 1.0:
@@ -107,6 +113,17 @@ class Tracer:
             return
         self.made += len(spans)
         self._spans += spans
+
+    def finishing(self, answered: Callable[[Exchange, float], Tally]) -> Callable[[Exchange, float], Tally]:
+        """`answered`, and the spans of those that are sampled."""
+
+        def finishes(exchange: Exchange, took: float) -> Tally:
+            tally = answered(exchange, took)
+            if exchange.trace is not None:
+                self.finish(exchange, exchange.trace, took, tally)
+            return tally
+
+        return finishes
 
     def take(self, most: int) -> list[Span]:
         """Up to so many spans, the oldest first."""

@@ -96,17 +96,17 @@ class Watch:
             read=lambda: geo().reload_failures,
         )
 
-    def forget_origins(self) -> None:
-        """Export no more what is read from the origins of the moment: others take their place."""
-        for name in OF_AN_ORIGIN:
-            self.registry.forget(name)
-
     def read_tracer(self, tracer: Tracer) -> None:
         """Export how many spans there are."""
         counter = self.registry.counter
         counter("edgecache_trace_spans", "Spans made.", read=lambda: tracer.made)
         dropped = "Spans lost, by reason."
         counter("edgecache_trace_spans_dropped", dropped, read=lambda: tracer.dropped, reason="worker")
+
+    def forget_origins(self) -> None:
+        """Export no more what is read from the origins of the moment: others take their place."""
+        for name in OF_AN_ORIGIN:
+            self.registry.forget(name)
 
     def read_origins(self, origins: Origins) -> None:
         """Export how each origin is doing."""

@@ -18,7 +18,7 @@ from edgecache import machine
 from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
 from edgecache.config import TO_ORIGINS, Settings
-from edgecache.doors import Way, believing, finishing, locating, redirecting, sampling, telling_apart
+from edgecache.doors import Way, believing, locating, redirecting, telling_apart, tracing
 from edgecache.edge import KNOWN_HIT, Edge
 from edgecache.fills import Fills
 from edgecache.flights import Flights
@@ -32,6 +32,7 @@ from edgecache.metrics import Snapshot
 from edgecache.origin import OriginPool, hidden_fields
 from edgecache.origins import Origins
 from edgecache.purge_method import PurgeMethod, callers_of
+from edgecache.refresh import Refresher
 from edgecache.region import Region
 from edgecache.region_log import RegionLog
 from edgecache.regional import Regional
@@ -106,11 +107,11 @@ class Worker:
         self.watch.read(self.edge, self._switch, self.connections, self._log)
         if self._regional is not None:
             self.watch.regional.read_state(self._regional)
+        self._tracer = self._new_tracer(settings)
         self._next_look = 0.0  # at the geographic database's file, in monotonic seconds
         self._locator = self._new_locator(settings)
         if self._tls is not None:
             self.watch.read_tls(lambda: self._tls.ends if self._tls is not None else 0.0)
-        self._tracer = self._new_tracer(settings)
         self._open_doors(settings)
 
     def _take(self, settings: Settings) -> None:
@@ -185,6 +186,8 @@ class Worker:
         if edge.region is not None:
             edge.region.patience = patience
         self._log.tune(settings.access_log)
+        if self._tracer is not None:
+            self._tracer.tune(settings.trace_sample)
 
     def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
         pop = settings.pop.encode()
@@ -215,7 +218,7 @@ class Worker:
         region = None
         if tier is not None:
             region = Region(tier, memory, invalidation, upstream, clock, patience, name)
-        return Edge(
+        edge = Edge(
             pop=pop,
             hosts=site_names(settings),
             memory=memory,
@@ -235,14 +238,17 @@ class Worker:
             reaches=reaches,
             token_cookie=settings.token_cookie,
         )
+        if tier is not None and self.logs is not None and settings.write_through == "refresh":
+            writes.refresh = Refresher(edge, tier.codec, self.logs.writer.peers).refresh
+        return edge
 
     def _open_doors(self, settings: Settings) -> None:
         """From now on, requests come to the request path in this way; the last door is the first they pass."""
         way = Way(self.edge.answer, self.edge.answer_known)
-        if self._tracer is not None:
-            way = sampling(way, self._tracer)
         if settings.https_redirect:
             way = redirecting(way, settings.https_redirect, self.edge.hosts)
+        if self._tracer is not None:
+            way = tracing(way, self._tracer)
         if settings.trusted_proxies:
             way = believing(way, self._trusted)
         if self._locator is not None:
@@ -251,14 +257,19 @@ class Worker:
             way = telling_apart(way)
         self.answer, self.answer_known = way
         answered = self._count_and_log if self._logging else self._requests.answered
-        self.answered = answered if self._tracer is None else finishing(answered, self._tracer)
+        self.answered = answered if self._tracer is None else self._tracer.finishing(answered)
 
     def _new_tracer(self, settings: Settings) -> Tracer | None:
         if not settings.otlp_endpoint:
             return None
-        tracer = Tracer(settings.trace_sample, lambda exchange: self._trusted(exchange.client), self._wall)
+        tracer = Tracer(settings.trace_sample, self._believes, self._wall)
         self.watch.read_tracer(tracer)
         return tracer
+
+    def _believes(self, exchange: Exchange) -> bool:
+        """Whether what the request says of its trace is believed: a trusted proxy's, or another POP's."""
+        connection = exchange.connection
+        return self._trusted(exchange.client) or (connection is not None and bool(connection.peer_pop))
 
     def take_spans(self, most: int) -> list[Span]:
         """Up to so many spans that are complete."""

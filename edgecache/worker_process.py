@@ -32,9 +32,9 @@ log = logging.getLogger("edgecache.worker")
 DEFAULT_WORKER = "edgecache.worker:Worker"
 REPORT_EVERY = 1.0
 STOP_WITHIN = 1.0
-ORDER_LINE = 16 * 1024 * 1024  # bytes: the longest order, which holds all settings
 SPANS_AT_ONCE = 128  # about a fifth of a millisecond
 MOST_UNREAD = 4 * 1024 * 1024  # bytes that the supervisor has not read
+ORDER_LINE = 16 * 1024 * 1024  # bytes: the longest order, which holds all settings
 GC_FIRST_GENERATION = 10_000  # most garbage is freed by reference counts; look for cycles seldom
 
 
@@ -47,11 +47,11 @@ class Worker(Protocol):
     def snapshot(self) -> Snapshot:
         """The metrics of this moment."""
 
-    async def reload(self, settings: Settings) -> None:
-        """Go on with other settings; raises OSError or ValueError, and changes nothing, if they cannot be used."""
-
     def take_spans(self, most: int) -> Sequence[object]:
         """Up to so many spans of traces, which JSON can say."""
+
+    async def reload(self, settings: Settings) -> None:
+        """Go on with other settings; raises OSError or ValueError, and changes nothing, if they cannot be used."""
 
     async def drain(self) -> None:
         """Stop accepting; return when every exchange has ended or the grace is over."""

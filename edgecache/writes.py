@@ -19,7 +19,7 @@ from edgecache.invalidation import Invalidation
 from edgecache.log_writer import LogWriter
 from edgecache.relay import Relay, Relays
 from edgecache.rules.log_entries import Draft
-from edgecache.rules.message import Response
+from edgecache.rules.message import Request, Response
 from edgecache.rules.purge_log import Kind
 from edgecache.rules.reasons import Forward, Result
 from edgecache.rules.vectors import Vector
@@ -68,9 +68,9 @@ class Writes:
         self._writer = writer
         self._reaches = reaches
         self.clock = relays.clock  # epoch seconds
-        self.refresh: Callable[[Exchange], None] = lambda exchange: (
-            None
-        )  # told of each write that has changed its target
+        self.refresh: Callable[[Request], None] = _nothing  # told of each write that has an effect
+
+    # told of each write that has changed its target
 
     def pass_on(self, exchange: Exchange, why: Forward) -> None:
         """Send the write that `exchange` asks for to the origin, and its invalidations to the log."""
@@ -128,7 +128,7 @@ class Writes:
         exchange.inquiry = None
         self._relays.pass_on(exchange, reply, write.why, write.result, stored=stored, more=lines)
         if named:
-            self.refresh(exchange)
+            self.refresh(exchange.request)
 
     async def _record(self, writer: LogWriter, named: tuple[bytes, ...], begun: int) -> bytes:
         """End the write in the log; the field lines that tell the writer how far it is known."""
@@ -194,3 +194,7 @@ class _Write(Relay):
         if not self._over:
             self._over = True
             self.writes.unanswered(self, sent=self.asked_on is not None)
+
+
+def _nothing(request: Request) -> None:
+    """What was written is not fetched."""

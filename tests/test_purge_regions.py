@@ -289,3 +289,19 @@ def _draft(scope: bytes) -> Any:
     from edgecache.rules.log_entries import Draft
 
     return Draft(scopes=(scope,), author="test")
+
+
+@pytest.mark.slow
+async def test_a_write_refreshes_all_regions(site: Site, origin: OriginDouble) -> None:
+    """With `refresh` the origin is asked once after a write, and every POP of every region has it from its own tier."""
+    async with world(origin, pops=1, write_through="refresh", write_ack="all") as found:
+        await fill(found, "/a")
+        asked = len(origin.requests)
+        answer = await found["eu"].pops[0].request("PUT", "/a", ("Cookie", "secret=1"), body=b"x")
+        assert answer.status == 200
+        for one in found.values():
+            while not any(b"v2" in (one.valkey.db.get(key) or b"") for key in one.valkey.keys()):  # noqa: SIM118
+                await let_others_run(5)
+        assert [await body(pop, "/a") for pop in everybody(found)] == [b"v2"] * 3
+        assert [request.method for request in origin.requests[asked:]] == ["PUT", "GET"]
+        assert origin.requests[-1].get("Cookie") is None

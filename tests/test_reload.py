@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -135,6 +136,7 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "worker_timeout": ("9s", lambda worker: worker._settings.worker_timeout),
     "access_log": ("0.5", lambda worker: (worker._logging, worker._log.add.__qualname__, worker.answered.__name__)),
     "log_level": ("error", lambda worker: worker._settings.log_level),
+    "trace_sample": ("0", lambda worker: (worker._tracer._fraction, worker._tracer.to_pass == math.inf)),
     "max_connections": ("77", lambda worker: worker._admission._most),
     "max_connections_per_address": ("7", lambda worker: worker._admission._most_per_address),
     "head_timeout": ("1s", lambda worker: worker.head_timeout),
@@ -186,6 +188,8 @@ def settings_for(name: str, authority: Authority, other: Authority) -> tuple[dic
             return base | {"pop_listen": "127.0.0.1:0", "pop_ca": authority.file}, other.file
         case "origins":
             return base, PROBES[name][0]
+        case "trace_sample":
+            return base | {"otlp_endpoint": "http://192.0.2.9:4318"}, PROBES[name][0]
         case "origin_ca":
             return base | {"origin": "https://a.test"}, authority.file
         case "origin_tls_verify":

@@ -23,8 +23,8 @@ class Site(Protocol):
     idle_timeout: float
     min_rate: int
     max_request_body: int
-    hsts: bytes  # the line that answers to https get, or nothing
     bytes_in: Counter  # received from clients
+    hsts: bytes  # the line that answers to https get, or nothing
 
     def joined(self, connection: ClientConnection) -> BadRequest | None:
         """A client has connected; why it is to be turned away, if it is."""

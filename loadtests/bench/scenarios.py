@@ -31,9 +31,9 @@ class Scenario:
     body: int = 1024
     cached: bool = True
     per_gib: bool = False
+    connections: int = CONNECTIONS
     tls: bool = False
     closes: bool = False  # a connection of its own for each request
-    connections: int = CONNECTIONS
     own_loader: bool = False  # by the loader that 304 and head need, to compare with them
 
     @property

@@ -1,0 +1,73 @@
+"""`write_through = refresh`: what a write changed is fetched at once and put into the regional tiers of all regions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from edgecache.body import Body
+from edgecache.fills import Reply
+from edgecache.flights import Filling
+from edgecache.invalidation import written
+from edgecache.log_stream import LogStore
+from edgecache.memory import Entry
+from edgecache.regional import INLINE, record_of, useful_life
+from edgecache.rules.cache_key import primary_key
+from edgecache.rules.message import NO_BODY, Fields, Request
+from edgecache.rules.record import Codec, storage_key
+from edgecache.rules.stored import Stored
+from edgecache.tasks import spawn
+from edgecache.valkey import Failure
+
+if TYPE_CHECKING:
+    from edgecache.edge import Edge
+
+log = logging.getLogger("edgecache")
+WITHIN: Final = 30.0  # seconds for the fetch
+
+
+class Refresher:
+    """Fetches what writes have changed. What it pushes carries what was known when it asked, as everything does."""
+
+    def __init__(self, edge: Edge, codec: Codec, peers: Mapping[str, LogStore]) -> None:
+        self._edge = edge
+        self._codec = codec
+        self._peers = peers
+        self.pushed = 0  # records given to other regions
+
+    def refresh(self, request: Request) -> None:
+        """Fetch the target of `request`, a write that was answered."""
+        spawn(self._refresh(plain_get(request)), "refresh after a write")
+
+    async def _refresh(self, request: Request) -> None:
+        key = primary_key(request)
+        outcome = await self._edge.refresh(key, request).outcome(WITHIN)
+        if isinstance(outcome, Filling) and not outcome.stored.vary and outcome.stored.whole_length is None:
+            stored, reply = outcome.stored, outcome.reply
+            reply.body.when_ended(lambda body: self._push(key, stored, reply, body))
+
+    def _push(self, key: bytes, stored: Stored, reply: Reply, body: Body) -> None:
+        if not (body.finished and body.whole) or body.size > INLINE:
+            return
+        content = b"".join(body.pieces)
+        life = useful_life(stored, self._edge.clock())
+        record = record_of(Entry(key, stored, content), key, written(reply.seen.vector), len(content), b"", content)
+        if life > 0:
+            place = storage_key(key)
+            command = ("SET", place, self._codec.encode(place, record), "PX", b"%d" % (life * 1000))
+            for store in self._peers.values():
+                spawn(self._give(store, command), "refresh of another region")
+
+    async def _give(self, store: LogStore, command: tuple[object, ...]) -> None:
+        try:
+            await store.link.run([command])
+            self.pushed += 1
+        except Failure as error:
+            log.debug("another region was not refreshed, and will ask the origin itself: %r", error)
+
+
+def plain_get(request: Request) -> Request:
+    """The GET that anybody might send for the target of `request`: nothing of the writer's own is in it."""
+    fields = Fields([(b"Host", request.host)])
+    return request._replace(method=b"GET", fields=fields, framing=NO_BODY, http_1_0=False, keep_alive=True)

@@ -1,0 +1,189 @@
+"""Every interleaving of writes over the project's own rules: writers, the origin, the logs of two regions, a reader.
+
+A write is BEGIN in its region's log, the change at the origin, END in the log, the writer's answer; it may fail, or
+its POP may die after any of these, or its answer may be lost: then whoever sees that its time is over ends it. The
+reader is a POP that applies both logs in any order, fills its memory, and serves.
+
+Property: who has applied a write's BEGIN serves nothing from memory that is older than what that write has changed so
+far. (So, too, who has applied its END.) Every deliberate weakening is caught.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import pytest
+
+from edgecache.rules import scopes, vectors
+from edgecache.rules.purge_log import Kind, LogEntry, PurgeLog, Verdict
+from edgecache.rules.scopes import Subject
+
+PAGE = Subject(b"http://a/")
+SCOPES = (scopes.url(PAGE.key),)
+REGIONS = ("eu", "us")
+EPOCH = vectors.incarnation(1, 0)
+
+
+class Told(NamedTuple):
+    """An entry of a region's log."""
+
+    region: int
+    entry: LogEntry
+
+
+class Write(NamedTuple):
+    """A write: its region, how far it has come, and what it has changed (0: nothing yet)."""
+
+    region: int
+    stage: str = "begun"  # begun, sent, done (at the origin), lost (its POP died or its answer never came), ended
+    begun: int = 0
+    version: int = 0
+
+
+class Reader(NamedTuple):
+    """A POP: what it has applied, in its order; what it holds; and a question that is out."""
+
+    applied: tuple[Told, ...] = ()
+    memory: tuple[int, int] | None = None  # version and position
+    asked: tuple[int, int] | None = None  # position when asked, and the version that was read (-1: not yet)
+
+
+class State(NamedTuple):
+    """The world."""
+
+    version: int = 0
+    logs: tuple[tuple[Told, ...], tuple[Told, ...]] = ((), ())
+    writes: tuple[Write, ...] = ()
+    readers: tuple[Reader, ...] = (Reader(), Reader())
+    deaths: int = 0
+
+
+class World:
+    """The transitions; `weakness` names the rule that is broken on purpose."""
+
+    def __init__(self, weakness: str = "", writes: int = 2, readers: int = 1, deaths: int = 1) -> None:
+        self.weakness = weakness
+        self.writes = writes
+        self.deaths = deaths
+        self.start = State(readers=(Reader(),) * readers)
+        self.log = lru_cache(None)(self._log)
+
+    def _log(self, applied: tuple[Told, ...]) -> PurgeLog:
+        log = PurgeLog()
+        for told in applied:
+            entry = told.entry
+            if self.weakness == "no-doubt" and entry.kind is Kind.BEGIN:
+                entry = entry._replace(kind=Kind.OPEN, scopes=())
+            log.apply(REGIONS[told.region], entry, 0.0)
+        return log
+
+    def append(self, state: State, region: int, kind: Kind, named: tuple[bytes, ...], begun: int = 0) -> State:
+        """The next entry of a region's log."""
+        log = state.logs[region]
+        previous = log[-1].entry.mark if log else vectors.mark(EPOCH)
+        entry = LogEntry(vectors.mark(EPOCH, len(log) + 1), previous, kind, named, within=1.0, begun=begun)
+        logs = list(state.logs)
+        logs[region] = (*log, Told(region, entry))
+        return state._replace(logs=(logs[0], logs[1]))
+
+    def steps(self, state: State) -> Iterator[tuple[State, tuple[int, int] | None]]:
+        """Every next state, and the version served and owed on the way."""
+        if len(state.writes) < self.writes:
+            for region in (0, 1):
+                after = self.append(state, region, Kind.BEGIN, SCOPES)
+                begun = after.logs[region][-1].entry.mark
+                yield after._replace(writes=(*state.writes, Write(region, begun=begun))), None
+        for number, write in enumerate(state.writes):
+            yield from ((after, None) for after in self._write(state, number, write))
+        for number, reader in enumerate(state.readers):
+            yield from self._read(state, number, reader)
+
+    def _write(self, state: State, number: int, write: Write) -> Iterator[State]:
+        def now(after: State, **changed: object) -> State:
+            writes = list(state.writes)
+            writes[number] = write._replace(**changed)  # type: ignore[arg-type]
+            return after._replace(writes=tuple(writes))
+
+        def end(named: tuple[bytes, ...]) -> State:
+            return self.append(state, write.region, Kind.END, named, write.begun)
+
+        if write.stage == "begun":
+            yield now(state._replace(version=state.version + 1), stage="done", version=state.version + 1)
+            yield now(end(()), stage="ended")  # the origin refused it
+            if self.weakness == "end-before-origin":
+                yield now(end(SCOPES), stage="late")
+        elif write.stage == "late":
+            yield now(state._replace(version=state.version + 1), stage="ended", version=state.version + 1)
+        elif write.stage == "done":
+            named = () if self.weakness == "end-names-nothing" else SCOPES
+            yield now(end(named), stage="ended")
+        if write.stage in ("begun", "done") and state.deaths < self.deaths:
+            yield now(state._replace(deaths=state.deaths + 1), stage="lost" if write.stage == "done" else "unsent")
+        if write.stage in ("lost", "unsent"):
+            named = () if self.weakness == "doubt-expires" else SCOPES
+            yield now(end(named), stage="ended")
+
+    def _read(self, state: State, number: int, reader: Reader) -> Iterator[tuple[State, tuple[int, int] | None]]:
+        def now(**changed: object) -> State:
+            readers = list(state.readers)
+            readers[number] = reader._replace(**changed)  # type: ignore[arg-type]
+            return state._replace(readers=tuple(readers))
+
+        for region in (0, 1):
+            done = sum(told.region == region for told in reader.applied)
+            if done < len(state.logs[region]):
+                yield now(applied=(*reader.applied, state.logs[region][done])), None
+        log = self.log(reader.applied)
+        if reader.memory and log.check(PAGE, reader.memory[1]) is Verdict.USABLE:
+            yield now(memory=(reader.memory[0], log.position)), (reader.memory[0], self.owed(state, reader))
+        elif reader.asked is None:
+            yield now(asked=(log.position, -1)), None
+        if reader.asked is not None:
+            position, read = reader.asked
+            if read < 0:
+                yield now(asked=(position, state.version)), None
+            else:
+                stamp = log.position if self.weakness == "stamp-on-arrival" else position
+                yield now(memory=(read, stamp), asked=None), None
+
+    @staticmethod
+    def owed(state: State, reader: Reader) -> int:
+        """The least version that may be served from memory: what was changed by any write of which it has heard."""
+        heard = {(told.region, told.entry.mark) for told in reader.applied if told.entry.kind is Kind.BEGIN}
+        return max([w.version for w in state.writes if (w.region, w.begun) in heard], default=0)
+
+
+def explore(world: World) -> tuple[bool, int, int]:
+    """Whether the property holds, the states seen, and the served answers checked."""
+    todo, seen, served = deque([world.start]), {world.start}, 0
+    while todo:
+        for after, answer in world.steps(todo.popleft()):
+            if answer is not None:
+                served += 1
+                if answer[0] < answer[1]:
+                    return False, len(seen), served
+            if after not in seen:
+                seen.add(after)
+                todo.append(after)
+    return True, len(seen), served
+
+
+def test_no_interleaving_serves_what_was_overwritten() -> None:
+    """One writer after the other, or both at once, in one region or two; a POP dies; a reader is anywhere."""
+    holds, states, served = explore(World())
+
+    assert holds
+    assert states > 10_000
+    assert served > 2_000
+
+
+WEAKNESSES = ["no-doubt", "end-before-origin", "end-names-nothing", "doubt-expires", "stamp-on-arrival"]
+
+
+@pytest.mark.parametrize("weakness", WEAKNESSES)
+def test_every_weakening_is_caught(weakness: str) -> None:
+    """The model can fail: each rule that is left out serves something old."""
+    assert not explore(World(weakness))[0]
