@@ -542,7 +542,6 @@ RESTART: Final = frozenset(
         "region",
         "otlp_endpoint",
         "peers",
-        "purge_tokens",
         "purge_retention",
         "regional_ca",
         "regional_certificate",
@@ -551,8 +550,6 @@ RESTART: Final = frozenset(
         "regional_required",
         "regional_memory",
         "regional_directory",
-        "peers",
-        "purge_retention",
     ]
 )
 
