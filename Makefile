@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fuzz bench real-sites load reload-load dashboards-check readme
+.PHONY: run test check fuzz bench real-sites load reload-load dashboards-check purge-load readme
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -45,6 +45,10 @@ dashboards-check: $(VENV)/.installed-test
 # Certificates renewed, the configuration reloaded 100 times and the workers relieved under load: 0 failed requests.
 reload-load: $(VENV)/.installed-test
 	$(BIN)/python loadtests/reload_load.py
+
+# Purges over three regions with delays and cuts between them: how exact, how soon, at what cost.
+purge-load: $(VENV)/.installed-test
+	$(BIN)/python loadtests/purge_load.py $(PURGES)
 
 # Write the table of settings into README.md.
 readme: $(VENV)/.installed
