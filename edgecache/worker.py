@@ -212,7 +212,7 @@ class Worker:
         reaches = self.logs.follower.reaches if self.logs is not None else None
         writer = self.logs.writer if self.logs is not None else None
         writes = Writes(relays, invalidation, write_policy_of(settings), writer, reaches)
-        purges = PurgeMethod(callers_of(settings), writer or OwnLog(invalidation), settings.pop)
+        purges = PurgeMethod(callers_of(settings), writer or OwnLog(invalidation), settings.pop, self.watch.refused)
         name = settings.region.encode() + b"/regional"
         patience = settings.follower_timeout
         region = None
