@@ -12,9 +12,10 @@ import pytest
 from harness.certificates import Authority
 from harness.client import TIMEOUT, request_bytes
 from harness.origin import OriginDouble, Reply
-from harness.pop import Pop, running_pop
+from harness.pop import Pop, environment, running_pop
 from harness.tls_client import TlsClient, eventually, secured
 
+from edgecache.config import load
 from edgecache.key_pairs import KeyPair, described
 from edgecache.wire.tls import ServerSide, ServerTls, hush_names
 
@@ -325,6 +326,21 @@ async def test_a_proxy_header_in_pieces(origin: OriginDouble, authority: Authori
             await writer.start_tls(authority.trusting(), server_hostname=SITE)
         assert (await TlsClient(reader, writer).ask("/", SITE)).body == b"192.0.2.7"
         writer.close()
+
+
+async def test_whom_to_believe_may_change_under_a_listener(origin: OriginDouble, authority: Authority) -> None:
+    """After a reload, the PROXY header is read of those that are trusted now, and of nobody else."""
+    origin.otherwise(lambda request: Reply(200, [], (request.get("X-Forwarded-For") or "").encode()))
+    settings = over_tls(authority, trusted_proxies="10.0.0.0/8", proxy_protocol="on")
+    header = b"PROXY TCP4 192.0.2.7 192.0.2.1 1234 443\r\n"
+    async with running_pop(origin, **settings) as pop:
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            async with secured(pop.tls_port, authority.trusting(), before=header):
+                pass
+        changed = {**settings, "trusted_proxies": "127.0.0.1"}
+        await pop.worker.reload(load(environment(origin.url, changed.items())))
+        async with secured(pop.tls_port, authority.trusting(), before=header) as client:
+            assert (await client.ask("/", SITE)).body == b"192.0.2.7"
 
 
 async def test_a_drain_finishes_handshakes_and_answers(origin: OriginDouble, authority: Authority) -> None:
