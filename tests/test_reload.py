@@ -422,3 +422,19 @@ def test_what_was_decided_at_the_start_stays(tmp_path: Path) -> None:
     assert set(change.restart) == {"EDGECACHE_REGIONAL", "EDGECACHE_WORKERS"}
     assert change.settings.regional == "valkey://127.0.0.1:1"
     assert change.live == change.relief == ()
+
+
+def test_workers_read_the_files_where_they_may_not_open_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor with capabilities of its file keeps its descriptors to itself; what has not changed is not copied."""
+    pair = Authority(tmp_path).issue(SITE)
+    file = tmp_path / "env"
+    write(file, origin="http://a.test", tls_listen="127.0.0.1:0", tls_certificates=pair.pair)
+    source = Source({}, str(file))
+    settings = load(source.read())
+    copied = Configuration(source, settings, Registry())
+    path = copied.environ["EDGECACHE_TLS_CERTIFICATES"]
+    assert path.startswith(f"/proc/{os.getpid()}/fd/")
+    for _ in range(3):
+        assert copied.read_again().environ["EDGECACHE_TLS_CERTIFICATES"] == path
+    monkeypatch.setattr("edgecache.copies.workers_may_open", lambda: False)
+    assert Configuration(source, settings, Registry()).environ["EDGECACHE_TLS_CERTIFICATES"] == pair.pair
