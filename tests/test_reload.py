@@ -425,7 +425,7 @@ def test_what_was_decided_at_the_start_stays(tmp_path: Path) -> None:
 
 
 def test_workers_read_the_files_where_they_may_not_open_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A supervisor with capabilities of its file keeps its descriptors to itself; what is unchanged is not copied anew."""
+    """A supervisor with capabilities of its file keeps its descriptors to itself; what is unchanged is copied once."""
     pair = Authority(tmp_path).issue(SITE)
     file = tmp_path / "env"
     write(file, origin="http://a.test", tls_listen="127.0.0.1:0", tls_certificates=pair.pair)
