@@ -7,6 +7,7 @@ import math
 import os
 import signal
 from collections.abc import Callable
+from inspect import getclosurevars
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
         ],
     ),
     "tls_certificates": ("", lambda worker: worker._tls and worker._tls.pairs),
-    "https_redirect": ("8443", lambda worker: worker.answer.__qualname__),
+    "https_redirect": ("8443", lambda worker: getclosurevars(worker.answer).nonlocals["way"].answer.__qualname__),
     "hsts": ("max-age=5", lambda worker: (worker.hsts, worker.edge.known.hsts)),
     "pop_ca": ("", lambda worker: worker._tls and worker._tls.identity),
     "geo_db": ("", lambda worker: worker._locator and worker._locator.geo._path),
@@ -350,11 +351,11 @@ async def test_another_origin_is_asked_from_now_on(origin: OriginDouble) -> None
         assert (await pop.get("/hit")).body == b"old"
         assert (await pop.get("/miss")).body == b"new"
         switch = pop.worker._switch
-        assert (switch.asked, switch.busy, len(switch._former)) == (3, 1, 1)
+        assert (switch.counts.asked, switch.busy, len(switch._former)) == (3, 1, 1)
         gate.set()
         assert await slow.body_bytes(2) == b"ab"
         await eventually(lambda: not switch._former)
-        assert (switch.asked, switch.busy) == (3, 0)
+        assert (switch.counts.asked, switch.busy) == (3, 0)
         assert len(origin.requests) == 2
 
 
