@@ -8,6 +8,7 @@ import math
 import os
 import signal
 from collections.abc import Callable
+from inspect import getclosurevars
 from pathlib import Path
 from typing import Any
 
