@@ -8,7 +8,6 @@ import math
 import os
 import signal
 from collections.abc import Callable
-from inspect import getclosurevars
 from pathlib import Path
 from typing import Any
 
