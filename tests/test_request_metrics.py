@@ -16,7 +16,8 @@ from harness.wire import Truncated
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgecache.metrics import Snapshot, render
-from edgecache.request_counts import SAMPLED
+from edgecache.request_counts import SAMPLED, USUAL
+from edgecache.rules.reasons import TIERS, Result
 
 FRESH = ("Cache-Control", "max-age=60")
 
@@ -141,6 +142,12 @@ async def test_each_request_is_counted_by_tier_and_reason(
     async with running_pop(origin) as pop:
         await scene(pop, origin)
         assert requests(pop) == counted
+
+
+def test_every_result_has_a_tier_and_is_exported_from_the_start() -> None:
+    """A new one that has none would leave its requests unanswered."""
+    assert set(TIERS) == set(Result)
+    assert {result for result, _, _ in USUAL} == set(Result)
 
 
 async def test_a_regional_hit_is_of_its_tier(origin: OriginDouble, valkey: Server) -> None:
