@@ -340,6 +340,8 @@ class _Attempt(Inquiry):
 class _Check(Inquiry):
     """One active check of one origin."""
 
+    is_check = True
+
     def __init__(self, origins: Origins, member: Member, path: str) -> None:
         head = f"GET {path} HTTP/1.1\r\nHost: {member.origin.authority}\r\nUser-Agent: edgecache\r\n\r\n"
         super().__init__(Question(b"GET", head.encode()), 0.0, UNKNOWN)
