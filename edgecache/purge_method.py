@@ -104,5 +104,5 @@ class PurgeMethod:
         if refused.status == 405:
             more = [(b"Allow", b"GET, HEAD")]
         answer = answers.of_ours(refused.status, refused.reason, str(refused), *more)
-        exchange.result = Result.ERROR
+        exchange.result, exchange.failure = Result.ERROR, answer.failure
         exchange.reply(answer.status, answer.head, answer.content)

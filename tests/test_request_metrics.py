@@ -86,6 +86,11 @@ async def other_variant(pop: Pop, origin: OriginDouble) -> None:
     await pop.get("/a", ("X-A", "2"))
 
 
+async def purge_refused(pop: Pop, origin: OriginDouble) -> None:
+    """Somebody purges where nobody may."""
+    await pop.request("PURGE", "/a")
+
+
 async def client_left(pop: Pop, origin: OriginDouble) -> None:
     """The client goes before the origin has answered."""
     origin.on("/a", hang())
@@ -130,6 +135,7 @@ MISS = "uri-miss,miss,origin"
         (passed, {"method,pass,pass": 1}),
         (failed, {"connect,error,none": 1}),
         (refused, {"loop,error,none": 1}),
+        (purge_refused, {"purge-off,error,none": 1}),
         (client_left, {"client-left,aborted,none": 1}),
         (cut_short, {"cut-short,aborted,none": 1}),
         (other_variant, {MISS: 1, "vary-miss,miss,origin": 1}),
