@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from harness.pop_process import running_pop as running_process
 
 from edgecache.config import load
 from edgecache.errors import ConfigError
+from edgecache.metrics import Registry, render
+from edgecache.otlp import MOST_QUEUED, Exporter
 from edgecache.rules import trace_context
 from edgecache.rules.trace_context import TraceParent
 from edgecache.tracing import MOST_PENDING, Tracer
@@ -204,6 +207,24 @@ def test_the_settings_of_traces() -> None:
         with pytest.raises(ConfigError, match=name) as refused:
             load({**environ, name: value})
         assert "secret" not in str(refused.value)
+
+
+def test_without_the_extra_a_collector_refuses_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line that says what to install."""
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.common.trace_encoder", None)
+    settings = load({"EDGECACHE_ORIGIN": "http://origin", "EDGECACHE_OTLP_ENDPOINT": "http://jaeger:4318"})
+    with pytest.raises(ConfigError, match=r"EDGECACHE_OTLP_ENDPOINT: .*edgecache\[otel\]"):
+        Exporter(settings, Registry())
+
+
+async def test_what_waits_for_the_collector_is_bounded() -> None:
+    """What no longer fits is counted and lost."""
+    registry = Registry()
+    exporter = Exporter(load({"EDGECACHE_ORIGIN": "http://origin", "EDGECACHE_OTLP_ENDPOINT": "http://a"}), registry)
+    exporter.take([()] * (MOST_QUEUED + 5))
+    text = render(registry.snapshot()).decode()
+    assert f"edgecache_trace_queue {float(MOST_QUEUED)}" in text
+    assert 'edgecache_trace_spans_dropped_total{reason="queue"} 5.0' in text
 
 
 # --- in processes, to a collector
