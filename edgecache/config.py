@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
@@ -19,6 +20,7 @@ from edgecache import machine
 from edgecache.errors import ConfigError
 from edgecache.key_pairs import Described, KeyPair, described
 from edgecache.rules.geography import GeoRules
+from edgecache.rules.residency import Residency
 from edgecache.setting_types import (
     ADDRESS,
     CERTIFICATES,
@@ -33,6 +35,7 @@ from edgecache.setting_types import (
     HOST_NAMES,
     HSTS,
     HTTPS_REDIRECT,
+    JURISDICTIONS,
     KEY_PAIRS,
     LOG_FRACTION,
     NETWORKS,
@@ -41,11 +44,13 @@ from edgecache.setting_types import (
     ORIGIN_HOST,
     ORIGINS,
     OTLP_ENDPOINT,
+    PARENTS,
     PATH,
     PEERS,
     PREFIX_MODES,
     PURGE_TOKENS,
     REGIONAL,
+    SECRETS,
     SIZE,
     SWITCH,
     TOKEN,
@@ -55,6 +60,7 @@ from edgecache.setting_types import (
     Network,
     Origin,
     PurgeToken,
+    is_loopback,
     one_of,
 )
 
@@ -66,6 +72,7 @@ LONGEST_QUOTE = 80
 # What Kubernetes puts into the environment of every container beside a Service named `edgecache`.
 _KUBERNETES = re.compile(r"EDGECACHE_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)", re.ASCII)
 _UNPRINTABLE = re.compile(r"[^\x21-\x7e]")
+ANYWHERE = ("0.0.0.0", "::")
 _USERINFO = re.compile(r"^(\w+://)?.*@", re.DOTALL)
 
 
@@ -203,6 +210,12 @@ class Settings:
         GEO_RULES, "", "Which region serves whom, such as country:DE=eu,continent:NA=us,*=us; else this POP's."
     )
 
+    residency: Mapping[str, str] = setting(
+        JURISDICTIONS,
+        "",
+        "Jurisdictions of all regions, such as eu:EU,us:US: what clients of one get is kept and asked for in it only.",
+    )
+
     # This POP
     pop: str = setting(WORD, HOST_NAME, "Name of this POP in Cache-Status, Via and metrics.")
     region: str = setting(WORD, "local", "Region that this POP belongs to.")
@@ -318,7 +331,7 @@ class Settings:
     write_timeout: float = setting(
         DURATION,
         "60s",
-        "After which a write whose end was not recorded counts as lost, and invalidates.",
+        "After which a write whose POP died counts as ended, and invalidates; no less than the origin may take.",
         least="1s",
         most="1h",
     )
@@ -401,10 +414,12 @@ class Settings:
     )
     origin_queue_timeout: float = setting(DURATION, "5s", "How long they wait before 503.", least="0s", most="10m")
     origin_ca: str = setting(
-        CERTIFICATES, "", "PEM file of the authorities trusted for the origin; empty is the system's."
+        CERTIFICATES, "", "PEM file of the authorities trusted for the origin and for parents; empty is the system's."
     )
     origin_certificate: str = setting(
-        FILE, "", "PEM file of this POP's certificate for origins that ask for one; read again when it changes."
+        FILE,
+        "",
+        "PEM file of this POP's certificate for origins and parents that ask for one; read again when it changes.",
     )
     origin_certificate_key: str = setting(FILE, "", "PEM file of its key, if it is another.")
     origin_tls_verify: bool = setting(SWITCH, "on", "Verify the origin's certificate and name.")
@@ -412,16 +427,38 @@ class Settings:
         DURATION, "30s", "How long an address of the origin's name is used.", least="0s", most="1d"
     )
 
-    # Several origins: which one is asked
-    origin_eject_after: int = setting(COUNT, "5", "Failures in a row that eject an origin.", least="1", most="1000")
-    origin_eject_for: float = setting(DURATION, "30s", "Until an ejected origin is tried.", least="100ms", most="1h")
+    # Parents: other POPs that are asked instead of the origin
+    parents: Mapping[str, tuple[Origin, ...]] = setting(
+        PARENTS, "", "POPs asked instead of the origin, each object of one of them; of this region first."
+    )
+    parent_bypass: int = setting(
+        COUNT,
+        "32",
+        "Most requests at once that go past all parents to the origin, if none is well; per worker.",
+        least="1",
+        most="65535",
+    )
+    pop_secret: tuple[bytes, ...] = setting(
+        SECRETS,
+        "",
+        "Secrets by which POPs know each other: the first signs, all are believed, so that they can be changed.",
+        secret=True,
+    )
+
+    # Several origins, or parents: which one is asked
+    origin_eject_after: int = setting(
+        COUNT, "5", "Failures in a row that eject an origin or a parent.", least="1", most="1000"
+    )
+    origin_eject_for: float = setting(DURATION, "30s", "Until an ejected one is tried.", least="100ms", most="1h")
     origin_slow_start: float = setting(DURATION, "10s", "To give all its share to one that is back.", most="1h")
     origin_hedge: bool = setting(
         SWITCH, "on", "Ask a second origin too when the first is slower than 95 of 100 answers; safe methods only."
     )
     origin_check_path: str = setting(PATH, "", "What is asked of each origin to see if it is well; empty asks nothing.")
-    origin_check_interval: float = setting(DURATION, "5s", "Between two such checks.", least="100ms", most="1h")
-    origin_check_fall: int = setting(COUNT, "3", "Failed checks in a row that take an origin out.", least="1")
+    origin_check_interval: float = setting(
+        DURATION, "5s", "Between two checks, of parents too.", least="100ms", most="1h"
+    )
+    origin_check_fall: int = setting(COUNT, "3", "Failed checks in a row that take one out.", least="1")
     origin_check_rise: int = setting(COUNT, "2", "Good checks in a row that bring it back.", least="1")
 
     # What is stored, and for how long
@@ -451,6 +488,11 @@ class Settings:
     store_set_cookie: bool = setting(
         SWITCH, "off", "Store answers with Set-Cookie where the origin explicitly allows it."
     )
+
+    @property
+    def residency_rules(self) -> Residency:
+        """Which jurisdiction each region is in, and this POP."""
+        return Residency(self.residency, self.residency.get(self.region, ""))
 
     @property
     def knows_geography(self) -> bool:
@@ -611,15 +653,19 @@ def _contradictions(settings: Settings) -> Iterator[ConfigError]:
     if any((origin.host, origin.port) == (settings.listen.host, settings.listen.port) for origin in everybody):
         name = "EDGECACHE_ORIGINS" if settings.origins else "EDGECACHE_ORIGIN"
         yield ConfigError(name, "is this POP itself: the same as EDGECACHE_LISTEN")
-    if settings.origins and (unknown := settings.geo_rules.regions - settings.origins.keys()):
+    known = {*settings.origins, *settings.parents, *settings.residency}
+    if settings.origins and (unknown := settings.geo_rules.regions - known):
         yield ConfigError("EDGECACHE_GEO_RULES", f"names {min(unknown)}, a region without EDGECACHE_ORIGINS")
     if settings.peers and settings.regional == "off":
         yield ConfigError("EDGECACHE_PEERS", "is set, but EDGECACHE_REGIONAL is off: a region's log lies in its Valkey")
     if settings.region in settings.peers:
         yield ConfigError("EDGECACHE_PEERS", f"names {settings.region}, which is EDGECACHE_REGION itself")
+    yield from _wrong_parents(settings)
+    yield from _wrong_residency(settings)
     if settings.proxy_protocol and not settings.trusted_proxies:
         yield ConfigError("EDGECACHE_PROXY_PROTOCOL", "is on, but EDGECACHE_TRUSTED_PROXIES names nobody to believe")
-    yield from _tls_contradictions(settings, any(origin.scheme == "https" for origin in everybody))
+    asked = [*everybody, *(parent for listed in settings.parents.values() for parent in listed)]
+    yield from _tls_contradictions(settings, any(origin.scheme == "https" for origin in asked))
 
 
 def _tls_contradictions(settings: Settings, https_origin: bool) -> Iterator[ConfigError]:
@@ -662,3 +708,38 @@ def _pair_problems(settings: Settings, name: str) -> Iterator[ConfigError]:
             described(KeyPair(certificate, key or certificate))
         except ValueError as error:
             yield ConfigError(name, str(error))
+
+
+def _wrong_parents(settings: Settings) -> Iterator[ConfigError]:
+    """What makes parents useless: a parent that is this POP itself, or that cannot know who asks."""
+    parents = [parent for listed in settings.parents.values() for parent in listed]
+    for name in ("EDGECACHE_LISTEN", "EDGECACHE_TLS_LISTEN", "EDGECACHE_POP_LISTEN"):
+        where = getattr(settings, _field(name))
+        if where is not None and any(is_oneself(parent, where) for parent in parents):
+            yield ConfigError("EDGECACHE_PARENTS", f"names this POP itself: the same as {name}")
+    proved = settings.origin_certificate and all(parent.scheme == "https" for parent in parents)
+    if parents and not settings.pop_secret and not proved:
+        words = "needs EDGECACHE_POP_SECRET, or https and EDGECACHE_ORIGIN_CERTIFICATE: parents answer whom they know"
+        yield ConfigError("EDGECACHE_PARENTS", words)
+    origins = {origin for listed in settings.origins.values() for origin in listed} or {settings.origin}
+    if twice := origins.intersection(parents):
+        yield ConfigError("EDGECACHE_PARENTS", f"names {min(map(str, twice))}, which is an origin")
+
+
+def _wrong_residency(settings: Settings) -> Iterator[ConfigError]:
+    """What leaves open where an answer belongs: a region of no jurisdiction."""
+    if not settings.residency:
+        return
+    regions = {settings.region, *settings.origins, *settings.geo_rules.regions, *settings.parents} - {""}
+    if missing := regions - settings.residency.keys():
+        yield ConfigError("EDGECACHE_RESIDENCY", f"does not say which jurisdiction {min(missing)} is in")
+
+
+def is_oneself(parent: Origin, listen: Address) -> bool:
+    """Whether `parent` is where this POP listens, as far as the names tell."""
+    if parent.port != listen.port:
+        return False
+    if parent.host == listen.host:
+        return True
+    here = is_loopback(parent.host) or parent.host == socket.gethostname().lower()
+    return here and (listen.host in ANYWHERE or is_loopback(listen.host))

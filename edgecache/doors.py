@@ -11,9 +11,11 @@ from typing import Final, NamedTuple
 
 from edgecache import answers
 from edgecache.geo import Locator
+from edgecache.pops import Children
 from edgecache.rules.client_address import Trust
 from edgecache.rules.forward import as_forwarded
 from edgecache.rules.reasons import Result
+from edgecache.rules.residency import Residency
 from edgecache.rules.server_name import is_misdirected, secure_location, stays_plain
 from edgecache.tracing import Tracer
 from edgecache.wire.exchange import Exchange
@@ -27,6 +29,33 @@ class Way(NamedTuple):
 
     answer: Callable[[Exchange], None]
     answer_known: Callable[[ClientConnection, bytes], bool]
+
+
+def residing(way: Way, residency: Residency) -> Way:
+    """Requests are told which jurisdiction their answers must not leave, if residency is kept."""
+    if not residency.home:
+        return way
+
+    def answer(exchange: Exchange) -> None:
+        exchange.request = exchange.request._replace(jurisdiction=residency.of(exchange.request))
+        way.answer(exchange)
+
+    return Way(answer, way.answer_known)
+
+
+def hearing(way: Way, inner: Way, children: Children) -> Way:
+    """POPs are told from clients: those go the `inner` way, for what is decided outside of it they decide themselves.
+
+    What only POPs may say is dropped from others' requests.
+    """
+
+    def answer(exchange: Exchange) -> None:
+        if children.may_be_one(exchange):
+            children.hear(exchange, way.answer, inner.answer)
+        else:
+            way.answer(exchange)
+
+    return Way(answer, way.answer_known)
 
 
 def redirecting(way: Way, port: int, hosts: frozenset[bytes]) -> Way:

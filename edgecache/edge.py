@@ -24,6 +24,7 @@ from edgecache.flights import Failed, Filling, Flight, Flights, Outcome, Refresh
 from edgecache.invalidation import Invalidation
 from edgecache.known import KnownHeads, KnownHit, KnownPass, KnownRead, Rendered
 from edgecache.memory import Entry, Memory
+from edgecache.pops import tell_of_entry, tell_of_reply
 from edgecache.purge_method import PurgeMethod
 from edgecache.region import Region, Turn
 from edgecache.regional import Found
@@ -50,6 +51,7 @@ from edgecache.writes import Reaches, Writes
 
 KNOWN_HIT: Final = b"hit"  # in the log, for Cache-Status: its ttl is in the head only
 TOKEN_PATIENCE: Final = 1.0  # seconds that who has written waits for this worker to know it
+LOOPED: Final = 508  # of one who forged CDN-Loop, it says nothing of others' requests
 MOST_FLIGHTS: Final = 3  # flights that one request follows before it goes alone
 OF_THE_RESPONSE: Final = frozenset(  # reasons that will hold for the next request too
     (
@@ -90,6 +92,7 @@ class Edge:
         reaches: Reaches | None = None,
         token_cookie: bool = False,
         region: Region | None = None,
+        jurisdiction: str = "",
     ) -> None:
         self.pop = pop
         self.hosts = hosts  # site names answered; empty = any
@@ -102,6 +105,8 @@ class Edge:
         self.upstream = upstream
         self.region = region  # None: there is no regional tier
         self.clock = clock  # epoch seconds
+        self.jurisdiction = jurisdiction  # of this POP and all that it stores; empty: residency is not kept
+        self.foreign = 0  # requests of another one
         self.known = KnownHeads()
         self._retired = 0  # of the memory, when answers were last let go
         self._follower_timeout = follower_timeout
@@ -167,15 +172,31 @@ class Edge:
             self._ours(exchange, refusal)
         elif request.method == b"PURGE":
             self.purges.answer(exchange, exchange.began)
+        elif request.jurisdiction != self.jurisdiction:
+            self._pass_foreign(exchange)
         elif why := rfc9111.why_pass(request):
-            if is_write(request):
-                self.writes.pass_on(exchange, why)
-            else:
-                self._relay(exchange, why, Result.PASS)
+            self._pass_on(exchange, why)
         elif (token := self._token(request)) is not None:
             spawn(self._look_up_after(token, exchange), "wait for a write")
+        elif request.child is not None and request.child.behind:  # nothing that is here is proven to who asks
+            self._relay(exchange, Forward.STALE, Result.MISS)
         else:
             self._look_up(exchange, request)
+
+    def _pass_on(self, exchange: Exchange, why: Forward) -> None:
+        """Pass through what is not for the cache."""
+        if is_write(exchange.request):
+            self.writes.pass_on(exchange, why)
+        else:
+            self._relay(exchange, why, Result.PASS)
+
+    def _pass_foreign(self, exchange: Exchange) -> None:
+        """Pass on what is of another jurisdiction: no tier of this POP may have it."""
+        self.foreign += 1
+        if rfc9111.only_if_cached(exchange.request):
+            self._ours(exchange, answers.of_ours(504, "only-if-cached", "nothing stored may be used"), Forward.BYPASS)
+        else:
+            self._pass_on(exchange, Forward.BYPASS)
 
     def _token(self, request: Request) -> Vector | None:
         """What the client has written and this worker does not yet know."""
@@ -191,6 +212,7 @@ class Edge:
             if not exchange.gone:
                 self._look_up(exchange, exchange.request)
         elif not exchange.gone:
+            exchange.request = rfc9111.asking_newer(exchange.request)  # a parent may not know of the write either
             self._relay(exchange, Forward.REQUEST, Result.PASS)
 
     def _look_up(self, exchange: Exchange, request: Request) -> None:
@@ -273,6 +295,8 @@ class Edge:
         answer = answers.from_entry(entry, exchange.request, now, member, self._max_ranges)
         assert answer is not None, "a whole entry answers every request"
         exchange.result, exchange.cache_status = Result.REGIONAL, member
+        if exchange.request.child is not None:
+            tell_of_entry(exchange, entry, self.invalidation)
         exchange.reply(answer.status, answer.head, answer.content)
 
     def _pass_marked(self, exchange: Exchange, key: bytes) -> None:
@@ -420,12 +444,12 @@ class Edge:
             case Unshareable(reply):
                 if leads:
                     self.relays.pass_on(exchange, reply, why, Result.MISS)
-                elif reply.response.status < 500:
+                elif reply.response.status < 500 or reply.response.status == LOOPED:
                     return False
                 else:  # a crowd must not run at an origin that is failing
                     self._ours(exchange, answers.of_ours(502, "upstream-status", "the upstream answered an error"), why)
             case Failed(error):
-                self._ours(exchange, answers.of_ours(error.status, error.reason, str(error)), why)
+                self._ours(exchange, answers.of_ours(error.status, error.reason, str(error)), why, error.reason)
             case _:
                 assert_never(outcome)
         return True
@@ -434,7 +458,7 @@ class Edge:
         """Run once per flight, in a task of its own: ask, and say what came of it."""
         turn = Turn(entry=entry)
         try:
-            if self.region is not None and not rfc9111.wants_newer(request):
+            if self.region is not None and not rfc9111.wants_newer(request) and not self.region.is_led_by(request):
                 turn = await self.region.ask(request, entry, client)
             outcome = turn.outcome or await self._ask_origin(flight, request, turn.entry, client)
         except BaseException:
@@ -546,6 +570,8 @@ class Edge:
         if answer is None:
             return False
         exchange.result, exchange.cache_status = result, member
+        if exchange.request.child is not None:
+            tell_of_entry(exchange, entry, self.invalidation)
         exchange.reply(answer.status, answer.head, answer.content)
         return True
 
@@ -557,6 +583,8 @@ class Edge:
             )
             answer = answers.not_modified(stored, int(stored.age(self.clock())), member)
             exchange.result, exchange.cache_status = Result.MISS, member
+            if exchange.request.child is not None:
+                tell_of_reply(exchange, reply, self.invalidation)
             exchange.reply(answer.status, answer.head)
             reply.body.discard()
             return
@@ -566,12 +594,12 @@ class Edge:
     def _relay(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
         self.relays.begin(exchange, why, result, entry)
 
-    def _ours(self, exchange: Exchange, answer: Answer, why: Forward | None = None) -> None:
-        """Answer with something of our own."""
+    def _ours(self, exchange: Exchange, answer: Answer, why: Forward | None = None, detail: str = "") -> None:
+        """Answer with something of our own; `detail` is a fixed word."""
         exchange.result, exchange.failure = Result.ERROR, answer.failure
         head = answer.head
         if why is not None:
-            exchange.cache_status = cache_status.forwarded(self.pop, why)
+            exchange.cache_status = cache_status.forwarded(self.pop, why, detail=detail.encode())
             head += b"Cache-Status: " + exchange.cache_status + b"\r\n"
         exchange.reply(answer.status, head, b"" if exchange.request.method == b"HEAD" else answer.content)
 
@@ -591,6 +619,8 @@ class Edge:
         answer = rendered.answer
         exchange.result = Result.HIT
         exchange.cache_status = KNOWN_HIT
+        if exchange.request.child is not None:
+            tell_of_entry(exchange, rendered.entry, self.invalidation)
         exchange.reply(answer.status, answer.head, answer.content)
         if rendered.full and persists(exchange.request):
             self._learn_hit(exchange, rendered)

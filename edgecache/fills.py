@@ -14,7 +14,7 @@ from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Framing, Request, Response
 from edgecache.rules.purge_log import Stamp, Verdict
 from edgecache.rules.ranges import Segments
-from edgecache.rules.reasons import Refused
+from edgecache.rules.reasons import Refused, Tier
 from edgecache.rules.rfc9111 import DoNotStore, Store
 from edgecache.rules.stored import Policy, Stored, Times
 from edgecache.rules.tags import TooManyTags
@@ -28,7 +28,8 @@ class Reply(NamedTuple):
     body: Body
     times: Times
     seen: Stamp
-    tier: bytes = b""  # the Cache-Status member of the tier that it came from; empty: the origin
+    tier: bytes = b""  # the Cache-Status member of the tier that it came from; empty: upstream
+    by: Tier | None = None  # who answered, if not the origin
 
 
 class Fills:

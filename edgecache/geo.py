@@ -140,7 +140,11 @@ class Locator:
 
     def located(self, request: Request, peer: str) -> Request:
         """`request` with our view of the client's place as fields, in the stead of what it says itself."""
-        location = self.geo.locate(client_address(peer, request.fields, self._is_trusted))
+        return self.placed(request, client_address(peer, request.fields, self._is_trusted))
+
+    def placed(self, request: Request, client: str) -> Request:
+        """`request` with our view of the place of the client at that address."""
+        location = self.geo.locate(client)
         fields = request.fields.without(GEO_FIELDS).plus(*location.lines)
         return request._replace(fields=fields, place=location.lines)
 

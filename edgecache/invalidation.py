@@ -45,6 +45,7 @@ class Invalidation:
         self._cut_off_modes = cut_off_modes  # path prefix → available or consistent; the empty one is for all others
         self.replaying = False  # entries from before this worker began are still being read: no record is proven
         self.cut_off = False  # nothing was heard of some region's log for too long
+        self.on_applied: Callable[[], None] = lambda: None  # told when the log has moved
 
     def set_cut_off(self, cut_off: bool) -> None:
         """Whether, from now on, purges may be missing here."""
@@ -57,7 +58,7 @@ class Invalidation:
         """What Cache-Status says of an answer that is given now."""
         return CUT_OFF if self.cut_off else b""
 
-    def _is_unproven(self, url: bytes) -> bool:
+    def is_unproven(self, url: bytes) -> bool:
         """Whether nothing stored for `url` may be used now, because purges may be missing."""
         if not self.cut_off:
             return False
@@ -75,7 +76,7 @@ class Invalidation:
         log = self.log
         if entry.passed == log.fence:
             return Verdict.USABLE
-        if self._is_unproven(entry.url):
+        if self.is_unproven(entry.url):
             return Verdict.UNPROVEN
         verdict = log.check(subject_of(entry), entry.passed)
         match verdict:
@@ -94,7 +95,7 @@ class Invalidation:
         """Whether `entry`, which another process stored with the vector `seen`, may be used."""
         log = self.log
         vector = vector_of(seen)
-        if vector is None or self.replaying or self._is_unproven(entry.url):  # None: nobody knows when it was asked
+        if vector is None or self.replaying or self.is_unproven(entry.url):  # None: nobody knows when it was asked
             entry.passed = NO_POSITION
             return Verdict.UNPROVEN
         verdict = log.check_vector(Subject(entry.url, entry.tags, self._memory.normal_key(entry.url)), vector)
@@ -107,7 +108,7 @@ class Invalidation:
     def proves(self, record: Record) -> bool:
         """Whether `record`, which another process stored, is usable as it is."""
         vector = vector_of(record.seen)
-        if vector is None or self.replaying or self._is_unproven(record.url):
+        if vector is None or self.replaying or self.is_unproven(record.url):
             return False
         normal = self._memory.normal_key(record.url)
         return self.log.check_vector(Subject(record.url, record.tags, normal), vector) is Verdict.USABLE
@@ -120,7 +121,7 @@ class Invalidation:
         """Whether that answer may be given to who has asked only now."""
         if seen.position == self.log.fence:
             return True
-        return not self._is_unproven(key) and self.verdict(key, tags, seen) is Verdict.USABLE
+        return not self.is_unproven(key) and self.verdict(key, tags, seen) is Verdict.USABLE
 
     # --- what happens
 
@@ -137,6 +138,7 @@ class Invalidation:
         applied = self.log.apply(region, entry._replace(scopes=named), now)
         if not entry.soft and entry.kind in (Kind.PURGE, Kind.END):
             self._let_go(named)
+        self.on_applied()
         return applied
 
     def _widened(self, scopes: Iterable[bytes]) -> tuple[bytes, ...]:

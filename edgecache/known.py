@@ -105,7 +105,7 @@ class KnownHeads:
         self.get = self._known.get
 
     def learns(self, raw: bytes) -> bool:
-        """Whether the head `raw` is to be learnt now: it was seen once before. An empty one is none to be known by."""
+        """Whether the head `raw` is to be learnt now: it was seen once before. An empty one, a POP's, never is."""
         if self._stopped or not raw or len(raw) > LONGEST_HEAD:
             return False
         mark = hash(raw)

@@ -40,6 +40,7 @@ class PurgeDesk:
     """Takes purges for a POP with a region's log. Mutable state: the last mark seen, failed attempts, the copiers."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
+        self._registry = registry
         self._region = settings.region
         self._pop = settings.pop
         self._callers = callers_of(settings)
@@ -87,11 +88,17 @@ class PurgeDesk:
         except PurgeRefused as refused:
             if refused.status == 401:
                 self._attempts.failed(address, now)
-            audit.warning("purge refused reason=%s from=%s", refused.reason, address)
+            self.refused(refused, address)
             if refused.status == 405:
                 sentence = "nobody may purge here: set EDGECACHE_ADMIN_TOKEN or EDGECACHE_PURGE_TOKENS"
                 raise PurgeRefused(403, refused.reason, sentence) from None
             raise
+
+    def refused(self, refused: PurgeRefused, address: str) -> None:
+        """Count one that is refused, and write it down."""
+        words = "Requests refused, by reason."
+        self._registry.counter("edgecache_refused", words, reason=refused.reason).value += 1
+        audit.warning("purge refused reason=%s from=%s", refused.reason, address)
 
     # --- what is asked
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import orjson
@@ -59,10 +59,17 @@ class Recorder(Protocol):
 class PurgeMethod:
     """Answers PURGE requests."""
 
-    def __init__(self, callers: Sequence[Caller], recorder: Recorder, pop: str) -> None:
+    def __init__(
+        self,
+        callers: Sequence[Caller],
+        recorder: Recorder,
+        pop: str,
+        refused: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         self._callers = callers
         self._recorder = recorder
         self._pop = pop
+        self._refused = refused  # told why one is refused: to count
         self._attempts = Attempts()
 
     def answer(self, exchange: Exchange, now: float) -> None:
@@ -99,10 +106,13 @@ class PurgeMethod:
         exchange.reply(200, head, content)
 
     def _refuse(self, exchange: Exchange, refused: PurgeRefused) -> None:
+        self._refused(refused.reason)
         audit.warning("purge refused reason=%s from=%s", refused.reason, exchange.client)
         more = [(b"WWW-Authenticate", b"Bearer")] if refused.status == 401 else []
         if refused.status == 405:
             more = [(b"Allow", b"GET, HEAD")]
         answer = answers.of_ours(refused.status, refused.reason, str(refused), *more)
         exchange.result, exchange.failure = Result.ERROR, answer.failure
+        if exchange.connection is not None and refused.status != 503:
+            exchange.connection.closing = True
         exchange.reply(answer.status, answer.head, answer.content)

@@ -34,8 +34,12 @@ class PurgePages:
                 given = request.headers.get("Authorization")
                 bearer = given.encode("utf-8", "surrogateescape") if given is not None else None
                 caller = self.desk.caller(bearer, request.remote or "", time.monotonic())
+            except PurgeRefused as refused:  # it is written down already
+                return _problem(refused)
+            try:
                 return await page(request, caller)
             except PurgeRefused as refused:
+                self.desk.refused(refused, request.remote or "")
                 return _problem(refused)
 
         return answer

@@ -61,6 +61,10 @@ class Region:
         self._clock = clock  # epoch seconds
         self.patience = patience  # seconds that a flight waits for another worker's
 
+    def is_led_by(self, request: Request) -> bool:
+        """Whether it comes through a POP of this region: that one holds the lease, and must not be waited for."""
+        return request.child is not None and self.name.partition(b"/")[0].decode() in request.child.regions
+
     async def ask(self, request: Request, entry: Entry | None, client: str) -> Turn:
         """What the region has for `request`, where this worker has `entry` or nothing."""
         url = primary_key(request)

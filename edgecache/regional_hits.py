@@ -79,6 +79,8 @@ class RegionalHits:
         if record.chunks or now >= record.stale_at or record.status in WITHOUT_LENGTH:
             return False
         request = exchange.request
+        if request.child is not None:  # it has to be told more
+            return False
         if not wants_the_whole(request) or not self._invalidation.proves(record):
             return False
         body = record.body

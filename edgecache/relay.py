@@ -13,11 +13,13 @@ from edgecache.flights import Flights
 from edgecache.invalidation import Invalidation
 from edgecache.known import KnownPass
 from edgecache.memory import Entry
+from edgecache.pops import tell_of_reply
 from edgecache.rules import cache_status, rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Response
 from edgecache.rules.purge_log import Stamp
 from edgecache.rules.reasons import Forward, Result, Tier
+from edgecache.rules.residency import REASON
 from edgecache.rules.stored import Stored
 from edgecache.upstream import Upstream, interim_head
 from edgecache.wire import h1_render as render
@@ -50,11 +52,14 @@ class Relays:
         flights: Flights,
         invalidation: Invalidation,
         clock: Callable[[], float],
+        jurisdiction: str = "",
     ) -> None:
         self.pop = pop
+        self.jurisdiction = jurisdiction  # of this POP
         self.upstream = upstream
         self._fills = fills
         self._flights = flights
+        self._invalidation = invalidation
         self._log = invalidation.log
         self.clock = clock  # epoch seconds
         self._ask = upstream.ask
@@ -76,7 +81,10 @@ class Relays:
         now: float,
     ) -> None:
         """Ask the origin `question` for `exchange` alone, at `now` in epoch seconds."""
-        relay = exchange.inquiry = Relay(question, now, self._log.stamp())
+        seen = self._log.stamp()
+        if (child := exchange.request.child) is not None:  # what it knows, it knew before this question
+            seen = seen._replace(vector=seen.vector.merged(child.required))
+        relay = exchange.inquiry = Relay(question, now, seen)
         exchange.why, exchange.upstream_asked = why, now
         relay.relays, relay.exchange, relay.why, relay.result, relay.entry = self, exchange, why, result, entry
         self.upstream.ask(relay)
@@ -90,6 +98,8 @@ class Relays:
     def learn(self, exchange: Exchange, reply: Reply, entry: Entry | None) -> bool:
         """Take from `reply` what concerns the cache, before the client hears of it; whether it will be stored."""
         request = exchange.request
+        if request.jurisdiction != self.jurisdiction:
+            return False  # what is of another jurisdiction is not kept here
         if request.method not in (b"GET", b"HEAD") or request.framing.length != 0 or reply.response.status == 101:
             return False
         learnt = self._fills.learn(request, reply, entry)
@@ -99,6 +109,8 @@ class Relays:
 
     def learn_write(self, exchange: Exchange, reply: Reply) -> bool:
         """Store the answer to a POST that answers a GET too (RFC 9110 §9.3.3); whether it will be."""
+        if exchange.request.jurisdiction != self.jurisdiction:
+            return False
         get = rfc9111.as_get(exchange.request, reply.response)
         return get is not None and isinstance(self._fills.learn(get, reply), Stored)
 
@@ -137,12 +149,17 @@ class Relays:
         """Answer `exchange` with `reply` as it arrives, and with `more` field lines."""
         collapsed = result is Result.COLLAPSED
         status = reply.response.status
+        exchange.tier = Tier.REGIONAL if reply.tier else reply.by
         if reply.tier:
-            exchange.tier = Tier.REGIONAL
             member = cache_status.from_tier(self.pop, reply.tier, why, collapsed=collapsed)
         else:
-            member = cache_status.forwarded(self.pop, why, status=status, stored=stored, collapsed=collapsed)
+            detail = b"" if exchange.request.jurisdiction == self.jurisdiction else REASON.encode()
+            member = cache_status.forwarded(
+                self.pop, why, status=status, stored=stored, collapsed=collapsed, detail=detail
+            )
         exchange.result, exchange.cache_status = result, member
+        if exchange.request.child is not None:
+            tell_of_reply(exchange, reply, self._invalidation)
         head = answers.from_upstream(reply.response, member, self.clock()) + more
         exchange.stream(status, head, reply.response.framing.length, reply.body)
 
@@ -175,7 +192,9 @@ class Relay(Inquiry):
     def on_whole(self, response: Response, content: bytes) -> None:
         """The same, at once."""
         exchange, relays = self.exchange, self.relays
-        unstored = relays.unstored_head(response, self.why, self.asked) if exchange.request.method == b"GET" else None
+        request = exchange.request
+        plain = request.method == b"GET" and request.child is None and request.jurisdiction == relays.jurisdiction
+        unstored = relays.unstored_head(response, self.why, self.asked) if plain else None
         if unstored is None:
             self.on_answer(response, Body.of(content))
             return
@@ -186,7 +205,7 @@ class Relay(Inquiry):
     def on_failure(self, error: OriginError) -> None:
         """Answer with an error of our own."""
         answer = answers.of_ours(error.status, error.reason, str(error))
-        member = cache_status.forwarded(self.relays.pop, self.why)
+        member = cache_status.forwarded(self.relays.pop, self.why, detail=error.reason.encode())
         self.exchange.inquiry = None
         self.exchange.result, self.exchange.cache_status = Result.ERROR, member
         self.exchange.failure = error.reason
@@ -220,7 +239,7 @@ class _KnownPass(Exchange, Relay):
         self.client = connection.peer
         self.began = connection.site.clock()
         self._connection = connection
-        self.question = known.question
+        self.question = known.question.anew()
         self.asked = self.upstream_asked = now
         self.seen = relays.now_known()
         self.relays = relays

@@ -19,6 +19,7 @@ SECONDS: Final = (  # from a memory hit, which takes microseconds, to an origin 
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
 )
+ASKED: Final = frozenset((Result.MISS, Result.REVALIDATED, Result.COLLAPSED))  # by whom depends
 SAMPLED: Final = 64  # a power of two
 USUAL: Final = (  # exported from the start, so that a rate sees the first of each
     (Result.HIT, None, None),
@@ -90,7 +91,8 @@ class RequestCounts:
     def answered(self, exchange: Exchange, took: float) -> Tally:
         """An answer is complete, after `took` seconds."""
         result = exchange.result
-        outcome: Outcome = (result, exchange.tier, None if result is Result.HIT else exchange.failure or exchange.why)
+        why = None if result is Result.HIT else exchange.failure or exchange.why
+        outcome: Outcome = (result, exchange.tier if result in ASKED else None, why)
         tally = self._tallies.get(outcome)
         if tally is None:
             tally = self._tallies[outcome] = Tally(self._registry, outcome)

@@ -32,6 +32,7 @@ SIZE_UNITS = {"b": 1, "kib": BINARY, "mib": BINARY**2, "gib": BINARY**3, "tib": 
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 SHORTEST_SECRET = 16  # characters
 DEFAULT_PORTS = {"http": 80, "https": 443}
+SHORTEST_SECRET = 16
 
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([a-z]+)", re.ASCII)
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?", re.ASCII)
@@ -84,6 +85,14 @@ class Origin:
 def bracketed(host: str) -> str:
     """The host as a URL writes it: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, is this machine's own loopback."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def size(text: str) -> int:
@@ -180,6 +189,25 @@ def origins(text: str) -> dict[str, tuple[Origin, ...]]:
         if len(set(listed)) != len(listed):
             raise ValueError(f"names an origin of {region} twice")
         found[region] = listed
+    return found
+
+
+def parents(text: str) -> dict[str, tuple[Origin, ...]]:
+    """Parents by region, out of `https://a,https://b` (this POP's own region, named "") or `eu=https://a|https://b`."""
+    members = [part.strip() for part in text.split(",") if part.strip()]
+    own = tuple(origin(member) for member in members if "=" not in member)
+    found = origins(",".join(member for member in members if "=" in member))
+    everybody = [*own, *(parent for listed in found.values() for parent in listed)]
+    if len(set(everybody)) != len(everybody):
+        raise ValueError("names a parent twice")
+    return {"": own, **found} if own else found
+
+
+def secrets(text: str) -> tuple[bytes, ...]:
+    """Secrets out of a comma list: the first signs, each is believed."""
+    found = tuple(token(part.strip()).encode() for part in text.split(",") if part.strip())
+    if any(len(secret) < SHORTEST_SECRET for secret in found):
+        raise ValueError(f"is shorter than {SHORTEST_SECRET} characters: openssl rand -hex 32 makes one")
     return found
 
 
@@ -362,6 +390,19 @@ def geo_rules(text: str) -> GeoRules:
     return GeoRules(rules["country"], rules["continent"], rules["*"].get("", ""))
 
 
+def jurisdictions(text: str) -> dict[str, str]:
+    """Jurisdictions by region, out of `eu:EU,us:US`."""
+    found: dict[str, str] = {}
+    for member in (part.strip() for part in text.split(",") if part.strip()):
+        region, colon, jurisdiction = member.partition(":")
+        if not colon:
+            raise ValueError(f"holds {member}, which is not region:jurisdiction")
+        if word(region) in found:
+            raise ValueError(f"names the region {region} twice")
+        found[region] = word(jurisdiction)
+    return found
+
+
 def regional(text: str) -> str:
     """`embedded`, `off`, or the URL of a Valkey."""
     if text not in ("embedded", "off"):
@@ -452,6 +493,8 @@ HTTPS_REDIRECT = Kind("on, off or port", https_redirect)
 HSTS = Kind("value of the field", hsts)
 ORIGIN = Kind("http(s)://host[:port]", origin)
 ORIGINS = Kind("list of region=URLs", origins)
+PARENTS = Kind("list of URLs or region=URLs", parents)
+SECRETS = Kind("list of secrets", secrets)
 PATH = Kind("path of a URL", path)
 ORIGIN_HOST = Kind("client, origin or host[:port]", origin_host)
 HOST_NAMES = Kind("list of names", host_names)
@@ -465,6 +508,7 @@ CERTIFICATES = Kind("path", certificates)
 GEO_DATABASE = Kind("path", geo_database)
 GEO_OVERRIDES = Kind("list of CIDR=country", geo_overrides)
 GEO_RULES = Kind("list of place=region", geo_rules)
+JURISDICTIONS = Kind("list of region:jurisdiction", jurisdictions)
 REGIONAL = Kind("embedded, off or URL", regional)
 CIPHER_KEY = Kind("32 bytes in hex or base64", cipher_key)
 PEERS = Kind("list of region=URL", peers)

@@ -1,81 +1,137 @@
-"""The way to the origins, which may be replaced while questions are out: those end there, the next take the new one."""
+"""The way upstream, which may be replaced while questions are out: those end there, the next take the new one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+from edgecache.config import Settings
 from edgecache.origin import OriginPool
-from edgecache.origins import Origins
+from edgecache.origins import Confined, Origins
+from edgecache.parent import Parents
 from edgecache.wire.h1_client import Inquiry
 
 
-class Retries(NamedTuple):
-    """Retries ever, and those beyond the budget."""
+class WayUp:
+    """The origin, or the origins, and the parents that stand before them, if there are any."""
 
-    spent: int
-    refused: int
+    def __init__(
+        self, settings: Settings, origin_failed: Callable[[str], None], parent_failed: Callable[[str], None]
+    ) -> None:
+        direct: Confined | OriginPool | Origins
+        self.origin: OriginPool | Origins
+        if settings.origins:
+            direct = self.origin = Origins(settings, failed=origin_failed)
+        else:
+            direct = self.origin = OriginPool(settings, failed=origin_failed)
+            if settings.pop_secret or settings.residency_rules.home:
+                direct = Confined(self.origin, settings.residency_rules.home)
+        self.parents = Parents(settings, direct, failed=parent_failed) if settings.parents else None
+        self.ask = (self.parents or direct).ask  # send a question
+
+    def sweep(self, now: float) -> None:
+        """End what is overdue; `now` in monotonic seconds."""
+        self.origin.sweep(now)
+        if self.parents is not None:
+            self.parents.sweep(now)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no question is under way."""
+        if self.origin.busy or self.origin.waiting:
+            return False
+        parents = self.parents
+        return parents is None or not (parents.busy or parents.waiting or parents.bypass.waiting)
+
+    def close(self) -> None:
+        """End every connection; what is under way fails."""
+        self.origin.close()
+        if self.parents is not None:
+            self.parents.close()
+
+    def counts(self) -> Counts:
+        """What was asked on it so far."""
+        origin, parents = self.origin, self.parents
+        retries = origin.retries
+        if parents is None:
+            return Counts(origin.asked, retries.spent, retries.refused)
+        past = parents.bypass.asked
+        return Counts(origin.asked, retries.spent, retries.refused, parents.asked, parents.retries.spent, past)
+
+
+class Counts(NamedTuple):
+    """Questions ever, those asked again included; retries, and those beyond the budget; the same of parents."""
+
+    asked: int = 0
+    retries: int = 0
+    refused: int = 0
+    of_parents: int = 0
+    parent_retries: int = 0
+    bypassed: int = 0
+
+    def plus(self, other: Counts) -> Counts:
+        """Both together."""
+        return Counts(*(one + another for one, another in zip(self, other, strict=True)))
 
 
 class Switch:
-    """Mutable state: the pool of the moment, those before it that still have questions, and what the ended counted."""
+    """Mutable state: the way of the moment, those before it that still have questions, and what the ended counted."""
 
-    def __init__(self, pool: OriginPool | Origins) -> None:
-        self.current = pool
-        self._former: list[OriginPool | Origins] = []
-        self._past_asked = 0
-        self._past_retries = Retries(0, 0)
+    def __init__(self, way: WayUp) -> None:
+        self.current = way
+        self._former: list[WayUp] = []
+        self._past = Counts()
 
     def ask(self, inquiry: Inquiry) -> None:
         """Send a question."""
         self.current.ask(inquiry)
 
-    def replace(self, pool: OriginPool | Origins) -> None:
-        """From now on, questions go to `pool`."""
+    def replace(self, way: WayUp) -> None:
+        """From now on, questions go that way."""
         self._former.append(self.current)
-        self.current = pool
+        self.current = way
 
     def sweep(self, now: float) -> None:
-        """End what is overdue, and let former pools go that have nothing left to do; `now` in monotonic seconds."""
+        """End what is overdue, and let former ways go that have nothing left to do; `now` in monotonic seconds."""
         self.current.sweep(now)
-        for pool in tuple(self._former):
-            pool.sweep(now)
-            if not pool.busy and not pool.waiting:
-                self._former.remove(pool)
-                self._past_asked += pool.asked
-                spent, refused = self._past_retries
-                self._past_retries = Retries(spent + pool.retries.spent, refused + pool.retries.refused)
-                pool.close()
+        for way in tuple(self._former):
+            way.sweep(now)
+            if way.idle:
+                self._former.remove(way)
+                self._past = self._past.plus(way.counts())
+                way.close()
 
     def close(self) -> None:
         """End every connection; what is under way fails."""
-        for pool in self._all:
-            pool.close()
+        for way in self._all:
+            way.close()
 
     @property
-    def _all(self) -> list[OriginPool | Origins]:
+    def counts(self) -> Counts:
+        """What was asked ever."""
+        counts = self._past
+        for way in self._all:
+            counts = counts.plus(way.counts())
+        return counts
+
+    @property
+    def _all(self) -> list[WayUp]:
         return [self.current, *self._former]
 
     @property
     def waiting(self) -> int:
-        """Questions that wait for a connection."""
-        return sum(pool.waiting for pool in self._all)
+        """Questions that wait for a connection to an origin."""
+        return sum(way.origin.waiting for way in self._all)
 
     @property
     def busy(self) -> int:
-        """Connections that are answering a question, or being opened for one."""
-        return sum(pool.busy for pool in self._all)
+        """Connections to origins that are answering a question, or being opened for one."""
+        return sum(way.origin.busy for way in self._all)
 
     @property
-    def asked(self) -> int:
-        """Questions ever, those asked again included."""
-        return self._past_asked + sum(pool.asked for pool in self._all)
-
-    @property
-    def retries(self) -> Retries:
-        """Retries ever."""
-        spent, refused = self._past_retries
-        spent += sum(pool.retries.spent for pool in self._all)
-        return Retries(spent, refused + sum(pool.retries.refused for pool in self._all))
+    def bypass_waiting(self) -> int:
+        """Questions that wait to go past the parents."""
+        return sum(way.parents.bypass.waiting for way in self._all if way.parents is not None)
 
     def __repr__(self) -> str:
-        return f"<Switch to {self.current!r}, {len(self._former)} former>"
+        return f"<Switch to {self.current.origin!r}, {len(self._former)} former>"

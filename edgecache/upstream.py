@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 
 from edgecache.body import Body
 from edgecache.fills import Reply
-from edgecache.origin import OriginPool
-from edgecache.origins import Origins
+from edgecache.pops import Parental, may_go_to_parents
+from edgecache.rules.cache_key import primary_key
 from edgecache.rules.forward import Gateway, upstream_lines
 from edgecache.rules.message import Fields, Request, Response
 from edgecache.rules.purge_log import PurgeLog, Stamp
@@ -25,26 +25,32 @@ class Upstream:
 
     def __init__(
         self,
-        pool: OriginPool | Origins | Switch,
+        switch: Switch,
         gateway: Gateway,
         log: PurgeLog,
         clock: Callable[[], float],
         is_trusted: Callable[[str], bool],
+        parental: Parental | None = None,
     ) -> None:
-        self.ask = pool.ask  # send an inquiry
+        self.ask = switch.ask  # send an inquiry
         self._gateway = gateway
         self._log = log
         self._clock = clock  # epoch seconds
         self._is_trusted = is_trusted  # whether a peer's Forwarded is believed
+        self._to_parents = parental  # None: there are none
 
     def tune(self, gateway: Gateway, is_trusted: Callable[[str], bool]) -> None:
         """Go on with other settings."""
         self._gateway, self._is_trusted = gateway, is_trusted
+        if self._to_parents is not None:
+            self._to_parents.is_trusted = is_trusted
 
     def question(self, request: Request, fields: Fields, client: str, body: Body | None = None) -> Question:
         """The request as it goes upstream, with `fields` for its own."""
-        lines = upstream_lines(request, fields, self._gateway, client, trusted=self._is_trusted(client))
-        head = render.request_line(request.method, request.target) + render.field_block(lines) + b"\r\n"
+        wording = None
+        if self._to_parents is not None and may_go_to_parents(request):
+            wording = Words(self, self._to_parents, request, fields, client)
+        head = b"" if wording is not None else self.origin_head(request, fields, client)
         other = request.method != b"GET" and request.method != b"HEAD"  # what may answer those is theirs to say
         conditional = other or b"if-none-match" in fields or b"if-modified-since" in fields
         return Question(
@@ -56,7 +62,18 @@ class Upstream:
             conditional,
             other or b"range" in fields,
             request.place[-1][1] if request.place else b"",  # the region is always known, and comes last
+            wording,
+            request.jurisdiction,
         )
+
+    def origin_head(self, request: Request, fields: Fields, client: str) -> bytes:
+        """The head of the request as the origin gets it."""
+        child = request.child
+        trusted = child is None and self._is_trusted(client)
+        lines = upstream_lines(
+            request, fields, self._gateway, client if child is None else child.client, trusted=trusted
+        )
+        return render.request_line(request.method, request.target) + render.field_block(lines) + b"\r\n"
 
     def stamp(self) -> tuple[float, Stamp]:
         """Now, in epoch seconds, and what is known of the log: every question carries both."""
@@ -64,7 +81,7 @@ class Upstream:
 
     def reply(self, inquiry: Inquiry, response: Response, body: Body) -> Reply:
         """What came back, with its times."""
-        return Reply(response, body, Times(inquiry.asked, self._clock()), inquiry.seen)
+        return Reply(response, body, Times(inquiry.asked, self._clock()), inquiry.seen, by=inquiry.answered_by)
 
     async def fetch(self, request: Request, fields: Fields, client: str, watchers: Iterable[Exchange]) -> Reply:
         """Ask, and wait for the head of the answer; raises `OriginError`. Interim responses go to `watchers`."""
@@ -75,6 +92,41 @@ class Upstream:
         except asyncio.CancelledError:
             inquiry.cancel()
             raise
+
+
+class Words:
+    """One question in two wordings: for a parent, which believes what this POP signs, and for the origin."""
+
+    __slots__ = ("_client", "_fields", "_forced", "_parental", "_request", "_upstream", "key")
+
+    def __init__(self, upstream: Upstream, parental: Parental, request: Request, fields: Fields, client: str) -> None:
+        self._upstream = upstream
+        self._parental = parental
+        self._request = request
+        self._fields = fields
+        self._client = client
+        self._forced = False
+        self.key = primary_key(request)
+
+    def for_origin(self) -> bytes:
+        """The head as the origin gets it."""
+        return self._upstream.origin_head(self._request, self._fields, self._client)
+
+    def for_parent(self, scheme: bytes) -> bytes:
+        """The head as a parent that is asked by `scheme` gets it, signed now."""
+        self._forced = self._parental.must_ask_itself(self.key)
+        fields = self._fields
+        if self._forced:
+            fields = fields.without((b"cache-control", b"pragma")).plus((b"Cache-Control", b"no-cache"))
+        return self._parental.head(self._request, fields, self._client, scheme)
+
+    def anew(self) -> Words:
+        """The same for another time that it is asked."""
+        return Words(self._upstream, self._parental, self._request, self._fields, self._client)
+
+    def proven(self, asked: Stamp, response: Response) -> Stamp:
+        """What was known when the parent's answer was asked of the origin."""
+        return asked if self._forced else self._parental.proven(self.key, asked, response)
 
 
 class _Fetch(Inquiry):
@@ -103,6 +155,7 @@ class _Fetch(Inquiry):
         took = self._upstream.stamp()[0] - self.asked
         for exchange in self._watchers:
             exchange.upstream_asked, exchange.upstream_took = self.asked, took
+            exchange.tier = self.answered_by
 
     def on_failure(self, error: OriginError) -> None:
         self._tell_times()

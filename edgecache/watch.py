@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from edgecache.metrics import Counter, Histogram, Registry, Snapshot
 from edgecache.regional import Read
 from edgecache.request_counts import RequestCounts
 from edgecache.rules.breaker import State
+from edgecache.rules.pop_auth import Distrust
 from edgecache.rules.reasons import Refused
 
 if TYPE_CHECKING:
     from edgecache.access_log import AccessLog
+    from edgecache.balancer import Member
     from edgecache.edge import Edge
     from edgecache.geo import Geo
-    from edgecache.origins import Member, Origins
+    from edgecache.origins import Origins
+    from edgecache.parent import Parents
     from edgecache.regional import Regional
     from edgecache.switch import Switch
     from edgecache.tracing import Tracer
 
 ROUND_TRIPS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
-OF_AN_ORIGIN: Final = (  # read from the members of the moment
-    *("edgecache_origin_hedges", "edgecache_origin_up", "edgecache_origin_latency_seconds"),
-    "edgecache_origin_ejections",
+OF_THE_MOMENT: Final = (  # read from the members that there are now
+    "edgecache_origin_hedges",
+    *(f"edgecache_{kind}_{name}" for kind in ("origin", "parent") for name in ("up", "breaker", "ejections")),
+    *("edgecache_origin_latency_seconds", "edgecache_parent_latency_seconds"),
 )
 SWEEP_SECONDS: Final = 0.25
 
@@ -60,7 +64,7 @@ class Watch:
         self.requests.fold()
         return self.registry.snapshot()
 
-    def read(self, edge: Edge, pool: Switch, connections: Sized, log: AccessLog) -> None:
+    def read(self, edge: Edge, switch: Switch, connections: Sized, log: AccessLog) -> None:
         """Export what these parts know of themselves."""
         gauge, counter = self.registry.gauge, self.registry.counter
         gauge("edgecache_memory_bytes", "Bytes in the memory tier.", read=lambda: edge.memory.size)
@@ -72,13 +76,23 @@ class Watch:
         counter("edgecache_flights_followed", "Times that a request joined one.", read=lambda: edge.flights.followed)
         gauge("edgecache_known_heads", "Request heads whose answer is known.", read=lambda: len(edge.known))
         gauge("edgecache_connections", "Client connections.", read=lambda: len(connections))
-        gauge("edgecache_origin_connections_busy", "Connections to the origin in use.", read=lambda: pool.busy)
+        gauge("edgecache_origin_connections_busy", "Connections to the origin in use.", read=lambda: switch.busy)
         gauge(
-            "edgecache_origin_waiting", "Requests that wait for a connection to the origin.", read=lambda: pool.waiting
+            "edgecache_origin_waiting",
+            "Requests that wait for a connection to the origin.",
+            read=lambda: switch.waiting,
         )
-        counter("edgecache_origin_requests", "Requests to the origin, retries included.", read=lambda: pool.asked)
-        counter("edgecache_origin_retries", "Requests sent to it again.", read=lambda: pool.retries.spent)
-        counter("edgecache_origin_retries_refused", "Retries beyond the budget.", read=lambda: pool.retries.refused)
+        counter(
+            "edgecache_origin_requests", "Requests to the origin, retries included.", read=lambda: switch.counts.asked
+        )
+        counter("edgecache_origin_retries", "Requests sent to it again.", read=lambda: switch.counts.retries)
+        refused = "Retries beyond the budget."
+        counter("edgecache_origin_retries_refused", refused, read=lambda: switch.counts.refused)
+        counter(
+            "edgecache_residency_passed",
+            "Requests of another jurisdiction: passed on within it, nothing stored.",
+            read=lambda: edge.foreign,
+        )
         counter("edgecache_access_log_dropped", "Log records lost.", read=lambda: log.dropped)
 
     def read_geography(self, geo: Callable[[], Geo]) -> None:
@@ -103,9 +117,9 @@ class Watch:
         dropped = "Spans lost, by reason."
         counter("edgecache_trace_spans_dropped", dropped, read=lambda: tracer.dropped, reason="worker")
 
-    def forget_origins(self) -> None:
-        """Export no more what is read from the origins of the moment: others take their place."""
-        for name in OF_AN_ORIGIN:
+    def forget_members(self) -> None:
+        """Export no more what is read from the origins and parents of the moment: others take their place."""
+        for name in OF_THE_MOMENT:
             self.registry.forget(name)
 
     def read_origins(self, origins: Origins) -> None:
@@ -118,39 +132,63 @@ class Watch:
         for member in origins.members:
             self._read_member(member)
 
-    def _read_member(self, member: Member) -> None:
+    def read_parents(self, parents: Parents) -> None:
+        """Export how each parent is doing."""
+        for member in parents.members:
+            self._read_member(member, "parent")
+
+    def read_bypass(self, switch: Switch) -> None:
+        """Export what was asked of parents, and what went past them."""
         gauge, counter = self.registry.gauge, self.registry.counter
-        health, name, region = member.health, str(member.origin), member.region
+        asked = "Requests to parents, those asked again included."
+        counter("edgecache_parent_requests", asked, read=lambda: switch.counts.of_parents)
+        again = "Requests put to another parent."
+        counter("edgecache_parent_retries", again, read=lambda: switch.counts.parent_retries)
+        past = "Requests that went to the origin because no parent could be asked."
+        counter("edgecache_parent_bypassed", past, read=lambda: switch.counts.bypassed)
+        waiting = "Requests that wait to go past the parents."
+        gauge("edgecache_parent_bypass_waiting", waiting, read=lambda: switch.bypass_waiting)
+
+    def parent_failed(self, reason: str) -> None:
+        """A parent has let us down; `reason` is one of the fixed words in `wire/`, `origin.py` and `parent.py`."""
+        self.registry.counter("edgecache_parent_failures", "Failures of parents, by reason.", reason=reason).value += 1
+
+    def pop_distrusted(self, why: Distrust) -> None:
+        """A request that claims to be a POP's is not taken for one."""
+        self.registry.counter(
+            "edgecache_pop_distrusted", "Requests not taken for a POP's, by reason.", reason=why.value
+        ).value += 1
+
+    def _read_member(self, member: Member, kind: str = "origin") -> None:
+        gauge, counter = self.registry.gauge, self.registry.counter
+        health, region = member.health, member.region
+        labels: dict[str, Any] = {kind: str(member.origin), "region": region}
         gauge(
-            "edgecache_origin_up",
-            "Workers that hold the origin to be well.",
+            f"edgecache_{kind}_up",
+            f"Workers that hold the {kind} to be well.",
             read=lambda: float(health.checked_up and health.breaker.state is State.CLOSED),
-            origin=name,
-            region=region,
+            **labels,
         )
         gauge(
-            "edgecache_origin_latency_seconds",
-            "Moving average of the time to the origin's answer, quick to rise.",
+            f"edgecache_{kind}_latency_seconds",
+            f"Moving average of the time to the {kind}'s answer, quick to rise.",
             across="max",
             read=lambda: health.latency,
-            origin=name,
-            region=region,
+            **labels,
         )
         for state in State:
             gauge(
-                "edgecache_origin_breaker",
-                "Workers whose breaker for the origin is in that state.",
+                f"edgecache_{kind}_breaker",
+                f"Workers whose breaker for the {kind} is in that state.",
                 read=lambda state=state: float(health.breaker.state is state),  # type: ignore[misc]
-                origin=name,
-                region=region,
                 state=state.value,
+                **labels,
             )
         counter(
-            "edgecache_origin_ejections",
-            "Times that the origin was ejected.",
+            f"edgecache_{kind}_ejections",
+            f"Times that the {kind} was ejected.",
             read=lambda: health.breaker.opened,
-            origin=name,
-            region=region,
+            **labels,
         )
 
     def read_tls(self, ends: Callable[[], float]) -> None:

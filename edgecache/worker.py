@@ -18,7 +18,7 @@ from edgecache import machine
 from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
 from edgecache.config import TO_ORIGINS, Settings
-from edgecache.doors import Way, believing, locating, redirecting, telling_apart, tracing
+from edgecache.doors import Way, believing, hearing, locating, redirecting, residing, telling_apart, tracing
 from edgecache.edge import KNOWN_HIT, Edge
 from edgecache.fills import Fills
 from edgecache.flights import Flights
@@ -31,6 +31,8 @@ from edgecache.memory import Memory
 from edgecache.metrics import Snapshot
 from edgecache.origin import OriginPool, hidden_fields
 from edgecache.origins import Origins
+from edgecache.parent import Parents
+from edgecache.pops import Children, Parental
 from edgecache.purge_method import PurgeMethod, callers_of
 from edgecache.refresh import Refresher
 from edgecache.region import Region
@@ -48,7 +50,7 @@ from edgecache.rules.purge_log import PurgeLog
 from edgecache.rules.record import Codec
 from edgecache.rules.stored import Policy
 from edgecache.rules.trace_context import trace_id
-from edgecache.switch import Switch
+from edgecache.switch import Switch, WayUp
 from edgecache.tasks import spawn
 from edgecache.tracing import Span, Tracer
 from edgecache.upstream import Upstream
@@ -94,7 +96,7 @@ class Worker:
         self.watch = Watch()
         self._requests = self.watch.requests
         self.bytes_in = self._requests.bytes_in
-        self._switch = Switch(self._new_pool(settings))
+        self._switch = Switch(self._new_way(settings))
         self._admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
         self._log = AccessLog(settings.access_log, access_log_write)
         self._servers: list[tuple[asyncio.Server, socket.socket]] = []
@@ -107,11 +109,14 @@ class Worker:
         self.watch.read(self.edge, self._switch, self.connections, self._log)
         if self._regional is not None:
             self.watch.regional.read_state(self._regional)
+        if settings.parents:
+            self.watch.read_bypass(self._switch)
         self._tracer = self._new_tracer(settings)
         self._next_look = 0.0  # at the geographic database's file, in monotonic seconds
         self._locator = self._new_locator(settings)
         if self._tls is not None:
             self.watch.read_tls(lambda: self._tls.ends if self._tls is not None else 0.0)
+        self.children = self._new_children(settings)
         self._open_doors(settings)
 
     def _take(self, settings: Settings) -> None:
@@ -131,16 +136,22 @@ class Worker:
 
     @property
     def _pool(self) -> OriginPool | Origins:
-        """Where questions go."""
-        return self._switch.current
+        """The origins of the moment."""
+        return self._switch.current.origin
 
-    def _new_pool(self, settings: Settings) -> OriginPool | Origins:
-        self.watch.forget_origins()
-        if not settings.origins:
-            return OriginPool(settings, failed=self.watch.origin_failed)
-        origins = Origins(settings, failed=self.watch.origin_failed)
-        self.watch.read_origins(origins)
-        return origins
+    @property
+    def _parents(self) -> Parents | None:
+        """The parents of the moment, if there are any."""
+        return self._switch.current.parents
+
+    def _new_way(self, settings: Settings) -> WayUp:
+        self.watch.forget_members()
+        way = WayUp(settings, self.watch.origin_failed, self.watch.parent_failed)
+        if isinstance(way.origin, Origins):
+            self.watch.read_origins(way.origin)
+        if way.parents is not None:
+            self.watch.read_parents(way.parents)
+        return way
 
     async def reload(self, settings: Settings) -> None:
         """Go on with other settings, of those that are `LIVE`: files are read first, then all change between two turns.
@@ -150,15 +161,15 @@ class Worker:
         settings = fitted(settings, machine.open_files())
         tls = await asyncio.to_thread(server_tls, settings)
         geography = self._differs(settings, GEOGRAPHY)
-        pool = self._new_pool(settings) if self._differs(settings, (*TO_ORIGINS, "max_head")) else None
         trust_differs = settings.trusted_proxies != self._settings.trusted_proxies
         locator = await asyncio.to_thread(self._new_locator, settings) if geography or trust_differs else self._locator
+        way = self._new_way(settings) if self._differs(settings, (*TO_ORIGINS, "max_head")) else None
         self._take(settings)
         if tls is not None and self._tls is not None and tls.identity != self._tls.identity:
             self._tls = tls  # tickets of the old one are worth nothing any more
         self._locator = locator
-        if pool is not None:
-            self._switch.replace(pool)
+        if way is not None:
+            self._switch.replace(way)
         self._retune(settings)
         self._open_doors(settings)
 
@@ -197,7 +208,11 @@ class Worker:
         tier = self._regional = regional_tier(settings, self.watch.regional, clock)
         invalidation = Invalidation(log, memory, flights, clock, cut_off_modes(settings))
         fills = Fills(memory, invalidation, policy_of(settings), self.watch.not_stored, tier)
-        upstream = Upstream(self._switch, gateway_of(settings), log, clock, self._trusted)
+        parental = None
+        if settings.parents:
+            secret = settings.pop_secret[0] if settings.pop_secret else b""
+            parental = Parental(pop, settings.region, secret, invalidation, clock, self._trusted)
+        upstream = Upstream(self._switch, gateway_of(settings), log, clock, self._trusted, parental)
         relays = Relays(
             pop=pop,
             upstream=upstream,
@@ -205,6 +220,7 @@ class Worker:
             flights=flights,
             invalidation=invalidation,
             clock=clock,
+            jurisdiction=settings.residency_rules.home,
         )
         self.logs = None
         if tier is not None:
@@ -212,7 +228,7 @@ class Worker:
         reaches = self.logs.follower.reaches if self.logs is not None else None
         writer = self.logs.writer if self.logs is not None else None
         writes = Writes(relays, invalidation, write_policy_of(settings), writer, reaches)
-        purges = PurgeMethod(callers_of(settings), writer or OwnLog(invalidation), settings.pop)
+        purges = PurgeMethod(callers_of(settings), writer or OwnLog(invalidation), settings.pop, self.watch.refused)
         name = settings.region.encode() + b"/regional"
         patience = settings.follower_timeout
         region = None
@@ -237,6 +253,7 @@ class Worker:
             purges=purges,
             reaches=reaches,
             token_cookie=settings.token_cookie,
+            jurisdiction=settings.residency_rules.home,
         )
         if tier is not None and self.logs is not None and settings.write_through == "refresh":
             writes.refresh = Refresher(edge, tier.codec, self.logs.writer.peers).refresh
@@ -245,17 +262,18 @@ class Worker:
     def _open_doors(self, settings: Settings) -> None:
         """From now on, requests come to the request path in this way; the last door is the first they pass."""
         way = Way(self.edge.answer, self.edge.answer_known)
-        if settings.https_redirect:
-            way = redirecting(way, settings.https_redirect, self.edge.hosts)
         if self._tracer is not None:
             way = tracing(way, self._tracer)
+        way = inner = residing(way, settings.residency_rules)
+        if settings.https_redirect:
+            way = redirecting(way, settings.https_redirect, self.edge.hosts)
         if settings.trusted_proxies:
             way = believing(way, self._trusted)
         if self._locator is not None:
             way = locating(way, self._locator)
         if self._tls is not None:
             way = telling_apart(way)
-        self.answer, self.answer_known = way
+        self.answer, self.answer_known = hearing(way, inner, self.children)
         answered = self._count_and_log if self._logging else self._requests.answered
         self.answered = answered if self._tracer is None else self._tracer.finishing(answered)
 
@@ -267,9 +285,8 @@ class Worker:
         return tracer
 
     def _believes(self, exchange: Exchange) -> bool:
-        """Whether what the request says of its trace is believed: a trusted proxy's, or another POP's."""
-        connection = exchange.connection
-        return self._trusted(exchange.client) or (connection is not None and bool(connection.peer_pop))
+        """Whether its peer decides if it is traced."""
+        return exchange.request.child is not None or self._trusted(exchange.client)
 
     def take_spans(self, most: int) -> list[Span]:
         """Up to so many spans that are complete."""
@@ -283,6 +300,14 @@ class Worker:
             geo.generation += before.geo.generation  # no tag of the one before is one of its own
         self.watch.read_geography(lambda: self._locator.geo if self._locator is not None else geo)
         return Locator(geo, trust_of(settings.trusted_proxies))
+
+    def _new_children(self, settings: Settings) -> Children:
+        invalidation, distrusted = self.edge.invalidation, self.watch.pop_distrusted
+        return Children(settings.pop_secret, self._wall, invalidation, distrusted, self._placed)
+
+    def _placed(self, request: Request, client: str) -> Request:
+        """`request` with the place of the client at that address, if places are known."""
+        return request if self._locator is None else self._locator.placed(request, client)
 
     # --- what client connections ask
 
@@ -521,7 +546,10 @@ def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[]
     guard = Guard(Link(access), breaker, time.monotonic, counts, settings.regional_timeout)
     return Regional(
         guard,
-        Codec(AESGCM(settings.regional_key) if settings.regional_key else None),
+        Codec(
+            AESGCM(settings.regional_key) if settings.regional_key else None,
+            scope=settings.residency_rules.home.encode(),
+        ),
         budget=settings.regional_timeout,
         lease=settings.regional_lease,
         largest=settings.regional_max_object,

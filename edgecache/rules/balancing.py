@@ -44,10 +44,13 @@ class Health:
 
     def load(self, outstanding: int, now: float) -> float:
         """What asking it costs: its latency, times those who wait already; more while it has just come back."""
-        share = 1.0
-        if now - self._back_since < self._slow_start:
-            share = max(SLOWEST_START, (now - self._back_since) / self._slow_start)
-        return max(self.latency, 0.001) * (outstanding + 1) / share
+        return max(self.latency, 0.001) * (outstanding + 1) / self.share(now)
+
+    def share(self, now: float) -> float:
+        """How much of its full share of the traffic it is to get: less while it has just come back."""
+        if now - self._back_since >= self._slow_start:
+            return 1.0
+        return max(SLOWEST_START, (now - self._back_since) / self._slow_start)
 
     def answered(self, took: float, now: float) -> None:
         """It answered, `took` seconds after it was asked."""

@@ -6,7 +6,10 @@ Named tuples, not dataclasses: one is made for every message, and a frozen datac
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, KeysView, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from edgecache.rules.chain import Child
 
 FieldLine = tuple[bytes, bytes]
 
@@ -112,6 +115,8 @@ class Request(NamedTuple):
     keep_alive: bool = True
     scheme: bytes = b"http"
     place: tuple[FieldLine, ...] = ()  # what we know of the client's place: in `fields` too, in the stead of its word
+    child: Child | None = None  # the POP that asks, if it is one
+    jurisdiction: str = ""  # that the answer must not leave; empty: it may go anywhere
 
     @property
     def is_upgrade(self) -> bool:

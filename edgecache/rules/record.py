@@ -82,11 +82,17 @@ class Cipher(Protocol):
 
 
 class Codec:
-    """To and from bytes; `cipher` encrypts all of it, None leaves it readable."""
+    """To and from bytes; `cipher` encrypts all of it, None leaves it readable.
 
-    def __init__(self, cipher: Cipher | None = None, random: Callable[[int], bytes] = urandom) -> None:
+    `scope` is what the records belong to beside their keys, such as a jurisdiction: another's are `Corrupt` here.
+    """
+
+    def __init__(
+        self, cipher: Cipher | None = None, random: Callable[[int], bytes] = urandom, scope: bytes = b""
+    ) -> None:
         self._cipher = cipher
         self._random = random
+        self._scope = scope and scope + b"!"
 
     def encode(self, key: bytes, record: Record) -> bytes:
         """`record`, to lie under `key`."""
@@ -166,6 +172,7 @@ class Codec:
 
     def seal(self, key: bytes, plain: bytes) -> bytes:
         """`plain` with what proves that it was put under `key`; also for chunks."""
+        key = self._scope + key
         if self._cipher is not None:
             nonce = self._random(NONCE_SIZE)
             return SEALED + nonce + self._cipher.encrypt(nonce, plain, SEALED + key)
@@ -173,6 +180,7 @@ class Codec:
 
     def open(self, key: bytes, data: bytes) -> bytes:
         """What was sealed for `key`; raises `Corrupt`."""
+        key = self._scope + key
         magic = data[:4]
         if magic != (MAGIC if self._cipher is None else SEALED):
             raise Corrupt("version" if magic[:3] in (b"ecr", b"ecs") else "magic")

@@ -244,6 +244,11 @@ def wants_newer(request: Request) -> bool:
     return asked.no_cache or asked.max_age == 0
 
 
+def asking_newer(request: Request) -> Request:
+    """`request` as one that nothing stored may answer, here or further up (RFC 9111 §5.2.1.4)."""
+    return request._replace(fields=request.fields.plus((b"Cache-Control", b"no-cache")))
+
+
 def only_if_cached(request: Request) -> bool:
     """Whether the client wants no request sent for it (RFC 9111 §5.2.1.7)."""
     return parse_request_directives(request.fields.get(b"cache-control"), None).only_if_cached

@@ -42,6 +42,7 @@ class Exchange:
     inquiry: Cancellable | None = None  # to be cancelled if the client leaves before the end
     _cursor: tuple[Body, Cursor] | None = None
     _chunked = False
+    extra = b""  # field lines that end the head of the answer: what only a POP is told
 
     def __init__(self, connection: ClientConnection, request: Request, raw: bytes, body: Body | None) -> None:
         self.request = request
@@ -76,7 +77,7 @@ class Exchange:
             return
         size = len(content)
         self.status, self.started, self.bytes_out = status, True, size
-        head += connection.ending(self.request, head)
+        head += self.extra + connection.ending(self.request, head)
         if size <= 16384:
             connection.transport.write(head + content)
         else:
@@ -97,7 +98,7 @@ class Exchange:
             else:
                 self._chunked = True
                 head += b"Transfer-Encoding: chunked\r\n"
-        connection.transport.write(head + connection.ending(self.request, head))
+        connection.transport.write(head + self.extra + connection.ending(self.request, head))
 
     def stream(self, status: int, head: bytes, length: int | None, body: Body) -> None:
         """Answer with `body` as it arrives; of a HEAD's answer only the head is sent."""

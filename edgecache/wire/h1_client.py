@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, Protocol, cast
 from edgecache.body import Body, Cursor
 from edgecache.rules.message import Response
 from edgecache.rules.purge_log import Stamp
+from edgecache.rules.reasons import Tier
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError, OriginTimeout, WireError
 from edgecache.wire.h1_body import BodyReader, body_reader
@@ -22,6 +23,24 @@ from edgecache.wire.h1_head import ResponseHeads
 
 log = logging.getLogger("edgecache")
 MAX_INTERIM: Final = 32  # 1xx responses before a final one
+
+
+class Wording(Protocol):
+    """A question that may go to a parent or to the origin: its head is written when it is known to whom."""
+
+    key: bytes  # of the object that is asked for
+
+    def for_parent(self, scheme: bytes) -> bytes:
+        """The head as a parent that is asked by `scheme` is to get it, signed now."""
+
+    def for_origin(self) -> bytes:
+        """The head as the origin is to get it."""
+
+    def anew(self) -> Wording:
+        """The same for another time that it is asked."""
+
+    def proven(self, asked: Stamp, response: Response) -> Stamp:
+        """What is known of when the answer of a parent, asked at `asked`, was asked of the origin."""
 
 
 class Question(NamedTuple):
@@ -35,6 +54,12 @@ class Question(NamedTuple):
     conditional: bool = False  # a 304 may answer it
     ranged: bool = False  # a 206 may answer it
     region: bytes = b""  # whose origins it is for; empty where geography does not say
+    wording: Wording | None = None  # of what may go to a parent; then there is no head yet
+    jurisdiction: str = ""  # that the answer must not leave; empty: it may go anywhere
+
+    def anew(self) -> Question:
+        """The same question for another time that it is asked."""
+        return self if self.wording is None else self._replace(wording=self.wording.anew())
 
     def may_be_answered(self, status: int) -> bool:
         """Whether `status` can answer this question at all (RFC 9110 §15.3.7, §15.4.5)."""
@@ -47,6 +72,7 @@ class Inquiry:
     cancelled = False
     retried = False
     is_check = False  # of whether somebody is well: what becomes of it is not a request's failure
+    answered_by: Tier | None = None  # if not by the origin
     asked_on: OriginConnection | None = None  # the connection that it is under way on
 
     def __init__(self, question: Question, asked: float, seen: Stamp) -> None:

@@ -300,7 +300,7 @@ class ClientConnection(asyncio.Protocol):
     def ending(self, request: Request, head: bytes) -> bytes:
         """What ends `head`: fields that are the connection's business (RFC 9112 §9.3), and the empty line."""
         hsts = self.site.hsts
-        if hsts and (request.scheme != b"https" or render.says_hsts(head)):
+        if hsts and (request.scheme != b"https" or request.child is not None or render.says_hsts(head)):
             hsts = b""
         if self.closing or self.site.draining or self._body is not None:
             self.closing = True

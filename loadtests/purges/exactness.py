@@ -62,7 +62,7 @@ class Pollers:
     async def all_have(self, version: int, within: float = 10.0) -> None:
         """Wait until every poller has seen this version."""
         async with asyncio.timeout(within):
-            while not all(poll.seen and poll.seen[-1][2] >= version for poll in self.polls):
+            while not all(poll.seen and poll.seen[-1][2] >= version for poll in self.polls):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
     def old_after(self, acknowledged: float, version: int) -> int:

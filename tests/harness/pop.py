@@ -67,6 +67,19 @@ def listening_socket() -> socket.socket:
     return sock
 
 
+REFUSING: list[socket.socket] = []  # held, so that nobody else gets their ports
+
+
+def refusing_port(number: int = 0) -> int:
+    """A port of this machine on which every connection is refused, as long as the tests run: one for each number."""
+    while len(REFUSING) <= number:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.bind(("127.0.0.1", 0))
+        REFUSING.append(sock)
+    port: int = REFUSING[number].getsockname()[1]
+    return port
+
+
 @asynccontextmanager
 async def running_pop(
     origin: OriginDouble | str, clock: FakeClock | None = None, /, **settings: object
