@@ -168,6 +168,30 @@ async def test_a_regional_hit_is_of_its_tier(origin: OriginDouble, valkey: Serve
         assert requests(two) == {"uri-miss,regional,regional": 1}
 
 
+async def test_what_a_parent_has_answered_is_of_its_tier(origin: OriginDouble) -> None:
+    """A miss, its followers and a validation through a parent are the parent's; what is passed is passed."""
+    gate = asyncio.Event()
+    origin.on("/a", Reply(fields=[FRESH, ("ETag", '"1"')], body=b"hello", wait=gate))
+    secret = "a-secret-of-this-fleet"
+    async with (
+        running_pop(origin, pop="shield", pop_secret=secret) as shield,
+        running_pop(origin, pop_secret=secret, parents=f"http://127.0.0.1:{shield.port}") as edge,
+    ):
+        asking = [asyncio.get_running_loop().create_task(edge.get("/a")) for _ in range(2)]
+        await origin.request_seen(1)
+        await until(lambda: edge.worker.edge.flights.followed == 1)
+        gate.set()
+        await asyncio.gather(*asking)
+        assert requests(edge) == {"uri-miss,miss,parent": 1, "uri-miss,collapsed,parent": 1}
+        assert requests(shield)[MISS] == 1
+        origin.clock.advance(61)
+        origin.on("/a", Reply(304, fields=[FRESH, ("ETag", '"1"')]))
+        await edge.get("/a")
+        assert requests(edge)["stale,revalidated,parent"] == 1
+        await edge.request("POST", "/a", body=b"x")
+        assert requests(edge)["method,pass,pass"] == 1
+
+
 async def test_followers_are_counted_as_such(origin: OriginDouble) -> None:
     """Of three who ask at once, one leads a flight, two follow it."""
     gate = asyncio.Event()

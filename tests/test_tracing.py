@@ -113,6 +113,22 @@ async def test_a_trusted_proxys_trace_goes_on(origin: OriginDouble) -> None:
     assert (said["http.response.status_code"], said["http.response.body.size"]) == (200, 5)
 
 
+async def test_a_pop_that_proves_itself_is_believed(origin: OriginDouble) -> None:
+    """A child decides for its questions, signed with the secret of POPs, and the trace goes on through its parent."""
+    origin.on("/a", Reply(fields=[FRESH], body=b"hello"))
+    pops = {**COLLECTOR, "pop_secret": "a-secret-of-this-fleet"}
+    async with (
+        running_pop(origin, **pops, pop="shield", trace_sample=0) as shield,
+        running_pop(origin, **pops, parents=f"http://127.0.0.1:{shield.port}", trace_sample=1) as edge,
+    ):
+        value = await told(edge, origin)
+        server, upstream = spans(edge)
+        theirs, asked = spans(shield)
+    assert (theirs["trace_id"], theirs["parent"]) == (server["trace_id"], upstream["span_id"])
+    assert server["attributes"]["edgecache.tier"] == "parent"
+    assert value == f"00-{server['trace_id']}-{asked['span_id']}-01"
+
+
 async def test_a_query_is_not_told(origin: OriginDouble) -> None:
     """It may hold a secret; and what a client writes is bounded and printable."""
     async with running_pop(origin, **COLLECTOR, trace_sample=1) as pop:

@@ -23,7 +23,7 @@ from dashboards.queries import DEPLOY
 sys.path.insert(0, str(DEPLOY.parent / "tests"))
 from harness.certificates import Authority
 
-TOKEN = "of-this-check"
+TOKEN = "a-token-of-this-check"
 START_WITHIN = 30.0
 LOADERS = 8  # clients at once
 PAUSE = 0.02  # seconds between two requests of one
@@ -121,6 +121,7 @@ async def _pop(directory: Path, name: str, **settings: str) -> AsyncIterator[Pop
         "EDGECACHE_LISTEN": "127.0.0.1:0",
         "EDGECACHE_ADMIN_LISTEN": "127.0.0.1:0",
         "EDGECACHE_ADMIN_TOKEN": TOKEN,
+        "EDGECACHE_POP_SECRET": TOKEN,
         "EDGECACHE_ACCESS_LOG": "off",
         "EDGECACHE_WORKERS": "1",
         "EDGECACHE_MEMORY": "1MiB",
@@ -168,7 +169,7 @@ async def running(directory: Path) -> AsyncIterator[Chain]:
         own = {"region": "edge", "regional": regional["edge"], "peers": f"shield={regional['shield']}"}
         up = f"http://127.0.0.1:{shield.port}"
         own |= {"tls_listen": f"127.0.0.1:{_free_port()}", "tls_certificates": Authority(directory).issue("site").pair}
-        edge = await stack.enter_async_context(_pop(directory, "edge", **own, origin=up))
+        edge = await stack.enter_async_context(_pop(directory, "edge", **own, origin=origin, parents=up))
         pops = (shield, edge)
         token = directory / "token"
         token.write_text(TOKEN)
