@@ -78,7 +78,7 @@ $(BIN)/python:
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) -f deploy/docker-compose.yml
 .PHONY: deploy-up deploy-secrets deploy-smoke deploy-image deploy-lock deploy-down
 deploy-up: deploy-secrets
-	$(COMPOSE) $(if $(OBSERVE),--profile observe) up --build --detach
+	$(if $(OBSERVE),EDGECACHE_OTLP_ENDPOINT=http://jaeger:4318) $(COMPOSE) $(if $(OBSERVE),--profile observe) up --build --detach
 
 # Prove that it works: hits, tiers, geography, purges, failover; then every container stopped, killed and restarted.
 deploy-smoke:
@@ -92,7 +92,7 @@ deploy-image:
 LOCK = $(BIN)/uv pip compile -q --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --upgrade
 deploy-lock: $(VENV)/.installed-test
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv
-	$(LOCK) --extra embedded pyproject.toml -o deploy/requirements.txt
+	$(LOCK) --extra embedded --extra otel pyproject.toml -o deploy/requirements.txt
 	$(LOCK) deploy/build-requirements.in -o deploy/build-requirements.txt
 	$(LOCK) deploy/site/requirements.in -o deploy/site/requirements.txt
 
