@@ -15,13 +15,13 @@ from typing import Any, Final, Protocol, cast
 from hiredis import ProtocolError, Reader, pack_command
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError as LostConnection
-from redis.exceptions import InvalidResponse, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, RedisClusterException, RedisError, ResponseError
 
 from edgecache.tasks import spawn
 
 Values = Sequence[bytes | None]
 Done = Callable[[Values | None, BaseException | None], None]  # the values, or what went wrong
-Failure: Final = (RedisError, OSError, TimeoutError)
+Failure: Final = (RedisError, RedisClusterException, OSError, TimeoutError)  # whatever can go wrong with a server
 
 
 class Line(Protocol):
