@@ -141,6 +141,7 @@ class Reads:
         self._patience = guard.link.timeout  # seconds, after which the connection is given up
         self._most_out = most_out
         self._line = guard.link.line()
+        self._line.open()
         self._loop = asyncio.get_running_loop()
         self._wanted: dict[bytes, list[Told]] = {}  # every key that is wanted or under way, and not late
         self._waiting: deque[_Batch] = deque()  # not yet sent; the last one may take more keys

@@ -27,6 +27,9 @@ Failure: Final = (RedisError, RedisClusterException, OSError, TimeoutError)  # w
 class Line(Protocol):
     """Reads values by key."""
 
+    def open(self) -> None:
+        """Connect before there is anything to ask: the first who asks has no time for it."""
+
     def ask(self, keys: Sequence[bytes], done: Done) -> None:
         """Have `done` called with the values of `keys`, in their order; None where there is none."""
 
@@ -53,13 +56,18 @@ class ServerLine(asyncio.Protocol):
     def _fresh_reader() -> Reader:
         return Reader(replyError=ResponseError, notEnoughData=...)
 
+    def open(self) -> None:
+        """Connect, if that is not done or under way."""
+        if self._transport is None and self._connecting is None:
+            self._connecting = spawn(self._connect(), "connect to the regional tier")
+
     def ask(self, keys: Sequence[bytes], done: Done) -> None:
         """Have `done` called with the values of `keys`, or with why there are none."""
         self._asked.append((keys, done))
         if self._transport is not None:
             self._transport.write(packed(keys))
-        elif self._connecting is None:
-            self._connecting = spawn(self._connect(), "connect to the regional tier")
+        else:
+            self.open()
 
     async def _connect(self) -> None:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
@@ -147,6 +155,10 @@ class ClusterLine:
     def __init__(self, read: Callable[[Sequence[bytes]], Any]) -> None:
         self._read = read
         self._reading: dict[asyncio.Task[None], Done] = {}
+
+    def open(self) -> None:
+        """Connect to the node of some key, and so find out what the cluster looks like."""
+        self.ask((b"ec:{open}",), lambda values, error: None)
 
     def ask(self, keys: Sequence[bytes], done: Done) -> None:
         """Have `done` called with the values of `keys`, or with why there are none."""
