@@ -19,6 +19,7 @@ from redis.exceptions import InvalidResponse, RedisClusterException, RedisError,
 
 from edgecache.tasks import spawn
 
+MOST_UNREAD: Final = 64 * 1024 * 1024  # bytes of one reply, which are held until it is whole
 Values = Sequence[bytes | None]
 Done = Callable[[Values | None, BaseException | None], None]  # the values, or what went wrong
 Failure: Final = (RedisError, RedisClusterException, OSError, TimeoutError)  # whatever can go wrong with a server
@@ -50,6 +51,7 @@ class ServerLine(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._replies = self._fresh_reader()
+        self._unread = 0  # bytes that have come of the reply under way
         self._asked: deque[tuple[Sequence[bytes], Done]] = deque()  # under way, or waiting for the connection
 
     @staticmethod
@@ -86,7 +88,7 @@ class ServerLine(asyncio.Protocol):
         writer = connection._writer  # redis-py has no other way to its transport
         assert writer is not None, "it is connected"
         self._connection, self._connecting = connection, None
-        self._replies = self._fresh_reader()
+        self._replies, self._unread = self._fresh_reader(), 0
         self._transport = cast(asyncio.Transport, writer.transport)
         self._transport.set_protocol(self)
         for keys, _ in self._asked:
@@ -94,6 +96,10 @@ class ServerLine(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the server."""
+        self._unread += len(data)
+        if self._unread > MOST_UNREAD:
+            self._fail(InvalidResponse("a reply larger than any of ours"))
+            return
         try:
             self._replies.feed(data)
             while (reply := self._replies.gets()) is not ...:
@@ -110,6 +116,7 @@ class ServerLine(asyncio.Protocol):
         keys, done = self._asked[0]
         if type(reply) is list and len(reply) == len(keys):
             self._asked.popleft()
+            self._unread = 0
             done(reply, None)
             return self._transport is not None
         self._fail(reply if isinstance(reply, ResponseError) else InvalidResponse("no list of as many values as keys"))
