@@ -96,7 +96,7 @@ def watched(directory: Path) -> Iterator[tuple[Node, Node, Node]]:
             node(
                 directory,
                 f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} 1",
-                f"sentinel down-after-milliseconds {SERVICE} 300",
+                f"sentinel down-after-milliseconds {SERVICE} 1000",
                 f"sentinel failover-timeout {SERVICE} 2000",
             )
         )
