@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fuzz bench real-sites load reload-load dashboards-check purge-load readme
+.PHONY: restart run test check fuzz bench real-sites load reload-load dashboards-check purge-load readme
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -27,6 +27,10 @@ fuzz: $(VENV)/.installed-test
 # Speed beside nginx, HAProxy and varnish, as far as they are installed.
 bench: $(VENV)/.installed-test
 	$(BIN)/python loadtests/bench.py
+
+# The hit ratio before and after a restart of the POP, on a Zipf workload.
+restart: $(VENV)/.installed-test
+	$(BIN)/python loadtests/restart.py
 
 # The main job on real input: nginx with /usr/share/doc and Datasette, behind edgecache.
 real-sites: $(VENV)/.installed-test

@@ -201,7 +201,7 @@ class Regional:
         self._signposts[base] = signpost
 
     def _weigh(self, keys: object) -> None:
-        """A batch was slow: a value that is too large for any record of ours may be why."""
+        """A batch was slow, or no reply: a value that is too large for any record of ours may be why."""
         assert isinstance(keys, list)
         for key in keys:
             self._control.send(("EVAL", WEIGH, "1", key, str(4 * INLINE + 1024 * 1024)))
