@@ -33,6 +33,7 @@ class Plan:
     """What is to run."""
 
     regions: tuple[str, ...] = ("eu", "us")  # one edge each, `edge-eu` and so on
+    shield: bool = True  # False: the edges ask the origin
     workers: int = 1  # of each POP
     edge_memory: str = "16MiB"
     shield_memory: str = "128MiB"
@@ -115,7 +116,9 @@ class _Builder:
 
     def pops(self, origin_port: int) -> dict[str, Pop]:
         """The shield and the edges, in the order in which they start."""
-        regions = {SHIELD: SHIELD, **{f"edge-{region}": region for region in self._plan.regions}}
+        regions = {f"edge-{region}": region for region in self._plan.regions}
+        if self._plan.shield:
+            regions = {SHIELD: SHIELD, **regions}
         ports = {name: free_port() for name in regions}
         valkeys = {name: self._valkey(name) for name in regions}
         pops = {}
@@ -126,7 +129,7 @@ class _Builder:
                 **self._settings(name, region),
                 "EDGECACHE_LISTEN": f"127.0.0.1:{ports[name]}",
                 "EDGECACHE_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
-                **self._upstream(name, origin_port, ports[SHIELD]),
+                **self._upstream(name, origin_port, ports.get(SHIELD, 0)),
                 "EDGECACHE_REGIONAL": f"valkey://127.0.0.1:{valkeys[name].port}",
                 "EDGECACHE_PEERS": ",".join(f"{peer}=valkey://127.0.0.1:{port}" for peer, port in peers.items()),
                 **self._plan.settings,
@@ -145,7 +148,7 @@ class _Builder:
     def _upstream(self, name: str, origin_port: int, shield_port: int) -> dict[str, str]:
         """Whom a POP asks."""
         origin = f"http://127.0.0.1:{self._link(name, ORIGIN, origin_port)}"
-        if name == SHIELD:
+        if name == SHIELD or not self._plan.shield:
             return {"EDGECACHE_ORIGIN": origin}
         shield = f"http://127.0.0.1:{self._link(name, SHIELD, shield_port)}"
         if "EDGECACHE_PARENTS" not in ROWS:
