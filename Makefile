@@ -3,11 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-<<<<<<< HEAD
-.PHONY: restart run test check fuzz bench real-sites load reload-load dashboards-check purge-load readme
-=======
-.PHONY: run test check fuzz bench chain real-sites load reload-load dashboards-check purge-load readme
->>>>>>> h-chain
+.PHONY: run test check fuzz bench restart chain real-sites load reload-load dashboards-check purge-load readme
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -32,15 +28,12 @@ fuzz: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python loadtests/bench.py
 
-<<<<<<< HEAD
 # The hit ratio before and after a restart of the POP, on a Zipf workload.
 restart: $(VENV)/.installed-test
 	$(BIN)/python loadtests/restart.py
-=======
 # A chain of POPs over a WAN of relays: latency and origin requests with and without tiers, and what breaks it.
 chain: $(VENV)/.installed-test
 	$(BIN)/python loadtests/chain.py $(CHAIN)
->>>>>>> h-chain
 
 # The main job on real input: nginx with /usr/share/doc and Datasette, behind edgecache.
 real-sites: $(VENV)/.installed-test
