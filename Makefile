@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fuzz bench chain real-sites load reload-load dashboards-check purge-load readme
+.PHONY: run test check fuzz bench restart chain real-sites load reload-load dashboards-check purge-load readme
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -28,6 +28,9 @@ fuzz: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python loadtests/bench.py
 
+# The hit ratio before and after a restart of the POP, on a Zipf workload.
+restart: $(VENV)/.installed-test
+	$(BIN)/python loadtests/restart.py
 # A chain of POPs over a WAN of relays: latency and origin requests with and without tiers, and what breaks it.
 chain: $(VENV)/.installed-test
 	$(BIN)/python loadtests/chain.py $(CHAIN)
@@ -82,7 +85,7 @@ $(BIN)/python:
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) -f deploy/docker-compose.yml
 .PHONY: deploy-up deploy-secrets deploy-smoke deploy-image deploy-lock deploy-down
 deploy-up: deploy-secrets
-	$(COMPOSE) $(if $(OBSERVE),--profile observe) up --build --detach
+	$(if $(OBSERVE),EDGECACHE_OTLP_ENDPOINT=http://jaeger:4318) $(COMPOSE) $(if $(OBSERVE),--profile observe) up --build --detach
 
 # Prove that it works: hits, tiers, geography, purges, failover; then every container stopped, killed and restarted.
 deploy-smoke:
@@ -96,7 +99,7 @@ deploy-image:
 LOCK = $(BIN)/uv pip compile -q --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --upgrade
 deploy-lock: $(VENV)/.installed-test
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv
-	$(LOCK) --extra embedded pyproject.toml -o deploy/requirements.txt
+	$(LOCK) --extra embedded --extra otel pyproject.toml -o deploy/requirements.txt
 	$(LOCK) deploy/build-requirements.in -o deploy/build-requirements.txt
 	$(LOCK) deploy/site/requirements.in -o deploy/site/requirements.txt
 

@@ -8,6 +8,7 @@ from pathlib import Path
 NAMES = (
     "EDGECACHE_ADMIN_TOKEN",
     "EDGECACHE_REGIONAL_KEY",
+    "EDGECACHE_POP_SECRET",
     "VALKEY_PASSWORD",
     "BLOG_SECRET",
     "BLOG_PASSWORD",

@@ -53,7 +53,7 @@ def _report(name: str, action: str, check: Callable[[], str]) -> bool:
         words, passed = check(), True
     except (Failed, OSError, http.client.HTTPException, LookupError, ValueError) as error:
         words, passed = str(error) or type(error).__name__, False
-    print(f"{'ok' if passed else 'FAILED':<7}{name:<15}{action:<9}{words}", flush=True)
+    print(f"{'ok' if passed else 'FAILED':<7}{name:<16}{action:<9}{words}", flush=True)
     return passed
 
 

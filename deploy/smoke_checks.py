@@ -6,6 +6,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable
+from functools import partial
 from http.cookies import SimpleCookie
 from urllib.parse import urlencode
 
@@ -18,6 +19,8 @@ from chain import (
     Failed,
     administer,
     ask,
+    container,
+    docker,
     environment,
     inspect,
     is_there,
@@ -223,6 +226,24 @@ def scraped() -> set[str]:
     return {one["metric"]["instance"].partition(":")[0] for one in found}
 
 
+def purged_while_away(service: str) -> str:
+    """A purge that edge-us cannot hear of, because a container is stopped, is heard of when that is back."""
+    page, words = "/api/posts/json", f"smoke {secrets.token_hex(8)}"
+    for edge in EDGES * TURNS:
+        get(edge, page)
+    named = container(service)
+    docker("stop", named)
+    try:
+        change(words)
+        done = administer("edge-eu", "/purges", "POST", {"tags": ["post-json"]})
+        expect(done.status == 201, f"the purge is answered with {done.status} {done.content[:200].decode()}")
+    finally:
+        docker("start", named)
+    wait_until(lambda: is_well(service), f"{service} does not come back")
+    took = _until_all_show("edge-us", page, words)
+    return f"every answer is new {took:.1f} s after {service} is well again"
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "hardened": hardened,
     "hit": hit,
@@ -233,4 +254,6 @@ CHECKS: dict[str, Callable[[], str]] = {
     "write-through": write_through,
     "purge by tag": purge,
     "purge by URL": purge_elsewhere,
+    "purge, POP away": partial(purged_while_away, "edge-us"),
+    "purge, log away": partial(purged_while_away, "valkey-us"),
 }

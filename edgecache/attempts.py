@@ -182,6 +182,8 @@ class Attempt(Delegate):
 class Checking(Inquiry):
     """One active check of one member."""
 
+    is_check = True
+
     def __init__(self, balancer: Balancer, member: Member, how: Check) -> None:
         super().__init__(Question(how.head.split(b" ", 1)[0], how.head), 0.0, UNKNOWN)
         self._balancer = balancer

@@ -752,7 +752,9 @@ def _wrong_residency(settings: Settings) -> Iterator[ConfigError]:
     """What leaves open where an answer belongs: a region of no jurisdiction."""
     if not settings.residency:
         return
-    regions = {settings.region, *settings.origins, *settings.geo_rules.regions, *settings.parents} - {""}
+    regions = {settings.region, *settings.origins, *settings.geo_rules.regions, *settings.parents, *settings.peers} - {
+        ""
+    }
     if missing := regions - settings.residency.keys():
         yield ConfigError("EDGECACHE_RESIDENCY", f"does not say which jurisdiction {min(missing)} is in")
 

@@ -62,6 +62,7 @@ class Guard:
         self.counts = counts
         self._budget = budget  # seconds in which a server that is well answers
         self._prober: asyncio.Task[None] | None = None
+        self._closed = False  # redis-py may swallow the cancellation of a task
 
     @property
     def open(self) -> bool:
@@ -82,7 +83,7 @@ class Guard:
     async def _probe(self) -> None:
         """Ask behind the clients' backs until there is an answer in time."""
         try:
-            while self.open:
+            while self.open and not self._closed:
                 await asyncio.sleep(PROBE_EVERY)
                 if self.open and self.breaker.allows(self.clock()):
                     told = self.breaker.succeeded if await self._answers() else self.breaker.failed
@@ -101,6 +102,7 @@ class Guard:
 
     async def close(self) -> None:
         """Ask no more."""
+        self._closed = True
         if self._prober is not None:
             await _cancel((self._prober,))
 
@@ -141,6 +143,7 @@ class Reads:
         self._patience = guard.link.timeout  # seconds, after which the connection is given up
         self._most_out = most_out
         self._line = guard.link.line()
+        self._line.open()
         self._loop = asyncio.get_running_loop()
         self._wanted: dict[bytes, list[Told]] = {}  # every key that is wanted or under way, and not late
         self._waiting: deque[_Batch] = deque()  # not yet sent; the last one may take more keys
@@ -149,7 +152,7 @@ class Reads:
         self._look: asyncio.TimerHandle | None = None  # at the deadlines: one timer, however many batches
         self._look_time = 0.0
         self._postponed = False
-        self.suspects: Callable[[Sequence[bytes]], None] = lambda keys: None  # told the keys of a batch that was slow
+        self.suspects: Callable[[Sequence[bytes]], None] = lambda keys: None  # told the keys of a bad batch
 
     def get(self, key: bytes, told: Told) -> None:
         """Have `told` called with the value of `key`, or with None and a word; perhaps at once."""
@@ -190,8 +193,10 @@ class Reads:
         if batch in self._out:
             self._out.remove(batch)
         word = "" if error is None else failure_word(error)
-        if batch.expired:
+        if batch.expired or word == "reply":
             self.suspects(batch.keys)
+        if batch.expired:
+            pass  # counted
         elif word:
             self._guard.failed(word)
         else:
@@ -218,8 +223,8 @@ class Reads:
             if batch in self._waiting:
                 self._waiting.remove(batch)
             self._tell(batch, None, "slow")
-        if self._out and self._out[0].deadline + self._patience <= now:
-            self._line.give_up()
+        if self._out and (self._guard.open or self._out[0].deadline + self._patience <= now):
+            self._line.give_up()  # what comes next must not wait behind it
         for batch in (*self._out, *self._waiting):
             self._look_at(batch.deadline + (self._patience if batch.expired else 0.0))
 

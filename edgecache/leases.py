@@ -95,6 +95,7 @@ class Leases:
         self._held: dict[bytes, Lease] = {}
         self._waiting: dict[bytes, list[Waiting]] = {}
         self.listening = asyncio.Event()
+        self._closed = False  # redis-py may swallow the cancellation of a task
         self._tasks = [spawn(self._listen(), "wake-ups"), spawn(self._renew(), "leases")]
 
     async def take(self, key: bytes, within: float) -> Lease | Waiting | None:
@@ -153,7 +154,7 @@ class Leases:
                 self._commands.send(("EVAL", RENEW, "1", _name(lease.key), lease.token, life))
 
     async def _listen(self) -> None:
-        while True:
+        while not self._closed:
             with contextlib.suppress(*Failure):
                 async with self._guard.link.subscription() as subscription:
                     await subscription.subscribe(CHANNEL)
@@ -174,6 +175,7 @@ class Leases:
 
     async def close(self) -> None:
         """End; what is held is left to run out."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -15,17 +15,21 @@ from typing import Any, Final, Protocol, cast
 from hiredis import ProtocolError, Reader, pack_command
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError as LostConnection
-from redis.exceptions import InvalidResponse, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, RedisClusterException, RedisError, ResponseError
 
 from edgecache.tasks import spawn
 
+MOST_UNREAD: Final = 64 * 1024 * 1024  # bytes of one reply, which are held until it is whole
 Values = Sequence[bytes | None]
 Done = Callable[[Values | None, BaseException | None], None]  # the values, or what went wrong
-Failure: Final = (RedisError, OSError, TimeoutError)
+Failure: Final = (RedisError, RedisClusterException, OSError, TimeoutError)  # whatever can go wrong with a server
 
 
 class Line(Protocol):
     """Reads values by key."""
+
+    def open(self) -> None:
+        """Connect before there is anything to ask: the first who asks has no time for it."""
 
     def ask(self, keys: Sequence[bytes], done: Done) -> None:
         """Have `done` called with the values of `keys`, in their order; None where there is none."""
@@ -47,19 +51,25 @@ class ServerLine(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._replies = self._fresh_reader()
+        self._unread = 0  # bytes that have come of the reply under way
         self._asked: deque[tuple[Sequence[bytes], Done]] = deque()  # under way, or waiting for the connection
 
     @staticmethod
     def _fresh_reader() -> Reader:
         return Reader(replyError=ResponseError, notEnoughData=...)
 
+    def open(self) -> None:
+        """Connect, if that is not done or under way."""
+        if self._transport is None and self._connecting is None:
+            self._connecting = spawn(self._connect(), "connect to the regional tier")
+
     def ask(self, keys: Sequence[bytes], done: Done) -> None:
         """Have `done` called with the values of `keys`, or with why there are none."""
         self._asked.append((keys, done))
         if self._transport is not None:
             self._transport.write(packed(keys))
-        elif self._connecting is None:
-            self._connecting = spawn(self._connect(), "connect to the regional tier")
+        else:
+            self.open()
 
     async def _connect(self) -> None:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
@@ -78,7 +88,7 @@ class ServerLine(asyncio.Protocol):
         writer = connection._writer  # redis-py has no other way to its transport
         assert writer is not None, "it is connected"
         self._connection, self._connecting = connection, None
-        self._replies = self._fresh_reader()
+        self._replies, self._unread = self._fresh_reader(), 0
         self._transport = cast(asyncio.Transport, writer.transport)
         self._transport.set_protocol(self)
         for keys, _ in self._asked:
@@ -86,6 +96,10 @@ class ServerLine(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the server."""
+        self._unread += len(data)
+        if self._unread > MOST_UNREAD:
+            self._fail(InvalidResponse("a reply larger than any of ours"))
+            return
         try:
             self._replies.feed(data)
             while (reply := self._replies.gets()) is not ...:
@@ -102,6 +116,7 @@ class ServerLine(asyncio.Protocol):
         keys, done = self._asked[0]
         if type(reply) is list and len(reply) == len(keys):
             self._asked.popleft()
+            self._unread = 0
             done(reply, None)
             return self._transport is not None
         self._fail(reply if isinstance(reply, ResponseError) else InvalidResponse("no list of as many values as keys"))
@@ -147,6 +162,10 @@ class ClusterLine:
     def __init__(self, read: Callable[[Sequence[bytes]], Any]) -> None:
         self._read = read
         self._reading: dict[asyncio.Task[None], Done] = {}
+
+    def open(self) -> None:
+        """Connect to the node of some key, and so find out what the cluster looks like."""
+        self.ask((b"ec:{open}",), lambda values, error: None)
 
     def ask(self, keys: Sequence[bytes], done: Done) -> None:
         """Have `done` called with the values of `keys`, or with why there are none."""

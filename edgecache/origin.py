@@ -167,7 +167,7 @@ class OriginPool:
             self._refuse(inquiry, error)
 
     def _refuse(self, inquiry: Inquiry, error: OriginError) -> None:
-        if not inquiry.cancelled:
+        if not (inquiry.cancelled or inquiry.is_check):
             self.failed(error.reason)
         inquiry.fail(error)
 

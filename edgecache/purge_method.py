@@ -112,7 +112,7 @@ class PurgeMethod:
         if refused.status == 405:
             more = [(b"Allow", b"GET, HEAD")]
         answer = answers.of_ours(refused.status, refused.reason, str(refused), *more)
-        exchange.result = Result.ERROR
+        exchange.result, exchange.failure = Result.ERROR, answer.failure
         if exchange.connection is not None and refused.status != 503:
             exchange.connection.closing = True
         exchange.reply(answer.status, answer.head, answer.content)

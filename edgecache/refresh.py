@@ -1,4 +1,6 @@
-"""`write_through = refresh`: what a write changed is fetched at once and put into the regional tiers of all regions."""
+"""`write_through = refresh`: what a write changed is fetched at once and put into the tiers of all regions (of this
+jurisdiction, if residency is kept).
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Refresher:
         self.pushed = 0  # records given to other regions
 
     def refresh(self, request: Request) -> None:
-        """Fetch the target of `request`, a write that was answered."""
+        """Fetch the target of `request`, a write that was answered; not of another jurisdiction, which is not kept."""
+        if request.jurisdiction != self._edge.jurisdiction:
+            return
         spawn(self._refresh(plain_get(request)), "refresh after a write")
 
     async def _refresh(self, request: Request) -> None:

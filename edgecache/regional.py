@@ -31,7 +31,7 @@ INLINE: Final = 64 * 1024  # bytes of the largest body that lies in its record; 
 KEEP_FOR_VALIDATION: Final = 600.0  # seconds that a stale response with a validator is kept
 MOST_SIGNPOSTS: Final = 65536
 SECOND_SIGHT: Final = 16384  # URLs whose first read is remembered
-TAKE_WITHIN: Final = 0.1  # seconds to be given a lease
+TAKE_WITHIN: Final = 0.1  # seconds to be given a lease, at least
 SIGNPOST: Final = 0  # the status of a record that only says by what its URL varies
 
 
@@ -84,6 +84,7 @@ class Regional:
         clock: Callable[[], float],
     ) -> None:
         self.guard = guard
+        self._take_within = max(TAKE_WITHIN, 4 * budget)  # seconds
         self.codec = codec
         self.largest = largest  # bytes of the largest body that is taken
         self._count = count
@@ -174,7 +175,7 @@ class Regional:
         """Whether every chunk of a body is there, as far as can be known before it is read."""
         keys = list(chunk_keys(found.base, found.record))
         try:
-            there = await self._control.ask(("EXISTS", *keys), within=TAKE_WITHIN)
+            there = await self._control.ask(("EXISTS", *keys), within=self._take_within)
         except Failure:
             return False
         if there != len(keys):
@@ -201,7 +202,7 @@ class Regional:
         self._signposts[base] = signpost
 
     def _weigh(self, keys: object) -> None:
-        """A batch was slow: a value that is too large for any record of ours may be why."""
+        """A batch was slow, or no reply: a value that is too large for any record of ours may be why."""
         assert isinstance(keys, list)
         for key in keys:
             self._control.send(("EVAL", WEIGH, "1", key, str(4 * INLINE + 1024 * 1024)))
@@ -285,7 +286,7 @@ class Regional:
         key = storage_key(url)
         if (signpost := self._signposts.get(key)) is not None:
             key = variant_key(key, signpost.chunks, selecting_values(signpost.vary, fields))
-        return await self.leases.take(key, TAKE_WITHIN)
+        return await self.leases.take(key, self._take_within)
 
     def release(self, lease: Lease, news: News) -> None:
         """Tell the region what came of it, once what was written before is written."""

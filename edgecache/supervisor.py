@@ -41,6 +41,7 @@ log = logging.getLogger("edgecache.supervisor")
 BACKLOG = 4096
 QUICK_DEATH = 1.0  # seconds: who dies younger is not restarted for ever at once
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+HELPERS_END_WITHIN: Final = 2.0  # seconds
 FUTILE_STARTS = 5  # quick deaths of one slot before any worker was ever ready: the start has failed
 START_WITHIN: Final = 30.0  # seconds in which a worker must become ready
 FILE_LOOK: Final = 1.0  # seconds between two looks at the files of the configuration
@@ -177,7 +178,7 @@ class Supervisor:
         await self._drain(keepers)
         for helper in helpers:
             helper.cancel()
-        await asyncio.wait(helpers)
+        await asyncio.wait(helpers, timeout=HELPERS_END_WITHIN)
         await runner.cleanup()
         if self._desk is not None:
             await self._desk.close()

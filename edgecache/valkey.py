@@ -6,7 +6,8 @@ falls back to the origin), that replies are bytes, and that reads may go to repl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
@@ -17,6 +18,7 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.cluster import LoadBalancingStrategy
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -24,6 +26,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from edgecache import valkey_cluster
 from edgecache.line import ClusterLine, Failure, Line, ServerLine
 
 __all__ = ("Access", "Failure", "Line", "Link", "ValkeyUrl", "is_refused", "parse_url")
@@ -125,10 +128,9 @@ class Link:
                 nodes = [ClusterNode(host, port) for host, port in url.nodes]
                 self._primary = self._reader = RedisCluster(
                     startup_nodes=nodes,
-                    read_from_replicas=access.replicas,
+                    load_balancing_strategy=LoadBalancingStrategy.ROUND_ROBIN if access.replicas else None,
                     require_full_coverage=False,
-                    cluster_error_retry_attempts=1,
-                    **self._options,
+                    **{**self._options, "retry": Retry(NoBackoff(), 1)},  # once, by what the cluster looks like then
                 )
             case "valkey+sentinel":
                 sentinels = {key: value for key, value in self._options.items() if key.startswith(("socket", "ssl"))}
@@ -142,34 +144,26 @@ class Link:
             case _:
                 host, port = url.nodes[0]
                 self._primary = self._reader = Redis(host=host, port=port, db=url.database, **self._options)
-        self._is_cluster = isinstance(self._primary, RedisCluster)
 
     async def get_many(self, keys: Sequence[bytes], *, from_primary: bool = False) -> list[bytes | None]:
         """The values of `keys`, in one round trip (one per node of a cluster); None where there is none."""
         client = self._primary if from_primary else self._reader
-        if not self._is_cluster:
-            return cast(list[bytes | None], await client.mget(keys))
-        if len(keys) == 1:
-            return [cast(bytes | None, await client.get(keys[0]))]
-        values = await self._run(client, [("GET", key) for key in keys])
-        if values and all(isinstance(value, Exception) for value in values):
-            raise values[0]
-        return [value if isinstance(value, bytes) else None for value in values]
+        if isinstance(client, RedisCluster):
+            return await valkey_cluster.get_many(client, keys)
+        return cast(list[bytes | None], await client.mget(keys))
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """The replies to `commands`, sent together; an exception in the place of each that was refused."""
-        return await self._run(self._primary, commands)
+        if isinstance(self._primary, RedisCluster):
+            return await valkey_cluster.run_by_node(self._primary, commands)
+        pipeline = self._primary.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return await pipeline.execute(raise_on_error=False)
 
     async def execute(self, command: Command) -> Any:
         """The reply to one command, which may take its time: not longer than `Access.timeout`."""
         return await self._primary.execute_command(*command)
-
-    @staticmethod
-    async def _run(client: Redis | RedisCluster, commands: Sequence[Command]) -> list[Any]:
-        pipeline = client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        return await pipeline.execute(raise_on_error=False)
 
     def line(self) -> Line:
         """A connection for reads of many values."""
@@ -177,9 +171,16 @@ class Link:
             return ClusterLine(self.get_many)
         return ServerLine(self._reader.connection_pool, self.timeout)
 
-    def subscription(self) -> PubSub:
+    @asynccontextmanager
+    async def subscription(self) -> AsyncIterator[PubSub]:
         """A connection for messages."""
-        return self._primary.pubsub(ignore_subscribe_messages=True)
+        if isinstance(self._primary, RedisCluster):
+            await self._primary.initialize()
+            opened = valkey_cluster.subscription(self._primary)
+        else:
+            opened = self._primary.pubsub(ignore_subscribe_messages=True)
+        async with opened:
+            yield opened
 
     async def ping(self) -> None:
         """Whether it is there and lets us in; raises one of `Failure`."""

@@ -257,7 +257,9 @@ class Worker:
             jurisdiction=settings.residency_rules.home,
         )
         if tier is not None and self.logs is not None and settings.write_through == "refresh":
-            writes.refresh = Refresher(edge, tier.codec, self.logs.writer.peers).refresh
+            rules, peers = settings.residency_rules, self.logs.writer.peers
+            near = {region: store for region, store in peers.items() if rules.of_region(region) == rules.home}
+            writes.refresh = Refresher(edge, tier.codec, near).refresh
         return edge
 
     def _open_doors(self, settings: Settings) -> None:

@@ -90,7 +90,7 @@ class Writes:
             begun = 0
         if begun == 0 and policy.refuse_unrecorded:
             answer = answers.of_ours(503, "log-unreachable", "the write was not sent: nobody could be told of it")
-            exchange.result = Result.ERROR
+            exchange.result, exchange.failure = Result.ERROR, answer.failure
             exchange.reply(answer.status, answer.head, answer.content)
         elif exchange.gone:  # nothing was sent
             self._end_later((), begun)

@@ -2,11 +2,11 @@
 
     python loadtests/dashboards_check.py [--seconds 40]
 
-An origin, a shield and an edge in front of it, each with its Valkey, serve some hundred requests a second of every
-sort; Prometheus (Debian's package `prometheus`) scrapes them with the rules and the token of `deploy/prometheus`. Then
-every query is asked, `$pop` being all and Grafana's interval 15 s. An alert should not fire: of its expression, every
-metric that it looks at must be there. Prints a table; exit code 0 if every query has series, 1 if one has none, 2 if
-nothing could be asked.
+An origin, a shield and an edge in front of it, each a region with its Valkey, serve some hundred requests a second of
+every sort, purges and writes among them; Prometheus (Debian's package `prometheus`) scrapes them with the rules and
+token of `deploy/prometheus`. Then every query is asked, `$pop` being all and Grafana's interval 15 s. An alert should
+not fire: of its expression, every metric that it looks at must be there. Prints a table; exit code 0 if every query has
+series, 1 if one has none, 2 if nothing could be asked.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import urllib.parse
@@ -87,6 +88,7 @@ def main() -> int:
     if shutil.which("prometheus") is None:
         print("dashboards-check: prometheus is not installed (Debian: apt-get install prometheus)", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends too
     return asyncio.run(check(options.seconds))
 
 

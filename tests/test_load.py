@@ -337,7 +337,8 @@ def test_every_scenario_runs_without_an_error_or_an_old_answer() -> None:
     """A chain of real processes and locust, in two processes, for a few seconds each."""
     command = [sys.executable, str(LOADTESTS / "load.py"), "zipf", "flash", "purge", "write"]
     command += ["--seconds", "4", "--users", "8", "--rate", "100", "--processes", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    patient = {**os.environ, "LOAD_BOUND": "20"}  # seconds that a write may take elsewhere: how fast it is, is no test
+    done = subprocess.run(command, env=patient, capture_output=True, text=True, timeout=150, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(

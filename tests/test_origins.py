@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from edgecache.config import load
 from edgecache.errors import ConfigError
+from edgecache.metrics import render
 from edgecache.origins import Origins
 from edgecache.rules.balancing import Health, least_loaded, may_ask_another
 from edgecache.rules.breaker import Breaker, State
@@ -452,6 +453,21 @@ async def test_how_each_origin_is_doing_is_exported() -> None:
         assert one.doubles[0].url in text
         assert "edgecache_origin_up" in text
         assert "edgecache_origin_ejections" in text
+
+
+async def test_a_failed_check_is_no_failure_of_a_request() -> None:
+    """An origin that nobody asks anything fails no request, however many of its checks do; that it is out is told."""
+    async with fleet(("eu", 1), ("us", 1), origin_check_path="/health", origin_check_interval="5s") as one:
+        await one.doubles[1].stop()
+        for _ in range(4):
+            one.now += 6
+            one.origins.sweep(one.now)
+            await let_others_run(50)
+        text = render(one.pop.worker.snapshot()).decode()
+    down = one.doubles[1].url
+    assert f'edgecache_origin_up{{origin="{down}",region="us"}} 0.0' in text
+    failures = [line for line in text.splitlines() if line.startswith("edgecache_origin_failures_total{")]
+    assert {line.rpartition(" ")[2] for line in failures} == {"0.0"}
 
 
 # --- settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import resource
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -224,3 +225,63 @@ async def test_odd_replies_are_misses(origin: OriginDouble, what: str) -> None:
     async with running_pop(origin, origin.clock, regional=f"valkey://127.0.0.1:{port}") as pop:
         await all_are_right(pop, range(30))
     server.close()
+
+
+@pytest.mark.slow
+async def test_the_largest_value_there_can_be(origin: OriginDouble, valkey: Server) -> None:
+    """512 MB where a record should be: they are not taken into this process, the value goes, the page is served."""
+    origin.otherwise(echo)
+    url = {"regional": valkey.url, "regional_timeout": "250ms"}
+    async with running_pop(origin, origin.clock, **url) as pop:
+        await pop.get("/1")
+        (key,) = await valkey.has(1)
+        valkey.db.setrange(key, (1 << 29) - 1, b"x")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    async with running_pop(origin, origin.clock, **url) as pop:
+        await all_are_right(pop, range(1, 2))
+        for _ in range(500):
+            if valkey.db.strlen(key) < 1 << 20:
+                break
+            await asyncio.sleep(0.01)
+    assert valkey.db.strlen(key) < 1 << 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 250 * 1024  # KiB
+
+
+async def test_a_record_without_an_end(origin: OriginDouble, valkey: Server) -> None:
+    """Somebody has taken its TTL away: it is as stale as before, and asked about."""
+    origin.otherwise(echo)
+    async with running_pop(origin, origin.clock, regional=valkey.url, regional_timeout="5s") as pop:
+        await all_are_right(pop, range(1))
+        (key,) = await valkey.has(1)
+        assert valkey.db.persist(key)
+    origin.clock.advance(3600)
+    async with running_pop(origin, origin.clock, regional=valkey.url, regional_timeout="5s") as pop:
+        await all_are_right(pop, range(1))
+    assert len(origin.requests) == 2
+
+
+async def test_the_hit_ratio_is_back_after_a_flushall(origin: OriginDouble, valkey: Server) -> None:
+    """All is lost at the peak, and then the memories too: no page is fetched more often, and then never."""
+    origin.otherwise(echo)
+    pages, options = range(60), {"regional": valkey.url, "regional_timeout": "5s"}
+    async with (
+        running_pop(origin, origin.clock, pop="one", **options) as one,
+        running_pop(origin, origin.clock, pop="two", **options) as two,
+    ):
+        for pop in (one, two):
+            await asyncio.wait_for(pop.worker.edge.region.tier.leases.listening.wait(), 5)
+        await all_are_right(one, pages)
+        await valkey.has(60)
+        asked = len(origin.requests)
+        asking = asyncio.gather(*(all_are_right(two, pages) for _ in range(3)))
+        valkey.db.flushall()
+        await asking
+        for pop in (one, two):
+            pop.worker.edge.memory.__init__(1 << 20, "lru", 1 << 16, 64)
+            await all_are_right(pop, pages)
+        again = len(origin.requests) - asked
+        assert again <= 2 * 60
+        for pop in (one, two):
+            pop.worker.edge.memory.__init__(1 << 20, "lru", 1 << 16, 64)
+            await all_are_right(pop, pages)
+    assert len(origin.requests) - asked == again

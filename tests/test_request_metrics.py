@@ -16,7 +16,8 @@ from harness.wire import Truncated
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgecache.metrics import Snapshot, render
-from edgecache.request_counts import SAMPLED
+from edgecache.request_counts import SAMPLED, USUAL
+from edgecache.rules.reasons import TIERS, Result
 
 FRESH = ("Cache-Control", "max-age=60")
 
@@ -85,6 +86,11 @@ async def other_variant(pop: Pop, origin: OriginDouble) -> None:
     await pop.get("/a", ("X-A", "2"))
 
 
+async def purge_refused(pop: Pop, origin: OriginDouble) -> None:
+    """Somebody purges where nobody may."""
+    await pop.request("PURGE", "/a")
+
+
 async def client_left(pop: Pop, origin: OriginDouble) -> None:
     """The client goes before the origin has answered."""
     origin.on("/a", hang())
@@ -129,6 +135,7 @@ MISS = "uri-miss,miss,origin"
         (passed, {"method,pass,pass": 1}),
         (failed, {"connect,error,none": 1}),
         (refused, {"loop,error,none": 1}),
+        (purge_refused, {"purge-off,error,none": 1}),
         (client_left, {"client-left,aborted,none": 1}),
         (cut_short, {"cut-short,aborted,none": 1}),
         (other_variant, {MISS: 1, "vary-miss,miss,origin": 1}),
@@ -143,6 +150,12 @@ async def test_each_request_is_counted_by_tier_and_reason(
         assert requests(pop) == counted
 
 
+def test_every_result_has_a_tier_and_is_exported_from_the_start() -> None:
+    """A new one that has none would leave its requests unanswered."""
+    assert set(TIERS) == set(Result)
+    assert {result for result, _, _ in USUAL} == set(Result)
+
+
 async def test_a_regional_hit_is_of_its_tier(origin: OriginDouble, valkey: Server) -> None:
     """What another POP of the region has fetched is counted as regional, and its read is timed."""
     origin.on("/a", Reply(fields=[FRESH], body=b"hello"))
@@ -153,6 +166,30 @@ async def test_a_regional_hit_is_of_its_tier(origin: OriginDouble, valkey: Serve
     async with running_pop(origin, origin.clock, **settings) as two:
         await two.get("/a")
         assert requests(two) == {"uri-miss,regional,regional": 1}
+
+
+async def test_what_a_parent_has_answered_is_of_its_tier(origin: OriginDouble) -> None:
+    """A miss, its followers and a validation through a parent are the parent's; what is passed is passed."""
+    gate = asyncio.Event()
+    origin.on("/a", Reply(fields=[FRESH, ("ETag", '"1"')], body=b"hello", wait=gate))
+    secret = "a-secret-of-this-fleet"
+    async with (
+        running_pop(origin, pop="shield", pop_secret=secret) as shield,
+        running_pop(origin, pop_secret=secret, parents=f"http://127.0.0.1:{shield.port}") as edge,
+    ):
+        asking = [asyncio.get_running_loop().create_task(edge.get("/a")) for _ in range(2)]
+        await origin.request_seen(1)
+        await until(lambda: edge.worker.edge.flights.followed == 1)
+        gate.set()
+        await asyncio.gather(*asking)
+        assert requests(edge) == {"uri-miss,miss,parent": 1, "uri-miss,collapsed,parent": 1}
+        assert requests(shield)[MISS] == 1
+        origin.clock.advance(61)
+        origin.on("/a", Reply(304, fields=[FRESH, ("ETag", '"1"')]))
+        await edge.get("/a")
+        assert requests(edge)["stale,revalidated,parent"] == 1
+        await edge.request("POST", "/a", body=b"x")
+        assert requests(edge)["method,pass,pass"] == 1
 
 
 async def test_followers_are_counted_as_such(origin: OriginDouble) -> None:
@@ -241,6 +278,6 @@ async def test_the_log_says_who_answered_why_and_how_long_each_tier_took(origin:
 
 
 def ticking(clock: Callable[[], float]) -> Any:
-    """A clock that goes on by a millisecond whenever it is read."""
+    """A clock that goes on by a tenth of a millisecond whenever it is read."""
     reads = iter(range(1_000_000))
-    return lambda: clock() + next(reads) / 1000
+    return lambda: clock() + next(reads) / 10_000

@@ -116,6 +116,7 @@ def servers() -> Iterator[dict[str, Server]]:
 
 
 CLOSED = f"http://127.0.0.1:{refusing_port()}"  # where nobody listens
+CLOSED_VALKEY = f"valkey://127.0.0.1:{refusing_port()}"
 GONE = f"http://127.0.0.1:{refusing_port(1)}"  # nor there: a parent that is down
 
 
@@ -335,6 +336,21 @@ async def test_a_write_of_another_jurisdiction_invalidates_all_the_same() -> Non
         assert [request.method for request in doubles["us"].requests] == ["POST"]
         await pop.get("/a", *of("EU"))
         assert len(doubles["eu"].requests) == 2
+
+
+@pytest.mark.parametrize(("residency", "given"), [("", {"eu-north", "us"}), (PLACES["residency"], {"eu-north"})])
+async def test_a_refresh_is_given_to_regions_of_this_jurisdiction(
+    valkey: Server, residency: str, given: set[str]
+) -> None:
+    """And a write of another one refreshes nothing."""
+    peers = f"us={CLOSED_VALKEY},eu-north={CLOSED_VALKEY}"
+    places = {"residency": residency, "geo_rules": "country:DE=eu,*=us"}
+    settings = {**places, "regional": valkey.url, "peers": peers, "write_through": "refresh"}
+    async with pair(**settings) as (pop, _):
+        refresher = pop.worker.edge.writes.refresh.__self__
+        assert refresher._peers.keys() == given
+        assert (await pop.request("POST", "/a", *of("US"))).status == 200
+        assert bool(pop.worker.edge.flights.led) is not bool(residency)
 
 
 async def test_a_pop_that_keeps_no_residency_refuses_what_a_child_says_must_stay(origin: OriginDouble) -> None:

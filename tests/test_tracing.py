@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from harness.pop_process import running_pop as running_process
 
 from edgecache.config import load
 from edgecache.errors import ConfigError
+from edgecache.metrics import Registry, render
+from edgecache.otlp import MOST_QUEUED, Exporter
 from edgecache.rules import trace_context
 from edgecache.rules.trace_context import TraceParent
 from edgecache.tracing import MOST_PENDING, Tracer
@@ -108,6 +111,22 @@ async def test_a_trusted_proxys_trace_goes_on(origin: OriginDouble) -> None:
     said = server["attributes"]
     assert [said[f"edgecache.{name}"] for name in ("result", "tier", "reason")] == ["miss", "origin", "uri-miss"]
     assert (said["http.response.status_code"], said["http.response.body.size"]) == (200, 5)
+
+
+async def test_a_pop_that_proves_itself_is_believed(origin: OriginDouble) -> None:
+    """A child decides for its questions, signed with the secret of POPs, and the trace goes on through its parent."""
+    origin.on("/a", Reply(fields=[FRESH], body=b"hello"))
+    pops = {**COLLECTOR, "pop_secret": "a-secret-of-this-fleet"}
+    async with (
+        running_pop(origin, **pops, pop="shield", trace_sample=0) as shield,
+        running_pop(origin, **pops, parents=f"http://127.0.0.1:{shield.port}", trace_sample=1) as edge,
+    ):
+        value = await told(edge, origin)
+        server, upstream = spans(edge)
+        theirs, asked = spans(shield)
+    assert (theirs["trace_id"], theirs["parent"]) == (server["trace_id"], upstream["span_id"])
+    assert server["attributes"]["edgecache.tier"] == "parent"
+    assert value == f"00-{server['trace_id']}-{asked['span_id']}-01"
 
 
 async def test_a_query_is_not_told(origin: OriginDouble) -> None:
@@ -204,6 +223,24 @@ def test_the_settings_of_traces() -> None:
         with pytest.raises(ConfigError, match=name) as refused:
             load({**environ, name: value})
         assert "secret" not in str(refused.value)
+
+
+def test_without_the_extra_a_collector_refuses_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line that says what to install."""
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.common.trace_encoder", None)
+    settings = load({"EDGECACHE_ORIGIN": "http://origin", "EDGECACHE_OTLP_ENDPOINT": "http://jaeger:4318"})
+    with pytest.raises(ConfigError, match=r"EDGECACHE_OTLP_ENDPOINT: .*edgecache\[otel\]"):
+        Exporter(settings, Registry())
+
+
+async def test_what_waits_for_the_collector_is_bounded() -> None:
+    """What no longer fits is counted and lost."""
+    registry = Registry()
+    exporter = Exporter(load({"EDGECACHE_ORIGIN": "http://origin", "EDGECACHE_OTLP_ENDPOINT": "http://a"}), registry)
+    exporter.take([()] * (MOST_QUEUED + 5))
+    text = render(registry.snapshot()).decode()
+    assert f"edgecache_trace_queue {float(MOST_QUEUED)}" in text
+    assert 'edgecache_trace_spans_dropped_total{reason="queue"} 5.0' in text
 
 
 # --- in processes, to a collector

@@ -82,6 +82,7 @@ TIERS: Mapping[Result, Tier] = {  # unless the exchange knows better
     Result.MISS: Tier.ORIGIN,
     Result.COLLAPSED: Tier.ORIGIN,
     Result.PASS: Tier.PASS,
+    Result.PURGE: Tier.NONE,
     Result.ERROR: Tier.NONE,
     Result.ABORTED: Tier.NONE,
 }

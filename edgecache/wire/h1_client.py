@@ -71,6 +71,7 @@ class Inquiry:
 
     cancelled = False
     retried = False
+    is_check = False  # of whether somebody is well: what becomes of it is not a request's failure
     answered_by: Tier | None = None  # if not by the origin
     asked_on: OriginConnection | None = None  # the connection that it is under way on
 
@@ -256,7 +257,7 @@ class OriginConnection(asyncio.Protocol):
             else:
                 self._read_body(data)
         except WireError as error:
-            self._pool.failed(error.reason)
+            self._let_down(error.reason)
             self._fail(OriginError(error.reason, str(error)))
             self.close()
         except Exception:
@@ -384,7 +385,7 @@ class OriginConnection(asyncio.Protocol):
             self._end_answer()
         else:
             if not by_us and self._inquiry is not None and not self._unheard:
-                self._pool.failed("closed")
+                self._let_down("closed")
             self._fail(OriginError("closed", "the upstream closed the connection"), reset=exc is not None)
         self._pool.closed(self)
 
@@ -433,8 +434,12 @@ class OriginConnection(asyncio.Protocol):
         if not enough and (self._sized or body.kept):
             self._too_late("lowest-rate")
 
+    def _let_down(self, reason: str) -> None:
+        if self._inquiry is None or not self._inquiry.is_check:
+            self._pool.failed(reason)
+
     def _too_late(self, reason: str) -> None:
-        self._pool.failed(reason)
+        self._let_down(reason)
         self._fail(OriginTimeout(reason, "the upstream did not answer in time"))
         self.close()
 

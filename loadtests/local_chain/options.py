@@ -11,6 +11,9 @@ from local_chain.chain import Plan
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """What every program that starts a chain offers."""
+    parser.add_argument(
+        "--shield", action=argparse.BooleanOptionalAction, default=Plan.shield, help="before the origin"
+    )
     parser.add_argument("--workers", type=int, default=Plan.workers, help="of each POP (1)")
     parser.add_argument("--edge-memory", default=Plan.edge_memory, help=f"of each edge ({Plan.edge_memory})")
     parser.add_argument("--set", action="append", type=setting, default=[], metavar="EDGECACHE_…=…", help="repeatable")
@@ -23,6 +26,7 @@ def plan_of(options: argparse.Namespace, more: Mapping[str, str] | None = None) 
     """The plan that the options ask for; `more` are settings of every POP which the options may override."""
     return Plan(
         regions=getattr(options, "regions", Plan.regions),
+        shield=options.shield,
         workers=options.workers,
         edge_memory=options.edge_memory,
         settings={**(more or {}), **dict(options.set)},
