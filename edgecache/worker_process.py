@@ -136,17 +136,21 @@ class LedWorker:
 
     async def obey(self, orders: asyncio.StreamReader) -> None:
         """Follow the supervisor's orders until it is gone."""
-        async for line in orders:
-            match orjson.loads(line):
-                case {"ask": "snapshot"}:
-                    self._send_metrics()
-                case {"ask": "drain"}:
-                    self.drain()
-                case {"log": _} as message if self._own_log is not None:
-                    self._own_log.hear(message)
-                case {"ask": "reload", "environ": environ}:
-                    await self._reload(environ)
-        self.over.set()
+        try:
+            async for line in orders:
+                match orjson.loads(line):
+                    case {"ask": "snapshot"}:
+                        self._send_metrics()
+                    case {"ask": "drain"}:
+                        self.drain()
+                    case {"log": _} as message if self._own_log is not None:
+                        self._own_log.hear(message)
+                    case {"ask": "reload", "environ": environ}:
+                        await self._reload(environ)
+        except ConnectionError:  # it was killed before it had read all that we had to say
+            log.warning("the supervisor is gone")
+        finally:
+            self.over.set()
 
     async def _reload(self, environ: Mapping[str, str]) -> None:
         """Take other settings; what goes wrong is said, and the last good ones stay."""
