@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
-from edgecache.balancer import Attempt, Balancer, Check, Member
+from edgecache.attempts import Attempt
+from edgecache.balancer import Balancer, Check, Member
 from edgecache.config import Settings
 from edgecache.origin import OriginPool
 from edgecache.rules.balancing import least_loaded, may_ask_another

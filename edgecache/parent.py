@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from edgecache.balancer import Attempt, Balancer, Check, Delegate, Member, Speaks
+from edgecache.attempts import Attempt, Delegate, Speaks
+from edgecache.balancer import Balancer, Check, Member
 from edgecache.body import Body
 from edgecache.config import Origin, Settings
 from edgecache.origin import OriginPool
