@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from edgecache.purge_desk import PurgeDesk
+from edgecache.purge_desk import Desk
 from edgecache.purge_pages import PurgePages
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # what an orchestrator asks, without secrets
@@ -75,13 +75,14 @@ PAGES: Mapping[str, tuple[Page, str]] = {
 }
 
 
-def application(pop: Pop, token: str, desk: PurgeDesk | None = None) -> web.Application:
+def application(pop: Pop, token: str, desk: Desk | None = None) -> web.Application:
     """The admin application; `token` empty leaves every page open but those of purges, which `desk` takes."""
     app = web.Application(middlewares=[_ask_for(token)] if token else [])
     pages = Pages(pop)
     for path, (page, _) in PAGES.items():
         app.router.add_get(path, _bound(page, pages))
-    PurgePages(desk).add_to(app)
+    if desk is not None:
+        PurgePages(desk).add_to(app)
     return app
 
 

@@ -12,7 +12,7 @@ from edgecache.regional import INLINE, Regional
 from edgecache.rules import ranges, rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Framing, Request, Response
-from edgecache.rules.purge_log import Stamp, Verdict
+from edgecache.rules.purge_log import Stamp
 from edgecache.rules.ranges import Segments
 from edgecache.rules.reasons import Refused, Tier
 from edgecache.rules.rfc9111 import DoNotStore, Store
@@ -76,7 +76,9 @@ class Fills:
         ):
             key = primary_key(request)
             seen = written(reply.seen.vector)
-            self._region.writer(stored, key, seen, lambda: self._is_of_use(key, stored, reply)).read(reply.body)
+            self._region.writer(stored, key, seen, lambda: self._passed(key, stored, reply) is not None).read(
+                reply.body
+            )
         return stored
 
     def _decide(self, request: Request, reply: Reply, previous: Entry | None) -> Store | DoNotStore:
@@ -94,23 +96,25 @@ class Fills:
             if self._region is None or body.size > self._largest:
                 self._refused(Refused.TOO_LARGE)
             return
-        if not self._is_of_use(key, stored, reply):
+        passed = self._passed(key, stored, reply)
+        if passed is None:
             self._refused(Refused.PURGED)
             return
         content = body.pieces[0] if len(body.pieces) == 1 else b"".join(body.pieces)
         if stored.whole_length is not None:
-            self._put_part(key, request, stored, reply, content)
+            self._put_part(key, request, stored, reply, content, passed)
             return
-        passed = reply.seen.position
         entry = self._memory.put(key, stored, content, passed=passed)
         if self._region is not None and reply.response.framing.length == len(content) <= INLINE:
             self._region.store(entry or Entry(key, stored, content), key, written(reply.seen.vector))
 
-    def _is_of_use(self, key: bytes, stored: Stored, reply: Reply) -> bool:
-        """Whether what was asked for is not purged since; what is in doubt is, since the rule decides at each use."""
-        return self._invalidation.verdict(key, stored.tags, reply.seen) is not Verdict.PURGED
+    def _passed(self, key: bytes, stored: Stored, reply: Reply) -> int | None:
+        """What an entry made of `reply` remembers of the log; None if what was asked for is purged since."""
+        return self._invalidation.passed(key, stored.tags, reply.seen)
 
-    def _put_part(self, key: bytes, request: Request, stored: Stored, reply: Reply, content: bytes) -> None:
+    def _put_part(
+        self, key: bytes, request: Request, stored: Stored, reply: Reply, content: bytes, passed: int
+    ) -> None:
         """A 206: joined to the parts that are known of the same representation (RFC 9111 §3.4)."""
         assert stored.whole_length is not None, "a storable part says how long the whole is"
         part = ranges.content_range(reply.response.fields.get(b"content-range"))
@@ -125,9 +129,9 @@ class Fills:
             if ranges.may_combine(entry.stored, stored):
                 segments = entry.segments.joined(stored.first_byte, content)
         if segments.complete:
-            self._memory.put(key, _as_whole(stored), segments.parts[0][1], passed=reply.seen.position)
+            self._memory.put(key, _as_whole(stored), segments.parts[0][1], passed=passed)
         elif segments.size <= self._memory.largest:
-            self._memory.put(key, stored, b"", segments, reply.seen.position)
+            self._memory.put(key, stored, b"", segments, passed)
 
     def _learn_head(self, request: Request, reply: Reply, previous: Entry | None) -> Refused:
         if previous is not None and reply.response.status == 200 and not previous.gone:
@@ -143,14 +147,15 @@ class Fills:
         It is `gone` afterwards if the update is for one client: what it says now is for the one who asked.
         """
         stored = entry.stored
-        if entry.gone or not self._is_of_use(primary_key(request), stored, reply):
+        passed = None if entry.gone else self._passed(primary_key(request), stored, reply)
+        if passed is None:
             return False
         try:
             freshened = stored.freshened(reply.response, reply.times, request, self._policy)
         except TooManyTags:
             self._memory.drop(entry)
             return False
-        entry.passed = reply.seen.position
+        entry.passed = passed
         if rfc9111.forbids_keeping(stored, freshened, reply.response, self._policy):
             self._memory.drop(entry)
             if self._region is not None:

@@ -14,7 +14,17 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from edgecache.memory import Entry, Memory
-from edgecache.rules.purge_log import NO_POSITION, Applied, Kind, LogEntry, PurgeLog, Stamp, Verdict
+from edgecache.rules.purge_log import (
+    NO_POSITION,
+    Applied,
+    Kind,
+    LogEntry,
+    PurgeLog,
+    Stamp,
+    Verdict,
+    asked_at,
+    unproven_at,
+)
 from edgecache.rules.scopes import Subject
 from edgecache.rules.vectors import NOTHING, Vector
 
@@ -78,7 +88,7 @@ class Invalidation:
             return Verdict.USABLE
         if self.is_unproven(entry.url):
             return Verdict.UNPROVEN
-        verdict = log.check(subject_of(entry), entry.passed)
+        verdict = log.check(subject_of(entry), asked_at(entry.passed))
         match verdict:
             case Verdict.USABLE:
                 entry.passed = log.position
@@ -117,9 +127,19 @@ class Invalidation:
         """What the rule says of an answer to a question asked at `seen`."""
         return self.log.check(Subject(key, tags, self._memory.normal_key(key)), seen.position)
 
+    def passed(self, key: bytes, tags: tuple[bytes, ...], seen: Stamp) -> int | None:
+        """What an entry made of that answer remembers; None if it was purged meanwhile."""
+        match self.verdict(key, tags, seen):
+            case Verdict.PURGED:
+                return None
+            case Verdict.UNPROVEN:  # a write is under way: it is as good as any, and has to be validated
+                return unproven_at(seen.position)
+            case _:
+                return seen.position
+
     def allows(self, key: bytes, tags: tuple[bytes, ...], seen: Stamp) -> bool:
         """Whether that answer may be given to who has asked only now."""
-        if seen.position == self.log.fence:
+        if seen.position == self.log.fence and not self.log.writes:
             return True
         return not self.is_unproven(key) and self.verdict(key, tags, seen) is Verdict.USABLE
 

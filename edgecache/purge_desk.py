@@ -36,49 +36,24 @@ CLOCKS_DIFFER: Final = 600_000  # milliseconds by which the clocks of two region
 Json = dict[str, Any]
 
 
-class PurgeDesk:
-    """Takes purges for a POP with a region's log. Mutable state: the last mark seen, failed attempts, the copiers."""
+class Desk:
+    """Takes purges from callers who may purge. Mutable state: failed attempts. A subclass says where they go."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._registry = registry
-        self._region = settings.region
         self._pop = settings.pop
         self._callers = callers_of(settings)
         self._attempts = Attempts()
-        self._seen = 0  # the last mark of our region that this process has seen
-        self._writer: LogWriter = writer_of(settings, LogCounts(registry, settings.region), lambda: self._seen)
-        self._stores: dict[str, LogStore] = {settings.region: self._writer.store, **self._writer.peers}
-        self._copiers = [
-            Copier(
-                lambda: home_store(settings),
-                lambda url=url: far_store(settings, url),  # type: ignore[misc]
-                region=settings.region,
-                peer=peer,
-            )
-            for peer, url in settings.peers.items()
-        ]
-        self._tasks: list[asyncio.Task[None]] = []
-        for copier in self._copiers:
-            _export(registry, copier)
 
     def tune(self, settings: Settings) -> None:
         """Go on with other callers; what else it is made of changes with a restart only."""
         self._callers = callers_of(settings)
 
     def start(self) -> None:
-        """Copy the logs of the other regions, from now on."""
-        self._tasks = [spawn(copier.run(), f"copy the log of {copier.peer}") for copier in self._copiers]
+        """Begin what it does by itself."""
 
     async def close(self) -> None:
         """End."""
-        for copier in self._copiers:
-            copier.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._writer.close()
-
-    # --- who calls
 
     def caller(self, authorization: bytes | None, address: str, now: float) -> Caller:
         """Who calls; raises `PurgeRefused`, which is noted."""
@@ -100,8 +75,6 @@ class PurgeDesk:
         self._registry.counter("edgecache_refused", words, reason=refused.reason).value += 1
         audit.warning("purge refused reason=%s from=%s", refused.reason, address)
 
-    # --- what is asked
-
     async def purge(self, body: bytes, caller: Caller, address: str, wait: str, within: float) -> tuple[int, Json]:
         """Record a purge; status and answer. Raises `PurgeRefused`."""
         try:
@@ -110,16 +83,66 @@ class PurgeDesk:
             raise PurgeRefused(400, "purge-malformed", "the purge is not JSON") from None
         purge = purge_of_json(value, caller)
         draft = Draft(scopes=purge.scopes, soft=purge.soft, author=f"{caller.name} ({self._pop})")
+        status, answer = await self._record(draft, wait, within)
+        names = len(purge.scopes)
+        audit.info("purge id=%s by=%s from=%s names=%d soft=%s", answer["id"], caller.name, address, names, purge.soft)
+        return status, answer
+
+    async def _record(self, draft: Draft, wait: str, within: float) -> tuple[int, Json]:
+        raise NotImplementedError
+
+    async def report(self, number: str) -> Json:
+        """Who has applied the purge with this ID, when, and who has not. Raises `PurgeRefused` (404, 503)."""
+        raise NotImplementedError
+
+    async def ledger(self, most: int) -> list[Json]:
+        """The last purges and writes, the newest first. Raises `PurgeRefused` (503)."""
+        raise NotImplementedError
+
+
+class PurgeDesk(Desk):
+    """The desk of a POP with a region's log. Mutable state, too: the last mark seen, and the copiers."""
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        super().__init__(settings, registry)
+        self._region = settings.region
+        self._seen = 0  # the last mark of our region that this process has seen
+        self._writer: LogWriter = writer_of(settings, LogCounts(registry, settings.region), lambda: self._seen)
+        self._stores: dict[str, LogStore] = {settings.region: self._writer.store, **self._writer.peers}
+        self._copiers = [
+            Copier(
+                lambda: home_store(settings),
+                lambda url=url: far_store(settings, url),  # type: ignore[misc]
+                region=settings.region,
+                peer=peer,
+            )
+            for peer, url in settings.peers.items()
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+        for copier in self._copiers:
+            _export(registry, copier)
+
+    def start(self) -> None:
+        """Copy the logs of the other regions, from now on."""
+        self._tasks = [spawn(copier.run(), f"copy the log of {copier.peer}") for copier in self._copiers]
+
+    async def close(self) -> None:
+        """End."""
+        for copier in self._copiers:
+            copier.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._writer.close()
+
+    async def _record(self, draft: Draft, wait: str, within: float) -> tuple[int, Json]:
         try:
             mark = await self._writer.append(draft)
         except Failure:
             sentence = "the purge could not be recorded in this region's log: try again"
             raise PurgeRefused(503, "log-unreachable", sentence) from None
         self._seen = max(self._seen, mark)
-        number = purge_id(self._region, mark)
-        names = len(purge.scopes)
-        audit.info("purge id=%s by=%s from=%s names=%d soft=%s", number, caller.name, address, names, purge.soft)
-        answer: Json = {"id": number, "soft": purge.soft, "state": "recorded"}
+        answer: Json = {"id": purge_id(self._region, mark), "soft": draft.soft, "state": "recorded"}
         if wait == "none":
             return 201, answer
         done, pending = await self._writer.applied_by(self._region, mark, wait == "all", within)
@@ -172,12 +195,12 @@ def _listed(region: str, row: Row) -> Json:
         "kind": "write" if entry.kind is Kind.END else entry.kind.value,
         "by": author_of(fields),
         "soft": entry.soft,
-        "names": [_shown(name) for name in entry.scopes] if entry.kind in (Kind.PURGE, Kind.END) else [],
+        "names": [shown(name) for name in entry.scopes] if entry.kind in (Kind.PURGE, Kind.END) else [],
         "appended": appended.isoformat(timespec="milliseconds"),
     }
 
 
-def _shown(scope: bytes) -> str:
+def shown(scope: bytes) -> str:
     """A scope as people read it."""
     kinds = {b"u": "url ", b"t": "tag ", b"g": "tag of ", b"p": "prefix ", b"s": "host ", b"*": "everything"}
     return kinds.get(scope[:1], "?") + scope[1:].replace(b"\0", b": ").decode("utf-8", "replace")

@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from edgecache.purge_desk import MOST_LISTED, PurgeDesk, read_wait
+from edgecache.purge_desk import MOST_LISTED, Desk, read_wait
 from edgecache.rules.purge_request import Caller, PurgeRefused
 
 LARGEST: Final = 1024 * 1024  # bytes of a purge
@@ -19,8 +19,8 @@ Page = Callable[[web.Request, Caller], Awaitable[web.Response]]
 class PurgePages:
     """`POST /purges`, `GET /purges`, `GET /purges/{id}`; each asks for a token that may purge."""
 
-    def __init__(self, desk: PurgeDesk | None) -> None:
-        self._desk = desk  # None: there is no region's log
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
 
     def add_to(self, app: web.Application) -> None:
         """Serve them."""
@@ -33,38 +33,31 @@ class PurgePages:
             try:
                 given = request.headers.get("Authorization")
                 bearer = given.encode("utf-8", "surrogateescape") if given is not None else None
-                caller = self.desk.caller(bearer, request.remote or "", time.monotonic())
+                caller = self._desk.caller(bearer, request.remote or "", time.monotonic())
             except PurgeRefused as refused:  # it is written down already
                 return _problem(refused)
             try:
                 return await page(request, caller)
             except PurgeRefused as refused:
-                self.desk.refused(refused, request.remote or "")
+                self._desk.refused(refused, request.remote or "")
                 return _problem(refused)
 
         return answer
 
-    @property
-    def desk(self) -> PurgeDesk:
-        """What takes purges; raises `PurgeRefused` (501) where there is none."""
-        if self._desk is None:
-            raise PurgeRefused(501, "purge-no-log", "purges need a regional tier: EDGECACHE_REGIONAL is off")
-        return self._desk
-
     async def _purge(self, request: web.Request, caller: Caller) -> web.Response:
         wait, within = read_wait(request.query.get("wait", "none"), request.query.get("timeout", ""))
         body = await _body(request)
-        status, answer = await self.desk.purge(body, caller, request.remote or "", wait, within)
+        status, answer = await self._desk.purge(body, caller, request.remote or "", wait, within)
         return _json(answer, status, {"Location": f"/purges/{answer['id']}"})
 
     async def _ledger(self, request: web.Request, caller: Caller) -> web.Response:
         limit = request.query.get("limit", "50")
         if not limit.isascii() or not limit.isdigit() or not 0 < int(limit) <= MOST_LISTED:
             raise PurgeRefused(400, "purge-malformed", f"limit is a number from 1 to {MOST_LISTED}")
-        return _json({"purges": await self.desk.ledger(int(limit))})
+        return _json({"purges": await self._desk.ledger(int(limit))})
 
     async def _report(self, request: web.Request, caller: Caller) -> web.Response:
-        return _json(await self.desk.report(request.match_info["id"]))
+        return _json(await self._desk.report(request.match_info["id"]))
 
 
 async def _body(request: web.Request) -> bytes:

@@ -112,6 +112,8 @@ class Life:
                 self._slot.on_spans(spans)
             case {"reloaded": bool(good)}:
                 self._answer_reload(good)
+            case {"log": _}:
+                self._slot.on_log(self, message)
             case {"relief": True}:
                 self._slot.on_relief(self._slot)
 
@@ -160,9 +162,13 @@ class Life:
                 self._process.kill()
 
     def ask(self, what: str, **more: Any) -> None:
-        """Send the worker an order; one that cannot hear it any more is about to end anyway."""
+        """Send the worker an order."""
+        self.tell({"ask": what, **more})
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """Send the worker a message; one that cannot hear it any more is about to end anyway."""
         if self._control is not None and not self._control.is_closing():
-            self._control.write(orjson.dumps({"ask": what, **more}, option=orjson.OPT_APPEND_NEWLINE))
+            self._control.write(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))
 
 
 class Slot:
@@ -187,6 +193,7 @@ class Slot:
         self.command = command
         self.environ = environ
         self.on_relief = on_relief
+        self.on_log: Callable[[Life, Mapping[str, Any]], None] = lambda life, message: None
         self.on_spans = on_spans
         self.ever_ready = False
         self.current: Life | None = None

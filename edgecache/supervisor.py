@@ -26,7 +26,9 @@ from edgecache import __version__, admin, metrics, otlp
 from edgecache.config import Address, Settings
 from edgecache.config_file import Source
 from edgecache.errors import ConfigError
-from edgecache.purge_desk import PurgeDesk
+from edgecache.own_desk import OwnDesk
+from edgecache.own_log import Hub
+from edgecache.purge_desk import Desk, PurgeDesk
 from edgecache.regional_server import Probe
 from edgecache.reload import Configuration
 from edgecache.service_manager import ServiceManager
@@ -125,12 +127,15 @@ class Supervisor:
         self._probe = Probe(settings)
         self._manager = ServiceManager()
         self._exit_code = 0
-        self._desk: PurgeDesk | None = None
         self._exporter = otlp.Exporter(settings, self._registry) if settings.otlp_endpoint else None
         on_spans = self._exporter.take if self._exporter is not None else _no_spans
         self._slots = [
             Slot(number, one, command, told, self._on_relief, on_spans) for number, one in enumerate(listeners)
         ]
+        self._hub = Hub(lambda: [life for slot in self._slots for life in slot.lives])
+        for slot in self._slots:
+            slot.on_log = self._hub.hear
+        self._desk: Desk | None = None
         self._deaths = self._registry.counter("edgecache_worker_deaths", "Workers that ended unasked.")
         self._hangs = self._registry.counter("edgecache_worker_hangs", "Workers killed because they hung.")
         self._reliefs = self._registry.counter("edgecache_worker_reliefs", "Workers relieved by a successor.")
@@ -195,9 +200,11 @@ class Supervisor:
             self._stopping.set()
 
     async def _open_admin(self) -> web.AppRunner:
-        if self._settings.regional != "off":
+        if self._settings.regional == "off":
+            self._desk = OwnDesk(self._settings, self._registry, self._hub)
+        else:
             self._desk = PurgeDesk(self._settings, self._registry)
-            self._desk.start()
+        self._desk.start()
         app = admin.application(self, self._settings.admin_token, self._desk)
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()

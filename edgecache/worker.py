@@ -31,6 +31,7 @@ from edgecache.memory import Memory
 from edgecache.metrics import Snapshot
 from edgecache.origin import OriginPool, hidden_fields
 from edgecache.origins import Origins
+from edgecache.own_log import OwnLog
 from edgecache.parent import Parents
 from edgecache.pops import Children, Parental
 from edgecache.purge_method import PurgeMethod, callers_of
@@ -44,7 +45,6 @@ from edgecache.request_counts import SAMPLED, Tally
 from edgecache.rules.breaker import Breaker
 from edgecache.rules.client_address import trust_of
 from edgecache.rules.forward import Gateway
-from edgecache.rules.log_entries import Draft
 from edgecache.rules.message import Request
 from edgecache.rules.purge_log import PurgeLog
 from edgecache.rules.record import Codec
@@ -227,8 +227,9 @@ class Worker:
             self.logs = RegionLog(settings, invalidation, LogCounts(self.watch.registry, settings.region), clock)
         reaches = self.logs.follower.reaches if self.logs is not None else None
         writer = self.logs.writer if self.logs is not None else None
-        writes = Writes(relays, invalidation, write_policy_of(settings), writer, reaches)
-        purges = PurgeMethod(callers_of(settings), writer or OwnLog(invalidation), settings.pop, self.watch.refused)
+        self.own_log = OwnLog(invalidation)
+        writes = Writes(relays, invalidation, write_policy_of(settings), writer or self.own_log, reaches)
+        purges = PurgeMethod(callers_of(settings), writer or self.own_log, settings.pop, self.watch.refused)
         name = settings.region.encode() + b"/regional"
         patience = settings.follower_timeout
         region = None
@@ -568,18 +569,6 @@ def server_tls(settings: Settings) -> ServerTls | None:
 def site_names(settings: Settings) -> frozenset[bytes]:
     """The names of the sites that are answered; empty is any."""
     return frozenset(host.encode() for host in settings.hosts)
-
-
-class OwnLog:
-    """Purges of a POP without a region's log: they are known to this worker alone."""
-
-    def __init__(self, invalidation: Invalidation) -> None:
-        self._invalidation = invalidation
-
-    async def record(self, draft: Draft) -> str:
-        """Apply `draft`; the ID is this worker's own."""
-        self._invalidation.append(draft.scopes, soft=draft.soft)
-        return f"local:{self._invalidation.log.position}"
 
 
 def cut_off_modes(settings: Settings) -> dict[bytes, str]:

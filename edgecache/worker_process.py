@@ -25,6 +25,7 @@ import uvloop
 from edgecache.config import Settings, load
 from edgecache.errors import ConfigError
 from edgecache.metrics import Snapshot
+from edgecache.own_log import OwnLog
 from edgecache.tasks import spawn
 
 log = logging.getLogger("edgecache.worker")
@@ -118,6 +119,9 @@ class LedWorker:
         self._secure = secure
         self._writer = writer
         self._drain: asyncio.Task[None] | None = None
+        self._own_log: OwnLog | None = getattr(worker, "own_log", None)
+        if self._own_log is not None:
+            self._own_log.send = self._send
         self.over = asyncio.Event()
 
     async def start(self) -> None:
@@ -136,6 +140,8 @@ class LedWorker:
                     self._send_metrics()
                 case {"ask": "drain"}:
                     self.drain()
+                case {"log": _} as message if self._own_log is not None:
+                    self._own_log.hear(message)
                 case {"ask": "reload", "environ": environ}:
                     await self._reload(environ)
         self.over.set()
@@ -211,6 +217,6 @@ class LedWorker:
             self._send({"spans": spans})
         return bool(spans)
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: Mapping[str, Any]) -> None:
         if not self._writer.is_closing():
             self._writer.write(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))

@@ -17,6 +17,7 @@ from edgecache import answers
 from edgecache.body import Body
 from edgecache.invalidation import Invalidation
 from edgecache.log_writer import LogWriter
+from edgecache.own_log import OwnLog
 from edgecache.relay import Relay, Relays
 from edgecache.rules.log_entries import Draft
 from edgecache.rules.message import Request, Response
@@ -52,20 +53,21 @@ class WritePolicy:
 
 
 class Writes:
-    """What passes writes through. Without a log (`writer` None) they are known to this process alone."""
+    """What passes writes through, and records them in the region's log, or in this POP's own."""
 
     def __init__(
         self,
         relays: Relays,
         invalidation: Invalidation,
         policy: WritePolicy,
-        writer: LogWriter | None = None,
+        log: LogWriter | OwnLog,
         reaches: Reaches | None = None,
     ) -> None:
         self._relays = relays
         self._invalidation = invalidation
         self._policy = policy
-        self._writer = writer
+        self._own = log if isinstance(log, OwnLog) else None
+        self._writer = log if isinstance(log, LogWriter) else None
         self._reaches = reaches
         self.clock = relays.clock  # epoch seconds
         self.refresh: Callable[[Request], None] = _nothing  # told of each write that has an effect
@@ -115,7 +117,9 @@ class Writes:
         exchange, writer = write.exchange, self._writer
         named = invalidated_scopes(exchange.request, response)
         lines = b""
-        if named:
+        if named and self._own is not None:
+            await self._own.record(Draft(Kind.PURGE, named))
+        elif named:
             self._invalidation.append(named)  # here, at once
         if writer is not None and (named or write.begun):
             lines = await self._record(writer, named, write.begun)
@@ -153,7 +157,9 @@ class Writes:
     def unanswered(self, write: _Write, *, sent: bool) -> None:
         """Nobody knows how a write has ended that was `sent`: its target counts as changed."""
         named = target_scopes(write.exchange.request) if sent else ()
-        if named:
+        if named and self._own is not None:
+            spawn(self._own.record(Draft(Kind.PURGE, named)), "end of a write that nobody answered")
+        elif named:
             self._invalidation.append(named)
         self._end_later(named, write.begun)
 

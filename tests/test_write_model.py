@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from edgecache.rules import scopes, vectors
-from edgecache.rules.purge_log import Kind, LogEntry, PurgeLog, Verdict
+from edgecache.rules.purge_log import Kind, LogEntry, PurgeLog, Verdict, asked_at, unproven_at
 from edgecache.rules.scopes import Subject
 
 PAGE = Subject(b"http://a/")
@@ -137,7 +137,7 @@ class World:
             if done < len(state.logs[region]):
                 yield now(applied=(*reader.applied, state.logs[region][done])), None
         log = self.log(reader.applied)
-        if reader.memory and log.check(PAGE, reader.memory[1]) is Verdict.USABLE:
+        if reader.memory and self.passes(log, reader.memory[1]):
             yield now(memory=(reader.memory[0], log.position)), (reader.memory[0], self.owed(state, reader))
         elif reader.asked is None:
             yield now(asked=(log.position, -1)), None
@@ -147,7 +147,15 @@ class World:
                 yield now(asked=(position, state.version)), None
             else:
                 stamp = log.position if self.weakness == "stamp-on-arrival" else position
-                yield now(memory=(read, stamp), asked=None), None
+                verdict = log.check(PAGE, stamp)
+                if verdict is Verdict.UNPROVEN and self.weakness != "believed-in-doubt":
+                    stamp = unproven_at(stamp)
+                yield now(memory=(read, stamp) if verdict is not Verdict.PURGED else None, asked=None), None
+
+    @staticmethod
+    def passes(log: PurgeLog, passed: int) -> bool:
+        """As `Invalidation.check` has it: who passed at the fence is not checked again."""
+        return passed == log.fence or log.check(PAGE, asked_at(passed)) is Verdict.USABLE
 
     @staticmethod
     def owed(state: State, reader: Reader) -> int:
@@ -180,7 +188,14 @@ def test_no_interleaving_serves_what_was_overwritten() -> None:
     assert served > 2_000
 
 
-WEAKNESSES = ["no-doubt", "end-before-origin", "end-names-nothing", "doubt-expires", "stamp-on-arrival"]
+WEAKNESSES = [
+    "no-doubt",
+    "believed-in-doubt",
+    "end-before-origin",
+    "end-names-nothing",
+    "doubt-expires",
+    "stamp-on-arrival",
+]
 
 
 @pytest.mark.parametrize("weakness", WEAKNESSES)

@@ -30,6 +30,7 @@ from edgecache.rules.vectors import NOTHING, Vector, beyond, incarnation_of, mar
 REGISTER_OVERHEAD: Final = 540  # bytes that a register costs beside its scope's; measured by the tests
 NO_POSITION: Final = -1  # before all others: whatever carries it is unproven
 TAGS: Final = (b"t", b"g")  # the kinds of scopes that a response bears many of
+NO_FENCE: Final = -(1 << 62)  # what nothing has ever passed at
 HERE: Final = ""  # the region of what only this process knows; no vector ever leaves with it
 
 
@@ -126,7 +127,7 @@ class PurgeLog:
 
     def __init__(self, most_registers: int = 65536, most_bytes: int = 32 << 20, most_writes: int = 65536) -> None:
         self.position = 0
-        self.fence = 0  # the position, or NO_POSITION: who passed at the fence needs not be checked again
+        self.fence = 0  # the position, or NO_FENCE: who passed at the fence needs not be checked again
         self.bytes_used = 0
         self.floor = NOTHING  # what was asked knowing less than this is unproven
         self._floor_at = 0
@@ -163,7 +164,7 @@ class PurgeLog:
     def suspend(self, suspended: bool) -> None:
         """Whether, from now on, everything has to be checked each time, because more than this log decides."""
         self._suspended = suspended
-        self.fence = NO_POSITION if suspended else self.position
+        self.fence = NO_FENCE if suspended else self.position
 
     def applied(self, region: str) -> int:
         """The mark of the last entry of `region` that was applied; 0 if none was."""
@@ -388,6 +389,16 @@ class PurgeLog:
 
     def __repr__(self) -> str:
         return f"<PurgeLog at {self.position}, {len(self)} registers, {self.bytes_used} bytes, {self.vector!r}>"
+
+
+def unproven_at(position: int) -> int:
+    """How one that was asked at `position` and is not proven now remembers that: no fence ever equals it."""
+    return NO_POSITION - 1 - position
+
+
+def asked_at(passed: int) -> int:
+    """The position that is remembered, as it is or by `unproven_at`."""
+    return passed if passed >= NO_POSITION else NO_POSITION - 1 - passed
 
 
 _RANK: Final = {verdict: rank for rank, verdict in enumerate(Verdict)}

@@ -1,0 +1,54 @@
+"""The desk of a POP without a region's log: purges go to its own workers, and are remembered while it lives."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import UTC, datetime
+from itertools import count
+from typing import Final
+
+from edgecache.config import Settings
+from edgecache.metrics import Registry
+from edgecache.own_log import Hub
+from edgecache.purge_desk import Desk, Json, shown
+from edgecache.rules.log_entries import Draft
+from edgecache.rules.purge_request import PurgeRefused
+
+REMEMBERED: Final = 1000  # purges
+
+
+class OwnDesk(Desk):
+    """Mutable state, too: the last purges."""
+
+    def __init__(self, settings: Settings, registry: Registry, hub: Hub) -> None:
+        super().__init__(settings, registry)
+        self._hub = hub
+        self._numbers = count(1)
+        self._ledger: deque[Json] = deque(maxlen=REMEMBERED)
+
+    async def _record(self, draft: Draft, wait: str, within: float) -> tuple[int, Json]:
+        number = f"local:{next(self._numbers)}"
+        done = await self._hub.apply(draft.scopes, soft=draft.soft)
+        listed: Json = {
+            "id": number,
+            "kind": "purge",
+            "by": draft.author,
+            "soft": draft.soft,
+            "names": [shown(name) for name in draft.scopes],
+            "appended": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "complete": done,
+        }
+        self._ledger.appendleft(listed)
+        answer: Json = {"id": number, "soft": draft.soft, "state": "applied" if done else "recorded"}
+        return (201, answer) if done else (202, answer | {"pending": [self._pop]})
+
+    async def report(self, number: str) -> Json:
+        """The purge with this ID, and whether all workers have applied it. Raises `PurgeRefused` (404)."""
+        found = next((one for one in self._ledger if one["id"] == number), None)
+        if found is None:
+            raise PurgeRefused(404, "purge-unknown", "no purge with that ID is remembered")
+        return found
+
+    async def ledger(self, most: int) -> list[Json]:
+        """The last purges, the newest first."""
+        return list(self._ledger)[:most]
