@@ -414,12 +414,12 @@ class Settings:
     )
     origin_queue_timeout: float = setting(DURATION, "5s", "How long they wait before 503.", least="0s", most="10m")
     origin_ca: str = setting(
-        CERTIFICATES, "", "PEM file of the authorities trusted for the origin and for parents; empty is the system's."
+        CERTIFICATES, "", "PEM file of the authorities trusted for the origin; empty is the system's."
     )
     origin_certificate: str = setting(
         FILE,
         "",
-        "PEM file of this POP's certificate for origins and parents that ask for one; read again when it changes.",
+        "PEM file of this POP's certificate for origins that ask for one; read again when it changes.",
     )
     origin_certificate_key: str = setting(FILE, "", "PEM file of its key, if it is another.")
     origin_tls_verify: bool = setting(SWITCH, "on", "Verify the origin's certificate and name.")
@@ -431,6 +431,15 @@ class Settings:
     parents: Mapping[str, tuple[Origin, ...]] = setting(
         PARENTS, "", "POPs asked instead of the origin, each object of one of them; of this region first."
     )
+    parent_ca: str = setting(
+        CERTIFICATES, "", "PEM file of the authorities trusted for parents' own certificates; empty is the system's."
+    )
+    pop_certificate: str = setting(
+        FILE,
+        "",
+        "PEM file of this POP's certificate for the EDGECACHE_POP_LISTEN of parents; read again when it changes.",
+    )
+    pop_certificate_key: str = setting(FILE, "", "PEM file of its key, if it is another.")
     parent_bypass: int = setting(
         COUNT,
         "32",
@@ -524,9 +533,10 @@ def _pair(certificate: str, key: str) -> KeyPair | None:
     return KeyPair(certificate, key or certificate) if certificate else None
 
 
-# What the way to the origins is made of.
+# What the way to origins and parents is made of.
 TO_ORIGINS: Final = frozenset(row.name for row in fields(Settings) if row.name.startswith("origin")) | {
     *("connect_timeout", "first_byte_timeout", "between_bytes_timeout", "dns_ttl"),
+    *("parent_ca", "parent_bypass", "pop_certificate", "pop_certificate_key"),
 }
 # What a reload applies inside the living workers, which keep their memory; what only a restart applies; all other
 # settings are applied by successors of the workers.
@@ -580,13 +590,18 @@ RESTART: Final = frozenset(
         "pop_listen",
         "workers",
         "config_file",
+        "pop",
+        "region",
         "otlp_endpoint",
+        "peers",
+        "purge_retention",
+        "regional_ca",
+        "regional_certificate",
+        "regional_certificate_key",
         "regional",
         "regional_required",
         "regional_memory",
         "regional_directory",
-        "peers",
-        "purge_retention",
     ]
 )
 
@@ -664,8 +679,7 @@ def _contradictions(settings: Settings) -> Iterator[ConfigError]:
     yield from _wrong_residency(settings)
     if settings.proxy_protocol and not settings.trusted_proxies:
         yield ConfigError("EDGECACHE_PROXY_PROTOCOL", "is on, but EDGECACHE_TRUSTED_PROXIES names nobody to believe")
-    asked = [*everybody, *(parent for listed in settings.parents.values() for parent in listed)]
-    yield from _tls_contradictions(settings, any(origin.scheme == "https" for origin in asked))
+    yield from _tls_contradictions(settings, any(origin.scheme == "https" for origin in everybody))
 
 
 def _tls_contradictions(settings: Settings, https_origin: bool) -> Iterator[ConfigError]:
@@ -686,7 +700,7 @@ def _tls_contradictions(settings: Settings, https_origin: bool) -> Iterator[Conf
                 yield ConfigError(name, "is set, but EDGECACHE_ORIGIN is not https")
     if settings.origin_ca and not settings.origin_tls_verify:
         yield ConfigError("EDGECACHE_ORIGIN_CA", "is set, but EDGECACHE_ORIGIN_TLS_VERIFY is off")
-    for name in ("EDGECACHE_ORIGIN_CERTIFICATE", "EDGECACHE_REGIONAL_CERTIFICATE"):
+    for name in ("EDGECACHE_ORIGIN_CERTIFICATE", "EDGECACHE_REGIONAL_CERTIFICATE", "EDGECACHE_POP_CERTIFICATE"):
         yield from _pair_problems(settings, name)
 
 
@@ -717,9 +731,13 @@ def _wrong_parents(settings: Settings) -> Iterator[ConfigError]:
         where = getattr(settings, _field(name))
         if where is not None and any(is_oneself(parent, where) for parent in parents):
             yield ConfigError("EDGECACHE_PARENTS", f"names this POP itself: the same as {name}")
-    proved = settings.origin_certificate and all(parent.scheme == "https" for parent in parents)
+    secure = [parent for parent in parents if parent.scheme == "https"]
+    for name in ("EDGECACHE_PARENT_CA", "EDGECACHE_POP_CERTIFICATE"):
+        if getattr(settings, _field(name)) and not secure:
+            yield ConfigError(name, "is set, but no parent of EDGECACHE_PARENTS is https")
+    proved = settings.pop_certificate and secure == parents
     if parents and not settings.pop_secret and not proved:
-        words = "needs EDGECACHE_POP_SECRET, or https and EDGECACHE_ORIGIN_CERTIFICATE: parents answer whom they know"
+        words = "needs EDGECACHE_POP_SECRET, or https and EDGECACHE_POP_CERTIFICATE: parents answer whom they know"
         yield ConfigError("EDGECACHE_PARENTS", words)
     origins = {origin for listed in settings.origins.values() for origin in listed} or {settings.origin}
     if twice := origins.intersection(parents):

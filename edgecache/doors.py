@@ -119,12 +119,15 @@ def locating(way: Way, locator: Locator) -> Way:
 
 
 def telling_apart(way: Way) -> Way:
-    """Heads over TLS are known for that site and POP only, and must name the site that TLS was opened for."""
+    """Heads over TLS are known for that site and POP only, and must name the site that TLS was opened for.
+
+    A POP opens it for the name of its parent, and asks for all sites.
+    """
 
     def answer(exchange: Exchange) -> None:
         connection = exchange.connection
         if connection is not None and connection.tag:
-            if is_misdirected(connection.server_name, exchange.request.host):
+            if not connection.peer_pop and is_misdirected(connection.server_name, exchange.request.host):
                 _ours(exchange, answers.of_ours(421, "misdirected", "the connection was opened for another site"))
                 return
             exchange.raw = connection.tag + exchange.raw

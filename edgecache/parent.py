@@ -18,7 +18,7 @@ from typing import Final
 
 from edgecache.balancer import Attempt, Balancer, Check, Delegate, Member, Speaks
 from edgecache.body import Body
-from edgecache.config import Settings
+from edgecache.config import Origin, Settings
 from edgecache.origin import OriginPool
 from edgecache.origins import Confined, Origins
 from edgecache.rules.balancing import UNAVAILABLE
@@ -57,9 +57,7 @@ class Parents(Balancer):
             Member(
                 parent,
                 region or settings.region,
-                OriginPool(
-                    replace(settings, origin=parent, origins={}, parents={}, first_byte_timeout=patience), clock, failed
-                ),
+                OriginPool(for_parent(settings, parent, patience), clock, failed),
                 self.new_health(),
                 settings.residency_rules.of_region(region or settings.region),
             )
@@ -257,3 +255,18 @@ class _Detour(Delegate):
     def on_failure(self, error: OriginError) -> None:
         self._bypass.over(self)
         self.inquiry.fail(error)
+
+
+def for_parent(settings: Settings, parent: Origin, patience: float) -> Settings:
+    """The settings of connections to `parent`, who is always verified, and may ask who we are."""
+    return replace(
+        settings,
+        origin=parent,
+        origins={},
+        parents={},
+        first_byte_timeout=patience,
+        origin_ca=settings.parent_ca,
+        origin_tls_verify=True,
+        origin_certificate=settings.pop_certificate,
+        origin_certificate_key=settings.pop_certificate_key,
+    )

@@ -325,8 +325,8 @@ class Supervisor:
 
     async def _watch(self) -> None:
         """Kill workers whose event loop gives no sign of life for `worker_timeout`; the keepers replace them."""
-        pause = self._settings.worker_timeout / CHECKS
         while True:
+            pause = self._settings.worker_timeout / CHECKS
             before = time.monotonic()
             await asyncio.sleep(pause)
             late = time.monotonic() - before - pause  # our own: a machine that slept says nothing of the workers

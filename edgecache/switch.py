@@ -24,7 +24,7 @@ class WayUp:
             direct = self.origin = Origins(settings, failed=origin_failed)
         else:
             direct = self.origin = OriginPool(settings, failed=origin_failed)
-            if settings.pop_secret or settings.residency_rules.home:
+            if settings.pop_secret or settings.pop_ca or settings.residency_rules.home:
                 direct = Confined(self.origin, settings.residency_rules.home)
         self.parents = Parents(settings, direct, failed=parent_failed) if settings.parents else None
         self.ask = (self.parents or direct).ask  # send a question

@@ -429,7 +429,8 @@ class Worker:
         self._sweep()
 
     def _secured(self, listener: socket.socket, *, for_pops: bool) -> SecureListener:
-        says_preface = self._trusted if self._expects_preface and not for_pops else None
+        expects = self._expects_preface and not for_pops
+        says_preface = (lambda peer: self._trusted(peer)) if expects else None  # whom we trust may change
         return SecureListener(
             listener, self, partial(self._context, for_pops), for_pops=for_pops, says_preface=says_preface
         )

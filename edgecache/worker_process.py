@@ -27,6 +27,7 @@ from edgecache.errors import ConfigError
 from edgecache.metrics import Snapshot
 from edgecache.own_log import OwnLog
 from edgecache.tasks import spawn
+from edgecache.wire.tls import hush_names
 
 log = logging.getLogger("edgecache.worker")
 DEFAULT_WORKER = "edgecache.worker:Worker"
@@ -70,6 +71,7 @@ def run(
     """Be a worker until the supervisor ends it; `worker` names the factory as `module:name`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # sent to a whole terminal at times: the supervisor leads
+    hush_names()
     sockets = [_adopted(fd) for fd in listen_fds]
     secure = {kind: [_adopted(fd) for fd in fds] for kind, fds in secure_fds.items() if fds}
     uvloop.run(_live(settings, sockets, secure, _adopted(control_fd), _factory(worker)))

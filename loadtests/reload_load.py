@@ -4,8 +4,9 @@
 
 Clients on kept connections, half of them over TLS, ask for objects that are cached and for ones that never are, and
 check status, length, every byte and whose certificate they got; nothing is tried again. Meanwhile the configuration's
-file changes and is reloaded, each fifth time with a new certificate and each tenth with one of the mistakes that
-operators make, and every few reloads all workers are relieved. On 127.0.0.1. Exit code: 0 if nothing failed, else 1.
+file changes and is reloaded, each fifth time with a new certificate, each seventh with another origin, each tenth after
+one of the mistakes that operators make, and every few reloads all workers are relieved. On 127.0.0.1. Exit code: 0 if
+nothing failed, else 1.
 """
 
 from __future__ import annotations
@@ -130,12 +131,12 @@ class Client:
 class Pop:
     """`edgecache serve` with two workers, its configuration in a file, and what its log has said."""
 
-    def __init__(self, directory: Path, origin: str, files: Files) -> None:
+    def __init__(self, directory: Path, origins: list[str], files: Files) -> None:
+        self._origins = origins
         self.file = directory / "edgecache.env"
         self.files = files
         self.plain_port, self.tls_port = free_port(), free_port()
         self._settings = {
-            "EDGECACHE_ORIGIN": origin,
             "EDGECACHE_LISTEN": f"127.0.0.1:{self.plain_port}",
             "EDGECACHE_ADMIN_LISTEN": "127.0.0.1:0",
             "EDGECACHE_TLS_LISTEN": f"127.0.0.1:{self.tls_port}",
@@ -186,6 +187,7 @@ class Pop:
         """Write the configuration anew: a number in it is another one each time, or a mistake is made."""
         self.serial += 1
         changing = {
+            "EDGECACHE_ORIGIN": self._origins[self.serial // 7 % len(self._origins)],
             "EDGECACHE_NEGATIVE_TTL": f"{1 + self.serial}ms",
             "EDGECACHE_HOSTS": f"{SITE},site-{self.serial}.test",
             "EDGECACHE_HSTS": f"max-age={self.serial}",
@@ -250,13 +252,12 @@ async def disturb(pop: Pop, authority: Authority, options: argparse.Namespace, d
 async def run(options: argparse.Namespace, directory: Path) -> int:
     """The whole of it; the exit code."""
     authority = Authority(directory / "ca")
-    port = free_port()
     big = directory / "big"
     big.write_bytes(b"x")
-    origin = await asyncio.create_subprocess_exec(
-        sys.executable, str(ROOT / "loadtests/bench/tiny_origin.py"), str(port), str(big)
-    )
-    pop = Pop(directory, f"http://127.0.0.1:{port}", authority.issue(SITE))
+    places = [free_port(), free_port()]
+    program = str(ROOT / "loadtests/bench/tiny_origin.py")
+    origins = [await asyncio.create_subprocess_exec(sys.executable, program, str(port), str(big)) for port in places]
+    pop = Pop(directory, [f"http://127.0.0.1:{port}" for port in places], authority.issue(SITE))
     tally, done, began = Tally(), Done(), time.monotonic()
     try:
         await pop.start()
@@ -276,9 +277,10 @@ async def run(options: argparse.Namespace, directory: Path) -> int:
         disturbed.cancel()
         code = await pop.stop()
     finally:
-        with suppress(ProcessLookupError):
-            origin.kill()
-        await origin.wait()
+        for origin in origins:
+            with suppress(ProcessLookupError):
+                origin.kill()
+            await origin.wait()
     trouble += judged(options, tally, done, pop, code)
     report(tally, done, pop, time.monotonic() - began)
     for line in trouble:

@@ -650,7 +650,7 @@ async def test_a_child_may_prove_itself_by_certificate_alone(origin: OriginDoubl
     above = {"pop_listen": "127.0.0.1:0", "pop_ca": pops.file, "tls_certificates": shown.pair, "hsts": "max-age=5"}
     async with running_pop(origin, pop="shield", region="eu", https_redirect="on", **above) as shield:
         ours = pops.issue("edge", uris=["edgecache:pop:edge"])
-        below = {"origin_certificate": ours.certificate, "origin_certificate_key": ours.key, "origin_ca": sites.file}
+        below = {"pop_certificate": ours.certificate, "pop_certificate_key": ours.key, "parent_ca": sites.file}
         url = f"https://localhost:{shield.pop_port}"
         async with running_pop(origin, pop="edge", region="eu", parents=url, **below) as edge:
             response = await edge.get("/a")
@@ -660,6 +660,20 @@ async def test_a_child_may_prove_itself_by_certificate_alone(origin: OriginDoubl
             assert set(entry.tags) == {b"red"}
             assert parents_of(edge).bypass.asked == 0
         assert len(origin.requests) == 1
+
+
+async def test_a_parent_over_tls_by_its_own_name(origin: OriginDouble, tmp_path: Path) -> None:
+    """Who proves itself by the secret may open TLS for the parent's name, and ask for any site."""
+    origin.on("/a", Reply(fields=[FRESH], body=b"x"))
+    sites = Authority(tmp_path, "sites")
+    above = {"tls_listen": "127.0.0.1:0", "tls_certificates": sites.issue("localhost").pair}
+    async with running_pop(origin, pop="shield", region="eu", pop_secret=SECRET, **above) as shield:
+        below = {"parent_ca": sites.file, "parents": f"https://localhost:{shield.tls_port}"}
+        async with running_pop(origin, pop="edge", region="eu", pop_secret=SECRET, **below) as edge:
+            response = await edge.get("/a")
+            assert (response.status, response.body) == (200, b"x")
+            assert (response.get("Cache-Status") or "").startswith("shield; fwd=uri-miss")
+            assert parents_of(edge).bypass.asked == 0
 
 
 async def test_a_parent_that_says_nothing_readable_proves_nothing(origin: OriginDouble) -> None:

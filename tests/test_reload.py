@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import os
 import signal
 from collections.abc import Callable
-from inspect import getclosurevars
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,15 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 # --- what is applied
 
 
+def doors_of(worker: Worker) -> list[str]:
+    """The doors that a request passes, from the outermost on."""
+    names, answer = [], worker.answer
+    while "locals" in answer.__qualname__:
+        names.append(answer.__qualname__)
+        answer = inspect.getclosurevars(answer).nonlocals["way"].answer
+    return names
+
+
 PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "origin": ("http://192.0.2.1:81", lambda worker: worker._pool.origin),
     "origins": ("eu=http://192.0.2.1|http://192.0.2.2", lambda worker: repr(worker._pool)),
@@ -109,6 +118,10 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "origin_certificate": ("", lambda worker: len(worker._pool._tls._files._paths)),
     "origin_certificate_key": ("", lambda worker: worker._pool._tls._files._paths),
     "origin_tls_verify": ("off", lambda worker: worker._pool._tls.context.verify_mode),
+    "parent_ca": ("", lambda worker: len(worker._parents.members[0].pool._tls.context.get_ca_certs())),
+    "parent_bypass": ("7", lambda worker: worker._parents.bypass._most),
+    "pop_certificate": ("", lambda worker: worker._parents.members[0].pool._tls._files._paths),
+    "pop_certificate_key": ("", lambda worker: worker._parents.members[0].pool._tls._files._paths),
     "origin_eject_after": ("7", lambda worker: worker._pool.members[0].health.breaker._failures),
     "origin_eject_for": ("7s", lambda worker: worker._pool.members[0].health.breaker._open_for),
     "origin_slow_start": ("7s", lambda worker: worker._pool.members[0].health._slow_start),
@@ -127,7 +140,7 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
         ],
     ),
     "tls_certificates": ("", lambda worker: worker._tls and worker._tls.pairs),
-    "https_redirect": ("8443", lambda worker: getclosurevars(worker.answer).nonlocals["way"].answer.__qualname__),
+    "https_redirect": ("8443", lambda worker: doors_of(worker)),
     "hsts": ("max-age=5", lambda worker: (worker.hsts, worker.edge.known.hsts)),
     "pop_ca": ("", lambda worker: worker._tls and worker._tls.identity),
     "geo_db": ("", lambda worker: worker._locator and worker._locator.geo._path),
@@ -162,6 +175,7 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
 }
 
 
+WITH_PARENTS: dict[str, object] = {"parents": "local=https://parent.test", "pop_secret": "0123456789abcdef" * 4}
 OF_SEVERAL = {
     name for name in PROBES if name.startswith(("origin_eject", "origin_slow", "origin_hedge", "origin_check"))
 }
@@ -178,32 +192,24 @@ def settings_for(name: str, authority: Authority, other: Authority) -> tuple[dic
     """What a worker starts with in the test of one setting, and what that setting is changed to."""
     pair = authority.issue(SITE)
     base: dict[str, object] = {"tls_listen": "127.0.0.1:0", "tls_certificates": pair.pair}
-    match name:
-        case "geo_db":
-            return base, "tests/data/geo/GeoIP2-Country-Test.mmdb"
-        case "tls_certificates":
-            return base, authority.issue(SITE, OTHER).pair
-        case "https_redirect":
-            return {}, PROBES[name][0]
-        case "pop_ca":
-            return base | {"pop_listen": "127.0.0.1:0", "pop_ca": authority.file}, other.file
-        case "origins":
-            return base, PROBES[name][0]
-        case "trace_sample":
-            return base | {"otlp_endpoint": "http://192.0.2.9:4318"}, PROBES[name][0]
-        case "origin_ca":
-            return base | {"origin": "https://a.test"}, authority.file
-        case "origin_tls_verify":
-            return base | {"origin": "https://a.test"}, "off"
-        case "origin_certificate":
-            return base | {"origin": "https://a.test"}, write_joined(pair)
-        case "origin_certificate_key":
-            joined = write_joined(pair)
-            return base | {"origin": "https://a.test", "origin_certificate": joined}, pair.key
-        case _ if name in OF_SEVERAL:
-            return {"origin": "", "origins": "eu=http://192.0.2.1|http://192.0.2.2"}, PROBES[name][0]
-        case _:
-            return base, PROBES[name][0]
+    https, joined = {"origin": "https://a.test"}, write_joined(pair)
+    known: dict[str, tuple[dict[str, object], object]] = {
+        "geo_db": (base, "tests/data/geo/GeoIP2-Country-Test.mmdb"),
+        "tls_certificates": (base, authority.issue(SITE, OTHER).pair),
+        "https_redirect": ({}, PROBES[name][0]),
+        "pop_ca": (base | {"pop_listen": "127.0.0.1:0", "pop_ca": authority.file}, other.file),
+        "origin_ca": (base | https, authority.file),
+        "origin_tls_verify": (base | https, "off"),
+        "origin_certificate": (base | https, joined),
+        "origin_certificate_key": (base | https | {"origin_certificate": joined}, pair.key),
+        "trace_sample": (base | {"otlp_endpoint": "http://127.0.0.1:1"}, PROBES[name][0]),
+        "parent_ca": (WITH_PARENTS, authority.file),
+        "parent_bypass": (WITH_PARENTS, PROBES[name][0]),
+        "pop_certificate": (WITH_PARENTS, joined),
+        "pop_certificate_key": (WITH_PARENTS | {"pop_certificate": joined}, pair.key),
+    }
+    several = {"origin": "", "origins": "eu=http://192.0.2.1|http://192.0.2.2"}
+    return known.get(name, (several if name in OF_SEVERAL else base, PROBES[name][0]))
 
 
 def write_joined(pair: Files) -> Path:
@@ -423,3 +429,19 @@ def test_what_was_decided_at_the_start_stays(tmp_path: Path) -> None:
     assert set(change.restart) == {"EDGECACHE_REGIONAL", "EDGECACHE_WORKERS"}
     assert change.settings.regional == "valkey://127.0.0.1:1"
     assert change.live == change.relief == ()
+
+
+def test_workers_read_the_files_where_they_may_not_open_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor with capabilities of its file keeps its descriptors to itself; what is unchanged is copied once."""
+    pair = Authority(tmp_path).issue(SITE)
+    file = tmp_path / "env"
+    write(file, origin="http://a.test", tls_listen="127.0.0.1:0", tls_certificates=pair.pair)
+    source = Source({}, str(file))
+    settings = load(source.read())
+    copied = Configuration(source, settings, Registry())
+    path = copied.environ["EDGECACHE_TLS_CERTIFICATES"]
+    assert path.startswith(f"/proc/{os.getpid()}/fd/")
+    for _ in range(3):
+        assert copied.read_again().environ["EDGECACHE_TLS_CERTIFICATES"] == path
+    monkeypatch.setattr("edgecache.copies.workers_may_open", lambda: False)
+    assert Configuration(source, settings, Registry()).environ["EDGECACHE_TLS_CERTIFICATES"] == pair.pair

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import sys
 from pathlib import Path
 
 import pytest
 from harness.certificates import Authority
 from harness.client import TIMEOUT, request_bytes
 from harness.origin import OriginDouble, Reply
-from harness.pop import Pop, running_pop
+from harness.pop import Pop, environment, running_pop
 from harness.tls_client import TlsClient, eventually, secured
 
+from edgecache.config import load
 from edgecache.key_pairs import KeyPair, described
-from edgecache.wire.tls import ServerSide, ServerTls
+from edgecache.wire.tls import ServerSide, ServerTls, hush_names
 
 SITE, OTHER = "www.example.test", "shop.example.test"
 FRESH = [("Cache-Control", "max-age=60")]
@@ -326,6 +328,21 @@ async def test_a_proxy_header_in_pieces(origin: OriginDouble, authority: Authori
         writer.close()
 
 
+async def test_whom_to_believe_may_change_under_a_listener(origin: OriginDouble, authority: Authority) -> None:
+    """After a reload, the PROXY header is read of those that are trusted now, and of nobody else."""
+    origin.otherwise(lambda request: Reply(200, [], (request.get("X-Forwarded-For") or "").encode()))
+    settings = over_tls(authority, trusted_proxies="10.0.0.0/8", proxy_protocol="on")
+    header = b"PROXY TCP4 192.0.2.7 192.0.2.1 1234 443\r\n"
+    async with running_pop(origin, **settings) as pop:
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            async with secured(pop.tls_port, authority.trusting(), before=header):
+                pass
+        changed = {**settings, "trusted_proxies": "127.0.0.1"}
+        await pop.worker.reload(load(environment(origin.url, changed.items())))
+        async with secured(pop.tls_port, authority.trusting(), before=header) as client:
+            assert (await client.ask("/", SITE)).body == b"192.0.2.7"
+
+
 async def test_a_drain_finishes_handshakes_and_answers(origin: OriginDouble, authority: Authority) -> None:
     """Who waits in the queue, or is in the middle of the handshake, is still answered, with Connection: close."""
     origin.otherwise(origin.versioned)
@@ -342,6 +359,31 @@ async def test_a_drain_finishes_handshakes_and_answers(origin: OriginDouble, aut
             assert (late.status, late.get("Connection")) == (200, "close")
             writer.close()
         await drained
+
+
+@pytest.mark.parametrize("name", [b"\xff" * 9, b"\0" * 9, b"a\nb\x1b[31m", b"a\t\nGET /", b"a b  c  d", b"a/b:c@d?e"])
+async def test_a_server_name_that_is_none(
+    origin: OriginDouble, authority: Authority, name: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handshake ends, it is counted, and no traceback fills the log."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    logged: list[object] = []
+    hush_names(logged.append)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    hello = authority.trusting().wrap_bio(incoming, outgoing, server_hostname="x" * 9)
+    with pytest.raises(ssl.SSLWantReadError):
+        hello.do_handshake()
+    async with running_pop(origin, **over_tls(authority)) as pop:
+        reader, writer = await asyncio.open_connection("127.0.0.1", pop.tls_port)
+        writer.write(outgoing.read().replace(b"x" * 9, name[:9].ljust(9, b"x")))
+        async with asyncio.timeout(TIMEOUT):
+            assert not (await reader.read()).startswith(b"\x16")  # no hello in return, at most an alert
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        await eventually(lambda: failures(pop, "other") == 1)
+        assert pop.worker._admission._count == 0
+    assert logged == []
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "::1", "2130706433"])

@@ -14,10 +14,11 @@ import pytest
 from harness.certificates import Authority, Files
 from harness.client import request_bytes
 from harness.origin import OriginDouble, Reply, running_origin
-from harness.pop import Pop, running_pop
+from harness.pop import Pop, environment, running_pop
 from harness.tls_client import eventually, secured
 from harness.valkey import Server
 
+from edgecache.config import load
 from edgecache.wire.tls_server import SecureConnection
 
 SITE = "www.example.test"
@@ -50,11 +51,11 @@ async def test_a_pop_is_known_by_its_certificate(origin: OriginDouble, sites: Au
     """The name in the URI of what the authority has signed; each connection has its own."""
     origin.otherwise(origin.versioned)
     async with running_pop(origin, **for_pops(sites, pops)) as pop, contextlib.AsyncExitStack() as stack:
-        for name in ("eu-1", "us-2"):
+        for name in ("eu-1", "us-2"):  # it opens TLS for the POP's name, and asks for any site
             context = sites.trusting(pops.issue("any", uris=[f"edgecache:pop:{name}"]))
             client = await stack.enter_async_context(secured(pop.pop_port, context))
-            for _ in range(4):
-                assert (await client.ask("/", SITE)).status == 200
+            for site in (SITE, "other.test", SITE, "other.test"):
+                assert (await client.ask("/", site)).status == 200
         assert sorted(peers(pop)) == [b"eu-1", b"us-2"]
 
 
@@ -125,6 +126,27 @@ async def test_a_pop_proves_itself_on_each_connection(origin: OriginDouble, site
     async with running_pop(origin, **for_pops(sites, pops)) as pop, secured(pop.pop_port, context) as client:
         await client.ask("/", SITE)
         assert client.info("ssl_object").session is None or not client.info("ssl_object").session.has_ticket
+
+
+async def test_the_authority_of_pops_is_replaced(
+    origin: OriginDouble, sites: Authority, pops: Authority, tmp_path: Path
+) -> None:
+    """Connections live on; new ones need what the new one has signed; a POP's renewed certificate is as good."""
+    origin.otherwise(origin.versioned)
+    uri, second = ["edgecache:pop:eu-1"], Authority(tmp_path / "second", "second")
+    settings = for_pops(sites, pops)
+    async with running_pop(origin, **settings) as pop:
+        old = sites.trusting(pops.issue("x", uris=uri))
+        async with secured(pop.pop_port, old) as kept:
+            assert (await kept.ask("/", SITE)).status == 200
+            async with secured(pop.pop_port, sites.trusting(pops.issue("x", uris=uri))) as renewed:
+                assert (await renewed.ask("/", SITE)).status == 200
+            await pop.worker.reload(load(environment(origin.url, {**settings, "pop_ca": second.file}.items())))
+            assert (await kept.ask("/", SITE)).status == 200
+            assert await bytes_got(pop.pop_port, old) == b""
+            async with secured(pop.pop_port, sites.trusting(second.issue("x", uris=uri))) as new:
+                assert (await new.ask("/", SITE)).status == 200
+        await eventually(lambda: failures(pop, "bad-certificate") == 1)
 
 
 # --- our own certificate, for origins

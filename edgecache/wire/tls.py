@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -20,7 +21,8 @@ from edgecache.key_pairs import Described, KeyPair, described, load_pair
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; those of 1.3 are all good
 HTTP_1_1: Final = ["http/1.1"]  # with h2.py this list grows, and `SecureConnection` hands such connections on
 POP_URI: Final = re.compile(r"edgecache:pop:([A-Za-z0-9._-]{1,64})")
-IP_LITERAL: Final = re.compile(r"[0-9.]+|.*:.*")
+HOST_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
+IP_LITERAL: Final = re.compile(r"[0-9.]+|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*", re.ASCII)
 LOOK_EVERY: Final = 5.0  # seconds between two looks at files
 
 
@@ -74,12 +76,25 @@ class _Choice:
         self.context.sslobject_class = ServerSide
         self.context.sni_callback = self._choose
 
-    def _choose(self, secured: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+    def _choose(self, secured: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
         if name and not IP_LITERAL.fullmatch(name):  # RFC 6066 §3: those are no names
+            if not HOST_NAME.fullmatch(name):
+                return ssl.AlertDescription.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
             asked = secured.server_name = name.lower().rstrip(".")  # type: ignore[attr-defined]
             chosen = self._by_name.get(asked) or self._by_name.get("*." + asked.partition(".")[2])
             if chosen is not None:
                 secured.context = chosen
+        return None
+
+
+def hush_names(next_hook: Callable[[sys.UnraisableHookArgs], object] = sys.unraisablehook) -> None:
+    """Log no traceback for a client's SNI that is not ASCII: `ssl` refuses it, and it is counted as other failures."""
+
+    def hook(args: sys.UnraisableHookArgs) -> None:
+        if not (isinstance(args.exc_value, UnicodeDecodeError) and isinstance(args.object, bytes)):
+            next_hook(args)
+
+    sys.unraisablehook = hook
 
 
 def _server_context() -> ssl.SSLContext:
