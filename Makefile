@@ -3,7 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+<<<<<<< HEAD
+.PHONY: run test check fuzz bench chain real-sites readme
+=======
 .PHONY: run test check fuzz bench real-sites load reload-load dashboards-check purge-load readme
+>>>>>>> e581e5c05cd922612e964331fe2852568cc97b77
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -27,6 +31,10 @@ fuzz: $(VENV)/.installed-test
 # Speed beside nginx, HAProxy and varnish, as far as they are installed.
 bench: $(VENV)/.installed-test
 	$(BIN)/python loadtests/bench.py
+
+# A chain of POPs over a WAN of relays: latency and origin requests with and without tiers, and what breaks it.
+chain: $(VENV)/.installed-test
+	$(BIN)/python loadtests/chain.py $(CHAIN)
 
 # The main job on real input: nginx with /usr/share/doc and Datasette, behind edgecache.
 real-sites: $(VENV)/.installed-test

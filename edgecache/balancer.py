@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edgecache.body import Body
@@ -49,8 +50,11 @@ class Check(NamedTuple):
 class Member:
     """One server: its connections, how it is doing, and what it was asked and has not answered."""
 
-    def __init__(self, origin: Origin, region: str, pool: OriginPool, health: Health, jurisdiction: str = "") -> None:
+    def __init__(
+        self, origin: Origin, region: str, pool: OriginPool, health: Health, jurisdiction: str = "", name: str = ""
+    ) -> None:
         self.origin = origin
+        self.name = name  # what decides which keys it owns
         self.region = region
         self.jurisdiction = jurisdiction
         self.pool = pool
@@ -58,11 +62,19 @@ class Member:
         self.attempts: set[Attempt] = set()
         self.next_check = 0.0  # monotonic seconds
         self.heard = float("-inf")  # monotonic seconds: its last answer, to a check or a question
+        self.ejected = float("-inf")  # monotonic seconds: when that last happened
         self.check: Checking | None = None
 
     def load(self, now: float) -> float:
         """What asking it costs."""
         return self.health.load(len(self.attempts), now)
+
+    def failed(self, now: float) -> None:
+        """It has let us down."""
+        opened = self.health.breaker.opened
+        self.health.failed(now)
+        if self.health.breaker.opened != opened:
+            self.ejected = now
 
     def __repr__(self) -> str:
         return f"<Member {self.origin}, {len(self.attempts)} under way>"
@@ -146,13 +158,22 @@ class Balancer:
         ejected = (member for member in candidates if not member.health.is_well(may_probe=False, now=now))
         return next((member for member in ejected if member.health.is_well(may_probe=True, now=now)), None)
 
-    def may_try_another(self, question: Question, tried: tuple[Member, ...], *, sent: bool) -> bool:
-        """Whether a question may be put to somebody else: within the budget, if one who was tried has had it."""
+    def may_try_another(
+        self, question: Question, tried: tuple[Member, ...], *, sent: bool, lost_since: float = inf
+    ) -> bool:
+        """Whether a question may be put to somebody else: within the budget, if one who was tried has had it.
+
+        What was lost with a member that was ejected since is beside the budget: it is what was under way there, once.
+        """
         if self._closed or not may_ask_another(question.method, sent=sent, has_body=question.body is not None):
             return False
         if not self.has_untried(question, tried):
             return False
-        return not sent or (len(tried) < MOST_TRIES and self.retries.spend(self.questions, self.clock()))
+        if not sent:
+            return True
+        if len(tried) >= MOST_TRIES:
+            return False
+        return lost_since <= tried[-1].ejected or self.retries.spend(self.questions, self.clock())
 
     # --- life
 
@@ -166,12 +187,20 @@ class Balancer:
             if now >= member.next_check:
                 self.check(member, now)
 
-    def move(self, attempt: Attempt) -> None:
-        """Put the question to somebody else in the stead of one who gives no sign of life, within the budget."""
-        if not attempt.cancelled and self.may_try_another(attempt.question, attempt.tried, sent=attempt.is_sent):
-            attempt.member.health.failed(self.clock())
-            attempt.give_up()
-            self.put(attempt.inquiry, attempt.tried)
+    def move(self, attempts: list[Attempt]) -> None:
+        """Put these to somebody else in the stead of those who give no sign of life, as far as that may be."""
+        now = self.clock()
+        for attempt in attempts:
+            attempt.member.failed(now)  # all of them first, so that none is asked in the stead of another
+        for attempt in attempts:
+            since = attempt.since
+            if attempt.cancelled:
+                continue
+            if attempt.steps_aside():
+                attempt.give_up()
+            elif self.may_try_another(attempt.question, attempt.tried, sent=attempt.is_sent, lost_since=since):
+                attempt.give_up()
+                self.put(attempt.inquiry, attempt.tried)
 
     def slow_attempts(self, before: float) -> list[Attempt]:
         """What was asked before then, and is not answered."""
@@ -292,7 +321,7 @@ class Attempt(Delegate):
             rival.give_up()
             self.inquiry.asked_on = self._asked_on
 
-    def _steps_aside(self) -> bool:
+    def steps_aside(self) -> bool:
         """Whether what went wrong here need not be told, because a rival may still do better."""
         rival, self._rival = self._rival, None
         if rival is None or rival.cancelled:
@@ -329,9 +358,9 @@ class Attempt(Delegate):
             member.health.answered(now - self.since, now)
             balancer.latencies.add(now - self.since)
         elif speaks is not Speaks.ELSEWHERE:
-            member.health.failed(now)
+            member.failed(now)
         if speaks in (Speaks.UNAVAILABLE, Speaks.ELSEWHERE, Speaks.DISTRUSTED):
-            if self._steps_aside():
+            if self.steps_aside():
                 return False
             if self._may_go_on(sent=speaks is Speaks.UNAVAILABLE):
                 balancer.put(self.inquiry, self.tried)
@@ -344,17 +373,19 @@ class Attempt(Delegate):
         """Somebody else is asked, if that is safe and within the budget."""
         self.member.attempts.discard(self)
         if not isinstance(error, OriginBusy) and error.reason not in NOT_ITS_FAULT:
-            self.member.health.failed(self._balancer.clock())
-        if self._steps_aside():
+            self.member.failed(self._balancer.clock())
+        if self.steps_aside():
             return
-        if error.reason not in NOT_ITS_FAULT and self._may_go_on(sent=self.is_sent):
+        if error.reason not in NOT_ITS_FAULT and self._may_go_on(sent=self.is_sent, lost_since=self.since):
             self._balancer.put(self.inquiry, self.tried)
         else:
             self.inquiry.fail(error)
 
-    def _may_go_on(self, *, sent: bool) -> bool:
-        inquiry = self.inquiry
-        return not inquiry.cancelled and self._balancer.may_try_another(inquiry.question, self.tried, sent=sent)
+    def _may_go_on(self, *, sent: bool, lost_since: float = inf) -> bool:
+        question = self.inquiry.question
+        return not self.inquiry.cancelled and self._balancer.may_try_another(
+            question, self.tried, sent=sent, lost_since=lost_since
+        )
 
 
 class Checking(Inquiry):

@@ -59,6 +59,7 @@ from edgecache.setting_types import (
     Kind,
     Network,
     Origin,
+    Parent,
     PurgeToken,
     is_loopback,
     one_of,
@@ -428,8 +429,11 @@ class Settings:
     )
 
     # Parents: other POPs that are asked instead of the origin
-    parents: Mapping[str, tuple[Origin, ...]] = setting(
-        PARENTS, "", "POPs asked instead of the origin, each object of one of them; of this region first."
+    parents: Mapping[str, tuple[Parent, ...]] = setting(
+        PARENTS,
+        "",
+        "POPs asked instead of the origin, each object of one of them; of this region first."
+        " #name after a URL where POPs know the same parent by several URLs.",
     )
     parent_ca: str = setting(
         CERTIFICATES, "", "PEM file of the authorities trusted for parents' own certificates; empty is the system's."
@@ -740,8 +744,8 @@ def _wrong_parents(settings: Settings) -> Iterator[ConfigError]:
         words = "needs EDGECACHE_POP_SECRET, or https and EDGECACHE_POP_CERTIFICATE: parents answer whom they know"
         yield ConfigError("EDGECACHE_PARENTS", words)
     origins = {origin for listed in settings.origins.values() for origin in listed} or {settings.origin}
-    if twice := origins.intersection(parents):
-        yield ConfigError("EDGECACHE_PARENTS", f"names {min(map(str, twice))}, which is an origin")
+    if twice := {str(origin) for origin in origins}.intersection(map(str, parents)):
+        yield ConfigError("EDGECACHE_PARENTS", f"names {min(twice)}, which is an origin")
 
 
 def _wrong_residency(settings: Settings) -> Iterator[ConfigError]:

@@ -16,6 +16,8 @@ from edgecache.rules.residency import REASON, may_have
 from edgecache.wire.errors import OriginBusy
 from edgecache.wire.h1_client import Inquiry, Question
 
+SILENT: Final = 1.5  # seconds without any answer of an origin
+SILENT_TO: Final = 5  # questions, at least, that wait so long
 NO_ORIGIN: Final = "no origin is in the jurisdiction that the answer must not leave"
 
 
@@ -104,6 +106,7 @@ class Origins(Balancer):
         super().sweep(now)
         if self._hedges and len(self.members) > 1 and any(member.attempts for member in self.members):
             self.hedge(self.slow_attempts(self.clock() - self.latencies.slow()))
+            self._leave_silent(self.clock())
 
     def hedge(self, attempts: Iterable[Attempt]) -> None:
         """Put each of these safe questions to one more origin, within the budget; the first answer counts.
@@ -127,6 +130,15 @@ class Origins(Balancer):
             if member not in attempt.tried and member.health.is_well(may_probe=False, now=now)
         ]
         return min(well, key=lambda member: member.load(now), default=None)
+
+    def _leave_silent(self, now: float) -> None:
+        """Go on from an origin that has answered nothing while so many questions waited: that is no slow answer."""
+        silent: list[Attempt] = []
+        for member in self.members:
+            waiting = [attempt for attempt in member.attempts if attempt.since < now - SILENT]
+            if len(waiting) >= SILENT_TO and member.heard <= min(attempt.since for attempt in waiting):
+                silent += waiting
+        self.move(silent)
 
     def check_of(self, member: Member) -> Check | None:
         """Any answer below 400 to the path that is set is good."""

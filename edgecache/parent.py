@@ -33,6 +33,7 @@ from edgecache.wire.h1_client import Inquiry, Question
 log = logging.getLogger("edgecache")
 SILENT: Final = 1.0  # seconds without a sign of life from a parent, after which its questions are put to another
 LOOPED: Final = 508
+UNBOUNDED: Final = 64  # questions under way at a parent that are not held against it: few are uneven by chance
 
 
 class Parents(Balancer):
@@ -60,6 +61,7 @@ class Parents(Balancer):
                 OriginPool(for_parent(settings, parent, patience), clock, failed),
                 self.new_health(),
                 settings.residency_rules.of_region(region or settings.region),
+                parent.name,
             )
             for region, parents in settings.parents.items()
             for parent in parents
@@ -90,9 +92,9 @@ class Parents(Balancer):
     @staticmethod
     def _owner(question: Question, members: list[Member], now: float) -> Member:
         assert question.wording is not None, "other questions go past the parents"
-        named = {str(member.origin): member for member in members}
+        named = {member.name: member for member in members}
         weights = {name: member.health.share(now) for name, member in named.items()}
-        load = {name: len(member.attempts) for name, member in named.items()}
+        load = {name: max(0, len(member.attempts) - UNBOUNDED) for name, member in named.items()}
         return named[ranked_by_load(question.wording.key, weights, load)[0]]
 
     def nobody(self, inquiry: Inquiry) -> None:
@@ -136,9 +138,7 @@ class Parents(Balancer):
         """End what is overdue, look for signs of life, go on where there are none; `now` in monotonic seconds."""
         super().sweep(now)
         self.bypass.sweep(now)
-        for attempt in self.slow_attempts(self.clock() - SILENT):
-            if self._is_silent(attempt):
-                self.move(attempt)
+        self.move([attempt for attempt in self.slow_attempts(self.clock() - SILENT) if self._is_silent(attempt)])
 
     def _is_silent(self, attempt: Attempt) -> bool:
         """Whether nothing at all has come from the parent since it was asked, and it does not answer a check.

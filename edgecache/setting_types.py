@@ -82,6 +82,18 @@ class Origin:
         return f"{self.scheme}://{self.authority}"
 
 
+@dataclass(frozen=True, slots=True)
+class Parent(Origin):
+    """A POP that is asked instead of the origin, and the name by which all POPs know it: else its URL."""
+
+    known_as: str = ""
+
+    @property
+    def name(self) -> str:
+        """What decides which keys it owns."""
+        return self.known_as or str(self)
+
+
 def bracketed(host: str) -> str:
     """The host as a URL writes it: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host
@@ -192,15 +204,26 @@ def origins(text: str) -> dict[str, tuple[Origin, ...]]:
     return found
 
 
-def parents(text: str) -> dict[str, tuple[Origin, ...]]:
+def parents(text: str) -> dict[str, tuple[Parent, ...]]:
     """Parents by region, out of `https://a,https://b` (this POP's own region, named "") or `eu=https://a|https://b`."""
     members = [part.strip() for part in text.split(",") if part.strip()]
-    own = tuple(origin(member) for member in members if "=" not in member)
-    found = origins(",".join(member for member in members if "=" in member))
-    everybody = [*own, *(parent for listed in found.values() for parent in listed)]
-    if len(set(everybody)) != len(everybody):
+    own = tuple(parent(member) for member in members if "=" not in member)
+    found = {"": own} if own else {}
+    for region, urls in _pairs(",".join(member for member in members if "=" in member)):
+        if word(region) in found:
+            raise ValueError(f"names the region {region} twice")
+        found[region] = tuple(parent(url.strip()) for url in urls.split("|"))
+    everybody = [one for listed in found.values() for one in listed]
+    if len({one.name for one in everybody}) != len(everybody) or len(set(map(str, everybody))) != len(everybody):
         raise ValueError("names a parent twice")
-    return {"": own, **found} if own else found
+    return found
+
+
+def parent(text: str) -> Parent:
+    """A parent out of `http(s)://host[:port]`, perhaps followed by `#name`."""
+    url, mark, name = text.partition("#")
+    found = origin(url)
+    return Parent(found.scheme, found.host, found.port, word(name) if mark else "")
 
 
 def secrets(text: str) -> tuple[bytes, ...]:

@@ -228,7 +228,8 @@ async def test_a_safe_request_whose_origin_hangs_up_is_asked_of_another() -> Non
     async with fleet(("eu", 2)) as one:
         one.doubles[0].otherwise(Reply(cut_head_at=0))
         assert await one.ask(12) == {200: 12}
-        assert one.origins.retries.spent == len(one.doubles[0].requests)
+        assert len(one.doubles[0].requests) == 5
+        assert one.origins.retries.spent == 4, "what was lost with an origin that is ejected is beside the budget"
 
 
 async def test_retries_stay_within_their_budget_when_everything_fails() -> None:
@@ -377,6 +378,45 @@ async def test_nothing_is_hedged_before_it_is_slow_or_when_it_is_switched_off() 
         one.origins.sweep(one.now)
         assert one.origins.hedged == 0
         client.close()
+
+
+async def test_a_region_that_falls_silent_is_left_for_another() -> None:
+    """Nothing comes from either of its origins: what waits there, more than the budget pays for, is asked elsewhere."""
+    async with fleet(("eu", 2), ("us", 1)) as one:
+        assert await one.ask(40) == {200: 40}
+        for double in one.doubles[:2]:
+            double.otherwise(hang())
+        asking = [asyncio.ensure_future(one.pop.get(f"/silent/{number}")) for number in range(60)]  # noqa: TID251
+        while sum(one.asked()[:2]) < 100:
+            await let_others_run()
+        for _ in range(3):
+            one.now += 2
+            one.origins.sweep(one.now)
+            for _ in range(5):
+                await let_others_run()
+        assert [response.status for response in await asyncio.gather(*asking)] == [200] * 60
+        assert all(member.health.breaker.opened == 1 for member in one.origins.members[:2])
+        assert len(one.doubles[2].requests) == 60
+
+
+async def test_an_origin_that_still_answers_others_is_not_silent() -> None:
+    """However long a few of its answers take."""
+    async with fleet(("eu", 2), origin_hedge="off") as one:
+        assert await one.ask(40) == {200: 40}
+        for double in one.doubles:
+            double.on("/slow", hang())
+        clients = [await one.pop.open() for _ in range(16)]
+        for client in clients:
+            await client.request("GET", "/slow", ())
+        while sum(len(member.attempts) for member in one.origins.members) < 16:
+            await let_others_run()
+        one.now += 1
+        assert await one.ask(20) == {200: 20}
+        one.now += 1
+        one.origins.sweep(one.now)
+        assert all(member.health.breaker.opened == 0 for member in one.origins.members)
+        for client in clients:
+            client.reset()
 
 
 async def test_of_two_that_race_the_one_that_fails_steps_aside() -> None:

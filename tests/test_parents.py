@@ -714,6 +714,8 @@ async def until(true: Callable[[], bool]) -> None:
         ({"PARENTS": "http://a,us=http://a"}, "EDGECACHE_PARENTS: .* names a parent twice"),
         ({"PARENTS": "us=http://a,us=http://b"}, "EDGECACHE_PARENTS: .* twice"),
         ({"PARENTS": "ftp://a"}, "EDGECACHE_PARENTS: "),
+        ({"PARENTS": "http://a#x,http://b#x"}, "EDGECACHE_PARENTS: .* names a parent twice"),
+        ({"PARENTS": "http://a#"}, "EDGECACHE_PARENTS: "),
         ({"PARENTS": "http://origin"}, "EDGECACHE_PARENTS: names http://origin, which is an origin"),
         ({"POP_SECRET": "short"}, "EDGECACHE_POP_SECRET: .* shorter"),
         ({"PARENT_BYPASS": "0"}, "EDGECACHE_PARENT_BYPASS: "),
@@ -726,6 +728,20 @@ def test_a_bad_configuration_refuses_the_start(settings: dict[str, str], words: 
         load({f"EDGECACHE_{name}": value for name, value in environ.items()})
     assert "\n" not in str(caught.value)
     assert "short'" not in str(caught.value)
+
+
+async def test_parents_with_names_have_the_same_owner_behind_other_addresses(origin: OriginDouble) -> None:
+    """Each edge knows the shields by URLs of its own."""
+    origin.otherwise(Reply(200, [FRESH], b"x"))
+    async with chain(origin, shields=2, edges=0) as one, AsyncExitStack() as stack:
+        for number in range(3):
+            ways = [await stack.enter_async_context(running_proxy(shield.port)) for shield in one.shields]
+            urls = ",".join(f"http://127.0.0.1:{way.port}#shield-{place}" for place, way in enumerate(ways))
+            settings = {"parents": urls, "pop_secret": SECRET, "region": "eu", "pop": f"edge-{number}"}
+            edge = await stack.enter_async_context(running_pop(origin, **settings))
+            for target in range(20):
+                assert (await edge.get(f"/{target}")).status == 200
+    assert len(origin.requests) == 20
 
 
 def test_parents_without_a_region_are_of_this_pops_own() -> None:

@@ -34,6 +34,8 @@ class CutHere(Exception):
 class FaultProxy:
     """Listens on `port` and relays to `target_port`; `up` is client to target, `down` is the way back."""
 
+    handshake = False  # whether a connection takes a round trip before its first byte, as TCP's does
+
     def __init__(self, target_port: int, target_host: str = "127.0.0.1", sleep: Sleep = asyncio.sleep) -> None:
         self.target = (target_host, target_port)
         self.port = 0
@@ -92,13 +94,20 @@ class FaultProxy:
         assert task is not None
         self._open[task] = writers = [writer]
         try:
+            if self.handshake and (round_trip := self.up.latency + self.down.latency):
+                await self._sleep(round_trip)
             far_reader, far_writer = await asyncio.open_connection(*self.target)
             writers.append(far_writer)
             await asyncio.gather(
                 self._pump(lambda: self.up, reader, far_writer, writers),
                 self._pump(lambda: self.down, far_reader, writer, writers),
             )
-        except (OSError, CutHere, asyncio.CancelledError):
+        except (
+            OSError,
+            RuntimeError,
+            CutHere,
+            asyncio.CancelledError,
+        ):  # uvloop's of a closed transport is a RuntimeError
             pass
         finally:
             del self._open[task]

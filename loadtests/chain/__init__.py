@@ -1,0 +1,1 @@
+"""A chain of POPs on one machine, with the delays of a WAN between them, and what breaks it."""
