@@ -3,11 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-<<<<<<< HEAD
-.PHONY: run test check fuzz bench chain real-sites readme
-=======
-.PHONY: run test check fuzz bench real-sites load reload-load dashboards-check purge-load readme
->>>>>>> e581e5c05cd922612e964331fe2852568cc97b77
+.PHONY: run test check fuzz bench chain real-sites load reload-load dashboards-check purge-load readme
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
