@@ -118,7 +118,7 @@ class Invalidation:
     def proves(self, record: Record) -> bool:
         """Whether `record`, which another process stored, is usable as it is."""
         vector = vector_of(record.seen)
-        if vector is None or self.replaying or self.is_unproven(record.url):
+        if vector is None or self.replaying or self.cut_off:  # cut off, the answer has to say so
             return False
         normal = self._memory.normal_key(record.url)
         return self.log.check_vector(Subject(record.url, record.tags, normal), vector) is Verdict.USABLE

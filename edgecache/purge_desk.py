@@ -7,6 +7,7 @@ have applied it. `GET /purges/{id}` says who has, when, and who lags; `GET /purg
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -51,6 +52,9 @@ class Desk:
 
     def start(self) -> None:
         """Begin what it does by itself."""
+
+    def buried(self, pid: int) -> None:
+        """The worker that was this process is no more: nobody has to wait for it."""
 
     async def close(self) -> None:
         """End."""
@@ -125,6 +129,16 @@ class PurgeDesk(Desk):
     def start(self) -> None:
         """Copy the logs of the other regions, from now on."""
         self._tasks = [spawn(copier.run(), f"copy the log of {copier.peer}") for copier in self._copiers]
+
+    def buried(self, pid: int) -> None:
+        """The worker that was this process is no more: nobody has to wait for it."""
+        spawn(self._forget(f"{self._pop}/{pid}."), "a worker is no more")
+
+    async def _forget(self, prefix: str) -> None:
+        with contextlib.suppress(*Failure):
+            dead = [one.name for one in await self._writer.store.members() if one.name.startswith(prefix)]
+            if dead:
+                await self._writer.store.leave(*dead)
 
     async def close(self) -> None:
         """End."""

@@ -37,7 +37,7 @@ class Life:
         self._process: asyncio.subprocess.Process | None = None
         self._control: asyncio.StreamWriter | None = None
         self._fresh = asyncio.Event()
-        self.ready = False
+        self.ready = self.was_ready = False
         self.settled = asyncio.Event()  # it is ready, or has ended
         self.over = asyncio.Event()
         self._reloaded: asyncio.Future[bool] | None = None
@@ -102,7 +102,7 @@ class Life:
         self.heard = time.monotonic()
         match message:
             case {"ready": True}:
-                self.ready = self._slot.ever_ready = True
+                self.ready = self.was_ready = self._slot.ever_ready = True
                 self.settled.set()
                 log.info("worker ready slot=%d pid=%d", self._slot.number, self.pid)
             case {"metrics": snapshot}:
@@ -193,6 +193,7 @@ class Slot:
         self.command = command
         self.environ = environ
         self.on_relief = on_relief
+        self.on_end: Callable[[int], None] = lambda pid: None
         self.on_log: Callable[[Life, Mapping[str, Any]], None] = lambda life, message: None
         self.on_spans = on_spans
         self.ever_ready = False
@@ -216,6 +217,7 @@ class Slot:
     def buried(self, life: Life) -> None:
         """`life` has ended: keep what it counted."""
         self.lives.remove(life)
+        self.on_end(life.pid)
         self._past = metrics.merge([self._past, metrics.cumulative(life.snapshot)])
 
     @property

@@ -135,6 +135,7 @@ class Supervisor:
         self._hub = Hub(lambda: [life for slot in self._slots for life in slot.lives])
         for slot in self._slots:
             slot.on_log = self._hub.hear
+            slot.on_end = self._on_end
         self._desk: Desk | None = None
         self._deaths = self._registry.counter("edgecache_worker_deaths", "Workers that ended unasked.")
         self._hangs = self._registry.counter("edgecache_worker_hangs", "Workers killed because they hung.")
@@ -223,7 +224,8 @@ class Supervisor:
             slot.current = None
             lived = time.monotonic() - life.began
             self._deaths.value += 1
-            quick_deaths = quick_deaths + 1 if lived < QUICK_DEATH else 0
+            quick = lived < QUICK_DEATH or not life.was_ready  # a slow machine takes longer to fail
+            quick_deaths = quick_deaths + 1 if quick else 0
             pause = pause_before_restart(quick_deaths)
             log.warning("worker died slot=%d code=%s lived=%.1fs restart=%.1fs", slot.number, life.code, lived, pause)
             self._give_up_if_futile(quick_deaths)
@@ -281,6 +283,10 @@ class Supervisor:
         log.info("%s: relieving the workers one by one", why)
         for slot in self._slots:
             self._to_relieve.put_nowait(slot)
+
+    def _on_end(self, pid: int) -> None:
+        if self._desk is not None and pid:
+            self._desk.buried(pid)
 
     def _on_relief(self, slot: Slot) -> None:
         log.info("worker asks to be relieved slot=%d", slot.number)

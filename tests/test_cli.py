@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -108,6 +109,7 @@ def test_purge_by_the_command_line(environment: pytest.MonkeyPatch, capsys: Outp
     token = "a-token-that-may-purge"
     with running_pop(worker=DEFAULT_WORKER, admin_token=token, regional="embedded", workers=2) as pop:
         pop.expect_worker()
+        os.kill(pop.expect_worker(), signal.SIGKILL)  # nobody waits for the dead
         pop.expect_worker()
         admin = ("--admin", f"http://127.0.0.1:{pop.admin_port}")
         environment.setenv("EDGECACHE_ADMIN_TOKEN", token)

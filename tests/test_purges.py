@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from harness.client import ReceivedResponse, let_others_run
+from harness.clock import FakeClock
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
 from harness.valkey import Server
@@ -323,3 +324,53 @@ async def test_consistent_refuses_a_write_that_nobody_hears_of(site: Site, origi
             answer = await one.request("PUT", "/a", body=b"x")
             assert (answer.status, json.loads(answer.body)["reason"]) == (503, "log-unreachable")
     assert not origin.requests
+
+
+@pytest.mark.parametrize("by", ["url", "tag"])
+async def test_a_purge_during_a_fill(site: Site, origin: OriginDouble, valkey: Server, by: str) -> None:
+    """The answer that was on its way when the purge came is for who had asked before, and for nobody afterwards."""
+    gate = asyncio.Event()
+    held = []
+
+    async def slow(request: ReceivedRequest) -> Reply:
+        reply = site.reply(request)  # of this version, whatever comes
+        if not gate.is_set():
+            held.append(request)
+            await gate.wait()
+        return reply
+
+    origin.otherwise(slow)
+    async with pops(origin, valkey) as (one, two):
+        early = asyncio.ensure_future(one.get("/a"))  # noqa: TID251
+        while not held:
+            await let_others_run(1)
+        site.version = 2
+        assert (await purge(two, "/a", *([("Surrogate-Key", "a")] if by == "tag" else []))).status == 200
+        await applied(one, two)
+        late = asyncio.ensure_future(one.get("/a"))  # noqa: TID251
+        await let_others_run(5)
+        gate.set()
+        assert (await early).body == b"v1"
+        assert (await late).body == b"v2"
+        for pop in (one, two, one, two):
+            assert await body(pop, "/a") == b"v2"
+
+
+async def test_clocks_take_no_part(site: Site, origin: OriginDouble, valkey: Server) -> None:
+    """One POP's clock is ten minutes behind, the other's ten ahead: purges are as exact as ever."""
+    site.fields = [("Cache-Control", "max-age=100000")]
+    settings = {"regional": valkey.url, "regional_timeout": "2s", "region": "eu", "purge_tokens": f"cms={TOKEN}"}
+    slow, fast = FakeClock(), FakeClock()
+    slow.jump(-600)
+    fast.jump(600)
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(running_pop(origin, slow, pop="slow", **settings))
+        two = await stack.enter_async_context(running_pop(origin, fast, pop="fast", **settings))
+        for version, purger in enumerate((one, two, one, two), start=2):
+            for pop in (one, two):
+                assert await body(pop, "/a") == b"v%d" % (version - 1)
+            site.version = version
+            await purge(purger, "/a")
+            await applied(one, two)
+            for pop in (one, two, one, two):
+                assert await body(pop, "/a") == b"v%d" % version
