@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fuzz bench real-sites readme
+.PHONY: run test check fuzz bench real-sites hostile-load readme
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -31,6 +31,10 @@ bench: $(VENV)/.installed-test
 # The main job on real input: nginx with /usr/share/doc and Datasette, behind edgecache.
 real-sites: $(VENV)/.installed-test
 	$(BIN)/python loadtests/real_sites.py
+
+# Hostile clients and accidents under load, each figure beside its bound: eight minutes; HOSTILE="--quick --only sockets".
+hostile-load: $(VENV)/.installed-test
+	$(BIN)/python loadtests/hostile_load.py $(HOSTILE)
 
 # Write the table of settings into README.md.
 readme: $(VENV)/.installed

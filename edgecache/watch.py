@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Final
 
+from edgecache.lag import LoopLag
 from edgecache.metrics import Counter, Histogram, Registry
 from edgecache.regional import Read
 from edgecache.rules.breaker import State
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ROUND_TRIPS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
-SWEEP_SECONDS: Final = 0.25
 
 
 class Watch:
@@ -49,8 +49,7 @@ class Watch:
         }
         self._refused: dict[str, Counter] = {}
         self.regional = RegionalCounts(self.registry)
-        self._lag = self.registry.gauge("edgecache_loop_lag_seconds", "How late the last sweep ran.", across="max")
-        self._last_look = 0.0
+        self.lag = LoopLag(self.registry)
 
     def _histogram(self, result: Result) -> Histogram:
         return self.registry.histogram(
@@ -158,12 +157,6 @@ class Watch:
         self.registry.counter(
             "edgecache_origin_failures", "Failures of the origin, by reason.", reason=reason
         ).value += 1
-
-    def looked(self, now: float) -> None:
-        """A sweep runs at `now`, in the loop's seconds."""
-        if self._last_look:
-            self._lag.value = max(0.0, now - self._last_look - SWEEP_SECONDS)
-        self._last_look = now
 
 
 class RegionalCounts:

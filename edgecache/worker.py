@@ -52,6 +52,7 @@ from edgecache.wire.proxy_protocol import PrefacedConnection
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
 FROM_PROXY: Final = b"\n"  # before the bytes of a head that a trusted proxy sent: no head begins so
 BACKLOG: Final = 4096  # connections that wait to be accepted
+MOST_UNSENT: Final = 256 * 1024  # bytes of answers that the kernel holds for a client beyond what is on its way to it
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
 BREAKER_FAILURES: Final = 5  # in a row, until the regional tier is let alone
 BREAKER_OPEN_FOR: Final = 0.5  # seconds
@@ -257,8 +258,10 @@ class Worker:
         loop = asyncio.get_running_loop()
         for listener in sockets:
             own = listener.dup()
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT)  # connections inherit it
             server = await loop.create_server(self._accepted, sock=own, backlog=BACKLOG)
             self._servers.append((server, own))
+        self.watch.lag.start()
         self._sweep()
 
     def _accepted(self) -> asyncio.Protocol:
@@ -290,6 +293,7 @@ class Worker:
         self._stop_accepting()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        self.watch.lag.stop()
         for connection in tuple(self.connections):
             connection.cut()
         for preface in tuple(self._prefaced):
@@ -323,7 +327,6 @@ class Worker:
 
     def _sweep(self) -> None:
         """One pass over everything that has a deadline; there is no other timer."""
-        loop = asyncio.get_running_loop()
         now = self.clock()
         self.crowded = self._admission.crowded
         for connection in tuple(self.connections):
@@ -337,8 +340,7 @@ class Worker:
         self._pool.sweep(now)
         self._log.flush()
         self.edge.sweep()
-        self.watch.looked(loop.time())
-        self._sweeper = loop.call_later(SWEEP, self._sweep)
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
 
 
 def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[], float]) -> Regional | None:
