@@ -68,6 +68,14 @@ class Inquiry:
         """There is no answer."""
         raise NotImplementedError
 
+    @property
+    def uploads(self) -> bool:
+        """Whether the question waits, or may come to wait, for more of its body from the client."""
+        body = self.question.body
+        if body is None or body.ended or self.cancelled:
+            return False
+        return self.asked_on is None or self.asked_on.is_sending(self)
+
     def cancel(self) -> None:
         """Nobody wants the answer any more."""
         self.cancelled = True
@@ -114,6 +122,7 @@ class OriginConnection(asyncio.Protocol):
         "_body",
         "_buffer",
         "_cursor",
+        "_held_since",
         "_inquiry",
         "_interim_count",
         "_known_head",
@@ -155,6 +164,7 @@ class OriginConnection(asyncio.Protocol):
         self._sized = False  # the answer under way says how long it is
         self._rated = 0.0  # seconds that it has been coming in while somebody took it, up to the last sweep
         self._rated_until = 0.0  # monotonic seconds of that sweep; 0 = none since it began or was held back
+        self._held_since = inf  # monotonic seconds; since when its readers hold it back
         self._tunnel: Callable[[bytes | None], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -412,18 +422,35 @@ class OriginConnection(asyncio.Protocol):
         self._fail(OriginTimeout(reason, "the upstream did not answer in time"))
         self.close()
 
+    # --- when connections are short
+
+    def is_sending(self, inquiry: Inquiry) -> bool:
+        """Whether the body of `inquiry` still goes out here."""
+        return self._sending and self._inquiry is inquiry
+
+    def held_for(self, now: float) -> float:
+        """For how many seconds the answer's readers have held it back; negative infinity if they do not."""
+        return now - self._held_since
+
+    def shed(self) -> None:
+        """Others need the connection more than readers that take nothing: their answer is cut short."""
+        self._fail(OriginError("held-back", "the readers of the answer took nothing"))
+        self.close()
+
     # --- back-pressure on the answer's body, and leaving HTTP
 
     def pause_reading(self) -> None:
         """The readers of the answer do not keep up; the origin is not to blame for the time."""
         self.deadline = inf
         self._rated_until = 0.0
+        self._held_since = self._pool.clock()
         if not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """The readers have caught up."""
         self.deadline = self._pool.clock() + self._pool.between_bytes_timeout
+        self._held_since = inf
         if not self.transport.is_closing():
             self.transport.resume_reading()
 

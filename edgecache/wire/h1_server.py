@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import select
+import struct
 from collections.abc import Callable
+from contextlib import suppress
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Final, cast
 
 from edgecache.body import Body
@@ -24,9 +27,10 @@ from edgecache.wire.site import Site
 log = logging.getLogger("edgecache")
 MAX_PIPELINED: Final = 64 * 1024  # bytes read ahead of the request being answered
 MOST_AT_ONCE: Final = 32  # pipelined requests taken in one turn of the event loop
-MOST_HELD: Final = 64 * 1024  # bytes of a chunked body that are checked before anything of it goes upstream
-LONGEST_HELD: Final = 1.0  # seconds that this may take; slower bodies are passed on as they come
+MOST_HELD: Final = 64 * 1024  # bytes of a body that are here before anything of it goes upstream
+LONGEST_HELD: Final = 1.0  # seconds that this may take in chunks; slower ones are passed on as they come
 LINGER: Final = 2.0  # seconds that a refused client's bytes are read and thrown away, so that it can read the refusal
+AT_ONCE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: reset, and drop what was not sent
 DRAIN_IDLE: Final = 1.0  # seconds without a request after which a draining server may close without cutting one off
 
 
@@ -216,8 +220,8 @@ class ClientConnection(asyncio.Protocol):
         if not request.keep_alive or self.site.draining:
             self.closing = True
         exchange = self._exchange = Exchange(self, request, raw, body)
-        if request.framing.chunked and (b"expect" not in request.fields or self._at < len(self._buffer)):
-            self._held = True  # nothing goes upstream before its framing is known to be right, if it comes in time
+        if body is not None and (b"expect" not in request.fields or self._at < len(self._buffer)):
+            self._held = True  # upstream nobody waits for a slow client, nor is told what may prove to be malformed
         else:
             self.site.answer(exchange)
 
@@ -295,7 +299,15 @@ class ClientConnection(asyncio.Protocol):
     # --- the end
 
     def cut(self) -> None:
-        """End the connection at once, visibly unfinished."""
+        """End the connection at once, visibly unfinished: an end in good order may be taken for the answer's."""
+        self._reset()
+
+    def _reset(self) -> None:
+        """End with RST: what the kernel still holds is not kept for a client that may never take it."""
+        socket = self.transport.get_extra_info("socket")
+        if socket is not None:
+            with suppress(OSError):  # it may be closed already
+                socket.setsockopt(SOL_SOCKET, SO_LINGER, AT_ONCE)
         self.transport.abort()
 
     def _turn_away(self, error: BadRequest) -> None:
@@ -356,7 +368,7 @@ class ClientConnection(asyncio.Protocol):
         """A request's body must keep moving, and at no less than the lowest rate once it has had its time."""
         if self._paused or self._exchange is None:
             return
-        if self._held and now - self._exchange.began > LONGEST_HELD:
+        if self._held and self._exchange.request.framing.chunked and now - self._exchange.began > LONGEST_HELD:
             self._let_go()
         took = now - self._exchange.began
         too_slow = took > self.site.body_timeout and self._body_bytes < took * self.site.min_rate
@@ -369,7 +381,7 @@ class ClientConnection(asyncio.Protocol):
         if waiting != self._stalled:
             self._stalled, self._since = waiting, now
         elif waited > self.site.body_timeout:
-            self.transport.abort()
+            self._reset()
 
     # --- back-pressure on the request's body, and leaving HTTP
 
