@@ -9,9 +9,22 @@ body: readers are aborted, and nothing is stored.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Final, Protocol, cast
 
 WINDOW: Final = 256 * 1024  # bytes held for the slowest reader of a body that only flows
+SLICE: Final = 256 * 1024  # bytes of a complete content that are handed to a reader at once
+
+
+class Room(Protocol):
+    """Where the bytes count that are kept of bodies until they are complete."""
+
+    def take(self, size: int) -> bool:
+        """Whether `size` more bytes may be kept; they count from now on."""
+
+    def give(self, size: int) -> None:
+        """`size` bytes are kept no longer."""
 
 
 class Source(Protocol):
@@ -75,6 +88,10 @@ class Cursor:
         """The number of the piece that this reader takes next."""
         return self._next
 
+    def go_on_at(self, number: int) -> None:
+        """The body was cut anew: the next piece is `number` now."""
+        self._next = number
+
 
 class Body:
     """The content of one message. All mutable state: the pieces held, their readers, and whether the source waits."""
@@ -86,7 +103,10 @@ class Body:
         "_keep",
         "_paused",
         "_read",
+        "_room",
+        "_roomed",
         "_source",
+        "content",
         "failed",
         "finished",
         "let_go",
@@ -106,16 +126,19 @@ class Body:
         self._source = source
         self._paused = False
         self._read = False  # a reader has come
+        self._room: Room | None = None
+        self._roomed = 0  # bytes that count there
+        self.content: bytes | None = None  # the whole, once it is complete and in one piece
         self._cursors: list[Cursor] = []
 
     @classmethod
     def of(cls, content: bytes) -> Body:
         """A body that is complete."""
         body = cls(keep=len(content))
-        if content:
-            body.pieces.append(content)
         body.size = body._held = len(content)
         body.finished = True
+        body.content = content
+        body.pieces = [content] if len(content) <= SLICE else _slices(content, range(0, len(content), SLICE))
         return body
 
     @property
@@ -145,10 +168,26 @@ class Body:
         else:
             self._ends.append(told)
 
-    def keep_up_to(self, size: int) -> None:
-        """Hold up to `size` bytes from the first on; to be said before the first byte."""
+    def keep_up_to(self, size: int, room: Room | None = None) -> None:
+        """Hold up to `size` bytes from the first on, as far as there is `room`; to be said before the first byte."""
         self._keep = size
+        self._room = room
         self._let_go()  # what was held back may come now
+
+    def settle(self, content: bytes) -> None:
+        """Let readers that are behind go on in `content`, the whole as it is stored: nothing is kept twice."""
+        self.content = content
+        if not self._cursors:
+            self.pieces = [content]
+            return
+        starts = [0]
+        for piece in self.pieces:
+            starts.append(starts[-1] + len(piece))
+        places = [starts[cursor.next_piece] for cursor in self._cursors]
+        cuts = sorted({*places, *range(0, len(content), SLICE)} - {len(content)})
+        self.pieces = _slices(content, cuts)
+        for cursor, place in zip(self._cursors, places, strict=True):
+            cursor.go_on_at(bisect_left(cuts, place))
 
     def begin_with(self, piece: bytes) -> None:
         """Put `piece` before what has arrived; only before the first reader."""
@@ -189,10 +228,27 @@ class Body:
         self.pieces.append(piece)
         self.size += len(piece)
         self._held += len(piece)
+        if self._room is not None:
+            self._count(self._room, len(piece))
         for cursor in tuple(self._cursors):
             cursor.pump()
         if self.size > self._keep:
             self._let_go()
+
+    def _count(self, room: Room, size: int) -> None:
+        """What is kept counts; where there is no room for more, the body only flows from now on."""
+        if self.size > self._keep:
+            self._leave_room()
+        elif room.take(size):
+            self._roomed += size
+        else:
+            self._keep = 0
+            self._leave_room()
+
+    def _leave_room(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            room.give(self._roomed)
 
     def finish(self) -> None:
         """The content is complete."""
@@ -207,6 +263,7 @@ class Body:
             self._end()
 
     def _end(self) -> None:
+        self._leave_room()
         source, self._source = self._source, None
         if self._paused and source is not None:  # it will bring other bodies
             source.resume_reading()
@@ -241,6 +298,12 @@ class Body:
     def __repr__(self) -> str:
         state = "finished" if self.finished else "failed" if self.failed else "open"
         return f"<Body {state}, {self.size} bytes, {len(self._cursors)} readers>"
+
+
+def _slices(content: bytes, cuts: Sequence[int]) -> list[bytes]:
+    """`content` cut at `cuts`, without a copy."""
+    view = memoryview(content)
+    return [cast(bytes, view[start:end]) for start, end in zip(cuts, [*cuts[1:], len(content)], strict=True)]
 
 
 class BodyEnd(Protocol):

@@ -44,6 +44,7 @@ from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_server import ClientConnection
 
 KNOWN_HIT: Final = b"hit"  # in the log, for Cache-Status: its ttl is in the head only
+KNOWN: Final = 8  # known heads and rendered answers hold an eighth of the memory at most
 MOST_FLIGHTS: Final = 3  # flights that one request follows before it goes alone
 OF_THE_RESPONSE: Final = frozenset(  # reasons that will hold for the next request too
     (
@@ -92,7 +93,7 @@ class Edge:
         self.upstream = upstream
         self.region = region  # None: there is no regional tier
         self.clock = clock  # epoch seconds
-        self.known = KnownHeads()
+        self.known = KnownHeads(memory.account.budget // KNOWN, memory.account.hold)
         self._retired = 0  # of the memory, when answers were last let go
         self._follower_timeout = follower_timeout
         self._stale_wait = stale_wait

@@ -61,7 +61,7 @@ class Fills:
             self._refused(decision.reason)
             return decision.reason
         stored = decision.stored
-        reply.body.keep_up_to(self._memory.largest)
+        reply.body.keep_up_to(self._memory.largest, self._memory.account)
         reply.body.when_ended(lambda body: self._complete(request, stored, reply, body))
         length = reply.response.framing.length
         if (
@@ -87,12 +87,13 @@ class Fills:
             return  # an unfinished body is never stored
         if not body.whole:
             if self._region is None or body.size > self._largest:
-                self._refused(Refused.TOO_LARGE)
+                self._refused(Refused.TOO_LARGE if body.size > self._memory.largest else Refused.NO_ROOM)
             return
         if not self._is_of_use(key, stored, reply):
             self._refused(Refused.PURGED)
             return
-        content = body.pieces[0] if len(body.pieces) == 1 else b"".join(body.pieces)
+        content = body.content if body.content is not None else b"".join(body.pieces)
+        body.settle(content)
         if stored.whole_length is not None:
             self._put_part(key, request, stored, reply, content)
             return

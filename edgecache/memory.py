@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from edgecache.account import Account
 from edgecache.eviction import POLICIES, EvictionPolicy
 from edgecache.rules.cache_key import SearchVariance, no_vary_search
 from edgecache.rules.message import Fields
@@ -174,6 +175,7 @@ class Memory:
         self._slots: EvictionPolicy[bytes, Slot] = POLICIES[policy](
             budget, getsizeof=lambda slot: slot.size, on_evict=self._evicted
         )
+        self.account = Account(budget, largest, self._slots.limit)  # what is held outside of the slots
         self._search: dict[bytes, tuple[SearchVariance, int]] = {}  # path → rule and its number
         self._search_count = 0
 
@@ -245,6 +247,7 @@ class Memory:
             self._retire(slot)
             self._slots.pop(key, None)
             return None
+        self.account.look()
         return None if entry.gone else entry
 
     def resize(self, entry: Entry) -> None:
@@ -296,9 +299,11 @@ class Memory:
         self.retired += 1
         if isinstance(slot, Entry):
             slot.gone = True
+            self.account.left(slot.content)
         elif slot is not None:
             for entry in slot.by_values.values():
                 entry.gone = True
+                self.account.left(entry.content)
 
     @property
     def size(self) -> int:

@@ -69,6 +69,8 @@ class Watch:
         """Export what these parts know of themselves."""
         gauge, counter = self.registry.gauge, self.registry.counter
         gauge("edgecache_memory_bytes", "Bytes in the memory tier.", read=lambda: edge.memory.size)
+        account = edge.memory.account
+        gauge("edgecache_memory_held_bytes", "Of its budget, but held elsewhere.", read=lambda: account.held)
         gauge("edgecache_memory_objects", "URLs in the memory tier.", read=lambda: len(edge.memory))
         counter("edgecache_memory_evictions", "URLs that left for want of memory.", read=lambda: edge.memory.evictions)
         gauge("edgecache_flights", "Questions upstream that may be followed.", read=lambda: len(edge.flights))

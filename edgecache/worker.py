@@ -52,6 +52,7 @@ from edgecache.wire.proxy_protocol import PrefacedConnection
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
 FROM_PROXY: Final = b"\n"  # before the bytes of a head that a trusted proxy sent: no head begins so
 BACKLOG: Final = 4096  # connections that wait to be accepted
+HEADS: Final = 16  # what request heads parse to holds a sixteenth of the memory at most
 MOST_UNSENT: Final = 256 * 1024  # bytes of answers that the kernel holds for a client beyond what is on its way to it
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
 BREAKER_FAILURES: Final = 5  # in a row, until the regional tier is let alone
@@ -81,7 +82,6 @@ class Worker:
         self.clock = time.monotonic
         self._wall = clock
         self._drain_grace = settings.drain_grace
-        self._heads = RequestHeads(HeadLimits(settings.max_line, settings.max_fields, settings.max_head))
         self.watch = Watch()
         make = Origins if settings.origins else OriginPool
         self._pool = make(settings, failed=self.watch.origin_failed)
@@ -93,6 +93,11 @@ class Worker:
         self._sweeper: asyncio.TimerHandle | None = None
         self._expects_preface = settings.proxy_protocol
         self.edge = self._build(settings, clock)
+        limits, account = (
+            HeadLimits(settings.max_line, settings.max_fields, settings.max_head),
+            self.edge.memory.account,
+        )
+        self._heads = RequestHeads(limits, account.budget // HEADS, account.hold)
         self.watch.read(self.edge, self._pool, self.connections, self._log)
         if isinstance(self._pool, Origins):
             self.watch.read_origins(self._pool)
@@ -340,7 +345,18 @@ class Worker:
         self._pool.sweep(now)
         self._log.flush()
         self.edge.sweep()
+        self._cut_readers()
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+
+    def _cut_readers(self) -> None:
+        """Cut whoever has read slowest of what has left the memory, while such readers hold too much of it."""
+        account = self.edge.memory.account
+        account.look()
+        contents = account.to_cut()
+        if contents:
+            readers = [one for one in self.connections if id(one.reads) in contents]
+            for connection in sorted(readers, key=lambda one: one.since)[: 1 + len(readers) // 2]:
+                connection.cut()
 
 
 def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[], float]) -> Regional | None:

@@ -20,11 +20,12 @@ from pathlib import Path
 
 import uvloop
 from bench.processes import StartError
-from hostile_load import pop, sockets
+from hostile_load import budget, crash, pop, readers, rolling, sockets
 from hostile_load.report import Figure, say, table
 
 Part = Callable[[int, bool], Awaitable[list[Figure]]]
 DESCRIPTORS = 16_384
+MIB = 1024 * 1024
 
 
 async def slow_sockets(origin: int, quick: bool) -> list[Figure]:
@@ -32,8 +33,32 @@ async def slow_sockets(origin: int, quick: bool) -> list[Figure]:
     return await sockets.measure(origin, *((600, 1, 4.0) if quick else (2000, 3, 8.0)))
 
 
+async def slow_readers(origin: int, quick: bool) -> list[Figure]:
+    """One reader at a byte a second."""
+    return await readers.measure(origin, *((20 * MIB, 1, 4) if quick else (50 * MIB, 3, 4)))
+
+
+async def rolling_restart(origin: int, quick: bool) -> list[Figure]:
+    """Workers relieved under load."""
+    return await rolling.measure(origin, *((10_000, 600.0) if quick else (100_000, 1000.0)))
+
+
+async def accidents(origin: int, quick: bool) -> list[Figure]:
+    """kill -9 and a full disk."""
+    return await crash.measure(origin, *((1, 2.0) if quick else (4, 5.0)))
+
+
+async def working_set(origin: int, quick: bool) -> list[Figure]:
+    """Ten times the memory."""
+    return await budget.measure(origin, *((16 * MIB, 12.0, 60_000) if quick else (48 * MIB, 25.0, 100_000)))
+
+
 PARTS: dict[str, tuple[str, Part]] = {
     "sockets": ("Silent and dripping sockets (FAULTS 30)", slow_sockets),
+    "readers": ("A reader at a byte a second of what twenty others share", slow_readers),
+    "rolling": ("Rolling restart of the workers (FAULTS 59)", rolling_restart),
+    "crash": ("kill -9 of a worker; a full disk for the log (FAULTS 60)", accidents),
+    "budget": ("A working set of ten times the memory (FAULTS 60)", working_set),
 }
 
 

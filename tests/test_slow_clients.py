@@ -1,4 +1,4 @@
-"""Clients that send or read slowly do not keep others from the origin, and what is cut short is seen to be cut short."""
+"""Clients that send or read slowly do not keep others from the origin; what is cut short is seen to be cut short."""
 
 from __future__ import annotations
 

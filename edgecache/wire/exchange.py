@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from edgecache.body import Body, Cursor
+from edgecache.body import SLICE, Body, Cursor
 from edgecache.rules.message import Request
 from edgecache.rules.reasons import Result
 from edgecache.wire import h1_render as render
@@ -74,6 +74,11 @@ class Exchange:
         size = len(content)
         self.status, self.started, self.bytes_out = status, True, size
         head += connection.persistence(self.request)
+        if size > SLICE:  # not all at once: what waits for a slow client is a slice, and it is known who reads what
+            connection.transport.write(head)
+            self.bytes_out = 0
+            self._read(Body.of(content))
+            return
         if size <= 16384:
             connection.transport.write(head + content)
         else:
@@ -108,9 +113,17 @@ class Exchange:
             self.reply(status, head, body.pieces[0] if body.pieces else b"")
             return
         self.start(status, head, length)
+        self._read(body)
+
+    def _read(self, body: Body) -> None:
         cursor = body.read_into(self)
         if not self.gone:  # it waits for more, or for the client to take what is there
             self._cursor = (body, cursor)
+
+    @property
+    def reads(self) -> bytes | None:
+        """The complete content that the client is still reading, if it is one."""
+        return self._cursor[0].content if self._cursor is not None else None
 
     def write(self, piece: bytes) -> None:
         """A piece of the answer's body."""

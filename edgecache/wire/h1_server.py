@@ -296,6 +296,16 @@ class ClientConnection(asyncio.Protocol):
             return b"Connection: close\r\n\r\n"
         return b"Connection: keep-alive\r\n\r\n" if request.http_1_0 else b"\r\n"
 
+    @property
+    def reads(self) -> bytes | None:
+        """The complete content that the client is still reading, if it is one."""
+        return self._exchange.reads if self._exchange is not None else None
+
+    @property
+    def since(self) -> float:
+        """Monotonic seconds: the last time that something moved."""
+        return self._since
+
     # --- the end
 
     def cut(self) -> None:

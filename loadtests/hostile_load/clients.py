@@ -139,7 +139,8 @@ class Clients:
         self._requests = requests
         self._gap = connections / rate  # seconds between two requests of one client
         self._count = connections
-        self._stopped = False
+        self.stopped = False
+        self.open: set[Connection] = set()
         self.tally = Tally()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -150,7 +151,7 @@ class Clients:
 
     async def stop(self) -> Tally:
         """End after the answers that are under way."""
-        self._stopped = True
+        self.stopped = True
         await asyncio.gather(*self._tasks)
         return self.tally
 
@@ -163,7 +164,7 @@ class Clients:
     async def _one(self, number: int) -> None:
         due = time.monotonic() + self._gap * number / self._count
         connection: Connection | None = None
-        while not self._stopped:
+        while not self.stopped:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             due = max(due + self._gap, time.monotonic() - self._gap)  # a slow answer is not made up for by a burst
             connection = await self._once(connection)
@@ -178,6 +179,7 @@ class Clients:
             if connection is None or connection.closed:
                 tally.reopened += connection is not None
                 connection = await Connection.open(self._port)
+                self.open = {one for one in self.open if not one.closed} | {connection}
             status = await connection.ask(next(self._requests))
         except (Broken, OSError) as error:
             tally.failures.append(str(error))
