@@ -44,8 +44,13 @@ class Account:
         self.hold(size)
         return True
 
+    def grow(self, size: int) -> None:
+        """Hold `size` more bytes of a body that only flows: it is bounded by itself, and no longer to be stored."""
+        self.filling += size
+        self.hold(size)
+
     def give(self, size: int) -> None:
-        """The same bytes back."""
+        """So many bytes of a body back."""
         self.filling -= size
         self.hold(-size)
 

@@ -23,8 +23,11 @@ class Room(Protocol):
     def take(self, size: int) -> bool:
         """Whether `size` more bytes may be kept; they count from now on."""
 
+    def grow(self, size: int) -> None:
+        """`size` more bytes are held for a while, kept or not."""
+
     def give(self, size: int) -> None:
-        """`size` bytes are kept no longer."""
+        """`size` bytes are held no longer."""
 
 
 class Source(Protocol):
@@ -236,14 +239,11 @@ class Body:
             self._let_go()
 
     def _count(self, room: Room, size: int) -> None:
-        """What is kept counts; where there is no room for more, the body only flows from now on."""
-        if self.size > self._keep:
-            self._leave_room()
-        elif room.take(size):
-            self._roomed += size
-        else:
+        """What is held counts; where there is no room to keep more, the body only flows from now on."""
+        self._roomed += size
+        if self.size > self._keep or not room.take(size):
             self._keep = 0
-            self._leave_room()
+            room.grow(size)
 
     def _leave_room(self) -> None:
         room, self._room = self._room, None
@@ -279,7 +279,11 @@ class Body:
             none = self.let_go + len(self.pieces)
             slowest = min((cursor.next_piece for cursor in self._cursors), default=none)
             if slowest > self.let_go:
-                self._held -= sum(map(len, self.pieces[: slowest - self.let_go]))
+                taken = sum(map(len, self.pieces[: slowest - self.let_go]))
+                self._held -= taken
+                if self._room is not None:
+                    self._roomed -= taken
+                    self._room.give(taken)
                 del self.pieces[: slowest - self.let_go]
                 self.let_go = slowest
         if self._source is None:

@@ -92,8 +92,7 @@ class Fills:
         if not self._is_of_use(key, stored, reply):
             self._refused(Refused.PURGED)
             return
-        content = body.content if body.content is not None else b"".join(body.pieces)
-        body.settle(content)
+        content = self._memory.joined(body)
         if stored.whole_length is not None:
             self._put_part(key, request, stored, reply, content)
             return

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from edgecache.account import Account
+from edgecache.body import Body
 from edgecache.eviction import POLICIES, EvictionPolicy
 from edgecache.rules.cache_key import SearchVariance, no_vary_search
 from edgecache.rules.message import Fields
@@ -202,6 +203,15 @@ class Memory:
     def touch(self, entry: Entry) -> None:
         """`entry` was used without a look-up."""
         self._slots.touch(entry.key)
+
+    def joined(self, body: Body) -> bytes:
+        """The content of a complete `body` in one piece, for which room is made before it is there twice."""
+        if body.content is None:
+            self.account.hold(2 * body.size)
+            body.settle(b"".join(body.pieces))
+            self.account.hold(-2 * body.size)
+        assert body.content is not None, "it was settled"
+        return body.content
 
     def put(
         self, key: bytes, stored: Stored, content: bytes, segments: Segments | None = None, passed: int = 0

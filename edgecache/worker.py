@@ -52,6 +52,7 @@ from edgecache.wire.proxy_protocol import PrefacedConnection
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
 FROM_PROXY: Final = b"\n"  # before the bytes of a head that a trusted proxy sent: no head begins so
 BACKLOG: Final = 4096  # connections that wait to be accepted
+GAPS: Final = 6  # a sixth of the memory is for the allocator's gaps between what is stored, and for what is not counted
 HEADS: Final = 16  # what request heads parse to holds a sixteenth of the memory at most
 MOST_UNSENT: Final = 256 * 1024  # bytes of answers that the kernel holds for a client beyond what is on its way to it
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
@@ -117,7 +118,8 @@ class Worker:
     def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
         pop = settings.pop.encode()
         log = PurgeLog()
-        memory = Memory(settings.worker_memory, settings.memory_policy, settings.largest_object, settings.max_variants)
+        budget = settings.worker_memory - settings.worker_memory // GAPS
+        memory = Memory(budget, settings.memory_policy, settings.largest_object, settings.max_variants)
         flights = Flights(settings.hit_for_miss)
         tier = self._regional = regional_tier(settings, self.watch.regional, clock)
         invalidation = Invalidation(log, memory, flights, clock)

@@ -21,6 +21,7 @@ from typing import Any, Protocol, cast
 import orjson
 import uvloop
 
+from edgecache.allocator import give_back
 from edgecache.config import Settings
 from edgecache.metrics import Snapshot
 from edgecache.tasks import spawn
@@ -52,6 +53,7 @@ def run(settings: Settings, listen_fds: Sequence[int], control_fd: int, worker: 
     """Be a worker until the supervisor ends it; `worker` names the factory as `module:name`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # sent to a whole terminal at times: the supervisor leads
+    give_back()
     uvloop.run(_live(settings, [_adopted(fd) for fd in listen_fds], _adopted(control_fd), _factory(worker)))
 
 
