@@ -36,6 +36,11 @@ class Account:
 
     # --- bodies that arrive
 
+    @property
+    def crowded(self) -> bool:
+        """Whether half of what may be held of bodies is."""
+        return self.filling + self.lingering > self._most_filling // 2
+
     def take(self, size: int) -> bool:
         """Hold `size` more bytes of a body that arrives; False if that is too much."""
         if self.filling + size > self._most_filling:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # names of malloc.h
-OWN_MAPPING: Final = 300 * 1024  # bytes; above the largest read of a socket, which is freed at once
+OWN_MAPPING: Final = 96 * 1024  # bytes
 FREE_AT_END: Final = 1024 * 1024  # bytes that the heap keeps free at its end
 ARENAS: Final = 2  # the event loop's, and that of all other threads
 

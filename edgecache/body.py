@@ -20,6 +20,10 @@ SLICE: Final = 256 * 1024  # bytes of a complete content that are handed to a re
 class Room(Protocol):
     """Where the bytes count that are kept of bodies until they are complete."""
 
+    @property
+    def crowded(self) -> bool:
+        """Whether it is time to hold back what nobody is waiting for."""
+
     def take(self, size: int) -> bool:
         """Whether `size` more bytes may be kept; they count from now on."""
 
@@ -172,9 +176,11 @@ class Body:
             self._ends.append(told)
 
     def keep_up_to(self, size: int, room: Room | None = None) -> None:
-        """Hold up to `size` bytes from the first on, as far as there is `room`; to be said before the first byte."""
+        """Hold up to `size` bytes from the first on, as far as there is `room`; before it is read."""
         self._keep = size
-        self._room = room
+        if room is not None and not self.ended:
+            self._room = room
+            self._count(room, self._held)
         self._let_go()  # what was held back may come now
 
     def settle(self, content: bytes) -> None:
@@ -235,8 +241,15 @@ class Body:
             self._count(self._room, len(piece))
         for cursor in tuple(self._cursors):
             cursor.pump()
-        if self.size > self._keep:
+        if self._room is not None or self.size > self._keep:
             self._let_go()
+
+    def _is_ahead(self) -> bool:
+        """Whether even the fastest reader is far behind, while memory is short: what it needs later can come later."""
+        if self._room is None or not self._room.crowded or not self._cursors:
+            return False
+        fastest = max(cursor.next_piece for cursor in self._cursors)
+        return sum(map(len, self.pieces[fastest - self.let_go :])) > WINDOW
 
     def _count(self, room: Room, size: int) -> None:
         """What is held counts; where there is no room to keep more, the body only flows from now on."""
@@ -291,7 +304,7 @@ class Body:
         if self._read and not self._cursors and not self.whole and not self.ended:
             self._source.abandoned()  # nobody reads it, and nobody will keep it
             return
-        behind = not self.whole and self._held > WINDOW
+        behind = self._held > WINDOW and (not self.whole or self._is_ahead())
         if behind and not self._paused:
             self._paused = True
             self._source.pause_reading()
