@@ -63,6 +63,9 @@ class Sink(Protocol):
     def abort(self) -> None:
         """The body will never be complete: the receiver must see that."""
 
+    def goes_alone(self, at: int) -> bool:
+        """Whether the receiver gets what follows byte `at` by another way from now on."""
+
 
 class Cursor:
     """One reader's place in a body."""
@@ -94,6 +97,10 @@ class Cursor:
     def next_piece(self) -> int:
         """The number of the piece that this reader takes next."""
         return self._next
+
+    def goes_alone(self, at: int) -> bool:
+        """Whether the sink goes its own way from byte `at` on."""
+        return self._sink.goes_alone(at)
 
     def go_on_at(self, number: int) -> None:
         """The body was cut anew: the next piece is `number` now."""
@@ -243,6 +250,17 @@ class Body:
             cursor.pump()
         if self._room is not None or self.size > self._keep:
             self._let_go()
+
+    def part_with_laggards(self) -> None:
+        """Somebody has held everybody back for a while: who is far behind goes alone, if others wait, and if it can."""
+        end = self.let_go + len(self.pieces)
+        if self.whole or all(cursor.next_piece < end for cursor in self._cursors):
+            return
+        for cursor in tuple(self._cursors):
+            behind = sum(map(len, self.pieces[cursor.next_piece - self.let_go :]))
+            if behind > WINDOW and cursor.goes_alone(self.size - behind):
+                self._cursors.remove(cursor)
+        self._let_go()
 
     def _is_ahead(self) -> bool:
         """Whether even the fastest reader is far behind, while memory is short: what it needs later can come later."""

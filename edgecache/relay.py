@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 from edgecache import answers
@@ -14,7 +15,7 @@ from edgecache.invalidation import Invalidation
 from edgecache.known import KnownPass
 from edgecache.memory import Entry
 from edgecache.regional import Regional
-from edgecache.rules import cache_status, rfc9111, scopes
+from edgecache.rules import cache_status, ranges, rfc9111, scopes
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Response
 from edgecache.rules.purge_log import Stamp
@@ -142,7 +143,48 @@ class Relays:
             member = cache_status.forwarded(self.pop, why, status=status, stored=stored, collapsed=collapsed)
         exchange.result, exchange.cache_status = result, member
         head = answers.from_upstream(reply.response, member, self._clock())
+        if self._has_rest(exchange, reply):
+            exchange.ask_for_rest = partial(self._ask_for_rest, exchange, reply.response)
         exchange.stream(status, head, reply.response.framing.length, reply.body)
+
+    @staticmethod
+    def _has_rest(exchange: Exchange, reply: Reply) -> bool:
+        """Whether any part of the answer can be asked for again, and is known to be of the same representation."""
+        response = reply.response
+        strong = (response.fields.get(b"etag") or b"").startswith(b'"')
+        sized = response.framing.length is not None and response.status == 200
+        return strong and sized and not reply.tier and exchange.request.method == b"GET"
+
+    def _ask_for_rest(self, exchange: Exchange, response: Response, at: int) -> None:
+        """Ask for what follows byte `at` of `response`, for `exchange` alone (RFC 9110 §13.1.5)."""
+        request, etag = exchange.request, response.fields.get(b"etag") or b""
+        fields = rfc9111.unconditional(request).plus((b"Range", b"bytes=%d-" % at), (b"If-Range", etag))
+        rest = _Rest(self.upstream.question(request, fields, exchange.client), *self.upstream.stamp())
+        rest.exchange, rest.etag, rest.span = exchange, etag, (at, response.framing.length)
+        exchange.inquiry = rest
+        self.upstream.ask(rest)
+
+
+class _Rest(Inquiry):
+    """The question for the rest of an answer that others do not wait for."""
+
+    exchange: Exchange
+    etag: bytes
+    span: tuple[int, int | None]  # the first byte, and the length of the whole
+
+    def on_answer(self, response: Response, body: Body) -> None:
+        self.exchange.inquiry = None
+        part = ranges.content_range(response.fields.get(b"content-range"))
+        at, whole = self.span
+        fits = part is not None and (part.first, part.end, part.whole) == (at, whole, whole)
+        if response.status == 206 and fits and response.fields.get(b"etag") == self.etag:
+            self.exchange.go_on_with(body)
+        else:
+            body.discard()
+            self.exchange.abort()
+
+    def on_failure(self, error: OriginError) -> None:
+        self.exchange.abort()
 
 
 class _Relay(Inquiry):

@@ -35,6 +35,7 @@ class Exchange:
     inquiry: Cancellable | None = None  # to be cancelled if the client leaves before the end
     _cursor: tuple[Body, Cursor] | None = None
     _chunked = False
+    ask_for_rest: Callable[[int], None] | None = None  # how to get the answer's rest by another way
 
     def __init__(self, connection: ClientConnection, request: Request, raw: bytes, body: Body | None) -> None:
         self.request = request
@@ -144,6 +145,21 @@ class Exchange:
         """The answer cannot be completed: the connection is cut, which no client takes for an end."""
         if self._connection is not None:
             self._connection.cut()
+
+    def goes_alone(self, at: int) -> bool:
+        """Whether the rest from byte `at` on comes by another way: others must not wait for this client."""
+        if self.ask_for_rest is None or self._connection is None:
+            return False
+        self._cursor = None
+        self.ask_for_rest(at)
+        return True
+
+    def go_on_with(self, rest: Body) -> None:
+        """The rest of the answer's body comes from here."""
+        if self._connection is None:
+            rest.discard()
+        else:
+            self._read(rest)
 
     def resume(self) -> None:
         """The client can take more."""

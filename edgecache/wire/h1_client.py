@@ -21,6 +21,7 @@ from edgecache.wire.h1_body import BodyReader, body_reader
 from edgecache.wire.h1_head import ResponseHeads
 
 log = logging.getLogger("edgecache")
+LAG: Final = 0.25  # seconds that one reader of an answer may hold back the others
 MAX_INTERIM: Final = 32  # 1xx responses before a final one
 
 
@@ -208,6 +209,10 @@ class OriginConnection(asyncio.Protocol):
         if not self._answered:
             self._fail(OriginError("client-left", "the request's body was cut short"))
         self.close()
+
+    def goes_alone(self, at: int) -> bool:
+        """A question has no other way."""
+        return False
 
     def pause_writing(self) -> None:
         """The origin does not keep up with the question's body."""
@@ -407,6 +412,8 @@ class OriginConnection(asyncio.Protocol):
             self._too_late("between-bytes-timeout" if self._answered else "first-byte-timeout")
         elif self._body is not None and self.deadline != inf:
             self._sweep_rate(now, self._body)
+        elif self._body is not None and self.held_for(now) > LAG:
+            self._body.part_with_laggards()
 
     def _sweep_rate(self, now: float, body: Body) -> None:
         """An answer must keep the lowest rate; a stream of unknown length that nobody keeps may be as slow as it is."""
