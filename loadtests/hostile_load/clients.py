@@ -47,6 +47,7 @@ class Connection(asyncio.Protocol):
         self._chunked = False
         self._done: asyncio.Future[int] | None = None
         self.status = 0
+        self.head = b""
         self.received = 0
 
     @classmethod
@@ -94,7 +95,7 @@ class Connection(asyncio.Protocol):
             self._fail("more bytes than the head announced")
 
     def _read_head(self, head: bytes) -> None:
-        self.status = int(head[9:12])
+        self.status, self.head = int(head[9:12]), head
         fields = head.lower() + b"\r\n"
         self.last = b"\r\nconnection: close\r\n" in fields
         self._chunked = b"\r\ntransfer-encoding: chunked\r\n" in fields
@@ -161,6 +162,9 @@ class Clients:
         await asyncio.sleep(seconds)
         return await self.stop()
 
+    def answered(self, head: bytes) -> None:
+        """An answer has come whole; for those who look at heads."""
+
     async def _one(self, number: int) -> None:
         due = time.monotonic() + self._gap * number / self._count
         connection: Connection | None = None
@@ -188,6 +192,7 @@ class Clients:
                 connection.close()
             return None
         tally.latencies.append(time.monotonic() - began)
+        self.answered(connection.head)
         if status != 200:
             tally.failures.append(f"status {status}")
             tally.failed_at.append((began, connection.port))
