@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
@@ -237,7 +236,7 @@ class _Relay(Inquiry):
         )
         client.transport.write(render.status_line(101, response.reason) + render.field_block(fields) + b"\r\n")
         self.exchange.status = 101
-        join(client.transport, connection, self.exchange)
+        join(client, connection, self.exchange)
 
 
 class _KnownPass(Exchange, _Relay):
@@ -282,19 +281,30 @@ class _KnownPass(Exchange, _Relay):
             self.cancel()
 
 
-def join(client: asyncio.Transport, origin: OriginConnection, exchange: Exchange) -> None:
-    """Bytes from either side go to the other until one of them ends."""
+def join(client: ClientConnection, origin: OriginConnection, exchange: Exchange) -> None:
+    """Bytes from either side go to the other, as fast as it takes them, until one of them ends."""
 
     def from_origin(data: bytes | None) -> None:
         if data is None:
-            client.close()
-        elif not client.is_closing():
-            client.write(data)
+            client.transport.close()
+        elif not client.transport.is_closing():
+            client.transport.write(data)
+            client.moved()
             exchange.bytes_out += len(data)
+            if not client.writable:
+                origin.transport.pause_reading()
 
     def from_client(data: bytes) -> None:
         if not origin.transport.is_closing():
             origin.transport.write(data)
+            if not origin.writable:
+                client.transport.pause_reading()
 
-    exchange.become_tunnel(from_client)
-    origin.become_tunnel(from_origin)
+    exchange.become_tunnel(from_client, partial(resume_reading, origin))
+    origin.become_tunnel(from_origin, partial(resume_reading, client))
+
+
+def resume_reading(side: ClientConnection | OriginConnection) -> None:
+    """The other side of a tunnel can take more."""
+    if not side.transport.is_closing():
+        side.transport.resume_reading()

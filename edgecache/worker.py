@@ -74,6 +74,7 @@ class Worker:
         self.head_timeout = settings.head_timeout
         self.body_timeout = settings.body_timeout
         self.idle_timeout = settings.idle_timeout
+        self.tunnel_timeout = settings.tunnel_timeout
         self.min_rate = settings.min_rate
         self.max_request_body = settings.max_request_body
         self.draining = self.crowded = False

@@ -198,3 +198,22 @@ async def test_nobody_waits_for_a_laggard(origin: OriginDouble) -> None:
         slow.close()
         first.set()
         await other.response()
+
+
+@pytest.mark.parametrize("field", ["bytes=1-", "bytes=0-4000000,5000000-"])
+async def test_a_slow_reader_of_a_range_keeps_no_copy(origin: OriginDouble, field: str) -> None:
+    """A client that asks for a range, or several, of a big stored object and reads nothing holds no copy of it."""
+    origin.on("/big", Reply(fields=[FRESH], body=bytes(8 * MIB)))
+    async with running_pop(origin, memory="256MiB") as pop:
+        await pop.get("/big")
+        async with pop.client(receive_buffer=4096) as client:
+            tracemalloc.start()
+            try:
+                await client.request("GET", "/big", [("Range", field)])
+                await let_others_run(200)
+                held, _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            (connection,) = pop.worker.connections
+            assert connection.reads is not None
+            assert held < 256 * KIB

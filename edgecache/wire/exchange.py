@@ -124,7 +124,8 @@ class Exchange:
     @property
     def reads(self) -> bytes | None:
         """The complete content that the client is still reading, if it is one."""
-        return self._cursor[0].content if self._cursor is not None else None
+        content = self._cursor[0].content if self._cursor is not None else None
+        return content.obj if isinstance(content, memoryview) else content
 
     def write(self, piece: bytes) -> None:
         """A piece of the answer's body."""
@@ -186,11 +187,11 @@ class Exchange:
         """The client's connection, or None if the client has left or is answered."""
         return self._connection
 
-    def become_tunnel(self, receive: Callable[[bytes], None]) -> None:
+    def become_tunnel(self, receive: Callable[[bytes], None], on_room: Callable[[], None]) -> None:
         """Take the connection out of HTTP (RFC 9110 §7.8): `receive` gets all further bytes."""
         if self._connection is not None:
             self.started = True
-            self._connection.become_tunnel(receive)
+            self._connection.become_tunnel(receive, on_room)
 
     def _complete(self) -> None:
         connection, self._connection, self._cursor = self._connection, None, None

@@ -71,8 +71,10 @@ class Inquiry:
 
     @property
     def uploads(self) -> bool:
-        """Whether the question waits, or may come to wait, for more of its body from the client."""
+        """Whether the question has its connection for as long as its client likes: a body that comes, or a tunnel."""
         body = self.question.body
+        if self.question.upgrade and not self.cancelled:
+            return self.asked_on is None or self.asked_on.belongs_to(self)
         if body is None or body.ended or self.cancelled:
             return False
         return self.asked_on is None or self.asked_on.is_sending(self)
@@ -135,6 +137,7 @@ class OriginConnection(asyncio.Protocol):
         "_sending",
         "_sized",
         "_tunnel",
+        "_tunnel_room",
         "closed",
         "deadline",
         "idle_since",
@@ -167,6 +170,7 @@ class OriginConnection(asyncio.Protocol):
         self._rated_until = 0.0  # monotonic seconds of that sweep; 0 = none since it began or was held back
         self._held_since = inf  # monotonic seconds; since when its readers hold it back
         self._tunnel: Callable[[bytes | None], None] | None = None
+        self._tunnel_room: Callable[[], None] | None = None  # told when a tunnel's origin can take more
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The origin has accepted."""
@@ -221,7 +225,9 @@ class OriginConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The origin has caught up."""
         self.writable = True
-        if self._cursor is not None:
+        if self._tunnel_room is not None:
+            self._tunnel_room()
+        elif self._cursor is not None:
             body, cursor = self._cursor
             body.taken(cursor)
 
@@ -435,6 +441,10 @@ class OriginConnection(asyncio.Protocol):
         """Whether the body of `inquiry` still goes out here."""
         return self._sending and self._inquiry is inquiry
 
+    def belongs_to(self, inquiry: Inquiry) -> bool:
+        """Whether `inquiry` is under way here, or has become the tunnel that this is."""
+        return not self.closed and (self._inquiry is inquiry or self._tunnel is not None)
+
     def held_for(self, now: float) -> float:
         """For how many seconds the answer's readers have held it back; negative infinity if they do not."""
         return now - self._held_since
@@ -465,9 +475,9 @@ class OriginConnection(asyncio.Protocol):
         """Nobody reads the answer any more."""
         self.close()
 
-    def become_tunnel(self, receive: Callable[[bytes | None], None]) -> None:
-        """Hand all further bytes to `receive`, and None at the end."""
-        self._tunnel = receive
+    def become_tunnel(self, receive: Callable[[bytes | None], None], on_room: Callable[[], None]) -> None:
+        """Hand all further bytes to `receive`, and None at the end; tell `on_room` when more can be taken again."""
+        self._tunnel, self._tunnel_room = receive, on_room
         self._inquiry = None
         if self._buffer:
             data, self._buffer = self._buffer, b""

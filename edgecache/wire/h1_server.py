@@ -53,6 +53,7 @@ class ClientConnection(asyncio.Protocol):
         "_since",
         "_stalled",
         "_tunnel",
+        "_tunnel_room",
         "closing",
         "peer",
         "scheme",
@@ -79,6 +80,7 @@ class ClientConnection(asyncio.Protocol):
         self._body_bytes = 0  # of it, so far
         self._held = False  # the exchange waits until its body is known to be well-formed
         self._tunnel: Callable[[bytes], None] | None = None
+        self._tunnel_room: Callable[[], None] | None = None  # told when a tunnel's client can take more
         self._advancing = False
         self._lingering = False
         self._paused = False
@@ -114,6 +116,7 @@ class ClientConnection(asyncio.Protocol):
             self._since = self.site.clock()
             self._buffer, self._at, self._scanned = data, 0, 0
         elif self._tunnel is not None:
+            self.moved()
             self._tunnel(data)
             return
         elif self._lingering:
@@ -139,7 +142,9 @@ class ClientConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has caught up."""
         self.writable = True
-        if self._exchange is not None:
+        if self._tunnel_room is not None:
+            self._tunnel_room()
+        elif self._exchange is not None:
             self._exchange.resume()
         else:
             self._advance()
@@ -349,6 +354,8 @@ class ClientConnection(asyncio.Protocol):
             return
         waited = now - self._since
         if self._tunnel is not None:
+            if waited > self.site.tunnel_timeout:
+                self.cut()
             return
         if self._lingering:
             if waited > LINGER:
@@ -409,9 +416,13 @@ class ClientConnection(asyncio.Protocol):
     def abandoned(self) -> None:
         """Nobody takes the request's body any more: what comes of it is thrown away."""
 
-    def become_tunnel(self, receive: Callable[[bytes], None]) -> None:
-        """Hand all further bytes to `receive`."""
-        self._tunnel = receive
+    def moved(self) -> None:
+        """Bytes have gone through a tunnel: the next sweep notes the time."""
+        self._since = 0.0
+
+    def become_tunnel(self, receive: Callable[[bytes], None], on_room: Callable[[], None]) -> None:
+        """Hand all further bytes to `receive`; tell `on_room` when the client can take more again."""
+        self._tunnel, self._tunnel_room = receive, on_room
         if self._buffer:
             data, self._buffer = self._buffer, b""
             receive(data)
