@@ -14,11 +14,11 @@ from .report import Figure, say
 from .sockets import lag_figures
 
 MIB = 1024 * 1024
-HOT = 1500  # objects of 4 KiB: most of the memory
+HOT = 3000  # objects of 4 KiB: half of the memory
 RATE = 100.0
 FACTOR = 10
 CAP = 16  # connections to the origin
-MEMORY = 12 * MIB
+MEMORY = 32 * MIB
 KEPT = 0.95  # of the hit ratio before
 
 
