@@ -281,6 +281,17 @@ class _KnownPass(Exchange, _Relay):
             self.cancel()
 
 
+class _TunnelEnd:
+    """What is to be cancelled when the client of a tunnel leaves."""
+
+    def __init__(self, origin: OriginConnection) -> None:
+        self._origin = origin
+
+    def cancel(self) -> None:
+        """Let what the client sent arrive, then end."""
+        self._origin.end_tunnel()
+
+
 def join(client: ClientConnection, origin: OriginConnection, exchange: Exchange) -> None:
     """Bytes from either side go to the other, as fast as it takes them, until one of them ends."""
 
@@ -300,6 +311,7 @@ def join(client: ClientConnection, origin: OriginConnection, exchange: Exchange)
             if not origin.writable:
                 client.transport.pause_reading()
 
+    exchange.inquiry = _TunnelEnd(origin)
     exchange.become_tunnel(from_client, partial(resume_reading, origin))
     origin.become_tunnel(from_origin, partial(resume_reading, client))
 

@@ -475,6 +475,12 @@ class OriginConnection(asyncio.Protocol):
         """Nobody reads the answer any more."""
         self.close()
 
+    def end_tunnel(self) -> None:
+        """The client has gone: what it sent before still goes out, in its time."""
+        self.deadline = self._pool.clock() + self._pool.between_bytes_timeout
+        if not self.transport.is_closing():
+            self.transport.close()
+
     def become_tunnel(self, receive: Callable[[bytes | None], None], on_room: Callable[[], None]) -> None:
         """Hand all further bytes to `receive`, and None at the end; tell `on_room` when more can be taken again."""
         self._tunnel, self._tunnel_room = receive, on_room
