@@ -16,6 +16,7 @@ from .rolling import requests
 
 BACK_WITHIN = 2.0  # seconds
 FILLS = 24
+SIZE = 400_000  # bytes, in four seconds
 RATE, CONNECTIONS = 300.0, 48
 
 
@@ -52,7 +53,7 @@ class Kills:
         for number in range(1, rounds + 1):
             say(f"crash: kill {number}/{rounds}")
             await self._once(number)
-        note = "; ".join(self._notes)[:160]
+        note = "; ".join(f"{self._notes.count(one)} × {one}" for one in sorted(set(self._notes)))[:240]
         return [
             Figure("failures of what the killed worker did not serve", self._others, 0, note=note),
             Figure("failures of what it served", self._own, note=f"{rounds} kills, {FILLS} fills under way at each"),
@@ -64,7 +65,7 @@ class Kills:
         pop = self._pop
         clients = Clients(pop.port, requests(), CONNECTIONS, RATE)
         clients.start()
-        targets = [f"/o/kill-{number}-{fill}?size=400000&pace=100000" for fill in range(FILLS)]
+        targets = [f"/o/kill-{number}-{fill}?size={SIZE}&pace=100000" for fill in range(FILLS)]
         connections = [await Connection.open(pop.port) for _ in targets]
         pairs = zip(connections, targets, strict=True)
         asking = [asyncio.get_running_loop().create_task(one.ask(get(target))) for one, target in pairs]
@@ -78,31 +79,42 @@ class Kills:
         outcomes = await asyncio.gather(*asking, return_exceptions=True)
         await asyncio.sleep(0.5)
         tally = await clients.stop()
-        failed = [one.port for one, outcome in zip(connections, outcomes, strict=True) if outcome != 200]
-        failed += [port for _, port in tally.failed_at]
+        fills = zip(connections, outcomes, strict=True)
+        failed = [(one.port, f"fill: {outcome}") for one, outcome in fills if outcome != 200]
+        failed += [(port, why) for (_, port), why in zip(tally.failed_at, tally.failures, strict=True)]
         self._count(failed, theirs, victim)
         for one in connections:
             one.close()
         await self._whole(targets)
 
-    def _count(self, failed: list[int], owners: dict[int, int | None], victim: int) -> None:
-        for port in failed:
+    def _count(self, failed: list[tuple[int, str]], owners: dict[int, int | None], victim: int) -> None:
+        for port, why in failed:
             if owners.get(port) == victim:
                 self._own += 1
             else:
                 self._others += 1
-                self._notes.append(f"port {port} of {owners.get(port, 'a later connection')}")
+                whose = (
+                    "opened later"
+                    if port not in owners
+                    else "not accepted yet"
+                    if owners[port] is None
+                    else "another's"
+                )
+                self._notes.append(f"{whose}: {why}")
 
     async def _whole(self, targets: list[str]) -> None:
-        for target in targets:
-            connection = await Connection.open(self._pop.port)
-            try:
-                await connection.ask(get(target.replace("&pace=100000", "&pace=100000")))
-                self._partial += connection.received < 400_000
-            except Broken as error:
-                self._others += 1
-                self._notes.append(str(error))
-            connection.close()
+        """Ask for all of them again: whatever was cut must not come back."""
+        await asyncio.gather(*(self._whole_one(target) for target in targets))
+
+    async def _whole_one(self, target: str) -> None:
+        connection = await Connection.open(self._pop.port)
+        try:
+            await connection.ask(get(target))
+            self._partial += connection.received < SIZE
+        except Broken as error:
+            self._others += 1
+            self._notes.append(str(error))
+        connection.close()
 
 
 async def _full_log(pop: Pop, seconds: float) -> list[Figure]:
