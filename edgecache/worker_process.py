@@ -22,6 +22,7 @@ from typing import Any, Protocol, cast
 import orjson
 import uvloop
 
+from edgecache.allocator import give_back
 from edgecache.config import Settings, load
 from edgecache.errors import ConfigError
 from edgecache.metrics import Snapshot
@@ -71,6 +72,7 @@ def run(
     """Be a worker until the supervisor ends it; `worker` names the factory as `module:name`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # sent to a whole terminal at times: the supervisor leads
+    give_back()
     hush_names()
     sockets = [_adopted(fd) for fd in listen_fds]
     secure = {kind: [_adopted(fd) for fd in fds] for kind, fds in secure_fds.items() if fds}
