@@ -18,13 +18,14 @@ from edgecache import machine
 from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
 from edgecache.config import TO_ORIGINS, Settings
+from edgecache.delivery import KNOWN_HIT
 from edgecache.doors import Way, believing, hearing, locating, redirecting, residing, telling_apart, tracing
-from edgecache.edge import KNOWN_HIT, Edge
+from edgecache.edge import Edge
 from edgecache.fills import Fills
 from edgecache.flights import Flights
 from edgecache.geo import Geo, Locator
 from edgecache.invalidation import Invalidation
-from edgecache.known import KnownHit
+from edgecache.known import KnownHeads, KnownHit
 from edgecache.lanes import Guard
 from edgecache.log_metrics import LogCounts
 from edgecache.memory import Memory
@@ -33,6 +34,7 @@ from edgecache.origin import OriginPool, hidden_fields
 from edgecache.origins import Origins
 from edgecache.own_log import OwnLog
 from edgecache.parent import Parents
+from edgecache.parts import Limits, Parts
 from edgecache.pops import Children, Parental
 from edgecache.purge_method import PurgeMethod, callers_of
 from edgecache.refresh import Refresher
@@ -70,6 +72,7 @@ REGISTER_BYTES: Final = 1024  # allowed for each purged name
 CATCH_UP_WITHIN: Final = 0.5  # seconds that the start waits for the log of invalidations
 BACKLOG: Final = 4096  # connections that wait to be accepted
 GAPS: Final = 6  # a sixth of the memory is for the allocator's gaps between what is stored, and for what is not counted
+KNOWN: Final = 8  # known heads and rendered answers hold an eighth of the memory at most
 HEADS: Final = 16  # what request heads parse to holds a sixteenth of the memory at most
 MOST_UNSENT: Final = 256 * 1024  # bytes of answers that the kernel holds for a client beyond what is on its way to it
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
@@ -195,12 +198,7 @@ class Worker:
         most, most_per_address = settings.max_connections, settings.max_connections_per_address
         self._admission.tune(most, most_per_address, self._trusted, clients)
         edge, patience = self.edge, settings.follower_timeout
-        edge.tune(
-            hosts=site_names(settings),
-            follower_timeout=patience,
-            stale_wait=settings.stale_wait,
-            max_ranges=settings.max_ranges,
-        )
+        edge.tune(limits_of(settings))
         edge.known.hsts = self.hsts
         self._read_heads(settings)
         edge.fills.tune(policy_of(settings))
@@ -250,25 +248,25 @@ class Worker:
         if tier is not None:
             region = Region(tier, memory, invalidation, upstream, clock, patience, name)
         edge = Edge(
-            pop=pop,
-            hosts=site_names(settings),
-            memory=memory,
-            invalidation=invalidation,
-            flights=flights,
-            fills=fills,
-            relays=relays,
-            upstream=upstream,
-            clock=clock,
-            follower_timeout=settings.follower_timeout,
-            stale_wait=settings.stale_wait,
-            max_ranges=settings.max_ranges,
-            on_known_hit=self._known_hit,
-            region=region,
+            Parts(
+                pop=pop,
+                clock=clock,
+                memory=memory,
+                invalidation=invalidation,
+                flights=flights,
+                fills=fills,
+                upstream=upstream,
+                relays=relays,
+                known=KnownHeads(memory.account.budget // KNOWN, memory.account.hold),
+                region=region,
+                jurisdiction=settings.residency_rules.home,
+            ),
+            limits_of(settings),
             writes=writes,
             purges=purges,
+            on_known_hit=self._known_hit,
             reaches=reaches,
             token_cookie=settings.token_cookie,
-            jurisdiction=settings.residency_rules.home,
         )
         if tier is not None and self.logs is not None and settings.write_through == "refresh":
             rules, peers = settings.residency_rules, self.logs.writer.peers
@@ -283,7 +281,7 @@ class Worker:
             way = tracing(way, self._tracer)
         way = inner = residing(way, settings.residency_rules)
         if settings.https_redirect:
-            way = redirecting(way, settings.https_redirect, self.edge.hosts)
+            way = redirecting(way, settings.https_redirect, self.edge.limits.hosts)
         if settings.trusted_proxies:
             way = believing(way, self._trusted)
         if self._locator is not None:
@@ -594,9 +592,14 @@ def server_tls(settings: Settings) -> ServerTls | None:
     return ServerTls(settings.tls_certificates, settings.pop_ca) if settings.tls_certificates else None
 
 
-def site_names(settings: Settings) -> frozenset[bytes]:
-    """The names of the sites that are answered; empty is any."""
-    return frozenset(host.encode() for host in settings.hosts)
+def limits_of(settings: Settings) -> Limits:
+    """The limits of the request path."""
+    return Limits(
+        hosts=frozenset(host.encode() for host in settings.hosts),
+        follower_timeout=settings.follower_timeout,
+        stale_wait=settings.stale_wait,
+        max_ranges=settings.max_ranges,
+    )
 
 
 def cut_off_modes(settings: Settings) -> dict[bytes, str]:
