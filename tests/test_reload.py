@@ -148,7 +148,10 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "geo_rules": ("*=us", lambda worker: worker._locator and worker._locator.geo.locate("192.0.2.1")),
     "drain_grace": ("7s", lambda worker: worker._drain_grace),
     "worker_timeout": ("9s", lambda worker: worker._settings.worker_timeout),
-    "access_log": ("0.5", lambda worker: (worker._logging, worker._log.add.__qualname__, worker.answered.__name__)),
+    "access_log": (
+        "0.5",
+        lambda worker: (worker._journal.logging, worker._log.add.__qualname__, worker.answered.__name__),
+    ),
     "log_level": ("error", lambda worker: worker._settings.log_level),
     "trace_sample": ("0", lambda worker: (worker._tracer._fraction, worker._tracer.to_pass == math.inf)),
     "max_connections": ("77", lambda worker: worker._admission._most),
