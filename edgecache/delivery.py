@@ -21,7 +21,7 @@ from edgecache.rules.preconditions import is_not_modified
 from edgecache.rules.reasons import Forward, Result
 from edgecache.rules.stored import Stored
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.h1_client import Question
+from edgecache.wire.inquiry import Question
 
 KNOWN_HIT: Final = b"hit"  # in the log, for Cache-Status: its ttl is in the head only
 
