@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from edgecache import machine
+from edgecache.addresses import Address, Network, Origin, Parent
 from edgecache.config_rules import contradictions
 from edgecache.errors import ConfigError
 from edgecache.key_pairs import Described, KeyPair
@@ -55,11 +56,7 @@ from edgecache.setting_types import (
     SWITCH,
     TOKEN,
     WORD,
-    Address,
     Kind,
-    Network,
-    Origin,
-    Parent,
     PurgeToken,
     one_of,
 )

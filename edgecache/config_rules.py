@@ -6,9 +6,9 @@ import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from edgecache.addresses import Address, Origin, is_loopback
 from edgecache.errors import ConfigError
 from edgecache.key_pairs import KeyPair, described
-from edgecache.setting_types import Address, Origin, is_loopback
 
 if TYPE_CHECKING:
     from edgecache.config import Settings
