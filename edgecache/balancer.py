@@ -15,7 +15,7 @@ from edgecache.attempts import Attempt, Checking, Speaks
 from edgecache.config import Origin, Settings
 from edgecache.retry_budget import RetryBudget
 from edgecache.rules.balancing import FAILING, UNAVAILABLE, Health, Latencies, may_ask_another
-from edgecache.rules.breaker import Breaker
+from edgecache.rules.breaker import Breaker, State
 from edgecache.rules.message import Response
 from edgecache.wire.inquiry import Inquiry, Question
 
@@ -57,9 +57,10 @@ class Member:
 
     def failed(self, now: float) -> None:
         """It has let us down."""
-        opened = self.health.breaker.opened
+        breaker = self.health.breaker
+        before = breaker.state
         self.health.failed(now)
-        if self.health.breaker.opened != opened:
+        if breaker.state is State.OPEN and before is not State.OPEN:  # a probe that failed counts, too
             self.ejected = now
 
     def __repr__(self) -> str:
