@@ -399,9 +399,13 @@ async def test_a_region_that_falls_silent_is_left_for_another() -> None:
         assert await one.ask(40) == {200: 40}
         for double in one.doubles[:2]:
             double.otherwise(hang())
+            double.on("/last", Reply(200, NOT_STORED))
         asking = [asyncio.ensure_future(one.pop.get(f"/silent/{number}")) for number in range(60)]  # noqa: TID251
         while sum(one.asked()[:2]) < 100:
             await let_others_run()
+        one.now += 0.1
+        for _ in range(8):  # what was asked before falls silent, too
+            assert (await one.pop.get("/last")).status == 200
         for _ in range(3):
             one.now += 2
             one.origins.sweep(one.now)
