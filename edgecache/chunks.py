@@ -187,17 +187,20 @@ class ChunkReader:
             self._hole(self.body.size)
             return
         self._there[number] = content
-        while self._written in self._there and not self._over:  # a reader that takes a piece may have us meet a hole
+        while self._written in self._there and not self._met_hole():  # taking a piece may meet one
             piece = self._there.pop(self._written)
             self._written += 1
             self.body.write(piece)
-        if self._over:
+        if self._met_hole():
             return
         if self._written == len(self._keys):
             self._over = True
             self.body.finish()
         else:
             self._ask()
+
+    def _met_hole(self) -> bool:
+        return self._over
 
     def go_on_with(self, rest: Body) -> None:
         """Take what is missing from `rest` instead."""

@@ -46,6 +46,7 @@ class Copier:
         self._beats: dict[str, bytes] = {}
         self._known = asyncio.Event()
         self._over = False
+        self._stores: set[LogStore] = set()
         self.copied = 0  # entries that were new
         self.connected = False
 
@@ -57,21 +58,27 @@ class Copier:
 
     async def _again_and_again(self, part: Part) -> None:
         while not self._over:
-            home, source = self._make_home(), self._make_source()
+            home, source = stores = self._make_home(), self._make_source()
+            self._stores |= {*stores}
             try:
                 await part(home, source)
             except Failure as error:
                 if self.connected and part == self._look:
                     log.warning("the log of %s is out of reach: %r", self.peer, error)
                 self.connected = self.connected and part != self._look
+            except Exception:
+                log.exception("a bug: the log of %s could not be copied, and will be", self.peer)
             finally:
-                for store in (home, source):
+                for store in stores:
+                    self._stores.discard(store)
                     await _closed(store)
             await asyncio.sleep(RECONNECT)
 
-    def stop(self) -> None:
-        """Copy no more, once what is under way has come back."""
+    async def stop(self) -> None:
+        """Copy no more: whatever waits for an answer has its connection closed."""
         self._over = True  # a command may swallow the cancellation of its task
+        for store in tuple(self._stores):
+            await _closed(store)
 
     async def _look(self, home: LogStore, source: LogStore) -> None:
         """See where to read on, and whether the peer's own log has lost what we have of it."""

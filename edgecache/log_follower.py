@@ -25,6 +25,7 @@ log = logging.getLogger("edgecache")
 LOOK_EVERY: Final = 0.15  # seconds
 WAIT: Final = 0.2  # seconds for an entry, before the next look
 HEARTBEAT: Final = 1.0  # seconds between two words of what is applied while nothing changes
+CLOSE_WITHIN: Final = 1.0  # seconds
 RECONNECT: Final = 0.1  # seconds
 MOST_AT_ONCE: Final = 1000  # entries of each log
 BEGINNING: Final = b"0-0"
@@ -113,6 +114,8 @@ class Follower:
             except Failure as error:
                 self._counts.failed()
                 log.debug("the log cannot be read: %r", error)
+            except Exception:
+                log.exception("a bug: the log could not be followed, and will be")
             self._looked = 0.0
             await asyncio.sleep(RECONNECT)
 
@@ -209,7 +212,7 @@ class Follower:
         """End: this worker is no longer among those that have to apply anything."""
         self._closed = True
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.wait((self._task,), timeout=CLOSE_WITHIN)
         try:
             await asyncio.wait_for(self._store.leave(self.member), 0.5)
         except (*Failure, asyncio.CancelledError):

@@ -32,6 +32,7 @@ from edgecache.valkey import Failure
 audit = logging.getLogger("edgecache.audit")
 LONGEST_WAIT: Final = 60.0  # seconds
 USUAL_WAIT: Final = 10.0
+CLOSE_WITHIN: Final = 1.0  # seconds
 MOST_LISTED: Final = 1000
 CLOCKS_DIFFER: Final = 600_000  # milliseconds by which the clocks of two regions may differ
 Json = dict[str, Any]
@@ -142,11 +143,11 @@ class PurgeDesk(Desk):
 
     async def close(self) -> None:
         """End."""
-        for copier in self._copiers:
-            copier.stop()
+        await asyncio.gather(*(copier.stop() for copier in self._copiers))
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_WITHIN)
         await self._writer.close()
 
     async def _record(self, draft: Draft, wait: str, within: float) -> tuple[int, Json]:
