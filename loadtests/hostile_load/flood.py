@@ -44,6 +44,7 @@ async def measure(origin_port: int, seconds: float) -> list[Figure]:
 
 async def _measure(pop: Pop, origin_port: int, seconds: float) -> list[Figure]:
     (worker,) = pop.workers()
+    _most_connections(origin_port)  # those of other parts are forgotten
     idle = pops.resident(worker)
     await Clients(pop.port, hot(1), 16, RATE * FACTOR).run(seconds)
     before = await _hit_ratio(pop, seconds, None)

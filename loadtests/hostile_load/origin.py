@@ -108,6 +108,7 @@ class Connection(asyncio.Protocol):
         wanted = dict(parse_qsl(query, keep_blank_values=True))
         if path == "/stats":
             content = json.dumps(vars(self._counts)).encode()
+            self._counts.most_connections = self._counts.connections  # the most since the last look
             self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content))
             return
         size, pace = int(wanted.get("size", 1024)), int(wanted.get("pace", 0))

@@ -72,8 +72,8 @@ class Pop:
         return None
 
     def hang_up(self) -> None:
-        """SIGHUP: relieve the workers one by one."""
-        self.process.send_signal(signal.SIGHUP)
+        """SIGUSR2: relieve the workers one by one."""
+        self.process.send_signal(signal.SIGUSR2)
 
 
 def descriptors(pid: int) -> int:

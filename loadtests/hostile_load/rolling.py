@@ -57,7 +57,7 @@ async def _roll(pop: Pop, count: int, rate: float) -> list[Figure]:
         Figure("requests made while workers were relieved", tally.asked, count, direction="at least"),
         Figure("requests and downloads that failed", len(failures), 0, note=note),
         Figure("downloads made meanwhile", done, note=f"{LIFE:g} s each, {DOWNLOADS} at a time"),
-        Figure("workers relieved", await _reliefs(pop), 2, direction="at least", note=f"{rolls} SIGHUPs"),
+        Figure("workers relieved", await _reliefs(pop), 2, direction="at least", note=f"{rolls} times all"),
         Figure(
             "rate", tally.asked / seconds, 200, "requests/s", "at least", f"{tally.reopened:,} connections reopened"
         ),
