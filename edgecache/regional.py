@@ -31,7 +31,7 @@ INLINE: Final = 64 * 1024  # bytes of the largest body that lies in its record; 
 KEEP_FOR_VALIDATION: Final = 600.0  # seconds that a stale response with a validator is kept
 MOST_SIGNPOSTS: Final = 65536
 SECOND_SIGHT: Final = 16384  # URLs whose first read is remembered
-TAKE_WITHIN: Final = 0.1  # seconds to be given a lease, at least
+TAKE_WITHIN: Final = 1.25  # seconds to be given a lease, at least, and to read what its last owner stored
 SIGNPOST: Final = 0  # the status of a record that only says by what its URL varies
 
 
@@ -90,7 +90,8 @@ class Regional:
         self._count = count
         self._clock = clock  # epoch seconds
         self.reads = Reads(guard, budget)
-        self.bulk = Reads(guard, max(budget, 1.0))  # chunks: nobody's first byte waits behind one
+        self.bulk = Reads(guard, max(budget, 1.0), patient=True)  # chunks: nobody's first byte waits behind one
+        self._followed = Reads(guard, self._take_within, patient=True)  # what a leader of the region has stored
         self.writes = Commands(guard, "regional writes")
         self._control = Commands(guard, "regional control")
         self.leases = Leases(guard, self._control, lease)
@@ -105,28 +106,31 @@ class Regional:
         """Have `told` called with what may answer a request with `fields` for `url`, or with None."""
         self.look_up_at(storage_key(url), url, fields, told)
 
-    def look_up_at(self, base: bytes, url: bytes, fields: Fields, told: Told) -> None:
+    def look_up_at(self, base: bytes, url: bytes, fields: Fields, told: Told, reads: Reads | None = None) -> None:
         """As `look_up`, where the storage key `base` of `url` is known."""
+        reads = reads or self.reads
         signpost = self._signposts.get(base)
         if signpost is None:
-            self.reads.get(base, partial(self._base_read, url, base, fields, told))
+            reads.get(base, partial(self._base_read, reads, url, base, fields, told))
             return
 
         def or_by_the_signpost(found: Found | None) -> None:
-            if found is None and self._signposts.get(base) is signpost:
-                self.reads.get(base, partial(self._base_read, url, base, fields, told))  # it may lead elsewhere by now
+            if found is None and self._signposts.get(base) is signpost:  # it may lead elsewhere by now
+                reads.get(base, partial(self._base_read, reads, url, base, fields, told))
             else:
                 told(found)
 
-        self._read_variant(url, base, signpost, fields, or_by_the_signpost)
+        self._read_variant(reads, url, base, signpost, fields, or_by_the_signpost)
 
     async def find(self, url: bytes, fields: Fields) -> Found | None:
-        """As `look_up`, awaited."""
+        """As `look_up`, awaited, and with more patience: for who has waited already."""
         found: asyncio.Future[Found | None] = asyncio.get_running_loop().create_future()
-        self.look_up(url, fields, found.set_result)
+        self.look_up_at(storage_key(url), url, fields, found.set_result, self._followed)
         return await found
 
-    def _base_read(self, url: bytes, base: bytes, fields: Fields, told: Told, value: bytes | None, word: str) -> None:
+    def _base_read(
+        self, reads: Reads, url: bytes, base: bytes, fields: Fields, told: Told, value: bytes | None, word: str
+    ) -> None:
         record = self._decoded(base, base, url, value, word)
         if record is None:
             told(None)
@@ -136,13 +140,15 @@ class Regional:
                 told(None)  # where we have looked already
                 return
             self._remember(base, record)
-            self._read_variant(url, base, record, fields, told)
+            self._read_variant(reads, url, base, record, fields, told)
         else:
             self._tell(base, record, told)
 
-    def _read_variant(self, url: bytes, base: bytes, signpost: Record, fields: Fields, told: Told) -> None:
+    def _read_variant(
+        self, reads: Reads, url: bytes, base: bytes, signpost: Record, fields: Fields, told: Told
+    ) -> None:
         key = variant_key(base, signpost.chunks, selecting_values(signpost.vary, fields))
-        self.reads.get(key, partial(self._variant_read, url, base, key, told))
+        reads.get(key, partial(self._variant_read, url, base, key, told))
 
     def _variant_read(self, url: bytes, base: bytes, key: bytes, told: Told, value: bytes | None, word: str) -> None:
         record = self._decoded(base, key, url, value, word)
@@ -281,7 +287,7 @@ class Regional:
 
     async def take(self, url: bytes, fields: Fields) -> Lease | Waiting | None:
         """The right to ask the origin for `url`; or who has it, to be waited for; None if the tier cannot say."""
-        if self.guard.open:
+        if self.guard.silent:
             return None
         key = storage_key(url)
         if (signpost := self._signposts.get(key)) is not None:
@@ -302,7 +308,7 @@ class Regional:
     async def close(self) -> None:
         """End every task and connection."""
         await self.leases.close()
-        for lane in (self.reads, self.bulk, self.writes, self._control):
+        for lane in (self.reads, self.bulk, self._followed, self.writes, self._control):
             await lane.close()
         await self.guard.close()
         await self.guard.link.close()

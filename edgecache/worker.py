@@ -545,7 +545,7 @@ def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[]
     """The tier that the settings name, on the running event loop; None if they name none."""
     if settings.regional == "off":
         return None
-    access = access_of(settings, timeout=max(4 * settings.regional_timeout, 0.5))
+    access = access_of(settings, timeout=max(4 * settings.regional_timeout, 1.5))
     breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)
     guard = Guard(Link(access), breaker, time.monotonic, counts, settings.regional_timeout)
     return Regional(
