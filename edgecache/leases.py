@@ -111,7 +111,7 @@ class Leases:
             owner, left = await self._owner(lease, within)
         except Failure:
             waiting.leave()
-            self._give_back(lease, News(Came.GONE), self._commands)  # it may have been given, and the reply lost
+            self._commands.send(_release(lease, News(Came.GONE)))  # it may have been given, and the reply lost
             return None
         except BaseException:
             waiting.leave()
@@ -146,14 +146,12 @@ class Leases:
         """Give the lease back and tell the region; `after` what still waits in that queue of commands."""
         if self._held.pop(lease.key, None) is None:
             return
-        self._give_back(lease, news, after or self._commands)
-        self.tell(lease.key, news)
 
-    @staticmethod
-    def _give_back(lease: Lease, news: News, commands: Commands) -> None:
-        message = orjson.dumps((lease.key.decode(), news.came.value, news.status, news.reason))
-        command = ("EVAL", RELEASE, "1", _name(lease.key), lease.token, CHANNEL, message, news.came.value)
-        commands.send(command, len(message))
+        def done(_size: int, _reply: object) -> None:
+            self.tell(lease.key, news)  # who waits in this worker, too, finds what was written
+
+        if not (after or self._commands).send(_release(lease, news), 0, done):
+            self.tell(lease.key, news)
 
     def tell(self, key: bytes, news: News) -> None:
         """Wake who waits for `key` in this worker."""
@@ -171,7 +169,7 @@ class Leases:
     async def _renew(self) -> None:
         life = b"%d" % (self._life * 1000)
         while True:
-            await asyncio.sleep(self._life / 3)
+            await asyncio.sleep(self._life / 5)
             for lease in tuple(self._held.values()):
                 self._commands.send(("EVAL", RENEW, "1", _name(lease.key), lease.token, life))
 
@@ -208,6 +206,11 @@ class Leases:
 
     def __len__(self) -> int:
         return len(self._held)
+
+
+def _release(lease: Lease, news: News) -> tuple[object, ...]:
+    message = orjson.dumps((lease.key.decode(), news.came.value, news.status, news.reason))
+    return ("EVAL", RELEASE, "1", _name(lease.key), lease.token, CHANNEL, message, news.came.value)
 
 
 def _name(key: bytes) -> bytes:
