@@ -50,7 +50,7 @@ def valkey(directory: Path) -> Iterator[ValkeyServer]:
     """A Valkey on this process's core, that is the load's."""
     directory.mkdir(parents=True, exist_ok=True)
     config = {"maxmemory": "16gb", "maxmemory-policy": "volatile-lru"}
-    with ValkeyServer(data_dir=str(directory), config=config) as server:
+    with ValkeyServer(port=free_port(), data_dir=str(directory), config=config) as server:
         yield server
 
 
