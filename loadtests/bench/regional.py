@@ -84,8 +84,8 @@ def fill_baseline(server: ValkeyServer) -> None:
 
 
 def fill(server: ValkeyServer, count: int, tags: int = 0) -> None:
-    """Store `count` objects as the tier itself would, those of `SCALE` first among them."""
-    began = time.monotonic()
+    """Store `count` objects (`FEW` or up to 100 times as many) as the tier itself would, those of `SCALE` among them."""
+    began, each = time.monotonic(), count // FEW
     codec, now = Codec(), time.time()
     date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now))
     block = BLOCK % (date.encode(), heads.ETAG.encode(), LAST_MODIFIED.encode())
@@ -113,7 +113,7 @@ def fill(server: ValkeyServer, count: int, tags: int = 0) -> None:
         for start in range(0, count, 1000):
             pipeline = client.pipeline(transaction=False)
             for number in range(start, min(start + 1000, count)):
-                target = f"{number // 100}{number % 100:02d}" if count > FEW else f"{number}00"
+                target = "{}{:02d}".format(*divmod(number, each))
                 url = f"http://{heads.SITE}/o/{target}".encode()
                 named = tuple([b"tag-%d-%d" % (number, tag) for tag in range(tags)])
                 key = storage_key(url)
@@ -130,7 +130,8 @@ def how_many(wanted: int) -> int:
         for line in Path("/proc/meminfo").read_text().splitlines()
         if line.startswith("MemAvailable")
     )
-    return wanted if free > FREE_FOR_MANY else min(wanted, 100_000)
+    fits = wanted if free > FREE_FOR_MANY else min(wanted, 100_000)
+    return min(max(1, fits // FEW), 100) * FEW
 
 
 def reads(admin: int) -> str:
