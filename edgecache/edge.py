@@ -29,6 +29,7 @@ from edgecache.purge_method import PurgeMethod
 from edgecache.region import Region, Turn
 from edgecache.regional import Found
 from edgecache.regional_hits import RegionalHits
+from edgecache.regional_parts import RegionalParts
 from edgecache.relay import Relays
 from edgecache.rules import cache_status, ranges, rfc9111, trace_context
 from edgecache.rules.cache_key import primary_key
@@ -117,8 +118,9 @@ class Edge:
         self._reaches = reaches  # None: there is no log but this worker's own
         self._token_cookie = token_cookie
         self.on_known_hit = on_known_hit  # told of each, with the time: to count and log
-        self._hits = None
+        self._hits = self._parts = None
         if region is not None:
+            self._parts = RegionalParts(pop, region, invalidation, clock, self._go_on)
             self._hits = RegionalHits(
                 pop, region, memory, flights, invalidation, self.known, clock, self.answer_regional
             )
@@ -260,6 +262,13 @@ class Edge:
         if exchange.gone:
             return
         if entry is None and found is not None and self._hits and self._hits.answers(exchange, key, found, why):
+            return
+        if (
+            entry is None
+            and found is not None
+            and self._parts
+            and self._parts.answers(exchange, key, found, why, self._max_ranges)
+        ):
             return
         if found is not None and self.region is not None and self.region.is_newer(found, entry):
             verdict = self._answer_found(exchange, key, found.entry, why)
@@ -460,7 +469,7 @@ class Edge:
         try:
             if self.region is not None and not rfc9111.wants_newer(request) and not self.region.is_led_by(request):
                 turn = await self.region.ask(request, entry, client)
-            outcome = turn.outcome or await self._ask_origin(flight, request, turn.entry, client)
+            outcome = turn.outcome or await self._ask_origin(flight, request, turn.entry, client, turn.found)
         except BaseException:
             flight.land(Failed(OriginError("internal", "the request failed here")))
             self.flights.end(flight)
@@ -471,11 +480,17 @@ class Edge:
         if self.region is not None and turn.lease is not None:
             self.region.tell(turn.lease, outcome)
 
-    async def _ask_origin(self, flight: Flight, request: Request, entry: Entry | None, client: str) -> Outcome:
-        """Ask upstream, where `entry` is what is stored, and say what the answer means."""
+    async def _ask_origin(
+        self, flight: Flight, request: Request, entry: Entry | None, client: str, found: Found | None = None
+    ) -> Outcome:
+        """Ask upstream, where `entry` is what is stored, or `found` in the region, and say what the answer means."""
         try:
-            reply = await self.upstream.fetch(request, self._question(request, entry), client, flight.watchers)
-            outcome = self._judge(request, entry, reply)
+            question = self._question(request, entry if found is None else found.entry)
+            reply = await self.upstream.fetch(request, question, client, flight.watchers)
+            if found is not None and reply.response.status == 304:
+                outcome = self._judge_found(request, found, reply, client)
+            else:
+                outcome = self._judge(request, entry, reply)
             if outcome is None:  # the answer was not about what is stored: ask for the whole
                 reply.body.discard()
                 question = rfc9111.unconditional(request)
@@ -511,6 +526,15 @@ class Edge:
             return Failed(OriginError(f"status-{status}", "the upstream answered with an error"))
         learnt = self.fills.learn(request, reply, entry)
         return Filling(learnt, reply) if isinstance(learnt, Stored) else Unshareable(reply, learnt)
+
+    def _judge_found(self, request: Request, found: Found, reply: Reply, client: str) -> Outcome | None:
+        """What a 304 means for a body that lies in the region's chunks; None if it is not about that."""
+        assert self.region is not None, "it was found there"
+        if not rfc9111.validates(found.entry.stored, reply.response):
+            return None
+        if not self.fills.freshen_found(request, found, reply):
+            return None
+        return self.region.streamed(found, request, client)
 
     def _settle(self, flight: Flight, request: Request, outcome: Outcome) -> None:
         """Tell the flight's outcome, and remember what it says about the next requests."""

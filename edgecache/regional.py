@@ -14,12 +14,13 @@ from functools import partial
 from os import urandom
 from typing import Final
 
-from edgecache.chunks import ChunkReader, ChunkWriter, chunk_keys
+from edgecache.chunks import LONGER, ChunkReader, ChunkWriter, chunk_keys
 from edgecache.lanes import Commands, Guard, Reads
 from edgecache.leases import Came, Lease, Leases, News, Waiting
 from edgecache.memory import Entry
 from edgecache.rules.message import Fields
 from edgecache.rules.purge_log import NO_POSITION
+from edgecache.rules.ranges import Span, strong_etag
 from edgecache.rules.reasons import Word
 from edgecache.rules.record import Codec, Corrupt, Record, storage_key, variant_key
 from edgecache.rules.stored import Stored
@@ -177,9 +178,9 @@ class Regional:
             self.writes.send(("UNLINK", key))
             return None
 
-    async def complete(self, found: Found) -> bool:
-        """Whether every chunk of a body is there, as far as can be known before it is read."""
-        keys = list(chunk_keys(found.base, found.record))
+    async def complete(self, found: Found, span: Span | None = None) -> bool:
+        """Whether every chunk of a body, or of a `span` of it, is there, as far as can be known before it is read."""
+        keys = list(chunk_keys(found.base, found.record, span or Span(0, found.record.length)))
         try:
             there = await self._control.ask(("EXISTS", *keys), within=self._take_within)
         except Failure:
@@ -189,9 +190,10 @@ class Regional:
             return False
         return True
 
-    def stream(self, found: Found, hole: Callable[[int], None]) -> ChunkReader:
-        """What reads the body of `found`, once it is started; `hole` is told where it ends early."""
-        return ChunkReader(self.bulk, self.codec, found.base, found.record, hole)
+    def stream(self, found: Found, hole: Callable[[int], None], span: Span | None = None) -> ChunkReader:
+        """What reads the body of `found`, or a `span` of it, once it is started; `hole` is told where it ends early."""
+        span = span or Span(0, found.record.length)
+        return ChunkReader(self.bulk, self.codec, found.base, found.record, span, hole)
 
     def rises(self, url: bytes) -> bool:
         """Whether what was just read belongs into memory: it does when it is read for the second time."""
@@ -219,31 +221,53 @@ class Regional:
         """Write `entry`, a whole, to lie as long as it may be of use; whether it was taken."""
         life = useful_life(entry.stored, self._clock())
         content = entry.content
-        return len(content) <= INLINE and self.write(record_of(entry, url, seen, len(content), b"", content), life)
+        return len(content) <= INLINE and bool(
+            self.write(record_of(entry, url, seen, len(content), b"", content), life)
+        )
 
     def writer(self, stored: Stored, url: bytes, seen: str, allowed: Callable[[], bool]) -> ChunkWriter:
         """What writes a body that is still arriving; `allowed` is asked at its end."""
         life = useful_life(stored, self._clock())
         base = storage_key(url)
 
-        def written(name: bytes, length: int, small: bytes | None) -> None:
-            if allowed():
-                self.write(record_of(Entry(url, stored, b""), url, seen, length, name, small or b""), life)
+        def written(name: bytes, length: int, small: bytes | None) -> bytes:
+            record = record_of(Entry(url, stored, b""), url, seen, length, name, small or b"")
+            return self.write(record, life) if allowed() else b""
 
         return ChunkWriter(self.writes, self.codec, base, life, INLINE, self.largest, written)
 
-    def write(self, record: Record, life: float) -> bool:
-        """Write `record` to lie for `life` seconds; whether it was taken."""
+    def prolong(self, found: Found, entry: Entry, seen: str) -> None:
+        """What lies in the chunks of `found` is still good: `entry` says for how long."""
+        life, record = useful_life(entry.stored, self._clock()), found.record
+        if life > 0:
+            until = b"%d" % ((life + LONGER) * 1000)
+            for key in chunk_keys(found.base, record, Span(0, record.length)):
+                self.writes.send(("PEXPIRE", key, until))
+            self.write(record_of(entry, record.url, seen, record.length, record.chunks, b""), life)
+
+    def renew(self, entry: Entry, url: bytes, fields: Fields, seen: str) -> None:
+        """`entry` was validated here; if its body lies in chunks, see to it that they live as long."""
+        spawn(self._renew(entry, url, fields, seen), "renew chunks")
+
+    async def _renew(self, entry: Entry, url: bytes, fields: Fields, seen: str) -> None:
+        found = await self.find(url, fields)
+        etag = strong_etag(entry.stored)
+        same = found is not None and found.record.length == len(entry.content)
+        if found is not None and same and found.record.chunks and etag == strong_etag(found.entry.stored) is not None:
+            self.prolong(found, entry, seen)
+
+    def write(self, record: Record, life: float) -> bytes:
+        """Write `record` to lie for `life` seconds; under which name, or nothing if it is not taken."""
         if life <= 0:
-            return False
+            return b""
         base = storage_key(record.url)
         key = base
         if record.vary:
             signpost = self._signpost(base, record)
             if not self._set(base, signpost, life + KEEP_FOR_VALIDATION):
-                return False
+                return b""
             key = variant_key(base, signpost.chunks, record.selecting)
-        return self._set(key, record, life)
+        return key if self._set(key, record, life) else b""
 
     def _signpost(self, base: bytes, record: Record) -> Record:
         """What says by which fields a URL varies. A new one has a new generation: what others led to is not found."""

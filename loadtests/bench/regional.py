@@ -84,7 +84,7 @@ def fill_baseline(server: ValkeyServer) -> None:
 
 
 def fill(server: ValkeyServer, count: int, tags: int = 0) -> None:
-    """Store `count` objects (`FEW` or up to 100 times as many) as the tier itself would, those of `SCALE` among them."""
+    """Store `count` objects (`FEW` or up to 100 times as many) as the tier would, those of `SCALE` among them."""
     began, each = time.monotonic(), count // FEW
     codec, now = Codec(), time.time()
     date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now))
