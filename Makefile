@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fuzz bench restart chain real-sites load reload-load dashboards-check purge-load readme
+.PHONY: run test check fuzz bench restart chain real-sites load reload-load dashboards-check purge-load hostile-load
+.PHONY: readme
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -56,6 +57,10 @@ reload-load: $(VENV)/.installed-test
 # Purges over three regions with delays and cuts between them: how exact, how soon, at what cost.
 purge-load: $(VENV)/.installed-test
 	$(BIN)/python loadtests/purge_load.py $(PURGES)
+
+# Hostile clients and accidents under load, each figure beside its bound: eight minutes; HOSTILE="--quick --only sockets".
+hostile-load: $(VENV)/.installed-test
+	$(BIN)/python loadtests/hostile_load.py $(HOSTILE)
 
 # Write the table of settings into README.md.
 readme: $(VENV)/.installed

@@ -120,7 +120,7 @@ def _partial(entry: Entry, stored: Stored, spans: list[Span], now: float, status
 def _piece(entry: Entry, span: Span) -> bytes | None:
     if entry.segments is not None:
         return entry.segments.slice(span)
-    return entry.content[span.first : span.end]
+    return ranges.cut(entry.content, span.first, span.end)
 
 
 def from_upstream(response: Response, status_member: bytes, now: float) -> bytes:

@@ -9,9 +9,29 @@ body: readers are aborted, and nothing is stored.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Final, Protocol, cast
 
 WINDOW: Final = 256 * 1024  # bytes held for the slowest reader of a body that only flows
+SLICE: Final = 256 * 1024  # bytes of a complete content that are handed to a reader at once
+
+
+class Room(Protocol):
+    """Where the bytes count that are kept of bodies until they are complete."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether it is time to hold back what nobody is waiting for."""
+
+    def take(self, size: int) -> bool:
+        """Whether `size` more bytes may be kept; they count from now on."""
+
+    def grow(self, size: int) -> None:
+        """`size` more bytes are held for a while, kept or not."""
+
+    def give(self, size: int) -> None:
+        """`size` bytes are held no longer."""
 
 
 class Source(Protocol):
@@ -42,6 +62,9 @@ class Sink(Protocol):
 
     def abort(self) -> None:
         """The body will never be complete: the receiver must see that."""
+
+    def goes_alone(self, at: int) -> bool:
+        """Whether the receiver gets what follows byte `at` by another way from now on."""
 
 
 class Cursor:
@@ -75,6 +98,14 @@ class Cursor:
         """The number of the piece that this reader takes next."""
         return self._next
 
+    def goes_alone(self, at: int) -> bool:
+        """Whether the sink goes its own way from byte `at` on."""
+        return self._sink.goes_alone(at)
+
+    def go_on_at(self, number: int) -> None:
+        """The body was cut anew: the next piece is `number` now."""
+        self._next = number
+
 
 class Body:
     """The content of one message. All mutable state: the pieces held, their readers, and whether the source waits."""
@@ -86,7 +117,10 @@ class Body:
         "_keep",
         "_paused",
         "_read",
+        "_room",
+        "_roomed",
         "_source",
+        "content",
         "failed",
         "finished",
         "let_go",
@@ -106,16 +140,19 @@ class Body:
         self._source = source
         self._paused = False
         self._read = False  # a reader has come
+        self._room: Room | None = None
+        self._roomed = 0  # bytes that count there
+        self.content: bytes | None = None  # the whole, once it is complete and in one piece
         self._cursors: list[Cursor] = []
 
     @classmethod
     def of(cls, content: bytes) -> Body:
         """A body that is complete."""
         body = cls(keep=len(content))
-        if content:
-            body.pieces.append(content)
         body.size = body._held = len(content)
         body.finished = True
+        body.content = content
+        body.pieces = [content] if len(content) <= SLICE else _slices(content, range(0, len(content), SLICE))
         return body
 
     @property
@@ -145,10 +182,28 @@ class Body:
         else:
             self._ends.append(told)
 
-    def keep_up_to(self, size: int) -> None:
-        """Hold up to `size` bytes from the first on; to be said before the first byte."""
+    def keep_up_to(self, size: int, room: Room | None = None) -> None:
+        """Hold up to `size` bytes from the first on, as far as there is `room`; before it is read."""
         self._keep = size
+        if room is not None and not self.ended:
+            self._room = room
+            self._count(room, self._held)
         self._let_go()  # what was held back may come now
+
+    def settle(self, content: bytes) -> None:
+        """Let readers that are behind go on in `content`, the whole as it is stored: nothing is kept twice."""
+        self.content = content
+        if not self._cursors:
+            self.pieces = [content]
+            return
+        starts = [0]
+        for piece in self.pieces:
+            starts.append(starts[-1] + len(piece))
+        places = [starts[cursor.next_piece] for cursor in self._cursors]
+        cuts = sorted({*places, *range(0, len(content), SLICE)} - {len(content)})
+        self.pieces = _slices(content, cuts)
+        for cursor, place in zip(self._cursors, places, strict=True):
+            cursor.go_on_at(bisect_left(cuts, place))
 
     def begin_with(self, piece: bytes) -> None:
         """Put `piece` before what has arrived; only before the first reader."""
@@ -189,10 +244,42 @@ class Body:
         self.pieces.append(piece)
         self.size += len(piece)
         self._held += len(piece)
+        if self._room is not None:
+            self._count(self._room, len(piece))
         for cursor in tuple(self._cursors):
             cursor.pump()
-        if self.size > self._keep:
+        if self._room is not None or self.size > self._keep:
             self._let_go()
+
+    def part_with_laggards(self) -> None:
+        """Somebody has held everybody back for a while: who is far behind goes alone, if others wait, and if it can."""
+        end = self.let_go + len(self.pieces)
+        if self.whole or all(cursor.next_piece < end for cursor in self._cursors):
+            return
+        for cursor in tuple(self._cursors):
+            behind = sum(map(len, self.pieces[cursor.next_piece - self.let_go :]))
+            if behind > WINDOW and cursor.goes_alone(self.size - behind):
+                self._cursors.remove(cursor)
+        self._let_go()
+
+    def _is_ahead(self) -> bool:
+        """Whether even the fastest reader is far behind, while memory is short: what it needs later can come later."""
+        if self._room is None or not self._room.crowded or not self._cursors:
+            return False
+        fastest = max(cursor.next_piece for cursor in self._cursors)
+        return sum(map(len, self.pieces[fastest - self.let_go :])) > WINDOW
+
+    def _count(self, room: Room, size: int) -> None:
+        """What is held counts; where there is no room to keep more, the body only flows from now on."""
+        self._roomed += size
+        if self.size > self._keep or not room.take(size):
+            self._keep = 0
+            room.grow(size)
+
+    def _leave_room(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            room.give(self._roomed)
 
     def finish(self) -> None:
         """The content is complete."""
@@ -207,6 +294,7 @@ class Body:
             self._end()
 
     def _end(self) -> None:
+        self._leave_room()
         source, self._source = self._source, None
         if self._paused and source is not None:  # it will bring other bodies
             source.resume_reading()
@@ -222,7 +310,11 @@ class Body:
             none = self.let_go + len(self.pieces)
             slowest = min((cursor.next_piece for cursor in self._cursors), default=none)
             if slowest > self.let_go:
-                self._held -= sum(map(len, self.pieces[: slowest - self.let_go]))
+                taken = sum(map(len, self.pieces[: slowest - self.let_go]))
+                self._held -= taken
+                if self._room is not None:
+                    self._roomed -= taken
+                    self._room.give(taken)
                 del self.pieces[: slowest - self.let_go]
                 self.let_go = slowest
         if self._source is None:
@@ -230,7 +322,7 @@ class Body:
         if self._read and not self._cursors and not self.whole and not self.ended:
             self._source.abandoned()  # nobody reads it, and nobody will keep it
             return
-        behind = not self.whole and self._held > WINDOW
+        behind = self._held > WINDOW and (not self.whole or self._is_ahead())
         if behind and not self._paused:
             self._paused = True
             self._source.pause_reading()
@@ -241,6 +333,12 @@ class Body:
     def __repr__(self) -> str:
         state = "finished" if self.finished else "failed" if self.failed else "open"
         return f"<Body {state}, {self.size} bytes, {len(self._cursors)} readers>"
+
+
+def _slices(content: bytes, cuts: Sequence[int]) -> list[bytes]:
+    """`content` cut at `cuts`, without a copy."""
+    view = memoryview(content)
+    return [cast(bytes, view[start:end]) for start, end in zip(cuts, [*cuts[1:], len(content)], strict=True)]
 
 
 class BodyEnd(Protocol):

@@ -132,6 +132,10 @@ class ChunkWriter:
         """The body will never be complete."""
         self._give_up()
 
+    def goes_alone(self, at: int) -> bool:
+        """It has a patience of its own."""
+        return False
+
     def _give_up(self) -> None:
         if self._given_up:
             return
@@ -229,6 +233,10 @@ class ChunkReader:
     def abort(self) -> None:
         """The rest will never be complete."""
         self.body.fail()
+
+    def goes_alone(self, at: int) -> bool:
+        """There is no other way."""
+        return False
 
     def _opened(self, number: int, value: bytes | None) -> bytes | None:
         if value is None:

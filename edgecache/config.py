@@ -379,6 +379,9 @@ class Settings:
     idle_timeout: float = setting(
         DURATION, "60s", "That a client's connection may stay idle between requests.", least="10ms", most="1h"
     )
+    tunnel_timeout: float = setting(
+        DURATION, "10m", "That a WebSocket may be silent in both directions.", least="10ms", most="1d"
+    )
     min_rate: int = setting(
         SIZE,
         "100",
@@ -567,6 +570,7 @@ LIVE: Final = frozenset(
         "head_timeout",
         "body_timeout",
         "idle_timeout",
+        "tunnel_timeout",
         "min_rate",
         "max_line",
         "max_fields",

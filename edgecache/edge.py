@@ -53,6 +53,7 @@ from edgecache.writes import Reaches, Writes
 KNOWN_HIT: Final = b"hit"  # in the log, for Cache-Status: its ttl is in the head only
 TOKEN_PATIENCE: Final = 1.0  # seconds that who has written waits for this worker to know it
 LOOPED: Final = 508  # of one who forged CDN-Loop, it says nothing of others' requests
+KNOWN: Final = 8  # known heads and rendered answers hold an eighth of the memory at most
 MOST_FLIGHTS: Final = 3  # flights that one request follows before it goes alone
 OF_THE_RESPONSE: Final = frozenset(  # reasons that will hold for the next request too
     (
@@ -108,7 +109,7 @@ class Edge:
         self.clock = clock  # epoch seconds
         self.jurisdiction = jurisdiction  # of this POP and all that it stores; empty: residency is not kept
         self.foreign = 0  # requests of another one
-        self.known = KnownHeads()
+        self.known = KnownHeads(memory.account.budget // KNOWN, memory.account.hold)
         self._retired = 0  # of the memory, when answers were last let go
         self._follower_timeout = follower_timeout
         self._stale_wait = stale_wait

@@ -133,6 +133,11 @@ class EvictionPolicy(Cache[K, V]):
         """The budget in bytes."""
         return self._budget
 
+    def limit(self, maxsize: int) -> None:
+        """Change the budget, evicting until what is stored fits."""
+        self._budget = maxsize
+        self._make_room(0)
+
     @property
     def currsize(self) -> int:
         """The bytes in use: exactly the sum of the sizes of what is stored."""
@@ -357,6 +362,11 @@ class S3Fifo(EvictionPolicy[K, V]):
         self._main_budget = self._budget - self._budget // 10  # bytes
         self._ghosts: _Ghosts[K] = _Ghosts(self._main_budget)
         self._most_entries = 0
+
+    def limit(self, maxsize: int) -> None:
+        """Change the budget, and the main queue's share with it."""
+        self._main_budget = maxsize - maxsize // 10
+        super().limit(maxsize)
 
     def __getitem__(self, key: K) -> V:
         try:

@@ -66,7 +66,7 @@ class Fills:
             self._refused(decision.reason)
             return decision.reason
         stored = decision.stored
-        reply.body.keep_up_to(self._memory.largest)
+        reply.body.keep_up_to(self._memory.largest, self._memory.account)
         reply.body.when_ended(lambda body: self._complete(request, stored, reply, body))
         length = reply.response.framing.length
         if (
@@ -94,13 +94,13 @@ class Fills:
             return  # an unfinished body is never stored
         if not body.whole:
             if self._region is None or body.size > self._largest:
-                self._refused(Refused.TOO_LARGE)
+                self._refused(Refused.TOO_LARGE if body.size > self._memory.largest else Refused.NO_ROOM)
             return
         passed = self._passed(key, stored, reply)
         if passed is None:
             self._refused(Refused.PURGED)
             return
-        content = body.pieces[0] if len(body.pieces) == 1 else b"".join(body.pieces)
+        content = self._memory.joined(body)
         if stored.whole_length is not None:
             self._put_part(key, request, stored, reply, content, passed)
             return

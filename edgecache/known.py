@@ -18,13 +18,14 @@ from edgecache.answers import Answer
 from edgecache.memory import Entry
 from edgecache.rules.message import Request
 from edgecache.wire.h1_client import Question
-from edgecache.wire.h1_head import Remembered
+from edgecache.wire.h1_head import Remembered, weight_of
 from edgecache.wire.h1_render import says_hsts
 
 MOST_HEADS: Final = 4096
 LONGEST_HEAD: Final = 4096  # bytes; longer ones are parsed each time
 LONGEST_ANSWER: Final = 16384  # bytes; longer answers are not joined into one write
 MOST_RENDERED: Final = 4096  # entries whose answer is kept rendered
+MOST_BYTES: Final = 64 * 1024 * 1024  # of heads and rendered answers together, where no other bound is set
 MOST_SEEN: Final = 8192  # heads remembered as seen once, by their hash
 
 
@@ -93,12 +94,16 @@ class KnownRead:
 Known = KnownHit | KnownPass | KnownRead
 
 
+def _rendered_weight(_: int, rendered: Rendered) -> int:
+    return 1000 + len(rendered.entry.content)
+
+
 class KnownHeads:
     """The remembered heads and rendered answers, the oldest forgotten first."""
 
-    def __init__(self) -> None:
-        self._known: Remembered[bytes, Known] = Remembered(MOST_HEADS)
-        self._rendered: Remembered[int, Rendered] = Remembered(MOST_RENDERED)
+    def __init__(self, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None) -> None:
+        self._known: Remembered[bytes, Known] = Remembered(MOST_HEADS, most_bytes // 2, weight_of, hold)
+        self._rendered: Remembered[int, Rendered] = Remembered(MOST_RENDERED, most_bytes // 2, _rendered_weight, hold)
         self._seen: set[int] = set()
         self._stopped = False
         self.hsts = b""  # the line that answers to https get, or nothing
@@ -122,7 +127,7 @@ class KnownHeads:
 
     def forget_one(self, raw: bytes) -> None:
         """Forget the head `raw`."""
-        self._known.pop(raw, None)
+        self._known.forget(raw)
 
     def rendered(self, entry: Entry, make: Callable[[float], Answer]) -> Rendered:
         """The one rendered answer that every plain GET of `entry` shares."""
@@ -136,9 +141,9 @@ class KnownHeads:
     def forget_gone(self) -> None:
         """Let go of answers out of entries that are no longer in memory."""
         for raw in [raw for raw, known in self._known.items() if type(known) is KnownHit and known.rendered.entry.gone]:
-            del self._known[raw]
+            self._known.forget(raw)
         for number in [number for number, rendered in self._rendered.items() if rendered.entry.gone]:
-            del self._rendered[number]
+            self._rendered.forget(number)
 
     def forget_all(self) -> None:
         """Forget all: what the answers follow from has changed."""
@@ -148,7 +153,8 @@ class KnownHeads:
     def stop(self) -> None:
         """Forget all, and learn no more: from now on every answer says `Connection: close`."""
         self._stopped = True
-        self._known.clear()
+        for raw in list(self._known):
+            self._known.forget(raw)
 
     def __len__(self) -> int:
         return len(self._known)

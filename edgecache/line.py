@@ -22,7 +22,8 @@ from edgecache.tasks import spawn
 MOST_UNREAD: Final = 64 * 1024 * 1024  # bytes of one reply, which are held until it is whole
 Values = Sequence[bytes | None]
 Done = Callable[[Values | None, BaseException | None], None]  # the values, or what went wrong
-Failure: Final = (RedisError, RedisClusterException, OSError, TimeoutError)  # whatever can go wrong with a server
+# Whatever can go wrong with a server. RuntimeError: what uvloop says of a connection that was closed meanwhile.
+Failure: Final = (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError)
 
 
 class Line(Protocol):

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from edgecache.account import Account
+from edgecache.body import Body
 from edgecache.eviction import POLICIES, EvictionPolicy
 from edgecache.rules.cache_key import SearchVariance, no_vary_search
 from edgecache.rules.message import Fields
@@ -175,6 +177,7 @@ class Memory:
         self._slots: EvictionPolicy[bytes, Slot] = POLICIES[policy](
             budget, getsizeof=lambda slot: slot.size, on_evict=self._evicted
         )
+        self.account = Account(budget, largest, self._slots.limit)  # what is held outside of the slots
         self._search: dict[bytes, tuple[SearchVariance, int]] = {}  # path → rule and its number
         self._search_count = 0
 
@@ -205,6 +208,15 @@ class Memory:
     def touch(self, entry: Entry) -> None:
         """`entry` was used without a look-up."""
         self._slots.touch(entry.key)
+
+    def joined(self, body: Body) -> bytes:
+        """The content of a complete `body` in one piece, for which room is made before it is there twice."""
+        if body.content is None:
+            self.account.hold(2 * body.size)
+            body.settle(b"".join(body.pieces))
+            self.account.hold(-2 * body.size)
+        assert body.content is not None, "it was settled"
+        return body.content
 
     def put(
         self, key: bytes, stored: Stored, content: bytes, segments: Segments | None = None, passed: int = 0
@@ -250,6 +262,7 @@ class Memory:
             self._retire(slot)
             self._slots.pop(key, None)
             return None
+        self.account.look()
         return None if entry.gone else entry
 
     def resize(self, entry: Entry) -> None:
@@ -301,9 +314,11 @@ class Memory:
         self.retired += 1
         if isinstance(slot, Entry):
             slot.gone = True
+            self.account.left(slot.content)
         elif slot is not None:
             for entry in slot.by_values.values():
                 entry.gone = True
+                self.account.left(entry.content)
 
     @property
     def size(self) -> int:

@@ -9,6 +9,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from edgecache.config import Settings
 from edgecache.retry_budget import RetryBudget
@@ -20,6 +21,8 @@ from edgecache.wire.h1_head import ResponseHeads
 from edgecache.wire.tls import ClientTls
 
 log = logging.getLogger("edgecache")
+HELD_BACK: Final = 2.0  # seconds that readers may take nothing of an answer while others wait for its connection
+
 Addresses = list[tuple[int, tuple[object, ...]]]  # (family, socket address)
 
 
@@ -57,7 +60,9 @@ class Names:
 class OriginPool:
     """Connections to one origin. Mutable state: the idle ones, the open ones, and the questions that wait for one.
 
-    A question waits in line when `origin_connections` are busy; the line is bounded in length and in time.
+    A question waits in line when `origin_connections` are busy; the line is bounded in length and in time. Clients that
+    send a body slowly get half of the connections at most and wait in a line of their own, and an answer whose readers
+    take nothing of it is cut short when others wait: neither keeps everybody from the origin.
     `failed` is told the reason, a fixed word, whenever the origin lets us down.
     """
 
@@ -89,12 +94,18 @@ class OriginPool:
         self.asked = 0  # questions ever, those asked again included
         self.retries = RetryBudget()
         self._waiting: deque[tuple[float, Inquiry]] = deque()  # (deadline, question)
+        self._most_uploads = max(1, self._most // 2)
+        self._uploads: set[Inquiry] = set()  # whose bodies were not complete when they were asked
+        self._uploads_waiting: deque[tuple[float, Inquiry]] = deque()
 
     # --- questions
 
     def ask(self, inquiry: Inquiry) -> None:
         """Send a question at once on an idle connection, or on a new one, or when one becomes free."""
         self.asked += 1
+        if inquiry.uploads and not self._may_upload(inquiry):
+            self._line_up(inquiry, self._uploads_waiting)
+            return
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed:
@@ -103,10 +114,23 @@ class OriginPool:
         if len(self._open) + self._connecting < self._most:
             self._connecting += 1
             spawn(self._connect(inquiry), "connect to origin")
-        elif len(self._waiting) < self._queue_most:
-            self._waiting.append((self.clock() + self._queue_timeout, inquiry))
+        else:
+            self._line_up(inquiry, self._waiting)
+
+    def _line_up(self, inquiry: Inquiry, line: deque[tuple[float, Inquiry]]) -> None:
+        if len(line) < self._queue_most:
+            line.append((self.clock() + self._queue_timeout, inquiry))
         else:
             self._refuse(inquiry, OriginBusy("origin-queue-full", "too many requests wait for the upstream"))
+
+    def _may_upload(self, inquiry: Inquiry) -> bool:
+        """Whether one more question whose body is not complete may have a connection."""
+        if len(self._uploads) >= self._most_uploads:
+            self._uploads = {one for one in self._uploads if one.uploads}
+        if inquiry not in self._uploads and len(self._uploads) >= self._most_uploads:
+            return False
+        self._uploads.add(inquiry)
+        return True
 
     async def _connect(self, inquiry: Inquiry) -> None:
         try:
@@ -200,9 +224,13 @@ class OriginPool:
 
     def sweep(self, now: float) -> None:
         """End what is overdue; `now` in monotonic seconds."""
-        while self._waiting and self._waiting[0][0] < now:
-            _, inquiry = self._waiting.popleft()
-            self._refuse(inquiry, OriginBusy("origin-queue-timeout", "no connection to the upstream became free"))
+        for line in (self._waiting, self._uploads_waiting):
+            while line and line[0][0] < now:
+                _, inquiry = line.popleft()
+                self._refuse(inquiry, OriginBusy("origin-queue-timeout", "no connection to the upstream became free"))
+        if self._waiting:
+            self._shed(now)
+        self._next_uploads()
         if self._tls is not None:
             self._tls.look(now)
         for connection in tuple(self._open):
@@ -214,6 +242,26 @@ class OriginPool:
                 self._idle.remove(connection)
                 connection.close()
 
+    def _shed(self, now: float) -> None:
+        """Give those who wait the connections whose answers nobody takes, the ones held back longest first."""
+        held = [connection for connection in self._open if connection.held_for(now) > HELD_BACK]
+        held.sort(key=lambda connection: connection.held_for(now), reverse=True)
+        for connection in held[: len(self._waiting)]:
+            self.failed("held-back")
+            connection.shed()
+
+    def _next_uploads(self) -> None:
+        """Those whose bodies are complete by now, or have room now, wait no longer for that."""
+        for _ in range(len(self._uploads_waiting)):
+            deadline, inquiry = self._uploads_waiting.popleft()
+            if inquiry.cancelled:
+                continue
+            if inquiry.uploads and not self._may_upload(inquiry):
+                self._uploads_waiting.appendleft((deadline, inquiry))
+                return
+            self.asked -= 1
+            self.ask(inquiry)
+
     def close(self) -> None:
         """End every connection; what is under way fails."""
         for connection in tuple(self._open):
@@ -222,7 +270,7 @@ class OriginPool:
     @property
     def waiting(self) -> int:
         """Questions that wait for a connection."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._uploads_waiting)
 
     @property
     def busy(self) -> int:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
-from edgecache.balancer import Attempt, Balancer, Check, Member
+from edgecache.attempts import Attempt
+from edgecache.balancer import Balancer, Check, Member
 from edgecache.config import Settings
 from edgecache.origin import OriginPool
 from edgecache.rules.balancing import least_loaded, may_ask_another
+from edgecache.rules.breaker import State
 from edgecache.rules.message import Response
 from edgecache.rules.residency import REASON, may_have
 from edgecache.wire.errors import OriginBusy
@@ -132,11 +134,15 @@ class Origins(Balancer):
         return min(well, key=lambda member: member.load(now), default=None)
 
     def _leave_silent(self, now: float) -> None:
-        """Go on from an origin that has answered nothing while so many questions waited: that is no slow answer."""
+        """Go on from an origin that has answered nothing while so many questions waited: that is no slow answer.
+
+        From one that is ejected, or tried again, even if it is few.
+        """
         silent: list[Attempt] = []
         for member in self.members:
             waiting = [attempt for attempt in member.attempts if attempt.since < now - SILENT]
-            if len(waiting) >= SILENT_TO and member.heard <= min(attempt.since for attempt in waiting):
+            many = len(waiting) >= SILENT_TO or member.health.breaker.state is not State.CLOSED
+            if many and member.heard < now - SILENT:
                 silent += waiting
         self.move(silent)
 

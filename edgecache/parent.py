@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from edgecache.balancer import Attempt, Balancer, Check, Delegate, Member, Speaks
+from edgecache.attempts import Attempt, Delegate, Speaks
+from edgecache.balancer import Balancer, Check, Member
 from edgecache.body import Body
 from edgecache.config import Origin, Settings
 from edgecache.origin import OriginPool
@@ -141,12 +142,12 @@ class Parents(Balancer):
         self.move([attempt for attempt in self.slow_attempts(self.clock() - SILENT) if self._is_silent(attempt)])
 
     def _is_silent(self, attempt: Attempt) -> bool:
-        """Whether nothing at all has come from the parent since it was asked, and it does not answer a check.
+        """Whether nothing at all has come from the parent for a while, and it does not answer a check.
 
         A parent that waits for a slow origin does: to ask another in its stead would ask the origin twice.
         """
         member, now = attempt.member, self.clock()
-        if member.heard > attempt.since:
+        if member.heard > now - SILENT:
             return False
         if member.check is None:
             self.check(member, now)

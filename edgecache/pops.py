@@ -119,6 +119,7 @@ class Children:
         self._distrusted = distrusted  # told why a request that claims to be a POP's is not taken for one
         self._located = located  # adds the place of the client at an address
         self._waiting: list[_Waiting] = []
+        self._stuck: dict[str, int] = {}  # region → the mark at which its log stood when it was waited for in vain
         invalidation.on_applied = self._moved
 
     @staticmethod
@@ -141,6 +142,8 @@ class Children:
         exchange.extra = NOTHING_SEEN
         if self._log.vector.covers(asks.required):
             child(exchange)
+        elif self._is_stuck(asks.required):
+            _answer_behind(exchange, child)
         else:
             self._wait(exchange, asks.required, child)
 
@@ -160,6 +163,12 @@ class Children:
 
     # --- a child that knows more than this POP
 
+    def _is_stuck(self, required: Vector) -> bool:
+        """Whether what is missing of it was waited for in vain, and nothing of that region has come since."""
+        vector = self._log.vector
+        missing = [region for region in required if vector[region] < required[region]]
+        return any(self._stuck.get(region) == vector[region] for region in missing)
+
     def _wait(self, exchange: Exchange, required: Vector, go: Go) -> None:
         """Answer as soon as the log has caught up; after a while, as a POP that is behind."""
         waiting = _Waiting(exchange, required, go)
@@ -176,12 +185,20 @@ class Children:
             waiting.go_on()
 
     def _give_up(self, waiting: _Waiting) -> None:
-        if waiting in self._waiting:
-            self._waiting.remove(waiting)
-            request = waiting.exchange.request
-            assert request.child is not None, "it is a child's"
-            waiting.exchange.request = request._replace(child=request.child._replace(behind=True))
-            waiting.go_on()
+        if waiting not in self._waiting:
+            return
+        self._waiting.remove(waiting)
+        vector, required = self._log.vector, waiting.required
+        self._stuck |= {region: vector[region] for region in required if vector[region] < required[region]}
+        waiting.go_on(behind=True)
+
+
+def _answer_behind(exchange: Exchange, go: Go) -> None:
+    """Answer a child that knows more than this POP: nothing that is here is proven to it."""
+    request = exchange.request
+    assert request.child is not None, "it is a child's"
+    exchange.request = request._replace(child=request.child._replace(behind=True))
+    go(exchange)
 
 
 class _Waiting:
@@ -195,11 +212,15 @@ class _Waiting:
         self._go = go
         self.timer: asyncio.TimerHandle | None = None
 
-    def go_on(self) -> None:
+    def go_on(self, *, behind: bool = False) -> None:
         """Answer now, if anybody still waits for it."""
         if self.timer is not None:
             self.timer.cancel()
-        if not self.exchange.gone:
+        if self.exchange.gone:
+            return
+        if behind:
+            _answer_behind(self.exchange, self._go)
+        else:
             self._go(self.exchange)
 
 

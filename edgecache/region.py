@@ -154,7 +154,7 @@ class Region:
         member = cache_status.hit(self.name, entry.lifetime - age)
         response = Response(entry.status, stored.fields, entry.reason, Framing(length), passed_on=head)
         if length <= self._memory.largest:
-            reader.body.keep_up_to(self._memory.largest)
+            reader.body.keep_up_to(self._memory.largest, self._memory.account)
             url = primary_key(request)
             reader.body.when_ended(lambda body: self._keep(url, found, body))
         asyncio.get_running_loop().call_soon(reader.start)
@@ -171,7 +171,7 @@ class Region:
 
     def _keep(self, url: bytes, found: Found, body: Body) -> None:
         if body.finished and body.whole:
-            self._memory.put(url, found.entry.stored, b"".join(body.pieces), passed=found.entry.passed)
+            self._memory.put(url, found.entry.stored, self._memory.joined(body), passed=found.entry.passed)
 
     async def _go_on(self, reader: ChunkReader, request: Request, found: Found, at: int, client: str) -> None:
         """The tier has lost the rest of a body that is being sent: get it from the origin (RFC 9110 §13.1.5)."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 from edgecache import answers
@@ -14,7 +14,7 @@ from edgecache.invalidation import Invalidation
 from edgecache.known import KnownPass
 from edgecache.memory import Entry
 from edgecache.pops import tell_of_reply
-from edgecache.rules import cache_status, rfc9111
+from edgecache.rules import cache_status, ranges, rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Response
 from edgecache.rules.purge_log import Stamp
@@ -161,7 +161,48 @@ class Relays:
         if exchange.request.child is not None:
             tell_of_reply(exchange, reply, self._invalidation)
         head = answers.from_upstream(reply.response, member, self.clock()) + more
+        if self._has_rest(exchange, reply):
+            exchange.ask_for_rest = partial(self._ask_for_rest, exchange, reply.response)
         exchange.stream(status, head, reply.response.framing.length, reply.body)
+
+    @staticmethod
+    def _has_rest(exchange: Exchange, reply: Reply) -> bool:
+        """Whether any part of the answer can be asked for again, and is known to be of the same representation."""
+        response = reply.response
+        strong = (response.fields.get(b"etag") or b"").startswith(b'"')
+        sized = response.framing.length is not None and response.status == 200
+        return strong and sized and not reply.tier and exchange.request.method == b"GET"
+
+    def _ask_for_rest(self, exchange: Exchange, response: Response, at: int) -> None:
+        """Ask for what follows byte `at` of `response`, for `exchange` alone (RFC 9110 §13.1.5)."""
+        request, etag = exchange.request, response.fields.get(b"etag") or b""
+        fields = rfc9111.unconditional(request).plus((b"Range", b"bytes=%d-" % at), (b"If-Range", etag))
+        rest = _Rest(self.upstream.question(request, fields, exchange.client), *self.upstream.stamp())
+        rest.exchange, rest.etag, rest.span = exchange, etag, (at, response.framing.length)
+        exchange.inquiry = rest
+        self.upstream.ask(rest)
+
+
+class _Rest(Inquiry):
+    """The question for the rest of an answer that others do not wait for."""
+
+    exchange: Exchange
+    etag: bytes
+    span: tuple[int, int | None]  # the first byte, and the length of the whole
+
+    def on_answer(self, response: Response, body: Body) -> None:
+        self.exchange.inquiry = None
+        part = ranges.content_range(response.fields.get(b"content-range"))
+        at, whole = self.span
+        fits = part is not None and (part.first, part.end, part.whole) == (at, whole, whole)
+        if response.status == 206 and fits and response.fields.get(b"etag") == self.etag:
+            self.exchange.go_on_with(body)
+        else:
+            body.discard()
+            self.exchange.abort()
+
+    def on_failure(self, error: OriginError) -> None:
+        self.exchange.abort()
 
 
 class Relay(Inquiry):
@@ -222,7 +263,7 @@ class Relay(Inquiry):
         )
         client.transport.write(render.status_line(101, response.reason) + render.field_block(fields) + b"\r\n")
         self.exchange.status = 101
-        join(client.transport, connection, self.exchange)
+        join(client, connection, self.exchange)
 
 
 class _KnownPass(Exchange, Relay):
@@ -268,19 +309,42 @@ class _KnownPass(Exchange, Relay):
             self.cancel()
 
 
-def join(client: asyncio.Transport, origin: OriginConnection, exchange: Exchange) -> None:
-    """Bytes from either side go to the other until one of them ends."""
+class _TunnelEnd:
+    """What is to be cancelled when the client of a tunnel leaves."""
+
+    def __init__(self, origin: OriginConnection) -> None:
+        self._origin = origin
+
+    def cancel(self) -> None:
+        """Let what the client sent arrive, then end."""
+        self._origin.end_tunnel()
+
+
+def join(client: ClientConnection, origin: OriginConnection, exchange: Exchange) -> None:
+    """Bytes from either side go to the other, as fast as it takes them, until one of them ends."""
 
     def from_origin(data: bytes | None) -> None:
         if data is None:
-            client.close()
-        elif not client.is_closing():
-            client.write(data)
+            client.transport.close()
+        elif not client.transport.is_closing():
+            client.transport.write(data)
+            client.moved()
             exchange.bytes_out += len(data)
+            if not client.writable:
+                origin.transport.pause_reading()
 
     def from_client(data: bytes) -> None:
         if not origin.transport.is_closing():
             origin.transport.write(data)
+            if not origin.writable:
+                client.transport.pause_reading()
 
-    exchange.become_tunnel(from_client)
-    origin.become_tunnel(from_origin)
+    exchange.inquiry = _TunnelEnd(origin)
+    exchange.become_tunnel(from_client, partial(resume_reading, origin))
+    origin.become_tunnel(from_origin, partial(resume_reading, client))
+
+
+def resume_reading(side: ClientConnection | OriginConnection) -> None:
+    """The other side of a tunnel can take more."""
+    if not side.transport.is_closing():
+        side.transport.resume_reading()

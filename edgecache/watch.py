@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Any, Final
 
+from edgecache.lag import LoopLag
 from edgecache.metrics import Counter, Histogram, Registry, Snapshot
 from edgecache.regional import Read
 from edgecache.request_counts import RequestCounts
@@ -30,7 +31,6 @@ OF_THE_MOMENT: Final = (  # read from the members that there are now
     *(f"edgecache_{kind}_{name}" for kind in ("origin", "parent") for name in ("up", "breaker", "ejections")),
     *("edgecache_origin_latency_seconds", "edgecache_parent_latency_seconds"),
 )
-SWEEP_SECONDS: Final = 0.25
 
 
 FAILURES: Final = (  # the usual ones, exported from the start, so that a rate sees the first of each
@@ -56,8 +56,7 @@ class Watch:
             self._origin_failures(reason)
         self.opened = self.registry.counter("edgecache_connections_opened", "Client connections accepted ever.")
         self.regional = RegionalCounts(self.registry)
-        self._lag = self.registry.gauge("edgecache_loop_lag_seconds", "How late the last sweep ran.", across="max")
-        self._last_look = 0.0
+        self.lag = LoopLag(self.registry)
 
     def snapshot(self) -> Snapshot:
         """The metrics as they stand."""
@@ -69,6 +68,8 @@ class Watch:
         gauge, counter = self.registry.gauge, self.registry.counter
         gauge("edgecache_memory_bytes", "Bytes in the memory tier.", read=lambda: edge.memory.size)
         gauge("edgecache_memory_limit_bytes", "Bytes that it may take.", read=lambda: edge.memory.limit)
+        account = edge.memory.account
+        gauge("edgecache_memory_held_bytes", "Of its budget, but held elsewhere.", read=lambda: account.held)
         gauge("edgecache_memory_objects", "URLs in the memory tier.", read=lambda: len(edge.memory))
         counter("edgecache_memory_evictions", "URLs that left for want of memory.", read=lambda: edge.memory.evictions)
         gauge("edgecache_flights", "Questions upstream that may be followed.", read=lambda: len(edge.flights))
@@ -225,12 +226,6 @@ class Watch:
 
     def _origin_failures(self, reason: str) -> Counter:
         return self.registry.counter("edgecache_origin_failures", "Failures of the origin, by reason.", reason=reason)
-
-    def looked(self, now: float) -> None:
-        """A sweep runs at `now`, in the loop's seconds."""
-        if self._last_look:
-            self._lag.value = max(0.0, now - self._last_look - SWEEP_SECONDS)
-        self._last_look = now
 
 
 class RegionalCounts:

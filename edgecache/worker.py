@@ -69,6 +69,9 @@ SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
 REGISTER_BYTES: Final = 1024  # allowed for each purged name
 CATCH_UP_WITHIN: Final = 0.5  # seconds that the start waits for the log of invalidations
 BACKLOG: Final = 4096  # connections that wait to be accepted
+GAPS: Final = 6  # a sixth of the memory is for the allocator's gaps between what is stored, and for what is not counted
+HEADS: Final = 16  # what request heads parse to holds a sixteenth of the memory at most
+MOST_UNSENT: Final = 256 * 1024  # bytes of answers that the kernel holds for a client beyond what is on its way to it
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
 GEOGRAPHY: Final = ("geo_db", "geo_overrides", "geo_rules", "region")
 BREAKER_FAILURES: Final = 5  # in a row, until the regional tier is let alone
@@ -106,6 +109,7 @@ class Worker:
         self._secure: list[SecureListener] = []
         self.edge = self._build(settings, clock)
         self.edge.known.hsts = self.hsts
+        self._read_heads(settings)
         self.watch.read(self.edge, self._switch, self.connections, self._log)
         if self._regional is not None:
             self.watch.regional.read_state(self._regional)
@@ -125,14 +129,22 @@ class Worker:
         self.head_timeout = settings.head_timeout
         self.body_timeout = settings.body_timeout
         self.idle_timeout = settings.idle_timeout
+        self.tunnel_timeout = settings.tunnel_timeout
         self.min_rate = settings.min_rate
         self.max_request_body = settings.max_request_body
         self.hsts = b"Strict-Transport-Security: %b\r\n" % settings.hsts.encode() if settings.hsts else b""
         self._drain_grace = settings.drain_grace
-        self._heads = RequestHeads(HeadLimits(settings.max_line, settings.max_fields, settings.max_head))
-        self.check_unfinished = self._heads.check_unfinished
         self._trusted = trust_of(settings.trusted_proxies)
         self._logging = settings.access_log > 0
+
+    def _read_heads(self, settings: Settings) -> None:
+        """From now on, heads are read within these limits; what was read within others is forgotten."""
+        limits = HeadLimits(settings.max_line, settings.max_fields, settings.max_head)
+        account, before = self.edge.memory.account, getattr(self, "_heads", None)
+        if before is not None:
+            before.forget_all()
+        self._heads = RequestHeads(limits, account.budget // HEADS, account.hold)
+        self.check_unfinished = self._heads.check_unfinished
 
     @property
     def _pool(self) -> OriginPool | Origins:
@@ -190,6 +202,7 @@ class Worker:
             max_ranges=settings.max_ranges,
         )
         edge.known.hsts = self.hsts
+        self._read_heads(settings)
         edge.fills.tune(policy_of(settings))
         edge.upstream.tune(gateway_of(settings), self._trusted)
         edge.flights.hit_for_miss = settings.hit_for_miss
@@ -203,7 +216,8 @@ class Worker:
     def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
         pop = settings.pop.encode()
         log = PurgeLog(settings.purge_registers, REGISTER_BYTES * settings.purge_registers)
-        memory = Memory(settings.worker_memory, settings.memory_policy, settings.largest_object, settings.max_variants)
+        budget = settings.worker_memory - settings.worker_memory // GAPS
+        memory = Memory(budget, settings.memory_policy, settings.largest_object, settings.max_variants)
         flights = Flights(settings.hit_for_miss)
         tier = self._regional = regional_tier(settings, self.watch.regional, clock)
         invalidation = Invalidation(log, memory, flights, clock, cut_off_modes(settings))
@@ -420,15 +434,18 @@ class Worker:
         loop = asyncio.get_running_loop()
         for listener in sockets:
             own = listener.dup()
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT)  # connections inherit it
             server = await loop.create_server(self._accepted, sock=own, backlog=BACKLOG)
             self._servers.append((server, own))
         for kind, listeners in ((False, tls), (True, pops)):
             self._secure += [self._secured(listener.dup(), for_pops=kind) for listener in listeners]
         for secure in self._secure:
             secure.start()
+        self.watch.lag.start()
         self._sweep()
 
     def _secured(self, listener: socket.socket, *, for_pops: bool) -> SecureListener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT)  # connections inherit it
         expects = self._expects_preface and not for_pops
         says_preface = (lambda peer: self._trusted(peer)) if expects else None  # whom we trust may change
         return SecureListener(
@@ -477,6 +494,7 @@ class Worker:
         self._stop_accepting()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        self.watch.lag.stop()
         for connection in tuple(self.connections):
             connection.cut()
         for preface in tuple(self._prefaced):
@@ -516,7 +534,6 @@ class Worker:
 
     def _sweep(self) -> None:
         """One pass over everything that has a deadline; there is no other timer."""
-        loop = asyncio.get_running_loop()
         now = self.clock()
         self.crowded = self._admission.crowded
         for connection in tuple(self.connections):
@@ -532,8 +549,18 @@ class Worker:
         self._switch.sweep(now)
         self._flush_log()
         self.edge.sweep()
-        self.watch.looked(loop.time())
-        self._sweeper = loop.call_later(SWEEP, self._sweep)
+        self._cut_readers()
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+
+    def _cut_readers(self) -> None:
+        """Cut whoever has read slowest of what has left the memory, while such readers hold too much of it."""
+        account = self.edge.memory.account
+        account.look()
+        contents = account.to_cut()
+        if contents:
+            readers = [one for one in self.connections if id(one.reads) in contents]
+            for connection in sorted(readers, key=lambda one: one.since)[: 1 + len(readers) // 2]:
+                connection.cut()
 
     def _flush_log(self) -> None:
         """Piece by piece: requests that have come meanwhile are answered in between."""

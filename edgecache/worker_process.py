@@ -22,6 +22,7 @@ from typing import Any, Protocol, cast
 import orjson
 import uvloop
 
+from edgecache.allocator import give_back
 from edgecache.config import Settings, load
 from edgecache.errors import ConfigError
 from edgecache.metrics import Snapshot
@@ -71,6 +72,7 @@ def run(
     """Be a worker until the supervisor ends it; `worker` names the factory as `module:name`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # sent to a whole terminal at times: the supervisor leads
+    give_back()
     hush_names()
     sockets = [_adopted(fd) for fd in listen_fds]
     secure = {kind: [_adopted(fd) for fd in fds] for kind, fds in secure_fds.items() if fds}
@@ -136,17 +138,21 @@ class LedWorker:
 
     async def obey(self, orders: asyncio.StreamReader) -> None:
         """Follow the supervisor's orders until it is gone."""
-        async for line in orders:
-            match orjson.loads(line):
-                case {"ask": "snapshot"}:
-                    self._send_metrics()
-                case {"ask": "drain"}:
-                    self.drain()
-                case {"log": _} as message if self._own_log is not None:
-                    self._own_log.hear(message)
-                case {"ask": "reload", "environ": environ}:
-                    await self._reload(environ)
-        self.over.set()
+        try:
+            async for line in orders:
+                match orjson.loads(line):
+                    case {"ask": "snapshot"}:
+                        self._send_metrics()
+                    case {"ask": "drain"}:
+                        self.drain()
+                    case {"log": _} as message if self._own_log is not None:
+                        self._own_log.hear(message)
+                    case {"ask": "reload", "environ": environ}:
+                        await self._reload(environ)
+        except ConnectionError:  # it was killed before it had read all that we had to say
+            log.warning("the supervisor is gone")
+        finally:
+            self.over.set()
 
     async def _reload(self, environ: Mapping[str, str]) -> None:
         """Take other settings; what goes wrong is said, and the last good ones stay."""

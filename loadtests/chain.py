@@ -275,6 +275,8 @@ async def faults(directory: Path, seconds: float) -> list[str]:
     broken: list[str] = []
     for name, (break_it, mend_it) in FAULTS.items():
         async with running(directory) as chain:
+            for origin in chain.origins.values():
+                origin.delay = 0.02
             seen = await _under_load(chain, seconds, break_it, mend_it)
             twice = chain.written_twice
             kept = seen.failed_reads == 0 and not twice
@@ -284,7 +286,10 @@ async def faults(directory: Path, seconds: float) -> list[str]:
                 f"{seen.quantile(0.99):9.1f}{seen.quantile(1):9.0f}{twice:7}{chain.most_at_once:9}  {word}"
             )
             broken += chain.broken
-    tell("\ntwice: writes that reached an origin twice; at once: the most requests that one origin had under way")
+    tell(
+        "\ntwice: writes that reached an origin twice; at once: the most requests that one origin had under way (each",
+        "takes it 20 ms). Writes that fail had been sent: the relay before a dead origin accepts connections.",
+    )
     return broken
 
 

@@ -271,7 +271,7 @@ async def test_a_dripping_answer_is_given_up(
             loop = asyncio.get_running_loop()
             ends = asyncio.gather(first.body_bytes(10_000), second.body_bytes(10_000), return_exceptions=True)
             await drip(drops, loop.create_task(asyncio.wait((ends,))))
-            assert [type(end) for end in await ends] == [Truncated, Truncated]
+            assert all(isinstance(end, Truncated | ConnectionResetError) for end in await ends)
         assert moved(pop, 'edgecache_origin_failures_total{reason="lowest-rate"}') >= 1
         assert not drops[-1].is_set()
         await works_again(pop, origin)

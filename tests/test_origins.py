@@ -224,6 +224,18 @@ async def test_an_unsafe_request_that_was_sent_is_never_sent_again() -> None:
             assert sum(one.asked()) == before + 3
 
 
+async def test_a_probe_that_fails_costs_no_client_its_answer() -> None:
+    """Even when there is nothing left of the budget: it is asked again of an origin that is well."""
+    async with fleet(("eu", 2)) as one:
+        one.doubles[0].otherwise(Reply(cut_head_at=0))
+        assert await one.ask(20) == {200: 20}
+        one.origins.retries.spend = lambda asked, now: False
+        for _ in range(3):
+            one.now += 70
+            assert await one.ask(5) == {200: 5}
+        assert len(one.doubles[0].requests) == 8
+
+
 async def test_a_safe_request_whose_origin_hangs_up_is_asked_of_another() -> None:
     """Within the budget, which ten requests in the window cannot exceed."""
     async with fleet(("eu", 2)) as one:
@@ -387,9 +399,13 @@ async def test_a_region_that_falls_silent_is_left_for_another() -> None:
         assert await one.ask(40) == {200: 40}
         for double in one.doubles[:2]:
             double.otherwise(hang())
+            double.on("/last", Reply(200, NOT_STORED))
         asking = [asyncio.ensure_future(one.pop.get(f"/silent/{number}")) for number in range(60)]  # noqa: TID251
         while sum(one.asked()[:2]) < 100:
             await let_others_run()
+        one.now += 0.1
+        for _ in range(8):  # what was asked before falls silent, too
+            assert (await one.pop.get("/last")).status == 200
         for _ in range(3):
             one.now += 2
             one.origins.sweep(one.now)

@@ -544,6 +544,26 @@ async def test_a_purge_that_only_the_child_knows_is_not_undone_by_its_parent(ori
         assert len(origin.requests) == 2, "what came with proof was not kept"
 
 
+async def test_a_log_that_does_not_come_is_waited_for_once(origin: OriginDouble) -> None:
+    """The parent does not hear of that region at all: later questions go on at once, until it does."""
+    origin.otherwise(Reply(200, [FRESH], b"x"))
+    async with chain(origin) as one:
+        children = one.shields[0].worker.children
+        waits: list[object] = []
+        real = children._wait
+        children._wait = lambda *asked: (waits.append(asked), real(*asked))
+        applied(one.edge, (URL,), 5)
+        for number in range(4):
+            assert (await one.get(f"/{number}")).status == 200
+        assert len(waits) == 1
+        applied(one.shields[0], (URL,), 4)
+        asking = asyncio.ensure_future(one.get("/later"))  # noqa: TID251
+        await until(lambda: waiting_children(one.shields[0]) == 1)
+        applied(one.shields[0], (URL,), 5, 4)
+        assert (await asking).status == 200
+        assert len(waits) == 2
+
+
 async def test_a_parent_that_catches_up_in_time_asks_once(origin: OriginDouble) -> None:
     """Its log is a little late: the question waits for it."""
     origin.on("/a", Reply(200, [FRESH], b"old"), Reply(200, [FRESH], b"new"))

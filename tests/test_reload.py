@@ -156,6 +156,7 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "head_timeout": ("1s", lambda worker: worker.head_timeout),
     "body_timeout": ("1s", lambda worker: worker.body_timeout),
     "idle_timeout": ("1s", lambda worker: worker.idle_timeout),
+    "tunnel_timeout": ("1m", lambda worker: worker.tunnel_timeout),
     "min_rate": ("7", lambda worker: worker.min_rate),
     "max_line": ("300", lambda worker: worker._heads.limits),
     "max_fields": ("7", lambda worker: worker._heads.limits),

@@ -1,5 +1,6 @@
 """The supervisor, with real processes: what a client, an operator and a kernel see of it."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -11,11 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_worker import FakeWorker
 from harness.pop_process import DEADLINE, RunningPop, running_pop
 
-from edgecache.config import Address
+from edgecache.config import Address, load
 from edgecache.errors import ConfigError
 from edgecache.supervisor import listen_or_refuse, make_listeners, pause_before_restart
+from edgecache.tasks import spawn
+from edgecache.worker_process import LedWorker
 
 
 def first_line(client: socket.socket) -> bytes:
@@ -310,3 +314,17 @@ def test_refuses_an_address_of_another_machine() -> None:
 
     expected = "EDGECACHE_LISTEN: 192.0.2.1:8080 cannot be listened on: Cannot assign requested address"
     assert str(refusal.value) == expected
+
+
+async def test_a_worker_ends_with_a_supervisor_that_was_killed_in_the_middle() -> None:
+    """What the supervisor has not read makes the end of its socket a reset: that ends the worker too."""
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    led = LedWorker(FakeWorker(load({"EDGECACHE_ORIGIN": "http://a.test"})), [], {}, writer)
+    obeying = spawn(led.obey(reader), "orders")
+    writer.write(b"unread\n")
+    await writer.drain()
+    theirs.close()
+    await asyncio.wait_for(obeying, DEADLINE)
+    assert led.over.is_set()
+    writer.close()

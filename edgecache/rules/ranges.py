@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Final, cast
 
 from edgecache.rules.dates import parse_date
 from edgecache.rules.message import Request, Response
@@ -18,6 +18,8 @@ from edgecache.rules.stored import Stored
 BYTES_RANGE: Final = re.compile(rb"bytes[ \t]*=[ \t]*(.*)", re.IGNORECASE)
 SPEC: Final = re.compile(rb"([0-9]+)?-([0-9]+)?")
 CONTENT_RANGE: Final = re.compile(rb"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
+MOST_COPIED: Final = 64 * 1024  # bytes of a part that are copied out of the whole
+MOST_IN_PARTS: Final = 1024 * 1024  # bytes of several parts together
 MULTIPART: Final = re.compile(rb"multipart/byteranges\b.*", re.IGNORECASE | re.DOTALL)
 
 
@@ -80,10 +82,16 @@ def satisfiable(specs: Iterable[RangeSpec], length: int) -> list[Span]:
     return spans
 
 
+def cut(content: bytes, first: int, end: int) -> bytes:
+    """A part of `content`; where it is large, a view of it: who reads slowly keeps no copy."""
+    return content[first:end] if end - first <= MOST_COPIED else cast(bytes, memoryview(content)[first:end])
+
+
 def wanted_spans(request: Request, stored: Stored, length: int, most: int) -> list[Span] | None:
     """The spans to answer out of a whole of `length` bytes: None = the whole, empty = none can be satisfied (416).
 
-    More than `most` ranges, or ranges that overlap, are not worth answering (RFC 9110 §14.2): the whole is sent.
+    More than `most` ranges, ranges that overlap, and several that are large together (they would be copied for one
+    client) are not worth answering (RFC 9110 §14.2): the whole is sent.
     """
     if request.method != b"GET" or stored.status not in (200, 206):
         return None  # §14.2: Range is defined for GET alone
@@ -91,6 +99,8 @@ def wanted_spans(request: Request, stored: Stored, length: int, most: int) -> li
     if specs is None or len(specs) > most or not if_range_holds(request, stored):
         return None
     spans = satisfiable(specs, length)
+    if len(spans) > 1 and sum(span.end - span.first for span in spans) > MOST_IN_PARTS:
+        return None
     ordered = sorted(spans)
     if any(before.end > after.first for before, after in pairwise(ordered)):
         return None
@@ -167,7 +177,7 @@ class Segments:
         """The bytes of `span`, or None where one of them is unknown."""
         for first, content in self.parts:
             if first <= span.first and span.end <= first + len(content):
-                return content[span.first - first : span.end - first]
+                return cut(content, span.first - first, span.end - first)
         return None
 
     def joined(self, first: int, content: bytes) -> Segments:

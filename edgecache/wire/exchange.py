@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from edgecache.body import Body, Cursor
+from edgecache.body import SLICE, Body, Cursor
 from edgecache.rules.message import Request
 from edgecache.rules.reasons import Forward, Result, Tier
 from edgecache.wire import h1_render as render
@@ -43,6 +43,7 @@ class Exchange:
     _cursor: tuple[Body, Cursor] | None = None
     _chunked = False
     extra = b""  # field lines that end the head of the answer: what only a POP is told
+    ask_for_rest: Callable[[int], None] | None = None  # how to get the answer's rest by another way
 
     def __init__(self, connection: ClientConnection, request: Request, raw: bytes, body: Body | None) -> None:
         self.request = request
@@ -78,6 +79,11 @@ class Exchange:
         size = len(content)
         self.status, self.started, self.bytes_out = status, True, size
         head += self.extra + connection.ending(self.request, head)
+        if size > SLICE:  # not all at once: what waits for a slow client is a slice, and it is known who reads what
+            connection.transport.write(head)
+            self.bytes_out = 0
+            self._read(Body.of(content))
+            return
         if size <= 16384:
             connection.transport.write(head + content)
         else:
@@ -112,9 +118,18 @@ class Exchange:
             self.reply(status, head, body.pieces[0] if body.pieces else b"")
             return
         self.start(status, head, length)
+        self._read(body)
+
+    def _read(self, body: Body) -> None:
         cursor = body.read_into(self)
         if not self.gone:  # it waits for more, or for the client to take what is there
             self._cursor = (body, cursor)
+
+    @property
+    def reads(self) -> bytes | None:
+        """The complete content that the client is still reading, if it is one."""
+        content = self._cursor[0].content if self._cursor is not None else None
+        return content.obj if isinstance(content, memoryview) else content
 
     def write(self, piece: bytes) -> None:
         """A piece of the answer's body."""
@@ -136,6 +151,21 @@ class Exchange:
         if self._connection is not None:
             self.failure = "cut-short"
             self._connection.cut()
+
+    def goes_alone(self, at: int) -> bool:
+        """Whether the rest from byte `at` on comes by another way: others must not wait for this client."""
+        if self.ask_for_rest is None or self._connection is None:
+            return False
+        self._cursor = None
+        self.ask_for_rest(at)
+        return True
+
+    def go_on_with(self, rest: Body) -> None:
+        """The rest of the answer's body comes from here."""
+        if self._connection is None:
+            rest.discard()
+        else:
+            self._read(rest)
 
     def resume(self) -> None:
         """The client can take more."""
@@ -162,11 +192,11 @@ class Exchange:
         """The client's connection, or None if the client has left or is answered."""
         return self._connection
 
-    def become_tunnel(self, receive: Callable[[bytes], None]) -> None:
+    def become_tunnel(self, receive: Callable[[bytes], None], on_room: Callable[[], None]) -> None:
         """Take the connection out of HTTP (RFC 9110 §7.8): `receive` gets all further bytes."""
         if self._connection is not None:
             self.started = True
-            self._connection.become_tunnel(receive)
+            self._connection.become_tunnel(receive, on_room)
 
     def _complete(self) -> None:
         connection, self._connection, self._cursor = self._connection, None, None

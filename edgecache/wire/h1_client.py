@@ -22,6 +22,7 @@ from edgecache.wire.h1_body import BodyReader, body_reader
 from edgecache.wire.h1_head import ResponseHeads
 
 log = logging.getLogger("edgecache")
+LAG: Final = 0.25  # seconds that one reader of an answer may hold back the others
 MAX_INTERIM: Final = 32  # 1xx responses before a final one
 
 
@@ -95,6 +96,16 @@ class Inquiry:
         """There is no answer."""
         raise NotImplementedError
 
+    @property
+    def uploads(self) -> bool:
+        """Whether the question has its connection for as long as its client likes: a body that comes, or a tunnel."""
+        body = self.question.body
+        if self.question.upgrade and not self.cancelled:
+            return self.asked_on is None or self.asked_on.belongs_to(self)
+        if body is None or body.ended or self.cancelled:
+            return False
+        return self.asked_on is None or self.asked_on.is_sending(self)
+
     def cancel(self) -> None:
         """Nobody wants the answer any more."""
         self.cancelled = True
@@ -141,6 +152,7 @@ class OriginConnection(asyncio.Protocol):
         "_body",
         "_buffer",
         "_cursor",
+        "_held_since",
         "_inquiry",
         "_interim_count",
         "_known_head",
@@ -152,6 +164,7 @@ class OriginConnection(asyncio.Protocol):
         "_sending",
         "_sized",
         "_tunnel",
+        "_tunnel_room",
         "closed",
         "deadline",
         "idle_since",
@@ -182,7 +195,9 @@ class OriginConnection(asyncio.Protocol):
         self._sized = False  # the answer under way says how long it is
         self._rated = 0.0  # seconds that it has been coming in while somebody took it, up to the last sweep
         self._rated_until = 0.0  # monotonic seconds of that sweep; 0 = none since it began or was held back
+        self._held_since = inf  # monotonic seconds; since when its readers hold it back
         self._tunnel: Callable[[bytes | None], None] | None = None
+        self._tunnel_room: Callable[[], None] | None = None  # told when a tunnel's origin can take more
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The origin has accepted."""
@@ -226,6 +241,10 @@ class OriginConnection(asyncio.Protocol):
             self._fail(OriginError("client-left", "the request's body was cut short"))
         self.close()
 
+    def goes_alone(self, at: int) -> bool:
+        """A question has no other way."""
+        return False
+
     def pause_writing(self) -> None:
         """The origin does not keep up with the question's body."""
         self.writable = False
@@ -233,7 +252,9 @@ class OriginConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The origin has caught up."""
         self.writable = True
-        if self._cursor is not None:
+        if self._tunnel_room is not None:
+            self._tunnel_room()
+        elif self._cursor is not None:
             body, cursor = self._cursor
             body.taken(cursor)
 
@@ -424,6 +445,8 @@ class OriginConnection(asyncio.Protocol):
             self._too_late("between-bytes-timeout" if self._answered else "first-byte-timeout")
         elif self._body is not None and self.deadline != inf:
             self._sweep_rate(now, self._body)
+        elif self._body is not None and self.held_for(now) > LAG:
+            self._body.part_with_laggards()
 
     def _sweep_rate(self, now: float, body: Body) -> None:
         """An answer must keep the lowest rate; a stream of unknown length that nobody keeps may be as slow as it is."""
@@ -443,18 +466,39 @@ class OriginConnection(asyncio.Protocol):
         self._fail(OriginTimeout(reason, "the upstream did not answer in time"))
         self.close()
 
+    # --- when connections are short
+
+    def is_sending(self, inquiry: Inquiry) -> bool:
+        """Whether the body of `inquiry` still goes out here."""
+        return self._sending and self._inquiry is inquiry
+
+    def belongs_to(self, inquiry: Inquiry) -> bool:
+        """Whether `inquiry` is under way here, or has become the tunnel that this is."""
+        return not self.closed and (self._inquiry is inquiry or self._tunnel is not None)
+
+    def held_for(self, now: float) -> float:
+        """For how many seconds the answer's readers have held it back; negative infinity if they do not."""
+        return now - self._held_since
+
+    def shed(self) -> None:
+        """Others need the connection more than readers that take nothing: their answer is cut short."""
+        self._fail(OriginError("held-back", "the readers of the answer took nothing"))
+        self.close()
+
     # --- back-pressure on the answer's body, and leaving HTTP
 
     def pause_reading(self) -> None:
         """The readers of the answer do not keep up; the origin is not to blame for the time."""
         self.deadline = inf
         self._rated_until = 0.0
+        self._held_since = self._pool.clock()
         if not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """The readers have caught up."""
         self.deadline = self._pool.clock() + self._pool.between_bytes_timeout
+        self._held_since = inf
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
@@ -462,9 +506,15 @@ class OriginConnection(asyncio.Protocol):
         """Nobody reads the answer any more."""
         self.close()
 
-    def become_tunnel(self, receive: Callable[[bytes | None], None]) -> None:
-        """Hand all further bytes to `receive`, and None at the end."""
-        self._tunnel = receive
+    def end_tunnel(self) -> None:
+        """The client has gone: what it sent before still goes out, in its time."""
+        self.deadline = self._pool.clock() + self._pool.between_bytes_timeout
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def become_tunnel(self, receive: Callable[[bytes | None], None], on_room: Callable[[], None]) -> None:
+        """Hand all further bytes to `receive`, and None at the end; tell `on_room` when more can be taken again."""
+        self._tunnel, self._tunnel_room = receive, on_room
         self._inquiry = None
         if self._buffer:
             data, self._buffer = self._buffer, b""

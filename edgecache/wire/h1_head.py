@@ -9,6 +9,7 @@ refused (RFC 9112 §11.2), because a repair is where two parsers begin to disagr
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address
@@ -67,6 +68,7 @@ K = TypeVar("K")
 T = TypeVar("T")
 MOST_REMEMBERED: Final = 2048  # heads
 LONGEST_REMEMBERED: Final = 2048  # bytes of one
+MOST_BYTES: Final = 16 * 1024 * 1024  # that they weigh, where no other bound is set
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,28 +97,79 @@ class _Collector:
 class Remembered(dict[K, T]):
     """Results by what they follow from, such as what heads parse to by their exact bytes.
 
-    Bounded: when it is full, the oldest eighth is forgotten.
+    Bounded: when it is full, the oldest eighth is forgotten. `most_bytes` bounds what it all weighs, which is told to
+    `hold` as it comes and goes; `weigh` must tell the same of a pair as long as it is remembered.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(
+        self,
+        most: int,
+        most_bytes: int = 0,
+        weigh: Callable[[K, T], int] | None = None,
+        hold: Callable[[int], None] | None = None,
+    ) -> None:
         super().__init__()
         self._most = most
+        self._most_bytes = most_bytes
+        self._weigh = weigh
+        self._hold = hold
+        self.bytes = 0
 
     def remember(self, raw: K, value: T) -> None:
         """`value` follows from `raw`."""
         if len(self) >= self._most:
-            for head in list(self)[: self._most // 8]:
-                del self[head]
-        self[raw] = value
+            self._forget_oldest()
+        if self._weigh is None:
+            self[raw] = value
+            return
+        self.forget(raw)
+        weight = self._weigh(raw, value)
+        while self and self.bytes + weight > self._most_bytes:
+            self._forget_oldest()
+        if weight <= self._most_bytes:
+            self[raw] = value
+            self._add(weight)
+
+    def forget(self, raw: K) -> None:
+        """Remember nothing of `raw`."""
+        value = self.pop(raw, None)
+        if value is not None and self._weigh is not None:
+            self._add(-self._weigh(raw, value))
+
+    def clear(self) -> None:
+        """Remember nothing."""
+        super().clear()
+        if self.bytes:
+            self._add(-self.bytes)
+
+    def _forget_oldest(self) -> None:
+        for raw in list(self)[: 1 + len(self) // 8]:
+            self.forget(raw)
+
+    def _add(self, weight: int) -> None:
+        self.bytes += weight
+        if self._hold is not None:
+            self._hold(weight)
+
+
+def weight_of(raw: bytes, request: object) -> int:
+    """What a head and what it parses to keep in memory, in bytes: about so much, measured on heads of browsers."""
+    return 1000 + 4 * len(raw)
 
 
 class RequestHeads:
     """A reader of request heads. It keeps one llhttp parser, which stands at a message's start between two calls."""
 
-    def __init__(self, limits: HeadLimits) -> None:
+    def __init__(
+        self, limits: HeadLimits, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None
+    ) -> None:
         self.limits = limits
-        self._parsed: Remembered[bytes, Request] = Remembered(MOST_REMEMBERED)
+        self._parsed: Remembered[bytes, Request] = Remembered(MOST_REMEMBERED, most_bytes, weight_of, hold)
         self._fresh_parser()
+
+    def forget_all(self) -> None:
+        """Let go of what heads parse to."""
+        self._parsed.clear()
 
     def _fresh_parser(self) -> None:
         self._collector = _Collector()

@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import select
+import struct
 from collections.abc import Callable
+from contextlib import suppress
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Final, cast
 
 from edgecache.body import Body
@@ -25,9 +28,10 @@ from edgecache.wire.site import Site
 log = logging.getLogger("edgecache")
 MAX_PIPELINED: Final = 64 * 1024  # bytes read ahead of the request being answered
 MOST_AT_ONCE: Final = 32  # pipelined requests taken in one turn of the event loop
-MOST_HELD: Final = 64 * 1024  # bytes of a chunked body that are checked before anything of it goes upstream
-LONGEST_HELD: Final = 1.0  # seconds that this may take; slower bodies are passed on as they come
+MOST_HELD: Final = 64 * 1024  # bytes of a body that are here before anything of it goes upstream
+LONGEST_HELD: Final = 1.0  # seconds that this may take in chunks; slower ones are passed on as they come
 LINGER: Final = 2.0  # seconds that a refused client's bytes are read and thrown away, so that it can read the refusal
+AT_ONCE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: reset, and drop what was not sent
 DRAIN_IDLE: Final = 1.0  # seconds without a request after which a draining server may close without cutting one off
 
 
@@ -50,6 +54,7 @@ class ClientConnection(asyncio.Protocol):
         "_since",
         "_stalled",
         "_tunnel",
+        "_tunnel_room",
         "closing",
         "peer",
         "peer_pop",
@@ -83,6 +88,7 @@ class ClientConnection(asyncio.Protocol):
         self._body_bytes = 0  # of it, so far
         self._held = False  # the exchange waits until its body is known to be well-formed
         self._tunnel: Callable[[bytes], None] | None = None
+        self._tunnel_room: Callable[[], None] | None = None  # told when a tunnel's client can take more
         self._advancing = False
         self._lingering = False
         self._paused = False
@@ -122,6 +128,7 @@ class ClientConnection(asyncio.Protocol):
             self._since = self.site.clock()
             self._buffer, self._at, self._scanned = data, 0, 0
         elif self._tunnel is not None:
+            self.moved()
             self._tunnel(data)
             return
         elif self._lingering:
@@ -147,7 +154,9 @@ class ClientConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has caught up."""
         self.writable = True
-        if self._exchange is not None:
+        if self._tunnel_room is not None:
+            self._tunnel_room()
+        elif self._exchange is not None:
             self._exchange.resume()
         else:
             self._advance()
@@ -228,8 +237,8 @@ class ClientConnection(asyncio.Protocol):
         if not request.keep_alive or self.site.draining:
             self.closing = True
         exchange = self._exchange = Exchange(self, request, raw, body)
-        if request.framing.chunked and (b"expect" not in request.fields or self._at < len(self._buffer)):
-            self._held = True  # nothing goes upstream before its framing is known to be right, if it comes in time
+        if body is not None and (b"expect" not in request.fields or self._at < len(self._buffer)):
+            self._held = True  # upstream nobody waits for a slow client, nor is told what may prove to be malformed
         else:
             self.site.answer(exchange)
 
@@ -307,10 +316,28 @@ class ClientConnection(asyncio.Protocol):
             return hsts + b"Connection: close\r\n\r\n"
         return hsts + (b"Connection: keep-alive\r\n\r\n" if request.http_1_0 else b"\r\n")
 
+    @property
+    def reads(self) -> bytes | None:
+        """The complete content that the client is still reading, if it is one."""
+        return self._exchange.reads if self._exchange is not None else None
+
+    @property
+    def since(self) -> float:
+        """Monotonic seconds: the last time that something moved."""
+        return self._since
+
     # --- the end
 
     def cut(self) -> None:
-        """End the connection at once, visibly unfinished."""
+        """End the connection at once, visibly unfinished: an end in good order may be taken for the answer's."""
+        self._reset()
+
+    def _reset(self) -> None:
+        """End with RST: what the kernel still holds is not kept for a client that may never take it."""
+        socket = self.transport.get_extra_info("socket")
+        if socket is not None:
+            with suppress(OSError):  # it may be closed already
+                socket.setsockopt(SOL_SOCKET, SO_LINGER, AT_ONCE)
         self.transport.abort()
 
     def _turn_away(self, error: BadRequest) -> None:
@@ -342,6 +369,8 @@ class ClientConnection(asyncio.Protocol):
             return
         waited = now - self._since
         if self._tunnel is not None:
+            if waited > self.site.tunnel_timeout:
+                self.cut()
             return
         if self._lingering:
             if waited > LINGER:
@@ -371,7 +400,7 @@ class ClientConnection(asyncio.Protocol):
         """A request's body must keep moving, and at no less than the lowest rate once it has had its time."""
         if self._paused or self._exchange is None:
             return
-        if self._held and now - self._exchange.began > LONGEST_HELD:
+        if self._held and self._exchange.request.framing.chunked and now - self._exchange.began > LONGEST_HELD:
             self._let_go()
         took = now - self._exchange.began
         too_slow = took > self.site.body_timeout and self._body_bytes < took * self.site.min_rate
@@ -384,7 +413,7 @@ class ClientConnection(asyncio.Protocol):
         if waiting != self._stalled:
             self._stalled, self._since = waiting, now
         elif waited > self.site.body_timeout:
-            self.transport.abort()
+            self._reset()
 
     # --- back-pressure on the request's body, and leaving HTTP
 
@@ -402,9 +431,13 @@ class ClientConnection(asyncio.Protocol):
     def abandoned(self) -> None:
         """Nobody takes the request's body any more: what comes of it is thrown away."""
 
-    def become_tunnel(self, receive: Callable[[bytes], None]) -> None:
-        """Hand all further bytes to `receive`."""
-        self._tunnel = receive
+    def moved(self) -> None:
+        """Bytes have gone through a tunnel: the next sweep notes the time."""
+        self._since = 0.0
+
+    def become_tunnel(self, receive: Callable[[bytes], None], on_room: Callable[[], None]) -> None:
+        """Hand all further bytes to `receive`; tell `on_room` when the client can take more again."""
+        self._tunnel, self._tunnel_room = receive, on_room
         if self._buffer:
             data, self._buffer = self._buffer, b""
             receive(data)

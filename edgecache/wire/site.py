@@ -20,6 +20,7 @@ class Site(Protocol):
     crowded: bool  # hardly any room for more connections
     head_timeout: float
     body_timeout: float
+    tunnel_timeout: float
     idle_timeout: float
     min_rate: int
     max_request_body: int

