@@ -11,14 +11,14 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from redis.exceptions import InvalidResponse, ResponseError
 
+from edgecache.guard import QUICK, Guard, cancel, failure_word
 from edgecache.line import Values
-from edgecache.rules.breaker import Breaker, State
 from edgecache.tasks import spawn
-from edgecache.valkey import Command, Failure, Link
+from edgecache.valkey import Command, Failure
 
 log = logging.getLogger("edgecache")
 MOST_OUT: Final = 2  # batches of reads under way at once
@@ -26,117 +26,12 @@ MOST_KEYS: Final = 128  # of one batch
 MOST_COMMANDS: Final = 256
 MOST_BYTES: Final = 64 * 1024 * 1024  # of writes that wait; more are dropped, and counted
 BATCH_BYTES: Final = 4 * 1024 * 1024
-QUICK: Final = 0.025  # seconds of a round trip of commands that proves the server well
 SLICES: Final = 16  # of the time that a reply may take
 GRACE: Final = 0.005  # seconds to read what came while the event loop stood still
-PROBE_EVERY: Final = 0.1  # seconds between two looks whether it is time to try the server
-PROBE_KEY: Final = b"ec:probe"
 Value = bytes | None
 Told = Callable[[Value, str], None]
 Done = Callable[[int, Any], None]  # the size as it was given, and the reply: an exception if there is none
 Item = tuple[Command, int, Done | None]
-
-
-class Counts(Protocol):
-    """Told what came of it; the words are from closed sets."""
-
-    def batch(self, keys: int, seconds: float) -> None:
-        """A batch of reads was answered."""
-
-    def failed(self, word: str) -> None:
-        """A round trip failed."""
-
-
-class Guard:
-    """What all lanes of one tier share: the link, the breaker, and the clock (seconds, monotonic).
-
-    While the breaker is not closed no request reads from the server, not even to try it: a task does that, so that no
-    client waits for a server that may be dead. Patient lanes are for what is worth a second: leases, and what follows
-    from them. They go on asking a server that is only slow, until it is silent.
-    """
-
-    def __init__(
-        self, link: Link, breaker: Breaker, clock: Callable[[], float], counts: Counts, budget: float = QUICK
-    ) -> None:
-        self.link = link
-        self.breaker = breaker
-        self.clock = clock
-        self.counts = counts
-        self._budget = budget  # seconds in which a server that is well answers
-        self.silent = False  # the last commands had no answer at all: not even who has time waits for one
-        self._lost = False  # the last command had none
-        self._prober: asyncio.Task[None] | None = None
-        self._closed = False  # redis-py may swallow the cancellation of a task
-
-    @property
-    def open(self) -> bool:
-        """Whether the server is let alone for now. (A closed circuit is an open way: the word is the field's.)"""
-        return self.breaker.state is not State.CLOSED
-
-    def ok(self) -> None:
-        """A round trip came back in time."""
-        self.silent = self._lost = False
-        self.breaker.succeeded(self.clock())
-
-    def heard(self) -> None:
-        """A round trip came back, if late: that says nothing of the reads that are in a hurry."""
-        self.silent = self._lost = False
-
-    def unheard(self, word: str, seconds: float) -> None:
-        """Commands had no reply for so long. A timeout is proof, unless it was our event loop that stood still."""
-        timed_out = word == "timeout" and seconds < 1.5 * self.link.timeout
-        self.silent = self.silent or timed_out or self._lost
-        self._lost = True
-        self.failed(word)
-
-    def failed(self, word: str) -> None:
-        """One did not, or not in time."""
-        self.breaker.failed(self.clock())
-        self.counts.failed(word)
-        if (self.open or self.silent) and self._prober is None:
-            self._prober = spawn(self._probe(), "regional probe")
-
-    async def _probe(self) -> None:
-        """Ask behind the clients' backs until there is an answer in time."""
-        try:
-            while (self.open or self.silent) and not self._closed:
-                await asyncio.sleep(PROBE_EVERY)
-                if not self.open:
-                    await self._answers()
-                elif self.breaker.allows(self.clock()):
-                    told = self.breaker.succeeded if await self._answers() else self.breaker.failed
-                    told(self.clock())
-        finally:
-            self._prober = None
-
-    async def _answers(self) -> bool:
-        try:
-            await self.link.get_many((PROBE_KEY,))  # to connect may take longer
-            began = self.clock()
-            await self.link.get_many((PROBE_KEY,))
-        except Failure:
-            self.silent = True
-            return False
-        except Exception:  # whatever a broken server makes of redis-py: it is tried again
-            log.exception("a bug: the regional tier could not be tried")
-            return False
-        self.heard()
-        return self.clock() - began <= self._budget
-
-    async def close(self) -> None:
-        """Ask no more."""
-        self._closed = True
-        if self._prober is not None:
-            await _cancel((self._prober,))
-
-
-def failure_word(error: BaseException) -> str:
-    """The kind of a failure, for the metrics."""
-    if isinstance(error, TimeoutError) or "imeout" in type(error).__name__:
-        return "timeout"
-    if isinstance(error, ConnectionError | OSError) or type(error).__name__ == "ConnectionError":
-        return "connection"
-    return "reply"
 
 
 class _Batch:
@@ -360,6 +255,8 @@ class Commands:
             replies = await guard.link.run([command for command, _, _ in batch])
             if len(replies) != len(batch):
                 raise InvalidResponse("not as many replies as commands")
+            if all(isinstance(reply, Exception) and not isinstance(reply, ResponseError) for reply in replies):
+                raise replies[0]  # of a cluster no node has answered; or it is loading
             if guard.clock() - began < QUICK:
                 guard.ok()
             else:
@@ -372,7 +269,7 @@ class Commands:
             log.exception("a bug: commands to the regional tier failed")
             guard.failed("reply")
             problem = error
-        while self._queue:
+        for _ in range(len(self._queue) if guard.silent else 0):
             self._tell(self._queue.popleft(), problem)
         return [problem] * len(batch)
 
@@ -397,14 +294,8 @@ class Commands:
         """End; what waits is dropped."""
         self._closed = True
         self._work.set()
-        await _cancel(self._tasks)
+        await cancel(self._tasks)
         while self._queue:
             _, size, told = self._queue.popleft()
             if told is not None:
                 told(size, ConnectionError("closed"))
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -18,7 +18,8 @@ import orjson
 from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import InvalidResponse
 
-from edgecache.lanes import Commands, Guard
+from edgecache.guard import Guard
+from edgecache.lanes import Commands
 from edgecache.rules.reasons import Word
 from edgecache.tasks import spawn
 from edgecache.valkey import Failure
@@ -133,7 +134,7 @@ class Leases:
                     self._commands.ask(("GET", name), within=within),
                     self._commands.ask(("PTTL", name), within=within),
                 )
-            except LostConnection:
+            except (LostConnection, ConnectionError, RuntimeError):
                 if not left:
                     raise
                 continue

@@ -15,7 +15,8 @@ from os import urandom
 from typing import Final
 
 from edgecache.chunks import LONGER, ChunkReader, ChunkWriter, chunk_keys
-from edgecache.lanes import Commands, Guard, Reads
+from edgecache.guard import Guard
+from edgecache.lanes import Commands, Reads
 from edgecache.leases import Came, Lease, Leases, News, Waiting
 from edgecache.memory import Entry
 from edgecache.rules.message import Fields

@@ -23,9 +23,9 @@ from edgecache.edge import KNOWN_HIT, Edge
 from edgecache.fills import Fills
 from edgecache.flights import Flights
 from edgecache.geo import Geo, Locator
+from edgecache.guard import Guard
 from edgecache.invalidation import Invalidation
 from edgecache.known import KnownHit
-from edgecache.lanes import Guard
 from edgecache.log_metrics import LogCounts
 from edgecache.memory import Memory
 from edgecache.metrics import Snapshot
