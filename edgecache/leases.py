@@ -32,6 +32,7 @@ RELEASE: Final = (
     "local held=redis.call('get',KEYS[1])==ARGV[1] if held then redis.call('del',KEYS[1]) end "
     "if held or ARGV[4]~='gone' then return redis.call('publish',ARGV[2],ARGV[3]) end return 0"
 )
+LOST: Final = (LostConnection, ConnectionError, RuntimeError)  # on the way: it may be said again
 TRIES: Final = 2  # to take a lease: a connection may be lost on the way
 
 
@@ -134,7 +135,7 @@ class Leases:
                     self._commands.ask(("GET", name), within=within),
                     self._commands.ask(("PTTL", name), within=within),
                 )
-            except (LostConnection, ConnectionError, RuntimeError):
+            except LOST:
                 if not left:
                     raise
                 continue
@@ -148,7 +149,9 @@ class Leases:
         if self._held.pop(lease.key, None) is None:
             return
 
-        def done(_size: int, _reply: object) -> None:
+        def done(_size: int, reply: object) -> None:
+            if isinstance(reply, LOST):  # else its key would not be free before it runs out
+                self._commands.send(_release(lease, news))
             self.tell(lease.key, news)  # who waits in this worker, too, finds what was written
 
         if not (after or self._commands).send(_release(lease, news), 0, done):
