@@ -299,6 +299,13 @@ class Settings:
         "Valkeys of other regions, whose invalidations are copied from them: us=valkey://…,ap=valkeys://….",
         secret=True,
     )
+    peer_timeout: float = setting(
+        DURATION,
+        "650ms",
+        "For a Valkey of another region to answer, then it is asked anew: a round trip, and 200ms that it may wait.",
+        least="250ms",
+        most="10s",
+    )
     purge_tokens: tuple[PurgeToken, ...] = setting(
         PURGE_TOKENS,
         "",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from edgecache.log_stream import LogStore
@@ -24,6 +24,7 @@ LOOK_EVERY: Final = 0.25  # seconds between two looks at whose logs there are, a
 RECONNECT: Final = 0.1  # seconds
 MOST_AT_ONCE: Final = 500  # entries of each log
 BEGINNING: Final = b"0-0"
+Part = Callable[[LogStore, LogStore], Awaitable[None]]
 
 
 class Copier:
@@ -44,44 +45,37 @@ class Copier:
         self._after: dict[str, bytes] = {}
         self._beats: dict[str, bytes] = {}
         self._known = asyncio.Event()
-        self._over = self._failed = False
+        self._over = False
         self.copied = 0  # entries that were new
         self.connected = False
 
     async def run(self) -> None:
-        """Copy for ever; whatever fails begins anew."""
+        """Copy for ever. Each part has connections of its own, and begins anew by itself when they fail."""
+        async with asyncio.TaskGroup() as tasks:
+            for part in (self._look, self._read, self._take_pushes):
+                tasks.create_task(self._again_and_again(part))
+
+    async def _again_and_again(self, part: Part) -> None:
         while not self._over:
             home, source = self._make_home(), self._make_source()
-            self._failed = False
-            self._known.clear()
             try:
-                works = (self._look(home, source), self._read(home, source), self._take_pushes(home, source))
-                async with asyncio.TaskGroup() as tasks:
-                    for work in works:
-                        tasks.create_task(self._until_failed(work))
-            except* Failure as failures:
-                if self.connected:
-                    log.warning("the log of %s is out of reach: %r", self.peer, failures.exceptions[0])
-                self.connected = False
+                await part(home, source)
+            except Failure as error:
+                if self.connected and part == self._look:
+                    log.warning("the log of %s is out of reach: %r", self.peer, error)
+                self.connected = self.connected and part != self._look
             finally:
                 for store in (home, source):
                     await _closed(store)
             await asyncio.sleep(RECONNECT)
 
-    async def _until_failed(self, work: Coroutine[None, None, None]) -> None:
-        """Run one part; when it fails, the others are to end too, even if a command swallows their cancellation."""
-        try:
-            await work
-        finally:
-            self._failed = True
-
     def stop(self) -> None:
         """Copy no more, once what is under way has come back."""
-        self._over = self._failed = True
+        self._over = True  # a command may swallow the cancellation of its task
 
     async def _look(self, home: LogStore, source: LogStore) -> None:
         """See where to read on, and whether the peer's own log has lost what we have of it."""
-        while not self._failed:
+        while not self._over:
             regions = sorted({self.peer, *await source.regions()} - {self._region})
             there, beats = await asyncio.gather(source.tops(regions), source.beats())
             here = await home.tops(regions)
@@ -100,9 +94,7 @@ class Copier:
     def _note(self, region: str, there: int, here: int) -> None:
         """Where to read a log on: after what is here, or from its beginning if it is another log than that."""
         same = vectors.incarnation_of(there) == vectors.incarnation_of(here)
-        after = written_id(here) if here and same else BEGINNING
-        if region not in self._after or not same or vectors.id_of(there) < _id(self._after[region]):
-            self._after[region] = after
+        self._after[region] = written_id(here) if here and same else BEGINNING
 
     def _heard(self, beats: dict[str, bytes]) -> list[str]:
         """The peer, and the regions of which the peer has heard since the last look."""
@@ -112,7 +104,7 @@ class Copier:
 
     async def _read(self, home: LogStore, source: LogStore) -> None:
         await self._known.wait()
-        while not self._failed:
+        while not self._over:
             for region, rows in (await source.read(self._after, WAIT, MOST_AT_ONCE)).items():
                 self.copied += await home.copy(region, rows)
                 self._after[region] = rows[-1][0]
@@ -120,7 +112,7 @@ class Copier:
     async def _take_pushes(self, home: LogStore, source: LogStore) -> None:
         await self._known.wait()
         async for region, row in source.pushes():
-            if self._failed:
+            if self._over:
                 return
             if region == self.peer:
                 self.copied += await home.copy(region, [row], pushed=True)
@@ -129,11 +121,6 @@ class Copier:
 def _same_log(one: int, other: int) -> bool:
     """Whether a log holds less than a copy of it although it did not begin anew."""
     return vectors.count_of(vectors.incarnation_of(one)) <= vectors.count_of(vectors.incarnation_of(other))
-
-
-def _id(id_: bytes) -> tuple[int, int]:
-    milliseconds, _, sequence = id_.partition(b"-")
-    return int(milliseconds), int(sequence)
 
 
 async def _closed(store: LogStore) -> None:

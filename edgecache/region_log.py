@@ -20,7 +20,6 @@ from edgecache.rules.breaker import Breaker
 from edgecache.valkey import Link
 
 TIMEOUT = 2.0  # seconds for a reply of one's own region
-FAR_TIMEOUT = 0.8  # seconds for a reply of another: who does not answer is asked again on a new connection
 BREAKER_FAILURES = 5
 BREAKER_OPEN_FOR = 0.25  # seconds
 _numbers = count()
@@ -76,4 +75,4 @@ def peer_stores(settings: Settings) -> dict[str, LogStore]:
 
 def far_store(settings: Settings, url: str) -> LogStore:
     """The logs in another region's Valkey."""
-    return LogStore(Link(access_of(settings, FAR_TIMEOUT, url)), settings.purge_retention)
+    return LogStore(Link(access_of(settings, settings.peer_timeout, url)), settings.purge_retention)
