@@ -11,7 +11,8 @@ from edgecache.rules.message import Response
 from edgecache.rules.purge_log import UNKNOWN
 from edgecache.rules.reasons import Word
 from edgecache.wire.errors import OriginBusy, OriginError
-from edgecache.wire.h1_client import Inquiry, OriginConnection, Question
+from edgecache.wire.h1_client import OriginConnection
+from edgecache.wire.inquiry import Inquiry, Question
 
 if TYPE_CHECKING:
     from edgecache.balancer import Balancer, Check, Member

@@ -17,7 +17,7 @@ from edgecache.retry_budget import RetryBudget
 from edgecache.rules.balancing import FAILING, UNAVAILABLE, Health, Latencies, may_ask_another
 from edgecache.rules.breaker import Breaker, State
 from edgecache.rules.message import Response
-from edgecache.wire.h1_client import Inquiry, Question
+from edgecache.wire.inquiry import Inquiry, Question
 
 if TYPE_CHECKING:
     from edgecache.origin import OriginPool

@@ -197,10 +197,15 @@ class ChunkReader:
             self._hole(self.span.first + self.body.size)
             return
         self._there[number] = content
-        while self._written in self._there:
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._written in self._there and not self._over:  # a reader that takes a piece may have us meet a hole
             piece = self._there.pop(self._written)
             self._written += 1
             self.body.write(piece)
+        if self._over:
+            return
         if self._written == len(self._keys):
             self._over = True
             self.body.finish()

@@ -14,10 +14,10 @@ from typing import Final, NamedTuple
 
 import maxminddb
 
+from edgecache.remembered import Remembered
 from edgecache.rules.client_address import Network, Trust, client_address, parsed_address
 from edgecache.rules.geography import CONTINENT_OF, GEO_FIELDS, NOWHERE, GeoRules, Place, geo_lines, place_of
 from edgecache.rules.message import FieldLine, Request
-from edgecache.wire.h1_head import Remembered
 
 log = logging.getLogger("edgecache")
 MOST_ADDRESSES: Final = 16384  # whose location is remembered

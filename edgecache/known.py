@@ -16,10 +16,11 @@ from typing import Final
 
 from edgecache.answers import Answer
 from edgecache.memory import Entry
+from edgecache.remembered import Remembered
 from edgecache.rules.message import Request
-from edgecache.wire.h1_client import Question
-from edgecache.wire.h1_head import Remembered, weight_of
+from edgecache.wire.h1_head import weight_of
 from edgecache.wire.h1_render import says_hsts
+from edgecache.wire.inquiry import Question
 
 MOST_HEADS: Final = 4096
 LONGEST_HEAD: Final = 4096  # bytes; longer ones are parsed each time

@@ -16,8 +16,9 @@ from edgecache.retry_budget import RetryBudget
 from edgecache.rules.tags import TAG_FIELDS
 from edgecache.tasks import spawn
 from edgecache.wire.errors import OriginBusy, OriginError, OriginTimeout
-from edgecache.wire.h1_client import Inquiry, OriginConnection
+from edgecache.wire.h1_client import OriginConnection
 from edgecache.wire.h1_head import ResponseHeads
+from edgecache.wire.inquiry import Inquiry
 from edgecache.wire.tls import ClientTls
 
 log = logging.getLogger("edgecache")

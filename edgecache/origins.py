@@ -16,7 +16,7 @@ from edgecache.rules.breaker import State
 from edgecache.rules.message import Response
 from edgecache.rules.residency import REASON, may_have
 from edgecache.wire.errors import OriginBusy
-from edgecache.wire.h1_client import Inquiry, Question
+from edgecache.wire.inquiry import Inquiry, Question
 
 SILENT: Final = 1.5  # seconds without any answer of an origin
 SILENT_TO: Final = 5  # questions, at least, that wait so long

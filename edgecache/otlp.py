@@ -151,15 +151,7 @@ def encoder(settings: Settings) -> Any:
     except ModuleNotFoundError:
         raise ConfigError("EDGECACHE_OTLP_ENDPOINT", "needs the extra: pip install 'edgecache[otel]'") from None
 
-    resource = Resource(
-        {
-            "service.name": "edgecache",
-            "service.version": __version__,
-            "service.instance.id": settings.pop,
-            "edgecache.pop": settings.pop,
-            "edgecache.region": settings.region,
-        }
-    )
+    resource = Resource(_of_this_pop(settings))
     scope = InstrumentationScope("edgecache", __version__)
     kinds = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT}
 
@@ -186,3 +178,14 @@ def encoder(settings: Settings) -> Any:
         return message
 
     return encode
+
+
+def _of_this_pop(settings: Settings) -> dict[str, str]:
+    """What every span says of where it is from."""
+    return {
+        "service.name": "edgecache",
+        "service.version": __version__,
+        "service.instance.id": settings.pop,
+        "edgecache.pop": settings.pop,
+        "edgecache.region": settings.region,
+    }

@@ -29,7 +29,7 @@ from edgecache.rules.reasons import Tier
 from edgecache.rules.rendezvous import ranked_by_load
 from edgecache.rules.residency import may_have
 from edgecache.wire.errors import OriginBusy, OriginError
-from edgecache.wire.h1_client import Inquiry, Question
+from edgecache.wire.inquiry import Inquiry, Question
 
 log = logging.getLogger("edgecache")
 SILENT: Final = 1.0  # seconds without a sign of life from a parent, after which its questions are put to another

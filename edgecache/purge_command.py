@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from edgecache.addresses import address, bracketed
 from edgecache.errors import ConfigError
 from edgecache.healthcheck import ANY
-from edgecache.setting_types import address, bracketed
 
 DEFAULT_ADMIN: Final = "127.0.0.1:9900"
 FAILED, PENDING = 1, 3

@@ -11,10 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from edgecache.flights import Flights
-from edgecache.invalidation import Invalidation
-from edgecache.known import KnownHeads, KnownRead
-from edgecache.memory import Memory
+from edgecache.known import KnownRead
+from edgecache.parts import Parts
 from edgecache.region import Region
 from edgecache.regional import Found
 from edgecache.rules import cache_status
@@ -36,25 +34,15 @@ class _Reading(Exchange):
 class RegionalHits:
     """What answers plain requests out of the regional tier. Its state lies in the parts that it is given."""
 
-    def __init__(
-        self,
-        pop: bytes,
-        region: Region,
-        memory: Memory,
-        flights: Flights,
-        invalidation: Invalidation,
-        known: KnownHeads,
-        clock: Callable[[], float],
-        otherwise: AnswerRegional,
-    ) -> None:
-        self._pop = pop
+    def __init__(self, parts: Parts, region: Region, otherwise: AnswerRegional) -> None:
+        self._pop = parts.pop
         self._tier = region.tier
         self._region = region
-        self._memory = memory
-        self._marks = flights.marks
-        self._invalidation = invalidation
-        self._known = known
-        self._clock = clock  # epoch seconds
+        self._memory = parts.memory
+        self._marks = parts.flights.marks
+        self._invalidation = parts.invalidation
+        self._known = parts.known
+        self._clock = parts.clock  # epoch seconds
         self._otherwise = otherwise  # told what was found for a known head
 
     def ask_known(self, connection: ClientConnection, known: KnownRead, raw: bytes) -> bool:
@@ -99,7 +87,7 @@ class RegionalHits:
         )
         exchange.result, exchange.cache_status = Result.REGIONAL, member
         exchange.reply(record.status, head, body)
-        if type(exchange) is not _Reading and request.keep_alive and not request.http_1_0:
+        if type(exchange) is not _Reading and request.persists:
             self._learn(exchange.raw, request, key, found)
         return True
 

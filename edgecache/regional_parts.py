@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from edgecache import answers
 from edgecache.answers import Answer
-from edgecache.invalidation import Invalidation
+from edgecache.parts import Parts
 from edgecache.pops import tell_of_entry
 from edgecache.region import Region
 from edgecache.regional import Found
@@ -28,13 +28,11 @@ GoOn = Callable[[Exchange, bytes, None, Forward], None]
 class RegionalParts:
     """Answers such requests; `go_on` is told of those whose chunks are not there."""
 
-    def __init__(
-        self, pop: bytes, region: Region, invalidation: Invalidation, clock: Callable[[], float], go_on: GoOn
-    ) -> None:
-        self._pop = pop
+    def __init__(self, parts: Parts, region: Region, go_on: GoOn) -> None:
+        self._pop = parts.pop
         self._region = region
-        self._invalidation = invalidation
-        self._clock = clock  # epoch seconds
+        self._invalidation = parts.invalidation
+        self._clock = parts.clock  # epoch seconds
         self._go_on = go_on
 
     def answers(self, exchange: Exchange, key: bytes, found: Found, why: Forward, most_ranges: int) -> bool:

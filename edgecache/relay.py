@@ -25,8 +25,9 @@ from edgecache.upstream import Upstream, interim_head
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.h1_client import Inquiry, OriginConnection, Question
+from edgecache.wire.h1_client import OriginConnection
 from edgecache.wire.h1_server import ClientConnection
+from edgecache.wire.inquiry import Inquiry, Question
 
 MOST_UNSTORED: Final = 256
 

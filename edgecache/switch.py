@@ -9,7 +9,7 @@ from edgecache.config import Settings
 from edgecache.origin import OriginPool
 from edgecache.origins import Confined, Origins
 from edgecache.parent import Parents
-from edgecache.wire.h1_client import Inquiry
+from edgecache.wire.inquiry import Inquiry
 
 
 class WayUp:

@@ -17,7 +17,7 @@ from edgecache.switch import Switch
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.h1_client import Inquiry, Question
+from edgecache.wire.inquiry import Inquiry, Question
 
 
 class Upstream:

@@ -1,4 +1,8 @@
-"""One worker: it builds the request path out of its parts, serves the listening sockets, sweeps deadlines, drains."""
+"""One worker: the life of a request path, from its start to its end.
+
+`assembly.py` puts the path together, `doors.py` says what is passed on the way to it, `listeners.py` brings clients,
+`journal.py` counts and logs what was answered. What remains: settings that change, deadlines, the start and the end.
+"""
 
 from __future__ import annotations
 
@@ -8,74 +12,38 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
-from random import random
 from typing import Final
-
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgecache import machine
 from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
+from edgecache.assembly import assemble, gateway_of, limits_of, policy_of, server_tls
 from edgecache.config import TO_ORIGINS, Settings
 from edgecache.doors import Way, believing, hearing, locating, redirecting, residing, telling_apart, tracing
-from edgecache.edge import KNOWN_HIT, Edge
-from edgecache.fills import Fills
-from edgecache.flights import Flights
 from edgecache.geo import Geo, Locator
-from edgecache.guard import Guard
-from edgecache.invalidation import Invalidation
-from edgecache.known import KnownHit
-from edgecache.log_metrics import LogCounts
-from edgecache.memory import Memory
+from edgecache.journal import Journal
+from edgecache.listeners import Listeners
 from edgecache.metrics import Snapshot
-from edgecache.origin import OriginPool, hidden_fields
+from edgecache.origin import OriginPool
 from edgecache.origins import Origins
-from edgecache.own_log import OwnLog
 from edgecache.parent import Parents
-from edgecache.pops import Children, Parental
-from edgecache.purge_method import PurgeMethod, callers_of
-from edgecache.refresh import Refresher
-from edgecache.region import Region
-from edgecache.region_log import RegionLog
-from edgecache.regional import Regional
-from edgecache.regional_server import access_of
-from edgecache.relay import Relays
-from edgecache.request_counts import SAMPLED, Tally
-from edgecache.rules.breaker import Breaker
+from edgecache.pops import Children
 from edgecache.rules.client_address import trust_of
-from edgecache.rules.forward import Gateway
 from edgecache.rules.message import Request
-from edgecache.rules.purge_log import PurgeLog
-from edgecache.rules.record import Codec
-from edgecache.rules.stored import Policy
-from edgecache.rules.trace_context import trace_id
 from edgecache.switch import Switch, WayUp
 from edgecache.tasks import spawn
 from edgecache.tracing import Span, Tracer
-from edgecache.upstream import Upstream
-from edgecache.valkey import Link
-from edgecache.watch import RegionalCounts, Watch
+from edgecache.watch import Watch
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_head import HeadLimits, RequestHeads
 from edgecache.wire.h1_server import ClientConnection
-from edgecache.wire.proxy_protocol import PrefacedConnection
-from edgecache.wire.tls import ServerTls
-from edgecache.wire.tls_server import SecureListener
-from edgecache.writes import WritePolicy, Writes
 
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
-REGISTER_BYTES: Final = 1024  # allowed for each purged name
 CATCH_UP_WITHIN: Final = 0.5  # seconds that the start waits for the log of invalidations
-BACKLOG: Final = 4096  # connections that wait to be accepted
-GAPS: Final = 6  # a sixth of the memory is for the allocator's gaps between what is stored, and for what is not counted
 HEADS: Final = 16  # what request heads parse to holds a sixteenth of the memory at most
-MOST_UNSENT: Final = 256 * 1024  # bytes of answers that the kernel holds for a client beyond what is on its way to it
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
 GEOGRAPHY: Final = ("geo_db", "geo_overrides", "geo_rules", "region")
-BREAKER_FAILURES: Final = 5  # in a row, until the regional tier is let alone
-BREAKER_OPEN_FOR: Final = 0.5  # seconds
 
 
 class Worker:
@@ -92,7 +60,6 @@ class Worker:
         self._take(settings)
         self.draining = self.crowded = False
         self.connections: set[ClientConnection] = set()
-        self._prefaced: set[PrefacedConnection] = set()  # whose PROXY header is not complete
         self._all_left = asyncio.Event()
         self.clock = time.monotonic
         self._wall = clock
@@ -102,12 +69,13 @@ class Worker:
         self._switch = Switch(self._new_way(settings))
         self._admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
         self._log = AccessLog(settings.access_log, access_log_write)
-        self._servers: list[tuple[asyncio.Server, socket.socket]] = []
         self._sweeper: asyncio.TimerHandle | None = None
-        self._expects_preface = settings.proxy_protocol
         self._tls = server_tls(settings)
-        self._secure: list[SecureListener] = []
-        self.edge = self._build(settings, clock)
+        self._listeners = Listeners(self, self._context, self._trusts, expects_preface=settings.proxy_protocol)
+        self._journal = Journal(self._log, self._requests, clock, logging=settings.access_log > 0)
+        assembled = assemble(settings, self._switch, self.watch, self._trusted, clock, self._journal.known_hit)
+        self.edge, self._regional = assembled.edge, assembled.tier
+        self.logs, self.own_log = assembled.logs, assembled.own_log
         self.edge.known.hsts = self.hsts
         self._read_heads(settings)
         self.watch.read(self.edge, self._switch, self.connections, self._log)
@@ -135,7 +103,6 @@ class Worker:
         self.hsts = b"Strict-Transport-Security: %b\r\n" % settings.hsts.encode() if settings.hsts else b""
         self._drain_grace = settings.drain_grace
         self._trusted = trust_of(settings.trusted_proxies)
-        self._logging = settings.access_log > 0
 
     def _read_heads(self, settings: Settings) -> None:
         """From now on, heads are read within these limits; what was read within others is forgotten."""
@@ -195,12 +162,7 @@ class Worker:
         most, most_per_address = settings.max_connections, settings.max_connections_per_address
         self._admission.tune(most, most_per_address, self._trusted, clients)
         edge, patience = self.edge, settings.follower_timeout
-        edge.tune(
-            hosts=site_names(settings),
-            follower_timeout=patience,
-            stale_wait=settings.stale_wait,
-            max_ranges=settings.max_ranges,
-        )
+        edge.tune(limits_of(settings))
         edge.known.hsts = self.hsts
         self._read_heads(settings)
         edge.fills.tune(policy_of(settings))
@@ -210,71 +172,9 @@ class Worker:
         if edge.region is not None:
             edge.region.patience = patience
         self._log.tune(settings.access_log)
+        self._journal.logging = settings.access_log > 0
         if self._tracer is not None:
             self._tracer.tune(settings.trace_sample)
-
-    def _build(self, settings: Settings, clock: Callable[[], float]) -> Edge:
-        pop = settings.pop.encode()
-        log = PurgeLog(settings.purge_registers, REGISTER_BYTES * settings.purge_registers)
-        budget = settings.worker_memory - settings.worker_memory // GAPS
-        memory = Memory(budget, settings.memory_policy, settings.largest_object, settings.max_variants)
-        flights = Flights(settings.hit_for_miss)
-        tier = self._regional = regional_tier(settings, self.watch.regional, clock)
-        invalidation = Invalidation(log, memory, flights, clock, cut_off_modes(settings))
-        fills = Fills(memory, invalidation, policy_of(settings), self.watch.not_stored, tier)
-        parental = None
-        if settings.parents:
-            secret = settings.pop_secret[0] if settings.pop_secret else b""
-            parental = Parental(pop, settings.region, secret, invalidation, clock, self._trusted)
-        upstream = Upstream(self._switch, gateway_of(settings), log, clock, self._trusted, parental)
-        relays = Relays(
-            pop=pop,
-            upstream=upstream,
-            fills=fills,
-            flights=flights,
-            invalidation=invalidation,
-            clock=clock,
-            jurisdiction=settings.residency_rules.home,
-        )
-        self.logs = None
-        if tier is not None:
-            self.logs = RegionLog(settings, invalidation, LogCounts(self.watch.registry, settings.region), clock)
-        reaches = self.logs.follower.reaches if self.logs is not None else None
-        writer = self.logs.writer if self.logs is not None else None
-        self.own_log = OwnLog(invalidation)
-        writes = Writes(relays, invalidation, write_policy_of(settings), writer or self.own_log, reaches)
-        purges = PurgeMethod(callers_of(settings), writer or self.own_log, settings.pop, self.watch.refused)
-        name = settings.region.encode() + b"/regional"
-        patience = settings.follower_timeout
-        region = None
-        if tier is not None:
-            region = Region(tier, memory, invalidation, upstream, clock, patience, name)
-        edge = Edge(
-            pop=pop,
-            hosts=site_names(settings),
-            memory=memory,
-            invalidation=invalidation,
-            flights=flights,
-            fills=fills,
-            relays=relays,
-            upstream=upstream,
-            clock=clock,
-            follower_timeout=settings.follower_timeout,
-            stale_wait=settings.stale_wait,
-            max_ranges=settings.max_ranges,
-            on_known_hit=self._known_hit,
-            region=region,
-            writes=writes,
-            purges=purges,
-            reaches=reaches,
-            token_cookie=settings.token_cookie,
-            jurisdiction=settings.residency_rules.home,
-        )
-        if tier is not None and self.logs is not None and settings.write_through == "refresh":
-            rules, peers = settings.residency_rules, self.logs.writer.peers
-            near = {region: store for region, store in peers.items() if rules.of_region(region) == rules.home}
-            writes.refresh = Refresher(edge, tier.codec, near).refresh
-        return edge
 
     def _open_doors(self, settings: Settings) -> None:
         """From now on, requests come to the request path in this way; the last door is the first they pass."""
@@ -283,7 +183,7 @@ class Worker:
             way = tracing(way, self._tracer)
         way = inner = residing(way, settings.residency_rules)
         if settings.https_redirect:
-            way = redirecting(way, settings.https_redirect, self.edge.hosts)
+            way = redirecting(way, settings.https_redirect, self.edge.limits.hosts)
         if settings.trusted_proxies:
             way = believing(way, self._trusted)
         if self._locator is not None:
@@ -291,7 +191,7 @@ class Worker:
         if self._tls is not None:
             way = telling_apart(way)
         self.answer, self.answer_known = hearing(way, inner, self.children)
-        answered = self._count_and_log if self._logging else self._requests.answered
+        answered = self._journal.answered
         self.answered = answered if self._tracer is None else self._tracer.finishing(answered)
 
     def _new_tracer(self, settings: Settings) -> Tracer | None:
@@ -331,59 +231,6 @@ class Worker:
     def parse(self, raw: bytes, scheme: bytes) -> Request:
         """The request whose head is `raw`; raises `BadRequest`."""
         return self._heads.parse(raw, scheme)
-
-    def _count_and_log(self, exchange: Exchange, took: float) -> Tally:
-        tally, request = self._requests.answered(exchange, took), exchange.request
-        fields = request.fields
-        self._log.add(
-            (
-                self._wall() - took,
-                exchange.client,
-                request.method,
-                request.host,
-                request.target,
-                exchange.status,
-                exchange.bytes_out,
-                took * 1000,
-                exchange.cache_status,
-                tally.words,
-                fields.get(b"user-agent") or b"",
-                fields.get(b"referer") or b"",
-                trace_id(fields.get(b"traceparent")),
-                exchange.regional_took,
-                exchange.upstream_took,
-            )
-        )
-        return tally
-
-    def _known_hit(self, connection: ClientConnection, known: KnownHit, now: float) -> None:
-        """A request was answered at `now` by a known head: count and log it."""
-        requests = self._requests
-        requests.known_hits += 1
-        requests.known_bytes += len(known.rendered.answer.content)
-        if not requests.known_hits & (SAMPLED - 1):
-            requests.observe_hit(max(0.0, self._wall() - now), SAMPLED)
-        if self._logging:
-            request, fields = known.request, known.request.fields
-            self._log.add(
-                (
-                    now,
-                    connection.peer,
-                    request.method,
-                    request.host,
-                    request.target,
-                    known.rendered.answer.status,
-                    len(known.rendered.answer.content),
-                    0.0,
-                    KNOWN_HIT,
-                    requests.hit_words,
-                    fields.get(b"user-agent") or b"",
-                    fields.get(b"referer") or b"",
-                    b"",  # a head with a trace in it is not known, or hardly: its hits are logged without
-                    0.0,
-                    0.0,
-                )
-            )
 
     def refused(self, error: BadRequest) -> None:
         """A request was refused: count it."""
@@ -431,36 +278,18 @@ class Worker:
         if self.logs is not None:  # what lies in the tier is not proven before
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.logs.follower.caught_up.wait(), CATCH_UP_WITHIN)
-        loop = asyncio.get_running_loop()
-        for listener in sockets:
-            own = listener.dup()
-            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT)  # connections inherit it
-            server = await loop.create_server(self._accepted, sock=own, backlog=BACKLOG)
-            self._servers.append((server, own))
-        for kind, listeners in ((False, tls), (True, pops)):
-            self._secure += [self._secured(listener.dup(), for_pops=kind) for listener in listeners]
-        for secure in self._secure:
-            secure.start()
+        await self._listeners.serve(sockets, tls, pops)
         self.watch.lag.start()
         self._sweep()
-
-    def _secured(self, listener: socket.socket, *, for_pops: bool) -> SecureListener:
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT)  # connections inherit it
-        expects = self._expects_preface and not for_pops
-        says_preface = (lambda peer: self._trusted(peer)) if expects else None  # whom we trust may change
-        return SecureListener(
-            listener, self, partial(self._context, for_pops), for_pops=for_pops, says_preface=says_preface
-        )
 
     def _context(self, for_pops: bool) -> ssl.SSLContext:
         """What a handshake that begins now uses."""
         assert self._tls is not None, "there are such listeners"
         return self._tls.pops if for_pops else self._tls.public
 
-    def _accepted(self) -> asyncio.Protocol:
-        if self._expects_preface:
-            return PrefacedConnection(self, self._trusted, self._prefaced)
-        return ClientConnection(self)
+    def _trusts(self, peer: str) -> bool:
+        """Whether that peer is trusted now: whom we trust may change."""
+        return self._trusted(peer)
 
     def snapshot(self) -> Snapshot:
         """The metrics as they stand."""
@@ -473,34 +302,25 @@ class Worker:
         """
         self.draining = True
         self.edge.known.stop()
-        waiting = self._accept_waiting()
-        for secure in self._secure:
-            secure.accept(BACKLOG)
-        self._stop_accepting()
-        for accepted in waiting:
-            await self._adopt(accepted)
+        await self._listeners.drain()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._left_alone(), self._drain_grace)
 
     async def _left_alone(self) -> None:
         """Wait until nobody is connected, and nobody is about to be."""
-        while shaking := {task for secure in self._secure for task in secure.under_way}:
-            await asyncio.wait(shaking)
+        await self._listeners.hands_shaken()
         if self.connections:
             await self._all_left.wait()
 
     async def stop(self) -> None:
         """End at once."""
-        self._stop_accepting()
+        self._listeners.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
         self.watch.lag.stop()
         for connection in tuple(self.connections):
             connection.cut()
-        for preface in tuple(self._prefaced):
-            preface.cut()
-        for secure in self._secure:
-            await secure.end()
+        await self._listeners.end()
         self._switch.close()
         if self.logs is not None:
             await self.logs.close()
@@ -509,37 +329,13 @@ class Worker:
         await asyncio.sleep(0)
         self._log.close()
 
-    def _stop_accepting(self) -> None:
-        for server, _ in self._servers:
-            server.close()
-        self._servers.clear()
-        for secure in self._secure:
-            secure.close()
-
-    def _accept_waiting(self) -> list[socket.socket]:
-        """Who waits in the accept queues: closing a listening socket would reset them."""
-        waiting: list[socket.socket] = []
-        for _, listener in self._servers:
-            with suppress(OSError):  # BlockingIOError: the queue is empty
-                while len(waiting) < BACKLOG:
-                    waiting.append(listener.accept()[0])
-        return waiting
-
-    async def _adopt(self, accepted: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.connect_accepted_socket(lambda: ClientConnection(self), accepted)
-        except OSError:
-            accepted.close()
-
     def _sweep(self) -> None:
         """One pass over everything that has a deadline; there is no other timer."""
         now = self.clock()
         self.crowded = self._admission.crowded
         for connection in tuple(self.connections):
             connection.sweep(now)
-        for preface in tuple(self._prefaced):
-            preface.sweep(now)
+        self._listeners.sweep(now)
         if self._locator is not None and now >= self._next_look:
             self._next_look = now + GEO_LOOK
             if self._locator.geo.stale:
@@ -566,69 +362,3 @@ class Worker:
         """Piece by piece: requests that have come meanwhile are answered in between."""
         if self._log.flush_some():
             asyncio.get_running_loop().call_soon(self._flush_log)
-
-
-def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[], float]) -> Regional | None:
-    """The tier that the settings name, on the running event loop; None if they name none."""
-    if settings.regional == "off":
-        return None
-    access = access_of(settings, timeout=max(4 * settings.regional_timeout, 1.5))
-    breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)
-    guard = Guard(Link(access), breaker, time.monotonic, counts, settings.regional_timeout)
-    return Regional(
-        guard,
-        Codec(
-            AESGCM(settings.regional_key) if settings.regional_key else None,
-            scope=settings.residency_rules.home.encode(),
-        ),
-        budget=settings.regional_timeout,
-        lease=settings.regional_lease,
-        largest=settings.regional_max_object,
-        count=counts.read,
-        clock=clock,
-    )
-
-
-def server_tls(settings: Settings) -> ServerTls | None:
-    """The certificates that the settings name; raises OSError or ValueError if they cannot be read."""
-    return ServerTls(settings.tls_certificates, settings.pop_ca) if settings.tls_certificates else None
-
-
-def site_names(settings: Settings) -> frozenset[bytes]:
-    """The names of the sites that are answered; empty is any."""
-    return frozenset(host.encode() for host in settings.hosts)
-
-
-def cut_off_modes(settings: Settings) -> dict[bytes, str]:
-    """What to do while cut off, by path prefix; the empty one is for all others."""
-    return {b"": settings.cut_off, **{path.encode(): mode for path, mode in settings.cut_off_paths.items()}}
-
-
-def write_policy_of(settings: Settings) -> WritePolicy:
-    """The operator's choices about writes."""
-    return WritePolicy(
-        ack=settings.write_ack,
-        timeout=settings.write_timeout,
-        refuse_unrecorded=settings.cut_off == "consistent",
-        token_cookie=settings.token_cookie,
-        author=settings.pop,
-    )
-
-
-def policy_of(settings: Settings) -> Policy:
-    """The operator's choices, as the rules take them."""
-    return Policy(
-        heuristics=settings.heuristics,
-        heuristic_max=settings.heuristic_max,
-        negative_ttl=settings.negative_ttl,
-        store_set_cookie=settings.store_set_cookie,
-        store_client_errors=settings.store_client_errors,
-        default_stale_if_error=settings.default_stale_if_error,
-        hidden=hidden_fields(settings),
-    )
-
-
-def gateway_of(settings: Settings) -> Gateway:
-    """Who this POP is to the origin."""
-    host = {"client": "", "origin": settings.origin.authority}.get(settings.origin_host, settings.origin_host)
-    return Gateway(settings.pop.encode(), host.encode(), settings.forwarded)

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
+from edgecache.addresses import network, networks
 from edgecache.config import load
 from edgecache.errors import ConfigError
 from edgecache.geo import Geo, Overrides
 from edgecache.rules.client_address import UNKNOWN, client_address, plain_address, trust_of
 from edgecache.rules.geography import CONTINENT_OF, NO_RULES, NOWHERE, Place, place_of
 from edgecache.rules.message import Fields
-from edgecache.setting_types import geo_overrides, geo_rules, network, networks
+from edgecache.setting_types import geo_overrides, geo_rules
 
 DATA = Path(__file__).parent / "data" / "geo"
 COUNTRY = str(DATA / "GeoIP2-Country-Test.mmdb")

@@ -222,16 +222,16 @@ async def test_who_does_not_finish_it_is_cut_off(origin: OriginDouble, said: byt
     """After the deadline of a head; and one that leaves is forgotten."""
     async with running_pop(origin, **SETTINGS, head_timeout="10s") as pop:
         slow, gone = await held(pop, said), await held(pop, said)
-        assert len(pop.worker._prefaced) == 2
+        assert len(pop.worker._listeners.prefaced) == 2
         gone.close()
         for _ in range(10):
             await let_others_run()
-        (waiting,) = pop.worker._prefaced
+        (waiting,) = pop.worker._listeners.prefaced
         waiting.sweep(pop.worker.clock() + 9)
-        assert pop.worker._prefaced
+        assert pop.worker._listeners.prefaced
         waiting.sweep(pop.worker.clock() + 11)
         assert (await slow.response_or_broken("GET")).status == 408
-        assert not pop.worker._prefaced
+        assert not pop.worker._listeners.prefaced
         slow.close()
 
 

@@ -119,6 +119,11 @@ class Request(NamedTuple):
     jurisdiction: str = ""  # that the answer must not leave; empty: it may go anywhere
 
     @property
+    def persists(self) -> bool:
+        """Whether the connection goes on after the answer without a word about it."""
+        return self.keep_alive and not self.http_1_0
+
+    @property
     def is_upgrade(self) -> bool:
         """Whether the client asks to leave HTTP on this connection by a way that is passed on (RFC 9110 §7.8).
 

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from edgecache.rules.dates import parse_date
-from edgecache.rules.message import Request
+from edgecache.rules.message import Fields, Request
 from edgecache.rules.stored import Stored
 
 ENTITY_TAG: Final = re.compile(rb"[ \t]*((?:W/)?\"[!#-~\x80-\xff]*\")[ \t]*(?:,|\Z)")
@@ -24,6 +24,12 @@ def is_not_modified(request: Request, stored: Stored) -> bool:
         return _names(none_match, stored.etag)
     since = request.fields.get(b"if-modified-since")
     return since is not None and _unmodified_since(since, stored)
+
+
+def is_unconditional(fields: Fields) -> bool:
+    """Whether a request wants the whole, whatever it has already."""
+    index = fields.index
+    return b"if-none-match" not in index and b"if-modified-since" not in index and b"range" not in index
 
 
 def _names(none_match: bytes, etag: bytes | None) -> bool:

@@ -130,8 +130,7 @@ class Codec:
             fixed = FIXED.unpack_from(rest)
         except struct.error:
             raise Corrupt("malformed") from None
-        status, urls, blocks, metas, tagged, seens, names, length, *times = fixed
-        received, age, lifetime, stale_at, stale_if_error = times
+        status, urls, blocks, metas, tagged, seens, names, length, received, age, lifetime, stale_at, if_error = fixed
         block_at = FIXED.size + urls
         if urls != len(url) or not rest.startswith(url, FIXED.size):
             raise Corrupt("key")
@@ -148,7 +147,7 @@ class Codec:
         except (ValueError, TypeError, AttributeError):
             raise Corrupt("malformed") from None
         tags = tuple(rest[tags_at:seen_at].split(b"\n")) if tagged else ()
-        if not isfinite(received + age + lifetime + stale_at + stale_if_error):
+        if not isfinite(received + age + lifetime + stale_at + if_error):
             raise Corrupt("malformed")
         return Record(
             url,
@@ -158,7 +157,7 @@ class Codec:
             age,
             lifetime,
             stale_at,
-            stale_if_error,
+            if_error,
             vary,
             selecting,
             directives,

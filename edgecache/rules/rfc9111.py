@@ -238,6 +238,12 @@ def may_serve_on_error(stored: Stored, request: Request, now: float) -> bool:
     return stored.age(now) - stored.lifetime <= max(stored.stale_if_error, asked.stale_if_error)
 
 
+def is_plain(fields: Fields) -> bool:
+    """Whether a request says nothing about the freshness that it wants (§5.2.1, §5.4)."""
+    index = fields.index
+    return b"cache-control" not in index and b"pragma" not in index
+
+
 def wants_newer(request: Request) -> bool:
     """Whether only a question asked after this request may answer it (RFC 9111 §5.2.1.4, §5.2.1.1 with 0)."""
     asked = parse_request_directives(request.fields.get(b"cache-control"), request.fields.get(b"pragma"))

@@ -36,6 +36,11 @@ def selecting_values(names: tuple[bytes, ...], fields: Fields) -> tuple[bytes | 
     return tuple([_selecting(name, fields.get(name)) for name in names])
 
 
+def suits(vary: tuple[bytes, ...], selecting: tuple[bytes | None, ...], fields: Fields) -> bool:
+    """Whether a response that varies by `vary`, made for `selecting`, suits a request with `fields` (§4.1)."""
+    return not vary or selecting_values(vary, fields) == selecting
+
+
 def _selecting(name: bytes, value: bytes | None) -> bytes | None:
     if value is None:
         return None

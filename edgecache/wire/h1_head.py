@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address
-from typing import Final, TypeVar
+from typing import Final
 
 import httptools
 
+from edgecache.remembered import Remembered
 from edgecache.rules.message import NO_BODY, FieldLine, Fields, Framing, Request, Response
 from edgecache.rules.stored import hop_by_hop
 from edgecache.wire.errors import BadRequest, OriginError
@@ -64,8 +65,6 @@ UNKNOWN_CODING: Final = re.compile(  # a word that is no coding: nothing says th
 DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 
 
-K = TypeVar("K")
-T = TypeVar("T")
 MOST_REMEMBERED: Final = 2048  # heads
 LONGEST_REMEMBERED: Final = 2048  # bytes of one
 MOST_BYTES: Final = 16 * 1024 * 1024  # that they weigh, where no other bound is set
@@ -92,64 +91,6 @@ class _Collector:
 
     def on_headers_complete(self) -> None:
         self.complete = True
-
-
-class Remembered(dict[K, T]):
-    """Results by what they follow from, such as what heads parse to by their exact bytes.
-
-    Bounded: when it is full, the oldest eighth is forgotten. `most_bytes` bounds what it all weighs, which is told to
-    `hold` as it comes and goes; `weigh` must tell the same of a pair as long as it is remembered.
-    """
-
-    def __init__(
-        self,
-        most: int,
-        most_bytes: int = 0,
-        weigh: Callable[[K, T], int] | None = None,
-        hold: Callable[[int], None] | None = None,
-    ) -> None:
-        super().__init__()
-        self._most = most
-        self._most_bytes = most_bytes
-        self._weigh = weigh
-        self._hold = hold
-        self.bytes = 0
-
-    def remember(self, raw: K, value: T) -> None:
-        """`value` follows from `raw`."""
-        if len(self) >= self._most:
-            self._forget_oldest()
-        if self._weigh is None:
-            self[raw] = value
-            return
-        self.forget(raw)
-        weight = self._weigh(raw, value)
-        while self and self.bytes + weight > self._most_bytes:
-            self._forget_oldest()
-        if weight <= self._most_bytes:
-            self[raw] = value
-            self._add(weight)
-
-    def forget(self, raw: K) -> None:
-        """Remember nothing of `raw`."""
-        value = self.pop(raw, None)
-        if value is not None and self._weigh is not None:
-            self._add(-self._weigh(raw, value))
-
-    def clear(self) -> None:
-        """Remember nothing."""
-        super().clear()
-        if self.bytes:
-            self._add(-self.bytes)
-
-    def _forget_oldest(self) -> None:
-        for raw in list(self)[: 1 + len(self) // 8]:
-            self.forget(raw)
-
-    def _add(self, weight: int) -> None:
-        self.bytes += weight
-        if self._hold is not None:
-            self._hold(weight)
 
 
 def weight_of(raw: bytes, request: object) -> int:

@@ -20,8 +20,9 @@ from edgecache.rules.rfc9111 import Store, invalidated_keys, may_store
 from edgecache.rules.stored import Policy, Times, kept_response
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError
-from edgecache.wire.h1_client import Inquiry, OriginConnection, Question
+from edgecache.wire.h1_client import OriginConnection
 from edgecache.wire.h1_head import ResponseHeads
+from edgecache.wire.inquiry import Inquiry, Question
 from fuzz.mutate import VALUE_TOKENS, Mutator
 
 NAMES = [

@@ -1,0 +1,213 @@
+"""How a worker's request path is put together out of the settings: which part is given which."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import random
+from typing import Final
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from edgecache.config import Settings
+from edgecache.edge import Edge
+from edgecache.fills import Fills
+from edgecache.flights import Flights
+from edgecache.guard import Guard
+from edgecache.invalidation import Invalidation
+from edgecache.known import KnownHeads, KnownHit
+from edgecache.log_metrics import LogCounts
+from edgecache.memory import Memory
+from edgecache.origin import hidden_fields
+from edgecache.own_log import OwnLog
+from edgecache.parts import Limits, Parts
+from edgecache.pops import Parental
+from edgecache.purge_method import PurgeMethod, callers_of
+from edgecache.refresh import Refresher
+from edgecache.region import Region
+from edgecache.region_log import RegionLog
+from edgecache.regional import Regional
+from edgecache.regional_server import access_of
+from edgecache.relay import Relays
+from edgecache.rules.breaker import Breaker
+from edgecache.rules.client_address import Trust
+from edgecache.rules.forward import Gateway
+from edgecache.rules.purge_log import PurgeLog
+from edgecache.rules.record import Codec
+from edgecache.rules.stored import Policy
+from edgecache.switch import Switch
+from edgecache.upstream import Upstream
+from edgecache.valkey import Link
+from edgecache.watch import RegionalCounts, Watch
+from edgecache.wire.h1_server import ClientConnection
+from edgecache.wire.tls import ServerTls
+from edgecache.writes import WritePolicy, Writes
+
+REGISTER_BYTES: Final = 1024  # allowed for each purged name
+GAPS: Final = 6  # a sixth of the memory is for the allocator's gaps between what is stored, and for what is not counted
+KNOWN: Final = 8  # known heads and rendered answers hold an eighth of the memory at most
+BREAKER_FAILURES: Final = 5  # in a row, until the regional tier is let alone
+BREAKER_OPEN_FOR: Final = 0.5  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A request path, and the parts of it that have a life of their own."""
+
+    edge: Edge
+    tier: Regional | None
+    logs: RegionLog | None  # None without a tier: there is no log but this process's own
+    own_log: OwnLog
+
+
+def assemble(
+    settings: Settings,
+    switch: Switch,
+    watch: Watch,
+    is_trusted: Trust,
+    clock: Callable[[], float],
+    on_known_hit: Callable[[ClientConnection, KnownHit, float], None],
+) -> Assembled:
+    """The request path that the settings describe, on the running event loop; `clock` in epoch seconds."""
+    tier = regional_tier(settings, watch.regional, clock)
+    parts = _parts(settings, switch, watch, is_trusted, clock, tier)
+    own_log = OwnLog(parts.invalidation)
+    logs = None
+    if tier is not None:
+        logs = RegionLog(settings, parts.invalidation, LogCounts(watch.registry, settings.region), clock)
+    reaches = logs.follower.reaches if logs is not None else None
+    recorder = logs.writer if logs is not None else own_log
+    writes = Writes(parts.relays, parts.invalidation, write_policy_of(settings), recorder, reaches)
+    edge = Edge(
+        parts,
+        limits_of(settings),
+        writes=writes,
+        purges=PurgeMethod(callers_of(settings), recorder, settings.pop, watch.refused),
+        on_known_hit=on_known_hit,
+        reaches=reaches,
+        token_cookie=settings.token_cookie,
+    )
+    if tier is not None and logs is not None and settings.write_through == "refresh":
+        rules, peers = settings.residency_rules, logs.writer.peers
+        near = {region: store for region, store in peers.items() if rules.of_region(region) == rules.home}
+        writes.refresh = Refresher(edge, tier.codec, near).refresh
+    return Assembled(edge, tier, logs, own_log)
+
+
+def _parts(
+    settings: Settings,
+    switch: Switch,
+    watch: Watch,
+    is_trusted: Trust,
+    clock: Callable[[], float],
+    tier: Regional | None,
+) -> Parts:
+    pop, home = settings.pop.encode(), settings.residency_rules.home
+    log = PurgeLog(settings.purge_registers, REGISTER_BYTES * settings.purge_registers)
+    budget = settings.worker_memory - settings.worker_memory // GAPS
+    memory = Memory(budget, settings.memory_policy, settings.largest_object, settings.max_variants)
+    flights = Flights(settings.hit_for_miss)
+    invalidation = Invalidation(log, memory, flights, clock, cut_off_modes(settings))
+    fills = Fills(memory, invalidation, policy_of(settings), watch.not_stored, tier)
+    parental = None
+    if settings.parents:
+        secret = settings.pop_secret[0] if settings.pop_secret else b""
+        parental = Parental(pop, settings.region, secret, invalidation, clock, is_trusted)
+    upstream = Upstream(switch, gateway_of(settings), log, clock, is_trusted, parental)
+    region = None
+    if tier is not None:
+        name = settings.region.encode() + b"/regional"
+        region = Region(tier, memory, invalidation, upstream, clock, settings.follower_timeout, name)
+    return Parts(
+        pop=pop,
+        clock=clock,
+        memory=memory,
+        invalidation=invalidation,
+        flights=flights,
+        fills=fills,
+        upstream=upstream,
+        relays=Relays(
+            pop=pop,
+            upstream=upstream,
+            fills=fills,
+            flights=flights,
+            invalidation=invalidation,
+            clock=clock,
+            jurisdiction=home,
+        ),
+        known=KnownHeads(memory.account.budget // KNOWN, memory.account.hold),
+        region=region,
+        jurisdiction=home,
+    )
+
+
+def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[], float]) -> Regional | None:
+    """The tier that the settings name, on the running event loop; None if they name none."""
+    if settings.regional == "off":
+        return None
+    access = access_of(settings, timeout=max(4 * settings.regional_timeout, 1.5))
+    breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)
+    guard = Guard(Link(access), breaker, time.monotonic, counts, settings.regional_timeout)
+    return Regional(
+        guard,
+        Codec(
+            AESGCM(settings.regional_key) if settings.regional_key else None,
+            scope=settings.residency_rules.home.encode(),
+        ),
+        budget=settings.regional_timeout,
+        lease=settings.regional_lease,
+        largest=settings.regional_max_object,
+        count=counts.read,
+        clock=clock,
+    )
+
+
+def server_tls(settings: Settings) -> ServerTls | None:
+    """The certificates that the settings name; raises OSError or ValueError if they cannot be read."""
+    return ServerTls(settings.tls_certificates, settings.pop_ca) if settings.tls_certificates else None
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits of the request path."""
+    return Limits(
+        hosts=frozenset(host.encode() for host in settings.hosts),
+        follower_timeout=settings.follower_timeout,
+        stale_wait=settings.stale_wait,
+        max_ranges=settings.max_ranges,
+    )
+
+
+def cut_off_modes(settings: Settings) -> dict[bytes, str]:
+    """What to do while cut off, by path prefix; the empty one is for all others."""
+    return {b"": settings.cut_off, **{path.encode(): mode for path, mode in settings.cut_off_paths.items()}}
+
+
+def write_policy_of(settings: Settings) -> WritePolicy:
+    """The operator's choices about writes."""
+    return WritePolicy(
+        ack=settings.write_ack,
+        timeout=settings.write_timeout,
+        refuse_unrecorded=settings.cut_off == "consistent",
+        token_cookie=settings.token_cookie,
+        author=settings.pop,
+    )
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The operator's choices, as the rules take them."""
+    return Policy(
+        heuristics=settings.heuristics,
+        heuristic_max=settings.heuristic_max,
+        negative_ttl=settings.negative_ttl,
+        store_set_cookie=settings.store_set_cookie,
+        store_client_errors=settings.store_client_errors,
+        default_stale_if_error=settings.default_stale_if_error,
+        hidden=hidden_fields(settings),
+    )
+
+
+def gateway_of(settings: Settings) -> Gateway:
+    """Who this POP is to the origin."""
+    host = {"client": "", "origin": settings.origin.authority}.get(settings.origin_host, settings.origin_host)
+    return Gateway(settings.pop.encode(), host.encode(), settings.forwarded)

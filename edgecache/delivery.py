@@ -1,0 +1,146 @@
+"""How an exchange is answered, once it is decided with what: out of an entry, from the tier, with a fill, by ourselves.
+
+What is passed on as it comes is answered by `relay.py`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from edgecache import answers
+from edgecache.answers import Answer
+from edgecache.fills import Reply
+from edgecache.known import KnownHit, KnownPass, Rendered
+from edgecache.memory import Entry
+from edgecache.parts import Parts
+from edgecache.pops import tell_of_entry, tell_of_reply
+from edgecache.rules import cache_status
+from edgecache.rules.message import Request
+from edgecache.rules.preconditions import is_not_modified
+from edgecache.rules.reasons import Forward, Result
+from edgecache.rules.stored import Stored
+from edgecache.wire.exchange import Exchange
+from edgecache.wire.inquiry import Question
+
+KNOWN_HIT: Final = b"hit"  # in the log, for Cache-Status: its ttl is in the head only
+
+
+class Delivery:
+    """Answers exchanges, and learns heads together with their answers."""
+
+    def __init__(self, parts: Parts, max_ranges: int) -> None:
+        self.max_ranges = max_ranges
+        self._pop = parts.pop
+        self._tier_name = parts.region.name if parts.region is not None else b""
+        self._clock = parts.clock  # epoch seconds
+        self._invalidation = parts.invalidation
+        self._relays = parts.relays
+        self._known = parts.known
+
+    # --- out of an entry
+
+    def rendered(self, exchange: Exchange, entry: Entry, now: float) -> bool:
+        """Answer a plain GET with the one answer that all of them share; False if `entry` is not fresh."""
+        rendered = self._known.rendered(entry, partial(self._whole, entry))
+        if not rendered.is_right(now):
+            return False
+        answer = rendered.answer
+        exchange.result = Result.HIT
+        exchange.cache_status = KNOWN_HIT
+        if exchange.request.child is not None:
+            tell_of_entry(exchange, entry, self._invalidation)
+        exchange.reply(answer.status, answer.head, answer.content)
+        if rendered.full and exchange.request.persists:
+            self._learn_hit(exchange, rendered)
+        return True
+
+    def from_entry(
+        self,
+        exchange: Exchange,
+        entry: Entry,
+        result: Result,
+        now: float,
+        why: Forward | None = None,
+        *,
+        collapsed: bool = False,
+    ) -> bool:
+        """Answer out of `entry`; False if it holds only parts, and not the ones asked for."""
+        if why is None:
+            member = cache_status.hit(self._pop, entry.lifetime - entry.age(now), self._invalidation.detail)
+        else:
+            member = cache_status.forwarded(self._pop, why, status=304, collapsed=collapsed)
+        answer = answers.from_entry(entry, exchange.request, now, member, self.max_ranges)
+        if answer is None:
+            return False
+        exchange.result, exchange.cache_status = result, member
+        if exchange.request.child is not None:
+            tell_of_entry(exchange, entry, self._invalidation)
+        exchange.reply(answer.status, answer.head, answer.content)
+        return True
+
+    def from_tier(self, exchange: Exchange, entry: Entry, now: float, why: Forward, *, collapsed: bool = False) -> None:
+        """Answer out of `entry`, a whole that came from the regional tier."""
+        tier = cache_status.hit(self._tier_name, entry.lifetime - entry.age(now), self._invalidation.detail)
+        member = cache_status.from_tier(self._pop, tier, why, collapsed=collapsed)
+        answer = answers.from_entry(entry, exchange.request, now, member, self.max_ranges)
+        assert answer is not None, "a whole entry answers every request"
+        exchange.result, exchange.cache_status = Result.REGIONAL, member
+        if exchange.request.child is not None:
+            tell_of_entry(exchange, entry, self._invalidation)
+        exchange.reply(answer.status, answer.head, answer.content)
+
+    # --- with something else
+
+    def from_fill(self, exchange: Exchange, stored: Stored, reply: Reply, why: Forward, *, collapsed: bool) -> None:
+        """Answer with a fill under way."""
+        if not is_not_modified(exchange.request, stored):
+            result = Result.COLLAPSED if collapsed else Result.MISS
+            self._relays.pass_on(exchange, reply, why, result, stored=True)
+            return
+        member = cache_status.forwarded(self._pop, why, status=reply.response.status, stored=True, collapsed=collapsed)
+        answer = answers.not_modified(stored, int(stored.age(self._clock())), member)
+        exchange.result, exchange.cache_status = Result.MISS, member
+        if exchange.request.child is not None:
+            tell_of_reply(exchange, reply, self._invalidation)
+        exchange.reply(answer.status, answer.head)
+        reply.body.discard()
+
+    def ours(self, exchange: Exchange, answer: Answer, why: Forward | None = None, detail: str = "") -> None:
+        """Answer with something of our own; `detail` is a fixed word."""
+        exchange.result, exchange.failure = Result.ERROR, answer.failure
+        head = answer.head
+        if why is not None:
+            exchange.cache_status = cache_status.forwarded(self._pop, why, detail=detail.encode())
+            head += b"Cache-Status: " + exchange.cache_status + b"\r\n"
+        exchange.reply(answer.status, head, b"" if exchange.request.method == b"HEAD" else answer.content)
+
+    # --- heads that are known from then on
+
+    def learn_hit(self, exchange: Exchange, entry: Entry) -> None:
+        """Remember what `entry`, a whole, gives to requests of exactly this head, if their connection persists."""
+        request = exchange.request
+        if request.persists:
+            make = partial(self._answer_to, entry, request)
+            self._learn_hit(exchange, Rendered(entry, make, self._known.hsts))
+
+    def learn_pass(self, exchange: Exchange, key: bytes, question: Question) -> None:
+        """Remember that requests of exactly this head are passed on, and the question that they become."""
+        request = exchange.request
+        if request.persists and self._known.learns(exchange.raw):
+            self._known.learn(exchange.raw, KnownPass(request, key, exchange.client, question))
+
+    def _learn_hit(self, exchange: Exchange, rendered: Rendered) -> None:
+        if self._known.learns(exchange.raw) and rendered.is_right(self._clock()) and rendered.full:
+            self._known.learn(exchange.raw, KnownHit(exchange.request, rendered))
+
+    def _whole(self, entry: Entry, now: float) -> Answer:
+        """The whole of `entry`, as a plain GET gets it."""
+        return answers.whole(entry, now, cache_status.hit(self._pop, entry.lifetime - entry.age(now)))
+
+    def _answer_to(self, entry: Entry, request: Request, now: float) -> Answer:
+        """What `entry`, a whole, gives to `request`."""
+        member = cache_status.hit(self._pop, entry.lifetime - entry.age(now))
+        answer = answers.from_entry(entry, request, now, member, self.max_ranges)
+        assert answer is not None, "a whole entry answers every request"
+        return answer

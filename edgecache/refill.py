@@ -1,0 +1,190 @@
+"""What one flight does, in a task of its own: ask the region, then the origin, and say what the answer means.
+
+flight ──► the one that is out, to be followed
+   └─────► a new one ──► _run ──► the region's lease, and what another worker has brought meanwhile
+                           ├────► _ask_origin: validate, get the rest, or get the whole; _judge what came
+                           └────► _settle: tell all who wait, and remember what it says of the next requests
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from edgecache.fills import Reply
+from edgecache.flights import Failed, Filling, Flight, Outcome, Refreshed, Risen, Unshareable
+from edgecache.memory import Entry
+from edgecache.parts import Parts
+from edgecache.region import Turn
+from edgecache.regional import Found
+from edgecache.rules import rfc9111, trace_context
+from edgecache.rules.cache_key import primary_key
+from edgecache.rules.message import Fields, Request
+from edgecache.rules.purge_log import Verdict
+from edgecache.rules.reasons import Refused
+from edgecache.rules.stored import Stored
+from edgecache.rules.vary import selecting_values
+from edgecache.tasks import spawn
+from edgecache.wire.errors import OriginError
+from edgecache.wire.exchange import Exchange
+
+OF_THE_RESPONSE: Final = frozenset(  # reasons that will hold for the next request too
+    (
+        Refused.NO_STORE,
+        Refused.PRIVATE,
+        Refused.NOT_CACHEABLE,
+        Refused.NOT_UNDERSTOOD,
+        Refused.SET_COOKIE,
+        Refused.VARY_STAR,
+        Refused.PER_USER_VARY,
+        Refused.USELESS,
+        Refused.TOO_LARGE,
+    )
+)
+
+
+class Refill:
+    """Leads the flights. Its state lies in the parts that it is given."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._memory = parts.memory
+        self._invalidation = parts.invalidation
+        self._flights = parts.flights
+        self._fills = parts.fills
+        self._upstream = parts.upstream
+        self._region = parts.region
+        self._clock = parts.clock  # epoch seconds
+
+    def flight(self, key: bytes, request: Request, entry: Entry | None, exchange: Exchange | None) -> Flight:
+        """The flight that is out for this URL and these selecting fields, or a new one that `exchange` leads."""
+        place: tuple[object, ...] = (key, selecting_values(self._memory.vary_of(key), request.fields))
+        if exchange is not None and asks_for_itself(request, entry):
+            place = (*place, exchange)  # nobody else's question will do
+        flight = self._flights.out(place)
+        if flight is None:
+            flight = self._flights.lead(place, key, exchange)
+            spawn(self._run(flight, request, entry, exchange.client if exchange else ""), "refill")
+        elif exchange is not None:
+            self._flights.followed += 1
+        return flight
+
+    def refresh(self, key: bytes, request: Request) -> Flight:
+        """The flight that fetches `request`, which no client has sent."""
+        return self.flight(key, request, None, None)
+
+    def behind(self, entry: Entry, request: Request) -> None:
+        """Ask the origin behind the client's back, once (RFC 5861 §3)."""
+        fields = request.fields.without((trace_context.NAME,))  # its trace is complete by then
+        self.flight(primary_key(request), request._replace(fields=fields), entry, None)
+
+    def may_stand_in(self, entry: Entry, request: Request) -> bool:
+        """Whether `entry`, stale, may be used where the origin has no answer (RFC 5861 §4)."""
+        if self._invalidation.check(entry) is not Verdict.USABLE:
+            return False
+        return rfc9111.may_serve_on_error(entry.stored, request, self._clock())
+
+    async def _run(self, flight: Flight, request: Request, entry: Entry | None, client: str) -> None:
+        """Run once per flight, in a task of its own: ask, and say what came of it."""
+        turn = Turn(entry=entry)
+        try:
+            if self._region is not None and not rfc9111.wants_newer(request) and not self._region.is_led_by(request):
+                turn = await self._region.ask(request, entry, client)
+            outcome = turn.outcome or await self._ask_origin(flight, request, turn.entry, client, turn.found)
+        except BaseException:
+            flight.land(Failed(OriginError("internal", "the request failed here")))
+            self._flights.end(flight)
+            if self._region is not None and turn.lease is not None:
+                self._region.give_up(turn.lease)
+            raise
+        self._settle(flight, request, outcome)
+        if self._region is not None and turn.lease is not None:
+            self._region.tell(turn.lease, outcome)
+
+    async def _ask_origin(
+        self, flight: Flight, request: Request, entry: Entry | None, client: str, found: Found | None = None
+    ) -> Outcome:
+        """Ask upstream, where `entry` is what is stored, or `found` in the region, and say what the answer means."""
+        try:
+            question = _question(request, entry if found is None else found.entry)
+            reply = await self._upstream.fetch(request, question, client, flight.watchers)
+            if found is not None and reply.response.status == 304:
+                outcome = self._judge_found(request, found, reply, client)
+            else:
+                outcome = self._judge(request, entry, reply)
+            if outcome is None:  # the answer was not about what is stored: ask for the whole
+                reply.body.discard()
+                question = rfc9111.unconditional(request)
+                reply = await self._upstream.fetch(request, question, client, flight.watchers)
+                outcome = self._judge(request, None, reply)
+        except OriginError as error:
+            return Failed(error)
+        assert outcome is not None, "an unconditional question has an answer of its own"
+        return outcome
+
+    def _judge(self, request: Request, entry: Entry | None, reply: Reply) -> Outcome | None:
+        """What the origin's answer means; None if it is not about what is stored."""
+        status = reply.response.status
+        if status == 304 and entry is not None:
+            if not rfc9111.validates(entry.stored, reply.response):
+                return None
+            return Refreshed(entry) if self._fills.freshen(request, entry, reply) else None
+        if status in (206, 416) and entry is not None and entry.segments is not None:
+            whole = self._fills.completed(entry, reply)
+            if whole is None:
+                return None
+            reply = whole
+        elif status in rfc9111.FAILURES and entry is not None and self.may_stand_in(entry, request):
+            reply.body.discard()
+            return Failed(OriginError(f"status-{status}", "the upstream answered with an error"))
+        learnt = self._fills.learn(request, reply, entry)
+        return Filling(learnt, reply) if isinstance(learnt, Stored) else Unshareable(reply, learnt)
+
+    def _judge_found(self, request: Request, found: Found, reply: Reply, client: str) -> Outcome | None:
+        """What a 304 means for a body that lies in the region's chunks; None if it is not about that."""
+        assert self._region is not None, "it was found there"
+        if not rfc9111.validates(found.entry.stored, reply.response):
+            return None
+        if not self._fills.freshen_found(request, found, reply):
+            return None
+        return self._region.streamed(found, request, client)
+
+    def _settle(self, flight: Flight, request: Request, outcome: Outcome) -> None:
+        """Tell the flight's outcome, and remember what it says about the next requests."""
+        match outcome:
+            case Filling(_, reply):
+                self._flights.unmark(flight.primary)
+                reply.body.when_ended(lambda _: self._flights.end(flight))  # it may be followed until it is stored
+                if flight.leader is None:
+                    reply.body.discard()
+            case Unshareable(reply, reason):
+                self._flights.end(flight)
+                if reply.response.status < 500:
+                    self._not_for_sharing(flight.primary, request, reason)
+                if flight.leader is None or flight.leader.gone:
+                    reply.body.discard()
+            case Refreshed() | Risen() | Failed():
+                self._flights.end(flight)
+        flight.land(outcome)
+
+    def _not_for_sharing(self, key: bytes, request: Request, reason: Refused) -> None:
+        """A whole crowd must not wait in line for answers that are for one each."""
+        if reason in OF_THE_RESPONSE:
+            self._flights.mark(key, self._clock())
+            stale, _ = self._memory.lookup(key, request.fields)
+            if stale is not None:
+                self._memory.drop(stale)
+
+
+def asks_for_itself(request: Request, entry: Entry | None) -> bool:
+    """Whether another's answer will not do: the client wants a newer one, or it has to be validated each time."""
+    if entry is not None and entry.segments is None and rfc9111.is_never_reused_unasked(entry.stored):
+        return True
+    return not rfc9111.is_plain(request.fields) and rfc9111.wants_newer(request)
+
+
+def _question(request: Request, entry: Entry | None) -> Fields:
+    """What to ask: is the stored one still good, the rest of what is known in part, or the whole."""
+    if entry is None:
+        return rfc9111.unconditional(request)
+    if entry.segments is not None:
+        return rfc9111.rest_question(request, entry.stored, entry.segments)
+    return rfc9111.validation_question(request, entry.stored)
