@@ -79,23 +79,37 @@ def not_modified(stored: Stored, age: int, status_member: bytes) -> Answer:
     return Answer(304, _head(304, kept, age, status_member))
 
 
+def unsatisfiable(stored: Stored, length: int, age: int, status_member: bytes) -> Answer:
+    """The 416 of a whole of `length` bytes that has none of those asked for (RFC 9110 §15.5.17)."""
+    line = (b"Content-Range", b"bytes */%d" % length)
+    kept = _of_parts(stored).without((b"content-type", b"content-encoding", b"etag", b"last-modified"))
+    return Answer(416, _head(416, kept, age, status_member, line, (b"Content-Length", b"0")))
+
+
+def part_head(stored: Stored, span: Span, length: int, age: int, status_member: bytes) -> bytes:
+    """The head of the 206 of one `span` of a whole of `length` bytes."""
+    lines = (
+        (b"Content-Range", ranges.content_range_field(span, length)),
+        (b"Content-Length", b"%d" % len(span)),
+    )
+    return _head(206, _of_parts(stored), age, status_member, *lines)
+
+
+def _of_parts(stored: Stored) -> Fields:
+    return stored.fields.without((b"content-length", b"content-range"))
+
+
 def _partial(entry: Entry, stored: Stored, spans: list[Span], now: float, status_member: bytes) -> Answer | None:
     length, age = entry.length, entry.age(now)
-    fields = stored.fields.without((b"content-length", b"content-range"))
-    if not spans:  # RFC 9110 §15.5.17
-        line = (b"Content-Range", b"bytes */%d" % length)
-        kept = fields.without((b"content-type", b"content-encoding", b"etag", b"last-modified"))
-        return Answer(416, _head(416, kept, age, status_member, line, (b"Content-Length", b"0")))
+    if not spans:
+        return unsatisfiable(stored, length, age, status_member)
     pieces = [_piece(entry, span) for span in spans]
     if None in pieces:
         return None
     known = [piece for piece in pieces if piece is not None]
     if len(spans) == 1:
-        lines = (
-            (b"Content-Range", ranges.content_range_field(spans[0], length)),
-            (b"Content-Length", b"%d" % len(known[0])),
-        )
-        return Answer(206, _head(206, fields, age, status_member, *lines), known[0])
+        return Answer(206, part_head(stored, spans[0], length, age, status_member), known[0])
+    fields = _of_parts(stored)
     content = ranges.multipart(spans, known, length, fields.get(b"content-type"), BOUNDARY)
     typed = (b"Content-Type", b"multipart/byteranges; boundary=" + BOUNDARY)
     rest = fields.without((b"content-type",))

@@ -14,9 +14,9 @@ from edgecache.config import Settings
 from edgecache.edge import Edge
 from edgecache.fills import Fills
 from edgecache.flights import Flights
+from edgecache.guard import Guard
 from edgecache.invalidation import Invalidation
 from edgecache.known import KnownHeads, KnownHit
-from edgecache.lanes import Guard
 from edgecache.log_metrics import LogCounts
 from edgecache.memory import Memory
 from edgecache.origin import hidden_fields
@@ -45,7 +45,9 @@ from edgecache.wire.tls import ServerTls
 from edgecache.writes import WritePolicy, Writes
 
 REGISTER_BYTES: Final = 1024  # allowed for each purged name
-GAPS: Final = 4  # a fourth of the memory is for the allocator's gaps between what is stored, and for what is not counted
+GAPS: Final = (
+    4  # a fourth of the memory is for the allocator's gaps between what is stored, and for what is not counted
+)
 KNOWN: Final = 8  # known heads and rendered answers hold an eighth of the memory at most
 BREAKER_FAILURES: Final = 5  # in a row, until the regional tier is let alone
 BREAKER_OPEN_FOR: Final = 0.5  # seconds
@@ -146,7 +148,7 @@ def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[]
     """The tier that the settings name, on the running event loop; None if they name none."""
     if settings.regional == "off":
         return None
-    access = access_of(settings, timeout=max(4 * settings.regional_timeout, 0.5))
+    access = access_of(settings, timeout=max(4 * settings.regional_timeout, 1.5))
     breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)
     guard = Guard(Link(access), breaker, time.monotonic, counts, settings.regional_timeout)
     return Regional(

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from edgecache.body import Body, Cursor
 from edgecache.lanes import Commands, Reads
+from edgecache.rules.ranges import Span
 from edgecache.rules.record import Codec, Corrupt, Record, chunk_key
 
 CHUNK: Final = 256 * 1024  # bytes
@@ -24,17 +25,17 @@ AHEAD: Final = 3  # chunks read ahead
 LONGER: Final = 60.0  # seconds that chunks outlive their record
 
 
-def chunk_keys(base: bytes, record: Record) -> Iterator[bytes]:
-    """The names of all chunks of a record's body."""
-    for number in range((record.length + CHUNK - 1) // CHUNK):
+def chunk_keys(base: bytes, record: Record, span: Span) -> Iterator[bytes]:
+    """The names of the chunks of a record's body that hold `span` of it."""
+    for number in range(span.first // CHUNK, (span.end + CHUNK - 1) // CHUNK):
         yield chunk_key(base, record.chunks, number)
 
 
 class Written(Protocol):
     """What becomes of a body that was written."""
 
-    def __call__(self, name: bytes, length: int, small: bytes | None, /) -> None:
-        """All chunks under `name` are on their way, or the body is `small` and has none."""
+    def __call__(self, name: bytes, length: int, small: bytes | None, /) -> bytes:
+        """All chunks under `name` are on their way, or the body is `small` and has none; where its record will lie."""
 
 
 class ChunkWriter:
@@ -57,6 +58,7 @@ class ChunkWriter:
         self._size = 0
         self._backlog = 0
         self._given_up = False
+        self._record = b""  # where it lies, once it is on its way behind its chunks
         self._patience: asyncio.TimerHandle | None = None
         self.cursor: Cursor | None = None
         self.body: Body | None = None
@@ -124,7 +126,7 @@ class ChunkWriter:
             return
         self._send(last=True)
         if not self._given_up:
-            self._written(self._name, self._size, None)
+            self._record = self._written(self._name, self._size, None)
 
     def abort(self) -> None:
         """The body will never be complete."""
@@ -139,6 +141,8 @@ class ChunkWriter:
             return
         self._given_up = True
         self._held.clear()
+        if self._record:  # a chunk was refused that had gone before it
+            self._writes.send(("UNLINK", self._record))
         for number in range(self._number):
             self._writes.send(("UNLINK", chunk_key(self._base, self._name, number)))
         body, cursor = self.body, self.cursor
@@ -148,14 +152,20 @@ class ChunkWriter:
 
 
 class ChunkReader:
-    """The source of a body that lies in chunks. `hole` is told where it ends early, to go on from there or to fail."""
+    """The source of the bytes `span` of a body that lies in chunks: only the chunks that hold them are read.
 
-    def __init__(self, reads: Reads, codec: Codec, base: bytes, record: Record, hole: Callable[[int], None]) -> None:
+    `hole` is told where it ends early, to go on from there or to fail.
+    """
+
+    def __init__(
+        self, reads: Reads, codec: Codec, base: bytes, record: Record, span: Span, hole: Callable[[int], None]
+    ) -> None:
         self.body = Body(self)
+        self.span = span
         self._reads = reads
         self._codec = codec
-        self._keys = list(chunk_keys(base, record))
-        self._length = record.length
+        self._keys = list(chunk_keys(base, record, span))
+        self._whole = record.length
         self._hole = hole
         self._next = 0  # the chunk to ask for
         self._out = 0  # asked for and not yet there
@@ -184,23 +194,23 @@ class ChunkReader:
         content = self._opened(number, value)
         if content is None:
             self._over = True
-            self._hole(self.body.size)
+            self._hole(self.span.first + self.body.size)
             return
         self._there[number] = content
-        while self._written in self._there and not self._met_hole():  # taking a piece may meet one
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._written in self._there and not self._over:  # taking a piece may meet one
             piece = self._there.pop(self._written)
             self._written += 1
             self.body.write(piece)
-        if self._met_hole():
+        if self._over:
             return
         if self._written == len(self._keys):
             self._over = True
             self.body.finish()
         else:
             self._ask()
-
-    def _met_hole(self) -> bool:
-        return self._over
 
     def go_on_with(self, rest: Body) -> None:
         """Take what is missing from `rest` instead."""
@@ -220,7 +230,7 @@ class ChunkReader:
 
     def finish(self) -> None:
         """The rest is complete."""
-        if self.body.size == self._length:
+        if self.body.size == len(self.span):
             self.body.finish()
         else:
             self.body.fail()
@@ -236,13 +246,14 @@ class ChunkReader:
     def _opened(self, number: int, value: bytes | None) -> bytes | None:
         if value is None:
             return None
-        last = number == len(self._keys) - 1
-        wanted = self._length - number * CHUNK if last else CHUNK
+        begin = (self.span.first // CHUNK + number) * CHUNK  # in the whole
         try:
             content = self._codec.open(self._keys[number], value)
         except Corrupt:
             return None
-        return content if len(content) == wanted else None
+        if len(content) != min(CHUNK, self._whole - begin):
+            return None
+        return content[max(0, self.span.first - begin) : self.span.end - begin]
 
     # --- the body's Source
 

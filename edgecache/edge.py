@@ -30,6 +30,7 @@ from edgecache.purge_method import PurgeMethod
 from edgecache.refill import Refill
 from edgecache.regional import Found
 from edgecache.regional_hits import RegionalHits
+from edgecache.regional_parts import RegionalParts
 from edgecache.rules import ranges, rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.forward import loops, no_forwards_left
@@ -89,6 +90,7 @@ class Edge:
         self.delivery = Delivery(parts, limits.max_ranges)
         self.refill = Refill(parts)
         self._hits = None if parts.region is None else RegionalHits(parts, parts.region, self.answer_regional)
+        self._in_part = None if parts.region is None else RegionalParts(parts, parts.region, self._go_on)
 
     def tune(self, limits: Limits) -> None:
         """Go on with other limits; what is known of heads followed from the old ones."""
@@ -227,6 +229,13 @@ class Edge:
         if exchange.gone:
             return
         if entry is None and found is not None and self._hits and self._hits.answers(exchange, key, found, why):
+            return
+        if (
+            entry is None
+            and found is not None
+            and self._in_part
+            and self._in_part.answers(exchange, key, found, why, self.limits.max_ranges)
+        ):
             return
         if found is not None and self.region is not None and self.region.is_newer(found, entry):
             verdict = self._answer_found(exchange, key, found.entry, why)

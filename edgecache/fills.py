@@ -8,7 +8,7 @@ from typing import NamedTuple
 from edgecache.body import Body
 from edgecache.invalidation import Invalidation, written
 from edgecache.memory import Entry, Memory
-from edgecache.regional import INLINE, Regional
+from edgecache.regional import INLINE, Found, Regional
 from edgecache.rules import ranges, rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Framing, Request, Response
@@ -165,8 +165,32 @@ class Fills:
         entry.adopt(freshened)
         self._memory.resize(entry)
         if self._region is not None and entry.segments is None:
-            self._region.store(entry, primary_key(request), written(reply.seen.vector))
+            key, seen = primary_key(request), written(reply.seen.vector)
+            if len(entry.content) > INLINE:
+                self._region.renew(entry, key, request.fields, seen)
+            else:
+                self._region.store(entry, key, seen)
         return not entry.gone
+
+    def freshen_found(self, request: Request, found: Found, reply: Reply) -> bool:
+        """Update what was found in the region, a body in chunks, by a 304; False if it must not be used any more."""
+        assert self._region is not None, "it was found there"
+        entry, key = found.entry, primary_key(request)
+        stored = entry.stored
+        passed = self._passed(key, stored, reply)
+        if passed is None:
+            return False
+        try:
+            freshened = stored.freshened(reply.response, reply.times, request, self._policy)
+        except TooManyTags:
+            return False
+        if rfc9111.forbids_keeping(stored, freshened, reply.response, self._policy):
+            self._region.forget(key)
+            return False
+        entry.passed = passed
+        entry.adopt(freshened)
+        self._region.prolong(found, entry, written(reply.seen.vector))
+        return True
 
     def completed(self, entry: Entry, reply: Reply) -> Reply | None:
         """`reply`, the missing end of `entry`'s parts, as the whole; None if it does not continue them."""

@@ -11,14 +11,14 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from redis.exceptions import ResponseError
+from redis.exceptions import InvalidResponse, ResponseError
 
+from edgecache.guard import QUICK, Guard, cancel, failure_word
 from edgecache.line import Values
-from edgecache.rules.breaker import Breaker, State
 from edgecache.tasks import spawn
-from edgecache.valkey import Command, Failure, Link
+from edgecache.valkey import Command, Failure
 
 log = logging.getLogger("edgecache")
 MOST_OUT: Final = 2  # batches of reads under way at once
@@ -26,94 +26,12 @@ MOST_KEYS: Final = 128  # of one batch
 MOST_COMMANDS: Final = 256
 MOST_BYTES: Final = 64 * 1024 * 1024  # of writes that wait; more are dropped, and counted
 BATCH_BYTES: Final = 4 * 1024 * 1024
-QUICK: Final = 0.025  # seconds of a round trip of commands that proves the server well
+SLICES: Final = 16  # of the time that a reply may take
 GRACE: Final = 0.005  # seconds to read what came while the event loop stood still
-PROBE_EVERY: Final = 0.1  # seconds between two looks whether it is time to try the server
-PROBE_KEY: Final = b"ec:probe"
 Value = bytes | None
 Told = Callable[[Value, str], None]
 Done = Callable[[int, Any], None]  # the size as it was given, and the reply: an exception if there is none
 Item = tuple[Command, int, Done | None]
-
-
-class Counts(Protocol):
-    """Told what came of it; the words are from closed sets."""
-
-    def batch(self, keys: int, seconds: float) -> None:
-        """A batch of reads was answered."""
-
-    def failed(self, word: str) -> None:
-        """A round trip failed."""
-
-
-class Guard:
-    """What all lanes of one tier share: the link, the breaker, and the clock (seconds, monotonic).
-
-    While the breaker is not closed no request asks the server, not even to try it: a task does that, so that no client
-    waits for a server that may be dead.
-    """
-
-    def __init__(
-        self, link: Link, breaker: Breaker, clock: Callable[[], float], counts: Counts, budget: float = QUICK
-    ) -> None:
-        self.link = link
-        self.breaker = breaker
-        self.clock = clock
-        self.counts = counts
-        self._budget = budget  # seconds in which a server that is well answers
-        self._prober: asyncio.Task[None] | None = None
-        self._closed = False  # redis-py may swallow the cancellation of a task
-
-    @property
-    def open(self) -> bool:
-        """Whether the server is let alone for now. (A closed circuit is an open way: the word is the field's.)"""
-        return self.breaker.state is not State.CLOSED
-
-    def ok(self) -> None:
-        """A round trip came back in time."""
-        self.breaker.succeeded(self.clock())
-
-    def failed(self, word: str) -> None:
-        """One did not, or not in time."""
-        self.breaker.failed(self.clock())
-        self.counts.failed(word)
-        if self.open and self._prober is None:
-            self._prober = spawn(self._probe(), "regional probe")
-
-    async def _probe(self) -> None:
-        """Ask behind the clients' backs until there is an answer in time."""
-        try:
-            while self.open and not self._closed:
-                await asyncio.sleep(PROBE_EVERY)
-                if self.open and self.breaker.allows(self.clock()):
-                    told = self.breaker.succeeded if await self._answers() else self.breaker.failed
-                    told(self.clock())
-        finally:
-            self._prober = None
-
-    async def _answers(self) -> bool:
-        try:
-            await self.link.get_many((PROBE_KEY,))  # to connect may take longer
-            began = self.clock()
-            await self.link.get_many((PROBE_KEY,))
-        except Failure:
-            return False
-        return self.clock() - began <= self._budget
-
-    async def close(self) -> None:
-        """Ask no more."""
-        self._closed = True
-        if self._prober is not None:
-            await _cancel((self._prober,))
-
-
-def failure_word(error: BaseException) -> str:
-    """The kind of a failure, for the metrics."""
-    if isinstance(error, TimeoutError) or "imeout" in type(error).__name__:
-        return "timeout"
-    if isinstance(error, ConnectionError | OSError) or type(error).__name__ == "ConnectionError":
-        return "connection"
-    return "reply"
 
 
 class _Batch:
@@ -137,8 +55,9 @@ class Reads:
     that it is wanted until it is there. No round trip costs a task or a timer.
     """
 
-    def __init__(self, guard: Guard, budget: float, most_out: int = MOST_OUT) -> None:
+    def __init__(self, guard: Guard, budget: float, most_out: int = MOST_OUT, *, patient: bool = False) -> None:
         self._guard = guard
+        self._patient = patient
         self._budget = budget  # seconds
         self._patience = guard.link.timeout  # seconds, after which the connection is given up
         self._most_out = most_out
@@ -160,7 +79,7 @@ class Reads:
         if also is not None:
             also.append(told)
             return
-        if self._guard.open:
+        if self._guard.open and (not self._patient or self._guard.silent):
             told(None, "open")
             return
         waiting = self._waiting
@@ -200,8 +119,12 @@ class Reads:
         elif word:
             self._guard.failed(word)
         else:
-            self._guard.ok()
-            self._guard.counts.batch(len(batch.keys), self._guard.clock() - batch.began)
+            took = self._guard.clock() - batch.began
+            if took <= QUICK or not self._patient:
+                self._guard.ok()
+            else:
+                self._guard.heard()
+            self._guard.counts.batch(len(batch.keys), took)
         if self._waiting and not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
@@ -223,7 +146,8 @@ class Reads:
             if batch in self._waiting:
                 self._waiting.remove(batch)
             self._tell(batch, None, "slow")
-        if self._out and (self._guard.open or self._out[0].deadline + self._patience <= now):
+        hasty = self._guard.open and not self._patient
+        if self._out and (hasty or self._out[0].deadline + self._patience <= now):
             self._line.give_up()  # what comes next must not wait behind it
         for batch in (*self._out, *self._waiting):
             self._look_at(batch.deadline + (self._patience if batch.expired else 0.0))
@@ -262,7 +186,10 @@ class Reads:
 
 
 class Commands:
-    """Commands other than reads, in order, batched. Bounded: when too much waits, a command fails at once."""
+    """Commands other than reads, in order, batched. Bounded: when too much waits, a command fails at once.
+
+    A patient lane: what it does is nobody's first byte, so that only a silent server is let alone.
+    """
 
     def __init__(self, guard: Guard, name: str, most_bytes: int = MOST_BYTES) -> None:
         self._guard = guard
@@ -275,7 +202,7 @@ class Commands:
 
     def send(self, command: Command, size: int = 0, told: Done | None = None) -> bool:
         """Have `command` (of about `size` bytes) sent, and `told` called; False if it is dropped at once."""
-        if self._guard.open or self.queued + size > self._most_bytes:
+        if not self._takes(size):
             return False
         self._put(command, size, told)
         return True
@@ -285,11 +212,13 @@ class Commands:
 
         The command goes its way whether or not anybody waits any longer.
         """
-        if self._guard.open or self.queued + size > self._most_bytes:
+        if not self._takes(size):
             raise ConnectionError("the regional tier is not asked now")
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._put(command, size, lambda _, value: None if reply.done() else reply.set_result(value))
-        await asyncio.wait((reply,), timeout=within)
+        for _ in range(SLICES if within is not None else 1):  # a loop that stands still loses one of them
+            if not reply.done():
+                await asyncio.wait((reply,), timeout=None if within is None else within / SLICES)
         if not reply.done():  # it may have come while the event loop stood still, which is no fault of the server's
             await asyncio.wait((reply,), timeout=GRACE)
         if not reply.done():
@@ -299,6 +228,9 @@ class Commands:
         if isinstance(value, Exception):
             raise value
         return value
+
+    def _takes(self, size: int) -> bool:
+        return not self._guard.silent and self.queued + size <= self._most_bytes
 
     def _put(self, command: Command, size: int, told: Done | None) -> None:
         self._queue.append((command, size, told))
@@ -312,21 +244,42 @@ class Commands:
                 await self._work.wait()
                 continue
             batch = self._take()
-            replies: list[Any]
-            began = self._guard.clock()
-            try:
-                replies = await self._guard.link.run([command for command, _, _ in batch])
-                if self._guard.clock() - began < QUICK:  # a slow write says nothing of reads, good or bad
-                    self._guard.ok()
-            except Failure as error:
-                self._guard.failed(failure_word(error))
-                replies = [error] * len(batch)
-            for (_, size, told), value in zip(batch, replies, strict=False):
-                self.queued -= size
-                if isinstance(value, ResponseError):
-                    self._guard.counts.failed("refused")
-                if told is not None:
-                    told(size, value)
+            for item, value in zip(batch, await self._replies(batch), strict=True):
+                self._tell(item, value)
+
+    async def _replies(self, batch: list[Item]) -> Sequence[Any]:
+        """What the server says to each; if it says nothing, what waits behind need not wait for that, too."""
+        guard = self._guard
+        began = guard.clock()
+        try:
+            replies = await guard.link.run([command for command, _, _ in batch])
+            if len(replies) != len(batch):
+                raise InvalidResponse("not as many replies as commands")
+            if all(isinstance(reply, Exception) and not isinstance(reply, ResponseError) for reply in replies):
+                raise replies[0]  # of a cluster no node has answered; or it is loading
+            if guard.clock() - began < QUICK:
+                guard.ok()
+            else:
+                guard.heard()
+            return replies
+        except Failure as error:
+            guard.unheard(failure_word(error), guard.clock() - began)
+            problem: BaseException = error
+        except Exception as error:  # whatever a broken server makes of redis-py
+            log.exception("a bug: commands to the regional tier failed")
+            guard.failed("reply")
+            problem = error
+        for _ in range(len(self._queue) if guard.silent else 0):
+            self._tell(self._queue.popleft(), problem)
+        return [problem] * len(batch)
+
+    def _tell(self, item: Item, value: Any) -> None:
+        _, size, told = item
+        self.queued -= size
+        if isinstance(value, ResponseError):
+            self._guard.counts.failed("refused")
+        if told is not None:
+            told(size, value)
 
     def _take(self) -> list[Item]:
         batch: list[Item] = []
@@ -341,14 +294,8 @@ class Commands:
         """End; what waits is dropped."""
         self._closed = True
         self._work.set()
-        await _cancel(self._tasks)
+        await cancel(self._tasks)
         while self._queue:
             _, size, told = self._queue.popleft()
             if told is not None:
                 told(size, ConnectionError("closed"))
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -8,26 +8,32 @@ whoever waits looks again when that is over.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import urandom
 from typing import Final, NamedTuple
 
 import orjson
+from redis.exceptions import ConnectionError as LostConnection
+from redis.exceptions import InvalidResponse
 
-from edgecache.lanes import Commands, Guard
+from edgecache.guard import Guard
+from edgecache.lanes import Commands
 from edgecache.rules.reasons import Word
 from edgecache.tasks import spawn
 from edgecache.valkey import Failure
 
+log = logging.getLogger("edgecache")
 CHANNEL: Final = b"ec:wake"
 RECONNECT: Final = 0.2  # seconds between two tries to listen
 RENEW: Final = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('pexpire',KEYS[1],ARGV[2]) end return 0"
 RELEASE: Final = (
-    "if redis.call('get',KEYS[1])==ARGV[1] then redis.call('del',KEYS[1]) end "
-    "return redis.call('publish',ARGV[2],ARGV[3])"
+    "local held=redis.call('get',KEYS[1])==ARGV[1] if held then redis.call('del',KEYS[1]) end "
+    "if held or ARGV[4]~='gone' then return redis.call('publish',ARGV[2],ARGV[3]) end return 0"
 )
+LOST: Final = (LostConnection, ConnectionError, RuntimeError)  # on the way: it may be said again
+TRIES: Final = 2  # to take a lease: a connection may be lost on the way
 
 
 class Came(Word):
@@ -102,36 +108,54 @@ class Leases:
         """The lease of `key`, or somebody else's to wait for; None if the tier does not say so `within` seconds."""
         waiting = Waiting(self, key)  # listens before it asks: what is said in between is not missed
         self._waiting.setdefault(key, []).append(waiting)
-        token = self._token(16).hex().encode()
-        life = b"%d" % (self._life * 1000)
+        lease = Lease(key, self._token(16).hex().encode())
         try:
-            taken, left = await asyncio.gather(
-                self._commands.ask(("SET", _name(key), token, "NX", "PX", life), within=within),
-                self._commands.ask(("PTTL", _name(key)), within=within),
-            )
+            owner, left = await self._owner(lease, within)
         except Failure:
             waiting.leave()
-            self._held[key] = lost = Lease(key, token)  # it may have been given, and the reply lost
-            self.release(lost, News(Came.GONE))
+            self._commands.send(_release(lease, News(Came.GONE)))  # it may have been given, and the reply lost
             return None
         except BaseException:
             waiting.leave()
             raise
-        if taken:
+        if owner == lease.token:
             waiting.leave()
-            lease = self._held[key] = Lease(key, token)
+            self._held[key] = lease
             return lease
         waiting.left = max(0, left) / 1000
         return waiting
+
+    async def _owner(self, lease: Lease, within: float) -> tuple[bytes | None, int]:
+        """Whose the key of `lease` is now, and for how many milliseconds; `lease`'s, if it was nobody's."""
+        name, life = _name(lease.key), b"%d" % (self._life * 1000)
+        for left in reversed(range(TRIES)):
+            try:
+                _, owner, rest = await asyncio.gather(
+                    self._commands.ask(("SET", name, lease.token, "NX", "PX", life), within=within),
+                    self._commands.ask(("GET", name), within=within),
+                    self._commands.ask(("PTTL", name), within=within),
+                )
+            except LOST:
+                if not left:
+                    raise
+                continue
+            if isinstance(owner, bytes | None) and isinstance(rest, int):
+                return owner, rest
+            break
+        raise InvalidResponse("no owner of a lease, or no time")
 
     def release(self, lease: Lease, news: News, after: Commands | None = None) -> None:
         """Give the lease back and tell the region; `after` what still waits in that queue of commands."""
         if self._held.pop(lease.key, None) is None:
             return
-        message = orjson.dumps((lease.key.decode(), news.came.value, news.status, news.reason))
-        command = ("EVAL", RELEASE, "1", _name(lease.key), lease.token, CHANNEL, message)
-        (after or self._commands).send(command, len(message))
-        self.tell(lease.key, news)
+
+        def done(_size: int, reply: object) -> None:
+            if isinstance(reply, LOST):  # else its key would not be free before it runs out
+                self._commands.send(_release(lease, news))
+            self.tell(lease.key, news)  # who waits in this worker, too, finds what was written
+
+        if not (after or self._commands).send(_release(lease, news), 0, done):
+            self.tell(lease.key, news)
 
     def tell(self, key: bytes, news: News) -> None:
         """Wake who waits for `key` in this worker."""
@@ -149,18 +173,21 @@ class Leases:
     async def _renew(self) -> None:
         life = b"%d" % (self._life * 1000)
         while True:
-            await asyncio.sleep(self._life / 3)
+            await asyncio.sleep(self._life / 5)
             for lease in tuple(self._held.values()):
                 self._commands.send(("EVAL", RENEW, "1", _name(lease.key), lease.token, life))
 
     async def _listen(self) -> None:
         while not self._closed:
-            with contextlib.suppress(*Failure):
+            try:
                 async with self._guard.link.subscription() as subscription:
                     await subscription.subscribe(CHANNEL)
                     self.listening.set()
                     async for message in subscription.listen():
                         self._heard(message.get("data"))
+            except Exception as error:  # redis-py takes a reply apart before it looks at its kind
+                if not isinstance(error, Failure):
+                    log.warning("a message from the regional tier was none: %r", error)
             self.listening.clear()
             await asyncio.sleep(RECONNECT)
 
@@ -183,6 +210,11 @@ class Leases:
 
     def __len__(self) -> int:
         return len(self._held)
+
+
+def _release(lease: Lease, news: News) -> tuple[object, ...]:
+    message = orjson.dumps((lease.key.decode(), news.came.value, news.status, news.reason))
+    return ("EVAL", RELEASE, "1", _name(lease.key), lease.token, CHANNEL, message, news.came.value)
 
 
 def _name(key: bytes) -> bytes:

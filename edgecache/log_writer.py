@@ -14,7 +14,8 @@ from typing import Final
 
 from redis.exceptions import ResponseError
 
-from edgecache.lanes import Commands, Guard
+from edgecache.guard import Guard
+from edgecache.lanes import Commands
 from edgecache.log_stream import LogStore, Member
 from edgecache.rules.log_entries import Draft, purge_id
 from edgecache.rules.purge_log import Kind

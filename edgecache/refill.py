@@ -15,6 +15,7 @@ from edgecache.flights import Failed, Filling, Flight, Outcome, Refreshed, Risen
 from edgecache.memory import Entry
 from edgecache.parts import Parts
 from edgecache.region import Turn
+from edgecache.regional import Found
 from edgecache.rules import rfc9111, trace_context
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Request
@@ -87,7 +88,7 @@ class Refill:
         try:
             if self._region is not None and not rfc9111.wants_newer(request) and not self._region.is_led_by(request):
                 turn = await self._region.ask(request, entry, client)
-            outcome = turn.outcome or await self._ask_origin(flight, request, turn.entry, client)
+            outcome = turn.outcome or await self._ask_origin(flight, request, turn.entry, client, turn.found)
         except BaseException:
             flight.land(Failed(OriginError("internal", "the request failed here")))
             self._flights.end(flight)
@@ -98,11 +99,17 @@ class Refill:
         if self._region is not None and turn.lease is not None:
             self._region.tell(turn.lease, outcome)
 
-    async def _ask_origin(self, flight: Flight, request: Request, entry: Entry | None, client: str) -> Outcome:
-        """Ask upstream, where `entry` is what is stored, and say what the answer means."""
+    async def _ask_origin(
+        self, flight: Flight, request: Request, entry: Entry | None, client: str, found: Found | None = None
+    ) -> Outcome:
+        """Ask upstream, where `entry` is what is stored, or `found` in the region, and say what the answer means."""
         try:
-            reply = await self._upstream.fetch(request, _question(request, entry), client, flight.watchers)
-            outcome = self._judge(request, entry, reply)
+            question = _question(request, entry if found is None else found.entry)
+            reply = await self._upstream.fetch(request, question, client, flight.watchers)
+            if found is not None and reply.response.status == 304:
+                outcome = self._judge_found(request, found, reply, client)
+            else:
+                outcome = self._judge(request, entry, reply)
             if outcome is None:  # the answer was not about what is stored: ask for the whole
                 reply.body.discard()
                 question = rfc9111.unconditional(request)
@@ -130,6 +137,15 @@ class Refill:
             return Failed(OriginError(f"status-{status}", "the upstream answered with an error"))
         learnt = self._fills.learn(request, reply, entry)
         return Filling(learnt, reply) if isinstance(learnt, Stored) else Unshareable(reply, learnt)
+
+    def _judge_found(self, request: Request, found: Found, reply: Reply, client: str) -> Outcome | None:
+        """What a 304 means for a body that lies in the region's chunks; None if it is not about that."""
+        assert self._region is not None, "it was found there"
+        if not rfc9111.validates(found.entry.stored, reply.response):
+            return None
+        if not self._fills.freshen_found(request, found, reply):
+            return None
+        return self._region.streamed(found, request, client)
 
     def _settle(self, flight: Flight, request: Request, outcome: Outcome) -> None:
         """Tell the flight's outcome, and remember what it says about the next requests."""

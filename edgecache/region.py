@@ -23,6 +23,7 @@ from edgecache.rules import cache_status, ranges, rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Framing, Request, Response
 from edgecache.rules.purge_log import Verdict
+from edgecache.rules.ranges import Span
 from edgecache.rules.stored import Times
 from edgecache.tasks import spawn
 from edgecache.upstream import Upstream
@@ -38,6 +39,7 @@ class Turn(NamedTuple):
     outcome: Outcome | None = None
     lease: Lease | None = None
     entry: Entry | None = None
+    found: Found | None = None  # its body lies in chunks
 
 
 class Region:
@@ -98,6 +100,7 @@ class Region:
         try:
             found = await self.tier.find(primary_key(request), request.fields)
             outcome = None if found is None else await self._outcome(found, request, client)
+            chunked = found is not None and outcome is None and entry is None and await self._may_validate(found)
         except BaseException:
             self.tier.release(lease, News(Came.GONE))
             raise
@@ -106,7 +109,13 @@ class Region:
             return Turn(outcome)
         if found is not None and self.is_newer(found, entry):
             entry = self._memory.adopt(found.entry) or entry  # to be validated
-        return Turn(None, lease, entry)
+        return Turn(None, lease, entry, found if chunked else None)
+
+    async def _may_validate(self, found: Found) -> bool:
+        """Whether the origin may be asked if a body in chunks is still good: it is all there, and was not purged."""
+        if found.whole or not found.entry.stored.has_validator or self.check(found) is Verdict.PURGED:
+            return False
+        return await self.tier.complete(found)
 
     def is_newer(self, found: Found, entry: Entry | None) -> bool:
         """Whether `found` is a whole that was not purged, and newer than what this worker has."""
@@ -130,17 +139,14 @@ class Region:
             return Risen(entry)
         if not await self.tier.complete(found):
             return None
-        return self._streamed(found, request, client)
+        return self.streamed(found, request, client)
 
-    def _streamed(self, found: Found, request: Request, client: str) -> Filling:
+    def streamed(self, found: Found, request: Request, client: str) -> Filling:
         """An answer whose body is read from the tier while it is sent."""
         entry, length = found.entry, found.record.length
         stored = entry.stored
 
-        def hole(at: int) -> None:
-            spawn(self._go_on(reader, request, found, at, client), "hole in a stored body")
-
-        reader = self.tier.stream(found, hole)
+        reader = self.reader(found, request, client)
         now = self._clock()
         age = entry.age(now)
         head = render.status_line(entry.status, entry.reason) + entry.block
@@ -154,19 +160,29 @@ class Region:
         asyncio.get_running_loop().call_soon(reader.start)
         return Filling(stored, Reply(response, reader.body, Times(now, now), self._upstream.stamp()[1], member))
 
+    def reader(self, found: Found, request: Request, client: str, span: Span | None = None) -> ChunkReader:
+        """What reads a body in chunks, or a `span` of it; what is lost on the way comes from the origin."""
+
+        def hole(at: int) -> None:
+            spawn(self._go_on(reader, request, found, at, client), "hole in a stored body")
+
+        reader = self.tier.stream(found, hole, span)
+        return reader
+
     def _keep(self, url: bytes, found: Found, body: Body) -> None:
         if body.finished and body.whole:
             self._memory.put(url, found.entry.stored, self._memory.joined(body), passed=found.entry.passed)
 
     async def _go_on(self, reader: ChunkReader, request: Request, found: Found, at: int, client: str) -> None:
         """The tier has lost the rest of a body that is being sent: get it from the origin (RFC 9110 §13.1.5)."""
-        stored, length = found.entry.stored, found.record.length
+        stored, length, end = found.entry.stored, found.record.length, reader.span.end
         self.tier.forget(primary_key(request))
         etag = ranges.strong_etag(stored)
         if etag is None:
             reader.body.fail()
             return
-        fields = rfc9111.unconditional(request).plus((b"Range", b"bytes=%d-" % at), (b"If-Range", etag))
+        wanted = b"bytes=%d-" % at if end == length else b"bytes=%d-%d" % (at, end - 1)
+        fields = rfc9111.unconditional(request).plus((b"Range", wanted), (b"If-Range", etag))
         try:
             reply = await self._upstream.fetch(request, fields, client, ())
         except OriginError:
@@ -174,7 +190,7 @@ class Region:
             return
         response = reply.response
         part = ranges.content_range(response.fields.get(b"content-range"))
-        fits = part is not None and (part.first, part.end, part.whole) == (at, length, length)
+        fits = part is not None and (part.first, part.end, part.whole) == (at, end, length)
         if response.status == 206 and fits and response.fields.get(b"etag") == etag:
             reader.go_on_with(reply.body)
         else:
@@ -186,6 +202,8 @@ class Region:
     def tell(self, lease: Lease, outcome: Outcome) -> None:
         """Give the lease back, once it is known what came of the question."""
         match outcome:
+            case Filling(_, reply) if reply.tier:  # validated: it lies there already
+                self.tier.release(lease, News(Came.STORED))
             case Filling(_, reply):
                 reply.body.when_ended(lambda body: self._ended(lease, body))
             case Refreshed() | Risen():

@@ -9,8 +9,8 @@ from itertools import count
 from random import random
 
 from edgecache.config import Settings
+from edgecache.guard import Guard
 from edgecache.invalidation import Invalidation
-from edgecache.lanes import Guard
 from edgecache.log_follower import Follower
 from edgecache.log_metrics import LogCounts
 from edgecache.log_stream import LogStore

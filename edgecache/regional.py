@@ -14,12 +14,14 @@ from functools import partial
 from os import urandom
 from typing import Final
 
-from edgecache.chunks import ChunkReader, ChunkWriter, chunk_keys
-from edgecache.lanes import Commands, Guard, Reads
+from edgecache.chunks import LONGER, ChunkReader, ChunkWriter, chunk_keys
+from edgecache.guard import Guard
+from edgecache.lanes import Commands, Reads
 from edgecache.leases import Came, Lease, Leases, News, Waiting
 from edgecache.memory import Entry
 from edgecache.rules.message import Fields
 from edgecache.rules.purge_log import NO_POSITION
+from edgecache.rules.ranges import Span, strong_etag
 from edgecache.rules.reasons import Word
 from edgecache.rules.record import Codec, Corrupt, Record, storage_key, variant_key
 from edgecache.rules.stored import Stored
@@ -31,7 +33,7 @@ INLINE: Final = 64 * 1024  # bytes of the largest body that lies in its record; 
 KEEP_FOR_VALIDATION: Final = 600.0  # seconds that a stale response with a validator is kept
 MOST_SIGNPOSTS: Final = 65536
 SECOND_SIGHT: Final = 16384  # URLs whose first read is remembered
-TAKE_WITHIN: Final = 0.1  # seconds to be given a lease, at least
+TAKE_WITHIN: Final = 1.25  # seconds to be given a lease, at least, and to read what its last owner stored
 SIGNPOST: Final = 0  # the status of a record that only says by what its URL varies
 
 
@@ -90,7 +92,8 @@ class Regional:
         self._count = count
         self._clock = clock  # epoch seconds
         self.reads = Reads(guard, budget)
-        self.bulk = Reads(guard, max(budget, 1.0))  # chunks: nobody's first byte waits behind one
+        self.bulk = Reads(guard, max(budget, 1.0), patient=True)  # chunks: nobody's first byte waits behind one
+        self._followed = Reads(guard, self._take_within, patient=True)  # what a leader of the region has stored
         self.writes = Commands(guard, "regional writes")
         self._control = Commands(guard, "regional control")
         self.leases = Leases(guard, self._control, lease)
@@ -105,28 +108,31 @@ class Regional:
         """Have `told` called with what may answer a request with `fields` for `url`, or with None."""
         self.look_up_at(storage_key(url), url, fields, told)
 
-    def look_up_at(self, base: bytes, url: bytes, fields: Fields, told: Told) -> None:
+    def look_up_at(self, base: bytes, url: bytes, fields: Fields, told: Told, reads: Reads | None = None) -> None:
         """As `look_up`, where the storage key `base` of `url` is known."""
+        reads = reads or self.reads
         signpost = self._signposts.get(base)
         if signpost is None:
-            self.reads.get(base, partial(self._base_read, url, base, fields, told))
+            reads.get(base, partial(self._base_read, reads, url, base, fields, told))
             return
 
         def or_by_the_signpost(found: Found | None) -> None:
-            if found is None and self._signposts.get(base) is signpost:
-                self.reads.get(base, partial(self._base_read, url, base, fields, told))  # it may lead elsewhere by now
+            if found is None and self._signposts.get(base) is signpost:  # it may lead elsewhere by now
+                reads.get(base, partial(self._base_read, reads, url, base, fields, told))
             else:
                 told(found)
 
-        self._read_variant(url, base, signpost, fields, or_by_the_signpost)
+        self._read_variant(reads, url, base, signpost, fields, or_by_the_signpost)
 
     async def find(self, url: bytes, fields: Fields) -> Found | None:
-        """As `look_up`, awaited."""
+        """As `look_up`, awaited, and with more patience: for who has waited already."""
         found: asyncio.Future[Found | None] = asyncio.get_running_loop().create_future()
-        self.look_up(url, fields, found.set_result)
+        self.look_up_at(storage_key(url), url, fields, found.set_result, self._followed)
         return await found
 
-    def _base_read(self, url: bytes, base: bytes, fields: Fields, told: Told, value: bytes | None, word: str) -> None:
+    def _base_read(
+        self, reads: Reads, url: bytes, base: bytes, fields: Fields, told: Told, value: bytes | None, word: str
+    ) -> None:
         record = self._decoded(base, base, url, value, word)
         if record is None:
             told(None)
@@ -136,13 +142,15 @@ class Regional:
                 told(None)  # where we have looked already
                 return
             self._remember(base, record)
-            self._read_variant(url, base, record, fields, told)
+            self._read_variant(reads, url, base, record, fields, told)
         else:
             self._tell(base, record, told)
 
-    def _read_variant(self, url: bytes, base: bytes, signpost: Record, fields: Fields, told: Told) -> None:
+    def _read_variant(
+        self, reads: Reads, url: bytes, base: bytes, signpost: Record, fields: Fields, told: Told
+    ) -> None:
         key = variant_key(base, signpost.chunks, selecting_values(signpost.vary, fields))
-        self.reads.get(key, partial(self._variant_read, url, base, key, told))
+        reads.get(key, partial(self._variant_read, url, base, key, told))
 
     def _variant_read(self, url: bytes, base: bytes, key: bytes, told: Told, value: bytes | None, word: str) -> None:
         record = self._decoded(base, key, url, value, word)
@@ -171,9 +179,9 @@ class Regional:
             self.writes.send(("UNLINK", key))
             return None
 
-    async def complete(self, found: Found) -> bool:
-        """Whether every chunk of a body is there, as far as can be known before it is read."""
-        keys = list(chunk_keys(found.base, found.record))
+    async def complete(self, found: Found, span: Span | None = None) -> bool:
+        """Whether every chunk of a body, or of a `span` of it, is there, as far as can be known before it is read."""
+        keys = list(chunk_keys(found.base, found.record, span or Span(0, found.record.length)))
         try:
             there = await self._control.ask(("EXISTS", *keys), within=self._take_within)
         except Failure:
@@ -183,9 +191,10 @@ class Regional:
             return False
         return True
 
-    def stream(self, found: Found, hole: Callable[[int], None]) -> ChunkReader:
-        """What reads the body of `found`, once it is started; `hole` is told where it ends early."""
-        return ChunkReader(self.bulk, self.codec, found.base, found.record, hole)
+    def stream(self, found: Found, hole: Callable[[int], None], span: Span | None = None) -> ChunkReader:
+        """What reads the body of `found`, or a `span` of it, once it is started; `hole` is told where it ends early."""
+        span = span or Span(0, found.record.length)
+        return ChunkReader(self.bulk, self.codec, found.base, found.record, span, hole)
 
     def rises(self, url: bytes) -> bool:
         """Whether what was just read belongs into memory: it does when it is read for the second time."""
@@ -213,31 +222,53 @@ class Regional:
         """Write `entry`, a whole, to lie as long as it may be of use; whether it was taken."""
         life = useful_life(entry.stored, self._clock())
         content = entry.content
-        return len(content) <= INLINE and self.write(record_of(entry, url, seen, len(content), b"", content), life)
+        return len(content) <= INLINE and bool(
+            self.write(record_of(entry, url, seen, len(content), b"", content), life)
+        )
 
     def writer(self, stored: Stored, url: bytes, seen: str, allowed: Callable[[], bool]) -> ChunkWriter:
         """What writes a body that is still arriving; `allowed` is asked at its end."""
         life = useful_life(stored, self._clock())
         base = storage_key(url)
 
-        def written(name: bytes, length: int, small: bytes | None) -> None:
-            if allowed():
-                self.write(record_of(Entry(url, stored, b""), url, seen, length, name, small or b""), life)
+        def written(name: bytes, length: int, small: bytes | None) -> bytes:
+            record = record_of(Entry(url, stored, b""), url, seen, length, name, small or b"")
+            return self.write(record, life) if allowed() else b""
 
         return ChunkWriter(self.writes, self.codec, base, life, INLINE, self.largest, written)
 
-    def write(self, record: Record, life: float) -> bool:
-        """Write `record` to lie for `life` seconds; whether it was taken."""
-        if life <= 0:
-            return False
+    def prolong(self, found: Found, entry: Entry, seen: str) -> None:
+        """What lies in the chunks of `found` is still good: `entry` says for how long."""
+        life, record = useful_life(entry.stored, self._clock()), found.record
+        if life > 0:
+            until = b"%d" % ((life + LONGER) * 1000)
+            for key in chunk_keys(found.base, record, Span(0, record.length)):
+                self.writes.send(("PEXPIRE", key, until))
+            self.write(record_of(entry, record.url, seen, record.length, record.chunks, b""), life)
+
+    def renew(self, entry: Entry, url: bytes, fields: Fields, seen: str) -> None:
+        """`entry` was validated here; if its body lies in chunks, see to it that they live as long."""
+        spawn(self._renew(entry, url, fields, seen), "renew chunks")
+
+    async def _renew(self, entry: Entry, url: bytes, fields: Fields, seen: str) -> None:
+        found = await self.find(url, fields)
+        etag = strong_etag(entry.stored)
+        same = found is not None and found.record.length == len(entry.content)
+        if found is not None and same and found.record.chunks and etag == strong_etag(found.entry.stored) is not None:
+            self.prolong(found, entry, seen)
+
+    def write(self, record: Record, life: float) -> bytes:
+        """Write `record` to lie for `life` seconds; under which name, or nothing if it is not taken."""
+        if life <= 0 or self.guard.silent:  # to encode it takes time
+            return b""
         base = storage_key(record.url)
         key = base
         if record.vary:
             signpost = self._signpost(base, record)
             if not self._set(base, signpost, life + KEEP_FOR_VALIDATION):
-                return False
+                return b""
             key = variant_key(base, signpost.chunks, record.selecting)
-        return self._set(key, record, life)
+        return key if self._set(key, record, life) else b""
 
     def _signpost(self, base: bytes, record: Record) -> Record:
         """What says by which fields a URL varies. A new one has a new generation: what others led to is not found."""
@@ -281,7 +312,7 @@ class Regional:
 
     async def take(self, url: bytes, fields: Fields) -> Lease | Waiting | None:
         """The right to ask the origin for `url`; or who has it, to be waited for; None if the tier cannot say."""
-        if self.guard.open:
+        if self.guard.silent:
             return None
         key = storage_key(url)
         if (signpost := self._signposts.get(key)) is not None:
@@ -302,7 +333,7 @@ class Regional:
     async def close(self) -> None:
         """End every task and connection."""
         await self.leases.close()
-        for lane in (self.reads, self.bulk, self.writes, self._control):
+        for lane in (self.reads, self.bulk, self._followed, self.writes, self._control):
             await lane.close()
         await self.guard.close()
         await self.guard.link.close()

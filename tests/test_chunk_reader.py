@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from edgecache.chunks import CHUNK, ChunkReader, chunk_keys
 from edgecache.lanes import Reads
+from edgecache.rules.ranges import Span
 from edgecache.rules.record import Codec, Record
 
 BASE = b"ec:{x}"
@@ -60,7 +61,7 @@ def test_a_hole_met_while_a_piece_is_taken_ends_the_body_there() -> None:
     record = cast(Record, SimpleNamespace(length=6 * CHUNK, chunks=b"name"))
     keys = list(chunk_keys(BASE, record))
     contents = [bytes([number]) * CHUNK for number in range(6)]
-    reader = ChunkReader(cast(Reads, tier), codec, BASE, record, holes.append)
+    reader = ChunkReader(cast(Reads, tier), codec, BASE, record, Span(0, 6 * CHUNK), holes.append)
     reader.body.read_into(slow)
     reader.start()
 

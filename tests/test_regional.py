@@ -9,9 +9,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from harness.client import ReceivedResponse, let_others_run
+from harness.fault_proxy import running_proxy
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
 from harness.valkey import Server
+
+from edgecache.leases import Came, Lease, News, Waiting, _release
 
 FRESH = ("Cache-Control", "max-age=60")
 BIG = os.urandom(1_500_000)
@@ -161,6 +164,50 @@ async def test_a_leader_that_dies_frees_its_key_with_its_lease(origin: OriginDou
 
     assert got.body == b"hello"
     assert len(origin.requests) == 2
+
+
+@pytest.mark.slow
+async def test_a_slow_valkey_still_gives_leases(origin: OriginDouble, valkey: Server) -> None:
+    """Valkey takes 100 ms for everything and reads are let alone: one fetch for four workers all the same."""
+    gate = asyncio.Event()
+    origin.on("/a", Reply(fields=[FRESH], body=b"hello", wait=gate))
+    origin.otherwise(Reply(fields=[("Cache-Control", "no-store")], body=b"other"))
+    async with running_proxy(valkey.port) as proxy:
+        url = f"valkey://127.0.0.1:{proxy.port}"
+        async with pops(origin, valkey, 4, regional=url, regional_timeout="25ms") as workers:
+            proxy.down.latency = 0.1
+            guards = [pop.worker.edge.region.tier.guard for pop in workers]
+            for number in range(100):
+                if all(guard.open for guard in guards):
+                    break
+                await asyncio.gather(*(pop.get(f"/{number}") for pop in workers))
+            assert all(guard.open for guard in guards)
+            asked = len(origin.requests)
+            asking = [asyncio.ensure_future(pop.get("/a")) for pop in workers for _ in range(5)]  # noqa: TID251
+            await origin.request_seen(asked + 1)
+            gate.set()
+            got = await asyncio.gather(*asking)
+
+    assert {one.body for one in got} == {b"hello"}
+    assert len(origin.requests) == asked + 1
+
+
+async def test_who_has_not_the_lease_gives_nothing_back(origin: OriginDouble, valkey: Server) -> None:
+    """A worker whose question for a lease got lost takes nobody else's, and wakes nobody."""
+    async with pops(origin, valkey) as (one, two):
+        leases, others = one.worker.edge.region.tier.leases, two.worker.edge.region.tier.leases
+        held = await leases.take(b"ec:{x}", 5.0)
+        waiting = await others.take(b"ec:{x}", 5.0)
+        assert isinstance(held, Lease)
+        assert isinstance(waiting, Waiting)
+        heard: list[str] = []
+        leases._heard = lambda data: heard.append(str(data))  # type: ignore[method-assign]
+        others._commands.send(_release(Lease(b"ec:{x}", b"another"), News(Came.GONE)))
+        assert await others._commands.ask(("GET", b"ec:{x}:lease")) == held.token
+        assert not waiting._told.done()
+        leases.release(held, News(Came.STORED))
+        assert await waiting.news(5.0) == News(Came.STORED)
+        assert "gone" not in "".join(heard)
 
 
 async def test_the_leaders_failure_is_everybodys(origin: OriginDouble, valkey: Server) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import re
 import resource
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
+from harness.client import let_others_run
 from harness.fault_proxy import FaultProxy
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, listening_socket, running_pop
 from harness.valkey import Server, running_valkey
+
+from edgecache.tasks import spawn
 
 FRESH = ("Cache-Control", "max-age=60")
 
@@ -43,6 +47,11 @@ async def all_are_right(pop: Pop, pages: range) -> None:
     answers = await asyncio.gather(*(pop.get(f"/{number}") for number in pages))
     for number, answer in zip(pages, answers, strict=True):
         assert (answer.status, answer.body) == (200, f"/{number}".encode() * 10)
+
+
+def forget_all(pop: Pop) -> None:
+    """Empty its memory."""
+    pop.worker.edge.memory.__init__(1 << 20, "lru", 1 << 16, 64)
 
 
 def failures(pop: Pop) -> float:
@@ -78,12 +87,13 @@ FAULTS: dict[str, Callable[[FaultProxy], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_trouble_in_flight(origin: OriginDouble, valkey: Server, fault: str) -> None:
     """Valkey is slow, silent or cut off while requests are under way: none fails, and none is wrong."""
     async with behind_faults(origin, valkey) as (pop, proxy):
         await all_are_right(pop, range(20))
-        pop.worker.edge.memory.__init__(1 << 20, "lru", 1 << 16, 64)  # only the tier is warm
+        forget_all(pop)  # only the tier is warm
         FAULTS[fault](proxy)
         await all_are_right(pop, range(60))
         proxy.heal()
@@ -104,6 +114,7 @@ async def test_it_stops_and_comes_back(origin: OriginDouble, valkey: Server) -> 
         assert pop.worker.edge.region.tier.state == "closed"
 
 
+@pytest.mark.slow
 async def test_no_request_waits_for_a_dead_server(origin: OriginDouble, valkey: Server) -> None:
     """Once the breaker is open no request is a probe; it closes by itself when the server answers again."""
     async with behind_faults(origin, valkey) as (pop, proxy):
@@ -201,21 +212,29 @@ REPLIES = {
     "NOAUTH": b"-NOAUTH Authentication required.\r\n",
     "MASTERDOWN": b"-MASTERDOWN Link with MASTER is down\r\n",
     "half a frame": b"$100\r\nabc",
+    "half of a list": b"*20\r\n$1\r\nx\r\n$400\r\nab",
     "another type": b":1\r\n",
+    "nil": b"$-1\r\n",
+    "a word": b"+OK\r\n",
+    "an empty list": b"*0\r\n",
     "a short list": b"*1\r\n$1\r\nx\r\n",
     "no RESP": b"HTTP/1.1 200 OK\r\n\r\n",
     "nothing, closed": b"",
 }
 
 
-@pytest.mark.parametrize("what", REPLIES)
+SLOW = pytest.mark.slow
+COMMAND = re.compile(rb"\*[0-9]+\r\n\$")
+
+
+@pytest.mark.parametrize("what", [pytest.param(what, marks=SLOW if "half" in what else ()) for what in REPLIES])
 async def test_odd_replies_are_misses(origin: OriginDouble, what: str) -> None:
     """A server that answers everything by something odd: no value is guessed, everything is served."""
     origin.otherwise(echo)
 
     async def odd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.read(65536):
-            writer.write(REPLIES[what])
+        while data := await reader.read(65536):
+            writer.write(REPLIES[what] * len(COMMAND.findall(data)))
             if not REPLIES[what]:
                 break
         writer.close()
@@ -225,6 +244,88 @@ async def test_odd_replies_are_misses(origin: OriginDouble, what: str) -> None:
     async with running_pop(origin, origin.clock, regional=f"valkey://127.0.0.1:{port}") as pop:
         await all_are_right(pop, range(30))
     server.close()
+
+
+class Injector:
+    """A relay to a real server that can answer by something of its own instead."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._reply: bytes | None = None
+        self._open: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
+
+    def answer(self, reply: bytes | None) -> None:
+        """Answer every command by `reply`, beginning now and unasked; None: let the server answer again."""
+        self._reply = reply
+        for writer in tuple(self._open) if reply is not None else ():
+            self._send(writer, reply, 1)
+
+    @staticmethod
+    def _send(writer: asyncio.StreamWriter, reply: bytes, times: int) -> None:
+        if reply:
+            writer.write(reply * times)
+        else:
+            writer.close()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        there, away = await asyncio.open_connection("127.0.0.1", self._target)
+        self._open[writer] = spawn(self._back(there, writer), "injector")
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                if self._reply is None:
+                    away.write(data)
+                else:
+                    self._send(writer, self._reply, len(COMMAND.findall(data)))
+        away.close()
+        await self._open.pop(writer)
+
+    async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+
+
+@asynccontextmanager
+async def injecting(valkey: Server) -> AsyncIterator[tuple[Injector, str]]:
+    """An injector before `valkey`, and the URL by which it is reached."""
+    injector = Injector(valkey.port)
+    server = await asyncio.start_server(injector.serve, "127.0.0.1", 0)
+    try:
+        yield injector, f"valkey://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", REPLIES)
+async def test_odd_replies_in_flight(origin: OriginDouble, valkey: Server, what: str) -> None:
+    """A server that was well answers by something odd, asked and unasked: nobody fails, and it is used again later."""
+    async with injecting(valkey) as (injector, url), running_pop(origin, origin.clock, regional=url) as pop:
+        origin.otherwise(echo)
+        tier = pop.worker.edge.region.tier
+        await asyncio.wait_for(tier.leases.listening.wait(), 5)
+        await all_are_right(pop, range(20))
+        await valkey.has(20)
+        forget_all(pop)  # only the tier is warm
+        asking = spawn(all_are_right(pop, range(40)), "readers")
+        await let_others_run(3)
+        injector.answer(REPLIES[what])
+        await asking
+        forget_all(pop)
+        await all_are_right(pop, range(60))
+        injector.answer(None)
+
+        for _ in range(500):
+            hits = reads(pop, "hit")
+            forget_all(pop)
+            await all_are_right(pop, range(20))
+            if tier.state == "closed" and reads(pop, "hit") >= hits + 20:
+                break
+            await asyncio.sleep(0.02)
+        assert reads(pop, "hit") >= hits + 20
+        await asyncio.wait_for(tier.leases.listening.wait(), 5)
 
 
 @pytest.mark.slow
@@ -277,11 +378,11 @@ async def test_the_hit_ratio_is_back_after_a_flushall(origin: OriginDouble, valk
         valkey.db.flushall()
         await asking
         for pop in (one, two):
-            pop.worker.edge.memory.__init__(1 << 20, "lru", 1 << 16, 64)
+            forget_all(pop)
             await all_are_right(pop, pages)
         again = len(origin.requests) - asked
         assert again <= 2 * 60
         for pop in (one, two):
-            pop.worker.edge.memory.__init__(1 << 20, "lru", 1 << 16, 64)
+            forget_all(pop)
             await all_are_right(pop, pages)
     assert len(origin.requests) - asked == again

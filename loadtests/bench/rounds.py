@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -134,7 +135,7 @@ def _prepare(
     stack: contextlib.ExitStack,
 ) -> Server | None:
     """Start and verify one contestant; what goes wrong is its failure and nobody else's."""
-    own = directory / f"{scenario.name}-{contestant.name.replace(' ', '-')}"
+    own = directory / re.sub(r"[^a-z0-9]+", "-", f"{scenario.name}-{contestant.name}")  # no comma: lists have them
     try:
         server = stack.enter_context(running(contestant.name, contestant.command(own, origin.port), own))
         if scenario.tls and not server.tls_port:

@@ -1,4 +1,7 @@
-"""Run wrk: it cycles through requests that were built beforehand, and reports as JSON what it saw."""
+"""Run wrk: it cycles through requests that were built beforehand, and reports as JSON what it saw.
+
+Each server is asked on from where the last run ended: what was asked lately may be in a small memory.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ function init(args)
     requests[count] = text
   end
   file:close()
+  last = tonumber(args[2]) % count
 end
 
 function request()
@@ -52,18 +56,28 @@ class Wrk:
         self._script = directory / "wrk.lua"
         self._requests = directory / "wrk.requests"
         self._connections = connections
+        self._next: dict[int, int] = {}  # the request that comes next, by port
         self._script.write_text(SCRIPT)
         self._requests.write_bytes(b"\0".join(requests))
 
     def run(self, port: int, seconds: int) -> Load:
         """Load 127.0.0.1:`port` for `seconds`; one thread, keep-alive."""
         command = ["wrk", "-t1", f"-c{self._connections}", f"-d{seconds}s", "--timeout", "5s"]
-        command += ["-s", str(self._script), f"{self._scheme}://127.0.0.1:{port}/", "--", str(self._requests)]
+        command += [
+            "-s",
+            str(self._script),
+            f"{self._scheme}://127.0.0.1:{port}/",
+            "--",
+            str(self._requests),
+            str(self._next.get(port, 0)),
+        ]
         try:
             ran = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=False)
         except subprocess.TimeoutExpired:
             return Load(0, seconds, 0, 0, 0, [f"wrk did not end within {seconds + 30} s"])
-        return _parse(ran.stdout, ran.stderr)
+        load = _parse(ran.stdout, ran.stderr)
+        self._next[port] = self._next.get(port, 0) + load.requests + self._connections
+        return load
 
 
 def _parse(output: str, errors: str) -> Load:

