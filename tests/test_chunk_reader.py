@@ -59,7 +59,7 @@ def test_a_hole_met_while_a_piece_is_taken_ends_the_body_there() -> None:
     codec, tier, slow = Codec(), Tier(), Slow()
     holes: list[int] = []
     record = cast(Record, SimpleNamespace(length=6 * CHUNK, chunks=b"name"))
-    keys = list(chunk_keys(BASE, record))
+    keys = list(chunk_keys(BASE, record, Span(0, 6 * CHUNK)))
     contents = [bytes([number]) * CHUNK for number in range(6)]
     reader = ChunkReader(cast(Reads, tier), codec, BASE, record, Span(0, 6 * CHUNK), holes.append)
     reader.body.read_into(slow)
