@@ -40,6 +40,8 @@ from edgecache.wire.h1_head import HeadLimits, RequestHeads
 from edgecache.wire.h1_server import ClientConnection
 
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
+MOST_SHARES: Final = 10  # of a round
+SHARE: Final = 100  # connections, of which a round has at least so many for each share
 CATCH_UP_WITHIN: Final = 0.5  # seconds that the start waits for the log of invalidations
 HEADS: Final = 16  # what request heads parse to holds a sixteenth of the memory at most
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
@@ -70,6 +72,8 @@ class Worker:
         self._admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
         self._log = AccessLog(settings.access_log, access_log_write)
         self._sweeper: asyncio.TimerHandle | None = None
+        self._unswept: list[ClientConnection] = []  # connections of this round that were not looked at yet
+        self._shares = self._share = 1  # of a round, and connections of each
         self._tls = server_tls(settings)
         self._listeners = Listeners(self, self._context, self._trusts, expects_preface=settings.proxy_protocol)
         self._journal = Journal(self._log, self._requests, clock, logging=settings.access_log > 0)
@@ -330,11 +334,25 @@ class Worker:
         self._log.close()
 
     def _sweep(self) -> None:
-        """One pass over everything that has a deadline; there is no other timer."""
+        """A share of the passes over everything that has a deadline; there is no other timer.
+
+        Many connections are looked at by turns, so that no request waits for a look at all of them.
+        """
+        if not self._unswept:
+            self._sweep_parts()
+            self._unswept = list(self.connections)
+            self._shares = max(1, min(MOST_SHARES, len(self._unswept) // SHARE))
+            self._share = -(-len(self._unswept) // self._shares)
+        now = self.clock()
+        for connection in self._unswept[-self._share :]:
+            connection.sweep(now)
+        del self._unswept[-self._share :]
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP / self._shares, self._sweep)
+
+    def _sweep_parts(self) -> None:
+        """One pass over all but the connections."""
         now = self.clock()
         self.crowded = self._admission.crowded
-        for connection in tuple(self.connections):
-            connection.sweep(now)
         self._listeners.sweep(now)
         if self._locator is not None and now >= self._next_look:
             self._next_look = now + GEO_LOOK
@@ -346,7 +364,6 @@ class Worker:
         self._flush_log()
         self.edge.sweep()
         self._cut_readers()
-        self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
 
     def _cut_readers(self) -> None:
         """Cut whoever has read slowest of what has left the memory, while such readers hold too much of it."""
