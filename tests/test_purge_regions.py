@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -305,3 +306,32 @@ async def test_a_write_refreshes_all_regions(site: Site, origin: OriginDouble) -
         assert [await body(pop, "/a") for pop in everybody(found)] == [b"v2"] * 3
         assert [request.method for request in origin.requests[asked:]] == ["PUT", "GET"]
         assert origin.requests[-1].get("Cookie") is None
+
+
+@pytest.mark.slow
+async def test_links_that_break_all_the_time(site: Site, origin: OriginDouble) -> None:
+    """Connections between regions are reset, cut one way, healed, again and again while purges pour in from two regions.
+
+    Entries come late, twice and by different ways; afterwards every POP has all of them, and serves nothing old.
+    """
+    chance = random.Random(1)
+    async with world(origin, pops=1) as found:
+        targets = [f"/{number}" for number in range(60)]
+        await fill(found, *targets)
+        site.version = 2
+        for number, target in enumerate(targets):
+            region = found["eu" if number % 2 else "ap"]
+            assert (await purge(region, wait="region", urls=[f"http://www.example.test{target}"]))[0] == 201
+            for way in [way for one in found.values() for way in one.ways.values()]:
+                fate = chance.random()
+                if fate < 0.3:
+                    way.reset_all()
+                elif fate < 0.4:
+                    (way.up if fate < 0.35 else way.down).blackhole = True
+                elif fate < 0.6:
+                    way.heal()
+        for one in found.values():
+            one.heal()
+        await settled(found)
+        for pop in everybody(found):
+            assert [await body(pop, target) for target in targets] == [b"v2"] * 60
