@@ -310,7 +310,7 @@ async def test_a_write_refreshes_all_regions(site: Site, origin: OriginDouble) -
 
 @pytest.mark.slow
 async def test_links_that_break_all_the_time(site: Site, origin: OriginDouble) -> None:
-    """Connections between regions are reset, cut one way, healed, again and again while purges pour in from two regions.
+    """Connections between regions are reset, cut one way, healed, again and again, while two regions purge.
 
     Entries come late, twice and by different ways; afterwards every POP has all of them, and serves nothing old.
     """
