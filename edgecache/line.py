@@ -177,7 +177,7 @@ class ClusterLine:
     async def _ask(self, keys: Sequence[bytes], done: Done) -> None:
         try:
             values = await self._read(keys)
-        except Failure as error:
+        except Exception as error:  # also what redis-py makes of a connection that another task has closed
             done(None, error)
         else:
             done(values, None)

@@ -6,7 +6,7 @@ falls back to the origin), that replies are bytes, and that reads may go to repl
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -122,6 +122,7 @@ class Link:
         self._primary: Redis | RedisCluster
         self._reader: Redis | RedisCluster
         self._sentinel: Sentinel | None = None
+        self._made: Collection[Any] = ()  # connections that a client may have forgotten
         url = access.url
         match url.scheme:
             case "valkey+cluster":
@@ -132,6 +133,7 @@ class Link:
                     require_full_coverage=False,
                     **{**self._options, "retry": Retry(NoBackoff(), 1)},  # once, by what the cluster looks like then
                 )
+                self._made = valkey_cluster.keep_track(self._primary)
             case "valkey+sentinel":
                 sentinels = {key: value for key, value in self._options.items() if key.startswith(("socket", "ssl"))}
                 self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
@@ -192,6 +194,8 @@ class Link:
         """Close every connection."""
         for client in {self._primary, self._reader}:
             await client.aclose()
+        for connection in tuple(self._made):
+            await connection.disconnect(nowait=True)
         if self._sentinel is not None:
             for sentinel in self._sentinel.sentinels:
                 await sentinel.aclose()

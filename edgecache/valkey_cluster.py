@@ -5,15 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 from redis.asyncio.client import PubSub
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import SlotNotCoveredError
 
-from edgecache.line import Failure
-
 Command = tuple[Any, ...]
+
+
+def keep_track(client: RedisCluster) -> WeakSet[Any]:
+    """Every connection that `client` makes from now on: it forgets those of nodes that have left."""
+    made: WeakSet[Any] = WeakSet()
+    make = client.connection_kwargs["connection_class"]
+
+    def tracked(**options: Any) -> Any:
+        connection = make(**options)
+        made.add(connection)
+        return connection
+
+    client.connection_kwargs["connection_class"] = tracked  # type: ignore[assignment]
+    for node in client.startup_nodes:
+        node.connection_class = tracked
+    return made
 
 
 async def run_by_node(client: RedisCluster, commands: Sequence[Command]) -> list[Any]:
@@ -31,7 +46,7 @@ async def run_by_node(client: RedisCluster, commands: Sequence[Command]) -> list
             pipeline.execute_command(*commands[number])
         try:
             answers = await pipeline.execute(raise_on_error=False)
-        except Failure as error:
+        except Exception as error:  # also what redis-py makes of a connection that another task has closed
             answers = [error] * len(mine)
         for number, answer in zip(mine, answers, strict=True):
             replies[number] = answer

@@ -5,6 +5,7 @@ A target is `/o/TAG/NAME?size=…&ttl=…`. Its query tells the origin how to an
     size    bytes of the body; it is never shorter than its first line
     ttl     seconds of freshness
     delay   milliseconds that the origin takes, after it has looked at the version
+    swr     seconds of stale-while-revalidate
     vary    1: the object has a variant per language, and varies by Accept-Language
 
 A body begins with a line that names the target, the version and the variant; the rest follows from that line.
@@ -35,6 +36,7 @@ class Orders(NamedTuple):
     ttl: int = 60
     delay: int = 0
     varies: bool = False
+    swr: int = 0
 
 
 class Named(NamedTuple):
@@ -58,7 +60,12 @@ def orders_of(target: str) -> Orders:
         raise ValueError("not /o/TAG/NAME")
     query = {name: int(value) for name, value in parse_qsl(target.partition("?")[2], strict_parsing=False)}
     orders = Orders(
-        found[1], query.get("size", 1000), query.get("ttl", 60), query.get("delay", 0), bool(query.get("vary", 0))
+        found[1],
+        query.get("size", 1000),
+        query.get("ttl", 60),
+        query.get("delay", 0),
+        bool(query.get("vary", 0)),
+        query.get("swr", 0),
     )
     for value, most in ((orders.size, LARGEST), (orders.delay, SLOWEST), (orders.ttl, LONGEST_TTL)):
         if not 0 <= value <= most:

@@ -106,7 +106,8 @@ class Origin:
 def _fields(orders: Orders, version: int, chosen: str) -> dict[str, str]:
     fields = {
         "ETag": f'"{version}-{chosen}"',
-        "Cache-Control": f"public, max-age={orders.ttl}",
+        "Cache-Control": f"public, max-age={orders.ttl}"
+        + (f", stale-while-revalidate={orders.swr}" if orders.swr else ""),
         "Surrogate-Key": orders.tag,
         "Object-Version": str(version),
     }

@@ -18,6 +18,7 @@ KINDS = {  # how each object is asked for
     "head": ("HEAD", "", {}),
     "de": ("GET", "Accept-Language: de\r\n", {"vary": 1}),
     "fr": ("GET", "Accept-Language: fr\r\n", {"vary": 1}),
+    "swr": ("GET", "", {"ttl": 1, "swr": 3600}),
     "stale": ("GET", "Cache-Control: max-stale=60\r\n", {"ttl": 1}),
 }
 
