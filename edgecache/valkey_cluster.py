@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
 from redis.asyncio.client import PubSub
@@ -25,9 +25,9 @@ def keep_track(client: RedisCluster) -> WeakSet[Any]:
         made.add(connection)
         return connection
 
-    client.connection_kwargs["connection_class"] = tracked  # type: ignore[assignment]
+    client.connection_kwargs["connection_class"] = tracked
     for node in client.startup_nodes:
-        node.connection_class = tracked
+        node.connection_class = cast(Any, tracked)
     return made
 
 
