@@ -10,6 +10,8 @@ from collections.abc import Callable
 from sys import getrefcount
 from typing import Final
 
+from edgecache.rules.content import Content
+
 LARGE: Final = 64 * 1024  # bytes of a content from which on it matters who still reads it
 FILLING: Final = 4  # bodies that arrive to be stored hold a fourth of the budget at most, or the largest of them
 READ: Final = 8  # contents that left the store while they are read hold an eighth at most
@@ -26,8 +28,8 @@ class Account:
         self.held = 0  # all of it
         self._most_filling = max(budget // FILLING, largest)
         self._changed = changed
-        self._read: list[bytes] = []
-        self._just_left: list[bytes] = []
+        self._read: list[Content] = []
+        self._just_left: list[Content] = []
 
     def hold(self, more: int) -> None:
         """So many bytes more are held, or less if `more` is below 0."""
@@ -61,7 +63,7 @@ class Account:
 
     # --- contents that left the store
 
-    def left(self, content: bytes) -> None:
+    def left(self, content: Content) -> None:
         """`content` is leaving the store: `look` will find out whether anybody still reads it."""
         if len(content) >= LARGE:
             self._just_left.append(content)

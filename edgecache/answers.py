@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from edgecache.memory import Entry
 from edgecache.rules import ranges
+from edgecache.rules.content import Content, cut
 from edgecache.rules.dates import format_date
 from edgecache.rules.message import FieldLine, Fields, Request, Response
 from edgecache.rules.preconditions import is_not_modified
@@ -28,7 +29,7 @@ class Answer(NamedTuple):
 
     status: int
     head: bytes
-    content: bytes = b""
+    content: Content = b""
     failure: str = ""  # why it is an answer of ours: a fixed word
 
 
@@ -117,10 +118,10 @@ def _partial(entry: Entry, stored: Stored, spans: list[Span], now: float, status
     return Answer(206, head, content)
 
 
-def _piece(entry: Entry, span: Span) -> bytes | None:
+def _piece(entry: Entry, span: Span) -> Content | None:
     if entry.segments is not None:
         return entry.segments.slice(span)
-    return ranges.cut(entry.content, span.first, span.end)
+    return cut(entry.content, span.first, span.end)
 
 
 def from_upstream(response: Response, status_member: bytes, now: float) -> bytes:

@@ -11,10 +11,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Final, Protocol, cast
+
+from edgecache.rules.content import GATHERED, Content, content_of, pieces_of
 
 WINDOW: Final = 256 * 1024  # bytes held for the slowest reader of a body that only flows
 SLICE: Final = 256 * 1024  # bytes of a complete content that are handed to a reader at once
+MOST_SMALL: Final = 256  # small pieces that are kept as they came
 
 
 class Room(Protocol):
@@ -120,6 +124,8 @@ class Body:
         "_room",
         "_roomed",
         "_source",
+        "_tail",
+        "_tail_size",
         "content",
         "failed",
         "finished",
@@ -142,17 +148,20 @@ class Body:
         self._read = False  # a reader has come
         self._room: Room | None = None
         self._roomed = 0  # bytes that count there
-        self.content: bytes | None = None  # the whole, once it is complete and in one piece
+        self.content: Content | None = None  # the whole, once it is complete
         self._cursors: list[Cursor] = []
+        self._tail = 0  # small pieces at the end, to be gathered
+        self._tail_size = 0  # bytes of them
 
     @classmethod
-    def of(cls, content: bytes) -> Body:
+    def of(cls, content: Content) -> Body:
         """A body that is complete."""
         body = cls(keep=len(content))
         body.size = body._held = len(content)
         body.finished = True
         body.content = content
-        body.pieces = [content] if len(content) <= SLICE else _slices(content, range(0, len(content), SLICE))
+        pieces = pieces_of(content)
+        body.pieces = [part for piece in pieces for part in _slices(piece, range(0, len(piece), SLICE))]
         return body
 
     @property
@@ -190,26 +199,29 @@ class Body:
             self._count(room, self._held)
         self._let_go()  # what was held back may come now
 
-    def settle(self, content: bytes) -> None:
-        """Let readers that are behind go on in `content`, the whole as it is stored: nothing is kept twice."""
-        self.content = content
-        if not self._cursors:
-            self.pieces = [content]
-            return
-        starts = [0]
-        for piece in self.pieces:
-            starts.append(starts[-1] + len(piece))
+    def settled(self) -> Content:
+        """The content of this body, which is complete, to be stored: nothing of it is kept twice."""
+        content = self.content
+        if content is None:
+            content = self.content = content_of(self.pieces)
+            if isinstance(content, bytes):
+                self._go_on_in(content)
+        return content
+
+    def _go_on_in(self, content: bytes) -> None:
+        """Let readers that are behind go on in `content`, which is all that was here in pieces."""
+        starts = [0, *accumulate(map(len, self.pieces))]
         places = [starts[cursor.next_piece] for cursor in self._cursors]
-        cuts = sorted({*places, *range(0, len(content), SLICE)} - {len(content)})
+        cuts = sorted({0, *places} - {len(content)})
         self.pieces = _slices(content, cuts)
         for cursor, place in zip(self._cursors, places, strict=True):
             cursor.go_on_at(bisect_left(cuts, place))
 
-    def begin_with(self, piece: bytes) -> None:
-        """Put `piece` before what has arrived; only before the first reader."""
-        self.pieces.insert(0, piece)
-        self.size += len(piece)
-        self._held += len(piece)
+    def begin_with(self, content: Content) -> None:
+        """Put `content` before what has arrived; only before the first reader."""
+        self.pieces[:0] = pieces_of(content)
+        self.size += len(content)
+        self._held += len(content)
 
     def read_into(self, sink: Sink, *, behind: bool = False) -> Cursor:
         """Let `sink` read from the first byte on; only while `joinable`. `behind` the back of whoever asked for it."""
@@ -248,8 +260,30 @@ class Body:
             self._count(self._room, len(piece))
         for cursor in tuple(self._cursors):
             cursor.pump()
+        if len(piece) < GATHERED:
+            self._gather(len(piece))
+        else:
+            self._tail = self._tail_size = 0
         if self._room is not None or self.size > self._keep:
             self._let_go()
+
+    def _gather(self, size: int) -> None:
+        """One more small piece of `size` bytes came: many are made one, or what they are kept in costs more."""
+        self._tail += 1
+        self._tail_size += size
+        if self._tail < MOST_SMALL and self._tail_size < GATHERED:
+            return
+        start = max(0, len(self.pieces) - self._tail)
+        places = [cursor.next_piece - self.let_go for cursor in self._cursors]
+        cuts = sorted({start, *(place for place in places if start < place < len(self.pieces))})
+        ends = [*cuts[1:], len(self.pieces)]
+        self.pieces[start:] = [b"".join(self.pieces[first:end]) for first, end in zip(cuts, ends, strict=True)]
+        for cursor, place in zip(self._cursors, places, strict=True):
+            if place > start:
+                cursor.go_on_at(self.let_go + start + bisect_left(cuts, place))
+        self._tail = 1
+        if self._tail_size >= GATHERED or len(cuts) > 1:  # who lags behind must not have the rest gathered each time
+            self._tail = self._tail_size = 0
 
     def part_with_laggards(self) -> None:
         """Somebody has held everybody back for a while: who is far behind goes alone, if others wait, and if it can."""
@@ -337,6 +371,8 @@ class Body:
 
 def _slices(content: bytes, cuts: Sequence[int]) -> list[bytes]:
     """`content` cut at `cuts`, without a copy."""
+    if len(cuts) <= 1:
+        return [content]
     view = memoryview(content)
     return [cast(bytes, view[start:end]) for start, end in zip(cuts, [*cuts[1:], len(content)], strict=True)]
 

@@ -11,6 +11,7 @@ from edgecache.memory import Entry, Memory
 from edgecache.regional import INLINE, Found, Regional
 from edgecache.rules import ranges, rfc9111
 from edgecache.rules.cache_key import primary_key
+from edgecache.rules.content import Content
 from edgecache.rules.message import Fields, Framing, Request, Response
 from edgecache.rules.purge_log import Stamp
 from edgecache.rules.ranges import Segments
@@ -100,7 +101,7 @@ class Fills:
         if passed is None:
             self._refused(Refused.PURGED)
             return
-        content = self._memory.joined(body)
+        content = body.settled()
         if stored.whole_length is not None:
             self._put_part(key, request, stored, reply, content, passed)
             return
@@ -113,7 +114,7 @@ class Fills:
         return self._invalidation.passed(key, stored.tags, reply.seen)
 
     def _put_part(
-        self, key: bytes, request: Request, stored: Stored, reply: Reply, content: bytes, passed: int
+        self, key: bytes, request: Request, stored: Stored, reply: Reply, content: Content, passed: int
     ) -> None:
         """A 206: joined to the parts that are known of the same representation (RFC 9111 §3.4)."""
         assert stored.whole_length is not None, "a storable part says how long the whole is"

@@ -55,7 +55,7 @@ class Rendered:
             answer = self.answer = self._make(now)
             short = len(answer.content) <= LONGEST_ANSWER
             hsts = b"" if self._hsts and says_hsts(answer.head) else self._hsts
-            self.full = b"%b%b\r\n%b" % (answer.head, hsts, answer.content) if short else b""
+            self.full = b"%b%b\r\n%b" % (answer.head, hsts, bytes(answer.content)) if short else b""
         return True
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Final
 
 from edgecache.account import Account
-from edgecache.body import Body
 from edgecache.eviction import POLICIES, EvictionPolicy
 from edgecache.rules.cache_key import SearchVariance, no_vary_search
+from edgecache.rules.content import Content
 from edgecache.rules.message import Fields
 from edgecache.rules.ranges import Segments
 from edgecache.rules.stored import Stored
@@ -22,6 +22,7 @@ from edgecache.wire.h1_render import field_block
 
 ENTRY_OVERHEAD: Final = 640  # bytes that an entry costs beside head and body; measured by `make bench`
 TAG_OVERHEAD: Final = 48  # bytes
+PART_OVERHEAD: Final = 160  # bytes
 MOST_SEARCH_RULES: Final = 4096  # paths whose No-Vary-Search is remembered
 
 
@@ -51,7 +52,7 @@ class Entry:
     )
 
     def __init__(
-        self, key: bytes, stored: Stored, content: bytes, segments: Segments | None = None, passed: int = 0
+        self, key: bytes, stored: Stored, content: Content, segments: Segments | None = None, passed: int = 0
     ) -> None:
         self.key = key
         self.url = key  # as it was asked; `key` becomes where it lies
@@ -85,7 +86,8 @@ class Entry:
 
     def weigh(self) -> None:
         """Work out `size`, in bytes."""
-        held = len(self.content) if self.segments is None else self.segments.size
+        parts = self.segments
+        held = len(self.content) if parts is None else parts.size + PART_OVERHEAD * len(parts.parts)
         chosen = sum(len(value) for value in self.selecting if value is not None)
         tagged = sum(map(len, self.tags)) + TAG_OVERHEAD * len(self.tags) if self.tags else 0
         self.size = ENTRY_OVERHEAD + len(self.key) + len(self.block) + chosen + tagged + held
@@ -209,17 +211,8 @@ class Memory:
         """`entry` was used without a look-up."""
         self._slots.touch(entry.key)
 
-    def joined(self, body: Body) -> bytes:
-        """The content of a complete `body` in one piece, for which room is made before it is there twice."""
-        if body.content is None:
-            self.account.hold(2 * body.size)
-            body.settle(b"".join(body.pieces))
-            self.account.hold(-2 * body.size)
-        assert body.content is not None, "it was settled"
-        return body.content
-
     def put(
-        self, key: bytes, stored: Stored, content: bytes, segments: Segments | None = None, passed: int = 0
+        self, key: bytes, stored: Stored, content: Content, segments: Segments | None = None, passed: int = 0
     ) -> Entry | None:
         """Store a response, in the place of the one that it succeeds; None if it is too large.
 

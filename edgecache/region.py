@@ -171,7 +171,7 @@ class Region:
 
     def _keep(self, url: bytes, found: Found, body: Body) -> None:
         if body.finished and body.whole:
-            self._memory.put(url, found.entry.stored, self._memory.joined(body), passed=found.entry.passed)
+            self._memory.put(url, found.entry.stored, body.settled(), passed=found.entry.passed)
 
     async def _go_on(self, reader: ChunkReader, request: Request, found: Found, at: int, client: str) -> None:
         """The tier has lost the rest of a body that is being sent: get it from the origin (RFC 9110 §13.1.5)."""

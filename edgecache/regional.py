@@ -222,8 +222,10 @@ class Regional:
         """Write `entry`, a whole, to lie as long as it may be of use; whether it was taken."""
         life = useful_life(entry.stored, self._clock())
         content = entry.content
-        return len(content) <= INLINE and bool(
-            self.write(record_of(entry, url, seen, len(content), b"", content), life)
+        return (
+            isinstance(content, bytes)
+            and len(content) <= INLINE
+            and bool(self.write(record_of(entry, url, seen, len(content), b"", content), life))
         )
 
     def writer(self, stored: Stored, url: bytes, seen: str, allowed: Callable[[], bool]) -> ChunkWriter:

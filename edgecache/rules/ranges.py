@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, cast
+from typing import Final
 
+from edgecache.rules.content import Content, cut, joined
 from edgecache.rules.dates import parse_date
 from edgecache.rules.message import Request, Response
 from edgecache.rules.stored import Stored
@@ -18,8 +19,8 @@ from edgecache.rules.stored import Stored
 BYTES_RANGE: Final = re.compile(rb"bytes[ \t]*=[ \t]*(.*)", re.IGNORECASE)
 SPEC: Final = re.compile(rb"([0-9]+)?-([0-9]+)?")
 CONTENT_RANGE: Final = re.compile(rb"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
-MOST_COPIED: Final = 64 * 1024  # bytes of a part that are copied out of the whole
 MOST_IN_PARTS: Final = 1024 * 1024  # bytes of several parts together
+MOST_SEGMENTS: Final = 64  # parts of one whole that are kept apart
 MULTIPART: Final = re.compile(rb"multipart/byteranges\b.*", re.IGNORECASE | re.DOTALL)
 
 
@@ -80,11 +81,6 @@ def satisfiable(specs: Iterable[RangeSpec], length: int) -> list[Span]:
         if first < end:
             spans.append(Span(first, end))
     return spans
-
-
-def cut(content: bytes, first: int, end: int) -> bytes:
-    """A part of `content`; where it is large, a view of it: who reads slowly keeps no copy."""
-    return content[first:end] if end - first <= MOST_COPIED else cast(bytes, memoryview(content)[first:end])
 
 
 def wanted_spans(request: Request, stored: Stored, length: int, most: int) -> list[Span] | None:
@@ -161,7 +157,7 @@ class Segments:
     """The known parts of a whole: disjoint, in order, not touching; each (first byte, content)."""
 
     whole: int
-    parts: tuple[tuple[int, bytes], ...]
+    parts: tuple[tuple[int, Content], ...]
 
     @property
     def complete(self) -> bool:
@@ -173,26 +169,28 @@ class Segments:
         """Bytes held."""
         return sum(len(content) for _, content in self.parts)
 
-    def slice(self, span: Span) -> bytes | None:
+    def slice(self, span: Span) -> Content | None:
         """The bytes of `span`, or None where one of them is unknown."""
         for first, content in self.parts:
             if first <= span.first and span.end <= first + len(content):
                 return cut(content, span.first - first, span.end - first)
         return None
 
-    def joined(self, first: int, content: bytes) -> Segments:
-        """These with `content` at `first`; where both know a byte the newer one counts."""
+    def joined(self, first: int, content: Content) -> Segments:
+        """These with `content` at `first`; where both know a byte the newer one counts. Of too many, the least goes."""
         spans = [(first, content)]
         for begin, old in self.parts:
             end = begin + len(old)
             if end < first or begin > first + len(content):
                 spans.append((begin, old))
                 continue
-            left = old[: max(0, first - begin)]
-            right = old[max(0, first + len(content) - begin) :]
-            content, first = left + content + right, min(begin, first)
+            left = cut(old, 0, max(0, first - begin))
+            right = cut(old, min(len(old), max(0, first + len(content) - begin)), len(old))
+            content, first = joined(left, content, right), min(begin, first)
             spans[0] = (first, content)
-        return Segments(self.whole, tuple(sorted(spans)))
+        if len(spans) > MOST_SEGMENTS:
+            spans.remove(min(spans[1:], key=lambda part: len(part[1])))
+        return Segments(self.whole, tuple(sorted(spans, key=lambda part: part[0])))
 
     def missing_after(self) -> int | None:
         """Where the one gap at the end begins if the start is known and only the end is missing; else None."""
@@ -207,12 +205,12 @@ def content_range_field(span: Span, length: int) -> bytes:
 
 
 def multipart(
-    spans: Sequence[Span], pieces: Sequence[bytes], length: int, content_type: bytes | None, boundary: bytes
+    spans: Sequence[Span], pieces: Sequence[Content], length: int, content_type: bytes | None, boundary: bytes
 ) -> bytes:
     """The content of a `multipart/byteranges` answer (RFC 9110 §14.6), parts in the order asked for."""
     out = []
     for span, piece in zip(spans, pieces, strict=True):
         typed = b"Content-Type: " + content_type + b"\r\n" if content_type else b""
         ranged = b"Content-Range: " + content_range_field(span, length) + b"\r\n\r\n"
-        out.append(b"\r\n--" + boundary + b"\r\n" + typed + ranged + piece)
+        out.append(b"\r\n--" + boundary + b"\r\n" + typed + ranged + bytes(piece))
     return b"".join(out) + b"\r\n--" + boundary + b"--\r\n"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from edgecache.body import SLICE, Body, Cursor
+from edgecache.rules.content import Content, Pieces
 from edgecache.rules.message import Request
 from edgecache.rules.reasons import Forward, Result, Tier
 from edgecache.wire import h1_render as render
@@ -13,6 +15,9 @@ from edgecache.wire import h1_render as render
 if TYPE_CHECKING:
     from edgecache.tracing import Trace
     from edgecache.wire.h1_server import ClientConnection
+
+
+BURST: Final = 128 * 1024  # bytes that a client gets before the others have their turn, however fast it is
 
 
 class Cancellable(Protocol):
@@ -42,6 +47,7 @@ class Exchange:
     inquiry: Cancellable | None = None  # to be cancelled if the client leaves before the end
     _cursor: tuple[Body, Cursor] | None = None
     _chunked = False
+    _burst = 0  # bytes of the body that were sent in this turn of the event loop, or in some before
     extra = b""  # field lines that end the head of the answer: what only a POP is told
     ask_for_rest: Callable[[int], None] | None = None  # how to get the answer's rest by another way
 
@@ -60,15 +66,15 @@ class Exchange:
 
     @property
     def writable(self) -> bool:
-        """Whether the client keeps up."""
-        return self._connection is None or self._connection.writable
+        """Whether the client keeps up, and has not had its share of this turn of the event loop."""
+        return self._connection is None or (self._connection.writable and self._burst < BURST)
 
     def interim(self, head: bytes) -> None:
         """Send a 1xx response; HTTP/1.0 knows none (RFC 9110 §15.2)."""
         if self._connection is not None and not self.started and not self.request.http_1_0:
             self._connection.transport.write(head)
 
-    def reply(self, status: int, head: bytes, content: bytes = b"") -> None:
+    def reply(self, status: int, head: bytes, content: Content = b"") -> None:
         """The whole answer: `head` is status line and fields, with Content-Length where it needs one."""
         connection = self._connection
         if connection is None:
@@ -84,6 +90,7 @@ class Exchange:
             self.bytes_out = 0
             self._read(Body.of(content))
             return
+        assert isinstance(content, bytes), "what is in pieces is larger"
         if size <= 16384:
             connection.transport.write(head + content)
         else:
@@ -126,17 +133,27 @@ class Exchange:
             self._cursor = (body, cursor)
 
     @property
-    def reads(self) -> bytes | None:
+    def reads(self) -> Content | None:
         """The complete content that the client is still reading, if it is one."""
         content = self._cursor[0].content if self._cursor is not None else None
+        if isinstance(content, Pieces):
+            return content.whole
         return content.obj if isinstance(content, memoryview) else content
 
     def write(self, piece: bytes) -> None:
         """A piece of the answer's body."""
         connection = self._connection
         if connection is not None and piece:
-            self.bytes_out += len(piece)
+            size = len(piece)
+            self.bytes_out += size
+            self._burst += size
+            if self._burst >= BURST > self._burst - size:
+                asyncio.get_running_loop().call_soon(self._have_a_turn)
             connection.transport.write(render.chunk(piece) if self._chunked else piece)
+
+    def _have_a_turn(self) -> None:
+        self._burst = 0
+        self.resume()
 
     def finish(self) -> None:
         """The answer's body is complete."""

@@ -17,6 +17,7 @@ from typing import Final, cast
 
 from edgecache.body import Body
 from edgecache.rules.client_address import plain_address
+from edgecache.rules.content import Content
 from edgecache.rules.message import Request
 from edgecache.rules.reasons import Result
 from edgecache.wire import h1_render as render
@@ -317,7 +318,7 @@ class ClientConnection(asyncio.Protocol):
         return hsts + (b"Connection: keep-alive\r\n\r\n" if request.http_1_0 else b"\r\n")
 
     @property
-    def reads(self) -> bytes | None:
+    def reads(self) -> Content | None:
         """The complete content that the client is still reading, if it is one."""
         return self._exchange.reads if self._exchange is not None else None
 

@@ -1,0 +1,90 @@
+"""The content of a message as it is held: bytes, or, where there is much, the pieces in which it came.
+
+To put 50 MiB together takes the memory twice, and the event loop for a tenth of a second. So what is larger than
+`WHOLE` stays in pieces, few of which are small: `Body` gathers those that are.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from typing import Final, cast
+
+WHOLE: Final = 256 * 1024  # bytes of the largest content that is put together
+GATHERED: Final = 64 * 1024  # bytes: neighbours that are smaller together become one piece
+MOST_COPIED: Final = 64 * 1024  # bytes of a part that are copied out of one piece
+
+
+class Pieces:
+    """A large content, or a part of one, as pieces of bytes. Never changed."""
+
+    __slots__ = ("_ends", "_whole", "pieces")
+
+    def __init__(self, pieces: Iterable[bytes], whole: Content | None = None) -> None:
+        self.pieces = tuple(pieces)
+        self._ends = tuple(accumulate(map(len, self.pieces)))
+        self._whole = whole
+
+    @property
+    def whole(self) -> Content:
+        """What this is a part of, and keeps in memory; itself if it is no part."""
+        return self if self._whole is None else self._whole
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.pieces)
+
+    def between(self, first: int, end: int) -> Iterator[bytes]:
+        """What holds the bytes [first, end), piece by piece, without a copy of large ones."""
+        number = bisect_right(self._ends, first)
+        begin = self._ends[number - 1] if number else 0
+        while begin < end and number < len(self.pieces):
+            piece = self.pieces[number]
+            yield _part(piece, max(0, first - begin), min(len(piece), end - begin))
+            begin += len(piece)
+            number += 1
+
+    def __repr__(self) -> str:
+        return f"<Pieces {len(self)} bytes in {len(self.pieces)}>"
+
+
+Content = bytes | Pieces
+
+
+def content_of(pieces: list[bytes]) -> Content:
+    """What `pieces` are together."""
+    return b"".join(pieces) if sum(map(len, pieces)) <= WHOLE else Pieces(pieces)
+
+
+def pieces_of(content: Content) -> Iterable[bytes]:
+    """`content`, piece by piece."""
+    return content.pieces if isinstance(content, Pieces) else (content,)
+
+
+def cut(content: Content, first: int, end: int) -> Content:
+    """The bytes [first, end) of `content`; where that is much, without a copy of them."""
+    if isinstance(content, Pieces):
+        part = content.between(first, end)
+        return b"".join(part) if end - first <= WHOLE else Pieces(part, content.whole)
+    return _part(content, first, end)
+
+
+def joined(*contents: Content) -> Content:
+    """`contents` one after the other, however many small ones there are, in few pieces."""
+    pieces: list[bytes] = []
+    for content in contents:
+        for piece in pieces_of(content):
+            if pieces and len(pieces[-1]) + len(piece) <= GATHERED:
+                pieces[-1] = b"".join((pieces[-1], piece))
+            elif piece:
+                pieces.append(bytes(piece))  # a view would keep what it is a part of
+    return content_of(pieces)
+
+
+def _part(piece: bytes, first: int, end: int) -> bytes:
+    if first == 0 and end >= len(piece):
+        return piece
+    return piece[first:end] if end - first <= MOST_COPIED else cast(bytes, memoryview(piece)[first:end])
