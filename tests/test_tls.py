@@ -255,6 +255,7 @@ async def test_little_waits_for_a_slow_reader(origin: OriginDouble, authority: A
             before, waiting = waiting, sum(one.transport.get_write_buffer_size() for one in pop.worker.connections)
 
         assert waiting <= UNSENT + SLICE
+        client.writer.transport.abort()
 
 
 # --- redirect and HSTS
