@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 import pytest_asyncio
 import uvloop
+from harness import often
 from harness.clock import FakeClock
 from harness.origin import OriginDouble, running_origin
 from harness.valkey import Server, running_valkey
+
+often.register()
 
 
 @pytest.hookimpl(optionalhook=True)

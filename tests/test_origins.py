@@ -421,10 +421,11 @@ async def test_an_origin_that_still_answers_others_is_not_silent() -> None:
     async with fleet(("eu", 2), origin_hedge="off") as one:
         assert await one.ask(40) == {200: 40}
         for double in one.doubles:
-            double.on("/slow", hang())
+            for number in range(16):
+                double.on(f"/slow/{number}", hang())
         clients = [await one.pop.open() for _ in range(16)]
-        for client in clients:
-            await client.request("GET", "/slow", ())
+        for number, client in enumerate(clients):
+            await client.request("GET", f"/slow/{number}", ())
         while sum(len(member.attempts) for member in one.origins.members) < 16:
             await let_others_run()
         one.now += 1
