@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from harness.client import let_others_run
 from harness.origin import OriginDouble, Reply, hang, running_origin
-from harness.pop import DEFAULTS, Pop, listening_socket, running_pop
+from harness.pop import DEFAULTS, Pop, refusing_port, running_pop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -131,7 +131,7 @@ async def fleet(*regions: tuple[str, int], dead: str = "", **settings: object) -
             doubles += mine
             urls = [double.url for double in mine]
             if region == dead:
-                urls.append(f"http://127.0.0.1:{closed_port()}")
+                urls.append(f"http://127.0.0.1:{refusing_port()}")
             named.append(f"{region}={'|'.join(urls)}")
         for number, double in enumerate(doubles):
             double.otherwise(Reply(200, NOT_STORED, str(number).encode()))
@@ -141,14 +141,6 @@ async def fleet(*regions: tuple[str, int], dead: str = "", **settings: object) -
         one = Fleet(pop, doubles)
         one.origins.chance.seed(7)
         yield one
-
-
-def closed_port() -> int:
-    """A port on which nobody listens."""
-    sock = listening_socket()
-    port: int = sock.getsockname()[1]
-    sock.close()
-    return port
 
 
 async def test_the_origins_of_a_region_share_its_requests() -> None:

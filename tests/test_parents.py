@@ -14,7 +14,8 @@ from harness.certificates import Authority
 from harness.client import ReceivedResponse, let_others_run
 from harness.fault_proxy import FaultProxy, running_proxy
 from harness.origin import OriginDouble, ReceivedRequest, Reply, hang
-from harness.pop import DEFAULTS, Pop, listening_socket, refusing_port, running_pop
+from harness.pop import DEFAULTS, Pop, refusing_port, running_pop
+from harness.ports import free_port
 from harness.valkey import Server
 
 from edgecache.config import load
@@ -264,9 +265,7 @@ async def test_unsafe_methods_go_straight_to_the_origin_and_once(origin: OriginD
 
 async def test_a_loop_of_two_parents_is_answered_508(origin: OriginDouble) -> None:
     """Within one hop of the repeat; the origin is not asked."""
-    sock = listening_socket()
-    port = sock.getsockname()[1]
-    sock.close()
+    port = free_port()
     async with AsyncExitStack() as stack:
         one = await stack.enter_async_context(
             running_pop(origin, pop="one", pop_secret=SECRET, parents=f"http://127.0.0.1:{port}")
