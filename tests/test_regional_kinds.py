@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from harness.client import until as soon
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
 from harness.valkey_kinds import SERVICE, cluster, guarded, until, watched
@@ -28,6 +29,11 @@ async def pages(pop: Pop, numbers: range) -> None:
     answers = await asyncio.gather(*(pop.get(f"/{number}") for number in numbers))
     for number, answer in zip(numbers, answers, strict=True):
         assert (answer.status, answer.body) == (200, f"/{number}".encode() * 10)
+
+
+def waiting(pop: Pop) -> int:
+    """How many clients of `pop` have asked, and are not answered yet."""
+    return sum(connection._exchange is not None for connection in pop.worker.connections)
 
 
 async def warm(origin: OriginDouble, url: str, numbers: range, **settings: object) -> int:
@@ -118,7 +124,7 @@ async def test_chunks_variants_and_one_leader_in_a_cluster(origin: OriginDouble,
             asked = len(origin.requests)
             crowd = [asyncio.ensure_future(pop.get("/cold")) for pop in (one, two) * 20]  # noqa: TID251
             await origin.request_seen(asked + 1)
-            await asyncio.sleep(0.1)
+            await soon(lambda: waiting(one) + waiting(two) == 40)
             gate.set()
             assert {answer.body for answer in await asyncio.gather(*crowd)} == {b"cold"}
     assert asked == 2

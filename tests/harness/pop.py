@@ -48,6 +48,18 @@ class Pop:
         """One GET on a connection of its own, and its whole response."""
         return await self.request("GET", target, *fields)
 
+    def pass_time(self, seconds: float) -> None:
+        """Let `seconds` pass for everything that has a deadline: connections on both sides, and who waits in line.
+
+        What has reached a socket, and was not read yet, comes too late.
+        """
+        worker, before = self.worker, self.worker.clock
+        for now in (before, lambda: before() + seconds):  # the first look notes since when some have waited
+            worker.clock = worker._pool.clock = now
+            worker._sweep_parts()
+            for connection in tuple(worker.connections):
+                connection.sweep(now())
+
     async def caught_up(self) -> None:
         """Wait until it has read the log of invalidations: before that it proves nothing that it finds."""
         await asyncio.wait_for(self.worker.logs.follower.caught_up.wait(), WITHIN)
