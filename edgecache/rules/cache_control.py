@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
+from edgecache.rules.memo import remember
 from edgecache.rules.structured_fields import parse_dictionary
 
+LONGEST_READ: Final = 4096  # bytes; nobody who means it says more, and what is not read might have been `no-store`
 FOREVER: Final = 2**31  # RFC 9111 §1.2.2: the value to use for what is larger
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-DIRECTIVE: Final = re.compile(
-    rb"[ \t]*(?:(" + TOKEN + rb"++)(?:=(\"(?:[^\"\\]|\\.)*+\"|" + TOKEN + rb"*+))?)?[ \t]*(?:,|\Z)",
+DIRECTIVE: Final = re.compile(  # possessive: what matches one way is tried one way
+    rb"[ \t]*+(?:(" + TOKEN + rb"++)(?:=(\"(?:[^\"\\]|\\.)*+\"|" + TOKEN + rb"*+))?)?[ \t]*+(?:,|\Z)",
     re.DOTALL,
 )
-MALFORMED: Final = re.compile(rb"(?:[^,\"]++|\"[^\"]*+\"|\")*+,?")  # possessive: what matches one way is tried one way
+MALFORMED: Final = re.compile(rb"(?:[^,\"]++|\"[^\"]*+\"|\")*+,?")
 RESTRICTIVE: Final = re.compile(rb"(?i:no-store|private|no-cache|max-age|s-maxage|must-revalidate|proxy-revalidate)")
 DIGITS: Final = re.compile(rb"[0-9]+")
 
@@ -92,11 +93,13 @@ class ResponseDirectives:
         return self.must_revalidate or self.proxy_revalidate or self.no_cache or self.s_maxage is not None
 
 
-@lru_cache(maxsize=1024)
+@remember(1024)
 def parse_request_directives(cache_control: bytes | None, pragma: bytes | None) -> RequestDirectives:
     """The directives of a request; `Pragma: no-cache` counts only without `Cache-Control` (RFC 9111 §5.4)."""
     if cache_control is None:
         return RequestDirectives(no_cache=pragma is not None and b"no-cache" in pragma.lower())
+    if len(cache_control) > LONGEST_READ:
+        return RequestDirectives(no_cache=True, no_store=True)
     max_age: int | None = None
     max_stale: int | None = None
     min_fresh: int | None = None
@@ -124,9 +127,11 @@ def parse_request_directives(cache_control: bytes | None, pragma: bytes | None) 
     )
 
 
-@lru_cache(maxsize=4096)
+@remember(4096)
 def parse_response_directives(cache_control: bytes | None, cdn_cache_control: bytes | None) -> ResponseDirectives:
     """The directives that a shared cache obeys: `CDN-Cache-Control` alone where it is valid (RFC 9213 §2.1)."""
+    if max(len(cache_control or b""), len(cdn_cache_control or b"")) > LONGEST_READ:
+        return ResponseDirectives(no_store=True)
     targeted = _targeted(cdn_cache_control) if cdn_cache_control is not None else None
     directives = targeted if targeted else parse_directives(cache_control or b"")
     max_age: int | None = None

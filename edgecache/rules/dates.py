@@ -8,6 +8,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from typing import Final
 
+LONGEST: Final = 40  # bytes; none of the forms has more, and what is none need not be remembered
 MONTHS: Final = {m: n for n, m in enumerate(b"jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
 TIME: Final = rb"([0-9]{2}):([0-9]{2}):([0-9]{2})"
 IMF: Final = re.compile(
@@ -21,12 +22,16 @@ ASCTIME: Final = re.compile(
 )
 
 
-@lru_cache(maxsize=2048)
 def parse_date(value: bytes, now: int = 0) -> float | None:
     """Epoch seconds of an HTTP date in one of its three forms, in any case of letters, or None if it is not one.
 
     `now` (epoch seconds) places the two-digit year of the RFC 850 form: never more than 50 years ahead of it.
     """
+    return _parsed(value, now) if len(value) <= LONGEST else None
+
+
+@lru_cache(maxsize=2048)
+def _parsed(value: bytes, now: int) -> float | None:
     if match := IMF.fullmatch(value):
         day, month, year, *clock = match.groups()
     elif match := RFC850.fullmatch(value):

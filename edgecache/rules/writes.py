@@ -53,7 +53,10 @@ def invalidated_scopes(request: Request, response: Response) -> tuple[bytes, ...
 def _own_purge(value: bytes | None, target: bytes, host: bytes) -> list[bytes]:
     """The scopes in `Edgecache-Purge: tag=a, url=/b, prefix=/c, site`; what is malformed names the whole site."""
     found = []
-    for member in (part.strip(b" \t") for part in (value or b"").split(b",") if part.strip(b" \t")):
+    members = [member for part in (value or b"").split(b",") if (member := part.strip(b" \t"))]
+    if len(members) > MOST_NAMED:
+        return [scopes.site(host)]
+    for member in members:
         kind, _, name = member.partition(b"=")
         if kind == b"tag" and name:
             found.append(scopes.site_tag(host, name))

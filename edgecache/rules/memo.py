@@ -1,0 +1,35 @@
+"""Results of pure functions of field values, remembered where that is cheap.
+
+Whoever sends a message chooses its values: a thousand long ones, and what is made of them, would weigh many times the
+memory that is meant for content. Long values are worked out each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Final, TypeVar, TypeVarTuple
+
+LONGEST: Final = 512  # bytes of a value that is remembered
+
+Values = TypeVarTuple("Values")
+R = TypeVar("R")
+
+
+def remember(most: int, longest: int = LONGEST) -> Callable[[Callable[[*Values], R]], Callable[[*Values], R]]:
+    """Remember the last `most` results of a function of strings (or None), but for those of long ones."""
+
+    def remembering(function: Callable[[*Values], R]) -> Callable[[*Values], R]:
+        known = lru_cache(maxsize=most)(function)
+
+        @wraps(function)
+        def result(*values: *Values) -> R:
+            for value in values:
+                if value is not None and len(value) > longest:  # type: ignore[arg-type]
+                    return function(*values)
+            return known(*values)
+
+        result.forget = known.cache_clear  # type: ignore[attr-defined]
+        return result
+
+    return remembering
