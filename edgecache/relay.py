@@ -16,6 +16,7 @@ from edgecache.memory import Entry
 from edgecache.pops import tell_of_reply
 from edgecache.rules import cache_status, ranges, rfc9111
 from edgecache.rules.cache_key import primary_key
+from edgecache.rules.chain import is_internal
 from edgecache.rules.message import Fields, Response
 from edgecache.rules.purge_log import Stamp
 from edgecache.rules.reasons import Forward, Result, Tier
@@ -30,6 +31,7 @@ from edgecache.wire.h1_server import ClientConnection
 from edgecache.wire.inquiry import Inquiry, Question
 
 MOST_UNSTORED: Final = 256
+LONGEST_UNSTORED: Final = 2048  # bytes of field lines
 
 
 class UnstoredHead(NamedTuple):
@@ -131,7 +133,7 @@ class Relays:
             return None
         member = cache_status.forwarded(self.pop, why, status=response.status)
         known = UnstoredHead(response, why, member, answers.from_upstream(response, member, now))
-        if b"date" in response.fields:
+        if b"date" in response.fields and response.fields.weight <= LONGEST_UNSTORED:
             if len(self._unstored) >= MOST_UNSTORED:
                 self._unstored.clear()
             self._unstored[id(response)] = known
@@ -266,7 +268,7 @@ class Relay(Inquiry):
         if client is None or connection is None:
             return
         fields = Fields(
-            line for line in response.fields if line[0].lower() not in (b"content-length", b"transfer-encoding")
+            line for line in response.fields if (name := line[0].lower()) != b"content-length" and not is_internal(name)
         )
         client.transport.write(render.status_line(101, response.reason) + render.field_block(fields) + b"\r\n")
         self.exchange.status = 101

@@ -12,7 +12,7 @@ from edgecache.rules.cache_key import primary_key
 from edgecache.rules.forward import Gateway, upstream_lines
 from edgecache.rules.message import Fields, Request, Response
 from edgecache.rules.purge_log import PurgeLog, Stamp
-from edgecache.rules.stored import Times, end_to_end
+from edgecache.rules.stored import Times
 from edgecache.switch import Switch
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError
@@ -165,5 +165,4 @@ class _Fetch(Inquiry):
 
 def interim_head(response: Response) -> bytes:
     """A 1xx response as it is passed on (RFC 9110 §15.2); it has no length (§8.6)."""
-    fields = end_to_end(response.fields).without((b"content-length",))
-    return render.status_line(response.status, response.reason) + render.field_block(fields) + b"\r\n"
+    return response.passed_on + b"\r\n"

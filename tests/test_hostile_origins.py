@@ -6,13 +6,19 @@ What one answer's bytes can tell is in `tests/hostile/tables/f_origins.txt`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
+from harness.certificates import Authority
 from harness.client import RawClient, let_others_run
-from harness.origin import OriginDouble, ReceivedRequest, Reply, cut
+from harness.fault_proxy import running_proxy
+from harness.origin import OriginDouble, ReceivedRequest, Reply, cut, running_origin
 from harness.pop import Pop, running_pop
 from harness.wire import Closed, Truncated
 from hostile.arena import CANARY
@@ -242,3 +248,158 @@ async def one_turn(client: RawClient, target: str) -> bool:
         assert response.status == 502 or response.body == target.encode()  # its connection may just have ended
         assert CANARY not in response.head.raw + response.body
     return response is not None and not response.broken and response.get("connection") != "close"
+
+
+@asynccontextmanager
+async def raw_pop(serve: Callable[..., Awaitable[None]], **settings: object) -> AsyncIterator[Pop]:
+    """A POP in front of an origin whose connections are served by `serve`, and closed when it returns or fails."""
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, RuntimeError):
+            await serve(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(served, "127.0.0.1", 0)
+    try:
+        async with running_pop(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", **settings) as pop:
+            yield pop
+    finally:
+        server.close()
+        await let_others_run(50)
+
+
+EVIL = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 4\r\n\r\nevil"
+OF_EVIL = b"Content-Length: %d\r\n" % len(EVIL)
+WITHOUT_CONTENT = {  # heads after which no content may come, but does
+    "head-length": ("HEAD", b"200 OK\r\n" + OF_EVIL),
+    "head-chunked": ("HEAD", b"200 OK\r\nTransfer-Encoding: chunked\r\n"),
+    "head-nothing-said": ("HEAD", b"200 OK\r\n"),
+    "head-not-found": ("HEAD", b"404 Not Found\r\n" + OF_EVIL),
+    "no-content-length": ("POST", b"204 No Content\r\n" + OF_EVIL),
+    "no-content-chunked": ("GET", b"204 No Content\r\nTransfer-Encoding: chunked\r\n"),
+    "not-modified-length": ("POST", b"304 Not Modified\r\n" + OF_EVIL),
+    "not-modified-chunked": ("POST", b"304 Not Modified\r\nTransfer-Encoding: chunked\r\n"),
+    "interim-length": ("GET", b"103 Hints\r\n" + OF_EVIL + b"\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n"),
+    "interim-chunked": ("GET", b"103 Hints\r\nTransfer-Encoding: chunked\r\n\r\nHTTP/1.1 204 No Content\r\n"),
+    "close-in-interim": ("GET", b"103 Hints\r\nConnection: close\r\n\r\nHTTP/1.1 204 No Content\r\n"),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_CONTENT)
+async def test_content_that_must_not_be_answers_nobody(case: str) -> None:
+    """What comes after a response that has no content is not the answer to who waits for that connection."""
+    method, head = WITHOUT_CONTENT[case]
+    answer = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while target := (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1]:
+            if target == b"/attack":
+                await answer.wait()
+                writer.write(b"HTTP/1.1 " + head + b"\r\n")
+                await let_others_run(50)
+                writer.write(EVIL)
+            else:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(target), target))
+
+    async with raw_pop(serve, origin_connections=1) as pop, pop.client() as attacker:
+        await attacker.request(method, "/attack", [("If-None-Match", '"a"')])
+        await pool_is(pop, busy=1)
+        victims = asyncio.gather(*(outcome(pop, f"/{number}") for number in range(3)))
+        await pool_is(pop, busy=1, waiting=3)
+        answer.set()
+        assert await victims == [(200, f"/{number}".encode()) for number in range(3)]
+
+
+async def pool_is(pop: Pop, busy: int, waiting: int = 0) -> None:
+    """Wait until so many connections are busy, and so many questions wait."""
+    async with asyncio.timeout(5):
+        while (pop.worker._pool.busy, pop.worker._pool.waiting) != (busy, waiting):
+            await let_others_run(1)
+
+
+async def test_interim_responses_are_counted_by_the_question(origin: OriginDouble) -> None:
+    """An origin that sends one 103 with each answer may do so for ever on one connection."""
+    fields = [("Cache-Control", "no-store"), ("Date", "Tue, 14 Nov 2023 22:13:20 GMT")]
+    gates: list[asyncio.Event] = []
+
+    def answer(request: ReceivedRequest) -> Reply:
+        gates.append(asyncio.Event())
+        return Reply(200, fields, b"page", wait=gates[-1], interim=HINTS)
+
+    origin.otherwise(answer)
+    async with running_pop(origin) as pop, pop.client() as client:
+        for number in range(40):
+            await client.request("GET", "/page")
+            await origin.request_seen(number + 1)
+            await let_others_run(20)  # the 103 is a read of its own, so that the answer is one, too
+            gates[-1].set()
+            assert (await client.response()).status == 200
+        assert origin.connections == 1
+
+
+@pytest.mark.parametrize("close", ["Connection: close\r\n", ""], ids=["close", "open"])
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("HEAD", 200), ("POST", 408)])
+async def test_a_408_that_crosses_the_question_is_no_answer_to_it(method: str, status: int, close: str) -> None:
+    """What ends an idle connection may be asked again, once and only if that is safe (RFC 9110 §15.5.9)."""
+    farewell = f"HTTP/1.1 408 Request Timeout\r\n{close}Content-Length: 0\r\n\r\n".encode()
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            heads.append(head)
+            if len(heads) == 2:
+                writer.write(farewell)
+                return
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with raw_pop(serve) as pop:
+        await pop.get("/first")
+        assert (await pop.request(method, "/page")).status == status
+        assert len(heads) == (3 if status == 200 else 2)
+
+
+async def test_a_408_on_a_new_connection_is_an_answer(origin: OriginDouble) -> None:
+    """It may be true, and is not asked again."""
+    origin.otherwise(Reply(408, [("Connection", "close")], close=True))
+    async with running_pop(origin) as pop:
+        assert (await pop.get("/page")).status == 408
+
+    assert len(origin.requests) == 1
+
+
+async def test_a_body_until_the_close_is_not_whole_if_it_is_we_who_close(origin: OriginDouble) -> None:
+    """A pool that ends cuts answers short visibly, and nothing of them is stored as a whole (RFC 9112 §8)."""
+    origin.otherwise(Reply(200, [FRESH], pieces=[b"half", b"rest"], gates=[None, asyncio.Event()], framing="close"))
+    async with running_pop(origin) as pop, pop.client() as client:
+        await client.request("GET", "/page")
+        await client.response_head()
+        await let_others_run(50)
+        pop.worker._pool.close()
+        await let_others_run(50)
+        assert await client.body_bytes(9) == b"4\r\nhalf\r\n"
+        assert await client.closed() in ("fin", "rst")
+        assert len(pop.worker.edge.memory) == 0
+
+
+@pytest.mark.parametrize(
+    ("framing", "sent"),
+    [("length", b"page"), ("chunked", b"4\r\npage\r\n0\r\n\r\n"), ("close", b"4\r\npage\r\n")],
+)
+async def test_tls_that_ends_without_saying_so_is_cut_short(framing: Any, sent: bytes, tmp_path: Path) -> None:
+    """A FIN without `close_notify` may be an attacker's: a body that only the end delimits is not whole (§9.8)."""
+    authority = Authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    files = authority.issue("localhost")
+    context.load_cert_chain(files.certificate, files.key)
+    async with running_origin(tls=context) as origin, running_proxy(origin.port) as relay:
+        origin.otherwise(Reply(200, [FRESH], b"page", framing=framing, hang=True))  # it sends no close_notify
+        async with running_pop(f"https://localhost:{relay.port}", origin_ca=str(authority.file)) as pop:
+            async with pop.client() as client:
+                await client.request("GET", "/page")
+                await client.response_head()
+                assert await client.body_bytes(len(sent)) == sent
+                relay.finish_all()
+                if framing == "close":
+                    assert await client.closed() in ("fin", "rst")
+                await let_others_run()
+            assert len(pop.worker.edge.memory) == (framing != "close")

@@ -46,6 +46,11 @@ class Fields:
         """The value of each line of the field `name` (lower case), uncombined."""
         return [value for key, value in self.lines if key.lower() == name]
 
+    @property
+    def weight(self) -> int:
+        """Bytes of names and values, and a few for each line."""
+        return sum([len(name) + len(value) + 4 for name, value in self.lines])
+
     def names(self) -> KeysView[bytes]:
         """The lower-case names that occur."""
         return self.index.keys()

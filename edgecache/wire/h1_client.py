@@ -20,6 +20,7 @@ from edgecache.wire.read_buffer import ReadBuffer
 
 log = logging.getLogger("edgecache")
 QUICK: Final = 0.02  # seconds in which readers that keep up take what they are given
+LOOKED_AT: Final = frozenset((206, 304, 408))  # statuses that may be no answer to the question
 MAX_INTERIM: Final = 32  # 1xx responses before a final one
 
 
@@ -57,6 +58,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         "_body",
         "_buffer",
         "_cursor",
+        "_fin",
         "_held_since",
         "_inquiry",
         "_interim_count",
@@ -99,12 +101,13 @@ class OriginConnection(asyncio.BufferedProtocol):
         self._cursor: tuple[Body, Cursor] | None = None
         self._answered = False  # the final head has come
         self._sending = False  # the question's body is still going out
-        self._reusable = False
+        self._reusable = True  # so far
         self._interim_count = 0
         self._sized = False  # the answer under way says how long it is
         self._rated = 0.0  # seconds that it has been coming in while somebody took it, up to the last sweep
         self._rated_until = 0.0  # monotonic seconds of that sweep; 0 = none since it began or was held back
         self._held_since = inf  # monotonic seconds; since when its readers hold it back
+        self._fin = False  # the origin has said that it sends no more
         self._tunnel: Callable[[bytes | None], None] | None = None
         self._tunnel_room: Callable[[], None] | None = None  # told when a tunnel's origin can take more
 
@@ -122,6 +125,8 @@ class OriginConnection(asyncio.BufferedProtocol):
         self.used += 1
         self._answered = False
         self._taken = 0
+        self._interim_count = 0
+        self._reusable = True
         self.deadline = 0.0
         self.transport.write(question.head)
         if question.body is not None:
@@ -212,11 +217,11 @@ class OriginConnection(asyncio.BufferedProtocol):
         response = self._known_head(data[:end])
         if response is None or response.framing.length != len(data) - end or self._sending:
             return False
-        if inquiry.question.method == b"HEAD" or response.status in (206, 304):
+        if inquiry.question.method == b"HEAD" or response.status in LOOKED_AT:
             return False
         inquiry.on_whole(response, data[end:])
         self._inquiry = None
-        if response.keep_alive and not self.closed:
+        if self._reusable and response.keep_alive and not self.closed:
             self.deadline = inf
             self._pool.idle(self)
         else:
@@ -243,6 +248,7 @@ class OriginConnection(asyncio.BufferedProtocol):
                 self._interim_count += 1
                 if self._interim_count > MAX_INTERIM:
                     raise OriginError("too-many-interim", "the upstream sends only interim responses")
+                self._reusable = self._reusable and response.keep_alive
                 self._inquiry.on_interim(response)
 
     def _switch(self, response: Response) -> None:
@@ -257,11 +263,15 @@ class OriginConnection(asyncio.BufferedProtocol):
     def _begin_answer(self, response: Response) -> None:
         inquiry = self._inquiry
         assert inquiry is not None, "only called while a question is under way"
-        self._interim_count = 0
+        if self._is_farewell(inquiry, response):
+            self._inquiry = None
+            self._pool.unanswered(inquiry, OriginError("closed", "the upstream closed the connection"), reset=True)
+            self.close()
+            return
         if not inquiry.question.may_be_answered(response.status):
             raise OriginError("unasked-status", "the upstream answered what it was not asked")
         self._answered = True
-        self._reusable = response.keep_alive
+        self._reusable = self._reusable and response.keep_alive
         length = response.framing.length
         if length is not None and length == len(self._buffer):  # all there, in one read
             content, self._buffer = self._buffer, b""
@@ -278,6 +288,15 @@ class OriginConnection(asyncio.BufferedProtocol):
         elif self._buffer:
             data, self._buffer = self._buffer, b""
             self._read_body(data)
+
+    def _is_farewell(self, inquiry: Inquiry, response: Response) -> bool:
+        """Whether a 408 ends a connection that was idle for too long, and has crossed the question on its way.
+
+        Then the question has not been read, and may be asked again (RFC 9110 §15.5.9).
+        """
+        question = inquiry.question
+        asked_early = self.used > 1 and not self._interim_count and not inquiry.retried
+        return response.status == 408 and asked_early and question.body is None and question.method in (b"GET", b"HEAD")
 
     def _read_body(self, data: bytes) -> None:
         reader, body = self._reader, self._body
@@ -313,7 +332,8 @@ class OriginConnection(asyncio.BufferedProtocol):
     # --- the end
 
     def eof_received(self) -> bool:
-        """The origin will send no more."""
+        """The origin will send no more. Over TLS only its `close_notify` says so (RFC 9112 §9.8)."""
+        self._fin = True
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -321,7 +341,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         by_us, self.closed = self.closed, True
         if self._tunnel is not None:
             self._tunnel(None)
-        elif self._reader is not None and self._body is not None and self._reader.end() and exc is None:
+        elif self._reader is not None and self._body is not None and self._reader.end() and self._fin and exc is None:
             self._end_answer()
         else:
             if not by_us and self._inquiry is not None and not self._unheard:

@@ -29,7 +29,7 @@ REQUEST_LINE: Final = rb"(" + TOKEN + rb") ([!-~]++) HTTP/([0-9])\.([0-9])\r\n"
 UNDERSCORED_HEAD: Final = re.compile(REQUEST_LINE + FIELD_LINES + rb"\r\n")
 REQUEST_HEAD: Final = re.compile(REQUEST_LINE + FIELD_LINES.replace(b"^_`", b"^`") + rb"\r\n")  # no "_" in names
 RESPONSE_HEAD: Final = re.compile(
-    rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n" + FIELD_LINES + rb"\r\n"
+    rb"HTTP/1\.([0-9]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n" + FIELD_LINES + rb"\r\n"
 )
 HOST: Final = re.compile(  # RFC 9110 §7.2, RFC 3986 §3.2.2: a name, an IPv4 or a bracketed IPv6 address; a port
     rb"(\[[0-9A-Fa-f:.]{2,45}\](?!\.)|[0-9A-Za-z](?:[0-9A-Za-z._-]{0,253}[0-9A-Za-z_-])?)\.?(?::([0-9]{1,5})?)?"
@@ -55,16 +55,19 @@ NOT_REPEATABLE: Final = frozenset(
     )
 )
 CONTENT_LENGTH: Final = frozenset((b"content-length",))
+BODILESS: Final = frozenset((204, 304))  # final statuses whose responses have no content, to whatever method
 FRAMING_FIELDS: Final = frozenset((b"host", b"content-length", b"transfer-encoding"))
 NOT_NOMINATED: Final = frozenset(  # options of Connection, and fields that it cannot take from us
     (b"", b"close", b"keep-alive", b"connection", b"upgrade", b"te", b"via", b"cdn-loop", b"max-forwards")
 )
 UNKNOWN_CODING: Final = re.compile(  # a word that is no coding: nothing says that the bytes are not the content
-    rb"(?!(?i:(?:x-)?(?:gzip|compress)|deflate|.*chunk))[0-9A-Za-z-]{1,64}"
+    rb"(?!(?i:(?:x-)?(?:gzip|compress|bzip2?)|deflate|br|zstd|dc[bz]|exi|xz|lzma|pack200-gzip|aes128gcm|.*chunk.*)\Z)"
+    rb"[0-9A-Za-z-]{1,64}"
 )
 DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 
 
+LONGEST_REASON: Final = 128  # bytes; it means nothing (RFC 9112 §4): a longer one is left out
 MOST_REMEMBERED: Final = 2048  # heads
 LONGEST_REMEMBERED: Final = 2048  # bytes of one
 MOST_BYTES: Final = 16 * 1024 * 1024  # that they weigh, where no other bound is set
@@ -326,19 +329,32 @@ def parse_response_head(raw: bytes, method: bytes, hidden: frozenset[bytes] = fr
     match = RESPONSE_HEAD.fullmatch(raw)
     if match is None:
         raise OriginError("malformed-head", "the upstream's head is malformed")
-    minor, status_text, reason, block = match.groups()
+    minor, status_text, said, block = match.groups()
     lines = [_field_line(line) for line in block.split(b"\r\n")[:-1]]
     fields = Fields(lines)
     status = int(status_text)
+    reason = said if said and len(said) <= LONGEST_REASON else b""
     framing = response_framing(status, fields, method, minor == b"0")
     connection = fields.get(b"connection")
     options = connection.lower() if connection is not None else b""
     keep_alive = not framing.until_close and b"close" not in options
     if minor == b"0" and b"keep-alive" not in options:
         keep_alive = False
-    bodiless = method == b"HEAD" or status in (204, 304)
-    passed_on = passed_head(status, reason or b"", fields, framing, bodiless=bodiless, hidden=hidden)
-    return Response(status, fields, reason or b"", framing, keep_alive, passed_on)
+    bodiless = method == b"HEAD" or status < 200 or status in BODILESS
+    if bodiless and _may_have_content(method, fields):
+        keep_alive = False
+    passed_on = passed_head(status, reason, fields, framing, bodiless=bodiless, hidden=hidden)
+    return Response(status, fields, reason, framing, keep_alive, passed_on)
+
+
+def _may_have_content(method: bytes, fields: Fields) -> bool:
+    """Whether a sloppy origin may send content with a response that has none (RFC 9112 §6.3 step 1).
+
+    It would come after the response, and be taken for the answer to the next question on that connection. So such a
+    connection is not used again: never after HEAD, but where the response says that there is none.
+    """
+    length = _agreed_length(fields)
+    return length != 0 and (method == b"HEAD" or length is not None or b"transfer-encoding" in fields)
 
 
 def passed_head(
@@ -359,7 +375,7 @@ def passed_head(
     kept = [line for line in fields.lines if (name := line[0].lower()) not in drop and not name.startswith(INTERNAL)]
     block = b"".join([b"%b: %b\r\n" % line for line in kept])
     length = _agreed_length(fields) if bodiless else framing.length  # RFC 9110 §8.6: said once, whatever came
-    if length is None or status == 204:
+    if length is None or status == 204 or status < 200:
         return status_line(status, reason) + block
     return b"%bContent-Length: %d\r\n" % (status_line(status, reason) + block, length)
 
@@ -372,7 +388,7 @@ def _field_line(line: bytes) -> FieldLine:
 def response_framing(status: int, fields: Fields, method: bytes, http_1_0: bool) -> Framing:
     """How the body of a response is delimited (RFC 9112 §6.3); raises `OriginError` where it is ambiguous."""
     length = _agreed_length(fields)
-    if status < 200 or status in (204, 304) or method == b"HEAD":  # step 1
+    if status < 200 or status in BODILESS or method == b"HEAD":  # step 1
         return NO_BODY
     coding = fields.get(b"transfer-encoding")
     if coding is not None:

@@ -66,6 +66,12 @@ class FaultProxy:
             for writer in writers:
                 reset(writer)
 
+    def finish_all(self) -> None:
+        """End every open connection by FIN, on both sides."""
+        for writers in tuple(self._open.values()):
+            for writer in writers:
+                writer.close()
+
     # Its life…
 
     async def start(self) -> None:
