@@ -16,7 +16,7 @@ from edgecache.rules.cache_key import SearchVariance, no_vary_search
 from edgecache.rules.content import Content
 from edgecache.rules.message import Fields
 from edgecache.rules.ranges import Segments
-from edgecache.rules.stored import Stored
+from edgecache.rules.stored import Stored, etag_of, last_modified_of
 from edgecache.rules.vary import preferred_language, selecting_values
 from edgecache.wire.h1_render import field_block
 
@@ -110,8 +110,8 @@ class Entry:
             lifetime=self.lifetime,
             vary=self.vary,
             selecting=self.selecting,
-            etag=fields.get(b"etag"),
-            last_modified=fields.get(b"last-modified"),
+            etag=etag_of(fields),
+            last_modified=last_modified_of(fields),
             stale_if_error=self.stale_if_error,
             first_byte=self.segments.parts[0][0] if self.segments else 0,
             whole_length=self.segments.whole if self.segments else None,

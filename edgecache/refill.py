@@ -37,6 +37,7 @@ OF_THE_RESPONSE: Final = frozenset(  # reasons that will hold for the next reque
         Refused.VARY_STAR,
         Refused.PER_USER_VARY,
         Refused.USELESS,
+        Refused.SELF_REDIRECT,
         Refused.TOO_LARGE,
     )
 )

@@ -349,7 +349,7 @@ WEIGH: Final = (
 
 def useful_life(stored: Stored, now: float) -> float:
     """Seconds for which a response may be of use: fresh, stale within a window, or to be validated."""
-    stale = max(stored.stale_if_error, stored.directives.stale_while_revalidate)
+    stale = max(stored.stale_if_error, stored.stale_while_revalidate)
     if stored.has_validator:
         stale = max(stale, KEEP_FOR_VALIDATION)
     return stored.stale_at - now + stale

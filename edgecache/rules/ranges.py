@@ -161,9 +161,16 @@ def strong_etag(stored: Stored) -> bytes | None:
 
 
 def may_combine(stored: Stored, other: Stored) -> bool:
-    """Whether both are parts of one representation: the same strong validator and length (RFC 9111 §3.4)."""
+    """Whether both are parts of one representation: the same strong validator and length (RFC 9111 §3.4).
+
+    And nothing else speaks against it: who joins what varies otherwise, or is coded otherwise, mistrusts the ETag.
+    """
     etag = strong_etag(stored)
-    return etag is not None and etag == strong_etag(other) and stored.whole_length == other.whole_length
+    if etag is None or etag != strong_etag(other) or stored.whole_length != other.whole_length:
+        return False
+    coding = b"content-encoding"
+    varies_alike = (stored.vary, stored.selecting) == (other.vary, other.selecting)
+    return varies_alike and stored.fields.get(coding) == other.fields.get(coding)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ class Refused(Word):
     SET_COOKIE = "set-cookie"  # ours: it is one client's, unless a setting says otherwise
     VARY_STAR = "vary-star"  # RFC 9111 §4.1: it would never match
     PER_USER_VARY = "per-user-vary"  # ours: made for one client's Cookie or Authorization
+    SELF_REDIRECT = "self-redirect"  # ours: it leads to where it comes from, and would do so for everybody
     CLIENT_ERROR = "client-error"  # ours: an error that one client's odd request can provoke (CPDoS)
     USELESS = "useless"  # never fresh, no validator, no stale window: it could not be used
     PARTIAL = "partial"  # a 206 whose part is not known, or that has no validator to join it by

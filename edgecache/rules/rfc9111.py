@@ -29,6 +29,7 @@ CLIENT_ERRORS: Final = frozenset(  # provoked by one request's form, or by one c
 )
 UNDERSTOOD: Final = frozenset((200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501))
 PER_USER: Final = (b"cookie", b"authorization")
+PER_CLIENT: Final = frozenset((b"forwarded", b"x-forwarded-for"))  # that we write: the origin sees another each time
 FAILURES: Final = frozenset((500, 502, 503, 504))  # RFC 5861 §4
 SAFE_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PROPFIND", b"REPORT", b"SEARCH", b"QUERY"))
 CONDITIONS: Final = (
@@ -128,6 +129,8 @@ def _law_forbids(request: Request, response: Response, directives: ResponseDirec
         return Refused.REQUEST_NO_STORE
     if directives.private:
         return Refused.PRIVATE
+    if (response.fields.get(b"transfer-encoding") or b"chunked").lower() != b"chunked":
+        return Refused.NOT_UNDERSTOOD  # RFC 9112 §6.3 step 4: nobody knows what it makes of the content
     if b"authorization" in request.fields and not (  # §3.5
         directives.public or directives.must_revalidate or directives.s_maxage is not None
     ):
@@ -148,16 +151,27 @@ def _policy_forbids(request: Request, response: Response, stored: Stored, policy
     names = vary_names(response.fields)
     if VARY_STAR in names:
         return Refused.VARY_STAR
-    if any(name in names and name in request.fields for name in PER_USER):
+    if not PER_CLIENT.isdisjoint(names) or any(name in names and name in request.fields for name in PER_USER):
         return Refused.PER_USER_VARY  # but what was made for a request without them is for all who send none
     if b"set-cookie" in response.fields and not (policy.store_set_cookie and has_explicit_lifetime(response)):
         return Refused.SET_COOKIE
+    if _leads_to_itself(request, response):
+        return Refused.SELF_REDIRECT
     if response.status in CLIENT_ERRORS and not policy.store_client_errors:
         return Refused.CLIENT_ERROR
     if response.status == 206 and not ranges.storable_part(response):
         return Refused.PARTIAL
     useful = stored.lifetime > stored.initial_age or stored.has_validator or stored.stale_if_error > 0
     return None if useful else Refused.USELESS
+
+
+def _leads_to_itself(request: Request, response: Response) -> bool:
+    """Whether a redirect leads to where it comes from: kept, it would send everybody round in circles."""
+    location = response.fields.get(b"location")
+    if location is None or not 300 <= response.status < 400:
+        return False
+    target = primary_key(request)
+    return same_origin_key(target, location) == target
 
 
 def as_get(request: Request, response: Response) -> Request | None:
@@ -217,7 +231,7 @@ def may_reuse(stored: Stored, request: Request, now: float) -> Verdict:
     staleness = age - stored.lifetime
     if asked.max_stale is not None and staleness <= asked.max_stale:  # §5.2.1.2
         return Fresh()
-    if staleness < directives.stale_while_revalidate and asked.max_age is None and asked.min_fresh is None:
+    if staleness < stored.stale_while_revalidate and asked.max_age is None and asked.min_fresh is None:
         return StaleWhileRevalidate()
     return MustAsk(Forward.STALE)
 
@@ -225,7 +239,7 @@ def may_reuse(stored: Stored, request: Request, now: float) -> Verdict:
 def is_never_reused_unasked(stored: Stored) -> bool:
     """Whether every use of `stored` needs a validation of its own: it was never fresh, or says so (§5.2.2.4)."""
     directives = stored.directives
-    return directives.no_cache or (stored.lifetime <= 0 and not directives.stale_while_revalidate)
+    return directives.no_cache or (stored.lifetime <= 0 and not stored.stale_while_revalidate)
 
 
 def may_serve_on_error(stored: Stored, request: Request, now: float) -> bool:
@@ -290,11 +304,16 @@ def unconditional(request: Request) -> Fields:
 
 
 def validates(stored: Stored, response: Response) -> bool:
-    """Whether a 304 speaks of `stored`: a strong ETag that differs means another one (RFC 9111 §4.3.4)."""
-    etag = response.fields.get(b"etag")
-    if etag is None or stored.etag is None:
-        return True
-    return etag.removeprefix(b"W/") == stored.etag.removeprefix(b"W/")
+    """Whether a 304 speaks of `stored`: a validator that it has, and which differs, means another (RFC 9111 §4.3.4).
+
+    ETags are compared weakly: what weakens that of a 200 on its way, such as compression, may leave a 304's as it is.
+    """
+    etag, modified = response.fields.get(b"etag"), response.fields.get(b"last-modified")
+    if etag is not None and stored.etag is not None:
+        return etag.removeprefix(b"W/") == stored.etag.removeprefix(b"W/")
+    if modified is not None and stored.last_modified is not None:
+        return modified == stored.last_modified
+    return etag is None or etag.startswith(b"W/")
 
 
 def head_agrees(stored: Stored, length: int, response: Response) -> bool:

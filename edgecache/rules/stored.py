@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 from edgecache.rules.cache_control import (
@@ -14,11 +14,14 @@ from edgecache.rules.cache_control import (
     parse_response_directives,
 )
 from edgecache.rules.dates import format_date, parse_date
+from edgecache.rules.memo import remember
 from edgecache.rules.message import Fields, Request, Response
 from edgecache.rules.tags import tags_of
 
 HEURISTICALLY_CACHEABLE = frozenset((200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501))  # RFC 9110 §15.1
 INTERNAL = b"edgecache-"  # fields between POPs
+ONE_ETAG = re.compile(rb"(?:W/)?\"[^\"]{0,1024}\"|(?!\*\Z)[^\s\",]{1,1024}")  # the latter: not quoted, as some have it
+LONGEST_DATE = 64  # bytes
 AGE = frozenset((b"age",))
 HOP_BY_HOP = frozenset(  # RFC 9110 §7.6.1, RFC 9111 §3.1
     b"connection keep-alive proxy-authenticate proxy-authentication-info proxy-authorization proxy-connection te "
@@ -84,6 +87,11 @@ class Stored(NamedTuple):
         return self.lifetime > self.age(now)
 
     @property
+    def stale_while_revalidate(self) -> float:
+        """RFC 5861 §3, in seconds; an error is never used once it is stale."""
+        return 0.0 if self.status >= 400 else float(self.directives.stale_while_revalidate)
+
+    @property
     def has_validator(self) -> bool:
         """Whether the origin can be asked if it is still good (RFC 9111 §4.3.1)."""
         return self.etag is not None or self.last_modified is not None
@@ -111,16 +119,15 @@ class Stored(NamedTuple):
 NOT_UPDATED = frozenset((b"content-length", b"content-encoding", b"content-range", b"transfer-encoding"))
 
 
-@lru_cache(maxsize=256)
-def _dropped_names(connection: bytes | None) -> frozenset[bytes]:
-    if connection is None:
-        return HOP_BY_HOP
+@remember(256)
+def _dropped_names(connection: bytes) -> frozenset[bytes]:
     return HOP_BY_HOP | {name.strip(b" \t").lower() for name in connection.split(b",")}
 
 
 def hop_by_hop(fields: Fields) -> frozenset[bytes]:
     """The lower-case names of the fields that are for one connection only (RFC 9110 §7.6.1)."""
-    return _dropped_names(fields.get(b"connection"))
+    connection = fields.get(b"connection")
+    return HOP_BY_HOP if connection is None else _dropped_names(connection)
 
 
 def end_to_end(fields: Fields) -> Fields:
@@ -154,13 +161,33 @@ def kept_response(
         received=times.received,
         initial_age=_initial_age(age_field or fields.get(b"age"), date, times),
         lifetime=_lifetime(request, response, directives, date, policy),
-        etag=fields.get(b"etag"),
-        last_modified=fields.get(b"last-modified"),
+        etag=etag_of(fields),
+        last_modified=last_modified_of(fields),
         tags=tags_of(fields),
-        stale_if_error=float(
-            policy.default_stale_if_error if directives.stale_if_error is None else directives.stale_if_error
-        ),
+        stale_if_error=_stale_if_error(response, directives, policy),
     )
+
+
+def etag_of(fields: Fields) -> bytes | None:
+    """The one ETag by which the origin can be asked for news, or None.
+
+    Asked with `*`, or with several in one, it might always say that there are none (RFC 9110 §13.1.2).
+    """
+    value = fields.get(b"etag")
+    return value if value is not None and ONE_ETAG.fullmatch(value) else None
+
+
+def last_modified_of(fields: Fields) -> bytes | None:
+    """The Last-Modified by which the origin can be asked for news, or None."""
+    value = fields.get(b"last-modified")
+    return value if value is not None and len(value) <= LONGEST_DATE else None
+
+
+def _stale_if_error(response: Response, directives: ResponseDirectives, policy: Policy) -> float:
+    """RFC 5861 §4, in seconds; an error is never used once it is stale."""
+    if response.status >= 400:
+        return 0.0
+    return float(policy.default_stale_if_error if directives.stale_if_error is None else directives.stale_if_error)
 
 
 def _initial_age(age: bytes | None, date: float, times: Times) -> float:

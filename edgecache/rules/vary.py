@@ -10,25 +10,30 @@ import re
 from functools import lru_cache
 from typing import Final
 
+from edgecache.rules.memo import LONGEST, remember
 from edgecache.rules.message import Fields
 
 VARY_STAR: Final = b"*"
+NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.1
+MOST_NAMES: Final = 64  # of one Vary: every request would be compared by each
 MEMBER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)(?:[ \t]*;[ \t]*[qQ]=([01](?:\.[0-9]{0,3})?))?")
 MAX_MEMBERS: Final = 64
-LONGEST_REMEMBERED: Final = 512  # bytes of a value: clients choose them
 
 
-@lru_cache(maxsize=1024)
-def _names(value: bytes | None) -> tuple[bytes, ...]:
-    if value is None:
-        return ()
+@remember(1024)
+def _names(value: bytes) -> tuple[bytes, ...]:
     names = {name.strip(b" \t").lower() for name in value.split(b",")} - {b""}
-    return (VARY_STAR,) if VARY_STAR in names else tuple(sorted(names))
+    unreadable = len(names) > MOST_NAMES or not all(NAME.fullmatch(name) for name in names)
+    return (VARY_STAR,) if VARY_STAR in names or unreadable else tuple(sorted(names))
 
 
 def vary_names(fields: Fields) -> tuple[bytes, ...]:
-    """The lower-case field names that a response's `Vary` nominates, sorted; `("*",)` if it holds a star."""
-    return _names(fields.get(b"vary"))
+    """The lower-case field names that a response's `Vary` nominates, sorted; `("*",)` if it holds a star.
+
+    So it is if it holds what is no field name (`Cookie; Accept`): no request has that field, and all would match.
+    """
+    value = fields.get(b"vary")
+    return () if value is None else _names(value)
 
 
 def selecting_values(names: tuple[bytes, ...], fields: Fields) -> tuple[bytes | None, ...]:
@@ -44,7 +49,7 @@ def suits(vary: tuple[bytes, ...], selecting: tuple[bytes | None, ...], fields: 
 def _selecting(name: bytes, value: bytes | None) -> bytes | None:
     if value is None:
         return None
-    return _normal(name, value) if len(value) <= LONGEST_REMEMBERED else _normal.__wrapped__(name, value)
+    return _normal(name, value) if len(value) <= LONGEST else _normal.__wrapped__(name, value)
 
 
 @lru_cache(maxsize=4096)
