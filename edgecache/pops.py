@@ -90,10 +90,14 @@ class Parental:
         return render.request_line(request.method, request.target) + block + b"\r\n"
 
     def proven(self, key: bytes, asked: Stamp, response: Response) -> Stamp:
-        """What was known when the answer of a parent, asked at `asked`, was asked of the origin."""
+        """What was known when the answer of a parent, asked at `asked`, was asked of the origin.
+
+        No more than is known here: a parent that names what no log holds yet must not make its answers immune to it.
+        """
         seen = seen_of(response)
         if seen is None or not seen.covers(asked.vector):
             return UNKNOWN
+        seen = seen.at_most(asked.vector.merged(self._log.vector))
         try:
             subject = Subject(key, tags_of(response.fields))
         except TooManyTags:

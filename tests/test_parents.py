@@ -21,6 +21,7 @@ from harness.valkey import Server
 from edgecache.config import load
 from edgecache.errors import ConfigError
 from edgecache.parent import Parents
+from edgecache.pops import Parental
 from edgecache.rules.purge_log import Kind, LogEntry
 from edgecache.rules.vectors import Vector, incarnation, mark
 
@@ -703,6 +704,31 @@ async def test_a_parent_that_says_nothing_readable_proves_nothing(origin: Origin
     assert seen_of(Response(200, Fields([(b"Edgecache-Seen", b"eu=junk")]))) is None
     assert seen_of(Response(200, Fields([]))) is None
     assert seen_of(Response(200, Fields([(b"Edgecache-Seen", b"")]))) == Vector()
+
+
+@pytest.mark.parametrize("ahead", [mark(incarnation(2, 9)), mark(ONE, 2**63), mark(incarnation(2**40 - 1, 0))])
+def test_a_parent_does_not_know_what_is_to_come(ahead: int) -> None:
+    """What it names and nobody here knows is no proof: its answers would outlive the purges that are to come."""
+    from edgecache.rules.message import Fields, Response
+    from edgecache.rules.purge_log import UNKNOWN, PurgeLog
+
+    log = PurgeLog()
+    parental = Parental(b"edge", "eu", b"", Log(log), lambda: 0.0, lambda address: False)  # type: ignore[arg-type]
+    log.apply("eu", LogEntry(mark(ONE, 5), mark(ONE), Kind.PURGE, (b"uhttp://a/b",)), 0.0)
+    asked = log.stamp()
+    said = Vector({"eu": ahead, "us": ahead, "mars": 1 << 128})
+    proven = parental.proven(b"http://a/c", asked, Response(200, Fields([(b"Edgecache-Seen", said.encode())])))
+
+    assert proven.vector == log.vector
+    old = Vector({"eu": mark(ONE, 4)}).encode()
+    assert parental.proven(b"http://a/c", asked, Response(200, Fields([(b"Edgecache-Seen", old)]))) == UNKNOWN
+
+
+class Log:
+    """As much of an `Invalidation` as is asked for."""
+
+    def __init__(self, log: Any) -> None:
+        self.log = log
 
 
 def waiting_children(pop: Pop) -> int:

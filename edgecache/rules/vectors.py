@@ -107,6 +107,11 @@ class Vector:
             return other
         return Vector({region: max(self[region], other[region]) for region in self._marks.keys() | other._marks.keys()})
 
+    def at_most(self, other: Vector) -> Vector:
+        """The pointwise minimum: what both know."""
+        marks = other._marks
+        return Vector({region: min(mark, marks[region]) for region, mark in self._marks.items() if region in marks})
+
     def reaching(self, region: str, mark: int) -> Vector:
         """This vector, knowing at least `mark` of `region`."""
         return self if self[region] >= mark else Vector({**self._marks, region: mark})
