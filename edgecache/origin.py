@@ -13,7 +13,8 @@ from typing import Final
 
 from edgecache.config import Settings
 from edgecache.retry_budget import RetryBudget
-from edgecache.rules.tags import TAG_FIELDS
+from edgecache.rules.chain import SEEN
+from edgecache.rules.tags import BETWEEN_POPS, TAG_FIELDS
 from edgecache.tasks import spawn
 from edgecache.wire.errors import OriginBusy, OriginError, OriginTimeout
 from edgecache.wire.h1_client import OriginConnection
@@ -23,6 +24,7 @@ from edgecache.wire.read_buffer import ReadBuffer
 from edgecache.wire.tls import ClientTls
 
 log = logging.getLogger("edgecache")
+OF_POPS: Final = frozenset((SEEN, BETWEEN_POPS))  # fields of answers that are believed of POPs alone
 HELD_BACK: Final = 2.0  # seconds that readers may take nothing of an answer while others wait for its connection
 
 Addresses = list[tuple[int, tuple[object, ...]]]  # (family, socket address)
@@ -73,6 +75,8 @@ class OriginPool:
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
         failed: Callable[[str], None] = lambda reason: None,
+        *,
+        is_pop: bool = False,
     ) -> None:
         assert settings.origin is not None, "checked by the caller"
         self.clock = clock
@@ -81,7 +85,7 @@ class OriginPool:
         self.first_byte_timeout = settings.first_byte_timeout
         self.between_bytes_timeout = settings.between_bytes_timeout
         self.min_rate = settings.origin_min_rate
-        self.heads = ResponseHeads(hidden_fields(settings))
+        self.heads = ResponseHeads(hidden_fields(settings), frozenset() if is_pop else OF_POPS)
         self.buffer = ReadBuffer()
         self.max_head = settings.max_head
         self._connect_timeout = settings.connect_timeout

@@ -59,7 +59,7 @@ class Parents(Balancer):
             Member(
                 parent,
                 region or settings.region,
-                OriginPool(for_parent(settings, parent, patience), clock, failed),
+                OriginPool(for_parent(settings, parent, patience), clock, failed, is_pop=True),
                 self.new_health(),
                 settings.residency_rules.of_region(region or settings.region),
                 parent.name,

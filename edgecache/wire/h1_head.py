@@ -304,7 +304,8 @@ def connection_options(fields: Fields) -> set[bytes]:
 class ResponseHeads:
     """A reader of response heads; the last ones are remembered: an origin repeats itself within a second."""
 
-    def __init__(self, hidden: frozenset[bytes] = frozenset()) -> None:
+    def __init__(self, hidden: frozenset[bytes] = frozenset(), unbelieved: frozenset[bytes] = frozenset()) -> None:
+        self._unbelieved = unbelieved  # fields that only a POP may send
         self._hidden = hidden  # fields that are not passed on, beside those that are for this connection only
         self._parsed: Remembered[bytes, Response] = Remembered(MOST_REMEMBERED // 4)
         self.known = self._parsed.get  # the response whose head is exactly these bytes, to any method but HEAD
@@ -312,16 +313,18 @@ class ResponseHeads:
     def parse(self, raw: bytes, method: bytes) -> Response:
         """The response whose head is `raw`, answering a `method` request; raises `OriginError`."""
         if method == b"HEAD":  # its framing differs
-            return parse_response_head(raw, method, self._hidden)
+            return parse_response_head(raw, method, self._hidden, self._unbelieved)
         response = self._parsed.get(raw)
         if response is None:
-            response = parse_response_head(raw, method, self._hidden)
+            response = parse_response_head(raw, method, self._hidden, self._unbelieved)
             if len(raw) <= LONGEST_REMEMBERED and response.status >= 200:  # an interim one is never the whole answer
                 self._parsed.remember(raw, response)
         return response
 
 
-def parse_response_head(raw: bytes, method: bytes, hidden: frozenset[bytes] = frozenset()) -> Response:
+def parse_response_head(
+    raw: bytes, method: bytes, hidden: frozenset[bytes] = frozenset(), unbelieved: frozenset[bytes] = frozenset()
+) -> Response:
     """The response whose head is `raw`, answering a `method` request; raises `OriginError`.
 
     The framing is validated before a byte of the body is used (RFC 9112 §6.3).
@@ -331,7 +334,7 @@ def parse_response_head(raw: bytes, method: bytes, hidden: frozenset[bytes] = fr
         raise OriginError("malformed-head", "the upstream's head is malformed")
     minor, status_text, said, block = match.groups()
     lines = [_field_line(line) for line in block.split(b"\r\n")[:-1]]
-    fields = Fields(lines)
+    fields = Fields(lines).without(unbelieved)
     status = int(status_text)
     reason = said if said and len(said) <= LONGEST_REASON else b""
     framing = response_framing(status, fields, method, minor == b"0")
