@@ -143,27 +143,29 @@ class Fills:
                 self._memory.drop(previous)
         return Refused.METHOD
 
-    def freshen(self, request: Request, entry: Entry, reply: Reply) -> bool:
-        """Update `entry` by a 304 or a HEAD's 200; False if it was purged or dropped meanwhile.
+    def freshen(self, request: Request, entry: Entry, reply: Reply) -> Entry | None:
+        """Update `entry` by a 304 or a HEAD's 200; None if it was purged or dropped meanwhile.
 
-        It is `gone` afterwards if the update is for one client: what it says now is for the one who asked.
+        If the update is for one client, it is an entry of its own, which is `gone` from the beginning: others may be
+        waiting with `entry` in their hands, and must not find there what is said to the one who asked.
         """
         stored = entry.stored
         passed = None if entry.gone else self._passed(primary_key(request), stored, reply)
         if passed is None:
-            return False
+            return None
         try:
             freshened = stored.freshened(reply.response, reply.times, request, self._policy)
         except TooManyTags:
             self._memory.drop(entry)
-            return False
-        entry.passed = passed
-        if rfc9111.forbids_keeping(stored, freshened, reply.response, self._policy):
+            return None
+        if rfc9111.forbids_keeping(request, stored, freshened, reply.response, self._policy):
             self._memory.drop(entry)
             if self._region is not None:
                 self._region.forget(primary_key(request))
-            entry.adopt(freshened)
-            return True
+            own = Entry(entry.url, freshened, entry.content, entry.segments, passed)
+            own.gone = True
+            return own
+        entry.passed = passed
         entry.adopt(freshened)
         self._memory.resize(entry)
         if self._region is not None and entry.segments is None:
@@ -172,7 +174,7 @@ class Fills:
                 self._region.renew(entry, key, request.fields, seen)
             else:
                 self._region.store(entry, key, seen)
-        return not entry.gone
+        return None if entry.gone else entry
 
     def freshen_found(self, request: Request, found: Found, reply: Reply) -> bool:
         """Update what was found in the region, a body in chunks, by a 304; False if it must not be used any more."""
@@ -186,7 +188,7 @@ class Fills:
             freshened = stored.freshened(reply.response, reply.times, request, self._policy)
         except TooManyTags:
             return False
-        if rfc9111.forbids_keeping(stored, freshened, reply.response, self._policy):
+        if rfc9111.forbids_keeping(request, stored, freshened, reply.response, self._policy):
             self._region.forget(key)
             return False
         entry.passed = passed

@@ -78,8 +78,8 @@ class Refill:
         self.flight(primary_key(request), request._replace(fields=fields), entry, None)
 
     def may_stand_in(self, entry: Entry, request: Request) -> bool:
-        """Whether `entry`, stale, may be used where the origin has no answer (RFC 5861 §4)."""
-        if self._invalidation.check(entry) is not Verdict.USABLE:
+        """Whether `entry`, stale, may be used where the origin has no answer (RFC 5861 §4): a whole, not parts."""
+        if entry.segments is not None or self._invalidation.check(entry) is not Verdict.USABLE:
             return False
         return rfc9111.may_serve_on_error(entry.stored, request, self._clock())
 
@@ -127,7 +127,8 @@ class Refill:
         if status == 304 and entry is not None:
             if not rfc9111.validates(entry.stored, reply.response):
                 return None
-            return Refreshed(entry) if self._fills.freshen(request, entry, reply) else None
+            fresh = self._fills.freshen(request, entry, reply)
+            return None if fresh is None else Refreshed(fresh)
         if status in (206, 416) and entry is not None and entry.segments is not None:
             whole = self._fills.completed(entry, reply)
             if whole is None:

@@ -175,3 +175,144 @@ async def test_an_origin_is_not_asked_for_many_ranges(origin: OriginDouble, rang
 
     assert (response.status, response.body) == (200, b"page")
     assert [request.get("range") for request in origin.requests] == [None]
+
+
+async def test_what_a_304_says_to_one_client_does_not_stand_in_for_another(origin: OriginDouble) -> None:
+    """Two validate one object; the answer to one is private, the other's fails: the object stands in, as it was."""
+    gates = [asyncio.Event(), asyncio.Event()]
+    kept = ("Cache-Control", "max-age=0, stale-if-error=60")
+
+    async def answer(request: ReceivedRequest) -> Reply:
+        if not request.get("if-none-match"):
+            return Reply(200, [ETAG, kept], b"page")
+        alice = request.get("x-who") == "alice"
+        await gates[0 if alice else 1].wait()
+        return (
+            Reply(304, [ETAG, ("Cache-Control", "private, max-age=60"), ("X-User", "alice")]) if alice else Reply(503)
+        )
+
+    origin.otherwise(answer)
+    async with running_pop(origin) as pop, pop.client() as alice, pop.client() as bob:
+        await pop.get("/page")
+        await alice.request("GET", "/page", [("X-Who", "alice")])
+        await bob.request("GET", "/page", [("X-Who", "bob")])
+        await origin.request_seen(3)
+        gates[0].set()
+        first = await alice.response()
+        gates[1].set()
+        second = await bob.response()
+
+    assert (first.get("x-user"), first.body) == ("alice", b"page")
+    assert (second.get("x-user"), second.body) == (None, b"page")
+
+
+@pytest.mark.parametrize(("said", "shared"), [("max-age=60", False), ("max-age=60, public", True)])
+async def test_a_304_to_who_has_authorized_himself_is_for_him_alone(
+    origin: OriginDouble, said: str, shared: bool
+) -> None:
+    """As the answer itself would be, unless it says that it is for all (RFC 9111 §3.5, §4.3.4)."""
+
+    def answer(request: ReceivedRequest) -> Reply:
+        if request.get("if-none-match"):
+            return Reply(304, [ETAG, ("Cache-Control", said), ("X-User", "alice")])
+        return Reply(200, [ETAG, ("Cache-Control", "max-age=10")], b"page")
+
+    origin.otherwise(answer)
+    async with running_pop(origin) as pop:
+        await pop.get("/page")
+        pop.clock.advance(11)
+        assert (await pop.get("/page", ("Authorization", "Basic YWxpY2U6MQ=="))).get("x-user") == "alice"
+        assert (await pop.get("/page")).get("x-user") == ("alice" if shared else None)
+
+
+async def test_parts_do_not_stand_in_for_the_whole(origin: OriginDouble) -> None:
+    """Where only a part is stored and the origin fails, its failure is the answer: nobody waits for ever."""
+    part = [ETAG, ("Cache-Control", "max-age=10, stale-if-error=60"), ("Content-Range", "bytes 0-1/4")]
+    origin.on("/page", Reply(206, part, b"pa"), Reply(503, [], b"down"), Reply(cut_head_at=0))
+    async with running_pop(origin) as pop:
+        assert (await pop.get("/page", ("Range", "bytes=0-1"))).status == 206
+        pop.clock.advance(11)
+        assert (await pop.get("/page")).status == 503
+        assert (await pop.get("/page")).status == 502
+
+
+MODIFIED, OTHERWISE = (
+    ("Last-Modified", "Mon, 13 Nov 2023 22:13:20 GMT"),
+    ("Last-Modified", "Mon, 13 Nov 2023 23:13:20 GMT"),
+)
+
+
+@pytest.mark.parametrize(
+    ("stored", "said", "matches"),
+    [
+        ([ETAG, MODIFIED], [], True),
+        ([ETAG, MODIFIED], [ETAG], True),
+        ([ETAG, MODIFIED], [("ETag", f"W/{ETAG[1]}")], True),
+        ([ETAG, MODIFIED], [("ETag", '"other"')], False),
+        ([ETAG, MODIFIED], [ETAG, ("ETag", '"other"')], False),
+        ([ETAG], [OTHERWISE], True),
+        ([MODIFIED], [], True),
+        ([MODIFIED], [MODIFIED, ("ETag", '"new"')], True),
+        ([MODIFIED], [OTHERWISE], False),
+        ([MODIFIED], [("ETag", '"new"')], False),
+        ([MODIFIED], [("ETag", 'W/"new"')], True),
+    ],
+)
+async def test_which_304_speaks_of_what_is_stored(
+    origin: OriginDouble, stored: list[tuple[str, str]], said: list[tuple[str, str]], matches: bool
+) -> None:
+    """One whose validator is another's does not: the whole is asked for (RFC 9111 §4.3.4)."""
+
+    def answer(request: ReceivedRequest) -> Reply:
+        if request.get("if-none-match") or request.get("if-modified-since"):
+            return Reply(304, said)
+        return Reply(200, [*stored, SHORT], b"%d" % len(origin.requests))
+
+    origin.otherwise(answer)
+    async with running_pop(origin) as pop:
+        await pop.get("/page")
+        pop.clock.advance(11)
+        assert (await pop.get("/page")).body == (b"1" if matches else b"3")
+
+
+@pytest.mark.parametrize("etag", ["*", '"a", "b"', '"a", *', 'W/"a",*', '"', '"a" "b"', '"' + "a" * 2000 + '"'])
+async def test_an_etag_that_is_none_is_not_asked_by(origin: OriginDouble, etag: str) -> None:
+    """`If-None-Match: *` would find nothing changed for ever (RFC 9110 §13.1.2)."""
+    origin.otherwise(lambda request: Reply(200, [("ETag", etag), SHORT], b"%d" % len(origin.requests)))
+    async with running_pop(origin) as pop:
+        await pop.get("/page")
+        pop.clock.advance(11)
+        assert (await pop.get("/page")).body == b"2"
+
+    assert origin.requests[1].get("if-none-match") is None
+
+
+@pytest.mark.parametrize("more", [("Vary", "X-Who"), ("Content-Encoding", "gzip"), ("ETag", '"other"')])
+async def test_parts_that_differ_are_not_joined(origin: OriginDouble, more: tuple[str, str]) -> None:
+    """Even under one ETag: who sends the one coded or selected otherwise is not to be trusted with it (§3.4)."""
+
+    def answer(request: ReceivedRequest) -> Reply:
+        if request.get("range") == "bytes=0-1":
+            return Reply(206, [ETAG, SHORT, ("Content-Range", "bytes 0-1/4")], b"go")
+        if request.get("range"):
+            fields = [more] if more[0] == "ETag" else [ETAG, more]
+            return Reply(206, [*fields, SHORT, ("Content-Range", "bytes 2-3/4")], b"xx")
+        return Reply(200, [SHORT], b"good")
+
+    origin.otherwise(answer)
+    async with running_pop(origin) as pop:
+        for part in ("bytes=0-1", "bytes=2-3"):
+            await pop.get("/page", ("Range", part))
+        assert (await pop.get("/page")).body == b"good"
+
+
+async def test_what_pops_tell_each_other_is_in_no_interim_response(origin: OriginDouble) -> None:
+    """Neither is what an origin says in their stead, nor are tags that are hidden."""
+    hints = [(103, [("Edgecache-Seen", "eu=1.1-0"), ("Surrogate-Key", "a"), ("Link", "</a>"), ("Content-Length", "0")])]
+    origin.otherwise(Reply(200, [SHORT, ("Edgecache-Tags", "a"), ("Edgecache-Seen", "eu=1.1-0")], interim=hints))
+    async with running_pop(origin) as pop:
+        response = await pop.get("/page")
+        assert [list(map(tuple, one.fields)) for one in response.interim] == [[("Link", "</a>")]]
+        assert b"dgecache-" not in response.head.raw
+        (entry,) = pop.worker.edge.memory._slots.values()
+        assert entry.tags == ()  # they are believed of POPs alone

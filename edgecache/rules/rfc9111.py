@@ -98,10 +98,12 @@ def may_store(
     )
 
 
-def forbids_keeping(stored: Stored, freshened: Stored, response: Response, policy: Policy) -> bool:
+def forbids_keeping(request: Request, stored: Stored, freshened: Stored, response: Response, policy: Policy) -> bool:
     """Whether a 304, or a HEAD's 200, says of `stored`, which it would make `freshened`, that it is not for others."""
     directives = freshened.directives
     if directives.private or (directives.no_store and not directives.must_understand):
+        return True
+    if _authorizes(request, directives):
         return True
     if b"vary" in response.fields and vary_names(response.fields) != stored.vary:
         return True  # it was stored by other values: which ones, nobody knows
@@ -131,13 +133,17 @@ def _law_forbids(request: Request, response: Response, directives: ResponseDirec
         return Refused.PRIVATE
     if (response.fields.get(b"transfer-encoding") or b"chunked").lower() != b"chunked":
         return Refused.NOT_UNDERSTOOD  # RFC 9112 §6.3 step 4: nobody knows what it makes of the content
-    if b"authorization" in request.fields and not (  # §3.5
-        directives.public or directives.must_revalidate or directives.s_maxage is not None
-    ):
+    if _authorizes(request, directives):
         return Refused.AUTHORIZATION
     if not (directives.public or has_explicit_lifetime(response)) and status not in HEURISTICALLY_CACHEABLE:
         return Refused.NOT_CACHEABLE
     return None
+
+
+def _authorizes(request: Request, directives: ResponseDirectives) -> bool:
+    """Whether the answer is for who has authorized himself alone (RFC 9111 §3.5)."""
+    shared = directives.public or directives.must_revalidate or directives.s_maxage is not None
+    return b"authorization" in request.fields and not shared
 
 
 def has_explicit_lifetime(response: Response) -> bool:
