@@ -131,8 +131,6 @@ def _law_forbids(request: Request, response: Response, directives: ResponseDirec
         return Refused.REQUEST_NO_STORE
     if directives.private:
         return Refused.PRIVATE
-    if (response.fields.get(b"transfer-encoding") or b"chunked").lower() != b"chunked":
-        return Refused.NOT_UNDERSTOOD  # RFC 9112 §6.3 step 4: nobody knows what it makes of the content
     if _authorizes(request, directives):
         return Refused.AUTHORIZATION
     if not (directives.public or has_explicit_lifetime(response)) and status not in HEURISTICALLY_CACHEABLE:
