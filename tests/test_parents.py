@@ -29,6 +29,7 @@ SECRET = "a-secret-of-this-fleet"
 FRESH = ("Cache-Control", "max-age=60")
 NO_STORE = ("Cache-Control", "no-store")
 ONE = incarnation(1, 7)
+LONG_AGO = "Mon, 14 Nov 2022 22:13:20 GMT"
 
 
 class Chain:
@@ -704,6 +705,28 @@ async def test_a_parent_that_says_nothing_readable_proves_nothing(origin: Origin
     assert seen_of(Response(200, Fields([(b"Edgecache-Seen", b"eu=junk")]))) is None
     assert seen_of(Response(200, Fields([]))) is None
     assert seen_of(Response(200, Fields([(b"Edgecache-Seen", b"")]))) == Vector()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [("Connection", "Cache-Control"), ("Cache-Control", "private, max-age=60"), ("ETag", '"a"')],
+        [("Connection", "Cache-Control, X-A"), ("Cache-Control", "no-store"), ("Last-Modified", LONG_AGO)],
+        [("Connection", "Set-Cookie"), ("Set-Cookie", "session=1"), FRESH],
+        [("Connection", "Vary"), ("Vary", "X-Who"), FRESH],
+        [("Connection", "CDN-Cache-Control"), ("CDN-Cache-Control", "private"), FRESH],
+        [("Connection", "Age"), ("Age", "60"), FRESH],
+        [("Connection", "Date"), ("Date", LONG_AGO), FRESH],
+    ],
+)
+async def test_what_connection_would_take_is_heard_by_every_pop(
+    origin: OriginDouble, said: list[tuple[str, str]]
+) -> None:
+    """No POP further down stores for others what the first one did not, for want of a field (RFC 9110 §7.6.1)."""
+    origin.otherwise(lambda request: Reply(200, said, (request.get("x-who") or "").encode()))
+    async with chain(origin) as one:
+        for who in ("alice", "bob", "carol"):
+            assert (await one.get("/page", ("X-Who", who))).body == who.encode()
 
 
 @pytest.mark.parametrize("ahead", [mark(incarnation(2, 9)), mark(ONE, 2**63), mark(incarnation(2**40 - 1, 0))])

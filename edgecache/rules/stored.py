@@ -29,6 +29,12 @@ HOP_BY_HOP = frozenset(  # RFC 9110 §7.6.1, RFC 9111 §3.1
 )
 
 
+FOR_ALL = frozenset(  # RFC 9110 §7.6.1: never appropriate as a connection option; the next cache must hear of them, too
+    b"age cache-control cdn-cache-control content-encoding content-range content-type date etag expires last-modified "
+    b"no-vary-search pragma set-cookie vary".split()
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The operator's choices where RFC 9111 leaves one. Times in seconds."""
@@ -121,7 +127,7 @@ NOT_UPDATED = frozenset((b"content-length", b"content-encoding", b"content-range
 
 @remember(256)
 def _dropped_names(connection: bytes) -> frozenset[bytes]:
-    return HOP_BY_HOP | {name.strip(b" \t").lower() for name in connection.split(b",")}
+    return HOP_BY_HOP | {name.strip(b" \t").lower() for name in connection.split(b",")} - FOR_ALL
 
 
 def hop_by_hop(fields: Fields) -> frozenset[bytes]:
