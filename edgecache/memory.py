@@ -68,7 +68,7 @@ class Entry:
         self.block = field_block(fields)
         self.status = stored.status
         self.reason = stored.reason
-        self.directives = stored.directives  # not always those in the block: `Connection` may have taken them from it
+        self.directives = stored.directives
         self.received = stored.received
         self.initial_age = stored.initial_age
         self.lifetime = stored.lifetime

@@ -108,10 +108,6 @@ class Stored(NamedTuple):
         kept = self.fields.without(new.names())
         merged = Response(self.status, Fields((*kept, *new)), self.reason)
         fresh = kept_response(request, merged, times, policy, age_field=response.fields.get(b"age"))
-        if b"cache-control" not in merged.fields and b"cdn-cache-control" not in merged.fields:
-            fresh = fresh._replace(directives=self.directives)  # `Connection` took them from the head: they still hold
-            if has_lifetime(self.directives):
-                fresh = fresh._replace(lifetime=self.lifetime)
         return fresh._replace(
             tags=tuple(dict.fromkeys((*self.tags, *fresh.tags))),  # those of the content, and what is new
             vary=self.vary,
@@ -142,7 +138,7 @@ def end_to_end(fields: Fields) -> Fields:
 
 
 def response_directives(response: Response) -> ResponseDirectives:
-    """What the response says to a shared cache; a Connection field that names Cache-Control changes nothing."""
+    """What the response says to a shared cache."""
     fields = response.fields
     return parse_response_directives(fields.get(b"cache-control"), fields.get(b"cdn-cache-control"))
 
@@ -212,11 +208,6 @@ def _lifetime(
     if lifetime is None:
         lifetime = _heuristic_lifetime(request, response, directives, date, policy)
     return min(lifetime, policy.negative_ttl) if response.status >= 400 else lifetime
-
-
-def has_lifetime(directives: ResponseDirectives) -> bool:
-    """Whether the directives say how long the response is fresh."""
-    return directives.s_maxage is not None or directives.max_age is not None
 
 
 def _explicit_lifetime(response: Response, directives: ResponseDirectives, date: float) -> float | None:
