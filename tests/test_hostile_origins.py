@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from harness.certificates import Authority
-from harness.client import RawClient, let_others_run
+from harness.client import RawClient, let_others_run, until
 from harness.fault_proxy import running_proxy
 from harness.origin import OriginDouble, ReceivedRequest, Reply, cut, running_origin
 from harness.pop import Pop, running_pop
@@ -312,9 +312,7 @@ async def test_content_that_must_not_be_answers_nobody(case: str) -> None:
 
 async def pool_is(pop: Pop, busy: int, waiting: int = 0) -> None:
     """Wait until so many connections are busy, and so many questions wait."""
-    async with asyncio.timeout(5):
-        while (pop.worker._pool.busy, pop.worker._pool.waiting) != (busy, waiting):
-            await let_others_run(1)
+    await until(lambda: (pop.worker._pool.busy, pop.worker._pool.waiting) == (busy, waiting))
 
 
 async def test_interim_responses_are_counted_by_the_question(origin: OriginDouble) -> None:
