@@ -15,6 +15,7 @@ from edgecache.wire.h1_server import ClientConnection
 from edgecache.wire.proxy_protocol import PrefacedConnection
 from edgecache.wire.tls_server import SecureListener, SecureSite
 
+LOOK: Final = 0.05  # seconds
 BACKLOG: Final = 4096  # connections that wait to be accepted
 MOST_UNSENT: Final = 256 * 1024  # bytes of answers that the kernel holds for a client beyond what is on its way to it
 
@@ -77,9 +78,11 @@ class Listeners:
             await self._adopt(accepted)
 
     async def hands_shaken(self) -> None:
-        """Wait until no handshake is under way."""
+        """Wait until no handshake is under way, and no PROXY header."""
         while shaking := {task for secure in self._secure for task in secure.under_way}:
             await asyncio.wait(shaking)
+        while self.prefaced:  # each has its deadline
+            await asyncio.sleep(LOOK)
 
     def close(self) -> None:
         """Accept no more."""
@@ -108,7 +111,7 @@ class Listeners:
     async def _adopt(self, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await loop.connect_accepted_socket(lambda: ClientConnection(self._site), accepted)
+            await loop.connect_accepted_socket(self._accepted, accepted)
         except OSError:
             accepted.close()
 

@@ -52,7 +52,7 @@ class PurgePages:
 
     async def _ledger(self, request: web.Request, caller: Caller) -> web.Response:
         limit = request.query.get("limit", "50")
-        if not limit.isascii() or not limit.isdigit() or not 0 < int(limit) <= MOST_LISTED:
+        if not limit.isascii() or not limit.isdigit() or len(limit) > 9 or not 0 < int(limit) <= MOST_LISTED:
             raise PurgeRefused(400, "purge-malformed", f"limit is a number from 1 to {MOST_LISTED}")
         return _json({"purges": await self._desk.ledger(int(limit))})
 

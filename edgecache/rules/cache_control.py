@@ -69,6 +69,10 @@ class RequestDirectives:
     stale_if_error: int = 0  # RFC 5861 §4: a client may ask for it too
 
 
+STRICTEST: Final = RequestDirectives(no_cache=True, no_store=True)
+LONGEST_REQUEST: Final = 1024  # bytes of a request's `Cache-Control` that are read
+
+
 @dataclass(frozen=True, slots=True)
 class ResponseDirectives:
     """`Cache-Control` of a response (RFC 9111 §5.2.2, RFC 5861, RFC 8246); lifetimes in seconds, None = absent."""
@@ -92,9 +96,18 @@ class ResponseDirectives:
         return self.must_revalidate or self.proxy_revalidate or self.no_cache or self.s_maxage is not None
 
 
-@lru_cache(maxsize=1024)
 def parse_request_directives(cache_control: bytes | None, pragma: bytes | None) -> RequestDirectives:
-    """The directives of a request; `Pragma: no-cache` counts only without `Cache-Control` (RFC 9111 §5.4)."""
+    """The directives of a request; `Pragma: no-cache` counts only without `Cache-Control` (RFC 9111 §5.4).
+
+    What is longer than anybody means is read as the strictest: it costs no more, and is not remembered.
+    """
+    if len(cache_control or pragma or b"") > LONGEST_REQUEST:
+        return STRICTEST
+    return _request_directives(cache_control, pragma if cache_control is None else None)
+
+
+@lru_cache(maxsize=1024)
+def _request_directives(cache_control: bytes | None, pragma: bytes | None) -> RequestDirectives:
     if cache_control is None:
         return RequestDirectives(no_cache=pragma is not None and b"no-cache" in pragma.lower())
     max_age: int | None = None

@@ -20,6 +20,7 @@ from edgecache.rules.tags import tags_of
 HEURISTICALLY_CACHEABLE = frozenset((200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501))  # RFC 9110 §15.1
 INTERNAL = b"edgecache-"  # fields between POPs
 AGE = frozenset((b"age",))
+LONGEST_REMEMBERED = 256  # bytes of a value: clients choose them
 HOP_BY_HOP = frozenset(  # RFC 9110 §7.6.1, RFC 9111 §3.1
     b"connection keep-alive proxy-authenticate proxy-authentication-info proxy-authorization proxy-connection te "
     b"trailer transfer-encoding upgrade".split()
@@ -120,7 +121,10 @@ def _dropped_names(connection: bytes | None) -> frozenset[bytes]:
 
 def hop_by_hop(fields: Fields) -> frozenset[bytes]:
     """The lower-case names of the fields that are for one connection only (RFC 9110 §7.6.1)."""
-    return _dropped_names(fields.get(b"connection"))
+    connection = fields.get(b"connection")
+    if connection is None or len(connection) <= LONGEST_REMEMBERED:
+        return _dropped_names(connection)
+    return _dropped_names.__wrapped__(connection)
 
 
 def end_to_end(fields: Fields) -> Fields:
