@@ -15,7 +15,6 @@ from edgecache.wire.h1_server import ClientConnection
 from edgecache.wire.proxy_protocol import PrefacedConnection
 from edgecache.wire.tls_server import SecureListener, SecureSite
 
-LOOK: Final = 0.05  # seconds
 BACKLOG: Final = 4096  # connections that wait to be accepted
 MOST_UNSENT: Final = 256 * 1024  # bytes of answers that the kernel holds for a client beyond what is on its way to it
 
@@ -82,7 +81,7 @@ class Listeners:
         while shaking := {task for secure in self._secure for task in secure.under_way}:
             await asyncio.wait(shaking)
         while self.prefaced:  # each has its deadline
-            await asyncio.sleep(LOOK)
+            await asyncio.wait([preface.over for preface in self.prefaced])
 
     def close(self) -> None:
         """Accept no more."""

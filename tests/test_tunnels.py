@@ -111,6 +111,19 @@ async def test_a_client_does_not_outrun_an_origin() -> None:
                 await let_others_run()
 
 
+async def test_what_is_sent_before_the_switch_goes_through_whole() -> None:
+    """However much it is: reading had stopped, and goes on (RFC 6455 §4.1 has the client wait)."""
+    received = asyncio.get_running_loop().create_future()
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.set_result(len(await reader.readexactly(MIB)))
+
+    async with websocket_origin(count) as url, running_pop(url) as pop, pop.client() as client:
+        await client.send(HANDSHAKE + bytes(MIB))
+        assert (await client.response_head()).status == 101
+        assert await asyncio.wait_for(received, 5) == MIB
+
+
 async def test_a_silent_tunnel_is_ended() -> None:
     """A tunnel in which neither side says anything has its time."""
     async with websocket_origin(silent) as url, running_pop(url, tunnel_timeout="10s") as pop, tunnel(pop) as client:

@@ -373,7 +373,7 @@ class ClientConnection(asyncio.Protocol):
         if self._paused:
             self._paused = False
             self.transport.resume_reading()
-        if self.transport.can_write_eof() and not self.transport.is_closing():
+        if not self._ended and self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
         else:
             self.transport.close()
