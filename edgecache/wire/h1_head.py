@@ -53,6 +53,10 @@ NOT_REPEATABLE: Final = frozenset(
         b"authorization",
         b"range",
         b"if-range",
+        b"if-modified-since",
+        b"if-unmodified-since",
+        b"content-range",
+        b"max-forwards",
     )
 )
 CONTENT_LENGTH: Final = frozenset((b"content-length",))

@@ -460,3 +460,5 @@ class ClientConnection(asyncio.Protocol):
             self.resume_reading()
         if data:
             receive(data)
+        if self._ended:  # it has left before there was a tunnel
+            self.transport.close()
