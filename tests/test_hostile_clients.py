@@ -147,6 +147,22 @@ async def test_a_half_sent_body_is_no_request(origin: OriginDouble) -> None:
     assert [one.target for one in origin.requests] == ["/page"]
 
 
+@pytest.mark.parametrize("size", [10, 60_000, 100_000, 300_000])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_bodies_in_a_pipeline_come_to_their_end(origin: OriginDouble, size: int, chunked: bool) -> None:
+    """Reading stops while much waits behind an answer, and goes on for the rest of a body: it stopped for ever once."""
+    origin.otherwise(lambda request: Reply(200, [NO_STORE], b"%d" % len(request.body)))
+    body, framing = bytes(size), f"Content-Length: {size}"
+    if chunked:
+        body, framing = b"%x\r\n%b\r\n0\r\n\r\n" % (size, body), "Transfer-Encoding: chunked"
+    request = f"POST /page HTTP/1.1\r\nHost: {HOST}\r\n{framing}\r\n\r\n".encode() + body
+    async with running_pop(origin) as pop, pop.client() as client:
+        sending = asyncio.get_running_loop().create_task(client.send(request * 4, None))
+        for _ in range(4):
+            assert (await client.response("POST")).body == b"%d" % size
+        await sending
+
+
 # --- much that costs little: what is read of a list is bounded, and nothing long is remembered
 
 

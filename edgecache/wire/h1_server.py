@@ -42,6 +42,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_advancing",
+        "_ahead",
         "_at",
         "_body",
         "_body_bytes",
@@ -96,6 +97,7 @@ class ClientConnection(asyncio.Protocol):
         self._lingering = False
         self._ended = False  # the client will send no more
         self._paused = False
+        self._ahead = False  # it is paused because much is here already
         self._since = 0.0  # monotonic seconds: the last time that something moved
         self._stalled = 0  # bytes waiting in the transport at the last sweep
 
@@ -203,10 +205,10 @@ class ClientConnection(asyncio.Protocol):
             self._buffer, self._at, self._scanned = b"", 0, 0
         waits = self._exchange is not None or not self.writable
         if waits and ahead > MAX_PIPELINED and not self._paused:
-            self._paused = True
+            self._paused = self._ahead = True
             self.transport.pause_reading()
-        elif not waits and self._paused:
-            self._paused = False
+        elif self._paused and (not waits or (self._ahead and self._body is not None)):  # the body's rest has to come
+            self._paused = self._ahead = False
             self.transport.resume_reading()
         self._ready = not waits and not ahead and not self.closing and not self._lingering
         if self._ended and not self._lingering and (self._body is not None or not (waits or self._has_more())):
@@ -436,12 +438,12 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """The origin does not keep up with the request's body."""
-        self._paused = True
+        self._paused, self._ahead = True, False
         self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """The origin has caught up."""
-        self._paused = False
+        self._paused = self._ahead = False
         self._since = self.site.clock()
         self.transport.resume_reading()
 
