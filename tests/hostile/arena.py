@@ -114,7 +114,7 @@ class Arena:
         """R: one refusal, the connection closed, nothing at the origin, nothing stored, counted once by its reason."""
         before = self.before()
         async with self.pop.client() as client:
-            await client.send(case.data, "HEAD" if case.data.startswith(b"HEAD ") else "GET", segment)
+            await client.send(case.data, case.refused_as, segment)
             response = await client.response()
             assert await client.closed() in ("fin", "rst")
         self.is_refusal(case, response, before)
@@ -129,7 +129,7 @@ class Arena:
         assert response.get("content-type") == "application/problem+json"
         assert response.get("cache-control") == "no-store"
         moved = self.refused() - before.refused
-        if case.data.startswith(b"HEAD "):  # RFC 9110 §9.3.2
+        if case.refused_as == "HEAD":
             assert (response.body, moved.total()) == (b"", 1)
             return
         problem = json.loads(response.body)
