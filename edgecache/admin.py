@@ -6,6 +6,7 @@ Everything but health and readiness asks for the admin token, if one is set. Mor
 from __future__ import annotations
 
 import hmac
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -14,7 +15,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from edgecache.purge_desk import Desk
+from edgecache.purge_method import Attempts
 from edgecache.purge_pages import PurgePages
+from edgecache.rules.purge_request import PurgeRefused
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # what an orchestrator asks, without secrets
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
@@ -95,16 +98,28 @@ def _bound(page: Page, pages: Pages) -> Callable[[web.Request], Awaitable[web.Re
 
 def _ask_for(token: str) -> Middleware:
     expected = f"Bearer {token}".encode()
+    attempts = Attempts()
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         own = request.path == "/purges" or request.path.startswith("/purges/")  # these ask for a token themselves
-        if own or request.path in OPEN_PATHS or hmac.compare_digest(given, expected):
+        if own or request.path in OPEN_PATHS:
             return await handler(request)
-        problem = {"title": "The admin token is required", "status": 401}
-        return web.json_response(
-            problem, status=401, headers={"WWW-Authenticate": "Bearer"}, content_type="application/problem+json"
-        )
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        address, now = request.remote or "", time.monotonic()
+        try:
+            attempts.refuse_if_many(address, now)
+        except PurgeRefused as refused:
+            return _problem(refused.status, str(refused))
+        if hmac.compare_digest(given, expected):
+            return await handler(request)
+        if given:  # who brings none does not guess
+            attempts.failed(address, now)
+        return _problem(401, "The admin token is required", {"WWW-Authenticate": "Bearer"})
 
     return check
+
+
+def _problem(status: int, title: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    problem = {"title": title, "status": status}
+    return web.json_response(problem, status=status, headers=headers, content_type="application/problem+json")

@@ -85,7 +85,7 @@ def assemble(
         parts,
         limits_of(settings),
         writes=writes,
-        purges=PurgeMethod(callers_of(settings), recorder, settings.pop, watch.refused),
+        purges=PurgeMethod(callers_of(settings), recorder, settings.pop, watch.refused, is_trusted),
         on_known_hit=on_known_hit,
         reaches=reaches,
         token_cookie=settings.token_cookie,

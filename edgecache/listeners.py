@@ -77,9 +77,11 @@ class Listeners:
             await self._adopt(accepted)
 
     async def hands_shaken(self) -> None:
-        """Wait until no handshake is under way."""
+        """Wait until no handshake is under way, and no PROXY header."""
         while shaking := {task for secure in self._secure for task in secure.under_way}:
             await asyncio.wait(shaking)
+        while self.prefaced:  # each has its deadline
+            await asyncio.wait([preface.over for preface in self.prefaced])
 
     def close(self) -> None:
         """Accept no more."""
@@ -108,7 +110,7 @@ class Listeners:
     async def _adopt(self, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await loop.connect_accepted_socket(lambda: ClientConnection(self._site), accepted)
+            await loop.connect_accepted_socket(self._accepted, accepted)
         except OSError:
             accepted.close()
 

@@ -66,7 +66,7 @@ class Desk:
             self._attempts.refuse_if_many(address, now)
             return caller_of(self._callers, authorization)
         except PurgeRefused as refused:
-            if refused.status == 401:
+            if refused.status == 401 and authorization:  # who brings none does not guess
                 self._attempts.failed(address, now)
             self.refused(refused, address)
             if refused.status == 405:

@@ -9,7 +9,9 @@ from typing import Final, Protocol
 import orjson
 
 from edgecache import answers
+from edgecache.admission import address_of
 from edgecache.config import PurgeToken, Settings
+from edgecache.rules.client_address import Trust, client_address
 from edgecache.rules.log_entries import Draft
 from edgecache.rules.purge_request import Caller, Purge, PurgeRefused, caller_of, purge_of_request
 from edgecache.rules.reasons import Result
@@ -31,14 +33,14 @@ def callers_of(settings: Settings) -> list[PurgeToken]:
 
 
 class Attempts:
-    """Who has brought wrong tokens lately. Mutable state: the times, by address."""
+    """Who has brought wrong tokens lately. Mutable state: the times, by address (one of IPv4, a /64 of IPv6)."""
 
     def __init__(self) -> None:
-        self._failed: dict[str, list[float]] = {}
+        self._failed: dict[bytes, list[float]] = {}
 
     def refuse_if_many(self, address: str, now: float) -> None:
         """Raise `PurgeRefused` (429) for who has failed too often before `now`, in monotonic seconds."""
-        recent = [when for when in self._failed.get(address, ()) if now - when < FAILURES_WITHIN]
+        recent = [when for when in self._failed.get(address_of(address), ()) if now - when < FAILURES_WITHIN]
         if len(recent) >= MOST_FAILURES:
             raise PurgeRefused(429, "purge-attempts", "too many wrong tokens from this address: wait a minute")
 
@@ -46,7 +48,8 @@ class Attempts:
         """`address` has brought a wrong token."""
         if len(self._failed) >= MOST_ADDRESSES:
             self._failed.clear()
-        self._failed[address] = [*self._failed.get(address, [])[-MOST_FAILURES:], now]
+        network = address_of(address)
+        self._failed[network] = [*self._failed.get(network, [])[-MOST_FAILURES:], now]
 
 
 class Recorder(Protocol):
@@ -65,31 +68,39 @@ class PurgeMethod:
         recorder: Recorder,
         pop: str,
         refused: Callable[[str], None] = lambda reason: None,
+        is_trusted: Trust = lambda peer: False,
     ) -> None:
         self._callers = callers
         self._recorder = recorder
         self._pop = pop
         self._refused = refused  # told why one is refused: to count
+        self._is_trusted = is_trusted  # whether a peer's word for the client's address is believed
         self._attempts = Attempts()
 
     def answer(self, exchange: Exchange, now: float) -> None:
         """Answer `exchange`, at `now` in monotonic seconds."""
-        request, client = exchange.request, exchange.client
+        request, fields = exchange.request, exchange.request.fields
+        client = self._client(exchange)
+        token, key = fields.get(b"authorization"), fields.get(b"fastly-key")
         if exchange.body is not None:
             exchange.body.discard()
         try:
             self._attempts.refuse_if_many(client, now)
-            caller = caller_of(self._callers, request.fields.get(b"authorization"), request.fields.get(b"fastly-key"))
+            caller = caller_of(self._callers, token, key)
             purge = purge_of_request(request, caller)
         except PurgeRefused as refused:
-            if refused.status == 401:
+            if refused.status == 401 and (token or key):  # who brings none does not guess
                 self._attempts.failed(client, now)
             self._refuse(exchange, refused)
             return
         spawn(self._purge(exchange, purge, caller), "purge")
 
+    def _client(self, exchange: Exchange) -> str:
+        """Who asks: behind a balancer, one who guesses must not keep the others out."""
+        return client_address(exchange.client, exchange.request.fields, self._is_trusted) or exchange.client
+
     async def _purge(self, exchange: Exchange, purge: Purge, caller: Caller) -> None:
-        client = exchange.client
+        client = self._client(exchange)
         try:
             draft = Draft(scopes=purge.scopes, soft=purge.soft, author=f"{caller.name} ({self._pop})")
             number = await self._recorder.record(draft)
@@ -107,7 +118,7 @@ class PurgeMethod:
 
     def _refuse(self, exchange: Exchange, refused: PurgeRefused) -> None:
         self._refused(refused.reason)
-        audit.warning("purge refused reason=%s from=%s", refused.reason, exchange.client)
+        audit.warning("purge refused reason=%s from=%s", refused.reason, self._client(exchange))
         more = [(b"WWW-Authenticate", b"Bearer")] if refused.status == 401 else []
         if refused.status == 405:
             more = [(b"Allow", b"GET, HEAD")]

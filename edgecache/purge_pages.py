@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -13,6 +14,7 @@ from edgecache.purge_desk import MOST_LISTED, Desk, read_wait
 from edgecache.rules.purge_request import Caller, PurgeRefused
 
 LARGEST: Final = 1024 * 1024  # bytes of a purge
+BODY_WITHIN: Final = 10.0  # seconds
 Page = Callable[[web.Request, Caller], Awaitable[web.Response]]
 
 
@@ -52,7 +54,7 @@ class PurgePages:
 
     async def _ledger(self, request: web.Request, caller: Caller) -> web.Response:
         limit = request.query.get("limit", "50")
-        if not limit.isascii() or not limit.isdigit() or not 0 < int(limit) <= MOST_LISTED:
+        if not limit.isascii() or not limit.isdigit() or len(limit) > 9 or not 0 < int(limit) <= MOST_LISTED:
             raise PurgeRefused(400, "purge-malformed", f"limit is a number from 1 to {MOST_LISTED}")
         return _json({"purges": await self._desk.ledger(int(limit))})
 
@@ -64,10 +66,14 @@ async def _body(request: web.Request) -> bytes:
     if (request.content_length or 0) > LARGEST:
         raise PurgeRefused(413, "purge-too-large", "a purge has at most 1 MiB: a tag or a prefix says more with less")
     body = b""
-    async for piece in request.content.iter_any():
-        body += piece
-        if len(body) > LARGEST:
-            raise PurgeRefused(413, "purge-too-large", "a purge has at most 1 MiB")
+    try:
+        async with asyncio.timeout(BODY_WITHIN):
+            async for piece in request.content.iter_any():
+                body += piece
+                if len(body) > LARGEST:
+                    raise PurgeRefused(413, "purge-too-large", "a purge has at most 1 MiB")
+    except TimeoutError:
+        raise PurgeRefused(408, "purge-too-slow", "the purge took too long to arrive") from None
     return body
 
 

@@ -23,6 +23,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from edgecache import __version__, admin, metrics, otlp
+from edgecache.admin_connections import AdminConnections
 from edgecache.config import Address, Settings
 from edgecache.config_file import Source
 from edgecache.errors import ConfigError
@@ -118,6 +119,7 @@ class Supervisor:
     ) -> None:
         self._settings = settings
         self._admin_listener = admin_listener
+        self._admin_connections = AdminConnections()
         self._registry = metrics.Registry()
         self._configuration = Configuration(source, settings, self._registry)
         self._reload_asked = asyncio.Event()
@@ -179,6 +181,7 @@ class Supervisor:
         for helper in helpers:
             helper.cancel()
         await asyncio.wait(helpers, timeout=HELPERS_END_WITHIN)
+        self._admin_connections.close()
         await runner.cleanup()
         if self._desk is not None:
             await self._desk.close()
@@ -208,10 +211,7 @@ class Supervisor:
             self._desk = PurgeDesk(self._settings, self._registry)
         self._desk.start()
         app = admin.application(self, self._settings.admin_token, self._desk)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-        await runner.setup()
-        await web.SockSite(runner, self._admin_listener).start()
-        return runner
+        return await self._admin_connections.serve(app, self._admin_listener)
 
     async def _keep(self, slot: Slot) -> None:
         quick_deaths = 0

@@ -77,7 +77,7 @@ class Worker:
         self._tls = server_tls(settings)
         self._listeners = Listeners(self, self._context, self._trusts, expects_preface=settings.proxy_protocol)
         self._journal = Journal(self._log, self._requests, clock, logging=settings.access_log > 0)
-        assembled = assemble(settings, self._switch, self.watch, self._trusted, clock, self._journal.known_hit)
+        assembled = assemble(settings, self._switch, self.watch, self._trusts, clock, self._journal.known_hit)
         self.edge, self._regional = assembled.edge, assembled.tier
         self.logs, self.own_log = assembled.logs, assembled.own_log
         self.edge.known.hsts = self.hsts

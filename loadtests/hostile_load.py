@@ -20,7 +20,7 @@ from pathlib import Path
 
 import uvloop
 from bench.processes import StartError
-from hostile_load import budget, crash, flood, pop, readers, rolling, sockets
+from hostile_load import budget, crash, descriptors, flood, pop, readers, rolling, sockets
 from hostile_load.report import Figure, say, table
 
 Part = Callable[[int, bool], Awaitable[list[Figure]]]
@@ -58,12 +58,18 @@ async def cache_busting(origin: int, quick: bool) -> list[Figure]:
     return await flood.measure(origin, 5.0 if quick else 20.0)
 
 
+async def no_files(origin: int, quick: bool) -> list[Figure]:
+    """More connects than open files."""
+    return await descriptors.measure(origin, 3.0 if quick else 8.0)
+
+
 PARTS: dict[str, tuple[str, Part]] = {
     "sockets": ("Silent and dripping sockets (FAULTS 30)", slow_sockets),
     "readers": ("A reader at a byte a second of what twenty others share", slow_readers),
     "rolling": ("Rolling restart of the workers (FAULTS 59)", rolling_restart),
     "crash": ("kill -9 of a worker; a full disk for the log (FAULTS 60)", accidents),
     "budget": ("A working set of ten times the memory (FAULTS 60)", working_set),
+    "descriptors": ("1,000 connects to a POP of 256 open files (FAULTS 37)", no_files),
     "flood": ("A flood of random queries (FAULTS 38)", cache_busting),
 }
 

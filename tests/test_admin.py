@@ -71,6 +71,17 @@ async def test_a_token_guards_everything_but_health(given: dict[str, str]) -> No
         assert statuses == {"/": 401, "/healthz": 200, "/readyz": 200, "/metrics": 401, "/nowhere": 401}
 
 
+async def test_guessing_the_token_is_slow() -> None:
+    """After ten wrong ones even the right one has to wait; who brings none does not guess, and health is for all."""
+    wrong, right = {"Authorization": "Bearer no"}, {"Authorization": "Bearer hunter2"}
+    async with admin(FakePop(), "hunter2") as client:
+        assert [(await client.get("/metrics")).status for _ in range(12)] == [401] * 12
+        assert (await client.get("/metrics", headers=right)).status == 200
+        assert [(await client.get("/metrics", headers=wrong)).status for _ in range(11)] == [401] * 10 + [429]
+        assert (await client.get("/metrics", headers=right)).status == 429
+        assert (await client.get("/healthz")).status == 200
+
+
 async def test_the_token_opens() -> None:
     """The right token gets in, and a refusal says what is missing."""
     async with admin(FakePop(), "hunter2") as client:

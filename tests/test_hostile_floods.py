@@ -97,6 +97,12 @@ async def test_what_selects_a_variant_counts_as_memory(origin: OriginDouble) -> 
         ("GET", "websocket", "keep-alive"),
         ("POST", "h2c", "Upgrade, HTTP2-Settings"),
         ("OPTIONS", "HTTP/2.0", "Upgrade"),
+        ("GET", "websocket", "xupgrade"),
+        ("GET", "websocket", "no-upgrade, close"),
+        ("GET", '"websocket"', "Upgrade"),
+        ("POST", "websocket", "Upgrade"),
+        ("OPTIONS", "websocket", "Upgrade"),
+        ("PUT", "websocket", "Upgrade"),
     ],
 )
 async def test_nothing_but_a_websocket_becomes_a_tunnel(

@@ -77,7 +77,7 @@ async def test_a_refused_request_writes_no_more_than_a_line(origin: OriginDouble
     async with logging_pop(origin) as (pop, chunks):
         for case in refused:
             async with pop.client() as client:
-                await client.send(case.data)
+                await client.send(case.data, case.refused_as)
                 await client.response()
 
     text = b"".join(chunks)

@@ -387,15 +387,12 @@ CODINGS = st.lists(
 
 def acceptable(value: bytes) -> set[bytes]:
     """The codings that an Accept-Encoding wants, with x-gzip for gzip (RFC 9110 §8.4.1.3), and what it forbids."""
-    wanted = set()
+    wanted, refused = set(), set()
     for member in filter(None, value.split(b",")):
         name, _, weight = member.partition(b";q=")
-        name = name.removeprefix(b"x-")
-        if float(weight or 1) > 0:
-            wanted.add(name)
-        elif name in (b"identity", b"*"):
-            wanted.add(b"!" + name)
-    return wanted - {b"identity"}
+        (wanted if float(weight or 1) > 0 else refused).add(name.removeprefix(b"x-"))
+    forbidden = refused if b"*" in wanted else refused & {b"identity", b"*"}  # what is not named is not wanted anyway
+    return wanted - {b"identity"} | {b"!" + name for name in forbidden}
 
 
 @OFTEN

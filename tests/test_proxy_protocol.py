@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import struct
 
 import pytest
@@ -205,6 +207,21 @@ async def test_a_client_named_by_the_header_is_not_believed_more(origin: OriginD
     async with running_pop(origin, **SETTINGS) as pop, pop.client() as balancer:
         await balancer.send(WHOLE["v1-tcp4"][0] + forged)
         assert (await balancer.response()).body.decode() == CLIENT
+
+
+async def test_who_waits_when_the_worker_drains_may_still_say_it(origin: OriginDouble) -> None:
+    """Connections that wait to be accepted begin as all others do, and are answered."""
+    origin.otherwise(whose)
+    async with running_pop(origin, **SETTINGS) as pop:
+        with socket.create_connection(("127.0.0.1", pop.port)) as balancer:  # the event loop does not turn meanwhile
+            balancer.sendall(WHOLE["v1-tcp4"][0] + GET)
+            balancer.shutdown(socket.SHUT_WR)
+            await asyncio.wait_for(pop.worker.drain(), 10)
+            balancer.settimeout(5)
+            answer = balancer.makefile("rb").read()
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(CLIENT.encode())
 
 
 async def held(pop: Pop, data: bytes) -> RawClient:

@@ -190,6 +190,19 @@ async def test_wrong_tokens_are_soon_refused(site: Site, origin: OriginDouble, v
         assert (await purge(one, "/a")).status == 429
 
 
+async def test_who_guesses_keeps_nobody_else_out(site: Site, origin: OriginDouble, valkey: Server) -> None:
+    """Behind a balancer each client counts for itself, a /64 of IPv6 as one; who brings no token does not guess."""
+    async with pops(origin, valkey, 1, trusted_proxies="127.0.0.0/8") as (one,):
+        wrong = ("Authorization", "Bearer no")
+        for number in range(11):
+            guess = await one.request("PURGE", "/a", wrong, ("X-Forwarded-For", f"2001:db8::{number}"))
+            assert guess.status == (401 if number < 10 else 429)
+            assert (await one.request("PURGE", "/a", ("X-Forwarded-For", "203.0.113.9"))).status == 401
+
+        for address in ("203.0.113.9", "2001:db8:0:1::1"):
+            assert (await one.request("PURGE", "/a", BEARER, ("X-Forwarded-For", address))).status == 200
+
+
 async def test_a_shop_purges_its_own(site: Site, origin: OriginDouble, valkey: Server) -> None:
     """A token of one site does not reach what others have tagged with the same word."""
     async with pops(origin, valkey, 1) as (one,):

@@ -111,6 +111,19 @@ async def test_a_client_does_not_outrun_an_origin() -> None:
                 await let_others_run()
 
 
+async def test_what_is_sent_before_the_switch_goes_through_whole() -> None:
+    """However much it is: reading had stopped, and goes on; and the head is no part of it (RFC 6455 §4.1)."""
+    received, data = asyncio.get_running_loop().create_future(), bytes(range(256)) * (MIB // 256)
+
+    async def keep(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.set_result(await reader.readexactly(MIB))
+
+    async with websocket_origin(keep) as url, running_pop(url) as pop, pop.client() as client:
+        await client.send(HANDSHAKE + data)
+        assert (await client.response_head()).status == 101
+        assert await asyncio.wait_for(received, 5) == data
+
+
 async def test_a_silent_tunnel_is_ended() -> None:
     """A tunnel in which neither side says anything has its time."""
     async with websocket_origin(silent) as url, running_pop(url, tunnel_timeout="10s") as pop, tunnel(pop) as client:

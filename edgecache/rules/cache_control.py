@@ -70,6 +70,10 @@ class RequestDirectives:
     stale_if_error: int = 0  # RFC 5861 §4: a client may ask for it too
 
 
+STRICTEST: Final = RequestDirectives(no_cache=True, no_store=True)
+LONGEST_REQUEST: Final = 1024  # bytes of a request's `Cache-Control` that are read
+
+
 @dataclass(frozen=True, slots=True)
 class ResponseDirectives:
     """`Cache-Control` of a response (RFC 9111 §5.2.2, RFC 5861, RFC 8246); lifetimes in seconds, None = absent."""
@@ -95,11 +99,14 @@ class ResponseDirectives:
 
 @remember(1024)
 def parse_request_directives(cache_control: bytes | None, pragma: bytes | None) -> RequestDirectives:
-    """The directives of a request; `Pragma: no-cache` counts only without `Cache-Control` (RFC 9111 §5.4)."""
+    """The directives of a request; `Pragma: no-cache` counts only without `Cache-Control` (RFC 9111 §5.4).
+
+    What is longer than anybody means is read as the strictest.
+    """
     if cache_control is None:
         return RequestDirectives(no_cache=pragma is not None and b"no-cache" in pragma.lower())
-    if len(cache_control) > LONGEST_READ:
-        return RequestDirectives(no_cache=True, no_store=True)
+    if len(cache_control) > LONGEST_REQUEST:
+        return STRICTEST
     max_age: int | None = None
     max_stale: int | None = None
     min_fresh: int | None = None

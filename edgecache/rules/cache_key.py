@@ -15,6 +15,7 @@ from edgecache.rules.message import Request
 from edgecache.rules.structured_fields import parse_dictionary
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+MOST_PARAMETERS: Final = 256  # of a query that is compared with others; a longer one is a URL of its own
 
 
 def primary_key(request: Request) -> bytes:
@@ -52,7 +53,7 @@ class SearchVariance:
     def normal(self, target: bytes) -> bytes:
         """`target` with its query reduced to what matters."""
         path, mark, query = target.partition(b"?")
-        if not mark:
+        if not mark or query.count(b"&") >= MOST_PARAMETERS:
             return target
         named = [(_parameter_name(part), part) for part in query.split(b"&") if part]
         kept = [pair for pair in named if (pair[0] in self.names) is self.allow_all]

@@ -11,6 +11,7 @@ from typing import Final
 from edgecache.rules.message import Fields
 
 MOST_HOPS: Final = 32  # members of a list that are read, from the right
+MOST_EMPTY: Final = 32  # empty ones among them (RFC 9110 §5.6.1.2); what is left then is one member, and no address
 UNKNOWN: Final = ""  # the address of a client that no trusted proxy names
 NODE: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+)(?::[0-9]{1,5})?|([0-9A-Fa-f:.]+)", re.ASCII)
 FOR: Final = re.compile(rb'(?i:for)=(?:"([^"\\]*)"|([^"\\]*))')
@@ -87,8 +88,8 @@ def _forwarded_nodes(value: bytes | None) -> Iterator[str]:
 
 
 def _from_right(value: bytes | None) -> Iterator[bytes]:
-    while value is not None:
-        before, comma, member = value.rpartition(b",")
-        value = before if comma else None
+    """The members that are not empty, from the right; no more than count, and the one that is too much."""
+    members = value.rsplit(b",", MOST_EMPTY + MOST_HOPS) if value is not None else []
+    for member in reversed(members):
         if member.strip(b" \t"):
             yield member.strip(b" \t")

@@ -21,11 +21,22 @@ OVERRIDES: Final = frozenset(
     b"x-forwarded-server x-forwarded-scheme x-forwarded-port x-forwarded-prefix x-forwarded-ssl forwarded-host "
     b"forwarded-for forwarded-proto forwarded-server http-host host-name request-uri uri url http-url x-url x-path "
     b"x-method x-override x-host-override x-server-name x-matched-path x-now-route-matches x-nextjs-data "
-    b"x-arr-ssl x-azure-clientip x-azure-socketip x-sendfile-type x-http-path-override x-real-host".split()
+    b"x-arr-ssl x-azure-clientip x-azure-socketip x-sendfile-type x-http-path-override x-real-host x-script-name "
+    b"script-name path-info x-path-info x-base-url x-base-path x-base-href x-root-path x-url-prefix x-url-base "
+    b"x-proxy-prefix x-proxy-path x-proxy-host x-proxy-scheme x-ingress-path x-external-path x-external-host "
+    b"x-external-url x-external-scheme x-external-proto x-replaced-path x-request-url x-request-host "
+    b"x-request-path x-request-scheme x-real-url x-real-uri x-real-path x-real-scheme x-real-proto x-http-host "
+    b"x-http-url x-http-uri x-http-scheme x-http-verb x-host-name x-client-host x-client-proto x-client-scheme "
+    b"x-dev-forwarded-host x-override-host x-override-uri x-override-path x-upstream-url x-proto x-https x-ssl "
+    b"https x-server-port x-server-proto x-url-rewrite x-rewritten-url x-iis-original-url original-url rewrite-url "
+    b"cf-visitor cloudfront-forwarded-proto wl-proxy-ssl wl-proxy-client-ip proxy-client-ip http-client-ip "
+    b"http-x-forwarded-for fly-client-ip fly-forwarded-proto fly-forwarded-port akamai-client-ip ali-cdn-real-ip "
+    b"cdn-src-ip x-cdn-src-ip x-true-client-ip x-nf-client-connection-ip x-vercel-forwarded-for "
+    b"x-vercel-forwarded-host x-vercel-forwarded-proto x-appengine-user-ip".split()
 )
 FORWARDED: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
 CHAINS: Final = frozenset((b"forwarded", b"x-forwarded-for"))  # a trusted proxy's are kept, and appended to
-NAMED_HOST: Final = re.compile(rb"(?i)(?:[;,][ \t]*)?\bhost=(?:\"[^\"]*\"|[^;, \t]*)")
+NAMED_HOST: Final = re.compile(rb"(?i)(?:[;,][ \t]*)?\bhost[ \t]*=[ \t]*(?:\"[^\"]*\"|[^;, \t]*)")
 NAMED_SCHEME: Final = re.compile(rb"(?i)(?:^|[;,])[ \t]*proto=\"?(https?)\"?[ \t]*(?=[;,]|\Z)")
 OURS: Final = frozenset((b"host", b"content-length", b"via", b"cdn-loop", b"max-forwards"))
 INTERNAL_PREFIX: Final = b"edgecache-"
@@ -33,6 +44,13 @@ PREFIXES: Final = (  # families of the two, whatever else they are called
     INTERNAL_PREFIX,
     *(b"x-forward", b"x-original-", b"x-rewrite-", b"x-envoy-", b"x-middleware-", b"x-invoke-", b"x-accel-"),
 )
+NOT_IN_A_NAME: Final = re.compile(rb"[^0-9a-z-]")
+ACTED_ON: Final = frozenset(  # beside those: fields that decide what is asked, how it is framed, and who may have it
+    b"transfer-encoding content-length content-type content-encoding content-range accept-encoding accept-language "
+    b"cache-control if-match if-none-match if-modified-since if-unmodified-since if-range fastly-key".split()
+)
+DISGUISES: Final = OVERRIDES | FORWARDED | OURS | HOP_BY_HOP | ACTED_ON
+NOT_PASSED_ON: Final = OURS | OVERRIDES | FORWARDED
 SCHEMES: Final = frozenset((b"http", b"https"))
 MOST_FORWARDS: Final = 999
 
@@ -66,6 +84,20 @@ def as_forwarded(request: Request) -> Request:
     return request._replace(scheme=scheme) if scheme in SCHEMES and scheme != request.scheme else request
 
 
+def is_disguised(name: bytes) -> bool:
+    """Whether a field is one to us and another to an origin that reads its name as CGI does (RFC 3875 §4.1.18).
+
+    There `_` is `-`; what else is no letter or digit may be too: `X.Forwarded.Host` (lighttpd).
+    """
+    if b"_" in name:
+        return True
+    lower = name.lower()
+    plain = NOT_IN_A_NAME.sub(b"-", lower)
+    if plain == lower:
+        return False
+    return plain in DISGUISES or plain.startswith(PREFIXES)
+
+
 def no_forwards_left(request: Request) -> bool:
     """Whether a TRACE or OPTIONS has to be answered here (RFC 9110 §7.6.2)."""
     hops = request.fields.get(b"max-forwards")
@@ -78,9 +110,11 @@ def upstream_lines(
     request: Request, fields: Fields, gateway: Gateway, client: str, *, trusted: bool = False
 ) -> list[FieldLine]:
     """The field lines of the request to the origin, made of `fields` (the request's, perhaps made conditional)."""
-    drop = OURS | OVERRIDES | FORWARDED
+    drop = NOT_PASSED_ON
     if is_malformed_codings(fields.get(b"accept-encoding")):
         drop |= {b"accept-encoding"}
+    if b"expect" in fields and (request.http_1_0 or request.framing.length == 0):  # RFC 9110 §10.1.1: it means nothing
+        drop |= {b"expect"}
     lines: list[FieldLine] = [(b"Host", gateway.host or request.host)]
     for line in end_to_end(fields):
         name = line[0].lower()

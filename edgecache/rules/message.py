@@ -93,6 +93,11 @@ def _indexed(lines: tuple[FieldLine, ...]) -> dict[bytes, bytes]:
     return index
 
 
+def members(value: bytes | None) -> list[bytes]:
+    """The members of a list of tokens, in lower case; empty ones too."""
+    return [] if value is None else [member.strip(b" \t") for member in value.lower().split(b",")]
+
+
 class Framing(NamedTuple):
     """How a body is delimited (RFC 9112 §6.3): by a length in bytes, by chunks, or by the connection's end."""
 
@@ -132,13 +137,19 @@ class Request(NamedTuple):
     def is_upgrade(self) -> bool:
         """Whether the client asks to leave HTTP on this connection by a way that is passed on (RFC 9110 §7.8).
 
-        WebSocket is; `h2c` would be a tunnel past all rules (RFC 9113 §3.1 has dropped it). A request with content is
-        none: parsers do not agree whether its content, or the next protocol, follows its head.
+        WebSocket by GET is (RFC 6455 §4.1); `h2c` would be a tunnel past all rules (RFC 9113 §3.1 has dropped it). A
+        request with content is none: parsers do not agree whether its content, or the next protocol, follows its head.
         """
         upgrade = self.fields.get(b"upgrade")
-        if upgrade is None or self.framing.length != 0 or self.http_1_0:
+        if upgrade is None or self.method != b"GET" or self.framing.length != 0 or self.http_1_0:
             return False
-        return upgrade.lower() == b"websocket" and b"upgrade" in (self.fields.get(b"connection") or b"").lower()
+        return upgrade.lower() == b"websocket" and b"upgrade" in members(self.fields.get(b"connection"))
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client may wait for a 100 before it sends the content (RFC 9110 §10.1.1)."""
+        expect = self.fields.get(b"expect")
+        return expect is not None and not self.http_1_0 and b"100-continue" in members(expect)
 
 
 class Response(NamedTuple):

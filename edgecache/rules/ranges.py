@@ -19,6 +19,7 @@ from edgecache.rules.stored import Stored
 BYTES_RANGE: Final = re.compile(rb"bytes[ \t]*=[ \t]*(.*)", re.IGNORECASE)
 SPEC: Final = re.compile(rb"([0-9]+)?-([0-9]+)?")
 CONTENT_RANGE: Final = re.compile(rb"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
+MOST_SPECS: Final = 1024  # that are read
 MOST_IN_PARTS: Final = 1024 * 1024  # bytes of several parts together
 MOST_SEGMENTS: Final = 64  # parts of one whole that are kept apart
 MULTIPART: Final = re.compile(rb"multipart/byteranges\b.*", re.IGNORECASE | re.DOTALL)
@@ -54,6 +55,8 @@ def parse_range(value: bytes | None) -> list[RangeSpec] | None:
         return None
     specs: list[RangeSpec] = []
     for text in match[1].split(b","):
+        if len(specs) >= MOST_SPECS:  # more than anybody answers: what the others say decides nothing
+            break
         text = text.strip(b" \t")
         if not text:
             continue  # RFC 9110 §5.6.1: empty list members are ignored

@@ -89,7 +89,10 @@ def _normal_codings(value: bytes) -> bytes:
     if members is None:
         return b"identity"
     names = {name.removeprefix(b"x-") for name, weight in members if weight > 0}
-    refused = {b"!" + name for name, weight in members if weight == 0 and name in (b"identity", b"*")}
+    refusing = {name.removeprefix(b"x-") for name, weight in members if weight == 0}
+    if b"*" not in names:  # else `*` means all but those
+        refusing &= {b"identity", b"*"}
+    refused = {b"!" + name for name in refusing}
     return b",".join(sorted(names - {b"identity"} | refused)) or b"identity"
 
 

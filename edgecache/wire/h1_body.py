@@ -18,6 +18,9 @@ CHUNK_LINE: Final = re.compile(  # RFC 9112 §7.1: size, then extensions; no bla
 )
 TRAILER_LINE: Final = re.compile(TOKEN + rb":[\t -~\x80-\xff]*")
 MAX_CHUNK_LINE: Final = 1024
+PLAIN_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
+SPARE: Final = 16  # bytes of framing that a chunk may have beside twice its content
+MAX_EXCESS: Final = 16 * 1024  # bytes of framing beyond that in all; CVE-2023-39326
 MAX_TRAILERS: Final = 8 * 1024
 
 
@@ -89,12 +92,13 @@ class CloseBody:
 class ChunkedBody:
     """A body in chunks (RFC 9112 §7.1). Nothing is allocated from a size that was only announced."""
 
-    __slots__ = ("_buffer", "_left", "_state", "_trailer_bytes", "done", "rest")
+    __slots__ = ("_buffer", "_excess", "_left", "_state", "_trailer_bytes", "done", "rest")
 
     def __init__(self) -> None:
         self.done = False
         self.rest = b""
         self._buffer = b""
+        self._excess = 0  # bytes of framing beyond what is allowed for the chunks so far
         self._left = 0  # bytes of the current chunk still to come
         self._state = self._size_line
         self._trailer_bytes = 0
@@ -129,7 +133,26 @@ class ChunkedBody:
             raise BadBody("chunk-line", "a line of the chunked framing ends in a bare LF")
         return self._buffer[position : at - 1]
 
+    def _plain_chunks(self, position: int, pieces: list[bytes]) -> int:
+        """Take the whole chunks without extensions at `position`, however small; where the first other one begins."""
+        buffer, excess = self._buffer, self._excess
+        while (match := PLAIN_SIZE.match(buffer, position)) is not None:
+            start = match.end()
+            size = int(match[1], 16)
+            end = start + size
+            if not size or buffer[end : end + 2] != b"\r\n":
+                break
+            pieces.append(buffer[start:end])
+            if excess:
+                excess = max(0, excess + start - position - SPARE - 2 * size)
+            position = end + 2
+        self._excess = excess
+        return position
+
     def _size_line(self, position: int, pieces: list[bytes]) -> int | None:
+        after = self._plain_chunks(position, pieces)
+        if after != position:
+            return after
         line = self._line(position, MAX_CHUNK_LINE)
         if line is None:
             return None
@@ -137,6 +160,9 @@ class ChunkedBody:
         if match is None:
             raise BadBody("chunk-size", "a chunk's size is malformed")
         self._left = int(match[1], 16)
+        self._excess = max(0, self._excess + len(line) + 2 - SPARE - 2 * self._left)
+        if self._excess > MAX_EXCESS:
+            raise BadBody("chunk-overhead", "the chunks hold hardly anything but extensions")
         self._state = self._chunk if self._left else self._trailer
         return position + len(line) + 2
 

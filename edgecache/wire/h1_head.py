@@ -18,6 +18,7 @@ from typing import Final
 import httptools
 
 from edgecache.remembered import Remembered
+from edgecache.rules.forward import is_disguised
 from edgecache.rules.message import NO_BODY, FieldLine, Fields, Framing, Request, Response
 from edgecache.rules.stored import hop_by_hop
 from edgecache.wire.errors import BadRequest, OriginError
@@ -26,8 +27,8 @@ from edgecache.wire.h1_render import status_line
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # RFC 9110 §5.6.2
 FIELD_LINES: Final = rb"((?:" + TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+)"  # RFC 9112 §5: no fold, no space before ":"
 REQUEST_LINE: Final = rb"(" + TOKEN + rb") ([!-~]++) HTTP/([0-9])\.([0-9])\r\n"
-UNDERSCORED_HEAD: Final = re.compile(REQUEST_LINE + FIELD_LINES + rb"\r\n")
-REQUEST_HEAD: Final = re.compile(REQUEST_LINE + FIELD_LINES.replace(b"^_`", b"^`") + rb"\r\n")  # no "_" in names
+ODD_HEAD: Final = re.compile(REQUEST_LINE + FIELD_LINES + rb"\r\n")
+REQUEST_HEAD: Final = re.compile(REQUEST_LINE + FIELD_LINES.replace(TOKEN, rb"[0-9A-Za-z-]++") + rb"\r\n")
 RESPONSE_HEAD: Final = re.compile(
     rb"HTTP/1\.([0-9]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n" + FIELD_LINES + rb"\r\n"
 )
@@ -52,6 +53,10 @@ NOT_REPEATABLE: Final = frozenset(
         b"authorization",
         b"range",
         b"if-range",
+        b"if-modified-since",
+        b"if-unmodified-since",
+        b"content-range",
+        b"max-forwards",
     )
 )
 CONTENT_LENGTH: Final = frozenset((b"content-length",))
@@ -133,9 +138,9 @@ class RequestHeads:
 
     def _parse(self, raw: bytes, scheme: bytes) -> Request:
         match = REQUEST_HEAD.fullmatch(raw)
-        underscores = match is None
+        odd = match is None
         if match is None:
-            match = UNDERSCORED_HEAD.fullmatch(raw)
+            match = ODD_HEAD.fullmatch(raw)
             if match is None:
                 raise why_not_a_head(raw)
         method, target, major, minor, _ = match.groups()
@@ -148,8 +153,8 @@ class RequestHeads:
         index = fields.index
         if minor == b"0" or not _LEAVES_START.isdisjoint(index):
             self._fresh_parser()
-        if underscores:  # to CGI, Transfer_Encoding is Transfer-Encoding: such fields are dropped
-            fields = Fields(line for line in fields if b"_" not in line[0])
+        if odd:  # to CGI, Transfer_Encoding is Transfer-Encoding: such fields are dropped
+            fields = Fields(line for line in fields if not is_disguised(line[0]))
             index = fields.index
         host, target = _host_and_target(method, target, fields, scheme, minor)
         framing = request_framing(fields, minor == b"0")

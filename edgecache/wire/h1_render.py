@@ -55,10 +55,11 @@ def problem_head(status: int, content: bytes, *more: FieldLine) -> bytes:
     return status_line(status) + field_block(lines)
 
 
-def refusal(status: int, reason: str, detail: str) -> bytes:
-    """A whole answer that refuses a message and announces the end of the connection."""
+def refusal(status: int, reason: str, detail: str, *, head_only: bool = False) -> bytes:
+    """A whole answer that refuses a message and announces the end of the connection; `head_only` to a HEAD."""
     content = problem(status, reason, detail)
-    return problem_head(status, content, (b"Connection", b"close")) + b"\r\n" + content
+    head = problem_head(status, content, (b"Connection", b"close")) + b"\r\n"
+    return head if head_only else head + content
 
 
 def says_hsts(head: bytes) -> bool:

@@ -32,6 +32,7 @@ MOST_AT_ONCE: Final = 32  # pipelined requests taken in one turn of the event lo
 MOST_HELD: Final = 64 * 1024  # bytes of a body that are here before anything of it goes upstream
 LONGEST_HELD: Final = 1.0  # seconds that this may take in chunks; slower ones are passed on as they come
 LINGER: Final = 2.0  # seconds that a refused client's bytes are read and thrown away, so that it can read the refusal
+HEAD: Final = b"HEAD "
 AT_ONCE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: reset, and drop what was not sent
 DRAIN_IDLE: Final = 1.0  # seconds without a request after which a draining server may close without cutting one off
 
@@ -41,10 +42,12 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_advancing",
+        "_ahead",
         "_at",
         "_body",
         "_body_bytes",
         "_buffer",
+        "_ended",
         "_exchange",
         "_fresh",
         "_held",
@@ -92,7 +95,9 @@ class ClientConnection(asyncio.Protocol):
         self._tunnel_room: Callable[[], None] | None = None  # told when a tunnel's client can take more
         self._advancing = False
         self._lingering = False
+        self._ended = False  # the client will send no more
         self._paused = False
+        self._ahead = False  # it is paused because much is here already
         self._since = 0.0  # monotonic seconds: the last time that something moved
         self._stalled = 0  # bytes waiting in the transport at the last sweep
 
@@ -141,11 +146,15 @@ class ClientConnection(asyncio.Protocol):
         self._advance()
 
     def eof_received(self) -> bool:
-        """The client will send no more; an answer under way is still sent."""
-        if self._tunnel is not None or self._exchange is None or self._body is not None:
+        """The client will send no more; what it has asked is still answered."""
+        if self._tunnel is not None or self._body is not None or (self._exchange is None and not self._has_more()):
             return False
-        self.closing = True
+        self._ended = True
         return True
+
+    def _has_more(self) -> bool:
+        """Whether the head of one more request is here."""
+        return self._buffer.find(b"\r\n\r\n", self._at) >= 0
 
     def pause_writing(self) -> None:
         """The client does not keep up."""
@@ -196,12 +205,14 @@ class ClientConnection(asyncio.Protocol):
             self._buffer, self._at, self._scanned = b"", 0, 0
         waits = self._exchange is not None or not self.writable
         if waits and ahead > MAX_PIPELINED and not self._paused:
-            self._paused = True
+            self._paused = self._ahead = True
             self.transport.pause_reading()
-        elif not waits and self._paused:
-            self._paused = False
+        elif self._paused and (not waits or (self._ahead and self._body is not None)):  # the body's rest has to come
+            self._paused = self._ahead = False
             self.transport.resume_reading()
         self._ready = not waits and not ahead and not self.closing and not self._lingering
+        if self._ended and not self._lingering and (self._body is not None or not (waits or self._has_more())):
+            self.transport.close()  # what is left will never be whole
 
     def _next_request(self) -> bool:
         """Take one request off the buffer; False if its head is not complete or it was refused."""
@@ -222,7 +233,7 @@ class ClientConnection(asyncio.Protocol):
             if most and (request.framing.length or 0) > most:
                 raise BadRequest(413, "body-too-large", "the request's body is too large")
         except BadRequest as error:
-            self.refuse(error)
+            self.refuse(error, head_only=buffer.startswith(HEAD, start))
             return False
         self._fresh = False
         self._begin(request, raw)
@@ -238,7 +249,7 @@ class ClientConnection(asyncio.Protocol):
         if not request.keep_alive or self.site.draining:
             self.closing = True
         exchange = self._exchange = Exchange(self, request, raw, body)
-        if body is not None and (b"expect" not in request.fields or self._at < len(self._buffer)):
+        if body is not None and not (request.expects_continue and self._at == len(self._buffer)):
             self._held = True  # upstream nobody waits for a slow client, nor is told what may prove to be malformed
         else:
             self.site.answer(exchange)
@@ -260,8 +271,6 @@ class ClientConnection(asyncio.Protocol):
                 raise BadBody("body-too-large", "the request's body is too large", status=413)
         except BadBody as error:
             self._body = None
-            if exchange is not None and exchange.body is not None:
-                exchange.body.fail()
             self.refuse(BadRequest(error.status, error.reason, str(error)))
             return
         body = exchange.body if exchange is not None else None
@@ -285,7 +294,7 @@ class ClientConnection(asyncio.Protocol):
         now = self._since = self.site.clock()
         self.site.answered(exchange, now - exchange.began)
         self._exchange = None
-        if self._body is not None:  # answered before its body had come: what follows is not a request
+        if self._body is not None or (self._ended and not self._has_more()):  # what follows is no request
             self.closing = True
         if not (self.closing or self._buffer or self._paused):
             self._ready = self.writable
@@ -297,13 +306,20 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._ready = self.writable
 
-    def refuse(self, error: BadRequest) -> None:
-        """Answer with an error of ours, and close (the bytes that follow cannot be trusted)."""
+    def refuse(self, error: BadRequest, *, head_only: bool = False) -> None:
+        """Answer with an error of ours, and close (the bytes that follow cannot be trusted).
+
+        `head_only`: it was a HEAD, whose answer has no content (RFC 9110 §9.3.2). An answer that has begun is cut.
+        """
         self.site.refused(error)
-        if self._exchange is None or not self._exchange.started:
-            self.transport.write(render.refusal(error.status, error.reason, str(error)))
-        if self._exchange is not None:
-            exchange, self._exchange = self._exchange, None
+        exchange = self._exchange
+        if exchange is not None and exchange.started:
+            self.cut()
+            return
+        self._exchange = None  # before it is told: it must not answer too
+        head_only = head_only or (exchange is not None and exchange.request.method == b"HEAD")
+        self.transport.write(render.refusal(error.status, error.reason, str(error), head_only=head_only))
+        if exchange is not None:
             exchange.leave()
         self._close_gently()
 
@@ -312,7 +328,8 @@ class ClientConnection(asyncio.Protocol):
         hsts = self.site.hsts
         if hsts and (request.scheme != b"https" or request.child is not None or render.says_hsts(head)):
             hsts = b""
-        if self.closing or self.site.draining or self._body is not None:
+        last = self._body is not None or (self._ended and not self._has_more())
+        if last or self.closing or self.site.draining:
             self.closing = True
             return hsts + b"Connection: close\r\n\r\n"
         return hsts + (b"Connection: keep-alive\r\n\r\n" if request.http_1_0 else b"\r\n")
@@ -358,7 +375,7 @@ class ClientConnection(asyncio.Protocol):
         if self._paused:
             self._paused = False
             self.transport.resume_reading()
-        if self.transport.can_write_eof() and not self.transport.is_closing():
+        if not self._ended and self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
         else:
             self.transport.close()
@@ -382,7 +399,8 @@ class ClientConnection(asyncio.Protocol):
             self._sweep_body(now, waited)
         elif self._exchange is None and self._at < len(self._buffer):
             if waited > self.site.head_timeout:
-                self.refuse(BadRequest(408, "head-timeout", "the head took too long"))
+                head_only = self._buffer.startswith(HEAD, self._at)
+                self.refuse(BadRequest(408, "head-timeout", "the head took too long"), head_only=head_only)
         elif self._exchange is None:
             patience = self.site.head_timeout if self._fresh else self.site.idle_timeout
             short = self.site.draining or self.site.crowded
@@ -420,12 +438,12 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """The origin does not keep up with the request's body."""
-        self._paused = True
+        self._paused, self._ahead = True, False
         self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """The origin has caught up."""
-        self._paused = False
+        self._paused = self._ahead = False
         self._since = self.site.clock()
         self.transport.resume_reading()
 
@@ -439,6 +457,10 @@ class ClientConnection(asyncio.Protocol):
     def become_tunnel(self, receive: Callable[[bytes], None], on_room: Callable[[], None]) -> None:
         """Hand all further bytes to `receive`; tell `on_room` when the client can take more again."""
         self._tunnel, self._tunnel_room = receive, on_room
-        if self._buffer:
-            data, self._buffer = self._buffer, b""
+        data, self._buffer = self._buffer[self._at :], b""
+        if self._paused:  # it has sent much before it had the answer
+            self.resume_reading()
+        if data:
             receive(data)
+        if self._ended:  # it has left before there was a tunnel
+            self.transport.close()

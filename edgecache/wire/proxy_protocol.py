@@ -122,6 +122,7 @@ class PrefacedConnection(asyncio.Protocol):
         self._waiting = waiting  # those that have not said all yet
         self._data = b""
         self._since = 0.0
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # it has said all, or will not
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A balancer, or a client, has connected."""
@@ -148,10 +149,15 @@ class PrefacedConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The peer has left before it said all."""
+        self._end()
+
+    def _end(self) -> None:
         self._waiting.discard(self)
+        if not self.over.done():
+            self.over.set_result(None)
 
     def _hand_over(self, client: str, rest: bytes) -> None:
-        self._waiting.discard(self)
+        self._end()
         connection = ClientConnection(self._site, client=client)
         self.transport.set_protocol(connection)
         connection.connection_made(self.transport)
@@ -160,7 +166,7 @@ class PrefacedConnection(asyncio.Protocol):
 
     def _refuse(self, error: BadRequest) -> None:
         self._site.refused(error)
-        self._waiting.discard(self)
+        self._end()
         self.transport.write(render.refusal(error.status, error.reason, str(error)))
         self.transport.close()
 

@@ -114,8 +114,11 @@ def _inode(port: int, client_port: int) -> str | None:
 
 
 @contextlib.contextmanager
-def running(origin_port: int, output: str = os.devnull, **settings: object) -> Iterator[Pop]:
-    """A POP in front of the origin while the block runs; its access log goes to `output`."""
+def running(origin_port: int, output: str = os.devnull, files: int = 0, **settings: object) -> Iterator[Pop]:
+    """A POP in front of the origin while the block runs; its access log goes to `output`.
+
+    `files` bounds the open files of each of its processes.
+    """
     port, admin_port = free_port(), free_port()
     named = {f"EDGECACHE_{name.upper()}": str(value) for name, value in settings.items()}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EDGECACHE_")}
@@ -129,6 +132,8 @@ def running(origin_port: int, output: str = os.devnull, **settings: object) -> I
     }
     with open(output, "wb") as stdout:
         command = [sys.executable, "-m", "edgecache", "serve"]
+        if files:
+            command = ["prlimit", f"--nofile={files}", *command]
         process = subprocess.Popen(command, env=environ, stdout=stdout, stderr=subprocess.PIPE, cwd="/tmp")
     pop = Pop(port, admin_port, process)
     reading = threading.Thread(target=_read, args=(pop,), daemon=True)

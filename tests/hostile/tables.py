@@ -57,6 +57,11 @@ class Case:
     then_refused: str = ""  # after what the origin sees, one refusal with this status
     receives: tuple[int, bytes] = (0, b"")  # what the client receives of an answer that is `whole`
 
+    @property
+    def refused_as(self) -> str:
+        """The method that frames the refusal: only a HEAD's has no content (RFC 9112 §6.3)."""
+        return "HEAD" if self.data.startswith(b"HEAD ") else "GET"
+
     def accepts(self, status: int) -> bool:
         """Whether a refusal by `status` is as expected."""
         wanted = self.status or self.then_refused or "4xx|501|505"
