@@ -225,6 +225,7 @@ class Body:
 
     def read_into(self, sink: Sink, *, behind: bool = False) -> Cursor:
         """Let `sink` read from the first byte on; only while `joinable`. `behind` the back of whoever asked for it."""
+        assert self.let_go == 0, "what comes first is gone"
         if not behind:
             self._read = True
         cursor = Cursor(self, sink)

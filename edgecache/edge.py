@@ -369,7 +369,9 @@ class Edge:
             case Risen(entry):
                 self.delivery.from_tier(exchange, entry, self.clock(), why, collapsed=not leads)
             case Filling(stored, reply):
-                if not leads and not (reply.body.joinable and suits(stored.vary, stored.selecting, request.fields)):
+                if not reply.body.joinable:  # a follower may have come before its leader, and read on since
+                    return False
+                if not leads and not suits(stored.vary, stored.selecting, request.fields):
                     return False
                 if not leads and not self._may_follow(stored, request):
                     return False
