@@ -435,19 +435,18 @@ async def test_a_follower_that_comes_before_its_leader_takes_nothing_away(origin
     body = bytes(range(256)) * 4096
     pieces, gates = [body[:500_000], body[500_000:]], [first, rest]
     origin.otherwise(Reply(fields=[FRESH], framing="chunked", pieces=pieces, gates=gates))
-    async with running_pop(origin, memory="1MiB", max_object_memory="4KiB") as pop:
-        async with pop.client() as leader, pop.client() as follower:
-            flights = pop.worker.edge.flights
-            await leader.request("GET", "/page")
-            await origin.request_seen()
-            known, (flight,) = set(pop.worker.connections), flights._out.values()
-            (last,) = (one for one in known if one._exchange is None)  # the follower's
-            first.set()
-            while not flight._landed.done():
-                await asyncio.sleep(0)
-            last.data_received(b"GET /page HTTP/1.1\r\nHost: www.example.test\r\n\r\n")  # before the leader is woken
-            await let_others_run(100)
-            rest.set()
+    settings = {"memory": "1MiB", "max_object_memory": "4KiB"}
+    async with running_pop(origin, **settings) as pop, pop.client() as leader, pop.client() as follower:
+        await leader.request("GET", "/page")
+        await origin.request_seen()
+        (flight,) = pop.worker.edge.flights._out.values()
+        (last,) = (one for one in pop.worker.connections if one._exchange is None)  # the follower's
+        first.set()
+        while not flight._landed.done():
+            await let_others_run(1)
+        last.data_received(b"GET /page HTTP/1.1\r\nHost: www.example.test\r\n\r\n")  # before the leader is woken
+        await let_others_run(100)
+        rest.set()
 
-            assert (await leader.response()).body == body
-            assert (await follower.response()).body == body
+        assert (await leader.response()).body == body
+        assert (await follower.response()).body == body
