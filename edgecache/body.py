@@ -1,10 +1,10 @@
 """A body on its way: one writer, many readers, each at its own pace, within a bound.
 
 Up to `keep` bytes are kept from the first one on, so that a reader may join at any time and the whole be stored.
-A body that grows past `keep` only flows: nobody joins any more, what every reader took is let go, and the source is
-paused while the slowest reader is `WINDOW` bytes behind. Until its first reader comes, nothing is let go; when the last
-one leaves, the source of a body that only flows is told to stop. A body that is not finished by its writer is not a
-body: readers are aborted, and nothing is stored.
+A body that grows past `keep`, or for which there is no room, only flows: nobody joins any more, what every reader took
+is let go, and the source is paused while the slowest reader is `WINDOW` bytes behind, or less where memory is short.
+Until its first reader comes, nothing is let go; when the last one leaves, the source of a body that only flows is told
+to stop. A body that is not finished by its writer is not a body: readers are aborted, and nothing is stored.
 """
 
 from __future__ import annotations
@@ -28,14 +28,18 @@ class Room(Protocol):
     def crowded(self) -> bool:
         """Whether it is time to hold back what nobody is waiting for."""
 
-    def take(self, size: int) -> bool:
-        """Whether `size` more bytes may be kept; they count from now on."""
+    @property
+    def window(self) -> int:
+        """Bytes that a body which only flows may hold for its slowest reader."""
 
-    def grow(self, size: int) -> None:
-        """`size` more bytes are held for a while, kept or not."""
+    def take(self, size: int, *, begins: bool = False) -> bool:
+        """Whether `size` more bytes may be kept; they count from now on. More may follow what `begins`."""
 
     def give(self, size: int) -> None:
-        """`size` bytes are held no longer."""
+        """`size` bytes that were taken are held no longer, or not to be kept."""
+
+    def flow(self, size: int) -> None:
+        """`size` more bytes are held for a while, or less if it is below 0, of what is not kept."""
 
 
 class Source(Protocol):
@@ -121,6 +125,7 @@ class Body:
         "_keep",
         "_paused",
         "_read",
+        "_reserved",
         "_room",
         "_roomed",
         "_source",
@@ -148,6 +153,7 @@ class Body:
         self._read = False  # a reader has come
         self._room: Room | None = None
         self._roomed = 0  # bytes that count there
+        self._reserved = False  # all of its length counts already
         self.content: Content | None = None  # the whole, once it is complete
         self._cursors: list[Cursor] = []
         self._tail = 0  # small pieces at the end, to be gathered
@@ -191,17 +197,32 @@ class Body:
         else:
             self._ends.append(told)
 
-    def keep_up_to(self, size: int, room: Room | None = None) -> None:
-        """Hold up to `size` bytes from the first on, as far as there is `room`; before it is read."""
+    def keep_up_to(self, size: int, room: Room | None = None, length: int | None = None) -> None:
+        """Hold up to `size` bytes from the first on, as far as there is `room`; before it is read.
+
+        For a body of known `length` the room is taken at once, or never.
+        """
         self._keep = size
         if room is not None and not self.ended:
             self._room = room
-            self._count(room, self._held)
+            if length is None:
+                self._count(room, self._held)
+            elif length <= size and room.take(length):
+                self._roomed, self._reserved = length, True
+            else:
+                self._only_flow(room)
         self._let_go()  # what was held back may come now
+
+    def count_in(self, room: Room) -> None:
+        """Let what is held count in `room`, though it is not to be kept."""
+        if not self.ended:
+            self._room = room
+            self._count(room, self._held)
 
     def settled(self) -> Content:
         """The content of this body, which is complete, to be stored: nothing of it is kept twice."""
         content = self.content
+        self._leave_room()  # it counts where it is stored
         if content is None:
             content = self.content = content_of(self.pieces)
             if isinstance(content, bytes):
@@ -238,6 +259,8 @@ class Body:
         """`cursor` reads no further."""
         if cursor in self._cursors:
             self._cursors.remove(cursor)
+        if self.ended:
+            self._leave_if_read()
         if not self._cursors and not self.ended and self.size > self._keep and self._source is not None:
             self._source.abandoned()
 
@@ -299,22 +322,41 @@ class Body:
 
     def _is_ahead(self) -> bool:
         """Whether even the fastest reader is far behind, while memory is short: what it needs later can come later."""
-        if self._room is None or not self._room.crowded or not self._cursors:
+        if self._room is None or self._reserved or not self._room.crowded or not self._cursors:
             return False
         fastest = max(cursor.next_piece for cursor in self._cursors)
         return sum(map(len, self.pieces[fastest - self.let_go :])) > WINDOW
 
     def _count(self, room: Room, size: int) -> None:
         """What is held counts; where there is no room to keep more, the body only flows from now on."""
+        if self._reserved:
+            return
+        if self._keep and (self.size > self._keep or not room.take(size, begins=not self._roomed)):
+            self._only_flow(room)
+            return
+        if not self._keep:
+            room.flow(size)
         self._roomed += size
-        if self.size > self._keep or not room.take(size):
-            self._keep = 0
-            room.grow(size)
+
+    def _only_flow(self, room: Room) -> None:
+        """What is held is not to be kept."""
+        if self._roomed:
+            room.give(self._roomed)
+        self._keep, self._reserved, self._roomed = 0, False, self._held
+        room.flow(self._held)
 
     def _leave_room(self) -> None:
+        """What is held counts elsewhere, or is let go."""
         room, self._room = self._room, None
-        if room is not None:
-            room.give(self._roomed)
+        if room is not None and self._roomed:
+            self._give(room, self._roomed)
+            self._roomed = 0
+
+    def _give(self, room: Room, size: int) -> None:
+        if self._keep:
+            room.give(size)
+        else:
+            room.flow(-size)
 
     def finish(self) -> None:
         """The content is complete."""
@@ -329,15 +371,25 @@ class Body:
             self._end()
 
     def _end(self) -> None:
-        self._leave_room()
         source, self._source = self._source, None
         if self._paused and source is not None:  # it will bring other bodies
             source.resume_reading()
         told, self._ends = self._ends, []
         for end in told:
             end(self)
+        room = self._room
+        if room is not None and self._cursors and self._keep:  # it was not stored, but is still read
+            self._only_flow(room)
         for cursor in tuple(self._cursors):
             cursor.pump()
+        if room is not None:
+            self._let_go()
+            self._leave_if_read()
+
+    def _leave_if_read(self) -> None:
+        """Whoever reads an ended body to its end, or leaves, gives its room back."""
+        if not self._cursors:
+            self._leave_room()
 
     def _let_go(self) -> None:
         """Of a body that only flows, drop what all have taken, and hold the source back while much is left."""
@@ -349,7 +401,7 @@ class Body:
                 self._held -= taken
                 if self._room is not None:
                     self._roomed -= taken
-                    self._room.give(taken)
+                    self._give(self._room, taken)
                 del self.pieces[: slowest - self.let_go]
                 self.let_go = slowest
         if self._source is None:
@@ -357,7 +409,8 @@ class Body:
         if self._read and not self._cursors and not self.whole and not self.ended:
             self._source.abandoned()  # nobody reads it, and nobody will keep it
             return
-        behind = self._held > WINDOW and (not self.whole or self._is_ahead())
+        window = WINDOW if self._room is None or self.whole else self._room.window
+        behind = self._held > window and (not self.whole or self._is_ahead())
         if behind and not self._paused:
             self._paused = True
             self._source.pause_reading()

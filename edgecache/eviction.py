@@ -16,6 +16,8 @@ from cachetools import Cache
 
 __all__ = ["LRU", "POLICIES", "EvictionPolicy", "S3Fifo", "Sieve"]
 
+MOST_SPARED: Final = 16  # values that are looked at in vain for one that can leave
+
 K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
@@ -93,6 +95,9 @@ class EvictionPolicy(Cache[K, V]):
     - `on_evict(key, value)` is called once for each item that leaves to make room, after it has left and
       before the new one is in; not for `del`, `pop`, `popitem`, `clear` or a replaced value. It may read the
       cache and **must not change it**. If it raises, so does the set, and the key is left with no value.
+    - What `spares(value)` is true of, when it would leave, joins its queue anew instead, as what it would leave is
+      held by others, so that nothing would be won. Where that happens `MOST_SPARED` times in a row, a new value is
+      refused like one that is too large, and only one that replaces another gets its room all the same.
     """
 
     def __init__(
@@ -100,12 +105,14 @@ class EvictionPolicy(Cache[K, V]):
         maxsize: int,
         getsizeof: Callable[[V], int] | None = None,
         on_evict: Callable[[K, V], None] | None = None,
+        spares: Callable[[V], bool] | None = None,
     ) -> None:
         super().__init__(maxsize, getsizeof)  # its store stays empty: ours is one dict of nodes
         self._budget = maxsize  # bytes
         self._used = 0  # bytes: the sum of the sizes in _nodes, at every return
         self._nodes: dict[K, _Node[K, V]] = {}
         self._on_evict = on_evict
+        self._spares = spares
         self._start()
 
     # What a policy decides: its queues, where a node enters and leaves, who goes next, what a hit is worth.
@@ -133,10 +140,10 @@ class EvictionPolicy(Cache[K, V]):
         """The budget in bytes."""
         return self._budget
 
-    def limit(self, maxsize: int) -> None:
-        """Change the budget, evicting until what is stored fits."""
+    def limit(self, maxsize: int) -> bool:
+        """Change the budget, evicting until what is stored fits; False if it does not, for what had to be spared."""
         self._budget = maxsize
-        self._make_room(0)
+        return self._make_room(0)
 
     @property
     def currsize(self) -> int:
@@ -171,14 +178,15 @@ class EvictionPolicy(Cache[K, V]):
         if node is not None:
             self._replace(node, value, size)
         else:
-            self._make_room(size)
+            if not self._make_room(size):
+                raise ValueError("no room")
             self._insert(_Node(key, value, size))
 
     def _replace(self, node: _Node[K, V], value: V, size: int) -> None:
         growth = size - node.size
         if self._used + growth > self._budget:
             self._drop(node)
-            self._make_room(size)
+            self._make_room(size, most_spared=0)
             node.size = size
             self._insert(node)
         else:
@@ -199,13 +207,19 @@ class EvictionPolicy(Cache[K, V]):
         del self._nodes[node.key]
         self._used -= node.size
 
-    def _make_room(self, size: int) -> None:
-        """Evict until `size` bytes are free."""
+    def _make_room(self, size: int, most_spared: int = MOST_SPARED) -> bool:
+        """Evict until `size` bytes are free; False if too many had to be spared."""
         while self._used + size > self._budget:
             node = self._victim()
             self._drop(node)
-            if self._on_evict is not None:
+            if most_spared and self._spares is not None and self._spares(node.value):
+                self._insert(node)
+                most_spared -= 1
+                if not most_spared:
+                    return False
+            elif self._on_evict is not None:
                 self._on_evict(node.key, node.value)
+        return True
 
     def __delitem__(self, key: K) -> None:
         self._drop(self._nodes[key])
@@ -363,10 +377,10 @@ class S3Fifo(EvictionPolicy[K, V]):
         self._ghosts: _Ghosts[K] = _Ghosts(self._main_budget)
         self._most_entries = 0
 
-    def limit(self, maxsize: int) -> None:
+    def limit(self, maxsize: int) -> bool:
         """Change the budget, and the main queue's share with it."""
         self._main_budget = maxsize - maxsize // 10
-        super().limit(maxsize)
+        return super().limit(maxsize)
 
     def __getitem__(self, key: K) -> V:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from edgecache.account import Account
+from edgecache.account import LARGE, Account
 from edgecache.eviction import POLICIES, EvictionPolicy
 from edgecache.rules.cache_key import SearchVariance, no_vary_search
 from edgecache.rules.content import Content
@@ -177,7 +177,7 @@ class Memory:
         self.evictions = 0
         self.retired = 0  # times that something was taken out, or made room for what succeeds it
         self._slots: EvictionPolicy[bytes, Slot] = POLICIES[policy](
-            budget, getsizeof=lambda slot: slot.size, on_evict=self._evicted
+            budget, getsizeof=lambda slot: slot.size, on_evict=self._evicted, spares=self._spares
         )
         self.account = Account(budget, largest, self._slots.limit)  # what is held outside of the slots
         self._search: dict[bytes, tuple[SearchVariance, int]] = {}  # path → rule and its number
@@ -251,11 +251,11 @@ class Memory:
     def _keep(self, key: bytes, slot: Slot, entry: Entry) -> Entry | None:
         try:
             self._slots[key] = slot
-        except ValueError:  # larger than the whole budget
+        except ValueError:  # larger than the whole budget, or all that might leave is read
             self._retire(slot)
             self._slots.pop(key, None)
             return None
-        self.account.look()
+        self.account.settle()
         return None if entry.gone else entry
 
     def resize(self, entry: Entry) -> None:
@@ -298,6 +298,9 @@ class Memory:
                 del self._search[next(iter(self._search))]
             self._search_count += 1
             self._search[path] = (rule, self._search_count)
+
+    def _spares(self, slot: Slot) -> bool:
+        return isinstance(slot, Entry) and len(slot.content) >= LARGE and self.account.spares(slot.content)
 
     def _evicted(self, key: bytes, slot: Slot) -> None:
         self.evictions += 1

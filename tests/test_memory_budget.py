@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import tracemalloc
 
 import pytest
@@ -12,6 +13,7 @@ from harness.pop import Pop, running_pop
 
 from edgecache.body import SLICE, Body
 from edgecache.rules.content import Pieces
+from edgecache.worker import READ_WITHIN
 
 FRESH = ("Cache-Control", "max-age=60")
 ETAG = ("ETag", '"v"')
@@ -158,6 +160,10 @@ async def test_what_is_read_after_it_was_evicted_counts(origin: OriginDouble) ->
 
         assert memory.account.lingering == 6 * 900 * KIB
         assert memory.account.held >= memory.account.lingering
+        pop.worker._cut_readers()
+        await let_others_run()
+        assert len(pop.worker.connections) == 6  # they have had no time yet
+        pop.worker.clock = lambda: time.monotonic() + 2 * READ_WITHIN
         pop.worker._cut_readers()
         await let_others_run()
         pop.worker._cut_readers()

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 BURST: Final = 128 * 1024  # bytes that a client gets before the others have their turn, however fast it is
 
 
+COPIED: Final = 16 * 1024  # bytes that are copied rather than written in three parts
+
+
 class Cancellable(Protocol):
     """Something under way that nobody may want any more."""
 
@@ -149,7 +152,12 @@ class Exchange:
             self._burst += size
             if self._burst >= BURST > self._burst - size:
                 asyncio.get_running_loop().call_soon(self._have_a_turn)
-            connection.transport.write(render.chunk(piece) if self._chunked else piece)
+            if not self._chunked:
+                connection.transport.write(piece)
+            elif size <= COPIED:
+                connection.transport.write(render.chunk(piece))
+            else:  # what waits for the client is what is stored, and no copy of it
+                connection.transport.writelines((b"%x\r\n" % size, piece, b"\r\n"))
 
     def _have_a_turn(self) -> None:
         self._burst = 0
