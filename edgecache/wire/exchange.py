@@ -52,7 +52,7 @@ class Exchange:
     _chunked = False
     _burst = 0  # bytes of the body that were sent in this turn of the event loop, or in some before
     extra = b""  # field lines that end the head of the answer: what only a POP is told
-    ask_for_rest: Callable[[int], None] | None = None  # how to get the answer's rest by another way
+    ask_for_rest: Callable[[Exchange, int], None] | None = None  # how to get the answer's rest by another way
 
     def __init__(self, connection: ClientConnection, request: Request, raw: bytes, body: Body | None) -> None:
         self.request = request
@@ -182,7 +182,7 @@ class Exchange:
         if self.ask_for_rest is None or self._connection is None:
             return False
         self._cursor = None
-        self.ask_for_rest(at)
+        self.ask_for_rest(self, at)  # no cycle: what a miss leaves behind is freed at once
         return True
 
     def go_on_with(self, rest: Body) -> None:
