@@ -16,7 +16,8 @@ from edgecache.rules.content import Content
 
 LARGE: Final = 64 * 1024  # bytes of a content from which on it matters who still reads it
 FILLING: Final = 4  # bodies that arrive, and what is read outside of the store: a fourth, or the largest body
-FLOWING: Final = 4  # bodies that only flow take a fourth of the budget from the store at most
+FLOWING: Final = 2  # bodies that only flow take half of the budget from the store at most
+CALM: Final = 8  # while they hold less than an eighth, each of them may hold more
 WIDE: Final = 256 * 1024  # bytes
 NARROW: Final = 32 * 1024  # bytes
 READ: Final = 8  # no more is evicted that is read, where such contents hold an eighth
@@ -60,7 +61,7 @@ class Account:
     @property
     def window(self) -> int:
         """Bytes that a body which only flows may hold for its slowest reader: fewer while there are many of them."""
-        return WIDE if self.flowing <= self.budget // FLOWING // 2 else NARROW
+        return WIDE if self.flowing <= self.budget // CALM else NARROW
 
     def take(self, size: int, *, begins: bool = False) -> bool:
         """Hold `size` more bytes of a body that arrives; False if that is too much.

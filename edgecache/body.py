@@ -17,6 +17,7 @@ from typing import Final, Protocol, cast
 from edgecache.rules.content import GATHERED, Content, content_of, pieces_of
 
 WINDOW: Final = 256 * 1024  # bytes held for the slowest reader of a body that only flows
+UNDECIDED: Final = 32 * 1024  # bytes held while nobody has said what becomes of them, nor read them
 SLICE: Final = 256 * 1024  # bytes of a complete content that are handed to a reader at once
 MOST_SMALL: Final = 256  # small pieces that are kept as they came
 
@@ -320,6 +321,13 @@ class Body:
                 self._cursors.remove(cursor)
         self._let_go()
 
+    @property
+    def _window(self) -> int:
+        """Bytes that may be held for the slowest reader."""
+        if self._room is None:
+            return WINDOW if self._read else UNDECIDED
+        return WINDOW if self.whole else self._room.window
+
     def _is_ahead(self) -> bool:
         """Whether even the fastest reader is far behind, while memory is short: what it needs later can come later."""
         if self._room is None or self._reserved or not self._room.crowded or not self._cursors:
@@ -409,8 +417,7 @@ class Body:
         if self._read and not self._cursors and not self.whole and not self.ended:
             self._source.abandoned()  # nobody reads it, and nobody will keep it
             return
-        window = WINDOW if self._room is None or self.whole else self._room.window
-        behind = self._held > window and (not self.whole or self._is_ahead())
+        behind = self._held > self._window and (not self.whole or self._is_ahead())
         if behind and not self._paused:
             self._paused = True
             self._source.pause_reading()

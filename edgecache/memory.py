@@ -20,7 +20,7 @@ from edgecache.rules.stored import Stored
 from edgecache.rules.vary import preferred_language, selecting_values
 from edgecache.wire.h1_render import field_block
 
-ENTRY_OVERHEAD: Final = 640  # bytes that an entry costs beside head and body; measured by `make bench`
+ENTRY_OVERHEAD: Final = 900  # bytes that an entry costs beside head and body, its ghost included; measured by budget.py
 TAG_OVERHEAD: Final = 48  # bytes
 PART_OVERHEAD: Final = 160  # bytes
 MOST_SEARCH_RULES: Final = 4096  # paths whose No-Vary-Search is remembered
