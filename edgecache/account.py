@@ -2,8 +2,8 @@
 
 Heads and answers kept rendered, bodies that still arrive to be stored, bodies that only flow, and contents that left
 the store while clients read them. What lies here the store gives up. To evict what is being read wins nothing until its
-readers are done: little of that is done at a time, the rest is spared; where nothing else is left to evict, bodies that
-arrive are not stored but flow. Readers are cut if they are in the way and had their time.
+readers are done: for a body that arrives, and may flow as well, little of that is evicted. Readers are cut if they are
+in the way and had their time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FLOWING: Final = 2  # bodies that only flow take half of the budget from the sto
 CALM: Final = 8  # while they hold less than an eighth, each of them may hold more
 WIDE: Final = 256 * 1024  # bytes
 NARROW: Final = 32 * 1024  # bytes
-READ: Final = 8  # no more is evicted that is read, where such contents hold an eighth
+READ: Final = 8  # for bodies that arrive no more is evicted that is read, where such contents hold an eighth
 LEAST: Final = 8  # the store has an eighth of the budget, whatever happens
 NOBODY: Final = 3  # references to a content that nobody reads: its holder's, a variable's, `getrefcount`'s own
 

@@ -95,9 +95,8 @@ class EvictionPolicy(Cache[K, V]):
     - `on_evict(key, value)` is called once for each item that leaves to make room, after it has left and
       before the new one is in; not for `del`, `pop`, `popitem`, `clear` or a replaced value. It may read the
       cache and **must not change it**. If it raises, so does the set, and the key is left with no value.
-    - What `spares(value)` is true of, when it would leave, joins its queue anew instead, as what it would leave is
-      held by others, so that nothing would be won. Where that happens `MOST_SPARED` times in a row, a new value is
-      refused like one that is too large, and only one that replaces another gets its room all the same.
+    - What `spares(value)` is true of joins its queue anew when it would leave only because of a new `limit`: others
+      hold what it holds, so that little would be won. After `MOST_SPARED` of them `limit` gives up.
     """
 
     def __init__(
@@ -143,7 +142,7 @@ class EvictionPolicy(Cache[K, V]):
     def limit(self, maxsize: int) -> bool:
         """Change the budget, evicting until what is stored fits; False if it does not, for what had to be spared."""
         self._budget = maxsize
-        return self._make_room(0)
+        return self._make_room(0, MOST_SPARED)
 
     @property
     def currsize(self) -> int:
@@ -178,15 +177,14 @@ class EvictionPolicy(Cache[K, V]):
         if node is not None:
             self._replace(node, value, size)
         else:
-            if not self._make_room(size):
-                raise ValueError("no room")
+            self._make_room(size)
             self._insert(_Node(key, value, size))
 
     def _replace(self, node: _Node[K, V], value: V, size: int) -> None:
         growth = size - node.size
         if self._used + growth > self._budget:
             self._drop(node)
-            self._make_room(size, most_spared=0)
+            self._make_room(size)
             node.size = size
             self._insert(node)
         else:
@@ -207,15 +205,15 @@ class EvictionPolicy(Cache[K, V]):
         del self._nodes[node.key]
         self._used -= node.size
 
-    def _make_room(self, size: int, most_spared: int = MOST_SPARED) -> bool:
-        """Evict until `size` bytes are free; False if too many had to be spared."""
+    def _make_room(self, size: int, may_spare: int = 0) -> bool:
+        """Evict until `size` bytes are free; False if so many had to be spared."""
         while self._used + size > self._budget:
             node = self._victim()
             self._drop(node)
-            if most_spared and self._spares is not None and self._spares(node.value):
+            if may_spare and self._spares is not None and self._spares(node.value):
                 self._insert(node)
-                most_spared -= 1
-                if not most_spared:
+                may_spare -= 1
+                if not may_spare:
                     return False
             elif self._on_evict is not None:
                 self._on_evict(node.key, node.value)

@@ -251,7 +251,7 @@ class Memory:
     def _keep(self, key: bytes, slot: Slot, entry: Entry) -> Entry | None:
         try:
             self._slots[key] = slot
-        except ValueError:  # larger than the whole budget, or all that might leave is read
+        except ValueError:  # larger than the whole budget
             self._retire(slot)
             self._slots.pop(key, None)
             return None
