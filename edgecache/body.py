@@ -2,9 +2,10 @@
 
 Up to `keep` bytes are kept from the first one on, so that a reader may join at any time and the whole be stored.
 A body that grows past `keep`, or for which there is no room, only flows: nobody joins any more, what every reader took
-is let go, and the source is paused while the slowest reader is `WINDOW` bytes behind, or less where memory is short.
-Until its first reader comes, nothing is let go; when the last one leaves, the source of a body that only flows is told
-to stop. A body that is not finished by its writer is not a body: readers are aborted, and nothing is stored.
+is let go, and the source is paused while the slowest reader is `WINDOW` bytes behind, or less where memory is short, or
+the only one takes no more. Until its first reader comes, nothing is let go; when the last one leaves, the source of a
+body that only flows is told to stop. A body that is not finished by its writer is not a body: readers are aborted, and
+nothing is stored.
 """
 
 from __future__ import annotations
@@ -79,11 +80,13 @@ class Sink(Protocol):
 class Cursor:
     """One reader's place in a body."""
 
-    __slots__ = ("_body", "_next", "_sink")
+    __slots__ = ("_body", "_next", "_sink", "_skip", "waits")
 
-    def __init__(self, body: Body, sink: Sink) -> None:
+    def __init__(self, body: Body, sink: Sink, skip: int, waits: bool) -> None:
+        self.waits = waits  # somebody does for what it reads
         self._body = body
         self._sink = sink
+        self._skip = skip  # bytes that the sink has already
         self._next = 0  # number of the next piece, counted from the body's first
 
     def pump(self) -> None:
@@ -94,13 +97,22 @@ class Cursor:
             if not sink.writable:
                 return
             self._next += 1
-            sink.write(pieces[at])
+            piece = pieces[at]
+            if self._skip:
+                piece, self._skip = piece[self._skip :], max(0, self._skip - len(piece))
+            if piece:
+                sink.write(piece)
         if body.finished:
             body.leave(self)
             sink.finish()
         elif body.failed:
             body.leave(self)
             sink.abort()
+
+    @property
+    def keeps_up(self) -> bool:
+        """Whether the sink would take more."""
+        return self._sink.writable
 
     @property
     def next_piece(self) -> int:
@@ -110,6 +122,11 @@ class Cursor:
     def goes_alone(self, at: int) -> bool:
         """Whether the sink goes its own way from byte `at` on."""
         return self._sink.goes_alone(at)
+
+    def cut_off(self) -> None:
+        """The sink gets no more, and sees it."""
+        self._body.leave(self)
+        self._sink.abort()
 
     def go_on_at(self, number: int) -> None:
         """The body was cut anew: the next piece is `number` now."""
@@ -245,12 +262,15 @@ class Body:
         self.size += len(content)
         self._held += len(content)
 
-    def read_into(self, sink: Sink, *, behind: bool = False) -> Cursor:
-        """Let `sink` read from the first byte on; only while `joinable`. `behind` the back of whoever asked for it."""
+    def read_into(self, sink: Sink, *, skip: int = 0, behind: bool = False) -> Cursor:
+        """Let `sink` read all but the first `skip` bytes; only while `joinable`.
+
+        `behind` the back of whoever asked for it, if nobody waits for what is read here.
+        """
         assert self.let_go == 0, "what comes first is gone"
         if not behind:
             self._read = True
-        cursor = Cursor(self, sink)
+        cursor = Cursor(self, sink, skip, waits=not behind)
         self._cursors.append(cursor)
         cursor.pump()
         self._let_go()
@@ -310,23 +330,41 @@ class Body:
         if self._tail_size >= GATHERED or len(cuts) > 1:  # who lags behind must not have the rest gathered each time
             self._tail = self._tail_size = 0
 
-    def part_with_laggards(self) -> None:
-        """Somebody has held everybody back for a while: who is far behind goes alone, if others wait, and if it can."""
+    @property
+    def shared(self) -> bool:
+        """Whether several wait for it."""
+        return len(self._cursors) > 1 and sum(cursor.waits for cursor in self._cursors) > 1
+
+    @property
+    def slowest(self) -> Cursor | None:
+        """The reader that is the furthest behind."""
+        return min(self._cursors, key=lambda cursor: cursor.next_piece, default=None)
+
+    def part_with_laggards(self, *, cut: bool = False) -> bool:
+        """Somebody has held everybody back for a while: who is far behind goes alone, if others wait, and if it can.
+
+        Who cannot is `cut` off, or stays. False if it is to be asked again.
+        """
         end = self.let_go + len(self.pieces)
-        if self.whole or all(cursor.next_piece < end for cursor in self._cursors):
-            return
+        if self.whole or self.ended:
+            return True
+        if not any(cursor.waits and cursor.next_piece == end for cursor in self._cursors):
+            return False
         for cursor in tuple(self._cursors):
             behind = sum(map(len, self.pieces[cursor.next_piece - self.let_go :]))
             if behind > WINDOW and cursor.goes_alone(self.size - behind):
                 self._cursors.remove(cursor)
+            elif behind > WINDOW and cut:
+                cursor.cut_off()
         self._let_go()
+        return not self._paused
 
     @property
     def _window(self) -> int:
-        """Bytes that may be held for the slowest reader."""
+        """Bytes that a body which only flows may hold for its slowest reader."""
         if self._room is None:
             return WINDOW if self._read else UNDECIDED
-        return WINDOW if self.whole else self._room.window
+        return self._room.window
 
     def _is_ahead(self) -> bool:
         """Whether even the fastest reader is far behind, while memory is short: what it needs later can come later."""
@@ -417,13 +455,22 @@ class Body:
         if self._read and not self._cursors and not self.whole and not self.ended:
             self._source.abandoned()  # nobody reads it, and nobody will keep it
             return
-        behind = self._held > self._window and (not self.whole or self._is_ahead())
+        behind = self._is_behind()
         if behind and not self._paused:
             self._paused = True
             self._source.pause_reading()
         elif self._paused and not behind:
             self._paused = False
             self._source.resume_reading()
+
+    def _is_behind(self) -> bool:
+        """Whether readers are so far behind that no more should come: one that reads alone holds up nobody else."""
+        if self.whole:
+            return self._held > WINDOW and self._is_ahead()
+        waiting = [cursor for cursor in self._cursors if cursor.waits] if len(self._cursors) <= 2 else ()
+        if len(waiting) == 1:
+            return self._held > 0 or not waiting[0].keeps_up
+        return self._held > self._window
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "failed" if self.failed else "open"

@@ -14,14 +14,15 @@ from os import urandom
 from typing import Any, Final, Protocol
 
 from edgecache.body import Body, Cursor
+from edgecache.laggards import Laggards
 from edgecache.lanes import Commands, Reads
 from edgecache.rules.ranges import Span
 from edgecache.rules.record import Codec, Corrupt, Record, chunk_key
 
-CHUNK: Final = 256 * 1024  # bytes
+CHUNK: Final = 128 * 1024  # bytes; a slow reader holds one
 BACKLOG: Final = 4 * 1024 * 1024  # bytes that one body may have waiting to be written
 PATIENCE: Final = 1.0  # seconds that a body is held back for a slow tier; then it is not stored
-AHEAD: Final = 3  # chunks read ahead
+AHEAD: Final = 6  # chunks read ahead for a reader that keeps up
 LONGER: Final = 60.0  # seconds that chunks outlive their record
 
 
@@ -168,6 +169,8 @@ class ChunkReader:
         self._whole = record.length
         self._hole = hole
         self._next = 0  # the chunk to ask for
+        self._ahead = 1  # as many as readers have kept up with
+        self._laggards = Laggards()
         self._out = 0  # asked for and not yet there
         self._there: dict[int, bytes] = {}
         self._written = 0  # chunks
@@ -181,7 +184,7 @@ class ChunkReader:
         self._ask()
 
     def _ask(self) -> None:
-        while not self._paused and not self._over and self._next < len(self._keys) and self._out < AHEAD:
+        while not self._paused and not self._over and self._next < len(self._keys) and self._out < self._ahead:
             number = self._next
             self._next += 1
             self._out += 1
@@ -208,14 +211,16 @@ class ChunkReader:
             return
         if self._written == len(self._keys):
             self._over = True
+            self._laggards.held_back_no_more()
             self.body.finish()
         else:
+            self._ahead = 1 if self._paused else min(AHEAD, self._ahead + 1)
             self._ask()
 
-    def go_on_with(self, rest: Body) -> None:
-        """Take what is missing from `rest` instead."""
+    def go_on_with(self, rest: Body, skip: int) -> None:
+        """Take what is missing from `rest` instead, after `skip` bytes of it."""
         self._rest = rest
-        self._rest_cursor = rest.read_into(self)
+        self._rest_cursor = rest.read_into(self, skip=skip)
 
     # --- a Sink, of the rest that comes from elsewhere
 
@@ -260,10 +265,12 @@ class ChunkReader:
     def pause_reading(self) -> None:
         """Read no further for now."""
         self._paused = True
+        self._laggards.watch(self.body)
 
     def resume_reading(self) -> None:
         """Go on."""
         self._paused = False
+        self._laggards.held_back_no_more()
         if self._rest is not None and self._rest_cursor is not None:
             self._rest.taken(self._rest_cursor)
         else:
@@ -272,6 +279,7 @@ class ChunkReader:
     def abandoned(self) -> None:
         """Nobody reads this any more."""
         self._over = True
+        self._laggards.held_back_no_more()
         if self._rest is not None and self._rest_cursor is not None:
             self._rest.leave(self._rest_cursor)
         self.body.fail()

@@ -31,6 +31,7 @@ class Reply(NamedTuple):
     seen: Stamp
     tier: bytes = b""  # the Cache-Status member of the tier that it came from; empty: upstream
     by: Tier | None = None  # who answered, if not the origin
+    rest: Callable[[int], Body] | None = None  # the body from a byte on, once more, where the tier has it
 
 
 class Fills:

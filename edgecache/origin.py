@@ -19,6 +19,7 @@ from edgecache.wire.errors import OriginBusy, OriginError, OriginTimeout
 from edgecache.wire.h1_client import OriginConnection
 from edgecache.wire.h1_head import ResponseHeads
 from edgecache.wire.inquiry import Inquiry
+from edgecache.wire.read_buffer import ReadBuffer
 from edgecache.wire.tls import ClientTls
 
 log = logging.getLogger("edgecache")
@@ -81,6 +82,7 @@ class OriginPool:
         self.between_bytes_timeout = settings.between_bytes_timeout
         self.min_rate = settings.origin_min_rate
         self.heads = ResponseHeads(hidden_fields(settings))
+        self.buffer = ReadBuffer()
         self.max_head = settings.max_head
         self._connect_timeout = settings.connect_timeout
         self._keepalive = settings.origin_keepalive

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 from edgecache.body import Body
@@ -158,7 +159,15 @@ class Region:
             url = primary_key(request)
             reader.body.when_ended(lambda body: self._keep(url, found, body))
         asyncio.get_running_loop().call_soon(reader.start)
-        return Filling(stored, Reply(response, reader.body, Times(now, now), self._upstream.stamp()[1], member))
+        seen = self._upstream.stamp()[1]
+        rest = partial(self._rest, found, request, client)
+        return Filling(stored, Reply(response, reader.body, Times(now, now), seen, member, rest=rest))
+
+    def _rest(self, found: Found, request: Request, client: str, at: int) -> Body:
+        """What follows byte `at`, for a reader that the others do not wait for."""
+        reader = self.reader(found, request, client, Span(at, found.record.length))
+        asyncio.get_running_loop().call_soon(reader.start)
+        return reader.body
 
     def reader(self, found: Found, request: Request, client: str, span: Span | None = None) -> ChunkReader:
         """What reads a body in chunks, or a `span` of it; what is lost on the way comes from the origin."""
@@ -188,11 +197,9 @@ class Region:
         except OriginError:
             reader.body.fail()
             return
-        response = reply.response
-        part = ranges.content_range(response.fields.get(b"content-range"))
-        fits = part is not None and (part.first, part.end, part.whole) == (at, end, length)
-        if response.status == 206 and fits and response.fields.get(b"etag") == etag:
-            reader.go_on_with(reply.body)
+        skip = ranges.rest_begins(reply.response, etag, at, end, length)
+        if skip is not None:
+            reader.go_on_with(reply.body, skip)
         else:
             reply.body.discard()
             reader.body.fail()

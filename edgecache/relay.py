@@ -162,7 +162,9 @@ class Relays:
         if exchange.request.child is not None:
             tell_of_reply(exchange, reply, self._invalidation)
         head = answers.from_upstream(reply.response, member, self.clock()) + more
-        if self._has_rest(exchange, reply):
+        if reply.rest is not None:
+            exchange.ask_for_rest = partial(_go_on, reply.rest)
+        elif self._has_rest(exchange, reply):
             exchange.ask_for_rest = partial(self._ask_for_rest, reply.response)
         exchange.stream(status, head, reply.response.framing.length, reply.body)
 
@@ -179,9 +181,15 @@ class Relays:
         request, etag = exchange.request, response.fields.get(b"etag") or b""
         fields = rfc9111.unconditional(request).plus((b"Range", b"bytes=%d-" % at), (b"If-Range", etag))
         rest = _Rest(self.upstream.question(request, fields, exchange.client), *self.upstream.stamp())
-        rest.exchange, rest.etag, rest.span = exchange, etag, (at, response.framing.length)
+        whole = response.framing.length
+        assert whole is not None, "a rest is of an answer whose length is known"
+        rest.exchange, rest.etag, rest.span = exchange, etag, (at, whole, whole)
         exchange.inquiry = rest
         self.upstream.ask(rest)
+
+
+def _go_on(rest: Callable[[int], Body], exchange: Exchange, at: int) -> None:
+    exchange.go_on_with(rest(at))
 
 
 class _Rest(Inquiry):
@@ -189,15 +197,13 @@ class _Rest(Inquiry):
 
     exchange: Exchange
     etag: bytes
-    span: tuple[int, int | None]  # the first byte, and the length of the whole
+    span: tuple[int, int, int]  # the first byte and the end, and the length of the whole
 
     def on_answer(self, response: Response, body: Body) -> None:
         self.exchange.inquiry = None
-        part = ranges.content_range(response.fields.get(b"content-range"))
-        at, whole = self.span
-        fits = part is not None and (part.first, part.end, part.whole) == (at, whole, whole)
-        if response.status == 206 and fits and response.fields.get(b"etag") == self.etag:
-            self.exchange.go_on_with(body)
+        skip = ranges.rest_begins(response, self.etag, *self.span)
+        if skip is not None:
+            self.exchange.go_on_with(body, skip)
         else:
             body.discard()
             self.exchange.abort()

@@ -54,7 +54,7 @@ class Slow:
 def test_a_hole_met_while_a_piece_is_taken_ends_the_body_there() -> None:
     """Chunks that are here already do not come after the hole is told: what follows it comes from elsewhere.
 
-    The reader was slow, so no more was asked for; as it takes what there is, the next chunk is asked for and refused.
+    The reader has become slow, so no more was asked for; as it takes what there is, the next is asked for and refused.
     """
     codec, tier, slow = Codec(), Tier(), Slow()
     holes: list[int] = []
@@ -68,10 +68,14 @@ def test_a_hole_met_while_a_piece_is_taken_ends_the_body_there() -> None:
     def arrives(number: int) -> None:
         tier.asked[keys[number]](codec.seal(keys[number], contents[number]), "")
 
-    for number in (0, 1, 3):
+    slow.writable = True
+    for number in (0, 1):  # it keeps up: more is asked for ahead
+        arrives(number)
+    slow.writable = False
+    for number in (2, 4):
         arrives(number)
     slow.writable = tier.open = True
-    arrives(2)
-    assert len(holes) == 1
+    arrives(3)
+    assert holes == [4 * CHUNK]
     assert reader.body.size == holes[0]
     assert slow.got == b"".join(contents)[: holes[0]]

@@ -14,10 +14,13 @@ from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
 from harness.valkey import Server
 
+from edgecache.chunks import CHUNK
 from edgecache.leases import Came, Lease, News, Waiting, _release
 
 FRESH = ("Cache-Control", "max-age=60")
 BIG = os.urandom(1_500_000)
+LAST = (len(BIG) - 1) // CHUNK
+NAMES = LAST + 2  # of the record and of its chunks
 KEY = "00112233445566778899aabbccddeeff" * 2
 
 
@@ -254,7 +257,7 @@ async def test_large_bodies_lie_in_chunks(origin: OriginDouble, valkey: Server) 
     origin.on("/big", Reply(fields=[FRESH, ("ETag", '"1"')], body=BIG))
     async with pops(origin, valkey) as (one, two):
         assert (await one.get("/big")).body == BIG
-        await valkey.has(7)
+        await valkey.has(NAMES)
         second = await two.get("/big")
         again = await two.get("/big")
 
@@ -270,7 +273,7 @@ async def test_bodies_larger_than_the_memory_are_kept_too(origin: OriginDouble, 
     origin.on("/big", Reply(fields=[FRESH], body=BIG, framing="chunked", pieces=[BIG[:700_000], BIG[700_000:]]))
     async with pops(origin, valkey, max_object_memory="100KiB") as (one, two):
         assert (await one.get("/big")).body == BIG
-        await valkey.has(7)
+        await valkey.has(NAMES)
         bodies = [(await two.get("/big")).body for _ in range(2)]
 
     assert bodies == [BIG, BIG]
@@ -302,13 +305,13 @@ async def test_a_hole_in_a_body_is_filled_from_the_origin(origin: OriginDouble, 
     origin.on("/big", answer)
     async with pops(origin, valkey) as (one, two):
         await one.get("/big")
-        keys = await valkey.has(7)
+        keys = await valkey.has(NAMES)
         tier = two.worker.edge.region.tier
         whole = tier.complete
 
         async def complete_and_then_evicted(found: object) -> bool:
             there = await whole(found)
-            valkey.db.delete(next(key for key in keys if key.endswith(b":3")))
+            valkey.db.delete(next(key for key in keys if key.endswith(b":6")))
             return there
 
         tier.complete = complete_and_then_evicted
@@ -318,13 +321,13 @@ async def test_a_hole_in_a_body_is_filled_from_the_origin(origin: OriginDouble, 
     assert [request.get("Range") for request in origin.requests] == [None, "bytes=786432-"]
 
 
-@pytest.mark.parametrize("lost", [b":0", b":5", b"}"], ids=["first chunk", "last chunk", "record"])
+@pytest.mark.parametrize("lost", [b":0", b":%d" % LAST, b"}"], ids=["first chunk", "last chunk", "record"])
 async def test_a_lost_part_is_a_miss(origin: OriginDouble, valkey: Server, lost: bytes) -> None:
     """A record or a chunk was evicted: the whole is fetched anew, never a short body."""
     origin.on("/big", Reply(fields=[FRESH], body=BIG))
     async with pops(origin, valkey) as (one, two):
         await one.get("/big")
-        keys = await valkey.has(7)
+        keys = await valkey.has(NAMES)
         valkey.db.delete(next(key for key in keys if key.endswith(lost)))
         got = await two.get("/big")
 

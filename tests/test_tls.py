@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 from harness.certificates import Authority
-from harness.client import TIMEOUT, request_bytes
+from harness.client import TIMEOUT, let_others_run, request_bytes
 from harness.origin import OriginDouble, Reply
 from harness.pop import Pop, environment, running_pop
 from harness.tls_client import TlsClient, eventually, secured
 
+from edgecache.body import SLICE
 from edgecache.config import load
 from edgecache.key_pairs import KeyPair, described
 from edgecache.wire.tls import ServerSide, ServerTls, hush_names
+from edgecache.wire.tls_server import UNSENT
 
 SITE, OTHER = "www.example.test", "shop.example.test"
 FRESH = [("Cache-Control", "max-age=60")]
@@ -240,6 +242,20 @@ async def test_large_bodies_and_slow_readers(origin: OriginDouble, authority: Au
             await client.send(request_bytes("GET", "/large", [("Host", SITE)]))
             await asyncio.sleep(0)
             assert (await client.response()).body == body
+
+
+async def test_little_waits_for_a_slow_reader(origin: OriginDouble, authority: Authority) -> None:
+    """What is not yet sent to a client that reads nothing is no more than a slice and what TLS has before it."""
+    origin.on("/large", Reply(200, FRESH, bytes(8 * 1024 * 1024)))
+    async with running_pop(origin, **over_tls(authority)) as pop, secured(pop.tls_port, authority.trusting()) as client:
+        await client.send(request_bytes("GET", "/large", [("Host", SITE)]))
+        waiting = before = -1
+        while waiting <= 0 or waiting != before:
+            await let_others_run(200)
+            before, waiting = waiting, sum(one.transport.get_write_buffer_size() for one in pop.worker.connections)
+
+        assert waiting <= UNSENT + SLICE
+        client.writer.transport.abort()
 
 
 # --- redirect and HSTS

@@ -141,6 +141,20 @@ def storable_part(response: Response) -> bool:
     return length is None or (length.isdigit() and int(length) == part.end - part.first)
 
 
+def rest_begins(response: Response, etag: bytes, at: int, end: int, whole: int) -> int | None:
+    """After how many bytes of the answer to a question for [at, end) of a whole these begin; None if it has them not.
+
+    `etag` is the strong validator of the whole (RFC 9110 §13.1.5). An origin that knows no ranges sends the whole.
+    """
+    if response.fields.get(b"etag") != etag:
+        return None
+    if response.status == 200 and response.framing.length == whole == end:
+        return at
+    part = content_range(response.fields.get(b"content-range"))
+    fits = part is not None and (part.first, part.end, part.whole) == (at, end, whole)
+    return 0 if response.status == 206 and fits else None
+
+
 def strong_etag(stored: Stored) -> bytes | None:
     """The validator by which parts may be joined (RFC 9111 §3.4), or None."""
     return stored.etag if stored.etag is not None and stored.etag[:1] == b'"' else None

@@ -130,8 +130,8 @@ class Exchange:
         self.start(status, head, length)
         self._read(body)
 
-    def _read(self, body: Body) -> None:
-        cursor = body.read_into(self)
+    def _read(self, body: Body, skip: int = 0) -> None:
+        cursor = body.read_into(self, skip=skip)
         if not self.gone:  # it waits for more, or for the client to take what is there
             self._cursor = (body, cursor)
 
@@ -185,12 +185,12 @@ class Exchange:
         self.ask_for_rest(self, at)  # no cycle: what a miss leaves behind is freed at once
         return True
 
-    def go_on_with(self, rest: Body) -> None:
-        """The rest of the answer's body comes from here."""
+    def go_on_with(self, rest: Body, skip: int = 0) -> None:
+        """The rest of the answer's body comes from here, after `skip` bytes."""
         if self._connection is None:
             rest.discard()
         else:
-            self._read(rest)
+            self._read(rest, skip)
 
     def resume(self) -> None:
         """The client can take more."""

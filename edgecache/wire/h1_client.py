@@ -9,15 +9,17 @@ from math import inf
 from typing import Final, Protocol, cast
 
 from edgecache.body import Body, Cursor
+from edgecache.laggards import Laggards
 from edgecache.rules.message import Response
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import OriginError, OriginTimeout, WireError
 from edgecache.wire.h1_body import BodyReader, body_reader
 from edgecache.wire.h1_head import ResponseHeads
 from edgecache.wire.inquiry import Inquiry
+from edgecache.wire.read_buffer import ReadBuffer
 
 log = logging.getLogger("edgecache")
-LAG: Final = 0.25  # seconds that one reader of an answer may hold back the others
+QUICK: Final = 0.02  # seconds in which readers that keep up take what they are given
 MAX_INTERIM: Final = 32  # 1xx responses before a final one
 
 
@@ -29,6 +31,7 @@ class Pool(Protocol):
     min_rate: int  # bytes per second, of answers whose length is known or that are kept
     max_head: int  # bytes of a response's head; nginx takes 4 or 8 KiB by default, curl 300 KiB
     heads: ResponseHeads
+    buffer: ReadBuffer
 
     def clock(self) -> float:
         """Monotonic seconds."""
@@ -46,7 +49,7 @@ class Pool(Protocol):
         """An idle connection that was reused ended before a byte of the answer; `reset`: it never arrived."""
 
 
-class OriginConnection(asyncio.Protocol):
+class OriginConnection(asyncio.BufferedProtocol):
     """One connection to the origin. It is the `Source` of the answer's body and the `Sink` of the question's."""
 
     __slots__ = (
@@ -58,6 +61,7 @@ class OriginConnection(asyncio.Protocol):
         "_inquiry",
         "_interim_count",
         "_known_head",
+        "_laggards",
         "_pool",
         "_rated",
         "_rated_until",
@@ -65,6 +69,7 @@ class OriginConnection(asyncio.Protocol):
         "_reusable",
         "_sending",
         "_sized",
+        "_taken",
         "_tunnel",
         "_tunnel_room",
         "closed",
@@ -86,6 +91,8 @@ class OriginConnection(asyncio.Protocol):
         self.closed = False
         self.writable = True
         self._buffer = b""
+        self._taken = 0  # bytes of the answer that readers have taken as they came
+        self._laggards = Laggards()
         self._inquiry: Inquiry | None = None
         self._reader: BodyReader | None = None  # of the answer under way, once its head is there
         self._body: Body | None = None
@@ -114,6 +121,7 @@ class OriginConnection(asyncio.Protocol):
         inquiry.asked_on = self
         self.used += 1
         self._answered = False
+        self._taken = 0
         self.deadline = 0.0
         self.transport.write(question.head)
         if question.body is not None:
@@ -161,6 +169,15 @@ class OriginConnection(asyncio.Protocol):
             body.taken(cursor)
 
     # --- the answer
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to read into, and how much at once."""
+        return self._pool.buffer.after(self._taken)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So many bytes were read."""
+        self._taken += nbytes
+        self.data_received(self._pool.buffer.first(nbytes))
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the origin."""
@@ -347,8 +364,6 @@ class OriginConnection(asyncio.Protocol):
             self._too_late("between-bytes-timeout" if self._answered else "first-byte-timeout")
         elif self._body is not None and self.deadline != inf:
             self._sweep_rate(now, self._body)
-        elif self._body is not None and self.held_for(now) > LAG:
-            self._body.part_with_laggards()
 
     def _sweep_rate(self, now: float, body: Body) -> None:
         """An answer must keep the lowest rate; a stream of unknown length that nobody keeps may be as slow as it is."""
@@ -394,13 +409,19 @@ class OriginConnection(asyncio.Protocol):
         self.deadline = inf
         self._rated_until = 0.0
         self._held_since = self._pool.clock()
+        if self._body is not None:
+            self._laggards.watch(self._body)
         if not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """The readers have caught up."""
-        self.deadline = self._pool.clock() + self._pool.between_bytes_timeout
+        now = self._pool.clock()
+        self.deadline = now + self._pool.between_bytes_timeout
+        if self.held_for(now) > QUICK:
+            self._taken = 0
         self._held_since = inf
+        self._laggards.held_back_no_more()
         if not self.transport.is_closing():
             self.transport.resume_reading()
 

@@ -17,7 +17,6 @@ from .sockets import lag_figures
 MIB = 1024 * 1024
 OTHERS = 20
 COST = 256 * 1024
-OWN = 1024 * 1024  # bytes, of a reader whose answer nobody shares: it has an origin's connection of its own
 SLOWED = 1.5  # × the time of the others without a slow reader: a shared machine's noise, not a wait
 SETTLE = 1.5  # seconds
 
@@ -87,7 +86,7 @@ class Run:
             slowed.append(took)
             costs.append((more - grown) / self._slow)
         figures = self._figures("joined while it was fetched", quiet, slowed, costs)
-        if self._name == "in memory":
+        if self._name != "too large for memory":
             figures += await self._stored(rounds)
         lag = lag_figures(before, self._pop.metrics(), pops.waited(self._worker) - waited)
         failed = Figure(
@@ -99,9 +98,8 @@ class Run:
         what, note = f"{self._name}, {how}", f"{self._slow} slow readers; {self._size // MIB} MiB; {OTHERS} others"
         ratio = min(slowed) / min(quiet)  # of the best rounds: what else runs here only adds
         times = f"{min(slowed):.2f} s against {min(quiet):.2f} s, the best of {len(quiet)} each"
-        bound = OWN if self._name == "too large for memory" else COST
         return [
-            Figure(f"{what}: cost of one slow reader", statistics.median(costs) / 1024, bound / 1024, "KiB", note=note),
+            Figure(f"{what}: cost of one slow reader", statistics.median(costs) / 1024, COST / 1024, "KiB", note=note),
             Figure(f"{what}: time of the others, × without", ratio, SLOWED, "×", note=times),
         ]
 

@@ -23,6 +23,7 @@ from edgecache.wire.errors import OriginError
 from edgecache.wire.h1_client import OriginConnection
 from edgecache.wire.h1_head import ResponseHeads
 from edgecache.wire.inquiry import Inquiry, Question
+from edgecache.wire.read_buffer import ReadBuffer
 from fuzz.mutate import VALUE_TOKENS, Mutator
 
 NAMES = [
@@ -120,6 +121,7 @@ class OneConnection:
 
     def __init__(self, heads: ResponseHeads) -> None:
         self.heads = heads
+        self.buffer = ReadBuffer()
 
     def clock(self) -> float:
         """It stands still."""
