@@ -33,11 +33,13 @@ class Account:
         self.filling = 0  # bytes of bodies that arrive to be stored
         self.flowing = 0  # bytes of bodies that are not stored, and wait for their readers
         self.lingering = 0  # bytes of contents that left the store and are still read
+        self.read_on = 0  # bytes of contents in the store that those still read for whom they came
         self.held = 0  # all of it
         self._most_filling = max(budget // FILLING, largest)
         self._changed = changed
         self._read: list[Content] = []
         self._just_left: list[Content] = []
+        self._will_linger = 0  # bytes of those that are read, as was seen when they left
         self._in_the_way: set[int] = set()  # identities of what was spared since `to_cut` was last asked
         self._fits = True
 
@@ -81,7 +83,7 @@ class Account:
     def _has_room(self, size: int, *, begins: bool) -> bool:
         if begins and self.crowded:
             return False
-        return self.filling + self.lingering + size <= self._most_filling
+        return self.filling + self.lingering + self.read_on + size <= self._most_filling
 
     def give(self, size: int) -> None:
         """So many bytes back that were taken."""
@@ -92,6 +94,10 @@ class Account:
         """Hold `size` more bytes of a body that only flows, or less if it is below 0: it is bounded by itself."""
         self.flowing += size
         self.hold(size)
+
+    def read(self, size: int) -> None:
+        """`size` more bytes in the store are still read by those for whom they came, or less if it is below 0."""
+        self.read_on += size
 
     # --- contents that left the store
 
@@ -111,7 +117,7 @@ class Account:
             if not self._fits:
                 self._tell()
             return
-        candidates, self._just_left = self._read + self._just_left, []
+        candidates, self._just_left, self._will_linger = self._read + self._just_left, [], 0
         self._read = candidates
         still = [content for content in candidates if getrefcount(content) > NOBODY]
         before, self.lingering, self._read = self.lingering, sum(map(len, still)), still
@@ -121,7 +127,10 @@ class Account:
 
     def spares(self, content: Content) -> bool:
         """Whether `content`, a large one that would leave the store, is to stay because it is read."""
-        if getrefcount(content) <= NOBODY or self.lingering + len(content) <= self.budget // READ:
+        if getrefcount(content) <= NOBODY:
+            return False
+        if self.lingering + self._will_linger + len(content) <= self.budget // READ:
+            self._will_linger += len(content)
             return False
         self._in_the_way.add(id(content))
         return True

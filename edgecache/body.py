@@ -15,33 +15,13 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final, Protocol, cast
 
+from edgecache.holding import Holding, Room
 from edgecache.rules.content import GATHERED, Content, content_of, pieces_of
 
 WINDOW: Final = 256 * 1024  # bytes held for the slowest reader of a body that only flows
 UNDECIDED: Final = 32 * 1024  # bytes held while nobody has said what becomes of them, nor read them
 SLICE: Final = 256 * 1024  # bytes of a complete content that are handed to a reader at once
 MOST_SMALL: Final = 256  # small pieces that are kept as they came
-
-
-class Room(Protocol):
-    """Where the bytes count that are kept of bodies until they are complete."""
-
-    @property
-    def crowded(self) -> bool:
-        """Whether it is time to hold back what nobody is waiting for."""
-
-    @property
-    def window(self) -> int:
-        """Bytes that a body which only flows may hold for its slowest reader."""
-
-    def take(self, size: int, *, begins: bool = False) -> bool:
-        """Whether `size` more bytes may be kept; they count from now on. More may follow what `begins`."""
-
-    def give(self, size: int) -> None:
-        """`size` bytes that were taken are held no longer, or not to be kept."""
-
-    def flow(self, size: int) -> None:
-        """`size` more bytes are held for a while, or less if it is below 0, of what is not kept."""
 
 
 class Source(Protocol):
@@ -140,12 +120,10 @@ class Body:
         "_cursors",
         "_ends",
         "_held",
+        "_holding",
         "_keep",
         "_paused",
         "_read",
-        "_reserved",
-        "_room",
-        "_roomed",
         "_source",
         "_tail",
         "_tail_size",
@@ -169,9 +147,7 @@ class Body:
         self._source = source
         self._paused = False
         self._read = False  # a reader has come
-        self._room: Room | None = None
-        self._roomed = 0  # bytes that count there
-        self._reserved = False  # all of its length counts already
+        self._holding: Holding | None = None  # what counts of it, if that counts anywhere
         self.content: Content | None = None  # the whole, once it is complete
         self._cursors: list[Cursor] = []
         self._tail = 0  # small pieces at the end, to be gathered
@@ -222,25 +198,24 @@ class Body:
         """
         self._keep = size
         if room is not None and not self.ended:
-            self._room = room
+            holding = self._holding = Holding(room)
             if length is None:
-                self._count(room, self._held)
-            elif length <= size and room.take(length):
-                self._roomed, self._reserved = length, True
-            else:
-                self._only_flow(room)
+                self._count(holding, self._held)
+            elif length > size or not holding.reserve(length):
+                self._only_flow(holding)
         self._let_go()  # what was held back may come now
 
     def count_in(self, room: Room) -> None:
         """Let what is held count in `room`, though it is not to be kept."""
         if not self.ended:
-            self._room = room
-            self._count(room, self._held)
+            self._holding = Holding(room)
+            self._holding.only_flow(self._held)
 
     def settled(self) -> Content:
         """The content of this body, which is complete, to be stored: nothing of it is kept twice."""
         content = self.content
-        self._leave_room()  # it counts where it is stored
+        if self._holding is not None:
+            self._holding.stored()
         if content is None:
             content = self.content = content_of(self.pieces)
             if isinstance(content, bytes):
@@ -274,6 +249,8 @@ class Body:
         self._cursors.append(cursor)
         cursor.pump()
         self._let_go()
+        if self.ended:
+            self._read_on()
         return cursor
 
     def leave(self, cursor: Cursor) -> None:
@@ -281,7 +258,7 @@ class Body:
         if cursor in self._cursors:
             self._cursors.remove(cursor)
         if self.ended:
-            self._leave_if_read()
+            self._read_on()
         if not self._cursors and not self.ended and self.size > self._keep and self._source is not None:
             self._source.abandoned()
 
@@ -301,15 +278,15 @@ class Body:
         self.pieces.append(piece)
         self.size += len(piece)
         self._held += len(piece)
-        if self._room is not None:
-            self._count(self._room, len(piece))
+        if self._holding is not None:
+            self._count(self._holding, len(piece))
         for cursor in tuple(self._cursors):
             cursor.pump()
         if len(piece) < GATHERED:
             self._gather(len(piece))
         else:
             self._tail = self._tail_size = 0
-        if self._room is not None or self.size > self._keep:
+        if self._holding is not None or self.size > self._keep:
             self._let_go()
 
     def _gather(self, size: int) -> None:
@@ -362,47 +339,26 @@ class Body:
     @property
     def _window(self) -> int:
         """Bytes that a body which only flows may hold for its slowest reader."""
-        if self._room is None:
+        if self._holding is None:
             return WINDOW if self._read else UNDECIDED
-        return self._room.window
+        return self._holding.room.window
 
     def _is_ahead(self) -> bool:
         """Whether even the fastest reader is far behind, while memory is short: what it needs later can come later."""
-        if self._room is None or self._reserved or not self._room.crowded or not self._cursors:
+        holding = self._holding
+        if holding is None or holding.reserved or not holding.room.crowded or not self._cursors:
             return False
         fastest = max(cursor.next_piece for cursor in self._cursors)
         return sum(map(len, self.pieces[fastest - self.let_go :])) > WINDOW
 
-    def _count(self, room: Room, size: int) -> None:
+    def _count(self, holding: Holding, size: int) -> None:
         """What is held counts; where there is no room to keep more, the body only flows from now on."""
-        if self._reserved:
-            return
-        if self._keep and (self.size > self._keep or not room.take(size, begins=not self._roomed)):
-            self._only_flow(room)
-            return
-        if not self._keep:
-            room.flow(size)
-        self._roomed += size
+        if (self._keep and self.size > self._keep) or not holding.add(size):
+            self._only_flow(holding)
 
-    def _only_flow(self, room: Room) -> None:
-        """What is held is not to be kept."""
-        if self._roomed:
-            room.give(self._roomed)
-        self._keep, self._reserved, self._roomed = 0, False, self._held
-        room.flow(self._held)
-
-    def _leave_room(self) -> None:
-        """What is held counts elsewhere, or is let go."""
-        room, self._room = self._room, None
-        if room is not None and self._roomed:
-            self._give(room, self._roomed)
-            self._roomed = 0
-
-    def _give(self, room: Room, size: int) -> None:
-        if self._keep:
-            room.give(size)
-        else:
-            room.flow(-size)
+    def _only_flow(self, holding: Holding) -> None:
+        self._keep = 0
+        holding.only_flow(self._held)
 
     def finish(self) -> None:
         """The content is complete."""
@@ -423,19 +379,22 @@ class Body:
         told, self._ends = self._ends, []
         for end in told:
             end(self)
-        room = self._room
-        if room is not None and self._cursors and self._keep:  # it was not stored, but is still read
-            self._only_flow(room)
+        holding = self._holding
+        if holding is not None and self._cursors and self.content is None:  # it was not stored, but is still read
+            self._only_flow(holding)
         for cursor in tuple(self._cursors):
             cursor.pump()
-        if room is not None:
-            self._let_go()
-            self._leave_if_read()
+        self._let_go()
+        self._read_on()
 
-    def _leave_if_read(self) -> None:
-        """Whoever reads an ended body to its end, or leaves, gives its room back."""
+    def _read_on(self) -> None:
+        """It has ended: it counts as long as it is read."""
+        if self._holding is None:
+            return
         if not self._cursors:
-            self._leave_room()
+            self._holding.leave()
+        elif self.content is not None:
+            self._holding.read_on(self.size)
 
     def _let_go(self) -> None:
         """Of a body that only flows, drop what all have taken, and hold the source back while much is left."""
@@ -445,9 +404,8 @@ class Body:
             if slowest > self.let_go:
                 taken = sum(map(len, self.pieces[: slowest - self.let_go]))
                 self._held -= taken
-                if self._room is not None:
-                    self._roomed -= taken
-                    self._give(self._room, taken)
+                if self._holding is not None:
+                    self._holding.let_go(taken)
                 del self.pieces[: slowest - self.let_go]
                 self.let_go = slowest
         if self._source is None:

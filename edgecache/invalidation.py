@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from edgecache.memory import Entry, Memory
+from edgecache.rules.memo import memo
 from edgecache.rules.purge_log import (
     NO_POSITION,
     Applied,
@@ -181,7 +182,7 @@ def subject_of(entry: Entry) -> Subject:
     return Subject(entry.url, entry.tags, entry.key)
 
 
-@lru_cache(maxsize=8192)
+@memo(8192)
 def vector_of(text: str) -> Vector | None:
     """The vector that a record carries; None if it is none."""
     if not text:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
+from edgecache.rules.memo import memo
 from edgecache.rules.structured_fields import parse_dictionary
 
 FOREVER: Final = 2**31  # RFC 9111 §1.2.2: the value to use for what is larger
@@ -92,7 +92,7 @@ class ResponseDirectives:
         return self.must_revalidate or self.proxy_revalidate or self.no_cache or self.s_maxage is not None
 
 
-@lru_cache(maxsize=1024)
+@memo(1024)
 def parse_request_directives(cache_control: bytes | None, pragma: bytes | None) -> RequestDirectives:
     """The directives of a request; `Pragma: no-cache` counts only without `Cache-Control` (RFC 9111 §5.4)."""
     if cache_control is None:
@@ -124,7 +124,7 @@ def parse_request_directives(cache_control: bytes | None, pragma: bytes | None) 
     )
 
 
-@lru_cache(maxsize=4096)
+@memo(4096)
 def parse_response_directives(cache_control: bytes | None, cdn_cache_control: bytes | None) -> ResponseDirectives:
     """The directives that a shared cache obeys: `CDN-Cache-Control` alone where it is valid (RFC 9213 §2.1)."""
     targeted = _targeted(cdn_cache_control) if cdn_cache_control is not None else None

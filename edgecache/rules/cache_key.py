@@ -7,10 +7,10 @@ may be two things to an origin. `No-Vary-Search` merges keys only where the orig
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_plus, urljoin, urlsplit
 
+from edgecache.rules.memo import memo
 from edgecache.rules.message import Request
 from edgecache.rules.structured_fields import parse_dictionary
 
@@ -76,7 +76,7 @@ def _parameter_name(part: bytes) -> str:
     return unquote_plus(part.partition(b"=")[0].decode("latin-1"))
 
 
-@lru_cache(maxsize=256)
+@memo(256, 1024)
 def no_vary_search(value: bytes | None) -> SearchVariance | None:
     """The `No-Vary-Search` field as a value; None where it is absent, malformed, or changes nothing.
 

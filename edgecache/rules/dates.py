@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from email.utils import formatdate
-from functools import lru_cache
 from typing import Final
+
+from edgecache.rules.memo import memo
 
 MONTHS: Final = {m: n for n, m in enumerate(b"jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
 TIME: Final = rb"([0-9]{2}):([0-9]{2}):([0-9]{2})"
@@ -21,7 +22,7 @@ ASCTIME: Final = re.compile(
 )
 
 
-@lru_cache(maxsize=2048)
+@memo(2048)
 def parse_date(value: bytes, now: int = 0) -> float | None:
     """Epoch seconds of an HTTP date in one of its three forms, in any case of letters, or None if it is not one.
 

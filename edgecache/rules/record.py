@@ -22,7 +22,6 @@ from __future__ import annotations
 import dataclasses
 import struct
 from collections.abc import Callable
-from functools import lru_cache
 from hashlib import blake2b
 from math import isfinite
 from os import urandom
@@ -31,6 +30,7 @@ from typing import Final, NamedTuple, Protocol
 import orjson
 
 from edgecache.rules.cache_control import ResponseDirectives
+from edgecache.rules.memo import memo
 
 MAGIC: Final = b"ecr\x03"  # the last byte is the schema's version
 SEALED: Final = b"ecs\x03"  # the same, encrypted
@@ -202,7 +202,7 @@ def _digest(key: bytes, rest: bytes) -> bytes:
 Meta = tuple[bytes, tuple[bytes, ...], tuple[bytes | None, ...], ResponseDirectives]
 
 
-@lru_cache(maxsize=1024)
+@memo(1024, 1024)
 def _meta(data: bytes) -> Meta:
     """Reason, Vary, selecting values and directives; raises ValueError, TypeError or AttributeError."""
     reason, vary, selecting, directives = orjson.loads(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 from edgecache.rules.cache_control import (
@@ -14,6 +13,7 @@ from edgecache.rules.cache_control import (
     parse_response_directives,
 )
 from edgecache.rules.dates import format_date, parse_date
+from edgecache.rules.memo import memo
 from edgecache.rules.message import Fields, Request, Response
 from edgecache.rules.tags import tags_of
 
@@ -111,7 +111,7 @@ class Stored(NamedTuple):
 NOT_UPDATED = frozenset((b"content-length", b"content-encoding", b"content-range", b"transfer-encoding"))
 
 
-@lru_cache(maxsize=256)
+@memo(256)
 def _dropped_names(connection: bytes | None) -> frozenset[bytes]:
     if connection is None:
         return HOP_BY_HOP

@@ -6,10 +6,10 @@ A response whose tags cannot all be kept must not be stored: a purge by one that
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from edgecache.rules.memo import memo
 from edgecache.rules.message import Fields
 from edgecache.rules.structured_fields import parse_list
 
@@ -42,7 +42,7 @@ def tags_of(fields: Fields) -> tuple[bytes, ...]:
     return tags
 
 
-@lru_cache(maxsize=4096)
+@memo(1024)
 def _split(name: bytes, value: bytes) -> tuple[bytes, ...]:
     if name == b"cache-groups":
         return group_names(value)

@@ -10,6 +10,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
+from edgecache.rules.memo import memo
 from edgecache.rules.message import Fields
 
 VARY_STAR: Final = b"*"
@@ -18,7 +19,7 @@ MAX_MEMBERS: Final = 64
 LONGEST_REMEMBERED: Final = 512  # bytes of a value: clients choose them
 
 
-@lru_cache(maxsize=1024)
+@memo(1024)
 def _names(value: bytes | None) -> tuple[bytes, ...]:
     if value is None:
         return ()

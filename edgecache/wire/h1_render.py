@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
 import orjson
 
+from edgecache.rules.memo import memo
 from edgecache.rules.message import FieldLine
 
 REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
-@lru_cache(maxsize=1024)
+@memo(1024)
 def status_line(status: int, reason: bytes = b"") -> bytes:
     """The status line of a response, with its CRLF."""
     return b"HTTP/1.1 %d %s\r\n" % (status, reason or REASONS.get(status, b""))
