@@ -19,7 +19,7 @@ from edgecache.holding import Holding, Room
 from edgecache.rules.content import GATHERED, Content, content_of, pieces_of
 
 WINDOW: Final = 256 * 1024  # bytes held for the slowest reader of a body that only flows
-UNDECIDED: Final = 32 * 1024  # bytes held while nobody has said what becomes of them, nor read them
+UNDECIDED: Final = 64 * 1024  # bytes held while nobody has said what becomes of them: what h1_server holds, at least
 SLICE: Final = 256 * 1024  # bytes of a complete content that are handed to a reader at once
 MOST_SMALL: Final = 256  # small pieces that are kept as they came
 
