@@ -83,7 +83,6 @@ class Edge:
         self.limits = limits
         self.foreign = 0  # requests of another jurisdiction
         self._retired = 0  # of the memory, when answers were last let go
-        self._registers = 0  # bytes of what is remembered of purges, as the memory's account knows them
         self.writes = writes
         self.purges = purges
         self.on_known_hit = on_known_hit  # told of each, with the time: to count and log
@@ -131,13 +130,10 @@ class Edge:
         return True
 
     def sweep(self) -> None:
-        """Let go of what is remembered of entries that have left the memory, and count what is of purges."""
+        """Let go of what is remembered of entries that have left the memory."""
         if self.memory.retired != self._retired:
             self._retired = self.memory.retired
             self.known.forget_gone()
-        if (registers := self.log.bytes_used) != self._registers:
-            self.memory.account.hold(registers - self._registers)
-            self._registers = registers
 
     def answer(self, exchange: Exchange) -> None:
         """Answer `exchange` now if nothing has to be waited for; else see to it that it will be."""

@@ -143,7 +143,7 @@ class KnownHeads:
             if len(entry.content) <= LONGEST_ANSWER:  # what is evicted must not live on here
                 before = len(self._rendered)
                 self._rendered.remember(id(entry), rendered)
-                if len(self._rendered) < before:
+                if len(self._rendered) <= before:
                     self._forget_unshared()
         return rendered
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 import tracemalloc
 
@@ -228,3 +229,37 @@ async def test_a_slow_reader_of_a_range_keeps_no_copy(origin: OriginDouble, fiel
             (connection,) = pop.worker.connections
             assert connection.reads is not None
             assert held < 256 * KIB
+
+
+async def test_heads_go_with_the_answers_that_they_share(origin: OriginDouble) -> None:
+    """An answer that is no longer kept rendered is not kept alive by a known head, where it would not count."""
+    origin.otherwise(Reply(fields=[FRESH], body=bytes(12 * KIB)))
+    async with running_pop(origin, memory="4MiB") as pop, pop.client() as client:
+        known = pop.worker.edge.known
+        for number in range(60):
+            for _ in range(4):
+                await client.request("GET", f"/{number}")
+                await client.response()
+        shared = set(map(id, known._rendered.values()))
+        assert 0 < len(known._known) <= len(shared)
+        assert {id(hit.rendered) for hit in known._known.values()} <= shared
+
+
+async def test_a_miss_leaves_no_cycle_behind(origin: OriginDouble) -> None:
+    """What a miss needs is freed at once: waiting for the collector, it would keep the allocator's arenas in pieces."""
+    origin.otherwise(Reply(fields=[FRESH, ETAG], pieces=[bytes(9 * KIB), bytes(KIB)]))
+    async with running_pop(origin) as pop, pop.client() as client:
+        for number in range(5):
+            await client.request("GET", f"/warm-{number}")
+            await client.response()
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(20):
+                await client.request("GET", f"/{number}")
+                await client.response()
+            await let_others_run()
+            left = sum(type(one).__name__ in ("Exchange", "Body", "Flight", "Reply") for one in gc.get_objects())
+        finally:
+            gc.enable()
+        assert left <= 5

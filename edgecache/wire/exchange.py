@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 
 BURST: Final = 128 * 1024  # bytes that a client gets before the others have their turn, however fast it is
-
-
 COPIED: Final = 16 * 1024  # bytes that are copied rather than written in three parts
 
 
