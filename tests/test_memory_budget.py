@@ -263,3 +263,22 @@ async def test_a_miss_leaves_no_cycle_behind(origin: OriginDouble) -> None:
         finally:
             gc.enable()
         assert left <= 5
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_tiny_pieces_cost_no_more_than_their_bytes(behind: bool) -> None:
+    """A body that comes two bytes at a time takes what it holds, and a little; with a reader that lags in it too."""
+    size = 100_000
+    body = Body(keep=size)
+    tracemalloc.start()
+    try:
+        for number in range(size // 2):
+            body.write(bytes((number % 251, 1)))
+            if behind and number == 1000:
+                body.read_into(Slow())
+        held, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert body.size == size
+    assert held < size * 1.2 + 64 * KIB
+    assert most < size * 1.5 + 128 * KIB
