@@ -41,6 +41,7 @@ class LogWriter:
         self.region = region
         self._known = known  # the mark of the last entry of the region that was applied in this process
         self.peers = peers
+        self._guard = guard
         self._commands = Commands(guard, "log appends")
         self.outbox: deque[Draft] = deque()
         self._sender: asyncio.Task[None] | None = None
@@ -110,6 +111,7 @@ class LogWriter:
         if self.outbox:
             log.warning("invalidations were never recorded: the log cannot be reached count=%d", len(self.outbox))
         await self._commands.close()
+        await self._guard.close()
         for store in (self.store, *self.peers.values()):
             await store.link.close()
 

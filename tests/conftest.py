@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import pytest_asyncio
 import uvloop
+from harness import often
 from harness.clock import FakeClock
 from harness.origin import OriginDouble, running_origin
 from harness.valkey import Server, running_valkey
+
+often.register()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run every async test on uvloop, as the product runs."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_collection_finish() -> None:
+    """What lives until the end, thousands of tests among it, need not be looked at by each collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Final
 
 import pytest
-from hypothesis import given, settings
+from harness.often import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.body import MOST_SMALL, Body
@@ -13,12 +15,13 @@ from edgecache.rules.content import GATHERED, WHOLE, Content, Pieces, content_of
 from edgecache.rules.ranges import MOST_SEGMENTS, Segments, Span
 
 SIZES = st.lists(st.integers(1, 40) | st.integers(GATHERED - 2, GATHERED + 2) | st.just(WHOLE), min_size=1, max_size=9)
-SOME: Final = settings(max_examples=60, deadline=None)
+SOME: Final = examples(60)
 
 
 def numbered(size: int, at: int = 0) -> bytes:
     """So many bytes, no two places alike over a long way."""
-    return b"".join(number.to_bytes(4, "big") for number in range(at // 4, (at + size) // 4 + 1))[at % 4 :][:size]
+    numbers = array("I", range(at // 4, (at + size) // 4 + 1))
+    return numbers.tobytes()[at % 4 :][:size]
 
 
 def in_pieces(sizes: list[int]) -> tuple[bytes, Content]:

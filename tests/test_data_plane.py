@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness.client import RawClient, request_bytes
+from harness.client import RawClient, request_bytes, until
 from harness.origin import OriginDouble, Reply, running_origin
 from harness.pop import running_pop
 
@@ -187,7 +187,10 @@ async def test_a_download_ends_while_the_worker_drains(origin: OriginDouble) -> 
         await asyncio.sleep(0)
         await other.request("GET", "/last")
         last = await other.response()
+        assert not drained.done()
         rest.set()
+        assert await client.body_bytes(6) == b"onetwo"
+        pop.pass_time(3)  # neither client hangs up
         await asyncio.wait_for(drained, 10)
 
     assert last.head.get("Connection") == "close"
@@ -234,8 +237,10 @@ async def test_an_origin_whose_name_is_unknown_is_502() -> None:
 
 async def test_silent_and_dripping_clients_are_ended(origin: OriginDouble) -> None:
     """A head must come whole within its time; who sends nothing at all is closed without a word."""
-    async with running_pop(origin, head_timeout="300ms") as pop, pop.client() as silent, pop.client() as slow:
+    async with running_pop(origin, head_timeout="10s") as pop, pop.client() as silent, pop.client() as slow:
         await slow.send(b"GET / HTTP/1.1\r\nHost", method="GET")
+        await until(lambda: any(connection._buffer for connection in pop.worker.connections))
+        pop.pass_time(11)
         response = await slow.response()
         await silent.closed()
 
@@ -253,7 +258,7 @@ async def test_requests_wait_in_a_bounded_line_for_the_origin(origin: OriginDoub
             await one.request("GET", "/0")
             await origin.request_seen()
             await two.request("GET", "/1")
-            await asyncio.sleep(0.05)
+            await until(lambda: pop.worker._pool.waiting == 1)
             await three.request("GET", "/2")
             refused = await three.response()
             gate.set()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
-from harness.client import HOST, let_others_run
+from harness.client import HOST, let_others_run, until
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import running_pop
 
@@ -14,13 +13,6 @@ FRESH = ("Cache-Control", "max-age=60")
 NO_STORE = ("Cache-Control", "no-store")
 UPGRADE = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
 MIB = 1024 * 1024
-
-
-async def until(true: Callable[[], bool], within: float = 3.0) -> None:
-    """Wait until something is true, within a bound."""
-    async with asyncio.timeout(within):
-        while not true():  # noqa: ASYNC110 (what is waited for tells nobody)
-            await asyncio.sleep(0.005)
 
 
 async def test_an_upgrade_that_is_not_granted_stays_http(origin: OriginDouble) -> None:

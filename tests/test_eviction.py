@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import cachetools
 import pytest
-from hypothesis import given, settings
+from harness.often import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -832,7 +833,7 @@ def perform(cache: Any, name: str, key: int, number: int) -> None:
 
 @pytest.mark.parametrize(("policy", "model"), [(LRU, PlainLRU), (Sieve, PlainSieve), (S3Fifo, PlainS3Fifo)])
 @given(maxsize=st.integers(0, 30), operations=OPERATIONS)
-@settings(deadline=None, max_examples=40)
+@examples(40)
 def test_agrees_with_the_plain_model(
     policy: type[Cache], model: Any, maxsize: int, operations: list[tuple[str, int, int]]
 ) -> None:
@@ -1004,7 +1005,7 @@ def walk(queue: Any) -> list[Any]:
 
 
 for machine in (LRUAccount, SieveAccount, S3FifoAccount):
-    machine.TestCase.settings = settings(deadline=None, max_examples=30, stateful_step_count=50)
+    machine.TestCase.settings = examples(30, stateful_step_count=50)
 TestLRUAccount = LRUAccount.TestCase
 TestSieveAccount = SieveAccount.TestCase
 TestS3FifoAccount = S3FifoAccount.TestCase

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import tracemalloc
 
 import pytest
-from harness.client import HOST, RawClient, let_others_run
+from harness.client import HOST, RawClient, let_others_run, until
 from harness.origin import OriginDouble, Reply
 from harness.pop import Pop, running_pop
 from harness.wire import Closed
@@ -72,48 +71,59 @@ async def test_the_head_is_bounded(origin: OriginDouble, more: int, status: int)
         assert await answered(pop, head) == status
 
 
-@pytest.mark.slow
+async def read(pop: Pop, count: int) -> None:
+    """Wait until the one connection of `pop` holds so many bytes that are no whole head."""
+    await until(lambda: [len(connection._buffer) for connection in pop.worker.connections] == [count])
+
+
 @pytest.mark.parametrize("start", [b"", b"GET / HT"], ids=["silent", "half a head"])
 async def test_a_head_has_its_time(origin: OriginDouble, start: bytes) -> None:
     """Who has not sent a whole head in time is ended, by 408 if it had begun, while others are served."""
     origin.otherwise(Reply(fields=[FRESH]))
-    async with running_pop(origin, head_timeout="300ms") as pop, pop.client(within=2.0) as client:
+    async with running_pop(origin, head_timeout="10s") as pop, pop.client() as client:
         if start:
             await client.send(start)
+        await read(pop, len(start))
+        pop.pass_time(9)
         assert (await pop.get("/")).status == 200
+        pop.pass_time(2)
         assert await ended(client) == (408 if start else 0)
 
 
-@pytest.mark.slow
 async def test_dripping_bytes_buys_no_time(origin: OriginDouble) -> None:
     """A byte now and then does not extend the time for a head."""
     origin.otherwise(Reply())
-    async with running_pop(origin, head_timeout="300ms") as pop, pop.client(within=2.0) as client:
-        ending = asyncio.get_running_loop().create_task(ended(client))
-        deadline = time.monotonic() + 2
-        while not ending.done() and time.monotonic() < deadline:
+    async with running_pop(origin, head_timeout="10s") as pop, pop.client() as client:
+        for count in range(1, 4):
             await client.send(b"G", method=None)
-            await asyncio.wait((ending,), timeout=0.1)
-        assert await ending == 408
+            await read(pop, count)
+            pop.pass_time(4)
+        assert await ended(client) == 408
 
 
-@pytest.mark.slow
 async def test_a_body_has_its_time(origin: OriginDouble) -> None:
     """A request's body that stops coming is 408, and the origin does not get it for a whole one."""
     origin.otherwise(Reply())
-    async with running_pop(origin, body_timeout="300ms") as pop, pop.client(within=2.0) as client:
+    async with running_pop(origin, body_timeout="10s") as pop, pop.client() as client:
         await client.send(f"POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 10\r\n\r\nhalf".encode(), "POST")
+        await until(lambda: [one._body_bytes for one in pop.worker.connections] == [4])
+        pop.pass_time(9)
+        await let_others_run()
+        assert len(pop.worker.connections) == 1
+        pop.pass_time(2)
         assert await ended(client) == 408
     assert not any(seen.whole for seen in origin.requests)
 
 
-@pytest.mark.slow
 async def test_an_idle_connection_is_closed(origin: OriginDouble) -> None:
     """Between requests a connection may be idle for a while, then it is closed without a word."""
     origin.otherwise(Reply(fields=[FRESH]))
-    async with running_pop(origin, idle_timeout="300ms") as pop, pop.client(within=2.0) as client:
-        await client.request("GET", "/")
-        await client.response()
+    async with running_pop(origin, idle_timeout="10s") as pop, pop.client() as client:
+        for _ in range(3):
+            await client.request("GET", "/")
+            await client.response()
+            pop.pass_time(9)
+        pop.pass_time(2)
         assert await client.closed() == "fin"
 
 
@@ -187,29 +197,32 @@ async def test_a_slow_reader_of_a_stored_object_costs_no_copy(origin: OriginDoub
             assert held < 256 * 1024
 
 
-@pytest.mark.slow
 async def test_a_body_that_only_trickles_is_ended(origin: OriginDouble) -> None:
     """A body that keeps moving, but slower than the lowest rate, is 408 once it has had its time."""
     origin.otherwise(Reply())
-    async with running_pop(origin, body_timeout="500ms", min_rate="1000") as pop, pop.client(within=3.0) as client:
+    async with running_pop(origin, body_timeout="10s", min_rate="1000") as pop, pop.client() as client:
         await client.send(f"POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 9999\r\n\r\n".encode(), "POST")
-        ending = asyncio.get_running_loop().create_task(ended(client))
-        deadline = time.monotonic() + 2
-        while not ending.done() and time.monotonic() < deadline:
+        for count in range(1, 4):
             await client.send(b"a", method=None)
-            await asyncio.wait((ending,), timeout=0.1)
-        assert await ending == 408
+            await until(lambda count=count: [one._body_bytes for one in pop.worker.connections] == [count])
+            pop.pass_time(4)
+        assert await ended(client) == 408
 
 
-@pytest.mark.slow
 async def test_waiting_for_the_origin_has_its_time(origin: OriginDouble) -> None:
     """Who waits in line for a connection to the origin longer than it may is 503; who has it is answered."""
     gate = asyncio.Event()
     origin.otherwise(Reply(fields=[("Cache-Control", "no-store")], body=b"at last", wait=gate))
-    async with running_pop(origin, origin_connections=1, origin_queue_timeout="200ms") as pop, pop.client() as first:
+    async with running_pop(origin, origin_connections=1, origin_queue_timeout="5s") as pop, pop.client() as first:
         await first.request("GET", "/a")
         await origin.request_seen()
-        assert (await pop.get("/b")).status == 503
+        async with pop.client() as second:
+            await second.request("GET", "/b")
+            await until(lambda: pop.worker._pool.waiting == 1)
+            pop.pass_time(4)
+            assert pop.worker._pool.waiting == 1
+            pop.pass_time(2)
+            assert (await second.response()).status == 503
         gate.set()
         assert (await first.response()).body == b"at last"
     assert [seen.target for seen in origin.requests] == ["/a"]

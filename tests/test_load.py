@@ -42,7 +42,11 @@ def test_a_trace_is_read_whether_it_is_gzipped_or_not(tmp_path: Path, pack: type
     assert read_trace(path, 2) == [("a", 10), ("b", 20)]
 
 
-@pytest.mark.parametrize("content", [b"", b"id\n", b"a,ten\n", gzip.compress(b"a,1\n" * 99)[:-9]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"id\n", b"a,ten\n", gzip.compress(b"a,1\n" * 99)[:-9]],
+    ids=["empty", "no size", "a word for a size", "cut short"],
+)
 def test_what_is_no_trace_is_refused(tmp_path: Path, content: bytes) -> None:
     """Empty, without sizes, with words for sizes, cut short."""
     path = tmp_path / "trace"

@@ -38,6 +38,7 @@ def promtool(*arguments: str) -> None:
 
 
 @needs_promtool
+@pytest.mark.slow
 def test_rules_and_alerts_do_what_they_say() -> None:
     """Each alert fires in its situation and on nothing else: see alerts_test.yml."""
     promtool("check", "rules", "rules.yml", "alerts.yml")

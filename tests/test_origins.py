@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from harness.client import let_others_run
 from harness.origin import OriginDouble, Reply, hang, running_origin
-from harness.pop import DEFAULTS, Pop, listening_socket, running_pop
+from harness.pop import DEFAULTS, Pop, refusing_port, running_pop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -131,7 +131,7 @@ async def fleet(*regions: tuple[str, int], dead: str = "", **settings: object) -
             doubles += mine
             urls = [double.url for double in mine]
             if region == dead:
-                urls.append(f"http://127.0.0.1:{closed_port()}")
+                urls.append(f"http://127.0.0.1:{refusing_port()}")
             named.append(f"{region}={'|'.join(urls)}")
         for number, double in enumerate(doubles):
             double.otherwise(Reply(200, NOT_STORED, str(number).encode()))
@@ -141,14 +141,6 @@ async def fleet(*regions: tuple[str, int], dead: str = "", **settings: object) -
         one = Fleet(pop, doubles)
         one.origins.chance.seed(7)
         yield one
-
-
-def closed_port() -> int:
-    """A port on which nobody listens."""
-    sock = listening_socket()
-    port: int = sock.getsockname()[1]
-    sock.close()
-    return port
 
 
 async def test_the_origins_of_a_region_share_its_requests() -> None:
@@ -421,10 +413,11 @@ async def test_an_origin_that_still_answers_others_is_not_silent() -> None:
     async with fleet(("eu", 2), origin_hedge="off") as one:
         assert await one.ask(40) == {200: 40}
         for double in one.doubles:
-            double.on("/slow", hang())
+            for number in range(16):
+                double.on(f"/slow/{number}", hang())
         clients = [await one.pop.open() for _ in range(16)]
-        for client in clients:
-            await client.request("GET", "/slow", ())
+        for number, client in enumerate(clients):
+            await client.request("GET", f"/slow/{number}", ())
         while sum(len(member.attempts) for member in one.origins.members) < 16:
             await let_others_run()
         one.now += 1

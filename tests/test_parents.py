@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness.certificates import Authority
-from harness.client import ReceivedResponse, let_others_run
+from harness.client import ReceivedResponse, let_others_run, until
 from harness.fault_proxy import FaultProxy, running_proxy
 from harness.origin import OriginDouble, ReceivedRequest, Reply, hang
-from harness.pop import DEFAULTS, Pop, listening_socket, refusing_port, running_pop
+from harness.pop import DEFAULTS, Pop, refusing_port, running_pop
+from harness.ports import free_port
 from harness.valkey import Server
 
 from edgecache.config import load
@@ -264,9 +265,7 @@ async def test_unsafe_methods_go_straight_to_the_origin_and_once(origin: OriginD
 
 async def test_a_loop_of_two_parents_is_answered_508(origin: OriginDouble) -> None:
     """Within one hop of the repeat; the origin is not asked."""
-    sock = listening_socket()
-    port = sock.getsockname()[1]
-    sock.close()
+    port = free_port()
     async with AsyncExitStack() as stack:
         one = await stack.enter_async_context(
             running_pop(origin, pop="one", pop_secret=SECRET, parents=f"http://127.0.0.1:{port}")
@@ -709,15 +708,6 @@ async def test_a_parent_that_says_nothing_readable_proves_nothing(origin: Origin
 def waiting_children(pop: Pop) -> int:
     """Questions of children that wait for the POP's log."""
     return len(pop.worker.children._waiting)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Let others run until it is so."""
-    for _ in range(100_000):
-        if true():
-            return
-        await let_others_run()
-    raise AssertionError("it never came to be")
 
 
 # --- settings

@@ -7,9 +7,10 @@ from urllib.parse import unquote_plus
 
 import h11
 import pytest
+from harness.often import examples
 from hostile import rfc9112
 from hostile.rig import question
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from edgecache.rules import cache_control, cache_key, dates, preconditions, ranges, vary
@@ -21,7 +22,7 @@ from edgecache.wire.h1_body import BadBody, ChunkedBody
 from edgecache.wire.h1_head import HeadLimits, RequestHeads, parse_response_head
 
 HEADS = RequestHeads(HeadLimits())
-OFTEN = settings(max_examples=500, deadline=None)
+OFTEN = examples(500)
 ODD = st.binary(max_size=60) | st.text("abq01;=\",*/ \t-W'\\", max_size=60).map(str.encode)
 
 

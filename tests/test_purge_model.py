@@ -197,13 +197,16 @@ def explore(world: World) -> tuple[bool, int, int]:
     return True, len(seen), served
 
 
-def test_no_interleaving_serves_what_was_purged() -> None:
+@pytest.mark.parametrize(
+    ("entries", "faults", "least"), [(2, 0, 5_000), (1, 1, 3_000), pytest.param(2, 1, 100_000, marks=pytest.mark.slow)]
+)
+def test_no_interleaving_serves_what_was_purged(entries: int, faults: int, least: int) -> None:
     """Purges, fills, copies, and a crash, a trimmed log or a lost one at any moment."""
-    holds, states, served = explore(World("", versions=1, entries=2, faults=1))
+    holds, states, served = explore(World("", versions=1, entries=entries, faults=faults))
 
     assert holds
-    assert states > 5000
-    assert served > 2000
+    assert states > least
+    assert served > least // 3
 
 
 WEAKNESSES = [
@@ -218,5 +221,5 @@ WEAKNESSES = [
 
 @pytest.mark.parametrize("weakness", WEAKNESSES)
 def test_every_weakening_is_caught(weakness: str) -> None:
-    """The model can fail: each rule that is left out serves something old."""
-    assert not explore(World(weakness, versions=1, entries=2, faults=1))[0]
+    """The model can fail: each rule that is left out serves something old, already in a small world."""
+    assert not explore(World(weakness, versions=1, entries=1, faults=1))[0]

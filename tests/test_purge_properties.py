@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hypothesis import given, settings
+from harness.often import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.rules import scopes, vectors
@@ -111,7 +112,7 @@ class Witness:
         return any(not set(told.entry.scopes).isdisjoint(names) for told in self.open.values())
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(histories(), STEPS, CLOCKS, st.sampled_from([1, 2, 100]))
 def test_no_disturbance_makes_an_unusable_response_usable(
     written: list[list[Told]], steps: list[tuple[str, int, int]], clocks: list[float], most: int
@@ -138,7 +139,7 @@ def test_no_disturbance_makes_an_unusable_response_usable(
                 assert log.check_vector(subject, vector) is not Verdict.USABLE  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(histories(), st.randoms(use_true_random=False))
 def test_the_order_between_regions_makes_no_difference(written: list[list[Told]], random: object) -> None:
     """Two POPs that applied the same entries of each region, interleaved in any way, judge every vector alike."""
@@ -162,7 +163,7 @@ def test_the_order_between_regions_makes_no_difference(written: list[list[Told]]
             ]
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(histories(), STEPS, CLOCKS)
 def test_a_usable_response_stays_usable_if_it_advances(
     written: list[list[Told]], steps: list[tuple[str, int, int]], clocks: list[float]

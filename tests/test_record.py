@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from hypothesis import given, settings
+from harness.often import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.rules.cache_control import ResponseDirectives
@@ -47,7 +48,7 @@ def records(draw: Any) -> Record:
 
 
 @pytest.mark.parametrize("codec", [PLAIN, SEALED], ids=["plain", "encrypted"])
-@settings(max_examples=60)
+@examples(60)
 @given(record=records())
 def test_what_goes_in_comes_out(codec: Codec, record: Record) -> None:
     """Every part of a record survives."""
@@ -57,7 +58,7 @@ def test_what_goes_in_comes_out(codec: Codec, record: Record) -> None:
 
 
 @pytest.mark.parametrize("codec", [PLAIN, SEALED], ids=["plain", "encrypted"])
-@settings(max_examples=60)
+@examples(60)
 @given(record=records(), data=st.data())
 def test_a_changed_record_is_corrupt(codec: Codec, record: Record, data: st.DataObject) -> None:
     """One flipped bit, a cut or an addition, wherever it is."""
@@ -71,7 +72,7 @@ def test_a_changed_record_is_corrupt(codec: Codec, record: Record, data: st.Data
 
 
 @pytest.mark.parametrize("codec", [PLAIN, SEALED], ids=["plain", "encrypted"])
-@settings(max_examples=30)
+@examples(30)
 @given(record=records(), other=st.binary(min_size=1, max_size=40))
 def test_a_record_of_another_key_is_corrupt(codec: Codec, record: Record, other: bytes) -> None:
     """What lies under another's key is not taken for it, nor what says that it is of another URL."""

@@ -32,7 +32,7 @@ def region(origin: OriginDouble, valkey: Server, lease: float = LEASE) -> Iterat
         more = {
             "regional_lease": f"{lease:g}s",
             "regional_timeout": "1s",
-            "follower_timeout": "60s",
+            "follower_timeout": f"{2 * DEADLINE:g}s",
             "access_log": "off",
         }
         pops = [stack.enter_context(running_pop(**settings, **more, pop=f"pop{number}")) for number in range(2)]
@@ -96,7 +96,10 @@ async def test_a_thousand_clients_of_four_processes_cost_one_fetch(
 async def test_the_leading_process_is_killed_in_the_middle_of_a_body(
     origin: OriginDouble, valkey: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Only its own clients see that; all others get whole answers, by one more question within the lease."""
+    """Only its own clients see that; all others get whole answers, by one more question once the lease is over.
+
+    Not when they have waited as long as a follower may: that would be long after this test's patience.
+    """
     never, asked = asyncio.Event(), []
 
     def page(request: object) -> Reply:
@@ -128,4 +131,3 @@ async def test_the_leading_process_is_killed_in_the_middle_of_a_body(
     assert broken == its_own
     assert answers.count(BIG) == CLIENTS - broken
     assert len(asked) == 2
-    assert asked[1] - killed < LEASE + 1.0  # a second: the machine may be busy

@@ -13,7 +13,7 @@ import pytest
 from harness.client import let_others_run
 from harness.fault_proxy import FaultProxy
 from harness.origin import OriginDouble, ReceivedRequest, Reply
-from harness.pop import Pop, listening_socket, running_pop
+from harness.pop import Pop, refusing_port, running_pop
 from harness.valkey import Server, running_valkey
 
 from edgecache.tasks import spawn
@@ -66,13 +66,17 @@ def reads(pop: Pop, result: str) -> float:
     return float(next(values[0] for labels, values in series if ("result", result) in labels))
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A POP that does not wait at its start for a log that will not come."""
+    monkeypatch.setattr("edgecache.worker.CATCH_UP_WITHIN", 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_down_at_the_start(origin: OriginDouble) -> None:
     """Nothing listens where Valkey should be: everything is served, and the failures are counted."""
     origin.otherwise(echo)
-    closed = listening_socket()
-    port = closed.getsockname()[1]
-    closed.close()
-    async with running_pop(origin, origin.clock, regional=f"valkey://127.0.0.1:{port}") as pop:
+    async with running_pop(origin, origin.clock, regional=f"valkey://127.0.0.1:{refusing_port()}") as pop:
         await all_are_right(pop, range(50))
         assert failures(pop) > 0
         assert pop.worker.edge.region.tier.state != "closed"
@@ -185,6 +189,7 @@ async def test_swapped_records_are_misses(origin: OriginDouble, valkey: Server) 
     assert len(origin.requests) == 4
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_full_server_refuses_writes_only(origin: OriginDouble) -> None:
     """Valkey is out of memory: what it refuses is counted, and everything is served."""
     origin.otherwise(echo)
@@ -227,6 +232,7 @@ SLOW = pytest.mark.slow
 COMMAND = re.compile(rb"\*[0-9]+\r\n\$")
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("what", [pytest.param(what, marks=SLOW if "half" in what else ()) for what in REPLIES])
 async def test_odd_replies_are_misses(origin: OriginDouble, what: str) -> None:
     """A server that answers everything by something odd: no value is guessed, everything is served."""
@@ -372,14 +378,19 @@ async def test_the_hit_ratio_is_back_after_a_flushall(origin: OriginDouble, valk
         for pop in (one, two):
             await asyncio.wait_for(pop.worker.edge.region.tier.leases.listening.wait(), 5)
         await all_are_right(one, pages)
-        await valkey.has(60)
+        await one.written()
         asked = len(origin.requests)
+        known = one.worker.edge.log.vector.merged(two.worker.edge.log.vector)
         asking = asyncio.gather(*(all_are_right(two, pages) for _ in range(3)))
+        await let_others_run(3)
         valkey.db.flushall()
         await asking
+        while any(known.covers(pop.worker.edge.log.vector) for pop in (one, two)):
+            await let_others_run(5)  # once the log has begun anew, nothing from before is proven
         for pop in (one, two):
             forget_all(pop)
             await all_are_right(pop, pages)
+            await pop.written()
         again = len(origin.requests) - asked
         assert again <= 2 * 60
         for pop in (one, two):

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from harness.client import until as soon
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
 from harness.valkey_kinds import SERVICE, cluster, guarded, until, watched
@@ -30,28 +31,21 @@ async def pages(pop: Pop, numbers: range) -> None:
         assert (answer.status, answer.body) == (200, f"/{number}".encode() * 10)
 
 
-async def caught_up(pop: Pop) -> None:
-    """Wait until `pop` has read the log of invalidations: before that it proves nothing that it finds."""
-    await asyncio.wait_for(pop.worker.logs.follower.caught_up.wait(), 20)
-
-
-async def written(pop: Pop) -> None:
-    """Wait until everything that `pop` wanted to write is written."""
-    tier = pop.worker.edge.region.tier
-    await asyncio.to_thread(until, lambda: not (tier.writes.queued or len(tier.leases) or tier.guard.open))
-    await tier.writes.ask(("GET", "ec:barrier"))
+def waiting(pop: Pop) -> int:
+    """How many clients of `pop` have asked, and are not answered yet."""
+    return sum(connection._exchange is not None for connection in pop.worker.connections)
 
 
 async def warm(origin: OriginDouble, url: str, numbers: range, **settings: object) -> int:
     """How many questions to the origin another POP of the region needs for pages that one has fetched."""
     options: dict[str, object] = {"regional": url, "regional_timeout": "2s", **settings}
     async with running_pop(origin, origin.clock, pop="one", **options) as one:
-        await caught_up(one)
+        await one.caught_up()
         await pages(one, numbers)
-        await written(one)
+        await one.written()
         asked = len(origin.requests)
         async with running_pop(origin, origin.clock, pop="two", **options) as two:
-            await caught_up(two)
+            await two.caught_up()
             await pages(two, numbers)
     return len(origin.requests) - asked
 
@@ -66,7 +60,7 @@ async def test_sentinel(origin: OriginDouble, tmp_path: Path, replicas: str) -> 
             origin, origin.clock, regional=url, regional_timeout="500ms", regional_replicas=replicas
         ) as pop:
             await pages(pop, range(40))
-            await written(pop)
+            await pop.written()
             until(lambda: replica.ask("DBSIZE") >= 40)
             primary.kill()
             await pages(pop, range(40, 80))  # nobody leads, and nobody fails
@@ -96,7 +90,7 @@ async def test_a_cluster_that_has_lost_a_node(origin: OriginDouble, tmp_path: Pa
         url = "valkey+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
         async with running_pop(origin, origin.clock, regional=url, regional_timeout="2s") as pop:
             await pages(pop, range(60))
-            await written(pop)
+            await pop.written()
         asked = len(origin.requests)
         nodes[2].kill()
         async with running_pop(origin, origin.clock, regional=url, regional_timeout="2s") as pop:
@@ -121,16 +115,16 @@ async def test_chunks_variants_and_one_leader_in_a_cluster(origin: OriginDouble,
         ):
             for pop in (one, two):
                 await asyncio.wait_for(pop.worker.edge.region.tier.leases.listening.wait(), 10)
-                await caught_up(pop)
+                await pop.caught_up()
             assert (await one.get("/big")).body == BIG
             assert (await one.get("/varied", ("X-A", "1"))).body == b"1"
-            await written(one)
+            await one.written()
             assert (await two.get("/big")).body == BIG
             assert (await two.get("/varied", ("X-A", "1"))).body == b"1"
             asked = len(origin.requests)
             crowd = [asyncio.ensure_future(pop.get("/cold")) for pop in (one, two) * 20]  # noqa: TID251
             await origin.request_seen(asked + 1)
-            await asyncio.sleep(0.1)
+            await soon(lambda: waiting(one) + waiting(two) == 40)
             gate.set()
             assert {answer.body for answer in await asyncio.gather(*crowd)} == {b"cold"}
     assert asked == 2
@@ -149,9 +143,9 @@ async def test_tls_and_a_user_of_its_own(origin: OriginDouble, tmp_path: Path) -
             async with running_pop(
                 origin, origin.clock, pop=name, regional=url, regional_ca=str(ca), regional_timeout="2s"
             ) as pop:
-                await caught_up(pop)
+                await pop.caught_up()
                 assert (await pop.get("/big")).body == BIG
-                await written(pop)
+                await pop.written()
         assert sum(request.target == "/big" for request in origin.requests) == 1
         asked = len(origin.requests)
         async with running_pop(origin, origin.clock, regional=url) as stranger:  # it trusts the system's authorities

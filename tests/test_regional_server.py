@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from harness.pop import listening_socket
+from harness.pop import refusing_port
 from harness.pop_process import DEADLINE, RunningPop, running_pop
 from harness.valkey import Server, running_valkey
 from redis import Redis, RedisError
@@ -177,9 +177,7 @@ def test_the_embedded_server_does_not_outlive_its_supervisor(page: str) -> None:
 @pytest.mark.slow
 def test_an_unreachable_tier_degrades(page: str) -> None:
     """Nothing listens there: the POP serves, is ready, and says that the tier is degraded."""
-    closed = listening_socket()
-    port = closed.getsockname()[1]
-    closed.close()
+    port = refusing_port()
     with running_pop(worker=REAL, origin=page, regional=f"valkey://127.0.0.1:{port}") as pop:
         pop.expect_worker()
         assert regional_state(pop, "degraded") == "degraded"
@@ -190,9 +188,7 @@ def test_an_unreachable_tier_degrades(page: str) -> None:
 @pytest.mark.slow
 def test_an_unreachable_tier_refuses_the_start_if_it_is_required() -> None:
     """With EDGECACHE_REGIONAL_REQUIRED, the same is one line and exit code 2."""
-    closed = listening_socket()
-    port = closed.getsockname()[1]
-    closed.close()
+    port = refusing_port()
     code, said = refusal(regional=f"valkey://127.0.0.1:{port}", regional_required="on")
 
     assert code == 2

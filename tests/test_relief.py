@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import IO
 
@@ -16,7 +17,9 @@ from harness.origin import OriginDouble, Reply
 from harness.pop import running_pop
 from harness.pop_process import DEADLINE, RunningPop
 from harness.pop_process import running_pop as running_process
-from harness.wire import Truncated
+from harness.wire import Closed, Truncated
+
+from edgecache.wire.h1_server import DRAIN_IDLE
 
 WORKER = "edgecache.worker:Worker"
 FRESH = ("Cache-Control", "max-age=60")
@@ -25,14 +28,28 @@ FRESH = ("Cache-Control", "max-age=60")
 async def ask_until(pop: RunningPop, over: Callable[[], bool], target: str) -> int:
     """Ask for `target` on connections kept as long as the POP keeps them, until it is over; how many were answered.
 
-    Any failure is the test's.
+    Any failure is the test's, except on a connection that this process has left alone for longer than a draining
+    worker keeps one: as any client, it asks again then.
     """
     answered = 0
     client: RawClient | None = None
+    idle_since = 0.0  # at the earliest
     while not over():
-        client = client or await RawClient.connect(pop.port, within=DEADLINE)
-        await client.request("GET", target)
-        response = await client.response()
+        if client is None:
+            idle_since = time.monotonic()
+            client = await RawClient.connect(pop.port, within=DEADLINE)
+        began, left_alone = time.monotonic(), False
+        try:
+            await client.request("GET", target)
+            left_alone = time.monotonic() - idle_since > DRAIN_IDLE
+            response = await client.response()
+        except (Closed, ConnectionError):
+            if not left_alone:
+                raise
+            client.close()
+            client = None
+            continue
+        idle_since = began
         assert response.status == 200
         answered += 1
         if "close" in (response.get("Connection") or ""):

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 from harness.certificates import Authority, Files
+from harness.client import until
 from harness.origin import OriginDouble, Reply, running_origin
 from harness.pop import environment
 from harness.pop import running_pop as running_here
 from harness.pop_process import RunningPop, running_pop
-from harness.tls_client import eventually, secured
+from harness.tls_client import secured
 
 from edgecache.config import LIVE, PREFIX, RESTART, ROWS, load
 from edgecache.config_file import Source, parsed
@@ -339,7 +340,7 @@ async def test_what_living_workers_cannot_take_is_for_their_successors(origin: O
         await asyncio.to_thread(pop.expect, "by new workers: EDGECACHE_MEMORY_POLICY")
         second = await asyncio.to_thread(pop.expect_worker)
         assert second != first
-        await eventually(lambda: first not in pids(pop))
+        await until(lambda: first not in pids(pop))
         assert (await status(pop, SITE))[0] == 200
         assert (await status(pop, OTHER))[0] == 421
         os.kill(second, signal.SIGKILL)
@@ -364,7 +365,7 @@ async def test_another_origin_is_asked_from_now_on(origin: OriginDouble) -> None
         assert (switch.counts.asked, switch.busy, len(switch._former)) == (3, 1, 1)
         gate.set()
         assert await slow.body_bytes(2) == b"ab"
-        await eventually(lambda: not switch._former)
+        await until(lambda: not switch._former)
         assert (switch.counts.asked, switch.busy) == (3, 0)
         assert len(origin.requests) == 2
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from harness.client import let_others_run
+from harness.client import until
 from harness.origin import OriginDouble, Reply, hang
 from harness.pop import Pop, running_pop
 from harness.valkey import Server
@@ -112,15 +112,6 @@ async def cut_short(pop: Pop, origin: OriginDouble) -> None:
 async def aborted(pop: Pop) -> None:
     """Wait until an exchange has come to nothing."""
     await until(lambda: any("aborted" in key for key in requests(pop)))
-
-
-async def until(happened: Callable[[], bool]) -> None:
-    """Wait for it, a bounded number of turns."""
-    for _ in range(2000):
-        if happened():
-            return
-        await let_others_run(1)
-    raise AssertionError("it did not happen")
 
 
 MISS = "uri-miss,miss,origin"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from harness.often import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.rules import scopes
@@ -42,7 +43,7 @@ def test_a_prefix_names_whole_segments(path: bytes, yes: list[bytes], no: list[b
 PATHS = st.text("ab/?", max_size=12).map(lambda text: b"/" + text.encode())
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(PATHS, PATHS)
 def test_a_prefix_is_what_a_comparison_of_segments_says(prefix: bytes, target: bytes) -> None:
     """The look-up finds what walking the segments would."""

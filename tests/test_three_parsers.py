@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import pytest
+from harness.often import examples
 from hostile import rfc9112
 from hostile.generated import generate
 from hostile.readers import READERS, Seen, agreed, by_rfc, readings
 from hostile.rig import Bench
 from hostile.tables import Case, all_cases
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 TAKEN = [case for case in all_cases() if case.kind in ("N", "RN", "L")]
@@ -94,7 +95,7 @@ BENCH = Bench()
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.lists(requests(), min_size=1, max_size=4), st.integers(0, 2000))
 def test_well_formed_requests_pass_as_they_are(pipelined: list[tuple[bytes, Seen]], cut: int) -> None:
     """Any well-formed requests, pipelined and cut anywhere, are taken, and go on as the same requests for all three."""

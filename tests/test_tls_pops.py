@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from harness.certificates import Authority, Files
-from harness.client import request_bytes
+from harness.client import request_bytes, until
 from harness.origin import OriginDouble, Reply, running_origin
 from harness.pop import Pop, environment, running_pop
-from harness.tls_client import eventually, secured
+from harness.tls_client import secured
 from harness.valkey import Server
 
 from edgecache.config import load
@@ -83,12 +83,12 @@ async def test_who_is_no_pop_is_refused_before_any_byte(
         for case, files, reason in bad_certificates(pops, others):
             before = failures(pop, reason)
             assert await bytes_got(pop.pop_port, sites.trusting(files)) == b"", case
-            await eventually(lambda reason=reason, before=before: failures(pop, reason) == before + 1)
+            await until(lambda reason=reason, before=before: failures(pop, reason) == before + 1)
         for version in (ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2):
             good = pops.issue("x", uris=["edgecache:pop:eu-1"])
             assert await bytes_got(pop.pop_port, sites.trusting(good, version=version)) == b""
         assert failures(pop, "version") == 2
-        await eventually(lambda: pop.worker._admission._count == 0)
+        await until(lambda: pop.worker._admission._count == 0)
         assert origin.requests == []
         assert pop.worker.connections == set()
 
@@ -146,7 +146,7 @@ async def test_the_authority_of_pops_is_replaced(
             assert await bytes_got(pop.pop_port, old) == b""
             async with secured(pop.pop_port, sites.trusting(second.issue("x", uris=uri))) as new:
                 assert (await new.ask("/", SITE)).status == 200
-        await eventually(lambda: failures(pop, "bad-certificate") == 1)
+        await until(lambda: failures(pop, "bad-certificate") == 1)
 
 
 # --- our own certificate, for origins
@@ -243,4 +243,4 @@ async def test_valkey_that_asks_for_our_certificate(
         own = {"regional_certificate": ours.certificate, "regional_certificate_key": ours.key}
         async with running_pop(origin, **common, **own) as pop:
             assert (await pop.get("/with")).status == 200
-            await eventually(lambda: len(valkey.keys()) == 1)
+            await until(lambda: len(valkey.keys()) == 1)

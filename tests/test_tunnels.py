@@ -7,7 +7,6 @@ import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import pytest
 from harness.client import HOST, RawClient, let_others_run
 from harness.pop import Pop, running_pop
 
@@ -112,16 +111,19 @@ async def test_a_client_does_not_outrun_an_origin() -> None:
                 await let_others_run()
 
 
-@pytest.mark.slow
 async def test_a_silent_tunnel_is_ended() -> None:
     """A tunnel in which neither side says anything has its time."""
-    async with websocket_origin(silent) as url, running_pop(url, tunnel_timeout="300ms") as pop, tunnel(pop) as client:
+    async with websocket_origin(silent) as url, running_pop(url, tunnel_timeout="10s") as pop, tunnel(pop) as client:
+        pop.pass_time(9)
+        await let_others_run()
+        assert len(pop.worker.connections) == 1
+        pop.pass_time(2)
         assert await client.closed() in ("fin", "rst")
 
 
 async def test_tunnels_leave_half_of_the_connections() -> None:
     """However many tunnels are asked for, other requests still reach the origin."""
-    settings = {"origin_connections": 4, "origin_queue_timeout": "300ms"}
+    settings = {"origin_connections": 4, "origin_queue_timeout": "10s"}
     async with websocket_origin(silent) as url, running_pop(url, **settings) as pop, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(pop.client()) for _ in range(6)]
         for client in clients:
@@ -130,4 +132,5 @@ async def test_tunnels_leave_half_of_the_connections() -> None:
 
         assert answers == [101, 101]
         assert (await pop.get("/page")).body == b"page"
+        pop.pass_time(11)
         assert [(await client.response_head()).status for client in clients[2:]] == [503] * 4

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from harness.often import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.rules import vectors
 from edgecache.rules.vectors import NOTHING, Vector
 
-OFTEN = settings(max_examples=300, deadline=None)
+OFTEN = examples(300)
 NUMBERS = st.integers(0, 3) | st.integers(0, vectors.SIXTY_FOUR)
 INCARNATIONS = st.builds(vectors.incarnation, st.integers(1, 3) | st.integers(1, 2**40 - 1), st.integers(0, 2**32 - 1))
 MARKS = st.builds(vectors.mark, INCARNATIONS, NUMBERS, NUMBERS)

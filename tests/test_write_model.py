@@ -179,13 +179,16 @@ def explore(world: World) -> tuple[bool, int, int]:
     return True, len(seen), served
 
 
-def test_no_interleaving_serves_what_was_overwritten() -> None:
+@pytest.mark.parametrize(
+    ("writes", "least", "least_served"), [(1, 500, 40), pytest.param(2, 100_000, 2_000, marks=pytest.mark.slow)]
+)
+def test_no_interleaving_serves_what_was_overwritten(writes: int, least: int, least_served: int) -> None:
     """One writer after the other, or both at once, in one region or two; a POP dies; a reader is anywhere."""
-    holds, states, served = explore(World())
+    holds, states, served = explore(World(writes=writes))
 
     assert holds
-    assert states > 10_000
-    assert served > 2_000
+    assert states > least
+    assert served > least_served
 
 
 WEAKNESSES = [
@@ -200,5 +203,5 @@ WEAKNESSES = [
 
 @pytest.mark.parametrize("weakness", WEAKNESSES)
 def test_every_weakening_is_caught(weakness: str) -> None:
-    """The model can fail: each rule that is left out serves something old."""
-    assert not explore(World(weakness))[0]
+    """The model can fail: each rule that is left out serves something old, already with one write."""
+    assert not explore(World(weakness, writes=1))[0]

@@ -7,7 +7,7 @@ import contextlib
 import socket
 import struct
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -218,6 +218,16 @@ async def let_others_run(turns: int = 25) -> None:
     """Let the event loop turn: what has reached a socket in this process is read, and acted on."""
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+async def until(true: Callable[[], object], within: float = TIMEOUT) -> None:
+    """Wait until something holds that tells nobody when it does."""
+    try:
+        async with asyncio.timeout(within):
+            while not true():  # noqa: ASYNC110 (it has no event)
+                await asyncio.sleep(0.001)
+    except TimeoutError:
+        raise TooLate(f"it did not come about within {within} s") from None
 
 
 @asynccontextmanager

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from harness.client import RawClient, ReceivedResponse, connected
+from harness.client import RawClient, ReceivedResponse, connected, let_others_run
 from harness.clock import FakeClock
 from harness.origin import OriginDouble
 
+WITHIN = 20.0  # seconds: how long a test waits before it fails
 DEFAULTS = {
     "EDGECACHE_POP": "test",
     "EDGECACHE_ACCESS_LOG": "off",
@@ -45,6 +47,30 @@ class Pop:
     async def get(self, target: str, *fields: tuple[str, str]) -> ReceivedResponse:
         """One GET on a connection of its own, and its whole response."""
         return await self.request("GET", target, *fields)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let `seconds` pass for everything that has a deadline: connections on both sides, and who waits in line.
+
+        What has reached a socket, and was not read yet, comes too late.
+        """
+        worker, before = self.worker, self.worker.clock
+        for now in (before, lambda: before() + seconds):  # the first look notes since when some have waited
+            worker.clock = worker._pool.clock = now
+            worker._sweep_parts()
+            for connection in tuple(worker.connections):
+                connection.sweep(now())
+
+    async def caught_up(self) -> None:
+        """Wait until it has read the log of invalidations: before that it proves nothing that it finds."""
+        await asyncio.wait_for(self.worker.logs.follower.caught_up.wait(), WITHIN)
+
+    async def written(self) -> None:
+        """Wait until everything that it wanted to write to the regional tier is written."""
+        tier = self.worker.edge.region.tier
+        async with asyncio.timeout(WITHIN):
+            while tier.writes.queued or len(tier.leases) or tier.guard.open:
+                await let_others_run(5)
+            await tier.writes.ask(("GET", "ec:barrier"))
 
     async def open(self, **options: Any) -> RawClient:
         """A RawClient that the test closes itself."""

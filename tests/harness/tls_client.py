@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -76,10 +76,3 @@ async def secured(
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(TIMEOUT):
                 await writer.wait_closed()
-
-
-async def eventually(holds: Callable[[], bool]) -> None:
-    """Wait until something holds; fail if it does not in time."""
-    async with asyncio.timeout(TIMEOUT):
-        while not holds():  # noqa: ASYNC110 (what is waited for has no event)
-            await asyncio.sleep(0.005)

