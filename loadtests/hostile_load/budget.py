@@ -110,8 +110,12 @@ async def _one(pop: Pop, mix: Mix, memory: int, seconds: float, most: int) -> li
     after = pop.metrics()
     settled = pops.resident(worker) - idle
     held = after["edgecache_memory_bytes"] + after["edgecache_memory_held_bytes"]
-    content = mix.size(0, memory) * after["edgecache_memory_objects"] if len(mix.sizes) == 1 and not mix.part else 0
-    stored = f"{content * mix.variants / memory:.0%} of it content; " if content else ""
+    content = (
+        mix.size(0, memory) * after["edgecache_memory_objects"]
+        if len(mix.sizes) == 1 and not mix.part and mix.variants == 1
+        else 0
+    )
+    stored = f"{content / memory:.0%} of it content; " if content else ""
     note = (
         f"{tally.asked:,} requests of {wanted:,} objects; {held / MIB:.1f} MiB counted; {stored}"
         f"after: {settled / MIB:.1f} MiB"
