@@ -45,9 +45,7 @@ from edgecache.wire.tls import ServerTls
 from edgecache.writes import WritePolicy, Writes
 
 REGISTER_BYTES: Final = 1024  # allowed for each purged name
-GAPS: Final = (
-    4  # a fourth of the memory is for the allocator's gaps between what is stored, and for what is not counted
-)
+GAPS: Final = 8  # an eighth of the memory is for the allocator's gaps, and for what is not counted
 KNOWN: Final = 8  # known heads and rendered answers hold an eighth of the memory at most
 BREAKER_FAILURES: Final = 5  # in a row, until the regional tier is let alone
 BREAKER_OPEN_FOR: Final = 0.5  # seconds

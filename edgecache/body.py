@@ -1,10 +1,11 @@
 """A body on its way: one writer, many readers, each at its own pace, within a bound.
 
 Up to `keep` bytes are kept from the first one on, so that a reader may join at any time and the whole be stored.
-A body that grows past `keep` only flows: nobody joins any more, what every reader took is let go, and the source is
-paused while the slowest reader is `WINDOW` bytes behind, or the only one takes no more. Until its first reader comes,
-nothing is let go; when the last one leaves, the source of a body that only flows is told to stop. A body that is not
-finished by its writer is not a body: readers are aborted, and nothing is stored.
+A body that grows past `keep`, or for which there is no room, only flows: nobody joins any more, what every reader took
+is let go, and the source is paused while the slowest reader is `WINDOW` bytes behind, or less where memory is short, or
+the only one takes no more. Until its first reader comes, nothing is let go; when the last one leaves, the source of a
+body that only flows is told to stop. A body that is not finished by its writer is not a body: readers are aborted, and
+nothing is stored.
 """
 
 from __future__ import annotations
@@ -14,28 +15,13 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final, Protocol, cast
 
+from edgecache.holding import Holding, Room
 from edgecache.rules.content import GATHERED, Content, content_of, pieces_of
 
 WINDOW: Final = 256 * 1024  # bytes held for the slowest reader of a body that only flows
+UNDECIDED: Final = 64 * 1024  # bytes held while nobody has said what becomes of them: what h1_server holds, at least
 SLICE: Final = 256 * 1024  # bytes of a complete content that are handed to a reader at once
 MOST_SMALL: Final = 256  # small pieces that are kept as they came
-
-
-class Room(Protocol):
-    """Where the bytes count that are kept of bodies until they are complete."""
-
-    @property
-    def crowded(self) -> bool:
-        """Whether it is time to hold back what nobody is waiting for."""
-
-    def take(self, size: int) -> bool:
-        """Whether `size` more bytes may be kept; they count from now on."""
-
-    def grow(self, size: int) -> None:
-        """`size` more bytes are held for a while, kept or not."""
-
-    def give(self, size: int) -> None:
-        """`size` bytes are held no longer."""
 
 
 class Source(Protocol):
@@ -134,11 +120,10 @@ class Body:
         "_cursors",
         "_ends",
         "_held",
+        "_holding",
         "_keep",
         "_paused",
         "_read",
-        "_room",
-        "_roomed",
         "_source",
         "_tail",
         "_tail_size",
@@ -162,8 +147,7 @@ class Body:
         self._source = source
         self._paused = False
         self._read = False  # a reader has come
-        self._room: Room | None = None
-        self._roomed = 0  # bytes that count there
+        self._holding: Holding | None = None  # what counts of it, if that counts anywhere
         self.content: Content | None = None  # the whole, once it is complete
         self._cursors: list[Cursor] = []
         self._tail = 0  # small pieces at the end, to be gathered
@@ -207,17 +191,31 @@ class Body:
         else:
             self._ends.append(told)
 
-    def keep_up_to(self, size: int, room: Room | None = None) -> None:
-        """Hold up to `size` bytes from the first on, as far as there is `room`; before it is read."""
+    def keep_up_to(self, size: int, room: Room | None = None, length: int | None = None) -> None:
+        """Hold up to `size` bytes from the first on, as far as there is `room`; before it is read.
+
+        For a body of known `length` the room is taken at once, or never.
+        """
         self._keep = size
         if room is not None and not self.ended:
-            self._room = room
-            self._count(room, self._held)
+            holding = self._holding = Holding(room)
+            if length is None:
+                self._count(holding, self._held)
+            elif length > size or not holding.reserve(length):
+                self._only_flow(holding)
         self._let_go()  # what was held back may come now
+
+    def count_in(self, room: Room) -> None:
+        """Let what is held count in `room`, though it is not to be kept."""
+        if not self.ended:
+            self._holding = Holding(room)
+            self._holding.only_flow(self._held)
 
     def settled(self) -> Content:
         """The content of this body, which is complete, to be stored: nothing of it is kept twice."""
         content = self.content
+        if self._holding is not None:
+            self._holding.stored()
         if content is None:
             content = self.content = content_of(self.pieces)
             if isinstance(content, bytes):
@@ -244,18 +242,23 @@ class Body:
 
         `behind` the back of whoever asked for it, if nobody waits for what is read here.
         """
+        assert self.let_go == 0, "what comes first is gone"
         if not behind:
             self._read = True
         cursor = Cursor(self, sink, skip, waits=not behind)
         self._cursors.append(cursor)
         cursor.pump()
         self._let_go()
+        if self.ended:
+            self._read_on()
         return cursor
 
     def leave(self, cursor: Cursor) -> None:
         """`cursor` reads no further."""
         if cursor in self._cursors:
             self._cursors.remove(cursor)
+        if self.ended:
+            self._read_on()
         if not self._cursors and not self.ended and self.size > self._keep and self._source is not None:
             self._source.abandoned()
 
@@ -275,15 +278,15 @@ class Body:
         self.pieces.append(piece)
         self.size += len(piece)
         self._held += len(piece)
-        if self._room is not None:
-            self._count(self._room, len(piece))
+        if self._holding is not None:
+            self._count(self._holding, len(piece))
         for cursor in tuple(self._cursors):
             cursor.pump()
         if len(piece) < GATHERED:
             self._gather(len(piece))
         else:
             self._tail = self._tail_size = 0
-        if self._room is not None or self.size > self._keep:
+        if self._holding is not None or self.size > self._keep:
             self._let_go()
 
     def _gather(self, size: int) -> None:
@@ -333,24 +336,29 @@ class Body:
         self._let_go()
         return not self._paused
 
+    @property
+    def _window(self) -> int:
+        """Bytes that a body which only flows may hold for its slowest reader."""
+        if self._holding is None:
+            return WINDOW if self._read else UNDECIDED
+        return self._holding.room.window
+
     def _is_ahead(self) -> bool:
         """Whether even the fastest reader is far behind, while memory is short: what it needs later can come later."""
-        if self._room is None or not self._room.crowded or not self._cursors:
+        holding = self._holding
+        if holding is None or holding.reserved or not holding.room.crowded or not self._cursors:
             return False
         fastest = max(cursor.next_piece for cursor in self._cursors)
         return sum(map(len, self.pieces[fastest - self.let_go :])) > WINDOW
 
-    def _count(self, room: Room, size: int) -> None:
+    def _count(self, holding: Holding, size: int) -> None:
         """What is held counts; where there is no room to keep more, the body only flows from now on."""
-        self._roomed += size
-        if self.size > self._keep or not room.take(size):
-            self._keep = 0
-            room.grow(size)
+        if (self._keep and self.size > self._keep) or not holding.add(size):
+            self._only_flow(holding)
 
-    def _leave_room(self) -> None:
-        room, self._room = self._room, None
-        if room is not None:
-            room.give(self._roomed)
+    def _only_flow(self, holding: Holding) -> None:
+        self._keep = 0
+        holding.only_flow(self._held)
 
     def finish(self) -> None:
         """The content is complete."""
@@ -365,15 +373,28 @@ class Body:
             self._end()
 
     def _end(self) -> None:
-        self._leave_room()
         source, self._source = self._source, None
         if self._paused and source is not None:  # it will bring other bodies
             source.resume_reading()
         told, self._ends = self._ends, []
         for end in told:
             end(self)
+        holding = self._holding
+        if holding is not None and self._cursors and self.content is None:  # it was not stored, but is still read
+            self._only_flow(holding)
         for cursor in tuple(self._cursors):
             cursor.pump()
+        self._let_go()
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """It has ended: it counts as long as it is read."""
+        if self._holding is None:
+            return
+        if not self._cursors:
+            self._holding.leave()
+        elif self.content is not None:
+            self._holding.read_on(self.size)
 
     def _let_go(self) -> None:
         """Of a body that only flows, drop what all have taken, and hold the source back while much is left."""
@@ -383,9 +404,8 @@ class Body:
             if slowest > self.let_go:
                 taken = sum(map(len, self.pieces[: slowest - self.let_go]))
                 self._held -= taken
-                if self._room is not None:
-                    self._roomed -= taken
-                    self._room.give(taken)
+                if self._holding is not None:
+                    self._holding.let_go(taken)
                 del self.pieces[: slowest - self.let_go]
                 self.let_go = slowest
         if self._source is None:
@@ -408,7 +428,7 @@ class Body:
         waiting = [cursor for cursor in self._cursors if cursor.waits] if len(self._cursors) <= 2 else ()
         if len(waiting) == 1:
             return self._held > 0 or not waiting[0].keeps_up
-        return self._held > WINDOW
+        return self._held > self._window
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "failed" if self.failed else "open"

@@ -122,7 +122,7 @@ class Delivery:
         request = exchange.request
         if request.persists:
             make = partial(self._answer_to, entry, request)
-            self._learn_hit(exchange, Rendered(entry, make, self._known.hsts))
+            self._learn_hit(exchange, Rendered(entry, make, self._known.hsts), own=True)
 
     def learn_pass(self, exchange: Exchange, key: bytes, question: Question) -> None:
         """Remember that requests of exactly this head are passed on, and the question that they become."""
@@ -130,9 +130,9 @@ class Delivery:
         if request.persists and self._known.learns(exchange.raw):
             self._known.learn(exchange.raw, KnownPass(request, key, exchange.client, question))
 
-    def _learn_hit(self, exchange: Exchange, rendered: Rendered) -> None:
+    def _learn_hit(self, exchange: Exchange, rendered: Rendered, *, own: bool = False) -> None:
         if self._known.learns(exchange.raw) and rendered.is_right(self._clock()) and rendered.full:
-            self._known.learn(exchange.raw, KnownHit(exchange.request, rendered))
+            self._known.learn(exchange.raw, KnownHit(exchange.request, rendered, own=own))
 
     def _whole(self, entry: Entry, now: float) -> Answer:
         """The whole of `entry`, as a plain GET gets it."""

@@ -22,6 +22,7 @@ from typing import Final, assert_never
 from edgecache import answers
 from edgecache.answers import Answer
 from edgecache.delivery import Delivery
+from edgecache.fills import Reply
 from edgecache.flights import Failed, Filling, Flight, Outcome, Refreshed, Risen, Unshareable
 from edgecache.known import KnownHit, KnownPass, KnownRead
 from edgecache.memory import Entry
@@ -348,6 +349,15 @@ class Edge:
         """Whether `stored`, which answers another's question, may be used for `request` too (RFC 9111 §4)."""
         return not isinstance(rfc9111.may_reuse(stored, request, self.clock()), MustAsk)
 
+    def _may_join(self, flight: Flight, stored: Stored, reply: Reply, request: Request) -> bool:
+        """Whether `reply`, which answers the leader of `flight`, may be used for `request` too."""
+        if not suits(stored.vary, stored.selecting, request.fields) or not self._may_follow(stored, request):
+            return False
+        if self.invalidation.allows(flight.primary, stored.tags, reply.seen):
+            return True
+        self.flights.end(flight)  # what it asked was asked before an invalidation
+        return False
+
     def _suits(self, entry: Entry, request: Request, *, leads: bool) -> bool:
         """Whether `entry`, which a flight has brought, is for `request` too."""
         if not suits(entry.vary, entry.selecting, request.fields):
@@ -369,12 +379,9 @@ class Edge:
             case Risen(entry):
                 self.delivery.from_tier(exchange, entry, self.clock(), why, collapsed=not leads)
             case Filling(stored, reply):
-                if not leads and not (reply.body.joinable and suits(stored.vary, stored.selecting, request.fields)):
+                if not reply.body.joinable:  # a follower may have come before its leader, and read on since
                     return False
-                if not leads and not self._may_follow(stored, request):
-                    return False
-                if not leads and not self.invalidation.allows(flight.primary, stored.tags, reply.seen):
-                    self.flights.end(flight)  # what it asked was asked before an invalidation
+                if not leads and not self._may_join(flight, stored, reply, request):
                     return False
                 self.delivery.from_fill(exchange, stored, reply, why, collapsed=not leads)
             case Unshareable(reply):

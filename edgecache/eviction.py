@@ -16,6 +16,8 @@ from cachetools import Cache
 
 __all__ = ["LRU", "POLICIES", "EvictionPolicy", "S3Fifo", "Sieve"]
 
+MOST_SPARED: Final = 16  # values that are looked at in vain for one that can leave
+
 K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
@@ -93,6 +95,8 @@ class EvictionPolicy(Cache[K, V]):
     - `on_evict(key, value)` is called once for each item that leaves to make room, after it has left and
       before the new one is in; not for `del`, `pop`, `popitem`, `clear` or a replaced value. It may read the
       cache and **must not change it**. If it raises, so does the set, and the key is left with no value.
+    - What `spares(value)` is true of joins its queue anew when it would leave only because of a new `limit`: others
+      hold what it holds, so that little would be won. After `MOST_SPARED` of them `limit` gives up.
     """
 
     def __init__(
@@ -100,12 +104,14 @@ class EvictionPolicy(Cache[K, V]):
         maxsize: int,
         getsizeof: Callable[[V], int] | None = None,
         on_evict: Callable[[K, V], None] | None = None,
+        spares: Callable[[V], bool] | None = None,
     ) -> None:
         super().__init__(maxsize, getsizeof)  # its store stays empty: ours is one dict of nodes
         self._budget = maxsize  # bytes
         self._used = 0  # bytes: the sum of the sizes in _nodes, at every return
         self._nodes: dict[K, _Node[K, V]] = {}
         self._on_evict = on_evict
+        self._spares = spares
         self._start()
 
     # What a policy decides: its queues, where a node enters and leaves, who goes next, what a hit is worth.
@@ -133,10 +139,10 @@ class EvictionPolicy(Cache[K, V]):
         """The budget in bytes."""
         return self._budget
 
-    def limit(self, maxsize: int) -> None:
-        """Change the budget, evicting until what is stored fits."""
+    def limit(self, maxsize: int) -> bool:
+        """Change the budget, evicting until what is stored fits; False if it does not, for what had to be spared."""
         self._budget = maxsize
-        self._make_room(0)
+        return self._make_room(0, MOST_SPARED)
 
     @property
     def currsize(self) -> int:
@@ -199,13 +205,19 @@ class EvictionPolicy(Cache[K, V]):
         del self._nodes[node.key]
         self._used -= node.size
 
-    def _make_room(self, size: int) -> None:
-        """Evict until `size` bytes are free."""
+    def _make_room(self, size: int, may_spare: int = 0) -> bool:
+        """Evict until `size` bytes are free; False if so many had to be spared."""
         while self._used + size > self._budget:
             node = self._victim()
             self._drop(node)
-            if self._on_evict is not None:
+            if may_spare and self._spares is not None and self._spares(node.value):
+                self._insert(node)
+                may_spare -= 1
+                if not may_spare:
+                    return False
+            elif self._on_evict is not None:
                 self._on_evict(node.key, node.value)
+        return True
 
     def __delitem__(self, key: K) -> None:
         self._drop(self._nodes[key])
@@ -363,10 +375,10 @@ class S3Fifo(EvictionPolicy[K, V]):
         self._ghosts: _Ghosts[K] = _Ghosts(self._main_budget)
         self._most_entries = 0
 
-    def limit(self, maxsize: int) -> None:
+    def limit(self, maxsize: int) -> bool:
         """Change the budget, and the main queue's share with it."""
         self._main_budget = maxsize - maxsize // 10
-        super().limit(maxsize)
+        return super().limit(maxsize)
 
     def __getitem__(self, key: K) -> V:
         try:

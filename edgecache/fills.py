@@ -66,11 +66,12 @@ class Fills:
         decision = self._decide(request, reply, previous)
         if isinstance(decision, DoNotStore):
             self._refused(decision.reason)
+            reply.body.count_in(self._memory.account)
             return decision.reason
         stored = decision.stored
-        reply.body.keep_up_to(self._memory.largest, self._memory.account)
-        reply.body.when_ended(lambda body: self._complete(request, stored, reply, body))
         length = reply.response.framing.length
+        reply.body.keep_up_to(self._memory.largest, self._memory.account, length)
+        reply.body.when_ended(lambda body: self._complete(request, stored, reply, body))
         if (
             self._region is not None
             and stored.whole_length is None

@@ -59,14 +59,19 @@ class Rendered:
         return True
 
 
+def _rendered_weight(_: int, rendered: Rendered) -> int:
+    return 1000 + len(rendered.entry.content)
+
+
 class KnownHit:
-    """One head and its answer."""
+    """One head and its answer, which is the one that all plain GETs share, or its own."""
 
-    __slots__ = ("rendered", "request")
+    __slots__ = ("own_bytes", "rendered", "request")
 
-    def __init__(self, request: Request, rendered: Rendered) -> None:
+    def __init__(self, request: Request, rendered: Rendered, *, own: bool = False) -> None:
         self.request = request
         self.rendered = rendered
+        self.own_bytes = _rendered_weight(0, rendered) if own else 0  # that the answer takes beside those shared
 
 
 class KnownPass:
@@ -95,15 +100,15 @@ class KnownRead:
 Known = KnownHit | KnownPass | KnownRead
 
 
-def _rendered_weight(_: int, rendered: Rendered) -> int:
-    return 1000 + len(rendered.entry.content)
+def _known_weight(raw: bytes, known: Known) -> int:
+    return weight_of(raw, known) + (known.own_bytes if type(known) is KnownHit else 0)
 
 
 class KnownHeads:
     """The remembered heads and rendered answers, the oldest forgotten first."""
 
     def __init__(self, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None) -> None:
-        self._known: Remembered[bytes, Known] = Remembered(MOST_HEADS, most_bytes // 2, weight_of, hold)
+        self._known: Remembered[bytes, Known] = Remembered(MOST_HEADS, most_bytes // 2, _known_weight, hold)
         self._rendered: Remembered[int, Rendered] = Remembered(MOST_RENDERED, most_bytes // 2, _rendered_weight, hold)
         self._seen: set[int] = set()
         self._stopped = False
@@ -136,8 +141,19 @@ class KnownHeads:
         if rendered is None or rendered.entry is not entry:
             rendered = Rendered(entry, make, self.hsts)
             if len(entry.content) <= LONGEST_ANSWER:  # what is evicted must not live on here
+                before = len(self._rendered)
                 self._rendered.remember(id(entry), rendered)
+                if len(self._rendered) <= before:
+                    self._forget_unshared()
         return rendered
+
+    def _forget_unshared(self) -> None:
+        """Let go of heads whose answer was shared, and is forgotten: nobody counts it any more."""
+        for raw, known in list(self._known.items()):
+            if type(known) is KnownHit and not known.own_bytes:
+                shared = self._rendered.get(id(known.rendered.entry))
+                if shared is not known.rendered:
+                    self._known.forget(raw)
 
     def forget_gone(self) -> None:
         """Let go of answers out of entries that are no longer in memory."""

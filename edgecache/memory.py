@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from edgecache.account import Account
+from edgecache.account import LARGE, Account
 from edgecache.eviction import POLICIES, EvictionPolicy
 from edgecache.rules.cache_key import SearchVariance, no_vary_search
 from edgecache.rules.content import Content
@@ -20,7 +20,7 @@ from edgecache.rules.stored import Stored, etag_of, last_modified_of
 from edgecache.rules.vary import preferred_language, selecting_values
 from edgecache.wire.h1_render import field_block
 
-ENTRY_OVERHEAD: Final = 640  # bytes that an entry costs beside head and body; measured by `make bench`
+ENTRY_OVERHEAD: Final = 900  # bytes that an entry costs beside head and body, its ghost included; measured by budget.py
 TAG_OVERHEAD: Final = 48  # bytes
 PART_OVERHEAD: Final = 160  # bytes
 MOST_SEARCH_RULES: Final = 4096  # paths whose No-Vary-Search is remembered
@@ -177,7 +177,7 @@ class Memory:
         self.evictions = 0
         self.retired = 0  # times that something was taken out, or made room for what succeeds it
         self._slots: EvictionPolicy[bytes, Slot] = POLICIES[policy](
-            budget, getsizeof=lambda slot: slot.size, on_evict=self._evicted
+            budget, getsizeof=lambda slot: slot.size, on_evict=self._evicted, spares=self._spares
         )
         self.account = Account(budget, largest, self._slots.limit)  # what is held outside of the slots
         self._search: dict[bytes, tuple[SearchVariance, int]] = {}  # path → rule and its number
@@ -255,7 +255,7 @@ class Memory:
             self._retire(slot)
             self._slots.pop(key, None)
             return None
-        self.account.look()
+        self.account.settle()
         return None if entry.gone else entry
 
     def resize(self, entry: Entry) -> None:
@@ -298,6 +298,9 @@ class Memory:
                 del self._search[next(iter(self._search))]
             self._search_count += 1
             self._search[path] = (rule, self._search_count)
+
+    def _spares(self, slot: Slot) -> bool:
+        return isinstance(slot, Entry) and len(slot.content) >= LARGE and self.account.spares(slot.content)
 
     def _evicted(self, key: bytes, slot: Slot) -> None:
         self.evictions += 1

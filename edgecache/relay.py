@@ -165,9 +165,9 @@ class Relays:
             tell_of_reply(exchange, reply, self._invalidation)
         head = answers.from_upstream(reply.response, member, self.clock()) + more
         if reply.rest is not None:
-            exchange.ask_for_rest = partial(_go_on, exchange, reply.rest)
+            exchange.ask_for_rest = partial(_go_on, reply.rest)
         elif self._has_rest(exchange, reply):
-            exchange.ask_for_rest = partial(self._ask_for_rest, exchange, reply.response)
+            exchange.ask_for_rest = partial(self._ask_for_rest, reply.response)
         exchange.stream(status, head, reply.response.framing.length, reply.body)
 
     @staticmethod
@@ -178,7 +178,7 @@ class Relays:
         sized = response.framing.length is not None and response.status == 200
         return strong and sized and not reply.tier and exchange.request.method == b"GET"
 
-    def _ask_for_rest(self, exchange: Exchange, response: Response, at: int) -> None:
+    def _ask_for_rest(self, response: Response, exchange: Exchange, at: int) -> None:
         """Ask for what follows byte `at` of `response`, for `exchange` alone (RFC 9110 §13.1.5)."""
         request, etag = exchange.request, response.fields.get(b"etag") or b""
         fields = rfc9111.unconditional(request).plus((b"Range", b"bytes=%d-" % at), (b"If-Range", etag))
@@ -190,7 +190,7 @@ class Relays:
         self.upstream.ask(rest)
 
 
-def _go_on(exchange: Exchange, rest: Callable[[int], Body], at: int) -> None:
+def _go_on(rest: Callable[[int], Body], exchange: Exchange, at: int) -> None:
     exchange.go_on_with(rest(at))
 
 

@@ -44,6 +44,7 @@ MOST_SHARES: Final = 10  # of a round
 SHARE: Final = 100  # connections, of which a round has at least so many for each share
 CATCH_UP_WITHIN: Final = 0.5  # seconds that the start waits for the log of invalidations
 HEADS: Final = 16  # what request heads parse to holds a sixteenth of the memory at most
+READ_WITHIN: Final = 10.0  # seconds that a client may take to read what memory is short of
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
 GEOGRAPHY: Final = ("geo_db", "geo_overrides", "geo_rules", "region")
 
@@ -366,12 +367,13 @@ class Worker:
         self._cut_readers()
 
     def _cut_readers(self) -> None:
-        """Cut whoever has read slowest of what has left the memory, while such readers hold too much of it."""
+        """Cut whoever has read slowest of what has left the memory, while such readers hold too much of it for long."""
         account = self.edge.memory.account
         account.look()
         contents = account.to_cut()
         if contents:
-            readers = [one for one in self.connections if id(one.reads) in contents]
+            had_time = self.clock() - READ_WITHIN
+            readers = [one for one in self.connections if id(one.reads) in contents and one.began < had_time]
             for connection in sorted(readers, key=lambda one: one.since)[: 1 + len(readers) // 2]:
                 connection.cut()
 

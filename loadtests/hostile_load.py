@@ -3,7 +3,7 @@
     python loadtests/hostile_load.py [--only sockets,readers] [--quick] [--json FILE]
 
 Everything happens on 127.0.0.1. The table goes to stdout, progress to stderr. Exit code: 0; 1 when a bound is
-exceeded or a part failed. A full run takes about eight minutes and wants two cores; `--quick` is for orientation.
+exceeded or a part failed. A full run takes about ten minutes and wants two cores; `--quick` is for orientation.
 """
 
 from __future__ import annotations

@@ -429,3 +429,26 @@ async def test_what_lands_while_a_request_is_on_its_way_to_a_flight_is_seen(
 
     assert late.body == b"one"
     assert len(origin.requests) == 1
+
+
+async def test_a_follower_that_comes_before_its_leader_takes_nothing_away(origin: OriginDouble) -> None:
+    """Who asks just when the head is there may read first: of a body that only flows, the leader still gets all."""
+    first, rest = asyncio.Event(), asyncio.Event()
+    body = bytes(range(256)) * 4096
+    pieces, gates = [body[:500_000], body[500_000:]], [first, rest]
+    origin.otherwise(Reply(fields=[FRESH], framing="chunked", pieces=pieces, gates=gates))
+    settings = {"memory": "1MiB", "max_object_memory": "4KiB"}
+    async with running_pop(origin, **settings) as pop, pop.client() as leader, pop.client() as follower:
+        await leader.request("GET", "/page")
+        await origin.request_seen()
+        (flight,) = pop.worker.edge.flights._out.values()
+        (last,) = (one for one in pop.worker.connections if one._exchange is None)  # the follower's
+        first.set()
+        while not flight._landed.done():
+            await let_others_run(1)
+        last.data_received(b"GET /page HTTP/1.1\r\nHost: www.example.test\r\n\r\n")  # before the leader is woken
+        await let_others_run(100)
+        rest.set()
+
+        assert (await leader.response()).body == body
+        assert (await follower.response()).body == body

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import time
 import tracemalloc
 
 import pytest
@@ -12,6 +14,7 @@ from harness.pop import Pop, running_pop
 
 from edgecache.body import SLICE, Body
 from edgecache.rules.content import Pieces
+from edgecache.worker import READ_WITHIN
 
 FRESH = ("Cache-Control", "max-age=60")
 ETAG = ("ETag", '"v"')
@@ -160,6 +163,10 @@ async def test_what_is_read_after_it_was_evicted_counts(origin: OriginDouble) ->
         assert memory.account.held >= memory.account.lingering
         pop.worker._cut_readers()
         await let_others_run()
+        assert len(pop.worker.connections) == 6  # they have had no time yet
+        pop.worker.clock = lambda: time.monotonic() + 2 * READ_WITHIN
+        pop.worker._cut_readers()
+        await let_others_run()
         pop.worker._cut_readers()
         await let_others_run()
         memory.account.look()
@@ -222,3 +229,56 @@ async def test_a_slow_reader_of_a_range_keeps_no_copy(origin: OriginDouble, fiel
             (connection,) = pop.worker.connections
             assert connection.reads is not None
             assert held < 256 * KIB
+
+
+async def test_heads_go_with_the_answers_that_they_share(origin: OriginDouble) -> None:
+    """An answer that is no longer kept rendered is not kept alive by a known head, where it would not count."""
+    origin.otherwise(Reply(fields=[FRESH], body=bytes(12 * KIB)))
+    async with running_pop(origin, memory="4MiB") as pop, pop.client() as client:
+        known = pop.worker.edge.known
+        for number in range(60):
+            for _ in range(4):
+                await client.request("GET", f"/{number}")
+                await client.response()
+        shared = set(map(id, known._rendered.values()))
+        assert 0 < len(known._known) <= len(shared)
+        assert {id(hit.rendered) for hit in known._known.values()} <= shared
+
+
+async def test_a_miss_leaves_no_cycle_behind(origin: OriginDouble) -> None:
+    """What a miss needs is freed at once: waiting for the collector, it would keep the allocator's arenas in pieces."""
+    origin.otherwise(Reply(fields=[FRESH, ETAG], pieces=[bytes(9 * KIB), bytes(KIB)]))
+    async with running_pop(origin) as pop, pop.client() as client:
+        for number in range(5):
+            await client.request("GET", f"/warm-{number}")
+            await client.response()
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(20):
+                await client.request("GET", f"/{number}")
+                await client.response()
+            await let_others_run()
+            left = sum(type(one).__name__ in ("Exchange", "Body", "Flight", "Reply") for one in gc.get_objects())
+        finally:
+            gc.enable()
+        assert left <= 5
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_tiny_pieces_cost_no_more_than_their_bytes(behind: bool) -> None:
+    """A body that comes two bytes at a time takes what it holds, and a little; with a reader that lags in it too."""
+    size = 100_000
+    body = Body(keep=size)
+    tracemalloc.start()
+    try:
+        for number in range(size // 2):
+            body.write(bytes((number % 251, 1)))
+            if behind and number == 1000:
+                body.read_into(Slow())
+        held, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert body.size == size
+    assert held < size * 1.2 + 64 * KIB
+    assert most < size * 1.5 + 128 * KIB

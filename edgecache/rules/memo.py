@@ -11,13 +11,14 @@ from functools import lru_cache, wraps
 from typing import Final, TypeVar, TypeVarTuple
 
 LONGEST: Final = 512  # bytes of a value that is remembered
+SIZED: Final = frozenset((bytes, str))
 
 Values = TypeVarTuple("Values")
 R = TypeVar("R")
 
 
 def remember(most: int, longest: int = LONGEST) -> Callable[[Callable[[*Values], R]], Callable[[*Values], R]]:
-    """Remember the last `most` results of a function of strings (or None), but for those of long ones."""
+    """Remember the last `most` results of a function of its positional arguments, but for those of long strings."""
 
     def remembering(function: Callable[[*Values], R]) -> Callable[[*Values], R]:
         known = lru_cache(maxsize=most)(function)
@@ -25,7 +26,7 @@ def remember(most: int, longest: int = LONGEST) -> Callable[[Callable[[*Values],
         @wraps(function)
         def result(*values: *Values) -> R:
             for value in values:
-                if value is not None and len(value) > longest:  # type: ignore[arg-type]
+                if type(value) in SIZED and len(value) > longest:  # type: ignore[arg-type]
                     return function(*values)
             return known(*values)
 

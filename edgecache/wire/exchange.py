@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 BURST: Final = 128 * 1024  # bytes that a client gets before the others have their turn, however fast it is
+COPIED: Final = 16 * 1024  # bytes that are copied rather than written in three parts
 
 
 class Cancellable(Protocol):
@@ -49,7 +50,7 @@ class Exchange:
     _chunked = False
     _burst = 0  # bytes of the body that were sent in this turn of the event loop, or in some before
     extra = b""  # field lines that end the head of the answer: what only a POP is told
-    ask_for_rest: Callable[[int], None] | None = None  # how to get the answer's rest by another way
+    ask_for_rest: Callable[[Exchange, int], None] | None = None  # how to get the answer's rest by another way
 
     def __init__(self, connection: ClientConnection, request: Request, raw: bytes, body: Body | None) -> None:
         self.request = request
@@ -149,7 +150,12 @@ class Exchange:
             self._burst += size
             if self._burst >= BURST > self._burst - size:
                 asyncio.get_running_loop().call_soon(self._have_a_turn)
-            connection.transport.write(render.chunk(piece) if self._chunked else piece)
+            if not self._chunked:
+                connection.transport.write(piece)
+            elif size <= COPIED:
+                connection.transport.write(render.chunk(piece))
+            else:  # what waits for the client is what is stored, and no copy of it
+                connection.transport.writelines((b"%x\r\n" % size, piece, b"\r\n"))
 
     def _have_a_turn(self) -> None:
         self._burst = 0
@@ -174,7 +180,7 @@ class Exchange:
         if self.ask_for_rest is None or self._connection is None:
             return False
         self._cursor = None
-        self.ask_for_rest(at)
+        self.ask_for_rest(self, at)  # no cycle: what a miss leaves behind is freed at once
         return True
 
     def go_on_with(self, rest: Body, skip: int = 0) -> None:

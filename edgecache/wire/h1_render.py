@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
 import orjson
 
+from edgecache.rules.memo import remember
 from edgecache.rules.message import FieldLine
 
 REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
-@lru_cache(maxsize=1024)
 def status_line(status: int, reason: bytes = b"") -> bytes:
     """The status line of a response, with its CRLF."""
+    return _status_line(status, reason)
+
+
+@remember(1024)
+def _status_line(status: int, reason: bytes) -> bytes:
     return b"HTTP/1.1 %d %s\r\n" % (status, reason or REASONS.get(status, b""))
 
 

@@ -12,6 +12,7 @@ import select
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Final, cast
 
@@ -338,6 +339,11 @@ class ClientConnection(asyncio.Protocol):
     def reads(self) -> Content | None:
         """The complete content that the client is still reading, if it is one."""
         return self._exchange.reads if self._exchange is not None else None
+
+    @property
+    def began(self) -> float:
+        """Monotonic seconds: when the request under way began; infinity if there is none."""
+        return self._exchange.began if self._exchange is not None else inf
 
     @property
     def since(self) -> float:

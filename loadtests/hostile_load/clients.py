@@ -135,8 +135,11 @@ class Clients:
     opened anew, as every HTTP client does; all else is a failure.
     """
 
-    def __init__(self, port: int, requests: Iterator[bytes], connections: int, rate: float) -> None:
+    def __init__(
+        self, port: int, requests: Iterator[bytes], connections: int, rate: float, fine: tuple[int, ...] = (200,)
+    ) -> None:
         self._port = port
+        self._fine = fine  # statuses that are no failure
         self._requests = requests
         self._gap = connections / rate  # seconds between two requests of one client
         self._count = connections
@@ -193,7 +196,7 @@ class Clients:
             return None
         tally.latencies.append(time.monotonic() - began)
         self.answered(connection.head)
-        if status != 200:
+        if status not in self._fine:
             tally.failures.append(f"status {status}")
             tally.failed_at.append((began, connection.port))
         if connection.last:

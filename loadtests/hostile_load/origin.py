@@ -1,13 +1,15 @@
 """The origin of the hostile runs, a process of its own: bodies of any size, at any pace, and a count of what is asked.
 
 `/o/NAME` may be stored, `/p/NAME` may not. The query says how: `size` (bytes), `pace` (bytes per second, in ten pieces
-a second), `chunked` (no length), `wait` (seconds before the answer). `/stats` tells what was asked so far, as JSON.
+a second), `chunked` (no length), `wait` (seconds before the answer), `head` (bytes of fields that say nothing), `tags`
+(how many), `vary` (by X-Variant). A single `Range` with both ends is kept. `/stats` tells what was asked, as JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from typing import cast
 from urllib.parse import parse_qsl
@@ -16,6 +18,8 @@ import uvloop
 
 PATTERN = bytes(range(256)) * 1024
 LARGEST_WRITE = len(PATTERN)
+LINE = 4000  # bytes of a field that says nothing
+RANGE = re.compile(rb"\r\n[Rr]ange: bytes=(\d+)-(\d+)(?:\r\n|$)")
 TICK = 0.1  # seconds between two pieces of a paced answer
 
 
@@ -44,7 +48,7 @@ class Connection(asyncio.Protocol):
         self._counts = counts
         self._rest = b""
         self._body = 0  # bytes of a request's body still to come
-        self._request: tuple[bytes, bytes] | None = None  # method and target of the one whose body comes
+        self._request: tuple[bytes, bytes, bytes] | None = None  # method, target and head of the one whose body comes
         self._room = asyncio.Event()
         self._room.set()
         self._answering: asyncio.Task[None] | None = None
@@ -80,15 +84,15 @@ class Connection(asyncio.Protocol):
             if not found:
                 return
             method, target, _ = head.split(b" ", 2)
-            self._request, self._rest = (method, target), rest
+            self._request, self._rest = (method, target, head), rest
             self._body = int(head.lower().partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0] or 0)
         taken = min(self._body, len(self._rest))
         self._body -= taken
         self._rest = self._rest[taken:]
         if self._body:
             return
-        (method, target), self._request = self._request, None
-        self._answering = asyncio.get_running_loop().create_task(self._answer(method, target))
+        (method, target, head), self._request = self._request, None
+        self._answering = asyncio.get_running_loop().create_task(self._answer(method, target, head))
         self._answering.add_done_callback(self._answered)
 
     def _answered(self, _: object) -> None:
@@ -96,14 +100,14 @@ class Connection(asyncio.Protocol):
         if not self._transport.is_closing():
             self._next()
 
-    async def _answer(self, method: bytes, target: bytes) -> None:
+    async def _answer(self, method: bytes, target: bytes, head: bytes) -> None:
         self._counts.begin()
         try:
-            await self._say(method, target)
+            await self._say(method, target, head)
         finally:
             self._counts.under_way -= 1
 
-    async def _say(self, method: bytes, target: bytes) -> None:
+    async def _say(self, method: bytes, target: bytes, head: bytes) -> None:
         path, _, query = target.decode().partition("?")
         wanted = dict(parse_qsl(query, keep_blank_values=True))
         if path == "/stats":
@@ -113,13 +117,15 @@ class Connection(asyncio.Protocol):
             return
         size, pace = int(wanted.get("size", 1024)), int(wanted.get("pace", 0))
         await asyncio.sleep(float(wanted.get("wait", 0)))
-        chunked = "chunked" in wanted
-        self._transport.write(head_of(path, None if chunked else size))
+        chunked, span = "chunked" in wanted, RANGE.search(head)
+        first, end = (int(span[1]), min(int(span[2]) + 1, size)) if span else (0, size)
+        more = more_of(path, wanted) + (f"Content-Range: bytes {first}-{end - 1}/{size}\r\n" if span else "")
+        self._transport.write(head_of(path, None if chunked else end - first, more, 206 if span else 200))
         if method == b"HEAD":
             return
-        for start in range(0, size, step := min(LARGEST_WRITE, int(pace * TICK) or LARGEST_WRITE)):
+        for start in range(first, end, step := min(LARGEST_WRITE, int(pace * TICK) or LARGEST_WRITE)):
             await self._room.wait()
-            piece = PATTERN[: min(step, size - start)]
+            piece = PATTERN[: min(step, end - start)]
             self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
             if pace:
                 await asyncio.sleep(TICK)
@@ -127,12 +133,23 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"0\r\n\r\n")
 
 
-def head_of(path: str, size: int | None) -> bytes:
+def more_of(path: str, wanted: dict[str, str]) -> str:
+    """The field lines that are asked for beside the usual ones."""
+    lines = [f"X-Nothing: {'x' * min(LINE, left)}" for left in range(int(wanted.get("head", 0)), 0, -LINE)]
+    if count := int(wanted.get("tags", 0)):
+        lines.append("Surrogate-Key: " + " ".join(f"{path[3:]}-{number}" for number in range(count)))
+    if "vary" in wanted:
+        lines.append("Vary: X-Variant")
+    return "".join(line + "\r\n" for line in lines)
+
+
+def head_of(path: str, size: int | None, more: str = "", status: int = 200) -> bytes:
     """The head of an answer of `size` bytes; None = it comes in chunks."""
     framing = "Transfer-Encoding: chunked" if size is None else f"Content-Length: {size}"
     stored = path.startswith("/o/")
     control = f'max-age=3600\r\nETag: "{abs(hash(path)):x}"' if stored else "no-store"
-    return f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nCache-Control: {control}\r\n{framing}\r\n\r\n".encode()
+    head = f"HTTP/1.1 {status} OK\r\nContent-Type: text/plain\r\nCache-Control: {control}\r\n{more}{framing}\r\n\r\n"
+    return head.encode()
 
 
 async def serve(port: int) -> None:

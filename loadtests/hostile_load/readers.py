@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from . import pop as pops
@@ -22,10 +22,10 @@ SETTLE = 1.5  # seconds
 
 
 @contextmanager
-def slow_readers(port: int, target: str, count: int) -> Iterator[list[socket.socket]]:
-    """Clients that have asked for `target`, with the smallest of buffers, and read at a byte a second."""
+def slow_readers(port: int, targets: Iterable[str]) -> Iterator[list[socket.socket]]:
+    """Clients that have each asked for a target, with the smallest of buffers, and read at a byte a second."""
     sockets = []
-    for _ in range(count):
+    for target in targets:
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         sock.connect(("127.0.0.1", port))
@@ -111,7 +111,7 @@ class Run:
 
     async def _downloads(self, target: str, slow: int) -> tuple[float, float]:
         before = pops.resident(self._worker)
-        with slow_readers(self._pop.port, target, slow) as sockets:
+        with slow_readers(self._pop.port, [target] * slow) as sockets:
             took = await asyncio.gather(*(download(self._pop.port, target) for _ in range(OTHERS)))
             self._problems += [problem for _, problem in took if problem]
             await drip(sockets, 2.0)
