@@ -37,12 +37,13 @@ class Delivery:
         self._invalidation = parts.invalidation
         self._relays = parts.relays
         self._known = parts.known
+        self._alike = parts.alike
 
     # --- out of an entry
 
     def rendered(self, exchange: Exchange, entry: Entry, now: float) -> bool:
         """Answer a plain GET with the one answer that all of them share; False if `entry` is not fresh."""
-        rendered = self._known.rendered(entry, partial(self._whole, entry))
+        rendered = self.rendering(entry)
         if not rendered.is_right(now):
             return False
         answer = rendered.answer
@@ -53,7 +54,12 @@ class Delivery:
         exchange.reply(answer.status, answer.head, answer.content)
         if rendered.full and exchange.request.persists:
             self._learn_hit(exchange, rendered)
+        self._alike.learn(exchange)
         return True
+
+    def rendering(self, entry: Entry) -> Rendered:
+        """The answer that all plain GETs of `entry`, a whole, share; it may be out of date."""
+        return self._known.rendered(entry, partial(self._whole, entry))
 
     def from_entry(
         self,

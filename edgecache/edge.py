@@ -5,6 +5,7 @@ Rule 2: this file decides nothing about HTTP; it asks `rules/` and obeys.
 Rule 3: the tiers do not know each other; only this file knows their order.
 
     bytes ──► answer_known            a head seen before whose answer is still right: one look-up, one write
+      ├─────► answer_alike            a head that differs from known ones in nothing that matters: split, not parsed
       └─────► answer                  synchronous: refuse, pass, or answer from memory
                 └─► answer_regional   called back: what the region's Valkey has, if there is one
                       └─► ask         one flight per key: lead, follow, or go alone
@@ -20,11 +21,13 @@ from functools import partial
 from typing import Final, assert_never
 
 from edgecache import answers
+from edgecache.alike import Alike
 from edgecache.answers import Answer
+from edgecache.body import SLICE
 from edgecache.delivery import Delivery
 from edgecache.flights import Failed, Filling, Flight, Outcome, Refreshed, Risen, Unshareable
 from edgecache.known import KnownHit, KnownPass, KnownRead
-from edgecache.memory import Entry
+from edgecache.memory import Entry, Variants
 from edgecache.parts import Limits, Parts
 from edgecache.purge_method import PurgeMethod
 from edgecache.refill import Refill
@@ -63,7 +66,7 @@ class Edge:
         *,
         writes: Writes,
         purges: PurgeMethod,
-        on_known_hit: Callable[[ClientConnection, KnownHit, float], None],
+        on_known_hit: Callable[[ClientConnection, KnownHit | Alike, float], None],
         reaches: Reaches | None = None,
         token_cookie: bool = False,
     ) -> None:
@@ -79,6 +82,7 @@ class Edge:
         self.clock = parts.clock  # epoch seconds
         self.jurisdiction = parts.jurisdiction
         self.known = parts.known
+        self.alike = parts.alike
         self.limits = limits
         self.foreign = 0  # requests of another jurisdiction
         self._retired = 0  # of the memory, when answers were last let go
@@ -97,6 +101,7 @@ class Edge:
         self.limits = limits
         self.delivery.max_ranges = limits.max_ranges
         self.known.forget_all()
+        self.alike.forget_all()
 
     # --- without waiting
 
@@ -104,7 +109,7 @@ class Edge:
         """Answer, or pass on, the request whose head is exactly `raw`, if it is known and that is still right."""
         known = self.known.get(raw)
         if known is None:
-            return False
+            return self.answer_alike(connection, raw)
         now = self.clock()
         if type(known) is KnownPass:
             if known.client != connection.peer or self.flights.marks.get(known.key, 0.0) < now:
@@ -116,10 +121,7 @@ class Edge:
             return self._hits is not None and self._hits.ask_known(connection, known, raw)
         assert type(known) is KnownHit, "there are three kinds"
         rendered = known.rendered
-        entry = rendered.entry
-        if entry.passed != (fence := self.log.fence) and (
-            fence < 0 or self.invalidation.check(entry) is not Verdict.USABLE
-        ):
+        if not self._is_proven(rendered.entry):
             return False
         if not rendered.is_right(now):
             self.known.forget_one(raw)
@@ -127,6 +129,38 @@ class Edge:
         connection.transport.write(rendered.full)
         self.on_known_hit(connection, known, now)
         return True
+
+    def answer_alike(self, connection: ClientConnection, raw: bytes) -> bool:
+        """Answer the plain GET whose head is `raw` out of the memory, if it is like others that were, and that is so.
+
+        What is answered here is what `answer` would answer; what is new, or not plain, or not fresh, it does answer.
+        """
+        alike = self.alike.find(raw)
+        if alike is None:
+            return False
+        slot = self.memory.slot(alike.key)
+        entry = slot.select(alike.selecting(slot.names)) if isinstance(slot, Variants) else slot
+        if entry is None or entry.segments is not None or not self._is_proven(entry):
+            return False
+        content = entry.content
+        if not isinstance(content, bytes) or len(content) > SLICE:  # it is read slice by slice
+            return False
+        now = self.clock()
+        rendered = alike.rendered = self.delivery.rendering(entry)
+        if not rendered.is_right(now) or self.known.is_worth_learning(raw):
+            return False
+        if rendered.full:
+            connection.transport.write(rendered.full)
+        else:
+            connection.transport.write(rendered.head)
+            connection.transport.write(content)
+        self.on_known_hit(connection, alike, now)
+        return True
+
+    def _is_proven(self, entry: Entry) -> bool:
+        """Whether no purge stands against `entry`, and it need not be said that one may be missing."""
+        fence = self.log.fence
+        return entry.passed == fence or (fence >= 0 and self.invalidation.check(entry) is Verdict.USABLE)
 
     def sweep(self) -> None:
         """Let go of what is remembered of entries that have left the memory."""

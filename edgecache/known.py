@@ -27,13 +27,14 @@ LONGEST_HEAD: Final = 4096  # bytes; longer ones are parsed each time
 LONGEST_ANSWER: Final = 16384  # bytes; longer answers are not joined into one write
 MOST_RENDERED: Final = 4096  # entries whose answer is kept rendered
 MOST_BYTES: Final = 64 * 1024 * 1024  # of heads and rendered answers together, where no other bound is set
+ONE_OF: Final = 16  # heads that could do without being known, when there are many
 MOST_SEEN: Final = 8192  # heads remembered as seen once, by their hash
 
 
 class Rendered:
     """An answer out of an entry, made anew when its Age has changed or the entry was freshened."""
 
-    __slots__ = ("_age", "_block", "_hsts", "_make", "answer", "entry", "full")
+    __slots__ = ("_age", "_block", "_hsts", "_make", "answer", "entry", "full", "head")
 
     def __init__(self, entry: Entry, make: Callable[[float], Answer], hsts: bytes = b"") -> None:
         self.entry = entry
@@ -42,7 +43,8 @@ class Rendered:
         self._age = -1
         self._block = b""
         self.answer = Answer(0, b"")
-        self.full = b""  # head and content, as they go out on a connection that persists
+        self.head = b""  # as it goes out on a connection that persists, with its empty line
+        self.full = b""  # that and the content, unless it is long
 
     def is_right(self, now: float) -> bool:
         """Whether the entry is in place and fresh; if so, `answer` and `full` are up to date."""
@@ -55,7 +57,8 @@ class Rendered:
             answer = self.answer = self._make(now)
             short = len(answer.content) <= LONGEST_ANSWER
             hsts = b"" if self._hsts and says_hsts(answer.head) else self._hsts
-            self.full = b"%b%b\r\n%b" % (answer.head, hsts, bytes(answer.content)) if short else b""
+            self.head = b"%b%b\r\n" % (answer.head, hsts)
+            self.full = self.head + bytes(answer.content) if short else b""
         return True
 
 
@@ -107,6 +110,7 @@ class KnownHeads:
         self._rendered: Remembered[int, Rendered] = Remembered(MOST_RENDERED, most_bytes // 2, _rendered_weight, hold)
         self._seen: set[int] = set()
         self._stopped = False
+        self._passed_over = 0
         self.hsts = b""  # the line that answers to https get, or nothing
         self.get = self._known.get
 
@@ -121,6 +125,13 @@ class KnownHeads:
             self._seen.clear()
         self._seen.add(mark)
         return False
+
+    def is_worth_learning(self, raw: bytes) -> bool:
+        """Whether the head `raw`, which can be answered without, is to be learnt now: of too many, some are."""
+        if not self.learns(raw):
+            return False
+        self._passed_over = (self._passed_over + 1) % ONE_OF
+        return not self._known.half_full or self._passed_over == 0
 
     def learn(self, raw: bytes, known: Known) -> None:
         """Remember what is known of the request whose head is exactly `raw`."""

@@ -51,6 +51,11 @@ class Remembered(dict[K, T]):
         if value is not None and self._weigh is not None:
             self._add(-self._weigh(raw, value))
 
+    @property
+    def half_full(self) -> bool:
+        """Whether half of what may be remembered is."""
+        return 2 * len(self) >= self._most or 2 * self.bytes >= self._most_bytes > 0
+
     def clear(self) -> None:
         """Remember nothing."""
         super().clear()

@@ -1,0 +1,190 @@
+"""Requests that differ from known ones in nothing that matters: the way of heads that are new each time.
+
+Each visitor's heads are its own, by cookies, user agents, ids of requests; no rule asks about those when the answer
+comes out of the memory (`rules/immaterial.py`). The other field lines of a head, in their order, and what the doors
+have put before it, are its essence. When a plain GET with some essence was parsed, accepted and answered by a hit, and
+that for the second time, what follows from the essence is remembered. The next head is then split into its lines, not
+parsed: immaterial lines are well-formed by a look at each or by having been seen before, the request line by a grammar
+of its own that takes plain GETs only, and the material lines because they are exactly those that were accepted.
+
+So the parser's verdict comes first here too: it is reached line by line. A head is accepted iff each of its lines is
+well-formed, its lines are neither too many nor too long, and its material lines, Host and framing and all, are
+consistent. Whatever is new in a line that may matter goes the long way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from edgecache.known import Rendered
+from edgecache.remembered import Remembered
+from edgecache.rules.chain import has_internal
+from edgecache.rules.immaterial import IMMATERIAL, NEVER_TWICE, field_line, is_immaterial, named_lines
+from edgecache.rules.message import Fields, Request
+from edgecache.wire.exchange import Exchange
+from edgecache.wire.h1_head import NOT_NOMINATED, HeadLimits, connection_options
+
+MOST_LIKENESSES: Final = 4096
+MOST_SEEN: Final = 8192  # essences remembered as asked for once, by their hash
+MOST_BYTES: Final = 8 * 1024 * 1024  # of all that is remembered here, where no other bound is set
+LONGEST_LINE: Final = 256  # bytes; longer ones are looked at each time
+LINE_OVERHEAD: Final = 150  # bytes that a remembered line costs beside its own
+LONGEST_ESSENCE: Final = 2048  # bytes; longer ones are not learnt
+CRLF: Final = b"\r\n"
+PLAIN_GET: Final = re.compile(rb'((?:[^\r]*\n)?)GET (/[!-"$-~]*+) HTTP/1\.1\r\n')  # first what the doors have put there
+
+Essence = tuple[bytes, ...]  # what the doors have put before a head, and its material lines
+
+
+class JudgedLines(dict[bytes, bool]):
+    """Field lines, and whether each is material: judged when it is asked for, and remembered."""
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self.immaterial = IMMATERIAL  # the names that are so here
+        self._most_bytes = most_bytes
+        self._bytes = 0
+
+    def __missing__(self, line: bytes) -> bool:
+        material = not is_immaterial(line, self.immaterial)
+        if len(line) <= LONGEST_LINE and line.partition(b":")[0].lower() not in NEVER_TWICE:
+            self._bytes += len(line) + LINE_OVERHEAD
+            if self._bytes > self._most_bytes:  # a flood of new lines: the usual ones will soon be back
+                self.clear()
+                self._bytes = len(line) + LINE_OVERHEAD
+            self[line] = material
+        return material
+
+    def forget_all(self) -> None:
+        """Judge anew."""
+        self.clear()
+        self._bytes = 0
+
+
+class Likeness:
+    """What plain GETs of one essence have in common."""
+
+    __slots__ = ("fields", "origin")
+
+    def __init__(self, request: Request, immaterial: frozenset[bytes]) -> None:
+        self.origin = request.scheme + b"://" + request.host
+        self.fields = request.fields.without(immaterial)
+
+
+class Alike:
+    """One request that is like known ones."""
+
+    __slots__ = ("_immaterial", "_lines", "key", "likeness", "rendered")
+
+    rendered: Rendered  # its answer, once that is found
+
+    def __init__(self, likeness: Likeness, target: bytes, lines: list[bytes], immaterial: frozenset[bytes]) -> None:
+        self.likeness = likeness
+        self.key = likeness.origin + target  # as `primary_key` has it
+        self._lines = lines  # all of its head's field lines
+        self._immaterial = immaterial
+
+    def selecting(self, names: tuple[bytes, ...]) -> Fields:
+        """The fields by which a response that varies by `names` is selected."""
+        fields = self.likeness.fields
+        if self._immaterial.isdisjoint(names):
+            return fields
+        return fields.plus(*named_lines(self._lines, self._immaterial.intersection(names)))
+
+    @property
+    def request(self) -> Request:
+        """The request itself, for who wants more of it than its answer."""
+        scheme, _, rest = self.likeness.origin.partition(b"://")
+        target = self.key[len(self.likeness.origin) :]
+        return Request(b"GET", target, rest, Fields(map(field_line, self._lines)), scheme=scheme)
+
+
+class AlikeHeads:
+    """Likenesses by their essence, the oldest forgotten first. Bounded in number and bytes."""
+
+    def __init__(self, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None) -> None:
+        self._judged = JudgedLines(most_bytes // 4)
+        if hold is not None:
+            hold(most_bytes // 4)  # all that lines may ever take
+        self._likenesses: Remembered[Essence, Likeness] = Remembered(
+            MOST_LIKENESSES, most_bytes - most_bytes // 4, _weight, hold
+        )
+        self._seen: set[int] = set()
+        self._wanted: tuple[bytes, Essence] | None = None  # what was asked for in vain last, and its head
+        self._stopped = False
+        self.bound(HeadLimits())
+
+    def bound(self, limits: HeadLimits) -> None:
+        """Take heads within these limits; longer ones than a line may be go the long way."""
+        self._longest = min(limits.line, limits.head)
+        self._most_lines = limits.fields
+
+    def judge_by(self, immaterial: frozenset[bytes]) -> None:
+        """From now on these fields are immaterial, of those that may be."""
+        self.forget_all()
+        self._judged.immaterial = IMMATERIAL & immaterial
+
+    def find(self, raw: bytes) -> Alike | None:
+        """The request whose head is `raw`, if it is a plain GET like known ones; never one that would be refused."""
+        start = PLAIN_GET.match(raw)
+        if start is None or len(raw) > self._longest:
+            return None
+        lines = raw.split(CRLF)
+        ends = lines[-2:]
+        lines = lines[1:-2]
+        if ends != NOTHING_MORE or len(lines) > self._most_lines:
+            return None
+        judged = self._judged
+        essence = (start[1], *[line for line in lines if judged[line]])
+        likeness = self._likenesses.get(essence)
+        if likeness is None:
+            self._want(raw, essence)
+            return None
+        return Alike(likeness, start[2], lines, judged.immaterial)
+
+    def _want(self, raw: bytes, essence: Essence) -> None:
+        """Note that `essence` was asked for in vain: the second time it is to be learnt."""
+        mark = hash(essence)
+        if mark in self._seen:
+            self._wanted = raw, essence
+            return
+        if len(self._seen) >= MOST_SEEN:
+            self._seen.clear()
+        self._seen.add(mark)
+
+    def learn(self, exchange: Exchange) -> None:
+        """A plain GET was answered by a hit: remember what follows from its essence, if that was wanted."""
+        wanted, self._wanted = self._wanted, None
+        if wanted is None or self._stopped or wanted[0] != exchange.raw:
+            return
+        raw, essence = wanted
+        start, request = PLAIN_GET.match(raw), exchange.request
+        assert start is not None, "it was wanted"
+        if start[2] != request.target or request.child is not None or has_internal(raw):
+            return
+        nominates = b"connection" in request.fields and not connection_options(request.fields) <= NOT_NOMINATED
+        if request.persists and not nominates and sum(map(len, essence)) <= LONGEST_ESSENCE:
+            self._likenesses.remember(essence, Likeness(request, self._judged.immaterial))
+
+    def forget_all(self) -> None:
+        """Forget all: what follows from an essence has changed."""
+        self._likenesses.clear()
+        self._judged.forget_all()
+        self._wanted = None
+
+    def stop(self) -> None:
+        """Forget all, and learn no more: from now on every answer says `Connection: close`."""
+        self._stopped = True
+        self.forget_all()
+
+    def __len__(self) -> int:
+        return len(self._likenesses)
+
+
+NOTHING_MORE: Final = [b"", b""]  # what follows the last field line's CRLF, and the empty line's
+
+
+def _weight(essence: Essence, _: Likeness) -> int:
+    return 1500 + 6 * sum(map(len, essence))
