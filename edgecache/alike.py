@@ -19,17 +19,16 @@ from collections.abc import Callable
 from typing import Final
 
 from edgecache.known import Rendered
-from edgecache.remembered import Remembered
+from edgecache.remembered import Remembered, Seen
 from edgecache.rules.chain import has_internal
-from edgecache.rules.immaterial import IMMATERIAL, NEVER_TWICE, field_line, is_immaterial, named_lines
+from edgecache.rules.immaterial import IMMATERIAL, IN_A_VALUE, NEVER_TWICE, field_line, named_lines
 from edgecache.rules.message import Fields, Request
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_head import NOT_NOMINATED, HeadLimits, connection_options
 
 MOST_LIKENESSES: Final = 4096
-MOST_SEEN: Final = 8192  # essences remembered as asked for once, by their hash
 MOST_BYTES: Final = 8 * 1024 * 1024  # of all that is remembered here, where no other bound is set
-LONGEST_LINE: Final = 256  # bytes; longer ones are looked at each time
+LONGEST_LINE: Final = 400  # bytes, with what it costs beside its own; longer ones are looked at each time
 LINE_OVERHEAD: Final = 150  # bytes that a remembered line costs beside its own
 LONGEST_ESSENCE: Final = 2048  # bytes; longer ones are not learnt
 CRLF: Final = b"\r\n"
@@ -38,8 +37,15 @@ PLAIN_GET: Final = re.compile(rb'((?:[^\r]*\n)?)GET (/[!-"$-~]*+) HTTP/1\.1\r\n'
 Essence = tuple[bytes, ...]  # what the doors have put before a head, and its material lines
 
 
+class NewLine(Exception):
+    """A line that may matter is new: no essence that is known has it."""
+
+
 class JudgedLines(dict[bytes, bool]):
-    """Field lines, and whether each is material: judged when it is asked for, and remembered."""
+    """Field lines, and whether each is material: judged when it is asked for, and remembered if it is short.
+
+    A material line that is not remembered raises `NewLine`.
+    """
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__()
@@ -48,14 +54,24 @@ class JudgedLines(dict[bytes, bool]):
         self._bytes = 0
 
     def __missing__(self, line: bytes) -> bool:
-        material = not is_immaterial(line, self.immaterial)
-        if len(line) <= LONGEST_LINE and line.partition(b":")[0].lower() not in NEVER_TWICE:
-            self._bytes += len(line) + LINE_OVERHEAD
-            if self._bytes > self._most_bytes:  # a flood of new lines: the usual ones will soon be back
-                self.clear()
-                self._bytes = len(line) + LINE_OVERHEAD
-            self[line] = material
-        return material
+        name, colon, value = line.partition(b":")
+        name = name.lower()
+        material = name not in self.immaterial or not colon or value.translate(None, IN_A_VALUE) != b""
+        if material or name not in NEVER_TWICE:
+            self._remember(line, material)
+        if material:
+            raise NewLine
+        return False
+
+    def _remember(self, line: bytes, material: bool) -> None:
+        weight = len(line) + LINE_OVERHEAD
+        if weight > LONGEST_LINE:
+            return
+        self._bytes += weight
+        if self._bytes > self._most_bytes:  # a flood of new lines: the usual ones will soon be back
+            self.clear()
+            self._bytes = weight
+        self[line] = material
 
     def forget_all(self) -> None:
         """Judge anew."""
@@ -111,7 +127,7 @@ class AlikeHeads:
         self._likenesses: Remembered[Essence, Likeness] = Remembered(
             MOST_LIKENESSES, most_bytes - most_bytes // 4, _weight, hold
         )
-        self._seen: set[int] = set()
+        self._seen = Seen()
         self._wanted: tuple[bytes, Essence] | None = None  # what was asked for in vain last, and its head
         self._stopped = False
         self.bound(HeadLimits())
@@ -137,22 +153,16 @@ class AlikeHeads:
         if ends != NOTHING_MORE or len(lines) > self._most_lines:
             return None
         judged = self._judged
-        essence = (start[1], *[line for line in lines if judged[line]])
+        try:
+            essence = (start[1], *[line for line in lines if judged[line]])
+        except NewLine:
+            return None
         likeness = self._likenesses.get(essence)
         if likeness is None:
-            self._want(raw, essence)
+            if self._seen.again(essence):  # it was asked for in vain before: if this comes to a hit, it is learnt
+                self._wanted = raw, essence
             return None
         return Alike(likeness, start[2], lines, judged.immaterial)
-
-    def _want(self, raw: bytes, essence: Essence) -> None:
-        """Note that `essence` was asked for in vain: the second time it is to be learnt."""
-        mark = hash(essence)
-        if mark in self._seen:
-            self._wanted = raw, essence
-            return
-        if len(self._seen) >= MOST_SEEN:
-            self._seen.clear()
-        self._seen.add(mark)
 
     def learn(self, exchange: Exchange) -> None:
         """A plain GET was answered by a hit: remember what follows from its essence, if that was wanted."""

@@ -16,7 +16,7 @@ from typing import Final
 
 from edgecache.answers import Answer
 from edgecache.memory import Entry
-from edgecache.remembered import Remembered
+from edgecache.remembered import Remembered, Seen
 from edgecache.rules.message import Request
 from edgecache.wire.h1_head import weight_of
 from edgecache.wire.h1_render import says_hsts
@@ -28,7 +28,6 @@ LONGEST_ANSWER: Final = 16384  # bytes; longer answers are not joined into one w
 MOST_RENDERED: Final = 4096  # entries whose answer is kept rendered
 MOST_BYTES: Final = 64 * 1024 * 1024  # of heads and rendered answers together, where no other bound is set
 ONE_OF: Final = 16  # heads that could do without being known, when there are many
-MOST_SEEN: Final = 8192  # heads remembered as seen once, by their hash
 
 
 class Rendered:
@@ -108,7 +107,7 @@ class KnownHeads:
     def __init__(self, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None) -> None:
         self._known: Remembered[bytes, Known] = Remembered(MOST_HEADS, most_bytes // 2, weight_of, hold)
         self._rendered: Remembered[int, Rendered] = Remembered(MOST_RENDERED, most_bytes // 2, _rendered_weight, hold)
-        self._seen: set[int] = set()
+        self._seen = Seen()
         self._stopped = False
         self._passed_over = 0
         self.hsts = b""  # the line that answers to https get, or nothing
@@ -118,13 +117,7 @@ class KnownHeads:
         """Whether the head `raw` is to be learnt now: it was seen once before. An empty one, a POP's, never is."""
         if self._stopped or not raw or len(raw) > LONGEST_HEAD:
             return False
-        mark = hash(raw)
-        if mark in self._seen:
-            return True
-        if len(self._seen) >= MOST_SEEN:
-            self._seen.clear()
-        self._seen.add(mark)
-        return False
+        return self._seen.again(raw)
 
     def is_worth_learning(self, raw: bytes) -> bool:
         """Whether the head `raw`, which can be answered without, is to be learnt now: of too many, some are."""

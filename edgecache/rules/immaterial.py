@@ -32,12 +32,6 @@ OF_CLIENTS_TOKEN: Final = frozenset((b"cookie",))  # material where it may hold 
 IN_A_VALUE: Final = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))  # RFC 9110 §5.5
 
 
-def is_immaterial(line: bytes, names: frozenset[bytes]) -> bool:
-    """Whether `line`, without its CRLF, is a well-formed field line of one of `names`, of those in `IMMATERIAL`."""
-    name, colon, value = line.partition(b":")
-    return colon != b"" and name.lower() in names and not value.translate(None, IN_A_VALUE)
-
-
 def field_line(line: bytes) -> FieldLine:
     """A well-formed line as name and value."""
     name, _, value = line.partition(b":")

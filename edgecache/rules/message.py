@@ -81,7 +81,10 @@ class Fields:
 
 
 def _indexed(lines: tuple[FieldLine, ...]) -> dict[bytes, bytes]:
-    index: dict[bytes, bytes] = {}
+    index = {name.lower(): value for name, value in lines}
+    if len(index) == len(lines):
+        return index
+    index = {}
     for name, value in lines:
         lower = name.lower()
         index[lower] = index[lower] + b", " + value if lower in index else value
