@@ -121,7 +121,7 @@ class Edge:
             return self._hits is not None and self._hits.ask_known(connection, known, raw)
         assert type(known) is KnownHit, "there are three kinds"
         rendered = known.rendered
-        if not self._is_proven(rendered.entry):
+        if not self.invalidation.still_passes(rendered.entry):
             return False
         if not rendered.is_right(now):
             self.known.forget_one(raw)
@@ -140,7 +140,7 @@ class Edge:
             return False
         slot = self.memory.slot(alike.key)
         entry = slot.select(alike.selecting(slot.names)) if isinstance(slot, Variants) else slot
-        if entry is None or entry.segments is not None or not self._is_proven(entry):
+        if entry is None or entry.segments is not None or not self.invalidation.still_passes(entry):
             return False
         content = entry.content
         if not isinstance(content, bytes) or len(content) > SLICE:  # it is read slice by slice
@@ -156,11 +156,6 @@ class Edge:
             connection.transport.write(content)
         self.on_known_hit(connection, alike, now)
         return True
-
-    def _is_proven(self, entry: Entry) -> bool:
-        """Whether no purge stands against `entry`, and it need not be said that one may be missing."""
-        fence = self.log.fence
-        return entry.passed == fence or (fence >= 0 and self.invalidation.check(entry) is Verdict.USABLE)
 
     def sweep(self) -> None:
         """Let go of what is remembered of entries that have left the memory."""
