@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from harness.client import HOST
@@ -21,6 +22,7 @@ from edgecache.alike import AlikeHeads
 from edgecache.rules import immaterial, message
 from edgecache.rules.message import Fields, Request
 from edgecache.rules.vary import vary_names
+from edgecache.rules.vectors import Vector
 from edgecache.wire.h1_head import HeadLimits, RequestHeads
 
 SITE = HOST.encode()
@@ -63,6 +65,11 @@ def fill(twins: Twins) -> None:
     store(request(b"/l"), [FRESH, (b"ETag", b'"v1"'), (b"Content-Range", b"bytes 0-3/10")], b"part", 206)
     store(request(b"/m"), [FRESH, (b"Vary", b"X-Request-Id, Accept-Encoding")], b"m")
     store(request(b"/n"), [FRESH, (b"Vary", b"Edgecache-Geo-Country, Cookie")], b"n")
+    for country in (b"DE", b"FR"):
+        placed = request(b"/n", (b"Edgecache-Geo-Country", country))
+        store(placed, [FRESH, (b"Vary", b"Edgecache-Geo-Country, Cookie")], b"n " + country)
+    for odd in (b"/a#x", b"/a\xe9", b"/a\x7f", b"/a\t"):  # nobody can have asked for these
+        store(request(odd), [FRESH], b"odd")
     store(request(b"/o?x=1"), [(b"Cache-Control", b"max-age=3")], b"o")
     store(request(b"/.well-known/acme-challenge/t"), [FRESH], b"token")
 
@@ -73,12 +80,26 @@ ODD_TARGETS = [
     *(b"", b"/a?x", b"/%61", b"//a", b'/"<>', b"/a\x7f", b"/a\t"),
 ]
 CLIENTS = [name.title() for name in sorted(immaterial.IMMATERIAL)] + [b"cookie", b"USER-AGENT", b"Accept-Language"] * 8
-VALUES = [b"one", b"two", b"en", b"de", b"en, de;q=0.5", b"", b"\xe9\t x", b'"a", b', b"gzip", b"1.2.3.4", b"a" * 300]
+VALUES = [
+    b"one",
+    b"two",
+    b"en",
+    b"de",
+    b"en, de;q=0.5",
+    b"",
+    b"\xe9\t x",
+    b'"a", b',
+    b"gzip",
+    b"1.2.3.4",
+    b"a" * 300,
+    b"b" * 700,
+]
 MATTERS = [
     *(b"Accept-Encoding: gzip", b"Accept-Encoding: br", b"accept-encoding: ;;", b"Accept-Encoding: gzip "),
     *(
         b"Connection: keep-alive",
         b"Connection: close",
+        b"Connection: user-agent",
         b"Connection: cookie",
         b"connection: keep-alive, x-a",
         b"X-A: 1",
@@ -194,6 +215,27 @@ async def test_every_answer_is_that_of_the_long_way(name: str, seed: int) -> Non
         await twins.agree(*reads(dice, a_head(dice)))
     assert twins.quick.logged == twins.long.logged
     assert twins.quick.counted == twins.long.counted
+    assert twins.quick.alike > 20, "the short way was not tried"
+    await twins.end()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
+async def test_every_line_that_matters(name: str) -> None:
+    """Each of them in heads that otherwise differ in their clients' own fields only, again and again."""
+    twins = Twins(**SETTINGS[name])
+    fill(twins)
+    addresses = [b"X-Forwarded-For: 1.2.3.4", b"X-Forwarded-For: 192.0.2.9"]
+    for client in ((PEER, b"http", b""), (PROXY, b"http", b""), (PEER, b"https", OVER_TLS)):
+        twins.tell(*client)
+        for line in (*MATTERS, *addresses, b"Cookie: one", b"User-Agent: one", b"DNT: " + b"1" * 700):
+            for target in (b"/a", b"/b", b"/c", b"/d", b"/n"):
+                for number in range(7):
+                    own = (b"X-Request-Id: %d" % number, b"User-Agent: two", b"Accept-Language: en, de;q=0.5")
+                    await twins.agree(head(target, line, *own, b"Cookie: a"))
+                    await twins.agree(head(target, *own, line))
+    assert twins.quick.logged == twins.long.logged
+    assert twins.quick.counted == twins.long.counted
     assert twins.quick.alike > 50, "the short way was not tried"
     await twins.end()
 
@@ -211,6 +253,8 @@ async def learnt(**settings: str) -> Twins:
 async def test_every_byte_in_a_head_like_known_ones() -> None:
     """One byte, each of 256, in each place of a head that would be answered by likeness."""
     twins = await learnt()
+    for byte in range(256):  # as if it could be asked for
+        twins.store(request(b"/a" + bytes([byte])), [FRESH], b"odd")
     places = [
         *(b"{}GET /a HTTP/1.1\r\nHost: S\r\nCookie: a\r\n\r\n", b"GET{} /a HTTP/1.1\r\nHost: S\r\nCookie: a\r\n\r\n"),
         *(b"GET {}/a HTTP/1.1\r\nHost: S\r\nCookie: a\r\n\r\n", b"GET /a{} HTTP/1.1\r\nHost: S\r\nCookie: a\r\n\r\n"),
@@ -330,6 +374,46 @@ async def test_nothing_is_known_any_more_once_it_drains() -> None:
     twins.quick.worker.edge.alike.stop()
     for number in range(5):
         assert b"\r\nConnection: close\r\n" in await twins.agree(head(b"/a", b"Cookie: %d" % number))
+    await twins.end()
+
+
+async def test_other_limits_hold_at_once() -> None:
+    """What follows from an essence is forgotten when the limits change."""
+    twins = await learnt()
+    for twin in twins.both:
+        edge = twin.worker.edge
+        edge.tune(replace(edge.limits, hosts=frozenset((b"elsewhere.test",))))
+    assert (await twins.agree(head(b"/a", b"Cookie: other"))).startswith(b"HTTP/1.1 421 ")
+    await twins.end()
+
+
+async def test_what_is_between_pops_teaches_nothing() -> None:
+    """A signature is right for a moment only: a head with an internal field goes the long way each time."""
+    twins = await learnt()
+    known, before = len(twins.quick.worker.edge.alike), twins.quick.alike
+    for number in range(8):
+        await twins.agree(head(b"/a", b"Edgecache-Pop: pop=x", b"Cookie: %d" % number))
+    assert len(twins.quick.worker.edge.alike) == known
+    assert twins.quick.alike == before
+    await twins.end()
+
+
+async def test_a_cookie_that_may_hold_a_token_matters() -> None:
+    """Who has written is answered with what is known of the write, whoever else was answered before (with a tier)."""
+    twins = Twins(token_cookie="on")
+    fill(twins)
+
+    async def never(token: Vector, patience: float) -> bool:
+        return False
+
+    for twin in twins.both:
+        twin.worker.edge._reaches = never
+    for number in range(6):
+        await twins.agree(head(b"/a", b"User-Agent: %d" % number, b"Cookie: edgecache-token=x"))
+    token = Vector({"eu": 1 << 80}).encode()
+    answer = await twins.agree(head(b"/a", b"Cookie: edgecache-token=" + token))
+    assert answer.startswith(b"HTTP/1.1 200 Asked")
+    assert twins.quick.alike > 0
     await twins.end()
 
 
