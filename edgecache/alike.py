@@ -32,6 +32,7 @@ LONGEST_LINE: Final = 400  # bytes, with what it costs beside its own; longer on
 LINE_OVERHEAD: Final = 150  # bytes that a remembered line costs beside its own
 LONGEST_ESSENCE: Final = 2048  # bytes; longer ones are not learnt
 CRLF: Final = b"\r\n"
+END: Final = b"\r\n\r\n"
 PLAIN_GET: Final = re.compile(rb'((?:[^\r]*\n)?)GET (/[!-"$-~]*+) HTTP/1\.1\r\n')  # first what the doors have put there
 
 Essence = tuple[bytes, ...]  # what the doors have put before a head, and its material lines
@@ -145,12 +146,10 @@ class AlikeHeads:
     def find(self, raw: bytes) -> Alike | None:
         """The request whose head is `raw`, if it is a plain GET like known ones; never one that would be refused."""
         start = PLAIN_GET.match(raw)
-        if start is None or len(raw) > self._longest:
+        if start is None or len(raw) > self._longest or not raw.endswith(END):
             return None
-        lines = raw.split(CRLF)
-        ends = lines[-2:]
-        lines = lines[1:-2]
-        if ends != NOTHING_MORE or len(lines) > self._most_lines:
+        lines = raw[start.end() : -len(END)].split(CRLF)  # an empty one, and so a second head, was never accepted
+        if len(lines) > self._most_lines:
             return None
         judged = self._judged
         try:
@@ -191,9 +190,6 @@ class AlikeHeads:
 
     def __len__(self) -> int:
         return len(self._likenesses)
-
-
-NOTHING_MORE: Final = [b"", b""]  # what follows the last field line's CRLF, and the empty line's
 
 
 def _weight(essence: Essence, _: Likeness) -> int:

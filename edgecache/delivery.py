@@ -59,7 +59,7 @@ class Delivery:
 
     def rendering(self, entry: Entry) -> Rendered:
         """The answer that all plain GETs of `entry`, a whole, share; it may be out of date."""
-        return self._known.rendered(entry, partial(self._whole, entry))
+        return self._known.rendered(entry, self._whole)
 
     def from_entry(
         self,
@@ -127,7 +127,7 @@ class Delivery:
         """Remember what `entry`, a whole, gives to requests of exactly this head, if their connection persists."""
         request = exchange.request
         if request.persists:
-            make = partial(self._answer_to, entry, request)
+            make = partial(self._answer_to, request)
             self._learn_hit(exchange, Rendered(entry, make, self._known.hsts))
 
     def learn_pass(self, exchange: Exchange, key: bytes, question: Question) -> None:
@@ -144,7 +144,7 @@ class Delivery:
         """The whole of `entry`, as a plain GET gets it."""
         return answers.whole(entry, now, cache_status.hit(self._pop, entry.lifetime - entry.age(now)))
 
-    def _answer_to(self, entry: Entry, request: Request, now: float) -> Answer:
+    def _answer_to(self, request: Request, entry: Entry, now: float) -> Answer:
         """What `entry`, a whole, gives to `request`."""
         member = cache_status.hit(self._pop, entry.lifetime - entry.age(now))
         answer = answers.from_entry(entry, request, now, member, self.max_ranges)

@@ -35,9 +35,9 @@ class Rendered:
 
     __slots__ = ("_age", "_block", "_hsts", "_make", "answer", "entry", "full", "head")
 
-    def __init__(self, entry: Entry, make: Callable[[float], Answer], hsts: bytes = b"") -> None:
+    def __init__(self, entry: Entry, make: Callable[[Entry, float], Answer], hsts: bytes = b"") -> None:
         self.entry = entry
-        self._make = make  # the answer at a time in epoch seconds
+        self._make = make  # the answer out of an entry at a time in epoch seconds
         self._hsts = hsts if entry.key.startswith(b"https:") else b""  # a line that goes with it, unless it has one
         self._age = -1
         self._block = b""
@@ -53,7 +53,7 @@ class Rendered:
         age = int(now - entry.received + entry.initial_age)
         if age != self._age or entry.block is not self._block:
             self._age, self._block = age, entry.block
-            answer = self.answer = self._make(now)
+            answer = self.answer = self._make(entry, now)
             short = len(answer.content) <= LONGEST_ANSWER
             hsts = b"" if self._hsts and says_hsts(answer.head) else self._hsts
             self.head = b"%b%b\r\n" % (answer.head, hsts)
@@ -134,7 +134,7 @@ class KnownHeads:
         """Forget the head `raw`."""
         self._known.forget(raw)
 
-    def rendered(self, entry: Entry, make: Callable[[float], Answer]) -> Rendered:
+    def rendered(self, entry: Entry, make: Callable[[Entry, float], Answer]) -> Rendered:
         """The one rendered answer that every plain GET of `entry` shares."""
         rendered = self._rendered.get(id(entry))
         if rendered is None or rendered.entry is not entry:
