@@ -19,21 +19,24 @@ from collections.abc import Callable
 from typing import Final
 
 from edgecache.known import Rendered
+from edgecache.memory import Entry
 from edgecache.remembered import Remembered, Seen
 from edgecache.rules.chain import has_internal
 from edgecache.rules.immaterial import IMMATERIAL, IN_A_VALUE, NEVER_TWICE, field_line, named_lines
 from edgecache.rules.message import Fields, Request
+from edgecache.rules.preconditions import is_unconditional
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_head import NOT_NOMINATED, HeadLimits, connection_options
 
 MOST_LIKENESSES: Final = 4096
 MOST_BYTES: Final = 8 * 1024 * 1024  # of all that is remembered here, where no other bound is set
+MOST_ANSWERS: Final = 4  # of one likeness that is not plain: its ETag is that of few entries
 LONGEST_LINE: Final = 400  # bytes, with what it costs beside its own; longer ones are looked at each time
 LINE_OVERHEAD: Final = 150  # bytes that a remembered line costs beside its own
 LONGEST_ESSENCE: Final = 2048  # bytes; longer ones are not learnt
 CRLF: Final = b"\r\n"
 END: Final = b"\r\n\r\n"
-PLAIN_GET: Final = re.compile(rb'((?:[^\r]*\n)?)GET (/[!-"$-~]*+) HTTP/1\.1\r\n')  # first what the doors have put there
+GET: Final = re.compile(rb'((?:[^\r]*\n)?)GET (/[!-"$-~]*+) HTTP/1\.1\r\n')  # first what the doors have put there
 
 Essence = tuple[bytes, ...]  # what the doors have put before a head, and its material lines
 
@@ -81,13 +84,31 @@ class JudgedLines(dict[bytes, bool]):
 
 
 class Likeness:
-    """What plain GETs of one essence have in common."""
+    """What GETs of one essence have in common."""
 
-    __slots__ = ("fields", "origin")
+    __slots__ = ("_answers", "fields", "is_plain", "origin")
 
     def __init__(self, request: Request, immaterial: frozenset[bytes]) -> None:
         self.origin = request.scheme + b"://" + request.host
         self.fields = request.fields.without(immaterial)
+        self.is_plain = is_unconditional(self.fields)  # each gets the whole, as all plain GETs do
+        self._answers: dict[int, Rendered] = {}  # else: what it gets out of an entry, by that entry's identity
+
+    def answer(self, entry: Entry) -> Rendered | None:
+        """What such a request gets out of `entry`, if that is known; only of one that is not plain."""
+        return self._answers.get(id(entry))  # which is no other's: the answer keeps its entry
+
+    def learn(self, rendered: Rendered) -> None:
+        """Remember an answer; what is in one beside the head is not counted here, so only one without more."""
+        if len(self._answers) >= MOST_ANSWERS:
+            self._answers.clear()
+        if not rendered.answer.content:
+            self._answers[id(rendered.entry)] = rendered
+
+    def forget_gone(self) -> None:
+        """Let go of entries that have left the memory."""
+        for number in [number for number, rendered in self._answers.items() if rendered.entry.gone]:
+            del self._answers[number]
 
 
 class Alike:
@@ -144,8 +165,8 @@ class AlikeHeads:
         self._judged.immaterial = IMMATERIAL & immaterial
 
     def find(self, raw: bytes) -> Alike | None:
-        """The request whose head is `raw`, if it is a plain GET like known ones; never one that would be refused."""
-        start = PLAIN_GET.match(raw)
+        """The request whose head is `raw`, if it is a GET like known ones; never one that would be refused."""
+        start = GET.match(raw)
         if start is None or len(raw) > self._longest or not raw.endswith(END):
             return None
         lines = raw[start.end() : -len(END)].split(CRLF)  # an empty one, and so a second head, was never accepted
@@ -161,21 +182,34 @@ class AlikeHeads:
             if self._seen.again(essence):  # it was asked for in vain before: if this comes to a hit, it is learnt
                 self._wanted = raw, essence
             return None
+        if not likeness.is_plain:
+            self._wanted = raw, essence  # the answer out of this entry may be new
         return Alike(likeness, start[2], lines, judged.immaterial)
 
-    def learn(self, exchange: Exchange) -> None:
-        """A plain GET was answered by a hit: remember what follows from its essence, if that was wanted."""
+    def learn(self, exchange: Exchange, make: Callable[[Request], Rendered] | None = None) -> None:
+        """A GET was answered by a hit: remember what follows from its essence, if that was wanted.
+
+        `make`, of one that is not plain, tells what a request gets out of the entry.
+        """
         wanted, self._wanted = self._wanted, None
         if wanted is None or self._stopped or wanted[0] != exchange.raw:
             return
         raw, essence = wanted
-        start, request = PLAIN_GET.match(raw), exchange.request
-        assert start is not None, "it was wanted"
-        if start[2] != request.target or request.child is not None or has_internal(raw):
-            return
+        request = exchange.request
         nominates = b"connection" in request.fields and not connection_options(request.fields) <= NOT_NOMINATED
-        if request.persists and not nominates and sum(map(len, essence)) <= LONGEST_ESSENCE:
-            self._likenesses.remember(essence, Likeness(request, self._judged.immaterial))
+        if not request.persists or nominates or has_internal(raw) or sum(map(len, essence)) > LONGEST_ESSENCE:
+            return
+        likeness = self._likenesses.get(essence)
+        if likeness is None:
+            likeness = Likeness(request, self._judged.immaterial)
+            self._likenesses.remember(essence, likeness)
+        if make is not None:
+            likeness.learn(make(request._replace(fields=likeness.fields)))
+
+    def forget_gone(self) -> None:
+        """Let go of entries that have left the memory."""
+        for likeness in self._likenesses.values():
+            likeness.forget_gone()
 
     def forget_all(self) -> None:
         """Forget all: what follows from an essence has changed."""
@@ -192,5 +226,6 @@ class AlikeHeads:
         return len(self._likenesses)
 
 
-def _weight(essence: Essence, _: Likeness) -> int:
-    return 1500 + 6 * sum(map(len, essence))
+def _weight(essence: Essence, likeness: Likeness) -> int:
+    """Bytes: about so much, measured; an answer is its head, thrice."""
+    return 1500 + 4 * sum(map(len, essence)) + (0 if likeness.is_plain else 2000 * MOST_ANSWERS)

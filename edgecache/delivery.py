@@ -125,10 +125,9 @@ class Delivery:
 
     def learn_hit(self, exchange: Exchange, entry: Entry) -> None:
         """Remember what `entry`, a whole, gives to requests of exactly this head, if their connection persists."""
-        request = exchange.request
-        if request.persists:
-            make = partial(self._answer_to, request)
-            self._learn_hit(exchange, Rendered(entry, make, self._known.hsts))
+        if exchange.request.persists:
+            self._learn_hit(exchange, self._rendering_for(entry, exchange.request))
+            self._alike.learn(exchange, partial(self._rendering_for, entry))
 
     def learn_pass(self, exchange: Exchange, key: bytes, question: Question) -> None:
         """Remember that requests of exactly this head are passed on, and the question that they become."""
@@ -143,6 +142,12 @@ class Delivery:
     def _whole(self, entry: Entry, now: float) -> Answer:
         """The whole of `entry`, as a plain GET gets it."""
         return answers.whole(entry, now, cache_status.hit(self._pop, entry.lifetime - entry.age(now)))
+
+    def _rendering_for(self, entry: Entry, request: Request) -> Rendered:
+        """What `entry`, a whole that is fresh, gives to `request`."""
+        rendered = Rendered(entry, partial(self._answer_to, request), self._known.hsts)
+        rendered.is_right(self._clock())
+        return rendered
 
     def _answer_to(self, request: Request, entry: Entry, now: float) -> Answer:
         """What `entry`, a whole, gives to `request`."""

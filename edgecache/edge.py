@@ -5,7 +5,7 @@ Rule 2: this file decides nothing about HTTP; it asks `rules/` and obeys.
 Rule 3: the tiers do not know each other; only this file knows their order.
 
     bytes ──► answer_known            a head seen before whose answer is still right: one look-up, one write
-      ├─────► answer_alike            a head that differs from known ones in nothing that matters: split, not parsed
+      ├─────► alike_hits.py           a head that differs from known ones in nothing that matters: split, not parsed
       └─────► answer                  synchronous: refuse, pass, or answer from memory
                 └─► answer_regional   called back: what the region's Valkey has, if there is one
                       └─► ask         one flight per key: lead, follow, or go alone
@@ -22,12 +22,12 @@ from typing import Final, assert_never
 
 from edgecache import answers
 from edgecache.alike import Alike
+from edgecache.alike_hits import AlikeHits
 from edgecache.answers import Answer
-from edgecache.body import SLICE
 from edgecache.delivery import Delivery
 from edgecache.flights import Failed, Filling, Flight, Outcome, Refreshed, Risen, Unshareable
 from edgecache.known import KnownHit, KnownPass, KnownRead
-from edgecache.memory import Entry, Variants
+from edgecache.memory import Entry
 from edgecache.parts import Limits, Parts
 from edgecache.purge_method import PurgeMethod
 from edgecache.refill import Refill
@@ -93,6 +93,7 @@ class Edge:
         self._token_cookie = token_cookie
         self.delivery = Delivery(parts, limits.max_ranges)
         self.refill = Refill(parts)
+        self._alike_hits = AlikeHits(parts, self.delivery, on_known_hit)
         self._hits = None if parts.region is None else RegionalHits(parts, parts.region, self.answer_regional)
         self._in_part = None if parts.region is None else RegionalParts(parts, parts.region, self._go_on)
 
@@ -109,7 +110,7 @@ class Edge:
         """Answer, or pass on, the request whose head is exactly `raw`, if it is known and that is still right."""
         known = self.known.get(raw)
         if known is None:
-            return self.answer_alike(connection, raw)
+            return self._alike_hits.answers(connection, raw)
         now = self.clock()
         if type(known) is KnownPass:
             if known.client != connection.peer or self.flights.marks.get(known.key, 0.0) < now:
@@ -130,38 +131,12 @@ class Edge:
         self.on_known_hit(connection, known, now)
         return True
 
-    def answer_alike(self, connection: ClientConnection, raw: bytes) -> bool:
-        """Answer the plain GET whose head is `raw` out of the memory, if it is like others that were, and that is so.
-
-        What is answered here is what `answer` would answer; what is new, or not plain, or not fresh, it does answer.
-        """
-        alike = self.alike.find(raw)
-        if alike is None:
-            return False
-        slot = self.memory.slot(alike.key)
-        entry = slot.select(alike.selecting(slot.names)) if isinstance(slot, Variants) else slot
-        if entry is None or entry.segments is not None or not self.invalidation.still_passes(entry):
-            return False
-        content = entry.content
-        if not isinstance(content, bytes) or len(content) > SLICE:  # it is read slice by slice
-            return False
-        now = self.clock()
-        rendered = alike.rendered = self.delivery.rendering(entry)
-        if not rendered.is_right(now) or self.known.is_worth_learning(raw):
-            return False
-        if rendered.full:
-            connection.transport.write(rendered.full)
-        else:
-            connection.transport.write(rendered.head)
-            connection.transport.write(content)
-        self.on_known_hit(connection, alike, now)
-        return True
-
     def sweep(self) -> None:
         """Let go of what is remembered of entries that have left the memory."""
         if self.memory.retired != self._retired:
             self._retired = self.memory.retired
             self.known.forget_gone()
+            self.alike.forget_gone()
 
     def answer(self, exchange: Exchange) -> None:
         """Answer `exchange` now if nothing has to be waited for; else see to it that it will be."""

@@ -6,6 +6,7 @@ byte for byte, and so has every refusal, every question upstream, every line of 
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,11 +19,13 @@ from hostile.generated import POSITIONS, generate
 from hostile.tables import all_cases
 from hostile.twins import PEER, Twins
 
-from edgecache.alike import AlikeHeads
+from edgecache.alike import MOST_ANSWERS, AlikeHeads
+from edgecache.remembered import Seen
 from edgecache.rules import immaterial, message
 from edgecache.rules.message import Fields, Request
 from edgecache.rules.vary import vary_names
 from edgecache.rules.vectors import Vector
+from edgecache.tasks import spawn
 from edgecache.wire.h1_head import HeadLimits, RequestHeads
 
 SITE = HOST.encode()
@@ -350,6 +353,60 @@ async def test_it_is_used_for_each_kind_of_client() -> None:
             answer = await twins.agree(head(target, *lines, b"User-Agent: one", b"Accept-Language: en, de;q=0.5"))
             assert answer.startswith((b"HTTP/1.1 200 OK", b"HTTP/1.1 200 \r\n")), answer
         assert twins.quick.alike - before > 40, target
+    before = twins.quick.alike
+    for number in range(5):
+        await twins.agree(head(b"/k", b"Accept-Encoding: gzip", b"Cookie: %d" % number))
+    assert twins.quick.alike == before, "what is read slice by slice is not for the short way"
+    await twins.end()
+
+
+async def test_a_304_is_answered_by_likeness_too() -> None:
+    """Browsers revalidate with cookies of their own; what they get follows from their ETag and from what is stored."""
+    twins = await learnt()
+
+    async def revalidate(count: int) -> set[bytes]:
+        heads = [head(b"/a", b'If-None-Match: "v1"', b"Cookie: %x" % random.getrandbits(64)) for _ in range(count)]
+        return {(await twins.agree(one))[:12] for one in heads}
+
+    assert await revalidate(20) == {b"HTTP/1.1 304"}
+    assert twins.quick.alike > 10
+    twins.clock.advance(3)
+    assert await revalidate(3) == {b"HTTP/1.1 304"}
+    before = twins.quick.alike
+    twins.store(request(b"/a"), [FRESH, (b"ETag", b'"v2"')], b"another")
+    assert await revalidate(5) == {b"HTTP/1.1 200"}
+    twins.store(request(b"/a"), [FRESH, (b"ETag", b'"v1"')], b"the first again")
+    assert await revalidate(5) == {b"HTTP/1.1 304"}
+    assert twins.quick.alike > before
+    await twins.end()
+
+
+async def test_what_leaves_the_memory_is_let_go() -> None:
+    """No answer that is known keeps an entry alive that was evicted or purged."""
+    twins = await learnt()
+    edge = twins.quick.worker.edge
+    for number in range(9):
+        await twins.agree(head(b"/a", b'If-None-Match: "v1"', b"Cookie: %d" % number))
+    entry = edge.memory.slot(b"http://%b/a" % SITE)
+    await twins.agree(head(b"/a", b'If-None-Match: "v2"', b"Cookie: another"))
+    (kept,) = [one for one in edge.alike._likenesses.values() if one.answer(entry) is not None]
+    edge.memory.invalidate(entry.key)
+    edge.sweep()
+    assert kept._answers == {}
+    await twins.end()
+
+
+async def test_answers_of_a_likeness_are_few_and_have_no_content() -> None:
+    """An ETag is that of few entries; contents are kept where they are counted."""
+    twins = await learnt()
+    for number in range(9):
+        twins.store(request(b"/p%d" % number), [FRESH, (b"ETag", b'"v1"')], b"p")
+    for tag in (b'"v1"', b'"v2"'):
+        for number in range(90):
+            await twins.agree(head(b"/p%d" % (number % 9), b"If-None-Match: " + tag, b"Cookie: %d" % number))
+    kept = [one._answers.values() for one in twins.quick.worker.edge.alike._likenesses.values() if not one.is_plain]
+    assert [len(answers) <= MOST_ANSWERS for answers in kept] == [True, True]
+    assert {bytes(one.answer.content) for answers in kept for one in answers} == {b""}
     await twins.end()
 
 
@@ -368,12 +425,12 @@ async def test_a_head_that_comes_again_is_known_by_its_bytes() -> None:
 async def test_nothing_is_known_any_more_once_it_drains() -> None:
     """From then on every answer says that the connection ends."""
     twins = await learnt()
-    for twin in twins.both:
-        twin.worker.draining = True
-    twins.quick.worker.edge.known.stop()
-    twins.quick.worker.edge.alike.stop()
+    drains = [spawn(twin.worker.drain(), "drain") for twin in twins.both]
+    await asyncio.sleep(0)
     for number in range(5):
         assert b"\r\nConnection: close\r\n" in await twins.agree(head(b"/a", b"Cookie: %d" % number))
+    for one in drains:
+        one.cancel()
     await twins.end()
 
 
@@ -495,6 +552,10 @@ def test_what_comes_once_is_not_remembered() -> None:
     assert len(heads._parsed) == 0
     heads.parse(head(b"/1"))
     assert len(heads._parsed) == 1
+    seen = Seen(most=10)
+    assert [seen.again(number) for number in range(100)] == [False] * 100
+    assert seen.again(99)
+    assert len(seen._marks) <= 10
 
 
 async def test_a_connection_whose_heads_are_known_is_kept_as_long_as_any(origin: OriginDouble) -> None:

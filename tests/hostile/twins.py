@@ -43,7 +43,7 @@ class Twin:
         edge: Any = self.worker.edge
         edge._go_on = edge.relays.begin = edge.relays.ask = edge.writes.pass_on = self._asked
         edge.refill.behind = lambda entry, request: None
-        edge.on_known_hit = self._known_hit
+        edge.on_known_hit = edge._alike_hits._on_hit = self._known_hit
         self.tell(PEER)
 
     def tell(self, peer: str, scheme: bytes = b"http", tag: bytes = b"") -> None:
