@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import count
 from typing import Final
 
 from edgecache.known import Rendered
@@ -30,7 +31,7 @@ from edgecache.wire.h1_head import NOT_NOMINATED, HeadLimits, connection_options
 
 MOST_LIKENESSES: Final = 4096
 MOST_BYTES: Final = 8 * 1024 * 1024  # of all that is remembered here, where no other bound is set
-MOST_ANSWERS: Final = 4  # of one likeness that is not plain: its ETag is that of few entries
+MOST_ANSWERS: Final = 4096  # to requests that are not plain
 LONGEST_LINE: Final = 400  # bytes, with what it costs beside its own; longer ones are looked at each time
 LINE_OVERHEAD: Final = 150  # bytes that a remembered line costs beside its own
 LONGEST_ESSENCE: Final = 2048  # bytes; longer ones are not learnt
@@ -39,6 +40,7 @@ END: Final = b"\r\n\r\n"
 GET: Final = re.compile(rb'((?:[^\r]*\n)?)GET (/[!-"$-~]*+) HTTP/1\.1\r\n')  # first what the doors have put there
 
 Essence = tuple[bytes, ...]  # what the doors have put before a head, and its material lines
+Asked = tuple[int, int]  # the number of a likeness, and the identity of an entry
 
 
 class NewLine(Exception):
@@ -86,29 +88,13 @@ class JudgedLines(dict[bytes, bool]):
 class Likeness:
     """What GETs of one essence have in common."""
 
-    __slots__ = ("_answers", "fields", "is_plain", "origin")
+    __slots__ = ("fields", "is_plain", "number", "origin")
 
-    def __init__(self, request: Request, immaterial: frozenset[bytes]) -> None:
+    def __init__(self, request: Request, immaterial: frozenset[bytes], number: int) -> None:
+        self.number = number  # no other has it
         self.origin = request.scheme + b"://" + request.host
         self.fields = request.fields.without(immaterial)
         self.is_plain = is_unconditional(self.fields)  # each gets the whole, as all plain GETs do
-        self._answers: dict[int, Rendered] = {}  # else: what it gets out of an entry, by that entry's identity
-
-    def answer(self, entry: Entry) -> Rendered | None:
-        """What such a request gets out of `entry`, if that is known; only of one that is not plain."""
-        return self._answers.get(id(entry))  # which is no other's: the answer keeps its entry
-
-    def learn(self, rendered: Rendered) -> None:
-        """Remember an answer; what is in one beside the head is not counted here, so only one without more."""
-        if len(self._answers) >= MOST_ANSWERS:
-            self._answers.clear()
-        if not rendered.answer.content:
-            self._answers[id(rendered.entry)] = rendered
-
-    def forget_gone(self) -> None:
-        """Let go of entries that have left the memory."""
-        for number in [number for number, rendered in self._answers.items() if rendered.entry.gone]:
-            del self._answers[number]
 
 
 class Alike:
@@ -146,9 +132,10 @@ class AlikeHeads:
         self._judged = JudgedLines(most_bytes // 4)
         if hold is not None:
             hold(most_bytes // 4)  # all that lines may ever take
-        self._likenesses: Remembered[Essence, Likeness] = Remembered(
-            MOST_LIKENESSES, most_bytes - most_bytes // 4, _weight, hold
-        )
+        most = most_bytes // 8 * 3
+        self._likenesses: Remembered[Essence, Likeness] = Remembered(MOST_LIKENESSES, most, _weight, hold)
+        self._answers: Remembered[Asked, Rendered] = Remembered(MOST_ANSWERS, most, _answer_weight, hold)
+        self._numbers = count()
         self._seen = Seen()
         self._wanted: tuple[bytes, Essence] | None = None  # what was asked for in vain last, and its head
         self._stopped = False
@@ -186,6 +173,10 @@ class AlikeHeads:
             self._wanted = raw, essence  # the answer out of this entry may be new
         return Alike(likeness, start[2], lines, judged.immaterial)
 
+    def answer(self, likeness: Likeness, entry: Entry) -> Rendered | None:
+        """What a request that is not plain gets out of `entry`, if that is known."""
+        return self._answers.get((likeness.number, id(entry)))  # the answer keeps its entry: no other has its identity
+
     def learn(self, exchange: Exchange, make: Callable[[Request], Rendered] | None = None) -> None:
         """A GET was answered by a hit: remember what follows from its essence, if that was wanted.
 
@@ -201,19 +192,22 @@ class AlikeHeads:
             return
         likeness = self._likenesses.get(essence)
         if likeness is None:
-            likeness = Likeness(request, self._judged.immaterial)
+            likeness = Likeness(request, self._judged.immaterial, next(self._numbers))
             self._likenesses.remember(essence, likeness)
         if make is not None:
-            likeness.learn(make(request._replace(fields=likeness.fields)))
+            rendered = make(request._replace(fields=likeness.fields))
+            if not rendered.answer.content:  # contents are kept where they are counted
+                self._answers.remember((likeness.number, id(rendered.entry)), rendered)
 
     def forget_gone(self) -> None:
-        """Let go of entries that have left the memory."""
-        for likeness in self._likenesses.values():
-            likeness.forget_gone()
+        """Let go of answers out of entries that have left the memory."""
+        for asked in [asked for asked, rendered in self._answers.items() if rendered.entry.gone]:
+            self._answers.forget(asked)
 
     def forget_all(self) -> None:
         """Forget all: what follows from an essence has changed."""
         self._likenesses.clear()
+        self._answers.clear()
         self._judged.forget_all()
         self._wanted = None
 
@@ -226,6 +220,11 @@ class AlikeHeads:
         return len(self._likenesses)
 
 
-def _weight(essence: Essence, likeness: Likeness) -> int:
-    """Bytes: about so much, measured; an answer is its head, thrice."""
-    return 1500 + 4 * sum(map(len, essence)) + (0 if likeness.is_plain else 2000 * MOST_ANSWERS)
+def _weight(essence: Essence, _: Likeness) -> int:
+    """Bytes, about so many: measured."""
+    return 1500 + 4 * sum(map(len, essence))
+
+
+def _answer_weight(_: Asked, rendered: Rendered) -> int:
+    """The same of an answer that is a head: it is kept twice."""
+    return 1500 + 2 * len(rendered.entry.block)

@@ -19,6 +19,7 @@ class AlikeHits:
         self, parts: Parts, delivery: Delivery, on_hit: Callable[[ClientConnection, Alike, float], None]
     ) -> None:
         self._find = parts.alike.find
+        self._answer = parts.alike.answer
         self._slot = parts.memory.slot
         self._still_passes = parts.invalidation.still_passes
         self._repeats = parts.known.is_worth_learning
@@ -35,7 +36,7 @@ class AlikeHits:
         if entry is None or entry.segments is not None or not self._still_passes(entry):
             return False
         likeness, now = alike.likeness, self._clock()
-        rendered = self._delivery.rendering(entry) if likeness.is_plain else likeness.answer(entry)
+        rendered = self._delivery.rendering(entry) if likeness.is_plain else self._answer(likeness, entry)
         if rendered is None or not rendered.is_right(now) or self._repeats(raw):
             return False
         content = rendered.answer.content
