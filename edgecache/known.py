@@ -5,7 +5,8 @@ same answer but for its Age. So the bytes of a head that was parsed, accepted an
 together with that answer; the next time they cost one look-up, two comparisons and, once a second, a new Age.
 A head whose URL is known to be unshareable is remembered with the question that it becomes, one whose answer came from
 the regional tier with where it lies.
-A head is remembered when it comes the second time: most, with a cookie of their own in them, never do.
+A head is remembered when it comes the second time: most, with a cookie of their own in them, never do, and are
+answered by what they have in common (`alike.py`).
 Bounded in number and bytes; only requests without a body; always behind the parser's verdict, never before it.
 """
 
