@@ -30,6 +30,11 @@ from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_head import NOT_NOMINATED, HeadLimits, connection_options
 
 MOST_LIKENESSES: Final = 4096
+MOST_LINES: Final = 60  # of a head
+LONGEST_HEAD: Final = 4096  # bytes
+MOST_NEW: Final = 24  # lines of a head that are judged if they are new
+FEWEST_NEW: Final = 2  # the same while most heads prove to be like none that is known
+MOST_CREDIT: Final = 256  # heads that may be tried in vain: each that is like a known one earns another
 MOST_BYTES: Final = 8 * 1024 * 1024  # of all that is remembered here, where no other bound is set
 MOST_ANSWERS: Final = 4096  # to requests that are not plain
 LONGEST_LINE: Final = 400  # bytes, with what it costs beside its own; longer ones are looked at each time
@@ -44,22 +49,26 @@ Asked = tuple[int, int]  # the number of a likeness, and the identity of an entr
 
 
 class NewLine(Exception):
-    """A line that may matter is new: no essence that is known has it."""
+    """A line that may matter is new, so no essence that is known has it; or too many lines are."""
 
 
 class JudgedLines(dict[bytes, bool]):
     """Field lines, and whether each is material: judged when it is asked for, and remembered if it is short.
 
-    A material line that is not remembered raises `NewLine`.
+    A material line that is not remembered raises `NewLine`, and so does one new line too many.
     """
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__()
         self.immaterial = IMMATERIAL  # the names that are so here
+        self.left = 0  # new lines that are judged of the head in hand
         self._most_bytes = most_bytes
         self._bytes = 0
 
     def __missing__(self, line: bytes) -> bool:
+        self.left -= 1
+        if self.left < 0:
+            raise NewLine
         name, colon, value = line.partition(b":")
         name = name.lower()
         material = name not in self.immaterial or not colon or value.translate(None, IN_A_VALUE) != b""
@@ -137,14 +146,15 @@ class AlikeHeads:
         self._answers: Remembered[Asked, Rendered] = Remembered(MOST_ANSWERS, most, _answer_weight, hold)
         self._numbers = count()
         self._seen = Seen()
+        self._credit = MOST_CREDIT  # so that a flood of heads that are like none costs no more than reading them
         self._wanted: tuple[bytes, Essence] | None = None  # what was asked for in vain last, and its head
         self._stopped = False
         self.bound(HeadLimits())
 
     def bound(self, limits: HeadLimits) -> None:
         """Take heads within these limits; longer ones than a line may be go the long way."""
-        self._longest = min(limits.line, limits.head)
-        self._most_lines = limits.fields
+        self._longest = min(limits.line, limits.head, LONGEST_HEAD)
+        self._most_lines = min(limits.fields, MOST_LINES)
 
     def judge_by(self, immaterial: frozenset[bytes]) -> None:
         """From now on these fields are immaterial, of those that may be."""
@@ -154,21 +164,24 @@ class AlikeHeads:
     def find(self, raw: bytes) -> Alike | None:
         """The request whose head is `raw`, if it is a GET like known ones; never one that would be refused."""
         start = GET.match(raw)
-        if start is None or len(raw) > self._longest or not raw.endswith(END):
+        if start is None or len(raw) > self._longest or raw.count(b"\n") > self._most_lines or not raw.endswith(END):
             return None
         lines = raw[start.end() : -len(END)].split(CRLF)  # an empty one, and so a second head, was never accepted
-        if len(lines) > self._most_lines:
-            return None
         judged = self._judged
+        judged.left = MOST_NEW if self._credit > 0 else FEWEST_NEW
         try:
             essence = (start[1], *[line for line in lines if judged[line]])
         except NewLine:
+            self._credit = max(0, self._credit - 1)
             return None
         likeness = self._likenesses.get(essence)
         if likeness is None:
+            self._credit = max(0, self._credit - 1)
             if self._seen.again(essence):  # it was asked for in vain before: if this comes to a hit, it is learnt
                 self._wanted = raw, essence
             return None
+        if self._credit < MOST_CREDIT:
+            self._credit += 1
         if not likeness.is_plain:
             self._wanted = raw, essence  # the answer out of this entry may be new
         return Alike(likeness, start[2], lines, judged.immaterial)

@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
+import httptools
 import pytest
 from harness.client import HOST
 from harness.origin import OriginDouble, Reply
@@ -26,7 +27,8 @@ from edgecache.rules.message import Fields, Request
 from edgecache.rules.vary import vary_names
 from edgecache.rules.vectors import Vector
 from edgecache.tasks import spawn
-from edgecache.wire.h1_head import HeadLimits, RequestHeads
+from edgecache.wire.h1_head import REQUEST_HEAD, HeadLimits, RequestHeads
+from edgecache.wire.llhttp import Splitter
 
 SITE = HOST.encode()
 FRESH = (b"Cache-Control", b"max-age=60")
@@ -572,3 +574,48 @@ async def test_a_connection_whose_heads_are_known_is_kept_as_long_as_any(origin:
         await client.response()
         assert pop.worker.watch.requests.known_hits == before + 1
         assert [one._fresh for one in pop.worker.connections] == [False, False]
+
+
+class EveryLine:
+    """Takes what llhttp calls back with."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[bytes, bytes]] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A line."""
+        self.lines.append((name, value))
+
+
+def test_lines_are_split_as_llhttp_does() -> None:
+    """Whether names are repeated or not, and whatever is in their values."""
+    dice, splitter, repeated = random.Random(11), Splitter(), 0
+    for _ in range(3000):
+        lines = [a_line(dice) for _ in range(dice.choice((0, 3, 7, 50)))]
+        raw = head(b"/a", *lines, *dice.sample(lines, min(len(lines), dice.randrange(3))))
+        every = EveryLine()
+        try:
+            httptools.HttpRequestParser(every).feed_data(raw)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            continue
+        if REQUEST_HEAD.fullmatch(raw) is None:
+            continue
+        splitter.renew()
+        assert list(splitter.split(raw, raw.count(b"\n") - 2)) == every.lines
+        repeated += len(dict(every.lines)) < len(every.lines)
+    assert repeated > 100
+
+
+async def test_a_flood_of_heads_that_are_like_none_is_hardly_looked_at() -> None:
+    """What is tried in vain is paid for by what is not; the usual clients earn it back."""
+    twins = await learnt()
+    alike = twins.quick.worker.edge.alike
+    flood(alike, 1000, 20)
+    assert alike._credit == 0
+    judged = len(alike._judged)
+    flood(alike, 100, 20)
+    assert len(alike._judged) - judged <= 2 * 100
+    for number in range(10):
+        await twins.agree(head(b"/a", b"Cookie: %d" % number))
+    assert alike._credit >= 10
+    await twins.end()

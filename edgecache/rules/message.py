@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edgecache.rules.chain import Child
 
 FieldLine = tuple[bytes, bytes]
+FEW = 40  # lines of which most likely none has the name of another
 
 
 class Fields:
@@ -81,8 +82,8 @@ class Fields:
 
 
 def _indexed(lines: tuple[FieldLine, ...]) -> dict[bytes, bytes]:
-    index = {name.lower(): value for name, value in lines}
-    if len(index) == len(lines):
+    index = {name.lower(): value for name, value in lines} if len(lines) <= FEW else {}
+    if len(index) == len(lines):  # no name is repeated
         return index
     index = {}
     for name, value in lines:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
-from contextlib import suppress
+from typing import Final
 
 import httptools
 
 from edgecache.rules.message import FieldLine
 from edgecache.wire.errors import BadRequest
+
+LINE: Final = re.compile(rb"([^:\r]++):[ \t]*+([^\r]*+)\r\n")
 
 
 class _FirstLines:
@@ -21,16 +24,6 @@ class _FirstLines:
 
     def on_headers_complete(self) -> None:
         self.complete = True
-
-
-class _EveryLine:
-    """The same, where names are repeated."""
-
-    def __init__(self) -> None:
-        self.lines: list[FieldLine] = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.lines.append((name, value))
 
 
 class Splitter:
@@ -63,8 +56,5 @@ class Splitter:
 
 
 def _every_line(raw: bytes) -> list[FieldLine]:
-    """The field lines of a head that llhttp has accepted."""
-    every = _EveryLine()
-    with suppress(httptools.HttpParserUpgrade):
-        httptools.HttpRequestParser(every).feed_data(raw)
-    return every.lines
+    """The field lines of a head that llhttp has accepted, where names are repeated: as it reads them."""
+    return LINE.findall(raw, raw.find(b"\n") + 1)
