@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from typing import Final
 
@@ -11,7 +10,7 @@ import httptools
 from edgecache.rules.message import FieldLine
 from edgecache.wire.errors import BadRequest
 
-LINE: Final = re.compile(rb"([^:\r]++):[ \t]*+([^\r]*+)\r\n")
+FEW: Final = 40  # field lines; of more, some are likely to have the same name
 
 
 class _FirstLines:
@@ -21,6 +20,20 @@ class _FirstLines:
         self.lines: dict[bytes, bytes] = {}  # the first line of each name, in its spelling
         self.on_header = self.lines.setdefault
         self.complete = False
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+class _EveryLine:
+    """The same, where names are repeated."""
+
+    def __init__(self) -> None:
+        self.lines: list[FieldLine] = []
+        self.complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.lines.append((name, value))
 
     def on_headers_complete(self) -> None:
         self.complete = True
@@ -39,22 +52,32 @@ class Splitter:
 
     def split(self, raw: bytes, count: int) -> Collection[FieldLine]:
         """The field lines of the head `raw`, so many, as llhttp reads them; its refusal is a `BadRequest`."""
-        first = self._first
-        first.lines.clear()
-        first.complete = False
-        try:
-            self._parser.feed_data(raw)
-        except httptools.HttpParserUpgrade:
-            self.renew()
-        except (httptools.HttpParserError, httptools.HttpParserInvalidMethodError) as error:
-            self.renew()
-            raise BadRequest(400, "malformed-head", str(error)[:100]) from None
-        if not first.complete:
-            self.renew()
-            raise BadRequest(400, "malformed-head")
-        return first.lines.items() if len(first.lines) == count else _every_line(raw)
+        if count <= FEW:
+            first = self._first
+            first.lines.clear()
+            first.complete = False
+            try:
+                if not _goes_on_after(raw, self._parser, first):
+                    self.renew()
+            except BadRequest:
+                self.renew()
+                raise
+            if len(first.lines) == count:
+                return first.lines.items()
+        every = _EveryLine()
+        _goes_on_after(raw, httptools.HttpRequestParser(every), every)
+        return every.lines
 
 
-def _every_line(raw: bytes) -> list[FieldLine]:
-    """The field lines of a head that llhttp has accepted, where names are repeated: as it reads them."""
-    return LINE.findall(raw, raw.find(b"\n") + 1)
+def _goes_on_after(raw: bytes, parser: httptools.HttpRequestParser, told: _FirstLines | _EveryLine) -> bool:
+    """Have the head `raw` read by `parser`; whether that can read another afterwards."""
+    goes_on = True
+    try:
+        parser.feed_data(raw)
+    except httptools.HttpParserUpgrade:
+        goes_on = False
+    except (httptools.HttpParserError, httptools.HttpParserInvalidMethodError) as error:
+        raise BadRequest(400, "malformed-head", str(error)[:100]) from None
+    if not told.complete:
+        raise BadRequest(400, "malformed-head")
+    return goes_on
