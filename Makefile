@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: run test check fuzz bench restart chain real-sites load reload-load dashboards-check purge-load hostile-load
-.PHONY: readme
+.PHONY: readme heads-cost
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -33,6 +33,10 @@ fuzz: $(VENV)/.installed-test
 # Speed beside nginx, HAProxy and varnish, as far as they are installed.
 bench: $(VENV)/.installed-test
 	$(BIN)/python loadtests/bench.py
+
+# What a memory hit costs by the kind of its head, without sockets.
+heads-cost: $(VENV)/.installed-test
+	$(BIN)/python loadtests/heads_cost.py
 
 # The hit ratio before and after a restart of the POP, on a Zipf workload.
 restart: $(VENV)/.installed-test

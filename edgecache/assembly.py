@@ -10,6 +10,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from edgecache.alike import Alike, AlikeHeads
 from edgecache.config import Settings
 from edgecache.edge import Edge
 from edgecache.fills import Fills
@@ -46,6 +47,7 @@ from edgecache.writes import WritePolicy, Writes
 
 REGISTER_BYTES: Final = 1024  # allowed for each purged name
 GAPS: Final = 8  # an eighth of the memory is for the allocator's gaps, and for what is not counted
+ALIKE: Final = 64  # what is known of heads by the lines that matter holds a sixty-fourth at most
 KNOWN: Final = 8  # known heads and rendered answers hold an eighth of the memory at most
 BREAKER_FAILURES: Final = 5  # in a row, until the regional tier is let alone
 BREAKER_OPEN_FOR: Final = 0.5  # seconds
@@ -67,7 +69,7 @@ def assemble(
     watch: Watch,
     is_trusted: Trust,
     clock: Callable[[], float],
-    on_known_hit: Callable[[ClientConnection, KnownHit, float], None],
+    on_known_hit: Callable[[ClientConnection, KnownHit | Alike, float], None],
 ) -> Assembled:
     """The request path that the settings describe, on the running event loop; `clock` in epoch seconds."""
     tier = regional_tier(settings, watch.regional, clock)
@@ -137,6 +139,7 @@ def _parts(
             jurisdiction=home,
         ),
         known=KnownHeads(memory.account.budget // KNOWN, memory.account.hold),
+        alike=AlikeHeads(memory.account.budget // ALIKE, memory.account.hold),
         region=region,
         jurisdiction=home,
     )

@@ -37,12 +37,13 @@ class Delivery:
         self._invalidation = parts.invalidation
         self._relays = parts.relays
         self._known = parts.known
+        self._alike = parts.alike
 
     # --- out of an entry
 
     def rendered(self, exchange: Exchange, entry: Entry, now: float) -> bool:
         """Answer a plain GET with the one answer that all of them share; False if `entry` is not fresh."""
-        rendered = self._known.rendered(entry, partial(self._whole, entry))
+        rendered = self.rendering(entry)
         if not rendered.is_right(now):
             return False
         answer = rendered.answer
@@ -53,7 +54,12 @@ class Delivery:
         exchange.reply(answer.status, answer.head, answer.content)
         if rendered.full and exchange.request.persists:
             self._learn_hit(exchange, rendered)
+        self._alike.learn(exchange)
         return True
+
+    def rendering(self, entry: Entry) -> Rendered:
+        """The answer that all plain GETs of `entry`, a whole, share; it may be out of date."""
+        return self._known.rendered(entry, self._whole)
 
     def from_entry(
         self,
@@ -119,10 +125,9 @@ class Delivery:
 
     def learn_hit(self, exchange: Exchange, entry: Entry) -> None:
         """Remember what `entry`, a whole, gives to requests of exactly this head, if their connection persists."""
-        request = exchange.request
-        if request.persists:
-            make = partial(self._answer_to, entry, request)
-            self._learn_hit(exchange, Rendered(entry, make, self._known.hsts), own=True)
+        if exchange.request.persists:
+            self._learn_hit(exchange, self._rendering_for(entry, exchange.request), own=True)
+            self._alike.learn(exchange, partial(self._rendering_for, entry))
 
     def learn_pass(self, exchange: Exchange, key: bytes, question: Question) -> None:
         """Remember that requests of exactly this head are passed on, and the question that they become."""
@@ -138,7 +143,13 @@ class Delivery:
         """The whole of `entry`, as a plain GET gets it."""
         return answers.whole(entry, now, cache_status.hit(self._pop, entry.lifetime - entry.age(now)))
 
-    def _answer_to(self, entry: Entry, request: Request, now: float) -> Answer:
+    def _rendering_for(self, entry: Entry, request: Request) -> Rendered:
+        """What `entry`, a whole that is fresh, gives to `request`."""
+        rendered = Rendered(entry, partial(self._answer_to, request), self._known.hsts)
+        rendered.is_right(self._clock())
+        return rendered
+
+    def _answer_to(self, request: Request, entry: Entry, now: float) -> Answer:
         """What `entry`, a whole, gives to `request`."""
         member = cache_status.hit(self._pop, entry.lifetime - entry.age(now))
         answer = answers.from_entry(entry, request, now, member, self.max_ranges)

@@ -64,7 +64,10 @@ def redirecting(way: Way, port: int, hosts: frozenset[bytes]) -> Way:
     def answer(exchange: Exchange) -> None:
         request = exchange.request
         ours = not hosts or request.host in hosts
-        if request.scheme != b"http" or not ours or stays_plain(request.host, request.target):
+        if request.scheme != b"http" or not ours:
+            way.answer(exchange)
+        elif stays_plain(request.host, request.target):
+            exchange.raw = b""  # others of the same fields are sent elsewhere: nothing is remembered of this head
             way.answer(exchange)
         else:
             _ours(exchange, answers.redirect(request, secure_location(request.host, request.target, port)))

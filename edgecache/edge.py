@@ -5,6 +5,7 @@ Rule 2: this file decides nothing about HTTP; it asks `rules/` and obeys.
 Rule 3: the tiers do not know each other; only this file knows their order.
 
     bytes ──► answer_known            a head seen before whose answer is still right: one look-up, one write
+      ├─────► alike_hits.py           a head that differs from known ones in nothing that matters: split, not parsed
       └─────► answer                  synchronous: refuse, pass, or answer from memory
                 └─► answer_regional   called back: what the region's Valkey has, if there is one
                       └─► ask         one flight per key: lead, follow, or go alone
@@ -20,6 +21,8 @@ from functools import partial
 from typing import Final, assert_never
 
 from edgecache import answers
+from edgecache.alike import Alike
+from edgecache.alike_hits import AlikeHits
 from edgecache.answers import Answer
 from edgecache.delivery import Delivery
 from edgecache.fills import Reply
@@ -64,7 +67,7 @@ class Edge:
         *,
         writes: Writes,
         purges: PurgeMethod,
-        on_known_hit: Callable[[ClientConnection, KnownHit, float], None],
+        on_known_hit: Callable[[ClientConnection, KnownHit | Alike, float], None],
         reaches: Reaches | None = None,
         token_cookie: bool = False,
     ) -> None:
@@ -80,6 +83,7 @@ class Edge:
         self.clock = parts.clock  # epoch seconds
         self.jurisdiction = parts.jurisdiction
         self.known = parts.known
+        self.alike = parts.alike
         self.limits = limits
         self.foreign = 0  # requests of another jurisdiction
         self._retired = 0  # of the memory, when answers were last let go
@@ -90,6 +94,7 @@ class Edge:
         self._token_cookie = token_cookie
         self.delivery = Delivery(parts, limits.max_ranges)
         self.refill = Refill(parts)
+        self._alike_hits = AlikeHits(parts, self.delivery, on_known_hit)
         self._hits = None if parts.region is None else RegionalHits(parts, parts.region, self.answer_regional)
         self._in_part = None if parts.region is None else RegionalParts(parts, parts.region, self._go_on)
 
@@ -98,6 +103,7 @@ class Edge:
         self.limits = limits
         self.delivery.max_ranges = limits.max_ranges
         self.known.forget_all()
+        self.alike.forget_all()
 
     # --- without waiting
 
@@ -105,7 +111,7 @@ class Edge:
         """Answer, or pass on, the request whose head is exactly `raw`, if it is known and that is still right."""
         known = self.known.get(raw)
         if known is None:
-            return False
+            return self._alike_hits.answers(connection, raw)
         now = self.clock()
         if type(known) is KnownPass:
             if known.client != connection.peer or self.flights.marks.get(known.key, 0.0) < now:
@@ -117,10 +123,7 @@ class Edge:
             return self._hits is not None and self._hits.ask_known(connection, known, raw)
         assert type(known) is KnownHit, "there are three kinds"
         rendered = known.rendered
-        entry = rendered.entry
-        if entry.passed != (fence := self.log.fence) and (
-            fence < 0 or self.invalidation.check(entry) is not Verdict.USABLE
-        ):
+        if not self.invalidation.still_passes(rendered.entry):
             return False
         if not rendered.is_right(now):
             self.known.forget_one(raw)
@@ -134,6 +137,7 @@ class Edge:
         if self.memory.retired != self._retired:
             self._retired = self.memory.retired
             self.known.forget_gone()
+            self.alike.forget_gone()
 
     def answer(self, exchange: Exchange) -> None:
         """Answer `exchange` now if nothing has to be waited for; else see to it that it will be."""

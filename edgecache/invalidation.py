@@ -102,6 +102,16 @@ class Invalidation:
                 self._memory.drop(entry)
         return verdict
 
+    def still_passes(self, entry: Entry) -> bool:
+        """Whether `entry` passes without a word about purges that may be missing; what does not stays as it is."""
+        log = self.log
+        if entry.passed == log.fence:
+            return True
+        if self.cut_off or log.check(subject_of(entry), asked_at(entry.passed)) is not Verdict.USABLE:
+            return False
+        entry.passed = log.position
+        return True
+
     def check_found(self, entry: Entry, seen: str) -> Verdict:
         """Whether `entry`, which another process stored with the vector `seen`, may be used."""
         log = self.log

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edgecache.access_log import AccessLog
+from edgecache.alike import Alike
 from edgecache.delivery import KNOWN_HIT
 from edgecache.known import KnownHit
 from edgecache.request_counts import SAMPLED, RequestCounts, Tally
@@ -51,15 +52,16 @@ class Journal:
         )
         return tally
 
-    def known_hit(self, connection: ClientConnection, known: KnownHit, now: float) -> None:
-        """A request was answered at `now` by a known head."""
+    def known_hit(self, connection: ClientConnection, known: KnownHit | Alike, now: float) -> None:
+        """A request was answered at `now` by a known head, or by one that is like known ones."""
         requests = self._requests
         requests.known_hits += 1
         requests.known_bytes += len(known.rendered.answer.content)
         if not requests.known_hits & (SAMPLED - 1):
             requests.observe_hit(max(0.0, self._clock() - now), SAMPLED)
         if self.logging:
-            request, fields = known.request, known.request.fields
+            request = known.request
+            fields = request.fields
             self._log.add(
                 (
                     now,

@@ -5,7 +5,8 @@ same answer but for its Age. So the bytes of a head that was parsed, accepted an
 together with that answer; the next time they cost one look-up, two comparisons and, once a second, a new Age.
 A head whose URL is known to be unshareable is remembered with the question that it becomes, one whose answer came from
 the regional tier with where it lies.
-A head is remembered when it comes the second time: most, with a cookie of their own in them, never do.
+A head is remembered when it comes the second time: most, with a cookie of their own in them, never do, and are
+answered by what they have in common (`alike.py`).
 Bounded in number and bytes; only requests without a body; always behind the parser's verdict, never before it.
 """
 
@@ -16,7 +17,7 @@ from typing import Final
 
 from edgecache.answers import Answer
 from edgecache.memory import Entry
-from edgecache.remembered import Remembered
+from edgecache.remembered import Remembered, Seen
 from edgecache.rules.message import Request
 from edgecache.wire.h1_head import weight_of
 from edgecache.wire.h1_render import says_hsts
@@ -27,22 +28,23 @@ LONGEST_HEAD: Final = 4096  # bytes; longer ones are parsed each time
 LONGEST_ANSWER: Final = 16384  # bytes; longer answers are not joined into one write
 MOST_RENDERED: Final = 4096  # entries whose answer is kept rendered
 MOST_BYTES: Final = 64 * 1024 * 1024  # of heads and rendered answers together, where no other bound is set
-MOST_SEEN: Final = 8192  # heads remembered as seen once, by their hash
+ONE_OF: Final = 16  # heads that could do without being known, when there are many
 
 
 class Rendered:
     """An answer out of an entry, made anew when its Age has changed or the entry was freshened."""
 
-    __slots__ = ("_age", "_block", "_hsts", "_make", "answer", "entry", "full")
+    __slots__ = ("_age", "_block", "_hsts", "_make", "answer", "entry", "full", "head")
 
-    def __init__(self, entry: Entry, make: Callable[[float], Answer], hsts: bytes = b"") -> None:
+    def __init__(self, entry: Entry, make: Callable[[Entry, float], Answer], hsts: bytes = b"") -> None:
         self.entry = entry
-        self._make = make  # the answer at a time in epoch seconds
+        self._make = make  # the answer out of an entry at a time in epoch seconds
         self._hsts = hsts if entry.key.startswith(b"https:") else b""  # a line that goes with it, unless it has one
         self._age = -1
         self._block = b""
         self.answer = Answer(0, b"")
-        self.full = b""  # head and content, as they go out on a connection that persists
+        self.head = b""  # as it goes out on a connection that persists, with its empty line
+        self.full = b""  # that and the content, unless it is long
 
     def is_right(self, now: float) -> bool:
         """Whether the entry is in place and fresh; if so, `answer` and `full` are up to date."""
@@ -52,10 +54,11 @@ class Rendered:
         age = int(now - entry.received + entry.initial_age)
         if age != self._age or entry.block is not self._block:
             self._age, self._block = age, entry.block
-            answer = self.answer = self._make(now)
+            answer = self.answer = self._make(entry, now)
             short = len(answer.content) <= LONGEST_ANSWER
             hsts = b"" if self._hsts and says_hsts(answer.head) else self._hsts
-            self.full = b"%b%b\r\n%b" % (answer.head, hsts, bytes(answer.content)) if short else b""
+            self.head = b"%b%b\r\n" % (answer.head, hsts)
+            self.full = self.head + bytes(answer.content) if short else b""
         return True
 
 
@@ -110,8 +113,9 @@ class KnownHeads:
     def __init__(self, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None) -> None:
         self._known: Remembered[bytes, Known] = Remembered(MOST_HEADS, most_bytes // 2, _known_weight, hold)
         self._rendered: Remembered[int, Rendered] = Remembered(MOST_RENDERED, most_bytes // 2, _rendered_weight, hold)
-        self._seen: set[int] = set()
+        self._seen = Seen()
         self._stopped = False
+        self._passed_over = 0
         self.hsts = b""  # the line that answers to https get, or nothing
         self.get = self._known.get
 
@@ -119,13 +123,14 @@ class KnownHeads:
         """Whether the head `raw` is to be learnt now: it was seen once before. An empty one, a POP's, never is."""
         if self._stopped or not raw or len(raw) > LONGEST_HEAD:
             return False
-        mark = hash(raw)
-        if mark in self._seen:
-            return True
-        if len(self._seen) >= MOST_SEEN:
-            self._seen.clear()
-        self._seen.add(mark)
-        return False
+        return self._seen.again(raw)
+
+    def is_worth_learning(self, raw: bytes) -> bool:
+        """Whether the head `raw`, which can be answered without, is to be learnt now: of too many, some are."""
+        if not self.learns(raw):
+            return False
+        self._passed_over = (self._passed_over + 1) % ONE_OF
+        return not self._known.half_full or self._passed_over == 0
 
     def learn(self, raw: bytes, known: Known) -> None:
         """Remember what is known of the request whose head is exactly `raw`."""
@@ -135,7 +140,7 @@ class KnownHeads:
         """Forget the head `raw`."""
         self._known.forget(raw)
 
-    def rendered(self, entry: Entry, make: Callable[[float], Answer]) -> Rendered:
+    def rendered(self, entry: Entry, make: Callable[[Entry, float], Answer]) -> Rendered:
         """The one rendered answer that every plain GET of `entry` shares."""
         rendered = self._rendered.get(id(entry))
         if rendered is None or rendered.entry is not entry:

@@ -192,11 +192,17 @@ class Memory:
 
     def lookup(self, key: bytes, fields: Fields) -> tuple[Entry | None, bool]:
         """The stored response for a request, and whether anything is stored for its URL."""
-        try:
-            slot = self._slots[self.normal_key(key) if self._search else key]
-        except KeyError:
+        slot = self.slot(key)
+        if slot is None:
             return None, False
         return (slot, True) if isinstance(slot, Entry) else (slot.select(fields), True)
+
+    def slot(self, key: bytes) -> Slot | None:
+        """What is stored for a URL: one response for all, or variants."""
+        try:
+            return self._slots[self.normal_key(key) if self._search else key]
+        except KeyError:
+            return None
 
     def has(self, key: bytes) -> bool:
         """Whether anything is stored for a URL; that it is asked for is not counted as a use."""

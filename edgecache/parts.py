@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edgecache.alike import AlikeHeads
 from edgecache.fills import Fills
 from edgecache.flights import Flights
 from edgecache.invalidation import Invalidation
@@ -28,6 +29,7 @@ class Parts:
     upstream: Upstream
     relays: Relays
     known: KnownHeads
+    alike: AlikeHeads
     region: Region | None = None  # None: there is no regional tier
     jurisdiction: str = ""  # of this POP and all that it stores; empty: residency is not kept
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
+
+MOST_SEEN: Final = 8192
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -51,6 +53,11 @@ class Remembered(dict[K, T]):
         if value is not None and self._weigh is not None:
             self._add(-self._weigh(raw, value))
 
+    @property
+    def half_full(self) -> bool:
+        """Whether half of what may be remembered is."""
+        return 2 * len(self) >= self._most or 2 * self.bytes >= self._most_bytes > 0
+
     def clear(self) -> None:
         """Remember nothing."""
         super().clear()
@@ -65,3 +72,21 @@ class Remembered(dict[K, T]):
         self.bytes += weight
         if self._hold is not None:
             self._hold(weight)
+
+
+class Seen:
+    """What was seen lately, by its hash: what comes once only is not worth remembering. Bounded."""
+
+    def __init__(self, most: int = MOST_SEEN) -> None:
+        self._most = most
+        self._marks: set[int] = set()
+
+    def again(self, one: object) -> bool:
+        """Whether `one` was seen lately; from now on it was."""
+        marks, mark = self._marks, hash(one)
+        if mark in marks:
+            return True
+        if len(marks) >= self._most:
+            marks.clear()
+        marks.add(mark)
+        return False

@@ -29,6 +29,7 @@ from edgecache.origins import Origins
 from edgecache.parent import Parents
 from edgecache.pops import Children
 from edgecache.rules.client_address import trust_of
+from edgecache.rules.immaterial import IMMATERIAL, OF_CLIENTS_ADDRESS, OF_CLIENTS_TOKEN
 from edgecache.rules.message import Request
 from edgecache.switch import Switch, WayUp
 from edgecache.tasks import spawn
@@ -116,6 +117,7 @@ class Worker:
         if before is not None:
             before.forget_all()
         self._heads = RequestHeads(limits, account.budget // HEADS, account.hold)
+        self.edge.alike.bound(limits)
         self.check_unfinished = self._heads.check_unfinished
 
     @property
@@ -183,6 +185,7 @@ class Worker:
 
     def _open_doors(self, settings: Settings) -> None:
         """From now on, requests come to the request path in this way; the last door is the first they pass."""
+        self.edge.alike.judge_by(self._immaterial(settings))
         way = Way(self.edge.answer, self.edge.answer_known)
         if self._tracer is not None:
             way = tracing(way, self._tracer)
@@ -198,6 +201,11 @@ class Worker:
         self.answer, self.answer_known = hearing(way, inner, self.children)
         answered = self._journal.answered
         self.answered = answered if self._tracer is None else self._tracer.finishing(answered)
+
+    def _immaterial(self, settings: Settings) -> frozenset[bytes]:
+        """The fields of requests that cannot influence a hit, as long as these settings hold."""
+        located = OF_CLIENTS_ADDRESS if self._locator is not None else frozenset()
+        return IMMATERIAL - located - (OF_CLIENTS_TOKEN if settings.token_cookie else frozenset())
 
     def _new_tracer(self, settings: Settings) -> Tracer | None:
         if not settings.otlp_endpoint:
@@ -307,6 +315,7 @@ class Worker:
         """
         self.draining = True
         self.edge.known.stop()
+        self.edge.alike.stop()
         await self._listeners.drain()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._left_alone(), self._drain_grace)

@@ -103,10 +103,10 @@ def parse_request_directives(cache_control: bytes | None, pragma: bytes | None) 
 
     What is longer than anybody means is read as the strictest.
     """
+    if len(cache_control or pragma or b"") > LONGEST_REQUEST:
+        return STRICTEST
     if cache_control is None:
         return RequestDirectives(no_cache=pragma is not None and b"no-cache" in pragma.lower())
-    if len(cache_control) > LONGEST_REQUEST:
-        return STRICTEST
     max_age: int | None = None
     max_stale: int | None = None
     min_fresh: int | None = None

@@ -30,6 +30,7 @@ def remember(most: int, longest: int = LONGEST) -> Callable[[Callable[[*Values],
                     return function(*values)
             return known(*values)
 
+        result.info = known.cache_info  # type: ignore[attr-defined]
         result.forget = known.cache_clear  # type: ignore[attr-defined]
         return result
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edgecache.rules.chain import Child
 
 FieldLine = tuple[bytes, bytes]
+FEW = 40  # lines of which most likely none has the name of another
 
 
 class Fields:
@@ -86,7 +87,10 @@ class Fields:
 
 
 def _indexed(lines: tuple[FieldLine, ...]) -> dict[bytes, bytes]:
-    index: dict[bytes, bytes] = {}
+    index = {name.lower(): value for name, value in lines} if len(lines) <= FEW else {}
+    if len(index) == len(lines):  # no name is repeated
+        return index
+    index = {}
     for name, value in lines:
         lower = name.lower()
         index[lower] = index[lower] + b", " + value if lower in index else value

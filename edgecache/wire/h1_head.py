@@ -15,14 +15,13 @@ from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Final
 
-import httptools
-
-from edgecache.remembered import Remembered
+from edgecache.remembered import Remembered, Seen
 from edgecache.rules.forward import is_disguised
 from edgecache.rules.message import NO_BODY, FieldLine, Fields, Framing, Request, Response
 from edgecache.rules.stored import hop_by_hop
 from edgecache.wire.errors import BadRequest, OriginError
 from edgecache.wire.h1_render import status_line
+from edgecache.wire.llhttp import Splitter
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # RFC 9110 §5.6.2
 FIELD_LINES: Final = rb"((?:" + TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+)"  # RFC 9112 §5: no fold, no space before ":"
@@ -87,52 +86,36 @@ class HeadLimits:
     head: int = 32 * 1024
 
 
-class _Collector:
-    """What llhttp calls back with."""
-
-    def __init__(self) -> None:
-        self.lines: list[FieldLine] = []
-        self.complete = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.lines.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        self.complete = True
-
-
 def weight_of(raw: bytes, request: object) -> int:
     """What a head and what it parses to keep in memory, in bytes: about so much, measured on heads of browsers."""
     return 1000 + 4 * len(raw)
 
 
 class RequestHeads:
-    """A reader of request heads. It keeps one llhttp parser, which stands at a message's start between two calls."""
+    """A reader of request heads."""
 
     def __init__(
         self, limits: HeadLimits, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None
     ) -> None:
         self.limits = limits
         self._parsed: Remembered[bytes, Request] = Remembered(MOST_REMEMBERED, most_bytes, weight_of, hold)
-        self._fresh_parser()
+        self._seen = Seen()
+        self._splitter = Splitter()
 
     def forget_all(self) -> None:
         """Let go of what heads parse to."""
         self._parsed.clear()
 
-    def _fresh_parser(self) -> None:
-        self._collector = _Collector()
-        self._llhttp = httptools.HttpRequestParser(self._collector)
-
     def parse(self, raw: bytes, scheme: bytes = b"http") -> Request:
         """The request whose head is `raw`, up to and with its empty line; raises `BadRequest`.
 
-        Identical bytes parse identically: heads of requests without a body are remembered, once accepted.
+        Identical bytes parse identically: heads of requests without a body are remembered, once accepted, if they come
+        again.
         """
         request = self._parsed.get(raw)
         if request is None or request.scheme != scheme:
             request = self._parse(raw, scheme)
-            if request.framing is NO_BODY and len(raw) <= LONGEST_REMEMBERED:
+            if request.framing is NO_BODY and len(raw) <= LONGEST_REMEMBERED and self._seen.again(raw):
                 self._parsed.remember(raw, request)
         return request
 
@@ -146,13 +129,16 @@ class RequestHeads:
         method, target, major, minor, _ = match.groups()
         if major != b"1":
             raise BadRequest(505, "http-version")
-        self._check_limits(raw, match)
+        count = self._check_limits(raw, match)
         if method not in METHODS:  # CONNECT is for forward proxies; what we cannot pass on we do not know
             raise BadRequest(501, "method", "this method is not implemented here")
-        fields = Fields(self._split(raw))
+        lines = self._splitter.split(raw, count)
+        if b" \r\n" in raw or b"\t\r\n" in raw:  # RFC 9112 §5.1: blanks after a value are not of it; llhttp keeps them
+            lines = [(name, value.rstrip(b" \t")) for name, value in lines]
+        fields = Fields(lines)
         index = fields.index
         if minor == b"0" or not _LEAVES_START.isdisjoint(index):
-            self._fresh_parser()
+            self._splitter.renew()
         if odd:  # to CGI, Transfer_Encoding is Transfer-Encoding: such fields are dropped
             fields = Fields(line for line in fields if not is_disguised(line[0]))
             index = fields.index
@@ -161,7 +147,8 @@ class RequestHeads:
         if len(index) != len(fields.lines):
             _refuse_repeated(fields)
         keep_alive = minor != b"0"
-        if b"connection" in index:
+        connection = index.get(b"connection")
+        if connection is not None and (connection != b"keep-alive" or minor == b"0"):
             options = connection_options(fields)
             keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
             if not options <= NOT_NOMINATED:  # what is not sent on does not select, authorize or ask for anything here
@@ -178,34 +165,19 @@ class RequestHeads:
         if BARE_LINE_END.search(start, max(0, scanned - 1)):
             raise BadRequest(400, "bare-line-end", "a line ends in a bare CR or LF")
 
-    def _check_limits(self, raw: bytes, match: re.Match[bytes]) -> None:
+    def _check_limits(self, raw: bytes, match: re.Match[bytes]) -> int:
+        """The number of field lines, if the head is within its limits."""
         limits = self.limits
         if match.start(5) - 2 > limits.line:
             raise BadRequest(414, "line-too-long", "the request line is too long")
         if len(raw) > limits.head:
             raise BadRequest(431, "head-too-large", "the head is too large")
-        if raw.count(b"\n", match.start(5), match.end(5)) > limits.fields:
+        count = raw.count(b"\n", match.start(5), match.end(5))
+        if count > limits.fields:
             raise BadRequest(431, "too-many-fields", "the head has too many fields")
         if len(raw) > limits.line and any(len(line) > limits.line for line in raw.split(b"\r\n")):
             raise BadRequest(431, "line-too-long", "a field line is too long")
-
-    def _split(self, raw: bytes) -> list[FieldLine]:
-        """The field lines as llhttp reads them; its refusal is a refusal."""
-        collector = self._collector
-        collector.lines, collector.complete = [], False
-        try:
-            self._llhttp.feed_data(raw)
-        except httptools.HttpParserUpgrade:
-            self._fresh_parser()
-        except (httptools.HttpParserError, httptools.HttpParserInvalidMethodError) as error:
-            self._fresh_parser()
-            raise BadRequest(400, "malformed-head", str(error)[:100]) from None
-        if not collector.complete:
-            self._fresh_parser()
-            raise BadRequest(400, "malformed-head")
-        if b" \r\n" in raw or b"\t\r\n" in raw:  # RFC 9112 §5.1: blanks after a value are not of it; llhttp keeps them
-            return [(name, value.rstrip(b" \t")) for name, value in collector.lines]
-        return collector.lines
+        return count
 
 
 # Fields after which llhttp waits for a body or for the end, so that the next head needs a new parser.

@@ -34,6 +34,7 @@ MOST_HELD: Final = 64 * 1024  # bytes of a body that are here before anything of
 LONGEST_HELD: Final = 1.0  # seconds that this may take in chunks; slower ones are passed on as they come
 LINGER: Final = 2.0  # seconds that a refused client's bytes are read and thrown away, so that it can read the refusal
 HEAD: Final = b"HEAD "
+FIRST: Final = b"A"  # no head that is known begins with less; what doors put before a head may
 AT_ONCE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: reset, and drop what was not sent
 DRAIN_IDLE: Final = 1.0  # seconds without a request after which a draining server may close without cutting one off
 
@@ -128,8 +129,9 @@ class ClientConnection(asyncio.Protocol):
         """Bytes from the client."""
         self.site.bytes_in.value += len(data)
         if self._ready:
-            if self.site.answer_known(self, data):
+            if data >= FIRST and self.site.answer_known(self, data):
                 self._since = 0.0  # the next sweep notes the time
+                self._fresh = False
                 return
             self._ready = False
             self._since = self.site.clock()

@@ -31,10 +31,22 @@ BROWSER_FIELDS = (
     ("Cookie", "_ga=GA1.1.1934870212.1724061234; consent=yes; theme=dark; session=@SESSION@"),
 )
 
+_OWN = {
+    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/128.0.@N@ Safari/537",
+    "Accept-Language": "en-GB,en;q=0.9,de;q=0.8,x-@N@;q=0.1",
+    "Referer": "https://www.example.com/catalogue/shoes?page=@N@&sort=price",
+}
 
-def request(method: str, path: str, session: int = 0, etag: str | None = None) -> bytes:
-    """One request as bytes; `session` only changes the value of its cookie, `etag` adds If-None-Match."""
+
+def request(method: str, path: str, session: int = 0, etag: str | None = None, *, own: bool = False) -> bytes:
+    """One request as bytes; `session` only changes the value of its cookie, `etag` adds If-None-Match.
+
+    With `own`, its client has an agent, a language and a referrer of its own too, and the request an id.
+    """
     fields = [("Host", SITE), *BROWSER_FIELDS]
+    if own:
+        fields = [(name, _OWN.get(name, value).replace("@N@", str(session))) for name, value in fields]
+        fields.append(("X-Request-Id", "@SESSION@"))
     if etag is not None:
         fields.append(("If-None-Match", etag))
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields)

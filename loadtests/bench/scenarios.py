@@ -34,6 +34,7 @@ class Scenario:
     connections: int = CONNECTIONS
     tls: bool = False
     closes: bool = False  # a connection of its own for each request
+    own: bool = False  # each request's client has an agent, a language and a referrer of its own, and it an id
     own_loader: bool = False  # by the loader that 304 and head need, to compare with them
 
     @property
@@ -51,7 +52,7 @@ class Scenario:
         return [self._request(number, number % self.sessions) for number in range(count)]
 
     def _request(self, number: int, session: int) -> bytes:
-        head = heads.request(self.method, self.path.format(number % self.urls), session, self.etag)
+        head = heads.request(self.method, self.path.format(number % self.urls), session, self.etag, own=self.own)
         return head.replace(b"Connection: keep-alive\r\n", b"Connection: close\r\n") if self.closes else head
 
     def fills(self) -> list[bytes]:
@@ -69,6 +70,10 @@ SCENARIOS = (
     Scenario("tls", "memory hit over TLS 1.3, 1 KiB, kept connections", tls=True),
     Scenario("tls-new", "memory hit, a TLS 1.3 handshake (ECDSA P-256) for each", urls=50, tls=True, closes=True),
     Scenario("hit-varied", "memory hit, 20,000 different cookies", sessions=20_000),
+    Scenario("hit-clients", "memory hit, 20,000 clients of whom nothing was seen before", sessions=20_000, own=True),
+    Scenario(
+        "304-varied", "304, 20,000 different cookies (own load generator)", etag=heads.ETAG, status=304, sessions=20_000
+    ),
 )
 LOG = Scenario("log", "memory hit, JSON access log to /dev/null against none")
 TRACES = Scenario("traces", "memory hit, traces of no and of 1 % of requests (no collector) against none")

@@ -1,0 +1,150 @@
+"""Two POPs without sockets that are told the same, one of which knows only the long way to an answer.
+
+Whatever goes upstream is answered on the spot, so that what a POP writes follows from what it was sent and stores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from harness.clock import FakeClock
+from harness.pop import environment
+
+from edgecache.alike import Alike
+from edgecache.assembly import policy_of
+from edgecache.config import load
+from edgecache.rules import rfc9111
+from edgecache.rules.cache_key import primary_key
+from edgecache.rules.message import FieldLine, Fields, Framing, Request, Response
+from edgecache.rules.ranges import Segments
+from edgecache.rules.stored import Times
+from edgecache.wire.exchange import Exchange
+from edgecache.wire.h1_server import ClientConnection
+from edgecache.worker import Worker
+from hostile.rig import Transport
+
+PEER = "192.0.2.7"
+HEAD = b"HTTP/1.1 200 Asked\r\nContent-Length: 0\r\n"
+
+
+class Twin:
+    """One of the two: a worker that asks nobody, and one client's connection."""
+
+    def __init__(self, clock: FakeClock, settings: dict[str, str], *, short_ways: bool) -> None:
+        self.worker = Worker(load(environment("http://127.0.0.1:9", settings.items())), clock=clock)
+        self.worker._tls = True  # type: ignore[assignment]  # it has a listener for TLS, and so the door behind that
+        self.worker._open_doors(self.worker._settings)
+        self.clock = clock
+        self.upstream: list[bytes] = []  # the targets of what was passed on
+        self.alike = 0  # hits by likeness
+        self.short_ways = short_ways
+        edge: Any = self.worker.edge
+        edge._go_on = edge.relays.begin = edge.relays.ask = edge.writes.pass_on = self._asked
+        edge.refill.behind = lambda entry, request: None
+        edge.on_known_hit = edge._alike_hits._on_hit = self._known_hit
+        self.tell(PEER)
+
+    def tell(self, peer: str, scheme: bytes = b"http", tag: bytes = b"") -> None:
+        """From now on it is a client at `peer` that speaks, on a new connection."""
+        if not self.short_ways:
+            self.worker.answer_known = lambda connection, raw: False
+        self.transport = Transport()
+        self.connection = ClientConnection(self.worker, scheme, peer)
+        self.connection.server_name, self.connection.tag = tag.strip(b"\t\n"), tag
+        self.connection.connection_made(self.transport)
+
+    def _asked(self, exchange: Any, *more: object) -> None:
+        exchange = exchange if isinstance(exchange, Exchange) else more[0]  # of a question, the exchange comes second
+        self.upstream.append(exchange.request.target)
+        if exchange.body is not None:
+            exchange.body.discard()
+        exchange.reply(200, HEAD)
+
+    def _known_hit(self, connection: ClientConnection, known: Any, now: float) -> None:
+        self.alike += isinstance(known, Alike)
+        self.worker._journal.known_hit(connection, known, now)
+
+    def store(self, request: Request, lines: list[FieldLine], content: bytes, status: int = 200) -> None:
+        """What the origin answers to `request`, stored as the rules say, if they let it be stored."""
+        edge, now = self.worker.edge, self.clock()
+        response = Response(
+            status, Fields([*lines, (b"Content-Length", b"%d" % len(content))]), b"", Framing(len(content))
+        )
+        store = rfc9111.may_store(request, response, Times(now, now), policy_of(self.worker._settings))
+        if not isinstance(store, rfc9111.Store):
+            return
+        segments = None
+        if status == 206:
+            segments = Segments(store.stored.whole_length or 0, ((store.stored.first_byte, content),))
+        key, passed = primary_key(request), edge.log.position
+        edge.memory.put(key, store.stored, b"" if segments else content, segments, passed)
+
+    async def send(self, *pieces: bytes) -> bytes:
+        """What it answers to these reads; on a new connection next time, if it closed this one."""
+        for piece in pieces:
+            if not self.transport.ended:
+                self.connection.data_received(piece)
+        connection = self.connection
+        for _ in range(20):
+            if connection._exchange is None and connection._at == len(connection._buffer):
+                break
+            await asyncio.sleep(0)  # large answers take turns; what is not complete stays
+        written = bytes(self.transport.written) + (b" and closed" if self.transport.ended else b"")
+        self.transport.written.clear()
+        return written
+
+    @property
+    def logged(self) -> list[tuple[object, ...]]:
+        """What the access log has of each request that the bytes decide."""
+        return [(*record[1:7], *record[10:12]) for record in self.worker._log._records]
+
+    @property
+    def counted(self) -> Counter[str]:
+        """Requests and bytes by outcome, and refusals."""
+        requests = self.worker.watch.requests
+        requests.fold()
+        return Counter(
+            {
+                **{f"{tally.words}": int(tally.requests.value) for tally in requests._tallies.values()},
+                **{f"bytes {tally.words}": int(tally.bytes_out.value) for tally in requests._tallies.values()},
+            }
+        )
+
+
+class Twins:
+    """Both of them."""
+
+    def __init__(self, **settings: str) -> None:
+        self.clock = FakeClock()
+        settings = {"access_log": "json", **settings}
+        self.quick = Twin(self.clock, settings, short_ways=True)
+        self.long = Twin(self.clock, settings, short_ways=False)
+        self.both = (self.quick, self.long)
+
+    async def agree(self, *pieces: bytes) -> bytes:
+        """What both answer, which has to be the same, byte for byte."""
+        one, other = await self.quick.send(*pieces), await self.long.send(*pieces)
+        assert one == other, f"{pieces!r}: {one[:300]!r} instead of {other[:300]!r}"
+        assert self.quick.upstream == self.long.upstream, pieces
+        if self.quick.transport.ended:
+            self.tell(self.quick.connection.peer, self.quick.connection.scheme, self.quick.connection.tag)
+        return one
+
+    def tell(self, peer: str, scheme: bytes = b"http", tag: bytes = b"") -> None:
+        """From now on a client at `peer` speaks."""
+        for twin in self.both:
+            twin.connection.connection_lost(None)
+            twin.tell(peer, scheme, tag)
+
+    def store(self, request: Request, lines: list[FieldLine], content: bytes, status: int = 200) -> None:
+        """Both store it."""
+        for twin in self.both:
+            twin.store(request, lines, content, status)
+
+    async def end(self) -> None:
+        """Both end."""
+        for twin in self.both:
+            twin.connection.connection_lost(None)
+            await twin.worker.stop()
