@@ -42,7 +42,7 @@ def tags_of(fields: Fields) -> tuple[bytes, ...]:
     return tags
 
 
-@remember(4096)
+@remember(1024)
 def _split(name: bytes, value: bytes) -> tuple[bytes, ...]:
     if name == b"cache-groups":
         return group_names(value)
