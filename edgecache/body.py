@@ -248,6 +248,9 @@ class Body:
         cursor = Cursor(self, sink, skip, waits=not behind)
         self._cursors.append(cursor)
         cursor.pump()
+        if self._paused and self._source is not None:  # for readers before this one: look again who waits for whom
+            self._paused = False
+            self._source.resume_reading()
         self._let_go()
         if self.ended:
             self._read_on()
@@ -309,29 +312,32 @@ class Body:
 
     @property
     def shared(self) -> bool:
-        """Whether several wait for it."""
-        return len(self._cursors) > 1 and sum(cursor.waits for cursor in self._cursors) > 1
+        """Whether several read it."""
+        return len(self._cursors) > 1
 
     @property
     def slowest(self) -> Cursor | None:
         """The reader that is the furthest behind."""
         return min(self._cursors, key=lambda cursor: cursor.next_piece, default=None)
 
-    def part_with_laggards(self, *, cut: bool = False) -> bool:
+    def part_with_laggards(self, *, stuck: bool = False, cut: bool = False) -> bool:
         """Somebody has held everybody back for a while: who is far behind goes alone, if others wait, and if it can.
 
-        Who cannot is `cut` off, or stays. False if it is to be asked again.
+        So does everyone that takes nothing, where all have waited long enough to be sure that it is `stuck`. Who cannot
+        is `cut` off, if it is a client that waits, or stays. False if it is to be asked again.
         """
         end = self.let_go + len(self.pieces)
         if self.whole or self.ended:
             return True
-        if not any(cursor.waits and cursor.next_piece == end for cursor in self._cursors):
+        eager = [cursor for cursor in self._cursors if cursor.next_piece == end and cursor.keeps_up]
+        if not eager:
             return False
-        for cursor in tuple(self._cursors):
+        for cursor in [cursor for cursor in self._cursors if cursor not in eager]:
             behind = sum(map(len, self.pieces[cursor.next_piece - self.let_go :]))
-            if behind > WINDOW and cursor.goes_alone(self.size - behind):
+            parted = behind > WINDOW or (stuck and not cursor.keeps_up)
+            if parted and cursor.goes_alone(self.size - behind):
                 self._cursors.remove(cursor)
-            elif behind > WINDOW and cut:
+            elif behind > WINDOW and cut and any(other.waits for other in eager):
                 cursor.cut_off()
         self._let_go()
         return not self._paused
@@ -423,7 +429,7 @@ class Body:
 
     def _is_behind(self) -> bool:
         """Whether readers are so far behind that no more should come: one that reads alone holds up nobody else."""
-        if self.whole:
+        if self.kept and self.whole:
             return self._held > WINDOW and self._is_ahead()
         waiting = [cursor for cursor in self._cursors if cursor.waits] if len(self._cursors) <= 2 else ()
         if len(waiting) == 1:

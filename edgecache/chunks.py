@@ -22,7 +22,8 @@ from edgecache.rules.record import Codec, Corrupt, Record, chunk_key
 CHUNK: Final = 128 * 1024  # bytes; a slow reader holds one
 BACKLOG: Final = 4 * 1024 * 1024  # bytes that one body may have waiting to be written
 PATIENCE: Final = 1.0  # seconds that a body is held back for a slow tier; then it is not stored
-AHEAD: Final = 6  # chunks read ahead for a reader that keeps up
+AHEAD: Final = 4  # chunks read ahead for a reader that keeps up
+KEPT_UP: Final = 1024 * 1024  # bytes that readers have to take as they come before more is read ahead
 LONGER: Final = 60.0  # seconds that chunks outlive their record
 
 
@@ -169,7 +170,7 @@ class ChunkReader:
         self._whole = record.length
         self._hole = hole
         self._next = 0  # the chunk to ask for
-        self._ahead = 1  # as many as readers have kept up with
+        self._kept_up = 0  # bytes that readers have taken as they came
         self._laggards = Laggards()
         self._out = 0  # asked for and not yet there
         self._there: dict[int, bytes] = {}
@@ -184,7 +185,8 @@ class ChunkReader:
         self._ask()
 
     def _ask(self) -> None:
-        while not self._paused and not self._over and self._next < len(self._keys) and self._out < self._ahead:
+        most = AHEAD if self._kept_up >= KEPT_UP else 1
+        while not self._paused and not self._over and self._next < len(self._keys) and self._out < most:
             number = self._next
             self._next += 1
             self._out += 1
@@ -214,7 +216,7 @@ class ChunkReader:
             self._laggards.held_back_no_more()
             self.body.finish()
         else:
-            self._ahead = 1 if self._paused else min(AHEAD, self._ahead + 1)
+            self._kept_up = 0 if self._paused else self._kept_up + CHUNK
             self._ask()
 
     def go_on_with(self, rest: Body, skip: int) -> None:

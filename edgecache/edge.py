@@ -24,6 +24,7 @@ from edgecache import answers
 from edgecache.alike import Alike
 from edgecache.alike_hits import AlikeHits
 from edgecache.answers import Answer
+from edgecache.bugs import seen_through
 from edgecache.delivery import Delivery
 from edgecache.fills import Reply
 from edgecache.flights import Failed, Filling, Flight, Outcome, Refreshed, Risen, Unshareable
@@ -151,7 +152,7 @@ class Edge:
         elif why := rfc9111.why_pass(request):
             self._pass_on(exchange, why)
         elif (token := self._token(request)) is not None:
-            spawn(self._look_up_after(token, exchange), "wait for a write")
+            spawn(seen_through(exchange, self._look_up_after(token, exchange)), "wait for a write")
         elif request.child is not None and request.child.behind:  # nothing that is here is proven to who asks
             self.relays.begin(exchange, Forward.STALE, Result.MISS)
         else:
@@ -218,7 +219,7 @@ class Edge:
         elif entry is None and self.flights.marked(key, self.clock()):
             self._pass_marked(exchange, key)
         else:
-            spawn(self.ask(exchange, key, entry, why), "ask")
+            spawn(seen_through(exchange, self.ask(exchange, key, entry, why)), "ask")
 
     def _may_be_regional(self, key: bytes, entry: Entry | None, why: Forward) -> bool:
         """Whether the region may know more than this worker."""

@@ -46,6 +46,6 @@ class Laggards:
     def _look(self, body: Body) -> None:
         self._timer = None
         loop = asyncio.get_running_loop()
-        cut = loop.time() - self._held_since > PATIENCE
-        if not body.part_with_laggards(cut=cut) and body.shared:
+        waited = loop.time() - self._held_since
+        if not body.part_with_laggards(stuck=waited >= LAG, cut=waited > PATIENCE) and body.shared:
             self._timer = loop.call_later(LAG, self._look, body)

@@ -10,6 +10,7 @@ import orjson
 
 from edgecache import answers
 from edgecache.admission import address_of
+from edgecache.bugs import seen_through
 from edgecache.config import PurgeToken, Settings
 from edgecache.rules.client_address import Trust, client_address
 from edgecache.rules.log_entries import Draft
@@ -93,7 +94,7 @@ class PurgeMethod:
                 self._attempts.failed(client, now)
             self._refuse(exchange, refused)
             return
-        spawn(self._purge(exchange, purge, caller), "purge")
+        spawn(seen_through(exchange, self._purge(exchange, purge, caller)), "purge")
 
     def _client(self, exchange: Exchange) -> str:
         """Who asks: behind a balancer, one who guesses must not keep the others out."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from edgecache import answers
 from edgecache.answers import Answer
+from edgecache.bugs import seen_through
 from edgecache.parts import Parts
 from edgecache.pops import tell_of_entry
 from edgecache.region import Region
@@ -55,7 +56,8 @@ class RegionalParts:
         if not spans:
             self._reply(exchange, found, member, answers.unsatisfiable(stored, length, age, member))
         else:
-            spawn(self._answer(exchange, key, found, why, spans[0]), "a range out of the regional tier")
+            work = self._answer(exchange, key, found, why, spans[0])
+            spawn(seen_through(exchange, work), "a range out of the regional tier")
         return True
 
     async def _answer(self, exchange: Exchange, key: bytes, found: Found, why: Forward, span: Span) -> None:

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from edgecache import answers
 from edgecache.body import Body
+from edgecache.bugs import seen_through
 from edgecache.invalidation import Invalidation
 from edgecache.log_writer import LogWriter
 from edgecache.own_log import OwnLog
@@ -79,7 +80,7 @@ class Writes:
         if self._writer is None:
             self._ask(exchange, why, 0)
         else:
-            spawn(self._begin(self._writer, exchange, why), "begin of a write")
+            spawn(seen_through(exchange, self._begin(self._writer, exchange, why)), "begin of a write")
 
     async def _begin(self, writer: LogWriter, exchange: Exchange, why: Forward) -> None:
         policy = self._policy
@@ -111,7 +112,7 @@ class Writes:
 
     def answered(self, write: _Write, response: Response, body: Body) -> None:
         """The origin has answered: invalidate, tell, and then answer."""
-        spawn(self._end(write, response, body), "end of a write")
+        spawn(seen_through(write.exchange, self._end(write, response, body)), "end of a write")
 
     async def _end(self, write: _Write, response: Response, body: Body) -> None:
         exchange, writer = write.exchange, self._writer

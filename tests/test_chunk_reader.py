@@ -58,24 +58,24 @@ def test_a_hole_met_while_a_piece_is_taken_ends_the_body_there() -> None:
     """
     codec, tier, slow = Codec(), Tier(), Slow()
     holes: list[int] = []
-    record = cast(Record, SimpleNamespace(length=6 * CHUNK, chunks=b"name"))
-    keys = list(chunk_keys(BASE, record, Span(0, 6 * CHUNK)))
-    contents = [bytes([number]) * CHUNK for number in range(6)]
-    reader = ChunkReader(cast(Reads, tier), codec, BASE, record, Span(0, 6 * CHUNK), holes.append)
+    record = cast(Record, SimpleNamespace(length=16 * CHUNK, chunks=b"name"))
+    keys = list(chunk_keys(BASE, record, Span(0, 16 * CHUNK)))
+    contents = [bytes([number]) * CHUNK for number in range(16)]
+    reader = ChunkReader(cast(Reads, tier), codec, BASE, record, Span(0, 16 * CHUNK), holes.append)
+    slow.writable = True
     reader.body.read_into(slow)
     reader.start()
 
     def arrives(number: int) -> None:
         tier.asked[keys[number]](codec.seal(keys[number], contents[number]), "")
 
-    slow.writable = True
-    for number in (0, 1):  # it keeps up: more is asked for ahead
+    for number in range(8):  # it keeps up: more is asked for ahead
         arrives(number)
     slow.writable = False
-    for number in (2, 4):
+    for number in (8, 10, 11):
         arrives(number)
     slow.writable = tier.open = True
-    arrives(3)
-    assert holes == [4 * CHUNK]
+    arrives(9)
+    assert holes == [10 * CHUNK]
     assert reader.body.size == holes[0]
     assert slow.got == b"".join(contents)[: holes[0]]

@@ -89,6 +89,7 @@ class Reader:
 
     room: int = 0
     alone: int | None = None
+    can: bool = True
 
     @property
     def writable(self) -> bool:
@@ -107,9 +108,10 @@ class Reader:
         raise AssertionError("aborted")
 
     def goes_alone(self, at: int) -> bool:
-        """It can."""
-        self.alone = at
-        return True
+        """Whether it can."""
+        if self.can:
+            self.alone = at
+        return self.can
 
 
 class Held:
@@ -155,14 +157,15 @@ async def test_who_is_always_the_slowest_goes_alone(monkeypatch: pytest.MonkeyPa
     assert [reader.alone is not None for reader in readers] == [not alternate, False]
 
 
-async def test_one_that_reads_alone_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The only client is slow, however much is stored behind its back: it is neither parted with nor cut off."""
+@pytest.mark.parametrize("can", [True, False], ids=["has another way", "has none"])
+async def test_what_is_stored_does_not_wait_for_a_client(monkeypatch: pytest.MonkeyPatch, can: bool) -> None:
+    """A client that leads what the region waits for, and takes nothing, goes alone if it can; it is never cut off."""
     monkeypatch.setattr(laggards, "LAG", 0.0)
     monkeypatch.setattr(laggards, "PATIENCE", 0.0)
-    source, client, store = Held(), Reader(), Reader(room=10)
+    source, client, store = Held(), Reader(can=can), Reader(room=10)
     source.body.read_into(client)
     source.body.read_into(store, behind=True)
-    source.body.write(bytes(2 * WINDOW))
+    source.body.write(bytes(1000))
     await let_others_run()
 
-    assert client.alone is None
+    assert client.alone == (0 if can else None)

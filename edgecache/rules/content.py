@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Final, cast
 
 WHOLE: Final = 256 * 1024  # bytes of the largest content that is put together
-GATHERED: Final = 64 * 1024  # bytes: neighbours that are smaller together become one piece
+GATHERED: Final = 128 * 1024  # bytes: neighbours that are smaller together become one piece, a mapping of its own
 MOST_COPIED: Final = 64 * 1024  # bytes of a part that are copied out of one piece
 
 
