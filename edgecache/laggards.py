@@ -10,7 +10,7 @@ from typing import Final
 
 from edgecache.body import Body, Cursor
 
-LAG: Final = 0.15  # seconds that a reader may take nothing while others wait for it: more than most round trips
+LAG: Final = 0.1  # seconds that a reader may take nothing while others wait for it
 STEADY: Final = 1.0  # seconds in which it may be the slowest each time that the others had to wait
 PATIENCE: Final = 2.0  # seconds that who has no other way may take nothing
 

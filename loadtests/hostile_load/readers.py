@@ -75,15 +75,16 @@ class Run:
         self._number = 0
 
     async def all(self, rounds: int) -> list[Figure]:
-        """Alternate between fills with and without slow readers; then the same for what is stored."""
+        """Alternate between fills without a slow reader, with one, and with many; then the same for what is stored."""
         await self._fill(0)
         before, waited = self._pop.metrics(), pops.waited(self._worker)
         quiet, slowed, costs = [], [], []
         for _ in range(rounds):
             took, grown = await self._fill(0)
             quiet.append(took)
-            took, more = await self._fill(self._slow)
+            took, _ = await self._fill(1)
             slowed.append(took)
+            _, more = await self._fill(self._slow)
             costs.append((more - grown) / self._slow)
         figures = self._figures("joined while it was fetched", quiet, slowed, costs)
         if self._name != "too large for memory":
@@ -95,9 +96,9 @@ class Run:
         return [*figures, failed, *lag]
 
     def _figures(self, how: str, quiet: list[float], slowed: list[float], costs: list[float]) -> list[Figure]:
-        what, note = f"{self._name}, {how}", f"{self._slow} slow readers; {self._size // MIB} MiB; {OTHERS} others"
+        what, note = f"{self._name}, {how}", f"of {self._slow} slow ones; {self._size // MIB} MiB; {OTHERS} others"
         ratio = min(slowed) / min(quiet)  # of the best rounds: what else runs here only adds
-        times = f"{min(slowed):.2f} s against {min(quiet):.2f} s, the best of {len(quiet)} each"
+        times = f"one slow reader; {min(slowed):.2f} s against {min(quiet):.2f} s, the best of {len(quiet)} each"
         return [
             Figure(f"{what}: cost of one slow reader", statistics.median(costs) / 1024, COST / 1024, "KiB", note=note),
             Figure(f"{what}: time of the others, × without", ratio, SLOWED, "×", note=times),
@@ -117,7 +118,7 @@ class Run:
             await drip(sockets, 2.0)
             await asyncio.sleep(SETTLE)
             grown = pops.resident(self._worker) - before
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(SETTLE)
         return max(seconds for seconds, _ in took), grown
 
     async def _stored(self, rounds: int) -> list[Figure]:
@@ -126,7 +127,8 @@ class Run:
         for _ in range(rounds):
             took, grown = await self._downloads(target, 0)
             quiet.append(took)
-            took, more = await self._downloads(target, self._slow)
+            took, _ = await self._downloads(target, 1)
             slowed.append(took)
+            _, more = await self._downloads(target, self._slow)
             costs.append((more - grown) / self._slow)
         return self._figures("stored", quiet, slowed, costs)
