@@ -74,10 +74,10 @@ class Cursor:
         body, sink = self._body, self._sink
         pieces = body.pieces
         while (at := self._next - body.let_go) < len(pieces):
-            if not sink.writable:
+            piece = pieces[at]
+            if not sink.writable and len(piece) > self._skip:
                 return
             self._next += 1
-            piece = pieces[at]
             if self._skip:
                 piece, self._skip = piece[self._skip :], max(0, self._skip - len(piece))
             if piece:
@@ -285,7 +285,7 @@ class Body:
             self._count(self._holding, len(piece))
         for cursor in tuple(self._cursors):
             cursor.pump()
-        if len(piece) < GATHERED:
+        if len(piece) < GATHERED and (self.kept or len(piece) < GATHERED // 2):  # what only flows stays in small ones
             self._gather(len(piece))
         else:
             self._tail = self._tail_size = 0
