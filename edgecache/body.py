@@ -278,15 +278,16 @@ class Body:
 
     def write(self, piece: bytes) -> None:
         """The next piece of content."""
+        size = len(piece)
         self.pieces.append(piece)
-        self.size += len(piece)
-        self._held += len(piece)
+        self.size += size
+        self._held += size
         if self._holding is not None:
-            self._count(self._holding, len(piece))
+            self._count(self._holding, size)
         for cursor in tuple(self._cursors):
             cursor.pump()
-        if len(piece) < GATHERED and (self.kept or len(piece) < GATHERED // 2):  # what only flows stays in small ones
-            self._gather(len(piece))
+        if size < GATHERED and (self.kept or size < GATHERED // 2):  # what only flows stays in small ones
+            self._gather(size)
         else:
             self._tail = self._tail_size = 0
         if self._holding is not None or self.size > self._keep:
