@@ -344,7 +344,7 @@ class Worker:
         self._log.close()
 
     def _sweep(self) -> None:
-        """A share of the passes over everything that has a deadline; there is no other timer.
+        """A share of the passes over everything that has a deadline: no connection has a timer of its own for that.
 
         Many connections are looked at by turns, so that no request waits for a look at all of them.
         """
