@@ -22,7 +22,7 @@ from typing import NamedTuple
 import orjson
 
 Text = str | bytes
-Record = tuple[float, Text, Text, Text, Text, int, int, float, Text, str, Text, Text, Text, float, float]
+Record = tuple[float, Text, Text, Text, Text, int, int, float, Text, str, Text, Text, Text, float, float, str]
 WRONG_SHAPE = (TypeError, ValueError, AttributeError)
 MAX_PENDING = 16 * 1024 * 1024  # bytes of lines that wait for the writer, per worker
 PIECE = 64  # records formatted at once: about a quarter of a millisecond
@@ -47,6 +47,7 @@ class LogRecord(NamedTuple):
     trace_id: Text = b""  # the next are logged where they are known
     regional: float = 0.0  # seconds that the read of the regional tier took
     upstream: float = 0.0  # seconds until the head of the answer from upstream
+    not_stored: str = ""  # why the answer from upstream is not stored: a fixed word
 
 
 class AccessLog:
@@ -173,12 +174,14 @@ class Quoted(dict[Text, str]):
 def line(record: Record, quoted: Quoted) -> str:
     """The record as one JSON object and a line feed."""
     time, client, method, host, target, status, size, took_ms, cache, outcome = record[:10]
-    user_agent, referer, trace_id, regional, upstream = record[10:]
+    user_agent, referer, trace_id, regional, upstream, not_stored = record[10:]
     known = f',"trace_id":{quoted[trace_id]}' if trace_id else ""
     if regional:
         known += f',"regional_ms":{regional * 1000:.3f}'
     if upstream:
         known += f',"upstream_ms":{upstream * 1000:.3f}'
+    if not_stored:
+        known += f',"not_stored":"{not_stored}"'
     return (
         f'{{"time":{time:.3f},"client":{quoted[client]},"method":{quoted[method]},"host":{quoted[host]}'
         f',"target":{quoted[target]},"status":{status},"bytes":{size},"duration_ms":{took_ms:.3f}'

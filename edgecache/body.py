@@ -17,6 +17,7 @@ from typing import Final, Protocol, cast
 
 from edgecache.holding import Holding, Room
 from edgecache.rules.content import GATHERED, Content, content_of, pieces_of
+from edgecache.rules.reasons import Refused
 
 WINDOW: Final = 256 * 1024  # bytes held for the slowest reader of a body that only flows
 UNDECIDED: Final = 64 * 1024  # bytes held while nobody has said what becomes of them: what h1_server holds, at least
@@ -132,6 +133,7 @@ class Body:
         "finished",
         "let_go",
         "pieces",
+        "refused",
         "size",
     )
 
@@ -149,6 +151,7 @@ class Body:
         self._read = False  # a reader has come
         self._holding: Holding | None = None  # what counts of it, if that counts anywhere
         self.content: Content | None = None  # the whole, once it is complete
+        self.refused: Refused | None = None  # why the response that it belongs to is not stored, as far as is known
         self._cursors: list[Cursor] = []
         self._tail = 0  # small pieces at the end, to be gathered
         self._tail_size = 0  # bytes of them
@@ -262,7 +265,8 @@ class Body:
             self._cursors.remove(cursor)
         if self.ended:
             self._read_on()
-        if not self._cursors and not self.ended and self.size > self._keep and self._source is not None:
+        unread = self._read and not self._cursors  # before its first reader has come, one who reads behind may leave
+        if unread and not self.ended and self.size > self._keep and self._source is not None:
             self._source.abandoned()
 
     def discard(self) -> None:

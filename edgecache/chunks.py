@@ -44,7 +44,15 @@ class ChunkWriter:
     """A reader of a body that writes it in chunks. A `Sink`. It gives up on the first thing that goes wrong."""
 
     def __init__(
-        self, writes: Commands, codec: Codec, base: bytes, life: float, inline: int, largest: int, written: Written
+        self,
+        writes: Commands,
+        codec: Codec,
+        base: bytes,
+        life: float,
+        inline: int,
+        largest: int,
+        written: Written,
+        given_up: Callable[[], None],
     ) -> None:
         self._writes = writes
         self._codec = codec
@@ -53,13 +61,14 @@ class ChunkWriter:
         self._inline = inline
         self._largest = largest
         self._written = written
+        self._told = given_up
         self._name = urandom(8).hex().encode()
         self._held: list[bytes] = []
         self._held_size = 0
         self._number = 0
         self._size = 0
         self._backlog = 0
-        self._given_up = False
+        self.given_up = False
         self._record = b""  # where it lies, once it is on its way behind its chunks
         self._patience: asyncio.TimerHandle | None = None
         self.cursor: Cursor | None = None
@@ -73,11 +82,11 @@ class ChunkWriter:
     @property
     def writable(self) -> bool:
         """Whether the tier keeps up."""
-        return self._given_up or self._backlog < BACKLOG
+        return self.given_up or self._backlog < BACKLOG
 
     def write(self, piece: bytes) -> None:
         """Take the next piece."""
-        if self._given_up:
+        if self.given_up:
             return
         self._held.append(piece)
         self._held_size += len(piece)
@@ -116,19 +125,22 @@ class ChunkWriter:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
-            if self.body is not None and self.cursor is not None and not self._given_up:
+            if self.body is not None and self.cursor is not None and not self.given_up:
                 self.body.taken(self.cursor)
 
     def finish(self) -> None:
         """The body is complete."""
-        if self._given_up:
+        if self.given_up:
             return
         if self._size <= self._inline:
-            self._written(b"", self._size, b"".join(self._held))
+            if not self._written(b"", self._size, b"".join(self._held)):
+                self._told()
             return
         self._send(last=True)
-        if not self._given_up:
+        if not self.given_up:
             self._record = self._written(self._name, self._size, None)
+            if not self._record:
+                self._told()
 
     def abort(self) -> None:
         """The body will never be complete."""
@@ -139,9 +151,10 @@ class ChunkWriter:
         return False
 
     def _give_up(self) -> None:
-        if self._given_up:
+        if self.given_up:
             return
-        self._given_up = True
+        self.given_up = True
+        self._told()
         self._held.clear()
         if self._record:  # a chunk was refused that had gone before it
             self._writes.send(("UNLINK", self._record))

@@ -75,7 +75,8 @@ class Delivery:
         if why is None:
             member = cache_status.hit(self._pop, entry.lifetime - entry.age(now), self._invalidation.detail)
         else:
-            member = cache_status.forwarded(self._pop, why, status=304, collapsed=collapsed)
+            refused = exchange.refused
+            member = cache_status.forwarded(self._pop, why, status=304, collapsed=collapsed, refused=refused)
         answer = answers.from_entry(entry, exchange.request, now, member, self.max_ranges)
         if answer is None:
             return False
@@ -104,9 +105,12 @@ class Delivery:
             result = Result.COLLAPSED if collapsed else Result.MISS
             self._relays.pass_on(exchange, reply, why, result, stored=True)
             return
-        member = cache_status.forwarded(self._pop, why, status=reply.response.status, stored=True, collapsed=collapsed)
+        refused, status = reply.body.refused, reply.response.status
+        member = cache_status.forwarded(
+            self._pop, why, status=status, stored=refused is None, collapsed=collapsed, refused=refused
+        )
         answer = answers.not_modified(stored, int(stored.age(self._clock())), member)
-        exchange.result, exchange.cache_status = Result.MISS, member
+        exchange.result, exchange.cache_status, exchange.answered_with = Result.MISS, member, reply.body
         if exchange.request.child is not None:
             tell_of_reply(exchange, reply, self._invalidation)
         exchange.reply(answer.status, answer.head)

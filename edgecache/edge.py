@@ -272,7 +272,7 @@ class Edge:
         request = exchange.request
         question = self.upstream.question(request, request.fields, exchange.client)
         self.delivery.learn_pass(exchange, key, question)
-        self.relays.ask(question, exchange, Forward.URI_MISS, Result.PASS, None, self.clock())
+        self.relays.ask(question, exchange, Forward.HIT_FOR_MISS, Result.PASS, None, self.clock())
 
     def _wants_ranges(self, request: Request) -> bool:
         """Whether ranges are asked for, and no more than an origin should be asked for at once (RFC 9110 §14.2)."""
@@ -377,7 +377,8 @@ class Edge:
         match outcome:
             case Refreshed(entry) | Risen(entry) if not self._suits(entry, request, leads=leads):
                 return False
-            case Refreshed(entry):
+            case Refreshed(entry, refused):
+                exchange.refused = refused
                 return self.delivery.from_entry(
                     exchange, entry, Result.REVALIDATED, self.clock(), why, collapsed=not leads
                 )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from edgecache.body import Body
+from edgecache.chunks import ChunkWriter
 from edgecache.invalidation import Invalidation, written
 from edgecache.memory import Entry, Memory
 from edgecache.regional import INLINE, Found, Regional
@@ -50,7 +51,7 @@ class Fills:
         self._largest = max(memory.largest, region.largest if region is not None else 0)
         self._invalidation = invalidation
         self._policy = policy
-        self._refused = refused  # told why a response is not stored
+        self.count_refused = refused  # told why a response is not stored
 
     def tune(self, policy: Policy) -> None:
         """Go on with another policy; what is stored stays as it is."""
@@ -65,24 +66,53 @@ class Fills:
             return self._learn_head(request, reply, previous)
         decision = self._decide(request, reply, previous)
         if isinstance(decision, DoNotStore):
-            self._refused(decision.reason)
+            self.refuse(reply, decision.reason)
             reply.body.count_in(self._memory.account)
             return decision.reason
         stored = decision.stored
         length = reply.response.framing.length
         reply.body.keep_up_to(self._memory.largest, self._memory.account, length)
-        reply.body.when_ended(lambda body: self._complete(request, stored, reply, body))
-        if (
+        written_to_region = (
             self._region is not None
             and stored.whole_length is None
             and (length is None or length > min(INLINE, self._memory.largest))
-        ):
-            key = primary_key(request)
-            seen = written(reply.seen.vector)
-            self._region.writer(stored, key, seen, lambda: self._passed(key, stored, reply) is not None).read(
-                reply.body
-            )
+        )
+        if not reply.body.kept and not written_to_region:
+            too_large = max(length or 0, reply.body.size) > self._memory.largest
+            self.refuse(reply, Refused.TOO_LARGE if too_large else Refused.NO_ROOM)
+        writer = self._regional_writer(primary_key(request), stored, reply) if written_to_region else None
+        reply.body.when_ended(lambda body: self._complete(request, stored, reply, body, writer))
+        if writer is not None:
+            writer.read(reply.body)
         return stored
+
+    def _regional_writer(self, key: bytes, stored: Stored, reply: Reply) -> ChunkWriter:
+        assert self._region is not None, "there is a tier to write to"
+
+        def allowed() -> bool:
+            return self._passed(key, stored, reply) is not None
+
+        def given_up() -> None:
+            if reply.body.finished:  # else it is told at its end
+                self._regional_lost(reply)
+
+        return self._region.writer(stored, key, written(reply.seen.vector), allowed, given_up)
+
+    def _regional_lost(self, reply: Reply) -> None:
+        """The regional tier has not taken a body that is complete: it is not stored unless the memory has it."""
+        assert self._region is not None, "there is a tier"
+        body = reply.body
+        if not body.whole:
+            self.refuse(reply, Refused.TOO_LARGE if body.size > self._largest else Refused.REGIONAL)
+        elif body.size <= self._region.largest and body.refused is None:
+            self.count_refused(Refused.REGIONAL)
+
+    def refuse(self, reply: Reply, reason: Refused) -> Literal[False]:
+        """The answer `reply` is not stored for this reason, which is counted once: the first that is found."""
+        if reply.body.refused is None:
+            reply.body.refused = reason
+            self.count_refused(reason)
+        return False
 
     def _decide(self, request: Request, reply: Reply, previous: Entry | None) -> Store | DoNotStore:
         length = reply.response.framing.length
@@ -91,25 +121,35 @@ class Fills:
         before = previous.stored if previous is not None else None
         return rfc9111.may_store(request, reply.response, reply.times, self._policy, before)
 
-    def _complete(self, request: Request, stored: Stored, reply: Reply, body: Body) -> None:
+    def _complete(
+        self, request: Request, stored: Stored, reply: Reply, body: Body, writer: ChunkWriter | None = None
+    ) -> None:
         key = primary_key(request)
         if not body.finished:
-            return  # an unfinished body is never stored
-        if not body.whole:
-            if self._region is None or body.size > self._largest:
-                self._refused(Refused.TOO_LARGE if body.size > self._memory.largest else Refused.NO_ROOM)
+            self.refuse(reply, Refused.INCOMPLETE)  # an unfinished body is never stored (RFC 9111 §3.3)
             return
         passed = self._passed(key, stored, reply)
         if passed is None:
-            self._refused(Refused.PURGED)
+            self.refuse(reply, Refused.PURGED)
+            return
+        if writer is not None and writer.given_up:
+            self._regional_lost(reply)
+        if not body.whole:
+            if writer is None:
+                self.refuse(reply, Refused.TOO_LARGE if body.size > self._memory.largest else Refused.NO_ROOM)
             return
         content = body.settled()
         if stored.whole_length is not None:
             self._put_part(key, request, stored, reply, content, passed)
             return
         entry = self._memory.put(key, stored, content, passed=passed)
+        taken = writer is not None
         if self._region is not None and reply.response.framing.length == len(content) <= INLINE:
-            self._region.store(entry or Entry(key, stored, content), key, written(reply.seen.vector))
+            taken = self._region.store(entry or Entry(key, stored, content), key, written(reply.seen.vector))
+            if not taken and entry is not None:
+                self.count_refused(Refused.REGIONAL)
+        if entry is None and not taken:
+            self.refuse(reply, Refused.TOO_LARGE)
 
     def _passed(self, key: bytes, stored: Stored, reply: Reply) -> int | None:
         """What an entry made of `reply` remembers of the log; None if what was asked for is purged since."""
@@ -122,19 +162,23 @@ class Fills:
         assert stored.whole_length is not None, "a storable part says how long the whole is"
         part = ranges.content_range(reply.response.fields.get(b"content-range"))
         if part is None or part.end - part.first != len(content):  # chunks may hold more or less than was said
-            self._refused(Refused.PARTIAL)
+            self.refuse(reply, Refused.PARTIAL)
             return
         entry, _ = self._memory.lookup(key, request.fields)
         segments = Segments(stored.whole_length, ((stored.first_byte, content),))
         if entry is not None:
             if entry.segments is None:
-                return  # the whole is known
+                self.refuse(reply, Refused.KNOWN)
+                return
             if ranges.may_combine(entry.stored, stored):
                 segments = entry.segments.joined(stored.first_byte, content)
+        put = None
         if segments.complete:
-            self._memory.put(key, _as_whole(stored), segments.parts[0][1], passed=passed)
+            put = self._memory.put(key, _as_whole(stored), segments.parts[0][1], passed=passed)
         elif segments.size <= self._memory.largest:
-            self._memory.put(key, stored, b"", segments, passed)
+            put = self._memory.put(key, stored, b"", segments, passed)
+        if put is None:
+            self.refuse(reply, Refused.TOO_LARGE)
 
     def _learn_head(self, request: Request, reply: Reply, previous: Entry | None) -> Refused:
         if previous is not None and reply.response.status == 200 and not previous.gone:
@@ -142,6 +186,7 @@ class Fills:
                 self.freshen(request, previous, reply)
             else:
                 self._memory.drop(previous)
+        self.refuse(reply, Refused.METHOD)
         return Refused.METHOD
 
     def freshen(self, request: Request, entry: Entry, reply: Reply) -> Entry | None:
@@ -157,9 +202,11 @@ class Fills:
         try:
             freshened = stored.freshened(reply.response, reply.times, request, self._policy)
         except TooManyTags:
+            self.refuse(reply, Refused.TOO_MANY_TAGS)
             self._memory.drop(entry)
             return None
-        if rfc9111.forbids_keeping(request, stored, freshened, reply.response, self._policy):
+        if reason := rfc9111.forbids_keeping(request, stored, freshened, reply.response, self._policy):
+            self.refuse(reply, reason)
             self._memory.drop(entry)
             if self._region is not None:
                 self._region.forget(primary_key(request))
@@ -188,8 +235,9 @@ class Fills:
         try:
             freshened = stored.freshened(reply.response, reply.times, request, self._policy)
         except TooManyTags:
-            return False
-        if rfc9111.forbids_keeping(request, stored, freshened, reply.response, self._policy):
+            return self.refuse(reply, Refused.TOO_MANY_TAGS)
+        if reason := rfc9111.forbids_keeping(request, stored, freshened, reply.response, self._policy):
+            self.refuse(reply, reason)
             self._region.forget(key)
             return False
         entry.passed = passed

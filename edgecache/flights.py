@@ -33,6 +33,7 @@ class Refreshed:
     """The origin said that what is stored is still good."""
 
     entry: Entry
+    refused: Refused | None = None  # why it is not stored any longer, if it said that too
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ class Journal:
                 trace_id(fields.get(b"traceparent")),
                 exchange.regional_took,
                 exchange.upstream_took,
+                refused.value if (refused := exchange.not_stored) is not None else "",
             )
         )
         return tally
@@ -79,5 +80,6 @@ class Journal:
                     b"",  # a head with a trace in it is not known, or hardly: its hits are logged without
                     0.0,
                     0.0,
+                    "",
                 )
             )

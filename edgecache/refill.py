@@ -128,13 +128,14 @@ class Refill:
             if not rfc9111.validates(entry.stored, reply.response):
                 return None
             fresh = self._fills.freshen(request, entry, reply)
-            return None if fresh is None else Refreshed(fresh)
+            return None if fresh is None else Refreshed(fresh, reply.body.refused)
         if status in (206, 416) and entry is not None and entry.segments is not None:
             whole = self._fills.completed(entry, reply)
             if whole is None:
                 return None
             reply = whole
         elif status in rfc9111.FAILURES and entry is not None and self.may_stand_in(entry, request):
+            self._fills.refuse(reply, Refused.STALE_KEPT)
             reply.body.discard()
             return Failed(OriginError(f"status-{status}", "the upstream answered with an error"))
         learnt = self._fills.learn(request, reply, entry)

@@ -228,8 +228,10 @@ class Regional:
             and bool(self.write(record_of(entry, url, seen, len(content), b"", content), life))
         )
 
-    def writer(self, stored: Stored, url: bytes, seen: str, allowed: Callable[[], bool]) -> ChunkWriter:
-        """What writes a body that is still arriving; `allowed` is asked at its end."""
+    def writer(
+        self, stored: Stored, url: bytes, seen: str, allowed: Callable[[], bool], given_up: Callable[[], None]
+    ) -> ChunkWriter:
+        """What writes a body that is still arriving; `allowed` is asked at its end, `given_up` told if it fails."""
         life = useful_life(stored, self._clock())
         base = storage_key(url)
 
@@ -237,7 +239,7 @@ class Regional:
             record = record_of(Entry(url, stored, b""), url, seen, length, name, small or b"")
             return self.write(record, life) if allowed() else b""
 
-        return ChunkWriter(self.writes, self.codec, base, life, INLINE, self.largest, written)
+        return ChunkWriter(self.writes, self.codec, base, life, INLINE, self.largest, written, given_up)
 
     def prolong(self, found: Found, entry: Entry, seen: str) -> None:
         """What lies in the chunks of `found` is still good: `entry` says for how long."""

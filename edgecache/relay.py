@@ -19,8 +19,7 @@ from edgecache.rules.cache_key import primary_key
 from edgecache.rules.chain import is_internal
 from edgecache.rules.message import Fields, Response
 from edgecache.rules.purge_log import Stamp
-from edgecache.rules.reasons import Forward, Result, Tier
-from edgecache.rules.residency import REASON
+from edgecache.rules.reasons import Forward, Refused, Result, Tier
 from edgecache.rules.stored import Stored
 from edgecache.upstream import Upstream, interim_head
 from edgecache.wire import h1_render as render
@@ -39,6 +38,7 @@ class UnstoredHead(NamedTuple):
 
     response: Response
     why: Forward
+    refused: Refused
     member: bytes
     head: bytes
 
@@ -66,6 +66,7 @@ class Relays:
         self._log = invalidation.log
         self.clock = clock  # epoch seconds
         self._ask = upstream.ask
+        self.count_refused = fills.count_refused
         self._unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
 
     def begin(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
@@ -101,10 +102,14 @@ class Relays:
     def learn(self, exchange: Exchange, reply: Reply, entry: Entry | None) -> bool:
         """Take from `reply` what concerns the cache, before the client hears of it; whether it will be stored."""
         request = exchange.request
-        if request.jurisdiction != self.jurisdiction:
-            return False  # what is of another jurisdiction is not kept here
-        if request.method not in (b"GET", b"HEAD") or request.framing.length != 0 or reply.response.status == 101:
-            return False
+        if request.jurisdiction != self.jurisdiction:  # what is of another jurisdiction is not kept here
+            return self._fills.refuse(reply, Refused.RESIDENCY)
+        if request.method not in (b"GET", b"HEAD"):
+            return self._fills.refuse(reply, Refused.METHOD)
+        if request.framing.length != 0:
+            return self._fills.refuse(reply, Refused.REQUEST_CONTENT)
+        if reply.response.status == 101:
+            return self._fills.refuse(reply, Refused.INTERIM)
         learnt = self._fills.learn(request, reply, entry)
         if isinstance(learnt, Stored) and learnt.whole_length is None:
             self._flights.unmark(primary_key(request))
@@ -113,9 +118,11 @@ class Relays:
     def learn_write(self, exchange: Exchange, reply: Reply) -> bool:
         """Store the answer to a POST that answers a GET too (RFC 9110 §9.3.3); whether it will be."""
         if exchange.request.jurisdiction != self.jurisdiction:
-            return False
+            return self._fills.refuse(reply, Refused.RESIDENCY)
         get = rfc9111.as_get(exchange.request, reply.response)
-        return get is not None and isinstance(self._fills.learn(get, reply), Stored)
+        if get is None:
+            return self._fills.refuse(reply, Refused.METHOD)
+        return isinstance(self._fills.learn(get, reply), Stored)
 
     def now_known(self) -> Stamp:
         """What is known of the log: every question carries it."""
@@ -129,10 +136,11 @@ class Relays:
         known = self._unstored.get(id(response))
         if known is not None and known.response is response and known.why is why:
             return known
-        if not rfc9111.never_stored(response):
+        refused = rfc9111.never_stored(response)
+        if refused is None:
             return None
-        member = cache_status.forwarded(self.pop, why, status=response.status)
-        known = UnstoredHead(response, why, member, answers.from_upstream(response, member, now))
+        member = cache_status.forwarded(self.pop, why, status=response.status, refused=refused)
+        known = UnstoredHead(response, why, refused, member, answers.from_upstream(response, member, now))
         if b"date" in response.fields and response.fields.weight <= LONGEST_UNSTORED:
             if len(self._unstored) >= MOST_UNSTORED:
                 self._unstored.clear()
@@ -156,11 +164,12 @@ class Relays:
         if reply.tier:
             member = cache_status.from_tier(self.pop, reply.tier, why, collapsed=collapsed)
         else:
-            detail = b"" if exchange.request.jurisdiction == self.jurisdiction else REASON.encode()
+            refused = reply.body.refused
+            stored = stored and refused is None
             member = cache_status.forwarded(
-                self.pop, why, status=status, stored=stored, collapsed=collapsed, detail=detail
+                self.pop, why, status=status, stored=stored, collapsed=collapsed, refused=refused
             )
-        exchange.result, exchange.cache_status = result, member
+        exchange.result, exchange.cache_status, exchange.answered_with = result, member, reply.body
         if exchange.request.child is not None:
             tell_of_reply(exchange, reply, self._invalidation)
         head = answers.from_upstream(reply.response, member, self.clock()) + more
@@ -249,7 +258,8 @@ class Relay(Inquiry):
             self.on_answer(response, Body.of(content))
             return
         exchange.inquiry = None
-        exchange.result, exchange.cache_status = self.result, unstored.member
+        relays.count_refused(unstored.refused)
+        exchange.result, exchange.cache_status, exchange.refused = self.result, unstored.member, unstored.refused
         exchange.reply(response.status, unstored.head, content)
 
     def on_failure(self, error: OriginError) -> None:
@@ -278,7 +288,7 @@ class Relay(Inquiry):
 class _KnownPass(Exchange, Relay):
     """A request passed through by a known head: the exchange and its question are one object, which is cheaper."""
 
-    why = Forward.URI_MISS
+    why = Forward.HIT_FOR_MISS
     result = Result.PASS
     entry = None
 
@@ -307,6 +317,8 @@ class _KnownPass(Exchange, Relay):
         connection = self._connection
         if connection is None:
             return
+        self.relays.count_refused(unstored.refused)
+        self.refused = unstored.refused
         self.cache_status, self.status, self.bytes_out = unstored.member, response.status, len(content)
         self._connection = None
         connection.transport.write(unstored.head + connection.ending(self.request, unstored.head) + content)

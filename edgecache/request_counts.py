@@ -29,7 +29,7 @@ USUAL: Final = (  # exported from the start, so that a rate sees the first of ea
     (Result.MISS, Tier.PARENT, Forward.URI_MISS),
     (Result.REVALIDATED, None, Forward.STALE),
     (Result.COLLAPSED, None, Forward.URI_MISS),
-    *((Result.PASS, None, why) for why in (Forward.METHOD, Forward.URI_MISS)),
+    *((Result.PASS, None, why) for why in (Forward.METHOD, Forward.HIT_FOR_MISS)),
     (Result.PURGE, None, None),
     (Result.ERROR, None, None),
     *((Result.ABORTED, None, why) for why in ("client-left", "cut-short")),

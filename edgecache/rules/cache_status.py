@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from edgecache.rules.reasons import Forward
+from edgecache.rules.reasons import Forward, Refused
 
 
 def hit(pop: bytes, ttl: float, detail: bytes = b"") -> bytes:
@@ -21,9 +21,18 @@ def forwarded(
     stored: bool = False,
     collapsed: bool = False,
     detail: bytes = b"",
+    refused: Refused | None = None,
 ) -> bytes:
-    """The request went towards the origin; `status` is what came back (RFC 9211 §2.2 to §2.8)."""
-    member = pop + b"; fwd=" + why.value
+    """The request went towards the origin; `status` is what came back (RFC 9211 §2.2 to §2.8).
+
+    `refused` is why the response is not stored: the detail, unless there is another.
+    """
+    hit_for_miss = why is Forward.HIT_FOR_MISS
+    member = pop + b"; fwd=" + (Forward.BYPASS if hit_for_miss else why).value
+    if hit_for_miss:
+        detail = detail or why.value
+    elif refused is not None:
+        detail = detail or refused.value.encode()
     if status is not None:
         member += b"; fwd-status=%d" % status
     if stored:

@@ -13,7 +13,7 @@ class Word(Enum):
 
 
 class Forward(Word):
-    """Why a request is forwarded: the values of `fwd` in RFC 9211 §2.2."""
+    """Why a request is forwarded: the values of `fwd` in RFC 9211 §2.2, and one that is a kind of `bypass`."""
 
     BYPASS = b"bypass"  # the cache is configured not to handle it
     METHOD = b"method"  # its method requires it
@@ -22,6 +22,7 @@ class Forward(Word):
     REQUEST = b"request"  # a directive of the request asks for it
     STALE = b"stale"  # what is stored may not be used without asking
     PARTIAL = b"partial"  # what is stored holds only a part of what is asked for
+    HIT_FOR_MISS = b"hit-for-miss"  # answers for the URL are known not to be shareable: a `bypass`
 
 
 class Refused(Word):
@@ -38,6 +39,7 @@ class Refused(Word):
     SET_COOKIE = "set-cookie"  # ours: it is one client's, unless a setting says otherwise
     VARY_STAR = "vary-star"  # RFC 9111 §4.1: it would never match
     PER_USER_VARY = "per-user-vary"  # ours: made for one client's Cookie or Authorization
+    OTHER_VARY = "other-vary"  # a validation names other selecting fields: it was stored by values that nobody knows
     SELF_REDIRECT = "self-redirect"  # ours: it leads to where it comes from, and would do so for everybody
     CLIENT_ERROR = "client-error"  # ours: an error that one client's odd request can provoke (CPDoS)
     USELESS = "useless"  # never fresh, no validator, no stale window: it could not be used
@@ -47,7 +49,11 @@ class Refused(Word):
     TOO_MANY_TAGS = "too-many-tags"  # ours: a purge by one that was left out would miss it
     STALE_KEPT = "stale-kept"  # an error would replace a response that may still be served in its place
     PURGED = "purged"  # it was asked for before its URL was invalidated
-    PASS = "pass"  # the request was passed through; its response was never a candidate
+    REQUEST_CONTENT = "request-content"  # ours: the request had content, and the answer may depend on it
+    RESIDENCY = "residency"  # ours: it belongs to another jurisdiction
+    INCOMPLETE = "incomplete"  # RFC 9111 §3.3: the body ended early
+    KNOWN = "known"  # a part of what is stored whole
+    REGIONAL = "regional"  # too large for the memory, and the regional tier did not take it
 
 
 class Tier(Word):

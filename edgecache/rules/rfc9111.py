@@ -98,22 +98,28 @@ def may_store(
     )
 
 
-def forbids_keeping(request: Request, stored: Stored, freshened: Stored, response: Response, policy: Policy) -> bool:
-    """Whether a 304, or a HEAD's 200, says of `stored`, which it would make `freshened`, that it is not for others."""
+def forbids_keeping(
+    request: Request, stored: Stored, freshened: Stored, response: Response, policy: Policy
+) -> Refused | None:
+    """Why a 304, or a HEAD's 200, says of `stored`, which it would make `freshened`, that it is not for others."""
     directives = freshened.directives
-    if directives.private or (directives.no_store and not directives.must_understand):
-        return True
+    if directives.no_store and not directives.must_understand:
+        return Refused.NO_STORE
+    if directives.private:
+        return Refused.PRIVATE
     if _authorizes(request, directives):
-        return True
+        return Refused.AUTHORIZATION
     if b"vary" in response.fields and vary_names(response.fields) != stored.vary:
-        return True  # it was stored by other values: which ones, nobody knows
-    return b"set-cookie" in response.fields and not policy.store_set_cookie
+        return Refused.OTHER_VARY
+    return Refused.SET_COOKIE if b"set-cookie" in response.fields and not policy.store_set_cookie else None
 
 
-def never_stored(response: Response) -> bool:
-    """Whether no request could make this response storable: the short way to say no."""
+def never_stored(response: Response) -> Refused | None:
+    """Why no request could make this response storable, if that is so: the short way to say no."""
     directives = response_directives(response)
-    return directives.private or (directives.no_store and not directives.must_understand)
+    if directives.no_store and not directives.must_understand:
+        return Refused.NO_STORE
+    return Refused.PRIVATE if directives.private else None
 
 
 def _law_forbids(request: Request, response: Response, directives: ResponseDirectives) -> Refused | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from edgecache.body import SLICE, Body, Cursor
 from edgecache.rules.content import Content, Pieces
 from edgecache.rules.message import Request
-from edgecache.rules.reasons import Forward, Result, Tier
+from edgecache.rules.reasons import Forward, Refused, Result, Tier
 from edgecache.wire import h1_render as render
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Exchange:
     why: Forward | None = None  # it was not answered out of memory
     tier: Tier | None = None  # who the answer came from, if `result` does not tell
     failure = ""  # why the answer is one of our own: a fixed word
+    refused: Refused | None = None  # why the answer from upstream is not stored, if its body does not tell
+    answered_with: Body | None = None  # the body of that answer
     trace: Trace | None = None  # the ids of one that is sampled
     regional_asked = upstream_asked = 0.0  # epoch seconds; 0 = it was not
     regional_took = upstream_took = 0.0  # seconds until the answer, or its head, was there; 0 = until the end
@@ -64,6 +66,11 @@ class Exchange:
     def gone(self) -> bool:
         """Whether nobody waits for this answer any more: it is complete, or the client has left."""
         return self._connection is None
+
+    @property
+    def not_stored(self) -> Refused | None:
+        """Why the answer from upstream is not stored, as far as is known; None of one that is, or came from a tier."""
+        return self.refused if self.answered_with is None else self.answered_with.refused
 
     @property
     def writable(self) -> bool:
