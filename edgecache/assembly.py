@@ -110,7 +110,7 @@ def _parts(
     budget = settings.worker_memory - settings.worker_memory // GAPS
     memory = Memory(budget, settings.memory_policy, settings.largest_object, settings.max_variants)
     flights = Flights(settings.hit_for_miss)
-    invalidation = Invalidation(log, memory, flights, clock, cut_off_modes(settings))
+    invalidation = Invalidation(log, memory, flights, cut_off_modes(settings))
     fills = Fills(memory, invalidation, policy_of(settings), watch.not_stored, tier)
     parental = None
     if settings.parents:

@@ -50,7 +50,7 @@ class Delivery:
         exchange.result = Result.HIT
         exchange.cache_status = KNOWN_HIT
         if exchange.request.child is not None:
-            tell_of_entry(exchange, entry, self._invalidation)
+            tell_of_entry(exchange, entry, self._invalidation, now)
         exchange.reply(answer.status, answer.head, answer.content)
         if rendered.full and exchange.request.persists:
             self._learn_hit(exchange, rendered)
@@ -82,7 +82,7 @@ class Delivery:
             return False
         exchange.result, exchange.cache_status = result, member
         if exchange.request.child is not None:
-            tell_of_entry(exchange, entry, self._invalidation)
+            tell_of_entry(exchange, entry, self._invalidation, now)
         exchange.reply(answer.status, answer.head, answer.content)
         return True
 
@@ -94,7 +94,7 @@ class Delivery:
         assert answer is not None, "a whole entry answers every request"
         exchange.result, exchange.cache_status = Result.REGIONAL, member
         if exchange.request.child is not None:
-            tell_of_entry(exchange, entry, self._invalidation)
+            tell_of_entry(exchange, entry, self._invalidation, now)
         exchange.reply(answer.status, answer.head, answer.content)
 
     # --- with something else

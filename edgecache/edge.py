@@ -287,7 +287,7 @@ class Edge:
     def _answer_from(self, entry: Entry, exchange: Exchange) -> MustAsk | None:
         """Answer with what is stored, if that is allowed and enough; else why not."""
         request, now = exchange.request, self.clock()
-        if entry.passed != self.log.fence and (proof := self.invalidation.check(entry)) is not Verdict.USABLE:
+        if entry.passed != self.log.fence and (proof := self.invalidation.check(entry, now)) is not Verdict.USABLE:
             return MustAsk(Forward.URI_MISS if proof is Verdict.PURGED else Forward.STALE)
         plain = rfc9111.is_plain(request.fields)
         usual = plain and entry.segments is None and not self.invalidation.cut_off
@@ -332,7 +332,7 @@ class Edge:
                 entry = known
                 if self._answer_from(entry, exchange) is None:
                     return
-            if entry is not None and self.invalidation.check(entry) is Verdict.PURGED:
+            if entry is not None and self.invalidation.check(entry, self.clock()) is Verdict.PURGED:
                 entry = None
             flight = self.refill.flight(key, request, entry, exchange)
             spare = entry if entry is not None and self.refill.may_stand_in(entry, request) else None
@@ -367,7 +367,7 @@ class Edge:
         """Whether `entry`, which a flight has brought, is for `request` too."""
         if not suits(entry.vary, entry.selecting, request.fields):
             return False
-        if not leads and self.invalidation.check(entry) is not Verdict.USABLE:
+        if not leads and self.invalidation.check(entry, self.clock()) is not Verdict.USABLE:
             return False
         return leads or (not entry.gone and self._may_follow(entry.stored, request))
 

@@ -46,13 +46,11 @@ class Invalidation:
         log: PurgeLog,
         memory: Memory,
         flights: Flights,
-        clock: Callable[[], float],
         cut_off_modes: Mapping[bytes, str] = AVAILABLE_EVERYWHERE,
     ) -> None:
         self.log = log
         self._memory = memory
         self._flights = flights
-        self._clock = clock  # epoch seconds
         self._cut_off_modes = cut_off_modes  # path prefix → available or consistent; the empty one is for all others
         self.replaying = False  # entries from before this worker began are still being read: no record is proven
         self.cut_off = False  # nothing was heard of some region's log for too long
@@ -82,8 +80,11 @@ class Invalidation:
 
     # --- the rule, tier by tier
 
-    def check(self, entry: Entry) -> Verdict:
-        """Whether `entry`, which memory holds, may be used; what was purged leaves, what was softly purged is stale."""
+    def check(self, entry: Entry, now: float) -> Verdict:
+        """Whether `entry`, which memory holds, may be used; what was purged leaves, what was softly purged is stale.
+
+        It is stale from `now` on, in epoch seconds: its freshness is to be judged at that time, or a later one.
+        """
         log = self.log
         if entry.passed == log.fence:
             return Verdict.USABLE
@@ -94,7 +95,7 @@ class Invalidation:
             case Verdict.USABLE:
                 entry.passed = log.position
             case Verdict.STALE:
-                entry.soften(self._clock())
+                entry.soften(now)
                 self._memory.resize(entry)
                 entry.passed = log.position
                 return Verdict.USABLE  # by this rule; its freshness is another question
@@ -112,8 +113,8 @@ class Invalidation:
         entry.passed = log.position
         return True
 
-    def check_found(self, entry: Entry, seen: str) -> Verdict:
-        """Whether `entry`, which another process stored with the vector `seen`, may be used."""
+    def check_found(self, entry: Entry, seen: str, now: float) -> Verdict:
+        """Whether `entry`, which another process stored with the vector `seen`, may be used; as `check`."""
         log = self.log
         vector = vector_of(seen)
         if vector is None or self.replaying or self.is_unproven(entry.url):  # None: nobody knows when it was asked
@@ -122,7 +123,7 @@ class Invalidation:
         verdict = log.check_vector(Subject(entry.url, entry.tags, self._memory.normal_key(entry.url)), vector)
         entry.passed = log.position if verdict in (Verdict.USABLE, Verdict.STALE) else NO_POSITION
         if verdict is Verdict.STALE:
-            entry.soften(self._clock())
+            entry.soften(now)
             return Verdict.USABLE
         return verdict
 

@@ -231,9 +231,9 @@ class _Waiting:
 # --- what a child is told with its answer
 
 
-def tell_of_entry(exchange: Exchange, entry: Entry, invalidation: Invalidation) -> None:
+def tell_of_entry(exchange: Exchange, entry: Entry, invalidation: Invalidation, now: float) -> None:
     """With an answer out of `entry`: it has passed the rule now, so it is as good as asked now."""
-    proven = invalidation.check(entry) is Verdict.USABLE
+    proven = invalidation.check(entry, now) is Verdict.USABLE
     exchange.extra = answer_lines(invalidation.log.vector if proven else NOTHING, entry.tags)
 
 

@@ -79,9 +79,10 @@ class Refill:
 
     def may_stand_in(self, entry: Entry, request: Request) -> bool:
         """Whether `entry`, stale, may be used where the origin has no answer (RFC 5861 §4): a whole, not parts."""
-        if entry.segments is not None or self._invalidation.check(entry) is not Verdict.USABLE:
+        now = self._clock()
+        if entry.segments is not None or self._invalidation.check(entry, now) is not Verdict.USABLE:
             return False
-        return rfc9111.may_serve_on_error(entry.stored, request, self._clock())
+        return rfc9111.may_serve_on_error(entry.stored, request, now)
 
     async def _run(self, flight: Flight, request: Request, entry: Entry | None, client: str) -> None:
         """Run once per flight, in a task of its own: ask, and say what came of it."""
@@ -148,7 +149,7 @@ class Refill:
             return None
         if not self._fills.freshen_found(request, found, reply):
             return None
-        return self._region.streamed(found, request, client)
+        return self._region.streamed(found, request, client, reply.seen)
 
     def _settle(self, flight: Flight, request: Request, outcome: Outcome) -> None:
         """Tell the flight's outcome, and remember what it says about the next requests."""

@@ -23,7 +23,7 @@ from edgecache.regional import Found, Regional
 from edgecache.rules import cache_status, ranges, rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Framing, Request, Response
-from edgecache.rules.purge_log import Verdict
+from edgecache.rules.purge_log import Stamp, Verdict
 from edgecache.rules.ranges import Span
 from edgecache.rules.stored import Times
 from edgecache.tasks import spawn
@@ -126,24 +126,27 @@ class Region:
 
     def check(self, found: Found) -> Verdict:
         """Whether what was found may be used, as far as invalidations go."""
-        return self._invalidation.check_found(found.entry, found.record.seen)
+        return self._invalidation.check_found(found.entry, found.record.seen, self._clock())
 
     async def _outcome(self, found: Found, request: Request, client: str) -> Outcome | None:
         """The answer that `found` gives, if it may be used without asking."""
-        entry = found.entry
-        if self.check(found) is not Verdict.USABLE:
-            return None
-        if not isinstance(rfc9111.may_reuse(entry.stored, request, self._clock()), rfc9111.Fresh):
+        if not self.may_reuse(found, request):
             return None
         if found.whole:
-            self._memory.adopt(entry)
-            return Risen(entry)
-        if not await self.tier.complete(found):
+            self._memory.adopt(found.entry)
+            return Risen(found.entry)
+        if not await self.tier.complete(found) or not self.may_reuse(found, request):  # nor was it purged meanwhile
             return None
-        return self.streamed(found, request, client)
+        return self.streamed(found, request, client, self._upstream.stamp()[1])
 
-    def streamed(self, found: Found, request: Request, client: str) -> Filling:
-        """An answer whose body is read from the tier while it is sent."""
+    def may_reuse(self, found: Found, request: Request) -> bool:
+        """Whether `found` may answer `request` now, without asking."""
+        if self.check(found) is not Verdict.USABLE:
+            return False
+        return isinstance(rfc9111.may_reuse(found.entry.stored, request, self._clock()), rfc9111.Fresh)
+
+    def streamed(self, found: Found, request: Request, client: str, seen: Stamp) -> Filling:
+        """An answer whose body is read from the tier while it is sent; it is as good as one asked for at `seen`."""
         entry, length = found.entry, found.record.length
         stored = entry.stored
 
@@ -159,7 +162,6 @@ class Region:
             url = primary_key(request)
             reader.body.when_ended(lambda body: self._keep(url, found, body))
         asyncio.get_running_loop().call_soon(reader.start)
-        seen = self._upstream.stamp()[1]
         rest = partial(self._rest, found, request, client)
         return Filling(stored, Reply(response, reader.body, Times(now, now), seen, member, rest=rest))
 

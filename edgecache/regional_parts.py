@@ -14,9 +14,8 @@ from edgecache.parts import Parts
 from edgecache.pops import tell_of_entry
 from edgecache.region import Region
 from edgecache.regional import Found
-from edgecache.rules import cache_status, ranges, rfc9111
+from edgecache.rules import cache_status, ranges
 from edgecache.rules.preconditions import is_not_modified
-from edgecache.rules.purge_log import Verdict
 from edgecache.rules.ranges import Span
 from edgecache.rules.reasons import Forward, Result
 from edgecache.tasks import spawn
@@ -38,11 +37,10 @@ class RegionalParts:
 
     def answers(self, exchange: Exchange, key: bytes, found: Found, why: Forward, most_ranges: int) -> bool:
         """Answer `exchange` out of `found`, if that is fresh, lies in chunks, and less than all of it is wanted."""
-        if found.whole or self._region.check(found) is not Verdict.USABLE:
+        request = exchange.request
+        if found.whole or not self._region.may_reuse(found, request):
             return False
-        request, stored, now = exchange.request, found.entry.stored, self._clock()
-        if not isinstance(rfc9111.may_reuse(stored, request, now), rfc9111.Fresh):
-            return False
+        stored, now = found.entry.stored, self._clock()
         length, age, member = found.record.length, found.entry.age(now), self._member(found, why, now)
         if is_not_modified(request, stored):
             self._reply(exchange, found, member, answers.not_modified(stored, age, member))
@@ -61,11 +59,8 @@ class RegionalParts:
         return True
 
     async def _answer(self, exchange: Exchange, key: bytes, found: Found, why: Forward, span: Span) -> None:
-        if not await self._region.tier.complete(found, span):
-            if not exchange.gone:
-                self._go_on(exchange, key, None, why)
-            return
-        if self._region.check(found) is not Verdict.USABLE:  # it was purged while we asked
+        complete = await self._region.tier.complete(found, span)
+        if not complete or not self._region.may_reuse(found, exchange.request):  # or it was purged while we asked
             if not exchange.gone:
                 self._go_on(exchange, key, None, why)
             return
@@ -90,7 +85,7 @@ class RegionalParts:
     def _mark(self, exchange: Exchange, found: Found, member: bytes) -> None:
         exchange.result, exchange.cache_status = Result.REGIONAL, member
         if exchange.request.child is not None:
-            tell_of_entry(exchange, found.entry, self._invalidation)
+            tell_of_entry(exchange, found.entry, self._invalidation, self._clock())
 
 
 def head_of(found: Found, age: int, member: bytes) -> Answer:

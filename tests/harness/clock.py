@@ -1,7 +1,8 @@
-"""A wall clock that only a test moves."""
+"""Wall clocks for tests: one that only the test moves, and one that runs."""
 
 from __future__ import annotations
 
+import time
 from email.utils import formatdate
 
 
@@ -27,4 +28,16 @@ class FakeClock:
 
     def http_date(self, offset: float = 0) -> str:
         """The time, `offset` seconds from now, as an HTTP date."""
-        return formatdate(self.now + offset, usegmt=True)
+        return formatdate(self() + offset, usegmt=True)
+
+
+class RunningClock(FakeClock):
+    """A clock that runs as the machine's does, and can be moved as well: two readings are never the same."""
+
+    def __init__(self) -> None:
+        super().__init__(time.time())
+        self._began = time.monotonic()
+
+    def __call__(self) -> float:
+        """The time."""
+        return self.now + time.monotonic() - self._began
