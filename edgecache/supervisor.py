@@ -26,6 +26,7 @@ from edgecache import __version__, admin, metrics, otlp
 from edgecache.admin_connections import AdminConnections
 from edgecache.config import Address, Settings
 from edgecache.config_file import Source
+from edgecache.embedded import EmbeddedValkey
 from edgecache.errors import ConfigError
 from edgecache.own_desk import OwnDesk
 from edgecache.own_log import Hub
@@ -116,8 +117,10 @@ class Supervisor:
         admin_listener: socket.socket,
         *,
         worker: str = DEFAULT_WORKER,
+        embedded: EmbeddedValkey | None = None,
     ) -> None:
         self._settings = settings
+        self._embedded = embedded
         self._admin_listener = admin_listener
         self._admin_connections = AdminConnections()
         self._registry = metrics.Registry()
@@ -173,6 +176,8 @@ class Supervisor:
             spawn(self._probe.run(), name="regional probe"),
             spawn(self._manager.run(lambda: self.readiness().state), name="service manager"),
         ]
+        if self._embedded is not None:
+            helpers.append(spawn(self._embedded.keep(self._registry), name="embedded Valkey"))
         if self._exporter is not None:
             helpers.append(spawn(self._exporter.run(), name="traces"))
         await self._stopping.wait()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,10 +19,8 @@ import pytest
 from harness.pop import refusing_port
 from harness.pop_process import DEADLINE, RunningPop, running_pop
 from harness.valkey import Server, running_valkey
-from redis import Redis, RedisError
+from redis import Redis
 
-from edgecache.config import load
-from edgecache.regional_server import running_server
 from edgecache.valkey import parse_url
 
 REAL = "edgecache.worker:Worker"
@@ -82,16 +79,6 @@ def refusal(**settings: str) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_the_embedded_server_is_reached_by_its_socket_only() -> None:
-    """It has no password: what other users of the machine can reach is nothing at all."""
-    with running_server(load({"EDGECACHE_ORIGIN": "http://127.0.0.1:1", "EDGECACHE_REGIONAL": "embedded"})) as url:
-        path = Path(url.removeprefix("valkey+unix://"))
-        with closing(Redis(unix_socket_path=str(path))) as client:
-            assert client.config_get("port") == {"port": "0"}
-        assert path.stat().st_mode & 0o077 == 0
-
-
-@pytest.mark.slow
 def test_the_embedded_server_outlives_its_workers(page: str, tmp_path: Path) -> None:
     """With `embedded`, what a worker has fetched is there for its successor, and after a restart if it is kept."""
     settings = {"worker": REAL, "origin": page, "regional": "embedded", "regional_directory": str(tmp_path / "data")}
@@ -125,53 +112,6 @@ def wait_for_an_object(path: Path) -> None:
     with closing(Redis(unix_socket_path=str(path))) as client:
         while not [key for key in client.keys("ec:{*}") if key != b"ec:{log}"]:
             assert time.monotonic() < until, "nothing is stored"
-
-
-def process_of(path: Path) -> int:
-    """The process id of the server on a socket, once it answers."""
-    until = time.monotonic() + DEADLINE
-    while True:
-        with suppress(RedisError, OSError), closing(Redis(unix_socket_path=str(path), socket_timeout=1.0)) as client:
-            return int(client.info("server")["process_id"])
-        assert time.monotonic() < until, "no server answers"
-        time.sleep(0.05)
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a process ends in time."""
-    until = time.monotonic() + DEADLINE
-    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]:
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-@pytest.mark.slow
-def test_the_embedded_server_is_started_again(page: str) -> None:
-    """It is killed: the POP serves all the same, and it is back, empty, and used again."""
-    with running_pop(worker=REAL, origin=page, regional="embedded") as pop:
-        path = socket_of(pop.expect_worker())
-        server = process_of(path)
-        assert get(pop.port, "/a")[0] == 200
-        os.kill(server, signal.SIGKILL)
-        assert get(pop.port, "/b")[0] == 200
-        assert process_of(path) != server
-        assert regional_state(pop, "ready") == "ready"
-        pop.process.terminate()
-        assert pop.exit_code() == 0
-
-
-@pytest.mark.slow
-def test_the_embedded_server_does_not_outlive_its_supervisor(page: str) -> None:
-    """The supervisor is killed, and can end nothing any more: the server ends by itself."""
-    with running_pop(worker=REAL, origin=page, regional="embedded") as pop:
-        path = socket_of(pop.expect_worker())
-        server = process_of(path)
-        pop.process.kill()
-        pop.process.wait()
-        assert has_ended(server)
-    shutil.rmtree(path.parent)
 
 
 @pytest.mark.slow
