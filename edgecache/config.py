@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from edgecache import machine
 from edgecache.addresses import Address, Network, Origin, Parent
+from edgecache.config_file import PREFIX
 from edgecache.config_rules import contradictions
 from edgecache.errors import ConfigError
 from edgecache.key_pairs import Described, KeyPair
@@ -61,9 +62,8 @@ from edgecache.setting_types import (
     one_of,
 )
 
-__all__ = ["Address", "Origin", "PurgeToken", "Row", "Settings", "load"]
+__all__ = ["PREFIX", "Address", "Origin", "PurgeToken", "Row", "Settings", "load"]
 
-PREFIX = "EDGECACHE_"
 MASK = "********"
 LONGEST_QUOTE = 80
 # What Kubernetes puts into the environment of every container beside a Service named `edgecache`.

@@ -7,14 +7,14 @@ is in both and differs.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
-from edgecache.config import PREFIX
 from edgecache.errors import ConfigError
 
+PREFIX: Final = "EDGECACHE_"
 VARIABLE: Final = "EDGECACHE_CONFIG_FILE"
 LARGEST: Final = 1024 * 1024  # bytes
 LINE: Final = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)", re.ASCII)
@@ -80,7 +80,7 @@ class Source:
             raise ConfigError(VARIABLE, f"{self.path} cannot be read: {error.strerror}") from None
         except ValueError:
             raise ConfigError(VARIABLE, f"{self.path} is not text in UTF-8") from None
-        return parsed(text, Path(self.path).name)
+        return parsed(text, os.path.basename(self.path))
 
     def _written(self) -> dict[str, str]:
         said = {name: value for name, value in self._environ.items() if value.strip() or name not in self.file}

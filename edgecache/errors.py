@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+BAD_CONFIGURATION: Final = 2  # the exit code of a start that the configuration refuses
+
 
 class EdgecacheError(Exception):
     """Any error that edgecache raises on purpose."""

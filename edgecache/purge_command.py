@@ -7,14 +7,13 @@ import http.client
 import json
 import sys
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 from edgecache.addresses import address, bracketed
 from edgecache.errors import ConfigError
-from edgecache.healthcheck import ANY
+from edgecache.healthcheck import ANY, DEFAULT_ADMIN
 
-DEFAULT_ADMIN: Final = "127.0.0.1:9900"
 FAILED, PENDING = 1, 3
 
 

@@ -16,8 +16,9 @@ import yaml
 from packaging.requirements import Requirement
 
 from edgecache import __version__
-from edgecache.cli import BAD_CONFIGURATION
 from edgecache.config import ROWS, Settings, load
+from edgecache.errors import BAD_CONFIGURATION
+from edgecache.healthcheck import TIMEOUT
 from edgecache.setting_types import ORIGIN, duration
 from edgecache.slot import KILL_AFTER
 
@@ -149,6 +150,14 @@ def test_images_run_as_nobody_and_check_themselves(path: Path) -> None:
     assert re.search(r"^HEALTHCHECK .*CMD \[", final, re.M)
     assert re.search(r"^CMD \[", final, re.M)
     assert "RUN" not in final.split()
+
+
+def test_a_health_check_ends_before_the_engine_gives_it_up() -> None:
+    """The check says by itself that a POP is silent, and has ended before the next one begins."""
+    final = DOCKERFILES[DEPLOY / "Dockerfile"]
+    given = {name: duration(text) for name, text in re.findall(r"--(interval|timeout)=(\S+)", final)}
+
+    assert TIMEOUT < given["timeout"] < given["interval"]
 
 
 def locked(path: Path) -> dict[str, str]:

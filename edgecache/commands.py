@@ -1,0 +1,223 @@
+"""The commands: `edgecache serve`, `check-config`, `purge`, … Settings come from the environment, or a file."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from edgecache import __version__, machine, purge_command
+from edgecache.config import Address, Settings, load
+from edgecache.config_file import Source
+from edgecache.errors import BAD_CONFIGURATION, ConfigError
+from edgecache.reload import ended
+from edgecache.settings_table import effective_table, markdown_table
+from edgecache.worker_process import DEFAULT_WORKER
+
+if TYPE_CHECKING:
+    from edgecache.embedded import EmbeddedValkey
+    from edgecache.supervisor import Supervisor
+
+CONFIG_HELP = "file of EDGECACHE_NAME=value lines; the same as EDGECACHE_CONFIG_FILE"
+log = logging.getLogger("edgecache.supervisor")
+LOG_FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s[%(process)d] %(message)s"
+LOG_TIME = "%Y-%m-%dT%H:%M:%S"
+
+
+def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run one command and return its exit code: 0, 2 for a configuration that refuses the start, else 1."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        code: int = chosen.command(chosen, environ)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return BAD_CONFIGURATION
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgecache",
+        description="A self-hosted CDN point of presence in front of a web service.",
+        epilog="Settings are environment variables: `edgecache check-config` lists them.",
+    )
+    parser.add_argument("--version", action="version", version=f"edgecache {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_serve(commands)
+    _add_check_config(commands)
+    _add_healthcheck(commands)
+    purge_command.add_to(commands)
+    _add_worker(commands)
+    return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    words = "Serve EDGECACHE_ORIGIN on EDGECACHE_LISTEN until SIGTERM, which drains."
+    serve = commands.add_parser("serve", help="serve a web service from this POP", description=words)
+    serve.add_argument(
+        "--demo",
+        action="store_true",
+        help="without EDGECACHE_ORIGIN, start a small web service to stand in front of, and tell what to look at",
+    )
+    serve.add_argument("--config", default="", metavar="FILE", help=CONFIG_HELP)
+    serve.add_argument("--worker", default=DEFAULT_WORKER, help=argparse.SUPPRESS)
+    serve.set_defaults(command=_serve)
+
+
+def _add_check_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    words = "Print every setting with its value in this environment; exit 2 if `serve` would refuse it."
+    check = commands.add_parser("check-config", help="print and check the settings", description=words)
+    check.add_argument("--markdown", action="store_true", help="print the table of the README instead")
+    check.add_argument("--config", default="", metavar="FILE", help=CONFIG_HELP)
+    check.set_defaults(command=_check_config)
+
+
+def _add_healthcheck(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    words = "Ask the POP on EDGECACHE_ADMIN_LISTEN whether it is ready: exit 0 if it is, else 1."
+    check = commands.add_parser("healthcheck", help="exit 0 if this POP is ready", description=words)
+    check.add_argument("--config", default="", metavar="FILE", help=CONFIG_HELP)
+    check.set_defaults(command=_healthcheck)
+
+
+def _add_worker(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    worker = commands.add_parser("_worker")  # no help: only the supervisor starts it
+    worker.add_argument("--slot", type=int, required=True)
+    worker.add_argument("--listen-fd", type=int, action="append", required=True)
+    worker.add_argument("--tls-fd", type=int, action="append", default=[])
+    worker.add_argument("--pop-fd", type=int, action="append", default=[])
+    worker.add_argument("--control-fd", type=int, required=True)
+    worker.add_argument("--worker", default=DEFAULT_WORKER)
+    worker.set_defaults(command=_worker)
+
+
+def _check_config(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    if chosen.markdown:
+        print(markdown_table())
+        return 0
+    source = Source(environ, chosen.config)
+    environ = source.read()
+    print(effective_table(environ, source.file), flush=True)
+    load(environ)
+    return 0
+
+
+def _healthcheck(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from edgecache import healthcheck
+
+    return healthcheck.run(chosen.config, environ)
+
+
+def _worker(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from edgecache import worker_process
+
+    settings = load(environ)
+    _log_to_stderr(settings)
+    secure = {"tls": chosen.tls_fd, "pops": chosen.pop_fd}
+    worker_process.run(settings, chosen.listen_fd, chosen.control_fd, chosen.worker, **secure)
+    return 0
+
+
+def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from edgecache.supervisor import Supervisor, listen_or_refuse  # aiohttp: 28 MiB that no worker needs
+
+    machine.raise_open_files()
+    source = Source(environ, chosen.config)
+    environ = source.read()
+    with ExitStack() as sockets:
+        demo_listener = None
+        if chosen.demo and not (environ.get("EDGECACHE_ORIGIN", "") + environ.get("EDGECACHE_ORIGINS", "")).strip():
+            (demo_listener,) = _opened(sockets, listen_or_refuse("EDGECACHE_ORIGIN", Address("127.0.0.1", 0), 1))
+            source.decide("EDGECACHE_ORIGIN", _url(demo_listener))
+        settings = load(source.merged())
+        _log_to_stderr(settings)
+        _warn(source, settings)
+        embedded = None
+        if settings.regional != "off":
+            embedded = _with_region(settings, source, sockets)
+            settings = load(source.merged())
+        admin = listen_or_refuse("EDGECACHE_ADMIN_LISTEN", settings.admin_listen, 1)
+        (admin_listener,) = _opened(sockets, admin)
+        listeners = _listeners(settings, sockets)
+        supervisor = Supervisor(settings, source, listeners, admin_listener, worker=chosen.worker, embedded=embedded)
+        _announce(settings, listeners[0], _url(admin_listener), demo=demo_listener is not None)
+        return asyncio.run(_run(supervisor, demo_listener))
+
+
+def _warn(source: Source, settings: Settings) -> None:
+    """Say what an operator may not expect; it refuses no start."""
+    for name in source.overruled:
+        log.warning("%s in %s has no effect: the environment sets it, and wins", name, source.path)
+    for certificate in ended(settings):
+        log.warning("EDGECACHE_TLS_CERTIFICATES: %s has ended, clients will refuse it", certificate)
+
+
+def _with_region(settings: Settings, source: Source, running: ExitStack) -> EmbeddedValkey | None:
+    """See to it that workers find the regional tier; the embedded one runs until `running` ends."""
+    from edgecache import embedded, regional_server
+
+    server = None
+    if settings.regional == "embedded":
+        server = running.enter_context(embedded.running(settings))
+        source.decide("EDGECACHE_REGIONAL", server.url)
+    asyncio.run(regional_server.check(load(source.merged())))
+    return server
+
+
+def _listeners(settings: Settings, sockets: ExitStack) -> list[Mapping[str, socket.socket]]:
+    """For each worker its listening sockets, by kind."""
+    from edgecache.supervisor import listen_or_refuse
+
+    kinds = {"listen": settings.listen, "tls": settings.tls_listen, "pop": settings.pop_listen}
+    variables = {"listen": "EDGECACHE_LISTEN", "tls": "EDGECACHE_TLS_LISTEN", "pop": "EDGECACHE_POP_LISTEN"}
+    opened = {
+        kind: _opened(sockets, listen_or_refuse(variables[kind], where, settings.workers))
+        for kind, where in kinds.items()
+        if where is not None
+    }
+    return [{kind: several[number] for kind, several in opened.items()} for number in range(settings.workers)]
+
+
+def _opened(sockets: ExitStack, listeners: list[socket.socket]) -> list[socket.socket]:
+    return [sockets.enter_context(listener) for listener in listeners]
+
+
+async def _run(supervisor: Supervisor, demo_listener: socket.socket | None) -> int:
+    if demo_listener is None:
+        return await supervisor.run()
+    from edgecache import demo
+
+    async with demo.serving(demo_listener):
+        return await supervisor.run()
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    level = settings.log_level.upper()
+    logging.basicConfig(stream=sys.stderr, level=level, format=LOG_FORMAT, datefmt=LOG_TIME)
+
+
+def _url(listener: socket.socket, scheme: str = "http") -> str:
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://{Address(host, port)}"
+
+
+def _announce(settings: Settings, listeners: Mapping[str, socket.socket], admin: str, *, demo: bool) -> None:
+    site = _url(listeners["listen"])
+    secure = {"tls": "serves  ", "pop": "for POPs"}
+    lines = [
+        f"edgecache {__version__}, POP {settings.pop}, {settings.workers} workers",
+        f"  serves   {site}/",
+        *(f"  {words} {_url(listeners[kind], 'https')}/" for kind, words in secure.items() if kind in listeners),
+        f"  from     {settings.origin}/" + (" (the demo)" if demo else ""),
+        f"  health   {admin}/healthz  {admin}/readyz",
+        f"  metrics  {admin}/metrics",
+    ]
+    if demo:
+        from edgecache.demo import PAGES
+
+        lines += ["open", *(f"  {site}{path:<12} {meaning}" for path, meaning in PAGES.items())]
+    print("\n".join(lines), file=sys.stderr, flush=True)
