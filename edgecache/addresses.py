@@ -9,6 +9,8 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
+from edgecache.rules import uri
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?", re.ASCII)
@@ -110,16 +112,18 @@ def origin(text: str) -> Origin:
 
 
 def host_names(text: str) -> tuple[str, ...]:
-    """Names of sites out of a comma list: lower case, no final dot, no port."""
-    names = tuple(part.strip().lower().removesuffix(".") for part in text.split(",") if part.strip())
-    for name in names:
-        try:
-            _, port = host_and_port(name)
-        except ValueError:
-            raise ValueError(f"holds {name}, which is not a host name") from None
-        if port is not None:
-            raise ValueError(f"holds {name}: names go without a port")
-    return names
+    """Names of sites out of a comma list, as `uri.py` compares them; every port of a site is meant."""
+    return tuple(_host_name(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _host_name(text: str) -> str:
+    try:
+        name = uri.site(uri.ascii_authority(text), b"http")
+    except ValueError:
+        raise ValueError(f"holds {text}, which is not a host name") from None
+    if uri.host_of(text.encode()) != text.encode():
+        raise ValueError(f"holds {text}: names go without a port")
+    return name.decode()
 
 
 def network(text: str) -> Network:

@@ -150,7 +150,9 @@ class Settings:
     origin_host: str = setting(
         ORIGIN_HOST, "client", "Host sent to the origin: the client's, the origin's own, or this one."
     )
-    hosts: tuple[str, ...] = setting(HOST_NAMES, "", "Site names that are answered, others get 421; empty answers any.")
+    hosts: tuple[str, ...] = setting(
+        HOST_NAMES, "", "Site names that are answered, on any port; others get 421; empty answers any."
+    )
     listen: Address = setting(ADDRESS, "127.0.0.1:8080", "Where clients are served.")
     admin_listen: Address = setting(ADDRESS, "127.0.0.1:9900", "Where health and metrics are served.")
     admin_token: str = setting(

@@ -17,6 +17,7 @@ from edgecache.rules.forward import as_forwarded
 from edgecache.rules.reasons import Result
 from edgecache.rules.residency import Residency
 from edgecache.rules.server_name import is_misdirected, secure_location, stays_plain
+from edgecache.rules.uri import host_of
 from edgecache.tracing import Tracer
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_server import ClientConnection
@@ -63,7 +64,7 @@ def redirecting(way: Way, port: int, hosts: frozenset[bytes]) -> Way:
 
     def answer(exchange: Exchange) -> None:
         request = exchange.request
-        ours = not hosts or request.host in hosts
+        ours = not hosts or host_of(request.host) in hosts
         if request.scheme != b"http" or not ours:
             way.answer(exchange)
         elif stays_plain(request.host, request.target):

@@ -45,6 +45,7 @@ from edgecache.rules.purge_log import Verdict
 from edgecache.rules.reasons import Forward, Result
 from edgecache.rules.rfc9111 import Fresh, MustAsk, StaleWhileRevalidate
 from edgecache.rules.stored import Stored
+from edgecache.rules.uri import host_of
 from edgecache.rules.vary import suits
 from edgecache.rules.vectors import Vector
 from edgecache.rules.writes import is_write, token_of
@@ -311,7 +312,7 @@ class Edge:
     def _refusal(self, request: Request) -> Answer | None:
         """Our own answer to what is neither cached nor passed on."""
         hosts = self.limits.hosts
-        if hosts and request.host not in hosts:
+        if hosts and host_of(request.host) not in hosts:
             return answers.of_ours(421, "unknown-site", "this server does not answer for that site")
         if loops(request, self.pop):
             return answers.of_ours(508, "loop", "the request has been here before")

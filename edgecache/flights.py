@@ -12,6 +12,7 @@ from typing import Final
 
 from edgecache.fills import Reply
 from edgecache.memory import Entry
+from edgecache.rules import uri
 from edgecache.rules.reasons import Refused
 from edgecache.rules.stored import Stored
 from edgecache.wire.errors import OriginError
@@ -119,9 +120,9 @@ class Flights:
         if self._out.get(flight.key) is flight:
             del self._out[flight.key]
 
-    def dissolve(self, primary: bytes) -> None:
-        """The URL was invalidated: nobody follows what is out for it from now on (nor is it stored: see `PurgeLog`)."""
-        for flight in [flight for flight in self._out.values() if flight.primary == primary]:
+    def dissolve(self, names: frozenset[bytes]) -> None:
+        """URLs were invalidated: nobody follows what is out for them from now on (nor is it stored: see `PurgeLog`)."""
+        for flight in [flight for flight in self._out.values() if uri.name(flight.primary) in names]:
             self.end(flight)
 
     def mark(self, primary: bytes, now: float) -> None:

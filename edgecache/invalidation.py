@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from edgecache.memory import Entry, Memory
+from edgecache.rules import uri
 from edgecache.rules.memo import remember
 from edgecache.rules.purge_log import (
     NO_POSITION,
@@ -72,8 +73,7 @@ class Invalidation:
         if not self.cut_off:
             return False
         modes = self._cut_off_modes
-        path = url.partition(b"://")[2].partition(b"?")[0]
-        path = path[path.find(b"/") :] if b"/" in path else b"/"
+        path = uri.parted(uri.name(url))[1] or b"/"
         while path and path not in modes:
             path = path.rpartition(b"/")[0]
         return modes.get(path, AVAILABLE) != AVAILABLE
@@ -176,16 +176,17 @@ class Invalidation:
     def _widened(self, scopes: Iterable[bytes]) -> tuple[bytes, ...]:
         """`scopes`, and the keys under which memory has merged the URLs among them (No-Vary-Search)."""
         named = tuple(scopes)
-        normal = self._memory.normal_key
-        merged = [b"u" + key for name in named if name[:1] == b"u" and (key := normal(name[1:])) != name[1:]]
+        merged_keys = self._memory.merged_keys
+        merged = [b"u" + key for name in named if name[:1] == b"u" for key in merged_keys(name[1:])]
         return (*named, *merged) if merged else named
 
     def _let_go(self, scopes: Iterable[bytes]) -> None:
         """Forget at once what these name by its URL; what other scopes name is found out when it is asked for."""
-        for name in scopes:
-            if name[:1] == b"u":
-                self._memory.invalidate(name[1:])
-                self._flights.dissolve(name[1:])
+        urls = [name[1:] for name in scopes if name[:1] == b"u"]
+        for url in urls:
+            self._memory.invalidate(url)
+        if urls:
+            self._flights.dissolve(frozenset(map(uri.name, urls)))
 
 
 def subject_of(entry: Entry) -> Subject:

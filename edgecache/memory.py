@@ -12,6 +12,7 @@ from typing import Final
 
 from edgecache.account import LARGE, Account
 from edgecache.eviction import POLICIES, EvictionPolicy
+from edgecache.rules import uri
 from edgecache.rules.cache_key import SearchVariance, no_vary_search
 from edgecache.rules.content import Content
 from edgecache.rules.message import Fields
@@ -181,6 +182,7 @@ class Memory:
         )
         self.account = Account(budget, largest, self._slots.limit)  # what is held outside of the slots
         self._search: dict[bytes, tuple[SearchVariance, int]] = {}  # path → rule and its number
+        self._spellings: dict[bytes, set[bytes]] = {}  # the name of a path → those that have rules
         self._search_count = 0
 
     def normal_key(self, key: bytes) -> bytes:
@@ -189,6 +191,13 @@ class Memory:
             return key
         rule = self._search.get(key.partition(b"?")[0])
         return key if rule is None else rule[0].normal(key) + b" %d" % rule[1]
+
+    def merged_keys(self, key: bytes) -> list[bytes]:
+        """Under which keys No-Vary-Search has merged the URL of `key`, by whatever spelling of its path."""
+        if not self._search:
+            return []
+        path, mark, query = key.partition(b"?")
+        return [self.normal_key(one + mark + query) for one in self._spellings.get(uri.name(path), ())]
 
     def lookup(self, key: bytes, fields: Fields) -> tuple[Entry | None, bool]:
         """The stored response for a request, and whether anything is stored for its URL."""
@@ -298,12 +307,20 @@ class Memory:
         known = self._search.get(path)
         if rule is None:
             if known is not None:
-                del self._search[path]
+                self._forget_search(path)
         elif known is None or known[0] != rule:
             if len(self._search) >= MOST_SEARCH_RULES:
-                del self._search[next(iter(self._search))]
+                self._forget_search(next(iter(self._search)))
             self._search_count += 1
             self._search[path] = (rule, self._search_count)
+            self._spellings.setdefault(uri.name(path), set()).add(path)
+
+    def _forget_search(self, path: bytes) -> None:
+        del self._search[path]
+        name = uri.name(path)
+        self._spellings[name].discard(path)
+        if not self._spellings[name]:
+            del self._spellings[name]
 
     def _spares(self, slot: Slot) -> bool:
         return isinstance(slot, Entry) and len(slot.content) >= LARGE and self.account.spares(slot.content)

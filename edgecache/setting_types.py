@@ -27,6 +27,7 @@ from edgecache.addresses import (
     origin,
 )
 from edgecache.key_pairs import key_pairs
+from edgecache.rules import uri
 from edgecache.rules.geography import CODE, CONTINENTS, GeoRules
 from edgecache.valkey import parse_url
 
@@ -367,7 +368,7 @@ def prefix_modes(text: str) -> dict[str, str]:
             raise ValueError(f"holds {prefix}, which is not a path prefix such as /shop")
         if mode not in ("available", "consistent"):
             raise ValueError(f"says {mode} for {prefix}: it is available or consistent")
-        if (path := prefix.rstrip("/")) in found:
+        if (path := uri.path_of(prefix.encode()).decode().rstrip("/")) in found:
             raise ValueError(f"names {prefix} twice")
         found[path] = mode
     return found

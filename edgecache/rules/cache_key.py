@@ -2,19 +2,20 @@
 
 The key is `scheme://host` + target. A validated host holds no "/" and a target begins with "/" or is "*", so the key
 is injective; two targets whose forwarded bytes differ never share one. Percent-encoding is not touched: `/a` and `/%61`
-may be two things to an origin. `No-Vary-Search` merges keys only where the origin says that it may.
+may be two things to an origin; what is purged by either is purged by both (`uri.py`). `No-Vary-Search` merges keys only
+where the origin says that it may.
 """
 
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import unquote_plus, urljoin, urlsplit
+from urllib.parse import unquote_plus
 
+from edgecache.rules import uri
 from edgecache.rules.memo import remember
 from edgecache.rules.message import Request
 from edgecache.rules.structured_fields import parse_dictionary
 
-DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 MOST_PARAMETERS: Final = 256  # of a query that is compared with others; a longer one is a URL of its own
 
 
@@ -25,19 +26,11 @@ def primary_key(request: Request) -> bytes:
 
 def same_origin_key(key: bytes, reference: bytes) -> bytes | None:
     """The key of the URI that `reference` means, relative to `key`; None if that is of another origin, or no URI."""
-    try:
-        uri = urlsplit(urljoin(key.decode("latin-1"), reference.decode("latin-1")))
-        port = uri.port
-    except ValueError:
-        return None
+    found = uri.resolved(key, reference)
     scheme, _, rest = key.partition(b"://")
-    host = (uri.hostname or "").rstrip(".")
-    host = f"[{host}]" if ":" in host else host
-    authority = host if port is None or port == DEFAULT_PORTS.get(uri.scheme) else f"{host}:{port}"
-    if uri.username is not None or (uri.scheme, authority) != (scheme.decode(), rest.partition(b"/")[0].decode()):
+    if found is None or found[:2] != (scheme, rest.partition(b"?")[0].partition(b"/")[0]):
         return None
-    target = (uri.path or "/") + ("?" + uri.query if uri.query else "")
-    return f"{uri.scheme}://{authority}{target}".encode("latin-1", "replace")
+    return scheme + b"://" + found[1] + found[2]
 
 
 class SearchVariance:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from edgecache.rules.client_address import parsed_address
-from edgecache.rules.forward import CHAINS, INTERNAL_PREFIX, SCHEMES
+from edgecache.rules.forward import CHAINS, INTERNAL_PREFIX, SCHEMES, under_scheme
 from edgecache.rules.geography import GEO_FIELDS
 from edgecache.rules.message import FieldLine, Fields, Request, Response
 from edgecache.rules.tags import between_pops
@@ -99,7 +99,8 @@ def from_child(request: Request, name: bytes) -> Request | None:
     child = Child(name, "" if address is None else str(address), required, jurisdiction, regions)
     place = tuple(line for line in fields if line[0].lower() in GEO_FIELDS)
     own = without_internal(fields).without(CHAINS).plus(*place)
-    return request._replace(fields=own, scheme=scheme, place=place, child=child, jurisdiction=jurisdiction)
+    asked = under_scheme(request, scheme)
+    return asked._replace(fields=own, place=place, child=child, jurisdiction=jurisdiction)
 
 
 def answer_lines(seen: Vector, tags: tuple[bytes, ...]) -> bytes:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from edgecache.rules import uri
 from edgecache.rules.message import FieldLine, Fields, Framing, Request
 from edgecache.rules.stored import HOP_BY_HOP, end_to_end
 from edgecache.rules.vary import is_malformed_codings
@@ -81,7 +82,14 @@ def as_forwarded(request: Request) -> Request:
     else:
         named = NAMED_SCHEME.findall(request.fields.get(b"forwarded") or b"")
         scheme = named[-1].lower() if named else request.scheme
-    return request._replace(scheme=scheme) if scheme in SCHEMES and scheme != request.scheme else request
+    return under_scheme(request, scheme) if scheme in SCHEMES else request
+
+
+def under_scheme(request: Request, scheme: bytes) -> Request:
+    """`request` as one that was asked by `scheme`, whose default port is no part of the site (RFC 9110 §4.2.3)."""
+    if scheme == request.scheme:
+        return request
+    return request._replace(scheme=scheme, host=uri.under_scheme(request.host, scheme))
 
 
 def is_disguised(name: bytes) -> bool:

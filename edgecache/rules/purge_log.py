@@ -305,7 +305,7 @@ class PurgeLog:
     def _name(self, named: Iterable[bytes], region: str, mark: int, *, soft: bool) -> None:
         """From this entry on, which has just been given its position, what was asked before is not usable."""
         shared = Vector({region: mark})
-        for scope in named:
+        for scope in map(scopes.canonical, named):
             register = self._registers.get(scope)
             if register is None:
                 register = self._new_register(scope)
@@ -367,13 +367,13 @@ class PurgeLog:
         if len(self._writes) >= self._most_writes:
             write = write._replace(scopes=(EVERYTHING,))
         self._writes[write.region, write.begun] = write
-        for scope in write.scopes:
+        for scope in map(scopes.canonical, write.scopes):
             self._doubts[scope] += 1
             self._expect(scope)
 
     def _end(self, region: str, begun: int) -> None:
         write = self._writes.pop((region, begun), None)
-        for scope in write.scopes if write is not None else ():
+        for scope in map(scopes.canonical, write.scopes if write is not None else ()):
             self._doubts[scope] -= 1
             if not self._doubts[scope]:
                 del self._doubts[scope]

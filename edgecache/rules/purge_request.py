@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from edgecache.errors import EdgecacheError
-from edgecache.rules import scopes
+from edgecache.rules import scopes, uri
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Request
 from edgecache.rules.tags import LONGEST_TAG
-from edgecache.wire.errors import BadRequest
-from edgecache.wire.h1_head import normal_host
 
 MOST_NAMED: Final = 1000  # scopes of one purge
 LONGEST_URL: Final = 8192
@@ -153,14 +151,22 @@ def _both_schemes(key: bytes) -> list[bytes]:
 
 def _split(rest: str) -> tuple[str, bytes]:
     at = min((at for mark in "/?" if (at := rest.find(mark)) != -1), default=len(rest))
-    target = rest[at:].encode()
+    target = uri.ascii_target(rest[at:])
     return rest[:at], target if target[:1] == b"/" else b"/" + target
 
 
 def _prefix_scope(prefix: str, caller: Caller) -> bytes:
-    rest = prefix.partition("://")[2] if "://" in prefix else prefix
+    scheme, mark, rest = prefix.partition("://")
+    if not mark or "/" in scheme:  # none, or in the path
+        scheme, rest = "http", prefix
     authority, path = _split(rest)
-    if not authority or not _is_plain(prefix) or "?" in prefix or "#" in prefix:
+    if (
+        not authority
+        or scheme.lower() not in ("http", "https")
+        or not _is_plain(prefix)
+        or "?" in prefix
+        or "#" in prefix
+    ):
         raise _bad(f"{prefix[:128]!r} is not a prefix such as www.example.org/shop")
     return scopes.prefix(_host(authority, caller), path)
 
@@ -175,16 +181,17 @@ def _tag_scopes(tag: bytes, caller: Caller) -> list[bytes]:
 
 def _host(authority: str, caller: Caller, scheme: str = "http") -> bytes:
     try:
-        host = normal_host(authority.encode(), scheme.encode())
-    except (BadRequest, UnicodeEncodeError):
+        host = uri.site(uri.ascii_authority(authority), scheme.encode())
+    except ValueError:
         raise _bad(f"{authority[:64]!r} is not a host") from None
-    if caller.hosts and host.decode() not in caller.hosts:
+    if caller.hosts and uri.host_of(host).decode() not in caller.hosts:
         raise PurgeRefused(403, "purge-foreign", f"{caller.name} may not purge {host.decode()}")
     return host
 
 
 def _is_plain(text: str) -> bool:
-    return len(text) <= LONGEST_URL and text.isascii() and all(" " < character < "\x7f" for character in text)
+    """Whether `text` may be a URI or an IRI: printable throughout, and no longer than is taken."""
+    return len(text) <= LONGEST_URL and text.isprintable() and not any(map(str.isspace, text))
 
 
 def _bad(sentence: str) -> PurgeRefused:

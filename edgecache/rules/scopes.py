@@ -1,8 +1,9 @@
 """What an invalidation names, and by which names an object can be named. Pure.
 
-A scope is bytes: one letter for its kind, then its value.
+A scope is bytes: one letter for its kind, then its value. It is recorded as it was spelt, and compared in the one form
+that `canonical` gives it (`uri.py`): a URL, path or site by each of its spellings, under any scheme and port.
 
-    u  scheme://host/path?query      one URL, with all its variants
+    u  scheme://host/path?query      one URL, with all its variants; scheme and port mean nothing
     t  tag                           every object that bears the tag
     g  host NUL tag                  every object of one site that bears it (RFC 9875 §3: a group is of one origin)
     p  host/path                     every object at or below a path: `/a` names `/a`, `/a/`, `/a/b`, `/a?b`, not `/ab`
@@ -14,6 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
+
+from edgecache.rules import uri
+from edgecache.rules.memo import remember
 
 EVERYTHING: Final = b"*"
 LONGEST_SCOPE: Final = 65536  # bytes
@@ -51,8 +55,25 @@ def prefix(host: bytes, path: bytes) -> bytes:
 
 
 def site(host: bytes) -> bytes:
-    """The scope of all objects of one site (host, with its port unless that is the scheme's own)."""
+    """The scope of all objects of one site, by whatever port."""
     return b"s" + host
+
+
+@remember(4096)
+def canonical(scope: bytes) -> bytes:
+    """`scope` as it is compared: every spelling of what it names has one."""
+    kind, value = scope[:1], scope[1:]
+    if kind == b"u":
+        return b"u" + uri.name(value)
+    if kind == b"p":
+        path = uri.name(value).partition(b"?")[0].rstrip(b"/")
+        return (b"p" if b"/" in path else b"s") + path
+    if kind == b"s":
+        return b"s" + uri.host_of(value)
+    if kind == b"g":
+        host, mark, name = value.partition(b"\0")
+        return b"g" + uri.host_of(host) + mark + name
+    return scope
 
 
 def is_scope(scope: bytes) -> bool:
@@ -68,27 +89,29 @@ def depth(prefix: bytes) -> int:
 
 
 def site_of(key: bytes) -> bytes:
-    """The host in a cache key."""
-    return key.partition(b"://")[2].partition(b"/")[0]
+    """The host in a cache key, or in the name of a URL."""
+    return uri.parted(key)[0]
 
 
 def naming(subject: Subject, deepest: int) -> list[bytes]:
-    """Every scope that names `subject`, but for path prefixes of more than `deepest` segments."""
+    """Every canonical scope that names `subject`, but for path prefixes of more than `deepest` segments."""
     key, tags, alias = subject
-    host = site_of(key)
-    names = [b"u" + key, b"s" + host, EVERYTHING]
+    name, host = uri.name(key), site_of(key)
+    names = [b"u" + name, b"s" + host, EVERYTHING]
     if alias and alias != key:
-        names.append(b"u" + alias)
+        names.append(b"u" + uri.name(alias))
     if tags:
-        names += [b"t" + name for name in tags]
-        names += [b"g" + host + b"\0" + name for name in tags]
+        names += [b"t" + tag for tag in tags]
+        names += [b"g" + host + b"\0" + tag for tag in tags]
     if deepest:
-        names += _prefixes(key, len(host), deepest)
+        names += _prefixes(name, len(host), deepest)
+        if (dotted := uri.name_with_dots(key)) != name:  # nobody knows whether the origin removes dot segments
+            names += _prefixes(dotted, len(host), deepest)
     return names
 
 
-def _prefixes(key: bytes, host_length: int, deepest: int) -> Iterator[bytes]:
-    path = key.partition(b"://")[2].partition(b"?")[0]
+def _prefixes(name: bytes, host_length: int, deepest: int) -> Iterator[bytes]:
+    path = name.partition(b"?")[0]
     end = path.find(b"/", host_length + 1)
     while end != -1 and deepest:
         yield b"p" + path[:end]

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
-PORT: Final = re.compile(rb":[0-9]*\Z")
+from edgecache.rules import uri
+
 ACME: Final = b"/.well-known/acme-challenge/"  # RFC 8555 §8.3: asked for over http, whatever redirects
 
 
 def is_misdirected(server_name: bytes, host: bytes) -> bool:
     """Whether `host`, a validated one, is for another site than the TLS connection; who named none may ask for any."""
-    return bool(server_name) and PORT.sub(b"", host) != server_name
+    return bool(server_name) and uri.host_of(host) != server_name
 
 
 def secure_location(host: bytes, target: bytes, port: int) -> bytes:
     """The https URL of what was asked over http."""
-    authority = PORT.sub(b"", host) if not host.endswith(b"]") else host
-    return b"https://%b%b%b" % (authority, b"" if port == 443 else b":%d" % port, target)
+    return b"https://%b%b%b" % (uri.host_of(host), b"" if port == 443 else b":%d" % port, target)
 
 
 def stays_plain(host: bytes, target: bytes) -> bool:
     """Whether an http request is answered as it is, although http is redirected."""
-    return not host or not target.startswith(b"/") or target.startswith(ACME)
+    return not host or not target.startswith(b"/") or uri.path_of(target).startswith(ACME)

@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv6Address
 from typing import Final
 
 from edgecache.remembered import Remembered, Seen
+from edgecache.rules import uri
 from edgecache.rules.forward import is_disguised
 from edgecache.rules.message import NO_BODY, FieldLine, Fields, Framing, Request, Response
 from edgecache.rules.stored import hop_by_hop
@@ -30,9 +30,6 @@ ODD_HEAD: Final = re.compile(REQUEST_LINE + FIELD_LINES + rb"\r\n")
 REQUEST_HEAD: Final = re.compile(REQUEST_LINE + FIELD_LINES.replace(TOKEN, rb"[0-9A-Za-z-]++") + rb"\r\n")
 RESPONSE_HEAD: Final = re.compile(
     rb"HTTP/1\.([0-9]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n" + FIELD_LINES + rb"\r\n"
-)
-HOST: Final = re.compile(  # RFC 9110 §7.2, RFC 3986 §3.2.2: a name, an IPv4 or a bracketed IPv6 address; a port
-    rb"(\[[0-9A-Fa-f:.]{2,45}\](?!\.)|[0-9A-Za-z](?:[0-9A-Za-z._-]{0,253}[0-9A-Za-z_-])?)\.?(?::([0-9]{1,5})?)?"
 )
 ABSOLUTE: Final = re.compile(rb"(?i:(https?))://([^/?#@]*)([/?][!-~]*)?")
 BARE_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
@@ -68,7 +65,6 @@ UNKNOWN_CODING: Final = re.compile(  # a word that is no coding: nothing says th
     rb"(?!(?i:(?:x-)?(?:gzip|compress|bzip2?)|deflate|br|zstd|dc[bz]|exi|xz|lzma|pack200-gzip|aes128gcm|.*chunk.*)\Z)"
     rb"[0-9A-Za-z-]{1,64}"
 )
-DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 
 
 LONGEST_REASON: Final = 128  # bytes; it means nothing (RFC 9112 §4): a longer one is left out
@@ -202,24 +198,11 @@ def why_not_a_head(raw: bytes) -> BadRequest:
 
 @lru_cache(maxsize=4096)
 def normal_host(value: bytes, scheme: bytes) -> bytes:
-    """`value` as one site name: lower case, no final dot, no default port; raises `BadRequest`."""
-    match = HOST.fullmatch(value)
-    if match is None:
-        raise BadRequest(400, "host", "the Host is malformed")
-    name, port = match[1].lower(), (match[2] or b"").lstrip(b"0")
-    if (port and int(port) > 65535) or (match[2] and not port):
-        raise BadRequest(400, "host", "the Host's port is out of range")
-    if name[:1] == b"[" and not _is_ipv6(name[1:-1]):
-        raise BadRequest(400, "host", "the Host is malformed")
-    return name if not port or port == DEFAULT_PORTS[scheme] else name + b":" + port
-
-
-def _is_ipv6(address: bytes) -> bool:
+    """The site that `value` names, in the one form of its name; raises `BadRequest`."""
     try:
-        IPv6Address(address.decode())
-    except ValueError:
-        return False
-    return True
+        return uri.site(value, scheme)
+    except ValueError as error:
+        raise BadRequest(400, "host", f"the Host {error}") from None
 
 
 def _host_and_target(method: bytes, target: bytes, fields: Fields, scheme: bytes, minor: bytes) -> tuple[bytes, bytes]:
