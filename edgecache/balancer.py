@@ -212,6 +212,11 @@ class Balancer:
             member.pool.close()
 
     @property
+    def repeated(self) -> int:
+        """Questions that met a connection's end, and were asked again."""
+        return sum(member.pool.repeated for member in self.members)
+
+    @property
     def waiting(self) -> int:
         """Questions that wait for a connection."""
         return sum(member.pool.waiting for member in self.members)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Final
 
 from edgecache.config import Settings
-from edgecache.retry_budget import RetryBudget
 from edgecache.rules.chain import SEEN
 from edgecache.rules.tags import BETWEEN_POPS, TAG_FIELDS
 from edgecache.tasks import spawn
@@ -99,7 +98,8 @@ class OriginPool:
         self._open: set[OriginConnection] = set()
         self._connecting = 0
         self.asked = 0  # questions ever, those asked again included
-        self.retries = RetryBudget()
+        self.repeated = 0  # questions that met a connection's end, and were asked again
+        self.fastest = 0.0  # seconds: the least time in which an answer has begun; 0 = none has
         self._waiting: deque[tuple[float, Inquiry]] = deque()  # (deadline, question)
         self._most_uploads = max(1, self._most // 2)
         self._uploads: set[Inquiry] = set()  # whose bodies were not complete when they were asked
@@ -115,9 +115,10 @@ class OriginPool:
             return
         while self._idle:
             connection = self._idle.pop()
-            if not connection.closed:
+            if connection.may_take(inquiry):
                 connection.ask(inquiry)
                 return
+            connection.close()
         if len(self._open) + self._connecting < self._most:
             self._connecting += 1
             spawn(self._connect(inquiry), "connect to origin")
@@ -183,19 +184,21 @@ class OriginPool:
             raise OriginTimeout("connect-timeout", "the upstream did not accept in time") from None
         raise failure
 
-    def unanswered(self, inquiry: Inquiry, error: OriginError, *, reset: bool) -> None:
-        """A reused connection ended without a byte of an answer.
+    def unanswered(self, inquiry: Inquiry, error: OriginError, connection: OriginConnection, *, unread: bool) -> None:
+        """A kept `connection` ended without a byte of an answer.
 
-        Only if the kernel reset it has the question surely not been read (it met a socket that was already closed);
-        then, and only for GET and HEAD, it is asked once more (RFC 9110 §9.2.2), within the budget for that.
+        If it did not end because of the question (`unread`), what may be repeated is asked once more, on a connection
+        that is new (RFC 9112 §9.3.1). That is beside any budget: each connection that ends costs one question at most.
         """
-        question = inquiry.question  # a body that was sent is gone
-        may_repeat = reset and not inquiry.retried and question.body is None and question.method in (b"GET", b"HEAD")
-        if may_repeat and self.retries.spend(self.asked - self.retries.spent, self.clock()):
-            inquiry.retried = True
-            self.ask(inquiry)
-        else:
+        if not unread or inquiry.retried or not inquiry.question.may_be_repeated:
             self._refuse(inquiry, error)
+            return
+        inquiry.retried = True
+        self.asked += 1
+        self.repeated += 1
+        self._open.discard(connection)  # its place is free
+        self._connecting += 1
+        spawn(self._connect(inquiry), "connect to origin")
 
     def _refuse(self, inquiry: Inquiry, error: OriginError) -> None:
         if not (inquiry.cancelled or inquiry.is_check):
@@ -206,12 +209,12 @@ class OriginPool:
 
     def idle(self, connection: OriginConnection) -> None:
         """`connection` is free: it takes the question that has waited longest."""
+        connection.idle_since = 0.0
         while self._waiting:
             _, inquiry = self._waiting.popleft()
             if not inquiry.cancelled:
                 connection.ask(inquiry)
                 return
-        connection.idle_since = 0.0
         self._idle.append(connection)
 
     def closed(self, connection: OriginConnection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from edgecache.balancer import Balancer
 from edgecache.config import Settings
 from edgecache.origin import OriginPool
 from edgecache.origins import Confined, Origins
@@ -51,12 +52,18 @@ class WayUp:
 
     def counts(self) -> Counts:
         """What was asked on it so far."""
-        origin, parents = self.origin, self.parents
-        retries = origin.retries
-        if parents is None:
-            return Counts(origin.asked, retries.spent, retries.refused)
-        past = parents.bypass.asked
-        return Counts(origin.asked, retries.spent, retries.refused, parents.asked, parents.retries.spent, past)
+        asked, retries, refused = _asked_of(self.origin)
+        if self.parents is None:
+            return Counts(asked, retries, refused)
+        of_parents, parent_retries, _ = _asked_of(self.parents)
+        return Counts(asked, retries, refused, of_parents, parent_retries, self.parents.bypass.asked)
+
+
+def _asked_of(way: OriginPool | Balancer) -> tuple[int, int, int]:
+    """Questions put there, those asked again of them, and those that were not, beyond the budget."""
+    if isinstance(way, OriginPool):
+        return way.asked, way.repeated, 0
+    return way.asked + way.repeated, way.retries.spent + way.repeated, way.retries.refused
 
 
 class Counts(NamedTuple):

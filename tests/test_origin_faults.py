@@ -14,7 +14,6 @@ from harness.pop import Pop, running_pop
 from harness.wire import Truncated
 
 from edgecache.metrics import render
-from edgecache.retry_budget import FLOOR
 
 FRESH = ("Cache-Control", "max-age=60")
 STALE = ("Cache-Control", "max-age=10, stale-if-error=600")
@@ -319,10 +318,9 @@ async def test_a_reader_that_is_slow_is_not_the_origins_fault(origin: OriginDoub
         assert len((await client.response()).body) == size
 
 
-async def test_retries_have_a_budget(origin: OriginDouble) -> None:
-    """Of many questions on connections that turn out to be reset only as many are repeated as the budget has."""
-    origin.otherwise(Reply(fields=[("Cache-Control", "no-store")], body=b"warm"))
-    count = FLOOR + 4
+async def test_each_connection_that_ends_costs_one_question(origin: OriginDouble) -> None:
+    """Of many questions on connections that are all reset each is asked once more, on a new connection, and no more."""
+    count = 9
     async with running_pop(origin) as pop:
         gate = asyncio.Event()
         origin.otherwise(Reply(fields=[("Cache-Control", "no-store")], wait=gate))
@@ -330,10 +328,9 @@ async def test_retries_have_a_budget(origin: OriginDouble) -> None:
         await origin.request_seen(count)
         gate.set()
         await asyncio.gather(*warm)
-        pop.worker._pool.retries._asked = pop.worker._pool.asked  # as if nothing had been earned
         origin.otherwise(RESET)
-        statuses = [(await pop.get(f"/reset{number}")).status for number in range(count)]
+        statuses = [(await pop.get(f"/reset{number}")).status for number in range(2 * count)]
         asked = len(origin.requests) - count
-    assert set(statuses) == {502}
-    assert moved(pop, "edgecache_origin_retries_total") <= FLOOR + 1
-    assert asked <= count + FLOOR + 1
+        assert set(statuses) == {502}
+        assert moved(pop, "edgecache_origin_retries_total") == count
+    assert asked == 3 * count

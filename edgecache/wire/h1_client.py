@@ -6,48 +6,26 @@ import asyncio
 import logging
 from collections.abc import Callable
 from math import inf
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 from edgecache.body import Body, Cursor
 from edgecache.laggards import Laggards
 from edgecache.rules.message import Response
 from edgecache.wire import h1_render as render
+from edgecache.wire import stale_connection
 from edgecache.wire.errors import OriginError, OriginTimeout, WireError
 from edgecache.wire.h1_body import BodyReader, body_reader
-from edgecache.wire.h1_head import ResponseHeads
 from edgecache.wire.inquiry import Inquiry
-from edgecache.wire.read_buffer import ReadBuffer
+from edgecache.wire.lowest_rate import LowestRate
+from edgecache.wire.pool import Pool
 
 log = logging.getLogger("edgecache")
+JUST_USED: Final = 0.001  # seconds since the last question, in which no origin takes a connection for idle
+MEASURED: Final = 3  # questions of each connection whose answers are timed
+REPEATED: Final = 64 * 1024  # bytes of a safe question's body that are kept until its answer begins
 QUICK: Final = 0.02  # seconds in which readers that keep up take what they are given
 LOOKED_AT: Final = frozenset((206, 304, 408))  # statuses that may be no answer to the question
 MAX_INTERIM: Final = 32  # 1xx responses before a final one
-
-
-class Pool(Protocol):
-    """What a connection needs of the pool that it belongs to."""
-
-    first_byte_timeout: float
-    between_bytes_timeout: float
-    min_rate: int  # bytes per second, of answers whose length is known or that are kept
-    max_head: int  # bytes of a response's head; nginx takes 4 or 8 KiB by default, curl 300 KiB
-    heads: ResponseHeads
-    buffer: ReadBuffer
-
-    def clock(self) -> float:
-        """Monotonic seconds."""
-
-    def failed(self, reason: str) -> None:
-        """The origin has let us down: count it."""
-
-    def idle(self, connection: OriginConnection) -> None:
-        """`connection` can take another question."""
-
-    def closed(self, connection: OriginConnection) -> None:
-        """`connection` has ended."""
-
-    def unanswered(self, inquiry: Inquiry, error: OriginError, *, reset: bool) -> None:
-        """An idle connection that was reused ended before a byte of the answer; `reset`: it never arrived."""
 
 
 class OriginConnection(asyncio.BufferedProtocol):
@@ -55,6 +33,7 @@ class OriginConnection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_answered",
+        "_asked_at",
         "_body",
         "_buffer",
         "_cursor",
@@ -65,15 +44,16 @@ class OriginConnection(asyncio.BufferedProtocol):
         "_known_head",
         "_laggards",
         "_pool",
-        "_rated",
-        "_rated_until",
+        "_rate",
         "_reader",
         "_reusable",
+        "_reused",
         "_sending",
         "_sized",
         "_taken",
         "_tunnel",
         "_tunnel_room",
+        "_unread",
         "closed",
         "deadline",
         "idle_since",
@@ -88,7 +68,10 @@ class OriginConnection(asyncio.BufferedProtocol):
         self._pool = pool
         self._known_head = pool.heads.known
         self.used = 0  # questions asked on it
-        self.idle_since = 0.0  # monotonic seconds; 0 = the next sweep notes it
+        self.idle_since = inf  # monotonic seconds; 0 = the next sweep notes it; infinity = it never was
+        self._asked_at = 0.0  # monotonic seconds
+        self._reused = False  # it was idle before the question under way
+        self._unread = False  # it ended too soon to have ended because of that question
         self.deadline = inf  # monotonic seconds; 0 = as long from the next sweep on as the first byte may take
         self.closed = False
         self.writable = True
@@ -104,8 +87,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         self._reusable = True  # so far
         self._interim_count = 0
         self._sized = False  # the answer under way says how long it is
-        self._rated = 0.0  # seconds that it has been coming in while somebody took it, up to the last sweep
-        self._rated_until = 0.0  # monotonic seconds of that sweep; 0 = none since it began or was held back
+        self._rate = LowestRate()
         self._held_since = inf  # monotonic seconds; since when its readers hold it back
         self._fin = False  # the origin has said that it sends no more
         self._tunnel: Callable[[bytes | None], None] | None = None
@@ -123,6 +105,8 @@ class OriginConnection(asyncio.BufferedProtocol):
         self._inquiry = inquiry
         inquiry.asked_on = self
         self.used += 1
+        self._reused = self.idle_since != inf
+        self._asked_at = self._pool.clock()
         self._answered = False
         self._taken = 0
         self._interim_count = 0
@@ -131,6 +115,8 @@ class OriginConnection(asyncio.BufferedProtocol):
         self.transport.write(question.head)
         if question.body is not None:
             self._sending = True
+            if self._reused and question.is_safe:
+                question.body.keep_up_to(REPEATED)
             cursor = question.body.read_into(self)
             if self._sending:
                 self._cursor = (question.body, cursor)
@@ -195,6 +181,8 @@ class OriginConnection(asyncio.BufferedProtocol):
             return
         try:
             if self._reader is None:
+                if self.used <= MEASURED:
+                    self._time_answer()
                 if not self._buffer and self._read_known(inquiry, data):
                     return
                 self._buffer = self._buffer + data if self._buffer else data
@@ -210,6 +198,11 @@ class OriginConnection(asyncio.BufferedProtocol):
             self._fail(OriginError("internal", "the request failed here"))
             inquiry.fail(OriginError("internal", "the request failed here"))
             self.close()
+
+    def _time_answer(self) -> None:
+        took = self._pool.clock() - self._asked_at
+        if not self._buffer and not 0.0 < self._pool.fastest <= took:
+            self._pool.fastest = took
 
     def _read_known(self, inquiry: Inquiry, data: bytes) -> bool:
         """Take an answer that is all there in one read, under a head seen before; whether it was one."""
@@ -265,7 +258,8 @@ class OriginConnection(asyncio.BufferedProtocol):
         assert inquiry is not None, "only called while a question is under way"
         if self._is_farewell(inquiry, response):
             self._inquiry = None
-            self._pool.unanswered(inquiry, OriginError("closed", "the upstream closed the connection"), reset=True)
+            closed = OriginError("closed", "the upstream closed the connection")
+            self._pool.unanswered(inquiry, closed, self, unread=True)
             self.close()
             return
         if not inquiry.question.may_be_answered(response.status):
@@ -280,7 +274,8 @@ class OriginConnection(asyncio.BufferedProtocol):
             return
         reader = self._reader = body_reader(response.framing)
         body = self._body = Body(self)
-        self._sized, self._rated, self._rated_until = length is not None, 0.0, 0.0
+        self._sized = length is not None
+        self._rate.begin()
         self.deadline = self._pool.clock() + self._pool.between_bytes_timeout
         inquiry.on_answer(response, body)
         if reader.done:
@@ -294,9 +289,8 @@ class OriginConnection(asyncio.BufferedProtocol):
 
         Then the question has not been read, and may be asked again (RFC 9110 §15.5.9).
         """
-        question = inquiry.question
-        asked_early = self.used > 1 and not self._interim_count and not inquiry.retried
-        return response.status == 408 and asked_early and question.body is None and question.method in (b"GET", b"HEAD")
+        asked_early = self._reused and not self._interim_count and not inquiry.retried
+        return response.status == 408 and asked_early and inquiry.question.may_be_repeated
 
     def _read_body(self, data: bytes) -> None:
         reader, body = self._reader, self._body
@@ -334,7 +328,20 @@ class OriginConnection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """The origin will send no more. Over TLS only its `close_notify` says so (RFC 9112 §9.8)."""
         self._fin = True
+        if self._inquiry is None and self._tunnel is None:
+            self.closed = True
+        elif self._unheard:
+            after = self._pool.clock() - self._asked_at
+            self._unread = stale_connection.closed_unread(self.transport, after, self._pool.fastest)
         return False
+
+    def may_take(self, inquiry: Inquiry) -> bool:
+        """Whether this connection, which is idle, has not ended: one that was just used has no time for that."""
+        if self.closed:
+            return False
+        if inquiry.question.is_safe and self._pool.clock() - self._asked_at < JUST_USED:
+            return True
+        return not stale_connection.has_ended(self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
@@ -346,15 +353,16 @@ class OriginConnection(asyncio.BufferedProtocol):
         else:
             if not by_us and self._inquiry is not None and not self._unheard:
                 self._let_down("closed")
-            self._fail(OriginError("closed", "the upstream closed the connection"), reset=exc is not None)
+            unread = self._unread or exc is not None
+            self._fail(OriginError("closed", "the upstream closed the connection"), unread=unread)
         self._pool.closed(self)
 
     @property
     def _unheard(self) -> bool:
-        """Whether this connection was used before, and not a byte has come of the answer under way."""
-        return self.used > 1 and not (self._answered or self._buffer or self._interim_count)
+        """Whether this connection was idle before, and not a byte has come of the answer under way."""
+        return self._reused and not (self._answered or self._buffer or self._interim_count)
 
-    def _fail(self, error: OriginError, *, reset: bool = False) -> None:
+    def _fail(self, error: OriginError, *, unread: bool = False) -> None:
         inquiry, self._inquiry = self._inquiry, None
         self.deadline = inf
         if self._cursor is not None:
@@ -366,7 +374,7 @@ class OriginConnection(asyncio.BufferedProtocol):
             body.fail()
         elif inquiry is not None and not self._answered and not inquiry.cancelled:
             if self._unheard:
-                self._pool.unanswered(inquiry, error, reset=reset)
+                self._pool.unanswered(inquiry, error, self, unread=unread)
             else:
                 inquiry.fail(error)
 
@@ -387,11 +395,9 @@ class OriginConnection(asyncio.BufferedProtocol):
 
     def _sweep_rate(self, now: float, body: Body) -> None:
         """An answer must keep the lowest rate; a stream of unknown length that nobody keeps may be as slow as it is."""
-        if self._rated_until:
-            self._rated += now - self._rated_until
-        self._rated_until = now
-        enough = self._rated <= self._pool.between_bytes_timeout or body.size >= self._rated * self._pool.min_rate
-        if not enough and (self._sized or body.kept):
+        pool = self._pool
+        kept = self._rate.is_kept(now, body.size, pool.min_rate, pool.between_bytes_timeout)
+        if not kept and (self._sized or body.kept):
             self._too_late("lowest-rate")
 
     def _let_down(self, reason: str) -> None:
@@ -427,7 +433,7 @@ class OriginConnection(asyncio.BufferedProtocol):
     def pause_reading(self) -> None:
         """The readers of the answer do not keep up; the origin is not to blame for the time."""
         self.deadline = inf
-        self._rated_until = 0.0
+        self._rate.held_back()
         self._held_since = self._pool.clock()
         if self._body is not None:
             self._laggards.watch(self._body)

@@ -12,6 +12,7 @@ from edgecache.body import Body
 from edgecache.rules.message import Response
 from edgecache.rules.purge_log import Stamp
 from edgecache.rules.reasons import Tier
+from edgecache.rules.rfc9111 import SAFE_METHODS
 from edgecache.wire.errors import OriginError
 
 if TYPE_CHECKING:
@@ -53,6 +54,16 @@ class Question(NamedTuple):
     def anew(self) -> Question:
         """The same question for another time that it is asked."""
         return self if self.wording is None else self._replace(wording=self.wording.anew())
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether it asks for no change (RFC 9110 §9.2.1): nothing is lost if it is read twice."""
+        return self.method in SAFE_METHODS
+
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether it may be sent once more (RFC 9110 §9.2.2): it is safe, and its body, if any, is still here."""
+        return self.is_safe and (self.body is None or self.body.joinable)
 
     def may_be_answered(self, status: int) -> bool:
         """Whether `status` can answer this question at all (RFC 9110 §15.3.7, §15.4.5)."""

@@ -118,6 +118,7 @@ class OneConnection:
 
     first_byte_timeout = between_bytes_timeout = 10.0
     max_head = 32 * 1024
+    fastest = 0.0
 
     def __init__(self, heads: ResponseHeads) -> None:
         self.heads = heads
@@ -136,7 +137,7 @@ class OneConnection:
     def failed(self, reason: str) -> None:
         """Not looked at."""
 
-    def unanswered(self, inquiry: Inquiry, error: OriginError, *, reset: bool) -> None:
+    def unanswered(self, inquiry: Inquiry, error: OriginError, connection: OriginConnection, *, unread: bool) -> None:
         """Never: the connection is new."""
         raise AssertionError("a new connection was reused")
 

@@ -1,0 +1,45 @@
+"""Kept connections that the other side has closed: whether it can have read what was written to one (RFC 9112 §9.5).
+
+A close that was under way before the question arrived is no answer to it. Two signs tell: the kernel there has met the
+question with a reset, which a process that has read it does not cause; or the close came sooner than any answer can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import sys
+from typing import Final
+
+MIN_RTT: Final = slice(148, 152)  # of Linux's struct tcp_info: the shortest round trip, in microseconds
+
+
+def has_ended(transport: asyncio.Transport) -> bool:
+    """Whether anything has come on a connection on which nothing was asked: its end, or what is no answer."""
+    if transport.is_closing():
+        return True
+    waiting = select.poll()
+    waiting.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
+
+
+def closed_unread(transport: asyncio.Transport, after: float, fastest: float) -> bool:
+    """Whether a connection that ends `after` so many seconds cannot end because of the question that was written to it.
+
+    `fastest` is the least time in which its origin has ever begun an answer.
+    """
+    connection = transport.get_extra_info("socket")
+    if connection is None:
+        return False
+    if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # reset after its end: nobody was there to read
+        return True
+    return after < max(fastest, _round_trip(connection))
+
+
+def _round_trip(connection: socket.socket) -> float:
+    """The shortest round trip of a connection, in seconds; 0 where the system does not tell."""
+    if sys.platform != "linux":
+        return 0.0
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, MIN_RTT.stop)
+    return int.from_bytes(info[MIN_RTT], sys.byteorder) / 1e6
