@@ -116,7 +116,7 @@ def _parts(
     if settings.parents:
         secret = settings.pop_secret[0] if settings.pop_secret else b""
         parental = Parental(pop, settings.region, secret, invalidation, clock, is_trusted)
-    upstream = Upstream(switch, gateway_of(settings), log, clock, is_trusted, parental)
+    upstream = Upstream(switch, gateway_of(settings), log, clock, is_trusted, parental, watch.upstream_answered)
     region = None
     if tier is not None:
         name = settings.region.encode() + b"/regional"

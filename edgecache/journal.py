@@ -56,8 +56,11 @@ class Journal:
     def known_hit(self, connection: ClientConnection, known: KnownHit | Alike, now: float) -> None:
         """A request was answered at `now` by a known head, or by one that is like known ones."""
         requests = self._requests
+        answer = known.rendered.answer
         requests.known_hits += 1
-        requests.known_bytes += len(known.rendered.answer.content)
+        requests.known_bytes += len(answer.content)
+        if answer.status >= 300:
+            requests.known_others[answer.status // 100] += 1
         if not requests.known_hits & (SAMPLED - 1):
             requests.observe_hit(max(0.0, self._clock() - now), SAMPLED)
         if self.logging:
@@ -70,8 +73,8 @@ class Journal:
                     request.method,
                     request.host,
                     request.target,
-                    known.rendered.answer.status,
-                    len(known.rendered.answer.content),
+                    answer.status,
+                    len(answer.content),
                     0.0,
                     KNOWN_HIT,
                     requests.hit_words,

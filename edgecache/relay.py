@@ -258,6 +258,7 @@ class Relay(Inquiry):
             self.on_answer(response, Body.of(content))
             return
         exchange.inquiry = None
+        relays.upstream.came(self.answered_by, response.status)
         relays.count_refused(unstored.refused)
         exchange.result, exchange.cache_status, exchange.refused = self.result, unstored.member, unstored.refused
         exchange.reply(response.status, unstored.head, content)
@@ -317,6 +318,7 @@ class _KnownPass(Exchange, Relay):
         connection = self._connection
         if connection is None:
             return
+        self.relays.upstream.came(self.answered_by, response.status)
         self.relays.count_refused(unstored.refused)
         self.refused = unstored.refused
         self.cache_status, self.status, self.bytes_out = unstored.member, response.status, len(content)

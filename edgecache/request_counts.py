@@ -21,21 +21,35 @@ SECONDS: Final = (  # from a memory hit, which takes microseconds, to an origin 
 )
 ASKED: Final = frozenset((Result.MISS, Result.REVALIDATED, Result.COLLAPSED))  # by whom depends
 SAMPLED: Final = 64  # a power of two
+CLASSES: Final = (
+    "none",
+    "1xx",
+    "2xx",
+    "3xx",
+    "4xx",
+    "5xx",
+    "6xx",
+    "7xx",
+    "8xx",
+    "9xx",
+)  # of statuses; none: unanswered
 USUAL: Final = (  # exported from the start, so that a rate sees the first of each
-    (Result.HIT, None, None),
-    (Result.STALE, None, None),
-    (Result.REGIONAL, None, Forward.URI_MISS),
-    *((Result.MISS, None, why) for why in (Forward.URI_MISS, Forward.VARY_MISS, Forward.STALE)),
-    (Result.MISS, Tier.PARENT, Forward.URI_MISS),
-    (Result.REVALIDATED, None, Forward.STALE),
-    (Result.COLLAPSED, None, Forward.URI_MISS),
-    *((Result.PASS, None, why) for why in (Forward.METHOD, Forward.HIT_FOR_MISS)),
-    (Result.PURGE, None, None),
-    (Result.ERROR, None, None),
-    *((Result.ABORTED, None, why) for why in ("client-left", "cut-short")),
+    *((Result.HIT, None, None, status) for status in (2, 3, 4)),
+    (Result.STALE, None, None, 2),
+    (Result.REGIONAL, None, Forward.URI_MISS, 2),
+    *((Result.MISS, None, why, 2) for why in (Forward.URI_MISS, Forward.VARY_MISS, Forward.STALE)),
+    *((Result.MISS, None, Forward.URI_MISS, status) for status in (3, 4, 5)),
+    (Result.MISS, Tier.PARENT, Forward.URI_MISS, 2),
+    (Result.REVALIDATED, None, Forward.STALE, 2),
+    (Result.COLLAPSED, None, Forward.URI_MISS, 2),
+    *((Result.PASS, None, why, 2) for why in (Forward.METHOD, Forward.HIT_FOR_MISS)),
+    (Result.PURGE, None, None, 2),
+    (Result.ERROR, None, None, 5),
+    *((Result.ABORTED, None, why, 2) for why in ("client-left", "cut-short")),
+    (Result.ABORTED, None, "client-left", 0),
 )
 
-Outcome = tuple[Result, Tier | None, Forward | str | None]
+Outcome = tuple[Result, Tier | None, Forward | str | None, int]  # the last is the first digit of the status
 
 
 class Tally:
@@ -44,16 +58,17 @@ class Tally:
     __slots__ = ("bytes_out", "observe", "reason", "requests", "words")
 
     def __init__(self, registry: Registry, outcome: Outcome) -> None:
-        result, tier, why = outcome
+        result, tier, why, status = outcome
         tier = tier or TIERS[result]
         reason = self.reason = reason_of(result, why)
         self.words = orjson.dumps({"result": result.value, "tier": tier.value, "reason": reason}).decode()[1:-1]
         self.requests = registry.counter(
             "edgecache_requests",
-            "Requests answered, by who answered, what they came to, and why.",
+            "Requests answered, by who answered, what they came to, why, and the class of the status.",
             result=result.value,
             tier=tier.value,
             reason=reason,
+            status=CLASSES[status],
         )
         self.bytes_out = registry.counter(
             "edgecache_client_bytes_out", "Bytes of answers' bodies, by who answered.", tier=tier.value
@@ -83,22 +98,26 @@ class RequestCounts:
         self._registry = registry
         self.known_hits = 0  # answered by a known head, since the last `fold`
         self.known_bytes = 0
+        self.known_others = [0] * len(CLASSES)  # of the known hits, those that are no 2xx, by the class of their status
         self.bytes_in: Counter = registry.counter("edgecache_client_bytes_in", "Bytes received from clients.")
         self._tallies: dict[Outcome, Tally] = {outcome: Tally(registry, outcome) for outcome in USUAL}
-        self._hit = self._tallies[Result.HIT, None, None]
+        self._hit = self._tallies[Result.HIT, None, None, 2]
         self.observe_hit = self._hit.observe
 
     def answered(self, exchange: Exchange, took: float) -> Tally:
         """An answer is complete, after `took` seconds."""
         result = exchange.result
         why = None if result is Result.HIT else exchange.failure or exchange.why
-        outcome: Outcome = (result, exchange.tier if result in ASKED else None, why)
-        tally = self._tallies.get(outcome)
-        if tally is None:
-            tally = self._tallies[outcome] = Tally(self._registry, outcome)
+        tally = self._tally((result, exchange.tier if result in ASKED else None, why, exchange.status // 100))
         tally.requests.value += 1
         tally.bytes_out.value += exchange.bytes_out
         tally.observe(took)
+        return tally
+
+    def _tally(self, outcome: Outcome) -> Tally:
+        tally = self._tallies.get(outcome)
+        if tally is None:
+            tally = self._tallies[outcome] = Tally(self._registry, outcome)
         return tally
 
     @property
@@ -110,5 +129,9 @@ class RequestCounts:
         """Count the hits by known heads with the others."""
         hits, self.known_hits = self.known_hits, 0
         size, self.known_bytes = self.known_bytes, 0
-        self._hit.requests.value += hits
+        others, self.known_others = self.known_others, [0] * len(CLASSES)
+        for status, count in enumerate(others):
+            if count:
+                self._tally((Result.HIT, None, None, status)).requests.value += count
+        self._hit.requests.value += hits - sum(others)
         self._hit.bytes_out.value += size

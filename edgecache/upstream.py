@@ -12,6 +12,7 @@ from edgecache.rules.cache_key import primary_key
 from edgecache.rules.forward import Gateway, upstream_lines
 from edgecache.rules.message import Fields, Request, Response
 from edgecache.rules.purge_log import PurgeLog, Stamp
+from edgecache.rules.reasons import Tier
 from edgecache.rules.stored import Times
 from edgecache.switch import Switch
 from edgecache.wire import h1_render as render
@@ -31,8 +32,10 @@ class Upstream:
         clock: Callable[[], float],
         is_trusted: Callable[[str], bool],
         parental: Parental | None = None,
+        came: Callable[[Tier | None, int], None] = lambda by, status: None,
     ) -> None:
         self.ask = switch.ask  # send an inquiry
+        self.came = came  # told who has answered, if not the origin, and with which status
         self._gateway = gateway
         self._log = log
         self._clock = clock  # epoch seconds
@@ -80,7 +83,8 @@ class Upstream:
         return self._clock(), self._log.stamp()
 
     def reply(self, inquiry: Inquiry, response: Response, body: Body) -> Reply:
-        """What came back, with its times."""
+        """What came back, with its times; once for each answer."""
+        self.came(inquiry.answered_by, response.status)
         return Reply(response, body, Times(inquiry.asked, self._clock()), inquiry.seen, by=inquiry.answered_by)
 
     async def fetch(self, request: Request, fields: Fields, client: str, watchers: Iterable[Exchange]) -> Reply:

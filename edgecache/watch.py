@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 from edgecache.lag import LoopLag
 from edgecache.metrics import Counter, Histogram, Registry, Snapshot
 from edgecache.regional import Read
-from edgecache.request_counts import RequestCounts
+from edgecache.request_counts import CLASSES, RequestCounts
 from edgecache.rules.breaker import State
 from edgecache.rules.pop_auth import Distrust
-from edgecache.rules.reasons import Refused
+from edgecache.rules.reasons import Refused, Tier
 
 if TYPE_CHECKING:
     from edgecache.access_log import AccessLog
@@ -33,6 +33,7 @@ OF_THE_MOMENT: Final = (  # read from the members that there are now
 )
 
 
+MOST_SERIES: Final = 500  # of one metric: requests by result, tier, reason and status, all out of closed vocabularies
 FAILURES: Final = (  # the usual ones, exported from the start, so that a rate sees the first of each
     *("connect", "connect-timeout", "dns", "tls", "closed", "first-byte-timeout", "between-bytes-timeout"),
     *("origin-queue-full", "origin-queue-timeout"),
@@ -43,7 +44,7 @@ class Watch:
     """The metrics of one worker. Label values come from closed sets only."""
 
     def __init__(self) -> None:
-        self.registry = Registry()
+        self.registry = Registry(MOST_SERIES)
         self.requests = RequestCounts(self.registry)
         self._not_stored = {
             reason: self.registry.counter(
@@ -51,12 +52,17 @@ class Watch:
             )
             for reason in Refused
         }
+        self.origin_responses = self._responses("edgecache_origin_responses", "Answers of the origin, by status.")
+        self.parent_responses = self._responses("edgecache_parent_responses", "Answers of parents, by status.")
         self._refused: dict[str, Counter] = {}
         for reason in FAILURES:
             self._origin_failures(reason)
         self.opened = self.registry.counter("edgecache_connections_opened", "Client connections accepted ever.")
         self.regional = RegionalCounts(self.registry)
         self.lag = LoopLag(self.registry)
+
+    def _responses(self, name: str, meaning: str) -> list[Counter]:
+        return [self.registry.counter(name, meaning, status=status) for status in CLASSES[:6]]
 
     def snapshot(self) -> Snapshot:
         """The metrics as they stand."""
@@ -219,6 +225,11 @@ class Watch:
                 "edgecache_refused", "Requests refused, by reason.", reason=reason
             )
         counter.value += 1
+
+    def upstream_answered(self, by: Tier | None, status: int) -> None:
+        """The origin has answered with that status, or a parent has."""
+        responses = self.origin_responses if by is None else self.parent_responses
+        responses[min(status // 100, 5)].value += 1
 
     def origin_failed(self, reason: str) -> None:
         """The origin has let us down; `reason` is one of the fixed words in `wire/` and `origin.py`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,16 @@ def samples(snapshot: Snapshot) -> dict[str, float]:
 
 
 def requests(pop: Pop) -> dict[str, float]:
-    """Requests counted so far: `reason,result,tier` and how many, without those that are 0."""
+    """Requests counted so far: `reason,result,tier` and how many, of all statuses, without those that are 0."""
+    counts: Counter[str] = Counter()
+    for key, value in by_status(pop).items():
+        reason, result, _, tier = key.split(",")
+        counts[f"{reason},{result},{tier}"] += int(value)
+    return dict(counts)
+
+
+def by_status(pop: Pop) -> dict[str, float]:
+    """The same as `reason,result,status,tier`."""
     found = samples(pop.worker.snapshot())
     name = "edgecache_requests_total,"
     return {key.removeprefix(name): value for key, value in found.items() if key.startswith(name) and value}
@@ -144,7 +154,7 @@ async def test_each_request_is_counted_by_tier_and_reason(
 def test_every_result_has_a_tier_and_is_exported_from_the_start() -> None:
     """A new one that has none would leave its requests unanswered."""
     assert set(TIERS) == set(Result)
-    assert {result for result, _, _ in USUAL} == set(Result)
+    assert {result for result, _, _, _ in USUAL} == set(Result)
 
 
 async def test_a_regional_hit_is_of_its_tier(origin: OriginDouble, valkey: Server) -> None:
@@ -210,7 +220,7 @@ async def test_known_hits_are_counted_exactly_and_timed_by_sample(origin: Origin
         known = pop.worker.watch.requests.known_hits
         found = samples(pop.worker.snapshot())
     assert known == 2 * SAMPLED
-    assert found["edgecache_requests_total,fresh,hit,memory"] == count - 1
+    assert found["edgecache_requests_total,fresh,hit,2xx,memory"] == count - 1
     assert found["edgecache_client_bytes_out_total,memory"] == 5 * (count - 1)
     assert found["edgecache_client_bytes_out_total,origin"] == 5
     assert found["edgecache_request_seconds_count,memory"] == count - 1
@@ -272,3 +282,116 @@ def ticking(clock: Callable[[], float]) -> Any:
     """A clock that goes on by a tenth of a millisecond whenever it is read."""
     reads = iter(range(1_000_000))
     return lambda: clock() + next(reads) / 10_000
+
+
+REFUSALS = [  # what is sent, the status, the reason, and what the log has of the request line
+    (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400, None, "GET", "/"),
+    (b"\x16\x03\x01\r\n\r\n", 400, None, "", ""),
+    (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, None, "GET", "/" + 1023 * "x"),
+    (b"GET /a HTTP/1.1\r\nHost: a\r\n" + 101 * b"A: b\r\n" + b"\r\n", 431, None, "GET", "/a"),
+    (b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", 501, "method", "CONNECT", "a:1"),
+    (b"GET /a HTTP/3.0\r\nHost: a\r\n\r\n", 505, "http-version", "GET", "/a"),
+    (b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n", 413, "body-too-large", "POST", "/a"),
+    (
+        b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        400,
+        None,
+        "POST",
+        "/a",
+    ),
+    (b"HEAD /a HTTP/1.1\r\n\r\n", 400, None, "HEAD", "/a"),
+]
+
+
+@pytest.mark.parametrize(("raw", "status", "reason", "method", "target"), REFUSALS)
+async def test_what_is_refused_is_counted_and_logged(
+    origin: OriginDouble, raw: bytes, status: int, reason: str | None, method: str, target: str
+) -> None:
+    """A request that is refused before it is one has a line, and is in the metrics, once."""
+    lines: list[bytes] = []
+    async with running_pop(origin, access_log="json", max_request_body="10") as pop:
+        pop.worker._log._writer._write = lines.append
+        async with pop.client() as client:
+            await client.send(raw)
+            answer = await client.response(method or "GET")
+            await client.closed()
+        counts = by_status(pop)
+    assert answer.status == status
+    (line,) = (json.loads(line) for line in b"".join(lines).splitlines())
+    assert [line[name] for name in ("status", "method", "target", "result")] == [status, method, target, "error"]
+    assert line["bytes"] == len(answer.body)
+    assert reason in (None, line["reason"])
+    assert counts == {f"{line['reason']},error,{status // 100}xx,none": 1}
+
+
+async def test_a_head_that_does_not_come_is_logged_with_its_time(origin: OriginDouble) -> None:
+    """408 is a request too: how long it was waited for is its duration."""
+    lines: list[bytes] = []
+    async with running_pop(origin, access_log="json") as pop, pop.client() as client:
+        pop.worker._log._writer._write = lines.append
+        await client.send(b"HEAD /slow HTTP/1.1\r\nHo")
+        await until(lambda: any(connection._buffer for connection in pop.worker.connections))
+        pop.pass_time(pop.worker.head_timeout + 1)
+        answer = await client.response("HEAD")
+        counts = by_status(pop)
+    assert answer.status == 408
+    assert counts == {"head-timeout,error,4xx,none": 1}
+    (line,) = (json.loads(line) for line in b"".join(lines).splitlines())
+    assert (line["target"], line["duration_ms"] > 1000) == ("/slow", True)
+
+
+async def test_who_is_turned_away_is_logged(origin: OriginDouble) -> None:
+    """A connection beyond the bound gets 503, a line and a count."""
+    lines: list[bytes] = []
+    async with running_pop(origin, access_log="json", max_connections_per_address="1") as pop, pop.client():
+        await until(lambda: len(pop.worker.connections) == 1)
+        pop.worker._log._writer._write = lines.append
+        async with pop.client() as second:
+            assert (await second.response("GET")).status == 503
+        assert by_status(pop) == {"too-many-from-address,error,5xx,none": 1}
+    (line,) = (json.loads(line) for line in b"".join(lines).splitlines())
+    assert (line["status"], line["client"], line["reason"]) == (503, "127.0.0.1", "too-many-from-address")
+
+
+async def test_a_body_that_is_refused_late_is_one_aborted_request(origin: OriginDouble) -> None:
+    """An answer that has begun is cut, and its reason is the refusal's: counted once."""
+    gate = asyncio.Event()
+    origin.on("/a", Reply(pieces=[b"x", b"y"], framing="chunked", gates=[None, gate], before_body=True))
+    async with running_pop(origin) as pop, pop.client() as client:
+        head = b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await client.send(head + b"20000\r\n" + b"x" * 0x20000)
+        await client.response_head()
+        await client.send(b"\r\nzz\r\n")
+        await until(lambda: any("aborted" in key for key in requests(pop)))
+        gate.set()
+        (counted,) = requests(pop)
+    assert counted.endswith(",aborted,none")
+    assert "client-left" not in counted
+
+
+@pytest.mark.parametrize("status", [200, 301, 404])
+async def test_the_class_of_the_status_is_a_label(origin: OriginDouble, status: int) -> None:
+    """Known hits have the class that they had when they were not known."""
+    origin.on("/a", Reply(status, fields=[FRESH, ("Location", "/b")], body=b"hello"))
+    async with running_pop(origin) as pop, pop.client() as client:
+        for _ in range(5):
+            await client.request("GET", "/a")
+            await client.response()
+        counts = by_status(pop)
+        known = pop.worker.watch.requests.known_hits
+        origin_answers = samples(pop.worker.snapshot())[f"edgecache_origin_responses_total,{status // 100}xx"]
+    one = f"{status // 100}xx"
+    assert counts == {f"uri-miss,miss,{one},origin": 1, f"fresh,hit,{one},memory": 4}
+    assert (known > 0 or counts[f"fresh,hit,{one},memory"] == 4, origin_answers) == (True, 1)
+
+
+async def test_what_an_origin_answers_is_counted_by_status(origin: OriginDouble) -> None:
+    """Misses, passes by known heads, writes and refreshes: an origin that answers 500 to all is seen."""
+    origin.otherwise(Reply(500, fields=[("Cache-Control", "no-store")], body=b"oops"))
+    async with running_pop(origin) as pop, pop.client() as client:
+        for _ in range(5):
+            await client.request("GET", "/a")
+            await client.response()
+        await pop.request("POST", "/b", body=b"x")
+        await pop.request("HEAD", "/c")
+        assert samples(pop.worker.snapshot())["edgecache_origin_responses_total,5xx"] == 7

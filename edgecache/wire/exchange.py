@@ -11,6 +11,7 @@ from edgecache.rules.content import Content, Pieces
 from edgecache.rules.message import Request
 from edgecache.rules.reasons import Forward, Refused, Result, Tier
 from edgecache.wire import h1_render as render
+from edgecache.wire.errors import BadRequest
 
 if TYPE_CHECKING:
     from edgecache.tracing import Trace
@@ -76,6 +77,11 @@ class Exchange:
     def writable(self) -> bool:
         """Whether the client keeps up, and has not had its share of this turn of the event loop."""
         return self._connection is None or (self._connection.writable and self._burst < BURST)
+
+    def refused_by(self, error: BadRequest, size: int = 0) -> None:
+        """It is refused, by an answer of ours with `size` bytes of content that the connection sends."""
+        self.status, self.bytes_out = error.status, size
+        self.result, self.failure = Result.ERROR, error.reason
 
     def interim(self, head: bytes) -> None:
         """Send a 1xx response; HTTP/1.0 knows none (RFC 9110 §15.2)."""

@@ -25,6 +25,7 @@ from edgecache.wire import h1_render as render
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_body import BadBody, BodyReader, body_reader
+from edgecache.wire.refusal import Refusal, head_size
 from edgecache.wire.site import Site
 
 log = logging.getLogger("edgecache")
@@ -33,7 +34,6 @@ MOST_AT_ONCE: Final = 32  # pipelined requests taken in one turn of the event lo
 MOST_HELD: Final = 64 * 1024  # bytes of a body that are here before anything of it goes upstream
 LONGEST_HELD: Final = 1.0  # seconds that this may take in chunks; slower ones are passed on as they come
 LINGER: Final = 2.0  # seconds that a refused client's bytes are read and thrown away, so that it can read the refusal
-HEAD: Final = b"HEAD "
 FIRST: Final = b"A"  # no head that is known begins with less; what doors put before a head may
 AT_ONCE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: reset, and drop what was not sent
 DRAIN_IDLE: Final = 1.0  # seconds without a request after which a draining server may close without cutting one off
@@ -185,7 +185,7 @@ class ClientConnection(asyncio.Protocol):
             self._take_requests()
         except Exception:
             log.exception("a bug: a request could not be handled")
-            self.refuse(BadRequest(500, "internal", "the request failed here"))
+            self.refuse(BadRequest(500, "internal", "the request failed here"), self._buffer[self._at :])
         finally:
             self._advancing = False
 
@@ -236,7 +236,7 @@ class ClientConnection(asyncio.Protocol):
             if most and (request.framing.length or 0) > most:
                 raise BadRequest(413, "body-too-large", "the request's body is too large")
         except BadRequest as error:
-            self.refuse(error, head_only=buffer.startswith(HEAD, start))
+            self.refuse(error, buffer[start:])
             return False
         self._fresh = False
         self._begin(request, raw)
@@ -309,22 +309,33 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._ready = self.writable
 
-    def refuse(self, error: BadRequest, *, head_only: bool = False) -> None:
+    def refuse(self, error: BadRequest, head: bytes = b"", waited: float = 0.0) -> None:
         """Answer with an error of ours, and close (the bytes that follow cannot be trusted).
 
-        `head_only`: it was a HEAD, whose answer has no content (RFC 9110 §9.3.2). An answer that has begun is cut.
+        `head` is what has come of a head that became no request, in `waited` seconds. A HEAD is answered without
+        content (RFC 9110 §9.3.2); an answer that has begun is cut.
         """
         self.site.refused(error)
         exchange = self._exchange
         if exchange is not None and exchange.started:
+            exchange.failure = error.reason
             self.cut()
             return
         self._exchange = None  # before it is told: it must not answer too
-        head_only = head_only or (exchange is not None and exchange.request.method == b"HEAD")
-        self.transport.write(render.refusal(error.status, error.reason, str(error), head_only=head_only))
+        refused = exchange or Refusal(self.site, error, self.peer, self.scheme, head)
+        refused.began -= waited
+        head_only = refused.request.method == b"HEAD"
+        answer = render.refusal(error.status, error.reason, str(error), head_only=head_only)
+        self.transport.write(answer)
         if exchange is not None:
             exchange.leave()
+        self._tell_of(refused, error, answer)
         self._close_gently()
+
+    def _tell_of(self, exchange: Exchange, error: BadRequest, answer: bytes) -> None:
+        """Have the refused `exchange` counted and logged, with what is sent."""
+        exchange.refused_by(error, len(answer) - head_size(answer))
+        self.site.answered(exchange, self.site.clock() - exchange.began)
 
     def ending(self, request: Request, head: bytes) -> bytes:
         """What ends `head`: fields that are the connection's business (RFC 9112 §9.3), and the empty line."""
@@ -371,7 +382,9 @@ class ClientConnection(asyncio.Protocol):
         self.site.refused(error)
         self.closing = self._lingering = True
         self._ready = False
-        self.transport.write(render.refusal(error.status, error.reason, str(error)))
+        answer = render.refusal(error.status, error.reason, str(error))
+        self._tell_of(Refusal(self.site, error, self.peer, self.scheme), error, answer)
+        self.transport.write(answer)
         self.transport.close()
 
     def _close_gently(self) -> None:
@@ -407,8 +420,8 @@ class ClientConnection(asyncio.Protocol):
             self._sweep_body(now, waited)
         elif self._exchange is None and self._at < len(self._buffer):
             if waited > self.site.head_timeout:
-                head_only = self._buffer.startswith(HEAD, self._at)
-                self.refuse(BadRequest(408, "head-timeout", "the head took too long"), head_only=head_only)
+                error = BadRequest(408, "head-timeout", "the head took too long")
+                self.refuse(error, self._buffer[self._at :], waited)
         elif self._exchange is None:
             patience = self.site.head_timeout if self._fresh else self.site.idle_timeout
             short = self.site.draining or self.site.crowded

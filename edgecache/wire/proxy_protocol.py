@@ -11,10 +11,11 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
-from edgecache.rules.client_address import Trust, parsed_address
+from edgecache.rules.client_address import Trust, parsed_address, plain_address
 from edgecache.wire import h1_render as render
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.h1_server import ClientConnection
+from edgecache.wire.refusal import Refusal, head_size
 
 if TYPE_CHECKING:
     from edgecache.wire.site import Site
@@ -167,7 +168,12 @@ class PrefacedConnection(asyncio.Protocol):
     def _refuse(self, error: BadRequest) -> None:
         self._site.refused(error)
         self._end()
-        self.transport.write(render.refusal(error.status, error.reason, str(error)))
+        answer = render.refusal(error.status, error.reason, str(error))
+        peer = self.transport.get_extra_info("peername")
+        refused = Refusal(self._site, error, plain_address(peer[0]) if peer else "", b"http")
+        refused.bytes_out = len(answer) - head_size(answer)
+        self._site.answered(refused, refused.began - self._since)
+        self.transport.write(answer)
         self.transport.close()
 
     def sweep(self, now: float) -> None:

@@ -18,6 +18,7 @@ from edgecache.tasks import spawn
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.h1_server import LINGER, ClientConnection
 from edgecache.wire.proxy_protocol import FIXED, LONGEST_V2, read_preface
+from edgecache.wire.refusal import Refusal
 from edgecache.wire.site import Site
 from edgecache.wire.tls import pop_name
 
@@ -150,6 +151,7 @@ class SecureListener:
                 await self._shake_hands(accepted, client)
         except BadRequest as error:
             self._site.refused(error)
+            self._site.answered(Refusal(self._site, error, peer, b"https"), 0.0)  # closed without a word of HTTP
         except OSError as error:  # SSLError and TimeoutError are some
             self._site.handshake_failed(reason_of(error))
 

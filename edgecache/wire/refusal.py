@@ -1,0 +1,35 @@
+"""A request that was refused before it became one: what can be read of it, to be counted and logged like any other."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from edgecache.rules.message import Fields, Request
+from edgecache.wire.errors import BadRequest
+from edgecache.wire.exchange import Exchange
+from edgecache.wire.site import Site
+
+LONGEST_TARGET: Final = 1024  # bytes of it that are logged
+REQUEST_LINE: Final = re.compile(rb"(?:\r\n)?([!-~]{1,64}) ([^ \r\n]{0,%d})" % LONGEST_TARGET)
+NOTHING: Final = Fields(())
+
+
+class Refusal(Exchange):
+    """The exchange that it would have been. Nothing of the head but its first line is taken to mean anything."""
+
+    def __init__(self, site: Site, error: BadRequest, client: str, scheme: bytes, head: bytes = b"") -> None:
+        line = REQUEST_LINE.match(head)
+        method, target = (line[1], line[2]) if line else (b"", b"")
+        self.request = Request(method, target, b"", NOTHING, scheme=scheme)
+        self.raw = b""
+        self.body = None
+        self.client = client
+        self.began = site.clock()
+        self._connection = None
+        self.refused_by(error)
+
+
+def head_size(answer: bytes) -> int:
+    """The bytes of an answer's head."""
+    return answer.index(b"\r\n\r\n") + 4
