@@ -36,25 +36,24 @@ class LogCounts:
             self._show(region, log, follower)
 
     def _show(self, region: str, log: PurgeLog, follower: Follower) -> None:
-        gauge = self._registry.gauge
-        gauge(
+        self._registry.timestamp(
+            "edgecache_log_position_timestamp_seconds",
             "edgecache_log_position",
-            "When the last entry that was applied of a region's log was appended; epoch seconds.",
-            across="max",
+            "When the last entry that was applied of a region's log was appended.",
             read=lambda: vectors.id_of(log.applied(region))[0] / 1000,
             region=region,
         )
-        gauge(
+        self._registry.gauge(
             "edgecache_log_lag_seconds",
             "For how long nothing was heard of a region's log.",
             across="max",
             read=lambda: follower.lags().get(region, 0.0),
             region=region,
         )
-        gauge(
+        self._registry.timestamp(
+            "edgecache_purge_floor_timestamp_seconds",
             "edgecache_purge_floor",
-            "When the last entry was appended that an object must know to be usable unvalidated; epoch seconds.",
-            across="max",
+            "When the last entry was appended that an object must know to be usable unvalidated.",
             read=lambda: vectors.id_of(log.floor[region])[0] / 1000,
             region=region,
         )

@@ -128,6 +128,14 @@ class Registry:
         make: Callable[[], Gauge] = Gauge if read is None else partial(Reading, read)
         return self._series(name, ("gauge", meaning, across, ()), labels, make)
 
+    def timestamp(
+        self, name: str, old_name: str, meaning: str, /, *, read: Callable[[], float] | None = None, **labels: str
+    ) -> Gauge:
+        """The gauge `name` of a time in seconds since 1970, exported under its `old_name` as well."""
+        gauge = self.gauge(name, meaning, read=read, across="max", **labels)
+        self.gauge(old_name, f"Old name of {name}.", read=lambda: gauge.values()[0], across="max", **labels)
+        return gauge
+
     def histogram(
         self, name: str, meaning: str, buckets: Sequence[float] = LATENCY_BUCKETS, /, **labels: str
     ) -> Histogram:

@@ -50,8 +50,10 @@ class Configuration:
         self._good = registry.counter("edgecache_config_reloads", "Configurations read again and applied.")
         self._bad = registry.counter("edgecache_config_reload_failures", "Configurations refused; the last good stays.")
         self._last = registry.gauge("edgecache_config_last_reload_successful", "1 if the last reload was applied.")
-        self._when = registry.gauge(
-            "edgecache_config_last_reload_success_seconds", "When a configuration was last applied, since 1970."
+        self._when = registry.timestamp(
+            "edgecache_config_last_reload_success_timestamp_seconds",
+            "edgecache_config_last_reload_success_seconds",
+            "When a configuration was last applied.",
         )
         self._last.value, self._when.value = 1, time.time()
 

@@ -104,14 +104,13 @@ class Watch:
 
     def read_geography(self, geo: Callable[[], Geo]) -> None:
         """Export what the geography of the moment knows of its database."""
-        gauge, counter = self.registry.gauge, self.registry.counter
-        gauge(
+        self.registry.timestamp(
+            "edgecache_geo_built_timestamp_seconds",
             "edgecache_geo_built_seconds",
             "When the geographic database was built.",
-            across="max",
             read=lambda: geo().built,
         )
-        counter(
+        self.registry.counter(
             "edgecache_geo_reload_failures",
             "Geographic databases that could not be read.",
             read=lambda: geo().reload_failures,
@@ -200,10 +199,10 @@ class Watch:
 
     def read_tls(self, ends: Callable[[], float]) -> None:
         """Export when the first certificate ends."""
-        self.registry.gauge(
+        self.registry.timestamp(
+            "edgecache_tls_certificate_ends_timestamp_seconds",
             "edgecache_tls_certificate_ends_seconds",
-            "When the first of the listeners' certificates ends, in seconds since 1970.",
-            across="max",
+            "When the first of the listeners' certificates ends.",
             read=ends,
         )
 

@@ -1,5 +1,8 @@
 """Metrics: counting, merging over workers, and the text that Prometheus reads."""
 
+import re
+from pathlib import Path
+
 import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -138,3 +141,29 @@ def test_the_text_is_well_formed() -> None:
         b"# TYPE requests_total counter\n"
         b'requests_total{host="a\\"b\\\\c\\nd"} 1.0\n'
     )
+
+
+def test_a_timestamp_has_its_old_name_too() -> None:
+    """Dashboards that ask for the old name go on; both say the same, also when it is set later."""
+    registry = Registry()
+    gauge = registry.timestamp("ended_timestamp_seconds", "ended_seconds", "When it ended.")
+    gauge.value = 7
+    assert samples(registry.snapshot()) == {"ended_timestamp_seconds": 7, "ended_seconds": 7}
+    two = Registry()
+    two.timestamp("ended_timestamp_seconds", "ended_seconds", "When it ended.", read=lambda: 9)
+    assert samples(registry.snapshot(), two.snapshot()) == {"ended_timestamp_seconds": 9, "ended_seconds": 9}
+
+
+def test_timestamps_are_named_as_such_and_their_old_names_documented() -> None:
+    """A metric of a point in time ends with `_timestamp_seconds`, and the migration notes have its old name."""
+    root = Path(__file__).parent.parent
+    notes = (root / "docs" / "migration.md").read_text()
+    declared = [
+        names
+        for path in (root / "edgecache").rglob("*.py")
+        for names in re.findall(r'\.timestamp\(\s*"(\w+)",\s*"(\w+)"', path.read_text())
+    ]
+    assert len(declared) == 5
+    for name, old_name in declared:
+        assert name.endswith("_timestamp_seconds")
+        assert f"| `{old_name}` | `{name}` |" in notes

@@ -40,17 +40,25 @@ def quantile(part: float, name: str, by: str, matching: str = "") -> str:
     return f"histogram_quantile({part}, {rate(f'{name}_bucket', f'{by}, le', matching)})"
 
 
-HITS = 'tier=~"memory|regional"'
+HITS = 'result=~"hit|stale|regional"'
+CACHEABLE = 'result=~"hit|stale|regional|miss|collapsed|revalidated"'  # neither passed, refused nor aborted
+BYTES = "edgecache_client_bytes_out_total"
 REQUESTS = "edgecache_requests_total"
 SECONDS = "edgecache_request_seconds"
 
 TRAFFIC = (
     Panel("Requests", "reqps", {"": rate(REQUESTS)}, stat=True),
-    Panel("Hit ratio", "percentunit", {"": f"{rate(REQUESTS, '', HITS)} / {rate(REQUESTS)}"}, stat=True),
+    Panel(
+        "Hit ratio",
+        "percentunit",
+        {"": f"{rate(REQUESTS, '', HITS)} / {rate(REQUESTS, '', CACHEABLE)}"},
+        "Of GET and HEAD that the cache may answer: what is passed, refused or aborted is neither a hit nor a miss.",
+        stat=True,
+    ),
     Panel(
         "Byte hit ratio",
         "percentunit",
-        {"": f"{rate('edgecache_client_bytes_out_total', '', HITS)} / {rate('edgecache_client_bytes_out_total')}"},
+        {"": rate(BYTES, "", 'tier=~"memory|regional"') + " / " + rate(BYTES, "", 'tier!~"pass|none"')},
         stat=True,
     ),
     Panel(
@@ -67,11 +75,19 @@ TRAFFIC = (
     Panel(
         "Hit ratio by tier",
         "percentunit",
-        {"{{tier}}": f"{rate(REQUESTS, 'tier', HITS)} / scalar({rate(REQUESTS)})"},
-        "Of all requests.",
+        {"{{tier}}": f"{rate(REQUESTS, 'tier', HITS)} / scalar({rate(REQUESTS, '', CACHEABLE)})"},
+        "Of GET and HEAD that the cache may answer.",
         stacked=True,
     ),
     Panel("Hit ratio by POP", "percentunit", {"{{pop}}": "edgecache:hit_ratio:rate5m{" + POP + "}"}),
+    Panel("Passed by POP", "percentunit", {"{{pop}}": "edgecache:pass_ratio:rate5m{" + POP + "}"}),
+    Panel("Requests by class of status", "reqps", {"{{status}}": rate(REQUESTS, "status")}, stacked=True),
+    Panel(
+        "Origins: answers by class of status",
+        "reqps",
+        {"{{status}}": rate("edgecache_origin_responses_total", "status")},
+        stacked=True,
+    ),
     Panel("What requests came to", "reqps", {"{{result}}": rate(REQUESTS, "result")}, stacked=True),
     Panel(
         "Why requests went forward",
@@ -124,12 +140,12 @@ PURGES = (
     Panel(
         "Last entry applied, appended",
         TIME,
-        {"{{pop}}, of {{region}}": f"max by (pop, region) (edgecache_log_position{{{POP}}}) * 1000"},
+        {"{{pop}}, of {{region}}": f"max by (pop, region) (edgecache_log_position_timestamp_seconds{{{POP}}}) * 1000"},
     ),
     Panel(
         "Floor",
         TIME,
-        {"{{pop}}, of {{region}}": f"max by (pop, region) (edgecache_purge_floor{{{POP}}}) * 1000"},
+        {"{{pop}}, of {{region}}": f"max by (pop, region) (edgecache_purge_floor_timestamp_seconds{{{POP}}}) * 1000"},
         "What was known before must revalidate.",
     ),
     Panel("Purged names remembered", "short", {"{{pop}}": f"edgecache_purge_registers{{{POP}}}"}),
@@ -234,7 +250,7 @@ HEALTH = (
     Panel(
         "TLS: first certificate to end",
         TIME,
-        {"{{pop}}": f"edgecache_tls_certificate_ends_seconds{{{POP}}} * 1000"},
+        {"{{pop}}": f"edgecache_tls_certificate_ends_timestamp_seconds{{{POP}}} * 1000"},
     ),
     Panel(
         "Configuration",
