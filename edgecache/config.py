@@ -319,7 +319,7 @@ class Settings:
     purge_registers: int = setting(
         COUNT,
         "100000",
-        "Purged names that a worker remembers; what was stored before the oldest is revalidated.",
+        "Purged names that a worker remembers; beyond that the site with most of them revalidates its older objects.",
         least="100",
         most="100000000",
     )

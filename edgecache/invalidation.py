@@ -9,6 +9,7 @@ Everything that is applied goes through `apply`: entries of a region's log, or o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from edgecache.flights import Flights
     from edgecache.rules.record import Record
 
+logger = logging.getLogger("edgecache")
 AVAILABLE: Final = "available"
 AVAILABLE_EVERYWHERE: Final[Mapping[bytes, str]] = {b"": AVAILABLE}
 CUT_OFF: Final = b"cut-off"  # in Cache-Status
@@ -55,6 +57,7 @@ class Invalidation:
         self._cut_off_modes = cut_off_modes  # path prefix → available or consistent; the empty one is for all others
         self.replaying = False  # entries from before this worker began are still being read: no record is proven
         self.cut_off = False  # nothing was heard of some region's log for too long
+        self._tell_at = 1  # forgotten registers, at which it is said
         self.on_applied: Callable[[], None] = lambda: None  # told when the log has moved
 
     def set_cut_off(self, cut_off: bool) -> None:
@@ -170,8 +173,21 @@ class Invalidation:
         applied = self.log.apply(region, entry._replace(scopes=named), now)
         if not entry.soft and entry.kind in (Kind.PURGE, Kind.END):
             self._let_go(named)
+        self._tell_of_overflow()
         self.on_applied()
         return applied
+
+    def _tell_of_overflow(self) -> None:
+        """Say that purged names are forgotten: at the first, and whenever they are twice as many."""
+        registers = self.log.registers
+        if registers.folded >= self._tell_at:
+            self._tell_at = 2 * registers.folded
+            site = registers.overflowed.decode("latin-1") or "all sites"
+            logger.warning(
+                "too many purged names (EDGECACHE_PURGE_REGISTERS): older objects are validated site=%s forgotten=%d",
+                site,
+                registers.folded,
+            )
 
     def _widened(self, scopes: Iterable[bytes]) -> tuple[bytes, ...]:
         """`scopes`, and the keys under which memory has merged the URLs among them (No-Vary-Search)."""

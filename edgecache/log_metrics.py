@@ -30,6 +30,16 @@ class LogCounts:
         gauge = self._registry.gauge
         gauge("edgecache_purge_registers", "Purged names that are remembered.", read=lambda: len(log))
         gauge("edgecache_purge_register_bytes", "Memory that they take.", read=lambda: log.bytes_used)
+        self._registry.counter(
+            "edgecache_purge_registers_folded",
+            "Purged names that were forgotten for want of room: older objects of their site are validated.",
+            read=lambda: log.registers.folded,
+        )
+        self._registry.counter(
+            "edgecache_purge_sites_crowded_out",
+            "Sites with few purged names that made room for others: they share their floors.",
+            read=lambda: log.registers.crowded_out,
+        )
         gauge("edgecache_purge_writes_in_doubt", "Writes begun and not ended.", across="max", read=lambda: log.writes)
         gauge("edgecache_purge_outbox", "Invalidations not yet in the log.", read=lambda: len(writer.outbox))
         for region in follower.lags():

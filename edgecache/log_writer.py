@@ -1,7 +1,7 @@
 """A process appends to its region's log, and learns who has applied what it appended.
 
 What cannot be appended at once is not lost while this process lives: it waits in the outbox and is tried again. If more
-waits there than it holds, everything is invalidated instead.
+waits there than it holds, the whole sites that it names are invalidated instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgecache.lanes import Commands
 from edgecache.log_stream import LogStore, Member
 from edgecache.rules.log_entries import Draft, purge_id
 from edgecache.rules.purge_log import Kind
-from edgecache.rules.scopes import EVERYTHING
+from edgecache.rules.scopes import EVERYTHING, whole_site
 from edgecache.tasks import spawn
 from edgecache.valkey import Failure
 
@@ -28,7 +28,9 @@ APPEND_WITHIN: Final = 1.0  # seconds
 RETRY: Final = 0.25  # seconds between two tries of what waits in the outbox
 MOST_WAITING: Final = 10_000
 POLL: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03)  # seconds between two looks at who has applied an entry
-EVERYTHING_AGAIN: Final = Draft(Kind.PURGE, (EVERYTHING,), author="outbox overflow")
+MOST_SITES: Final = 20_000  # that wait as a whole; beyond that, everything does
+SITES_AT_ONCE: Final = 256  # of one entry
+OVERFLOW: Final = "outbox overflow"  # the author of what is invalidated instead
 
 
 class LogWriter:
@@ -54,11 +56,19 @@ class LogWriter:
     def append_later(self, draft: Draft) -> None:
         """Append it as soon as the log can be reached."""
         if len(self.outbox) >= MOST_WAITING:
-            self.outbox.clear()
-            draft = EVERYTHING_AGAIN
+            self._coarsen()
         self.outbox.append(draft)
         if self._sender is None or self._sender.done():
             self._sender = spawn(self._send(), "outbox of the log")
+
+    def _coarsen(self) -> None:
+        """Let whole sites stand for all that waits."""
+        sites = sorted({whole_site(scope) for draft in self.outbox for scope in draft.scopes})
+        if len(sites) > MOST_SITES or EVERYTHING in sites:
+            sites = [EVERYTHING]
+        log.warning("too many invalidations wait for the log: whole sites instead sites=%d", len(sites))
+        groups = [tuple(sites[at : at + SITES_AT_ONCE]) for at in range(0, len(sites), SITES_AT_ONCE)]
+        self.outbox = deque([Draft(Kind.PURGE, group, author=OVERFLOW) for group in groups])
 
     async def _send(self) -> None:
         while self.outbox:

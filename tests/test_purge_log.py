@@ -213,15 +213,19 @@ def test_a_begin_that_comes_after_its_end_doubts_nothing(log: Log) -> None:
     assert log.check(PAGE, log.position) is Verdict.USABLE
 
 
-def test_beyond_the_most_writes_everything_is_in_doubt() -> None:
-    """What too many writes name is not kept; that they are under way is."""
+def test_beyond_the_most_writes_their_sites_are_in_doubt() -> None:
+    """What too many writes name is not kept; that something of their sites is being written is. Others' is not."""
     log = Log(most_writes=1)
+    neighbour = Subject(b"http://a/else")
     log.take(1, URL, kind=Kind.BEGIN, after=0)
-    assert log.check(OTHER, log.position) is Verdict.USABLE
+    assert log.check(neighbour, log.position) is Verdict.USABLE
     log.take(2, URL, kind=Kind.BEGIN)
-    assert log.check(OTHER, log.position) is Verdict.UNPROVEN
-    log.take(3, kind=Kind.END, begun=vectors.mark(FIRST, 2))
+    assert log.check(neighbour, log.position) is Verdict.UNPROVEN
     assert log.check(OTHER, log.position) is Verdict.USABLE
+    log.take(3, kind=Kind.END, begun=vectors.mark(FIRST, 2))
+    assert log.check(neighbour, log.position) is Verdict.USABLE
+    log.take(4, scopes.EVERYTHING, kind=Kind.BEGIN)
+    assert log.check(OTHER, log.position) is Verdict.UNPROVEN
 
 
 def test_registers_are_bounded_and_the_floor_rises_over_what_is_dropped() -> None:
@@ -267,11 +271,11 @@ def test_prefixes_are_looked_up_no_deeper_than_there_are_any(log: Log) -> None:
     """When the deepest prefix is forgotten, deep paths cost no more."""
     log.take(2, scopes.prefix(b"a", b"/x/y/z"))
     log.take(3, scopes.prefix(b"a", b"/x"), kind=Kind.BEGIN)
-    assert log._deepest == 3
+    assert log.registers.looked_for.deepest == 3
     log.forget(log.position)
-    assert log._deepest == 1
+    assert log.registers.looked_for.deepest == 1
     log.take(4, kind=Kind.END, begun=vectors.mark(FIRST, 3))
-    assert log._deepest == 0
+    assert log.registers.looked_for.deepest == 0
 
 
 def test_a_child_that_knows_more_is_not_answered_with_less(log: Log) -> None:

@@ -1,5 +1,8 @@
 """Every interleaving of a small world over the project's own rules: origin, parent P, child C, the logs of two regions.
 
+In the crowded world a POP remembers one register, and registers of one site only: what is named beside the page pushes
+its register into a floor, by the same site or by another.
+
 Property: what is served at a POP is no older than the origin was at the append of any entry that this POP has applied,
 before a crash or after it (for the client of a fill: had applied when it asked). Every deliberate weakening is caught.
 """
@@ -15,10 +18,12 @@ import pytest
 
 from edgecache.rules import scopes, vectors
 from edgecache.rules.purge_log import Kind, LogEntry, PurgeLog, Verdict
+from edgecache.rules.registers import Group, Registers
 from edgecache.rules.scopes import Subject
 from edgecache.rules.vectors import NOTHING, Vector
 
 PAGE = Subject(b"http://a/")
+URL, NEIGHBOUR, ELSEWHERE = (scopes.url(key) for key in (PAGE.key, b"http://a/2", b"http://b/"))
 REGIONS = ("eu", "us")
 
 
@@ -62,8 +67,12 @@ class State(NamedTuple):
 class World:
     """The transitions. `weakness` names the one rule that is broken on purpose."""
 
-    def __init__(self, weakness: str, versions: int, entries: int, faults: int) -> None:
+    def __init__(
+        self, weakness: str, versions: int, entries: int, faults: int, named: tuple[bytes, ...] = (URL,)
+    ) -> None:
         self.weakness = weakness
+        self.named = named
+        self.appending = (0, 1) if len(named) == 1 else (0,)  # the regions whose logs grow
         self.versions = versions
         self.entries = entries
         self.faults = faults
@@ -72,6 +81,8 @@ class World:
     def _log(self, applied: Sequence) -> PurgeLog:
         """The project's own log, having applied these."""
         log = NoFloor() if self.weakness == "no-floor" else PurgeLog()
+        if len(self.named) > 1:
+            log.registers = (Forgetful if self.weakness == "forgets" else Registers)(1, 1 << 20, most_sites=1)
         for told in applied:
             log.apply(told.region, told.entry, 0.0)
         return log
@@ -79,7 +90,8 @@ class World:
     def owed(self, state: State, applied: Sequence, before: Vector = NOTHING) -> int:
         """The least version that may be served by who has applied these: entries lost or trimmed since count too."""
         vector = self.log(applied).vector.merged(before)
-        return max([w.version for h in state.history for w in h if w.entry.mark <= vector[w.region]], default=0)
+        told = [w for h in state.history for w in h if w.entry.mark <= vector[w.region]]
+        return max([w.version for w in told if w.entry.kind is Kind.OPEN or URL in w.entry.scopes], default=0)
 
     def steps(self, state: State) -> Iterator[tuple[State, tuple[int, int] | None]]:
         """Every next state, and the version served and owed on the way, if one was."""
@@ -91,7 +103,7 @@ class World:
         if s.version < self.versions:
             yield s._replace(version=s.version + 1)
         if sum(map(len, s.history)) < self.entries:
-            yield from (self._append(s, region, reset=False) for region in (0, 1))
+            yield from (self._append(s, region, name) for region in self.appending for name in self.named)
         for region in (0, 1):
             for who in ("child", "parent"):
                 applied: Sequence = getattr(s, who)
@@ -107,10 +119,11 @@ class World:
         if len(s.streams[0]) > 1:
             yield s._replace(streams=(s.streams[0][-1:], s.streams[1]))  # trimmed
         if s.streams[0]:
-            yield self._append(s, 0, reset=True)
+            yield self._append(s, 0, None)
 
-    def _append(self, s: State, region: int, *, reset: bool) -> State:
-        written = s.history[region]
+    def _append(self, s: State, region: int, name: bytes | None) -> State:
+        """The next entry of a region's log; no name: the log has been lost, and begins anew."""
+        written, reset = s.history[region], name is None
         last = written[-1].entry.mark if written else vectors.mark(vectors.incarnation(1, 0))
         epoch = vectors.incarnation_of(last)
         if reset and self.weakness != "same-incarnation":
@@ -119,7 +132,7 @@ class World:
         previous = vectors.mark(epoch) if reset else last
         if reset and self.weakness == "same-incarnation":
             previous = last
-        kind, named = (Kind.OPEN, ()) if reset else (Kind.PURGE, (scopes.url(PAGE.key),))
+        kind, named = (Kind.OPEN, ()) if name is None else (Kind.PURGE, (name,))
         entry = LogEntry(vectors.mark(epoch, vectors.id_of(last)[0] + 1), previous, kind, named)
         told = Written(REGIONS[region], entry, s.version)
         stream = (told,) if reset else (*s.streams[region], told)
@@ -172,6 +185,15 @@ class NoFloor(PurgeLog):
         pass
 
 
+class Forgetful(Registers):
+    """Weakened: a register that makes room leaves nothing behind."""
+
+    def _fold(self, group: Group) -> None:
+        floor = group.floor
+        super()._fold(group)
+        group.floor = floor
+
+
 def replaced(pair: tuple[Sequence, Sequence], at: int, new: Sequence) -> tuple[Sequence, Sequence]:
     """The pair with one of its sides changed."""
     return (new, pair[1]) if at == 0 else (pair[0], new)
@@ -207,6 +229,17 @@ def test_no_interleaving_serves_what_was_purged(entries: int, faults: int, least
     assert holds
     assert states > least
     assert served > least // 3
+
+
+@pytest.mark.parametrize("other", [NEIGHBOUR, ELSEWHERE])
+def test_no_interleaving_serves_what_was_purged_and_pushed_out(other: bytes) -> None:
+    """The page's register falls into a floor, its site's or the crowd's, by any entry, at any POP, at any moment."""
+    holds, states, served = explore(World("", versions=1, entries=3, faults=0, named=(URL, other)))
+
+    assert holds
+    assert states > 10_000
+    assert served > 3_000
+    assert not explore(World("forgets", versions=1, entries=3, faults=0, named=(URL, other)))[0]
 
 
 WEAKNESSES = [

@@ -11,36 +11,28 @@ forms. In this process it is an int, the `position`: the number of entries appli
 the process (a record in Valkey, an answer to another POP) it is a `Vector`. A response that passes is as good as one
 asked now: its `seen` may advance to the present, and until the position moves nothing needs to be looked up again.
 
-What is forgotten, missed or lost never makes an unusable response usable: the *floor* of the region rises instead, and
-what was asked below it has to be validated. Between the begin and the end of a write its scopes are *in doubt*.
+What is forgotten, missed or lost never makes an unusable response usable: a *floor* rises instead, of the site that a
+forgotten register was of (see `registers`) or of the region, and what was asked below it has to be validated. Between
+the begin and the end of a write its scopes are *in doubt*.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import Enum
 from typing import Final, NamedTuple
 
 from edgecache.rules import scopes
 from edgecache.rules.reasons import Word
-from edgecache.rules.scopes import EVERYTHING, Subject
+from edgecache.rules.registers import Registers, Verdict, worse
+from edgecache.rules.scopes import Subject
 from edgecache.rules.vectors import NOTHING, Vector, beyond, incarnation_of, mark
 
-REGISTER_OVERHEAD: Final = 540  # bytes that a register costs beside its scope's; measured by the tests
+__all__ = ("Applied", "Kind", "LogEntry", "PurgeLog", "Stamp", "Verdict", "Write", "worse")
 NO_POSITION: Final = -1  # before all others: whatever carries it is unproven
-TAGS: Final = (b"t", b"g")  # the kinds of scopes that a response bears many of
 NO_FENCE: Final = -(1 << 62)  # what nothing has ever passed at
 HERE: Final = ""  # the region of what only this process knows; no vector ever leaves with it
-
-
-class Verdict(Word):
-    """Whether a response may be used, as far as invalidations go. From best to worst."""
-
-    USABLE = "usable"
-    STALE = "stale"  # softly invalidated: to be treated as stale
-    UNPROVEN = "unproven"  # below the floor or in doubt: to be validated before it is used, even where stale may be
-    PURGED = "purged"  # invalidated: not to be used, nor validated
 
 
 class Kind(Enum):
@@ -95,57 +87,34 @@ class Stamp(NamedTuple):
 UNKNOWN: Final = Stamp(NO_POSITION, NOTHING)  # of an answer of which nobody knows when it was asked
 
 
-class Register:
-    """The last entries that named one scope: local positions and marks, hard and soft."""
-
-    __slots__ = ("hard", "hard_at", "soft", "soft_at")
-
-    def __init__(self) -> None:
-        self.hard_at = 0
-        self.soft_at = 0
-        self.hard = NOTHING
-        self.soft = NOTHING
-
-    def verdict_at(self, seen: int) -> Verdict:
-        """What it says of a response asked for at the local position `seen`."""
-        return Verdict.PURGED if seen < self.hard_at else Verdict.STALE if seen < self.soft_at else Verdict.USABLE
-
-    def verdict(self, seen: Vector) -> Verdict:
-        """What it says of a response asked for at `seen`."""
-        if not seen.covers(self.hard):
-            return Verdict.PURGED
-        return Verdict.USABLE if seen.covers(self.soft) else Verdict.STALE
-
-
 class PurgeLog:
     """The logs of all regions as applied in one process.
 
-    Mutable state: the position, the last mark applied per region, the registers in the order of their last entry, the
-    floor, and the writes in doubt. Registers are bounded in number and bytes; of writes in doubt beyond `most_writes`
-    only is kept that they are: until they end, everything is in doubt.
+    Mutable state: the position, the last mark applied per region, the registers, the floor, and the writes in doubt.
+    Registers are bounded in number and bytes; of writes in doubt beyond `most_writes` only their sites are kept: until
+    they end, everything of those is in doubt.
     """
 
     def __init__(self, most_registers: int = 65536, most_bytes: int = 32 << 20, most_writes: int = 65536) -> None:
         self.position = 0
         self.fence = 0  # the position, or NO_FENCE: who passed at the fence needs not be checked again
-        self.bytes_used = 0
-        self.floor = NOTHING  # what was asked knowing less than this is unproven
+        self.registers = Registers(most_registers, most_bytes)
+        self._floor = NOTHING  # what was asked knowing less than this is unproven
         self._floor_at = 0
         self._vector: Vector | None = NOTHING
         self._stamp: Stamp | None = None
         self._suspended = False
         self._applied: dict[str, int] = {}
-        self._registers: OrderedDict[bytes, Register] = OrderedDict()
-        self._depths: Counter[int] = Counter()  # how many path prefixes there are of each depth
-        self._deepest = 0
-        self._tagged = 0  # how many scopes of tags there are
         self._writes: OrderedDict[tuple[str, int], Write] = OrderedDict()
         self._doubts: Counter[bytes] = Counter()  # scope → writes that have begun and not ended
-        self._most_registers = most_registers
-        self._most_bytes = most_bytes
         self._most_writes = most_writes
 
     # --- what is known
+
+    @property
+    def floor(self) -> Vector:
+        """What a response must know to be proven, whatever its site."""
+        return self._floor.merged(self.registers.floor)
 
     @property
     def vector(self) -> Vector:
@@ -172,7 +141,7 @@ class PurgeLog:
 
     def is_trusted(self, region: str) -> bool:
         """Whether what is asked now can be proven to cover `region`."""
-        return self.applied(region) >= self.floor[region]
+        return self.applied(region) >= self._floor[region]
 
     # --- the rule
 
@@ -180,24 +149,15 @@ class PurgeLog:
         """Whether a response to a question asked here at position `seen` may be used."""
         worst = Verdict.UNPROVEN if seen < self._floor_at else Verdict.USABLE
         names = self._names(subject)
-        if self._registers.keys().isdisjoint(names) and not self._doubts:
-            return worst
-        for register in self._registers_of(names):
-            worst = worse(worst, register.verdict_at(seen))
-        return worse(worst, self._doubt(names))
+        worst = worse(worst, self.registers.verdict_at(names, scopes.site_of(subject.key), seen))
+        return worse(worst, self._doubt(names)) if self._doubts else worst
 
     def check_vector(self, subject: Subject, seen: Vector) -> Verdict:
         """Whether a response that came with `seen` may be used. If so, it is as if it had been asked here, now."""
-        worst = Verdict.USABLE if seen.covers(self.floor) else Verdict.UNPROVEN
+        worst = Verdict.USABLE if seen.covers(self._floor) else Verdict.UNPROVEN
         names = self._names(subject)
-        if self._registers.keys().isdisjoint(names) and not self._doubts:
-            return worst
-        for register in self._registers_of(names):
-            worst = worse(worst, register.verdict(seen))
-        return worse(worst, self._doubt(names))
-
-    def _registers_of(self, names: list[bytes]) -> Iterator[Register]:
-        return (register for name in names if (register := self._registers.get(name)) is not None)
+        worst = worse(worst, self.registers.verdict(names, scopes.site_of(subject.key), seen))
+        return worse(worst, self._doubt(names)) if self._doubts else worst
 
     def _doubt(self, names: list[bytes]) -> Verdict:
         return Verdict.USABLE if self._doubts.keys().isdisjoint(names) else Verdict.UNPROVEN
@@ -276,15 +236,12 @@ class PurgeLog:
         return [write for write in self._writes.values() if write.deadline <= now]
 
     def forget(self, position: int) -> int:
-        """Drop the registers that were last named at or before `position`: the floor rises; how many were dropped."""
-        dropped = 0
-        while self._registers:
-            register = next(iter(self._registers.values()))
-            if max(register.hard_at, register.soft_at) > position:
-                break
-            self._drop_oldest()
-            dropped += 1
-        return dropped
+        """Drop the registers that were last named at or before `position`: floors rise; how many were dropped."""
+        return self.registers.forget(position)
+
+    def settle(self, named: Iterable[bytes], position: int, region: str, mark: int) -> None:
+        """What was `append`ed at `position` is now the entry `mark` of `region`: other processes can know it."""
+        self.registers.settle(map(scopes.canonical, named), HERE, position, (region, mark))
 
     def _advance(self, region: str, mark: int) -> None:
         """Something was applied: whatever passed before has to pass again."""
@@ -297,79 +254,31 @@ class PurgeLog:
         self._stamp = None
 
     def _raise_floor(self, region: str, mark: int) -> None:
-        self.floor = self.floor.reaching(region, mark)
+        self._floor = self._floor.reaching(region, mark)
         self._floor_at = self.position
 
     # --- registers
 
     def _name(self, named: Iterable[bytes], region: str, mark: int, *, soft: bool) -> None:
         """From this entry on, which has just been given its position, what was asked before is not usable."""
-        shared = Vector({region: mark})
-        for scope in map(scopes.canonical, named):
-            register = self._registers.get(scope)
-            if register is None:
-                register = self._new_register(scope)
-            else:
-                self._registers.move_to_end(scope)
-            if soft:
-                register.soft_at = self.position
-                register.soft = shared.merged(register.soft)
-            else:
-                register.hard_at = self.position
-                register.hard = shared.merged(register.hard)
-        while len(self._registers) > self._most_registers or self.bytes_used > self._most_bytes:
-            self._drop_oldest()
-
-    def _new_register(self, scope: bytes) -> Register:
-        register = self._registers[scope] = Register()
-        self.bytes_used += REGISTER_OVERHEAD + len(scope)
-        self._expect(scope)
-        return register
-
-    def _drop_oldest(self) -> None:
-        """Forget the register that was named longest ago: whatever it forbade is below the floor from now on."""
-        scope, register = self._registers.popitem(last=False)
-        self.bytes_used -= REGISTER_OVERHEAD + len(scope)
-        self.floor = self.floor.merged(register.hard).merged(register.soft)
-        self._floor_at = max(self._floor_at, register.hard_at, register.soft_at)
-        self._expect_no_more(scope)
+        self.registers.name(map(scopes.canonical, named), self.position, Vector({region: mark}), soft=soft)
 
     def _names(self, subject: Subject) -> list[bytes]:
         """Every scope that could be in a register, or in doubt, and names `subject`."""
-        if subject.tags and not self._tagged:
+        looked_for = self.registers.looked_for
+        if subject.tags and not looked_for.tagged:
             subject = Subject(subject.key, (), subject.alias)
-        return scopes.naming(subject, self._deepest)
-
-    def _expect(self, scope: bytes) -> None:
-        """A register, or a write, has this scope: look for its like."""
-        kind = scope[:1]
-        if kind == b"p":
-            self._depths[scopes.depth(scope)] += 1
-            self._deepest = max(self._depths)
-        elif kind in TAGS:
-            self._tagged += 1
-
-    def _expect_no_more(self, scope: bytes) -> None:
-        """It has it no more: do not look for tags, nor deeper, than what is left."""
-        kind = scope[:1]
-        if kind == b"p":
-            depth = scopes.depth(scope)
-            self._depths[depth] -= 1
-            if not self._depths[depth]:
-                del self._depths[depth]
-                self._deepest = max(self._depths, default=0)
-        elif kind in TAGS:
-            self._tagged -= 1
+        return scopes.naming(subject, looked_for.deepest)
 
     # --- writes
 
     def _begin(self, write: Write) -> None:
         if len(self._writes) >= self._most_writes:
-            write = write._replace(scopes=(EVERYTHING,))
+            write = write._replace(scopes=tuple(sorted(set(map(scopes.whole_site, write.scopes)))))
         self._writes[write.region, write.begun] = write
         for scope in map(scopes.canonical, write.scopes):
             self._doubts[scope] += 1
-            self._expect(scope)
+            self.registers.looked_for.add(scope)
 
     def _end(self, region: str, begun: int) -> None:
         write = self._writes.pop((region, begun), None)
@@ -377,15 +286,20 @@ class PurgeLog:
             self._doubts[scope] -= 1
             if not self._doubts[scope]:
                 del self._doubts[scope]
-            self._expect_no_more(scope)
+            self.registers.looked_for.remove(scope)
 
     @property
     def writes(self) -> int:
         """How many writes have begun and not ended."""
         return len(self._writes)
 
+    @property
+    def bytes_used(self) -> int:
+        """What the registers take."""
+        return self.registers.bytes_used
+
     def __len__(self) -> int:
-        return len(self._registers)
+        return len(self.registers)
 
     def __repr__(self) -> str:
         return f"<PurgeLog at {self.position}, {len(self)} registers, {self.bytes_used} bytes, {self.vector!r}>"
@@ -399,11 +313,3 @@ def unproven_at(position: int) -> int:
 def asked_at(passed: int) -> int:
     """The position that is remembered, as it is or by `unproven_at`."""
     return passed if passed >= NO_POSITION else NO_POSITION - 1 - passed
-
-
-_RANK: Final = {verdict: rank for rank, verdict in enumerate(Verdict)}
-
-
-def worse(one: Verdict, other: Verdict) -> Verdict:
-    """The worse of two verdicts."""
-    return one if _RANK[one] >= _RANK[other] else other

@@ -13,6 +13,7 @@ that `canonical` gives it (`uri.py`): a URL, path or site by each of its spellin
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -21,6 +22,7 @@ from edgecache.rules.memo import remember
 
 EVERYTHING: Final = b"*"
 LONGEST_SCOPE: Final = 65536  # bytes
+TAGS: Final = (b"t", b"g")  # the kinds of scopes that a response bears many of
 
 
 class Subject(NamedTuple):
@@ -91,6 +93,50 @@ def depth(prefix: bytes) -> int:
 def site_of(key: bytes) -> bytes:
     """The host in a cache key, or in the name of a URL."""
     return uri.parted(key)[0]
+
+
+def host_of(scope: bytes) -> bytes:
+    """The host whose objects alone a canonical scope names; empty if they may be anybody's."""
+    kind, value = scope[:1], scope[1:]
+    if kind not in (b"u", b"g", b"p", b"s"):
+        return b""
+    return value.partition(b"\0")[0].partition(b"?")[0].partition(b"/")[0]
+
+
+def whole_site(scope: bytes) -> bytes:
+    """The scope of all objects of the site that `scope` is of; everything, if it is of none."""
+    host = host_of(canonical(scope))
+    return site(host) if host else EVERYTHING
+
+
+class LookedFor:
+    """Which kinds of scopes there are, so that others need not be looked up. Mutable state: how many of each."""
+
+    def __init__(self) -> None:
+        self.deepest = 0  # segments of the deepest path prefix
+        self.tagged = 0  # scopes of tags
+        self._depths: Counter[int] = Counter()  # how many path prefixes there are of each depth
+
+    def add(self, scope: bytes) -> None:
+        """There is one more: look for its like."""
+        kind = scope[:1]
+        if kind == b"p":
+            self._depths[depth(scope)] += 1
+            self.deepest = max(self._depths)
+        elif kind in TAGS:
+            self.tagged += 1
+
+    def remove(self, scope: bytes) -> None:
+        """It is gone: do not look for tags, nor deeper, than what is left."""
+        kind = scope[:1]
+        if kind == b"p":
+            segments = depth(scope)
+            self._depths[segments] -= 1
+            if not self._depths[segments]:
+                del self._depths[segments]
+                self.deepest = max(self._depths, default=0)
+        elif kind in TAGS:
+            self.tagged -= 1
 
 
 def naming(subject: Subject, deepest: int) -> list[bytes]:
