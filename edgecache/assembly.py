@@ -35,6 +35,7 @@ from edgecache.rules.breaker import Breaker
 from edgecache.rules.client_address import Trust
 from edgecache.rules.forward import Gateway
 from edgecache.rules.purge_log import PurgeLog
+from edgecache.rules.reasons import Revalidation
 from edgecache.rules.record import Codec
 from edgecache.rules.stored import Policy
 from edgecache.switch import Switch
@@ -178,6 +179,7 @@ def limits_of(settings: Settings) -> Limits:
         follower_timeout=settings.follower_timeout,
         stale_wait=settings.stale_wait,
         max_ranges=settings.max_ranges,
+        revalidation=Revalidation(settings.client_revalidation),
     )
 
 

@@ -490,6 +490,12 @@ class Settings:
     default_stale_if_error: float = setting(
         DURATION, "0s", "stale-if-error window where the origin names none.", least="0s", most="30d"
     )
+    client_revalidation: str = setting(
+        one_of("ignore", "collapse", "honour"),
+        "ignore",
+        "What `no-cache`, `max-age`, `min-fresh` and `Pragma` of a client do to a stored response: nothing; one request"
+        " to the origin for all such clients, at most one a second and object; or one for each.",
+    )
     stale_wait: float = setting(
         DURATION, "1s", "How long a usable stale answer waits for a hung origin.", least="0s", most="1m"
     )
@@ -585,6 +591,7 @@ LIVE: Final = frozenset(
         "heuristic_max",
         "negative_ttl",
         "default_stale_if_error",
+        "client_revalidation",
         "stale_wait",
         "follower_timeout",
         "hit_for_miss",

@@ -42,7 +42,7 @@ from edgecache.rules.forward import loops, no_forwards_left
 from edgecache.rules.message import Request
 from edgecache.rules.preconditions import is_unconditional
 from edgecache.rules.purge_log import Verdict
-from edgecache.rules.reasons import Forward, Result
+from edgecache.rules.reasons import Forward, Result, Revalidation
 from edgecache.rules.rfc9111 import Fresh, MustAsk, StaleWhileRevalidate
 from edgecache.rules.stored import Stored
 from edgecache.rules.uri import host_of
@@ -193,6 +193,8 @@ class Edge:
 
     def _look_up(self, exchange: Exchange, request: Request) -> None:
         key = primary_key(request)
+        if not rfc9111.is_plain(request.fields) and request.child is None:
+            request = exchange.request = self._weighed(request, key)
         entry, url_known = self.memory.lookup(key, request.fields)
         why = Forward.VARY_MISS if url_known else Forward.URI_MISS
         if entry is not None:
@@ -210,9 +212,18 @@ class Edge:
         else:
             self._go_on(exchange, key, entry, why)
 
+    def _weighed(self, request: Request, key: bytes) -> Request:
+        """`request` with the weight that its wish for a newer answer has: what the operator gives it, or none now."""
+        weight = self.limits.revalidation
+        if weight is Revalidation.COLLAPSE and self.flights.wished_lately(key, self.clock()):
+            weight = weight if self.refill.is_out(key, request) else Revalidation.IGNORE
+        return request._replace(revalidation=weight)
+
     def _go_on(self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward) -> None:
         """No tier of ours has the answer: towards the origin, if the request lets us."""
         request = exchange.request
+        if why is Forward.REQUEST and request.revalidation is Revalidation.COLLAPSE:
+            self.flights.asked_by_wish(key, self.clock())
         if rfc9111.only_if_cached(request):
             self.delivery.ours(exchange, nothing_stored(), why)
         elif request.method == b"HEAD" or (self._wants_ranges(request) and self._goes_alone(entry)):
@@ -349,11 +360,15 @@ class Edge:
                 return
             if isinstance(outcome, Unshareable):
                 break
+        if entry is not None and not entry.gone and request.revalidation is Revalidation.COLLAPSE:
+            exchange.request = rfc9111.as_follower(request)
+            if self._answer_from(entry, exchange) is None:
+                return
         self.relays.begin(exchange, why, Result.MISS, entry)
 
     def _may_follow(self, stored: Stored, request: Request) -> bool:
         """Whether `stored`, which answers another's question, may be used for `request` too (RFC 9111 §4)."""
-        return not isinstance(rfc9111.may_reuse(stored, request, self.clock()), MustAsk)
+        return not isinstance(rfc9111.may_reuse(stored, rfc9111.as_follower(request), self.clock()), MustAsk)
 
     def _may_join(self, flight: Flight, stored: Stored, reply: Reply, request: Request) -> bool:
         """Whether `reply`, which answers the leader of `flight`, may be used for `request` too."""

@@ -14,6 +14,7 @@ from edgecache.rules import ranges, rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.content import Content
 from edgecache.rules.message import Fields, Framing, Request, Response
+from edgecache.rules.one_client import is_of_one_client
 from edgecache.rules.purge_log import Stamp
 from edgecache.rules.ranges import Segments
 from edgecache.rules.reasons import Refused, Tier
@@ -184,16 +185,24 @@ class Fills:
         if previous is not None and reply.response.status == 200 and not previous.gone:
             if rfc9111.head_agrees(previous.stored, previous.length, reply.response):
                 self.freshen(request, previous, reply)
-            else:
+            elif not self._is_of_one_client(request._replace(method=b"GET"), reply):
                 self._memory.drop(previous)
         self.refuse(reply, Refused.METHOD)
         return Refused.METHOD
+
+    def _is_of_one_client(self, request: Request, reply: Reply) -> bool:
+        """Whether `reply` to `request`, a GET, may not be shared, and is about who asked."""
+        decision = rfc9111.may_store(request, reply.response, reply.times, self._policy)
+        if not isinstance(decision, DoNotStore):
+            return False
+        return is_of_one_client(request, reply.response.status, decision.reason)
 
     def freshen(self, request: Request, entry: Entry, reply: Reply) -> Entry | None:
         """Update `entry` by a 304 or a HEAD's 200; None if it was purged or dropped meanwhile.
 
         If the update is for one client, it is an entry of its own, which is `gone` from the beginning: others may be
-        waiting with `entry` in their hands, and must not find there what is said to the one who asked.
+        waiting with `entry` in their hands, and must not find there what is said to the one who asked. `entry` stays
+        as long as it is fresh, unless what was said is about the URL.
         """
         stored = entry.stored
         passed = None if entry.gone else self._passed(primary_key(request), stored, reply)
@@ -207,9 +216,10 @@ class Fills:
             return None
         if reason := rfc9111.forbids_keeping(request, stored, freshened, reply.response, self._policy):
             self.refuse(reply, reason)
-            self._memory.drop(entry)
-            if self._region is not None:
-                self._region.forget(primary_key(request))
+            if not (stored.is_fresh(reply.times.received) and is_of_one_client(request, 304, reason)):
+                self._memory.drop(entry)
+                if self._region is not None:
+                    self._region.forget(primary_key(request))
             own = Entry(entry.url, freshened, entry.content, entry.segments, passed)
             own.gone = True
             return own
@@ -238,7 +248,8 @@ class Fills:
             return self.refuse(reply, Refused.TOO_MANY_TAGS)
         if reason := rfc9111.forbids_keeping(request, stored, freshened, reply.response, self._policy):
             self.refuse(reply, reason)
-            self._region.forget(key)
+            if not (stored.is_fresh(reply.times.received) and is_of_one_client(request, 304, reason)):
+                self._region.forget(key)
             return False
         entry.passed = passed
         entry.adopt(freshened)

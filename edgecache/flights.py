@@ -14,6 +14,7 @@ from edgecache.fills import Reply
 from edgecache.memory import Entry
 from edgecache.rules import uri
 from edgecache.rules.reasons import Refused
+from edgecache.rules.rfc9111 import NEW_FOR
 from edgecache.rules.stored import Stored
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
@@ -103,6 +104,7 @@ class Flights:
         self.marks: dict[bytes, float] = {}  # URLs whose answers are not shareable, and until when
         self.hit_for_miss = hit_for_miss  # seconds
         self._most_marks = most_marks
+        self._wishes: dict[int, float] = {}  # hash of a URL → when the origin was asked because a client wished so
         self.led = self.followed = 0  # ever
 
     def out(self, key: object) -> Flight | None:
@@ -133,6 +135,16 @@ class Flights:
             for key in list(self.marks)[: self._most_marks // 2]:
                 del self.marks[key]
         self.marks[primary] = now + self.hit_for_miss
+
+    def asked_by_wish(self, primary: bytes, now: float) -> None:
+        """The origin is asked at `now` because a client wants a newer answer than the stored one."""
+        if len(self._wishes) >= self._most_marks:
+            self._wishes.clear()
+        self._wishes[hash(primary)] = now
+
+    def wished_lately(self, primary: bytes, now: float) -> bool:
+        """Whether that has happened within the second before `now`."""
+        return now - self._wishes.get(hash(primary), float("-inf")) < NEW_FOR
 
     def unmark(self, primary: bytes) -> None:
         """Its answers are shareable after all."""

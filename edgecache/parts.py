@@ -13,6 +13,7 @@ from edgecache.known import KnownHeads
 from edgecache.memory import Memory
 from edgecache.region import Region
 from edgecache.relay import Relays
+from edgecache.rules.reasons import Revalidation
 from edgecache.upstream import Upstream
 
 
@@ -42,3 +43,4 @@ class Limits:
     follower_timeout: float  # seconds that a request waits for the flight of another
     stale_wait: float  # seconds that a request waits where something stale may stand in
     max_ranges: int
+    revalidation: Revalidation = Revalidation.HONOUR  # what becomes of clients' wishes for something newer

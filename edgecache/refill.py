@@ -14,11 +14,12 @@ from edgecache.fills import Reply
 from edgecache.flights import Failed, Filling, Flight, Outcome, Refreshed, Risen, Unshareable
 from edgecache.memory import Entry
 from edgecache.parts import Parts
-from edgecache.region import Turn
+from edgecache.region import Region, Turn
 from edgecache.regional import Found
 from edgecache.rules import rfc9111, trace_context
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Request
+from edgecache.rules.one_client import is_of_one_client
 from edgecache.rules.purge_log import Verdict
 from edgecache.rules.reasons import Refused
 from edgecache.rules.stored import Stored
@@ -57,8 +58,9 @@ class Refill:
 
     def flight(self, key: bytes, request: Request, entry: Entry | None, exchange: Exchange | None) -> Flight:
         """The flight that is out for this URL and these selecting fields, or a new one that `exchange` leads."""
-        place: tuple[object, ...] = (key, selecting_values(self._memory.vary_of(key), request.fields))
-        if exchange is not None and asks_for_itself(request, entry):
+        place = self._place(key, request)
+        alone = entry is not None and self._flights.marked(key, self._clock())
+        if exchange is not None and (alone or asks_for_itself(request, entry)):
             place = (*place, exchange)  # nobody else's question will do
         flight = self._flights.out(place)
         if flight is None:
@@ -67,6 +69,13 @@ class Refill:
         elif exchange is not None:
             self._flights.followed += 1
         return flight
+
+    def _place(self, key: bytes, request: Request) -> tuple[object, ...]:
+        return (key, selecting_values(self._memory.vary_of(key), request.fields))
+
+    def is_out(self, key: bytes, request: Request) -> bool:
+        """Whether there is a flight that `request` may follow."""
+        return self._flights.out(self._place(key, request)) is not None
 
     def refresh(self, key: bytes, request: Request) -> Flight:
         """The flight that fetches `request`, which no client has sent."""
@@ -88,7 +97,7 @@ class Refill:
         """Run once per flight, in a task of its own: ask, and say what came of it."""
         turn = Turn(entry=entry)
         try:
-            if self._region is not None and not rfc9111.wants_newer(request) and not self._region.is_led_by(request):
+            if self._region is not None and self._may_wait(self._region, flight, request):
                 turn = await self._region.ask(request, entry, client)
             outcome = turn.outcome or await self._ask_origin(flight, request, turn.entry, client, turn.found)
         except BaseException:
@@ -97,9 +106,15 @@ class Refill:
             if self._region is not None and turn.lease is not None:
                 self._region.give_up(turn.lease)
             raise
-        self._settle(flight, request, outcome)
+        self._settle(flight, request, outcome, turn.entry or (turn.found.entry if turn.found is not None else None))
         if self._region is not None and turn.lease is not None:
             self._region.tell(turn.lease, outcome)
+
+    def _may_wait(self, region: Region, flight: Flight, request: Request) -> bool:
+        """Whether the answer to another POP or worker of the region would do for `request`."""
+        if rfc9111.wants_newer(request) or self._flights.marked(flight.primary, self._clock()):
+            return False
+        return not region.is_led_by(request)
 
     async def _ask_origin(
         self, flight: Flight, request: Request, entry: Entry | None, client: str, found: Found | None = None
@@ -151,8 +166,8 @@ class Refill:
             return None
         return self._region.streamed(found, request, client, reply.seen)
 
-    def _settle(self, flight: Flight, request: Request, outcome: Outcome) -> None:
-        """Tell the flight's outcome, and remember what it says about the next requests."""
+    def _settle(self, flight: Flight, request: Request, outcome: Outcome, known: Entry | None) -> None:
+        """Tell the flight's outcome, and remember what it says about the next requests; `known` is what is stored."""
         match outcome:
             case Filling(_, reply):
                 self._flights.unmark(flight.primary)
@@ -161,21 +176,30 @@ class Refill:
                     reply.body.discard()
             case Unshareable(reply, reason):
                 self._flights.end(flight)
-                if reply.response.status < 500:
-                    self._not_for_sharing(flight.primary, request, reason)
+                if reply.response.status < 500 and reason in OF_THE_RESPONSE:
+                    own = is_of_one_client(request, reply.response.status, reason)
+                    self._not_for_sharing(flight.primary, request, known, own=own)
                 if flight.leader is None or flight.leader.gone:
                     reply.body.discard()
+            case Refreshed(entry) if not entry.gone:
+                self._flights.unmark(flight.primary)
+                self._flights.end(flight)
             case Refreshed() | Risen() | Failed():
                 self._flights.end(flight)
         flight.land(outcome)
 
-    def _not_for_sharing(self, key: bytes, request: Request, reason: Refused) -> None:
-        """A whole crowd must not wait in line for answers that are for one each."""
-        if reason in OF_THE_RESPONSE:
-            self._flights.mark(key, self._clock())
-            stale, _ = self._memory.lookup(key, request.fields)
-            if stale is not None:
-                self._memory.drop(stale)
+    def _not_for_sharing(self, key: bytes, request: Request, known: Entry | None, *, own: bool) -> None:
+        """A whole crowd must not wait in line for answers that are for one each.
+
+        Of an answer that is the client's `own`, nothing follows for what is stored, nor for those who get that.
+        """
+        now = self._clock()
+        if own and (not rfc9111.is_plain(request.fields) or (known is not None and now < known.stale_at)):
+            return  # a request that is not plain may have passed over what the region holds
+        self._flights.mark(key, now)
+        stale, _ = self._memory.lookup(key, request.fields)
+        if stale is not None and not own:
+            self._memory.drop(stale)
 
 
 def asks_for_itself(request: Request, entry: Entry | None) -> bool:

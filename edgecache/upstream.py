@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable
 from edgecache.body import Body
 from edgecache.fills import Reply
 from edgecache.pops import Parental, may_go_to_parents
+from edgecache.rules import rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.forward import Gateway, upstream_lines
 from edgecache.rules.message import Fields, Request, Response
 from edgecache.rules.purge_log import PurgeLog, Stamp
-from edgecache.rules.reasons import Tier
+from edgecache.rules.reasons import Revalidation, Tier
 from edgecache.rules.stored import Times
 from edgecache.switch import Switch
 from edgecache.wire import h1_render as render
@@ -120,6 +121,8 @@ class Words:
         """The head as a parent that is asked by `scheme` gets it, signed now."""
         self._forced = self._parental.must_ask_itself(self.key)
         fields = self._fields
+        if self._request.revalidation is Revalidation.IGNORE:  # a parent cannot tell it from what this POP asks for
+            fields = rfc9111.accepting(fields)
         if self._forced:
             fields = fields.without((b"cache-control", b"pragma")).plus((b"Cache-Control", b"no-cache"))
         return self._parental.head(self._request, fields, self._client, scheme)

@@ -368,7 +368,8 @@ async def test_a_reload_is_not_answered_by_an_older_question(origin: OriginDoubl
     """A client that reloads is not given what the origin was asked for before it came (RFC 9111 §5.2.1.4)."""
     gate = asyncio.Event()
     origin.on("/page", Reply(fields=[FRESH], body=b"one", wait=gate), Reply(fields=[FRESH], body=b"two"))
-    async with running_pop(origin) as pop, crowd(pop, 1) as early, pop.client() as client:
+    honouring = running_pop(origin, client_revalidation="honour")
+    async with honouring as pop, crowd(pop, 1) as early, pop.client() as client:
         await origin.request_seen()
         await client.request("GET", "/page", [("Cache-Control", reload)])
         await let_others_run(50)

@@ -7,7 +7,7 @@ Whoever writes a directive twice, or with a value that is not a number, gets the
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from edgecache.rules.memo import remember
@@ -69,7 +69,13 @@ class RequestDirectives:
     only_if_cached: bool = False
     stale_if_error: int = 0  # RFC 5861 §4: a client may ask for it too
 
+    @property
+    def accepting(self) -> RequestDirectives:
+        """These less the wish for something newer than what is stored."""
+        return replace(self, no_cache=False, max_age=None, min_fresh=None)
 
+
+WISHES: Final = frozenset((b"no-cache", b"max-age", b"min-fresh"))
 STRICTEST: Final = RequestDirectives(no_cache=True, no_store=True)
 LONGEST_REQUEST: Final = 1024  # bytes of a request's `Cache-Control` that are read
 
@@ -132,6 +138,19 @@ def parse_request_directives(cache_control: bytes | None, pragma: bytes | None) 
         b"only-if-cached" in names,
         stale_if_error,
     )
+
+
+def without_wishes(cache_control: bytes) -> bytes:
+    """`cache_control` of a request less its wishes for something newer, and less what is malformed."""
+    kept = []
+    position = 0
+    while position < len(cache_control):
+        match = DIRECTIVE.match(cache_control, position) or MALFORMED.match(cache_control, position)
+        assert match is not None, "MALFORMED matches anything"
+        if match.re is DIRECTIVE and match[1] is not None and match[1].lower() not in WISHES:
+            kept.append(match[0].strip(b" \t,"))
+        position = match.end()
+    return b", ".join(kept)
 
 
 @remember(4096)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, KeysView, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from edgecache.rules.reasons import Revalidation
+
 if TYPE_CHECKING:
     from edgecache.rules.chain import Child
 
@@ -131,6 +133,7 @@ class Request(NamedTuple):
     place: tuple[FieldLine, ...] = ()  # what we know of the client's place: in `fields` too, in the stead of its word
     child: Child | None = None  # the POP that asks, if it is one
     jurisdiction: str = ""  # that the answer must not leave; empty: it may go anywhere
+    revalidation: Revalidation = Revalidation.HONOUR  # what becomes of its wish for something newer
 
     @property
     def persists(self) -> bool:

@@ -25,6 +25,14 @@ class Forward(Word):
     HIT_FOR_MISS = b"hit-for-miss"  # answers for the URL are known not to be shareable: a `bypass`
 
 
+class Revalidation(Word):
+    """What becomes of a client's wish for something newer than what is stored (RFC 9111 §5.2.1, §5.4)."""
+
+    IGNORE = "ignore"  # nothing
+    COLLAPSE = "collapse"  # one question for all who wish so, at most one a second for each object
+    HONOUR = "honour"  # a question for each
+
+
 class Refused(Word):
     """Why a response is not stored."""
 

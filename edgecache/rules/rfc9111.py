@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgecache.rules import ranges
-from edgecache.rules.cache_control import ResponseDirectives, parse_request_directives
+from edgecache.rules.cache_control import ResponseDirectives, parse_request_directives, without_wishes
 from edgecache.rules.cache_key import primary_key, same_origin_key
 from edgecache.rules.message import NO_BODY, Fields, Request, Response
-from edgecache.rules.reasons import Forward, Refused
+from edgecache.rules.reasons import Forward, Refused, Revalidation
 from edgecache.rules.stored import (
     HEURISTICALLY_CACHEABLE,
     Policy,
@@ -31,6 +31,7 @@ UNDERSTOOD: Final = frozenset((200, 203, 204, 206, 300, 301, 302, 303, 307, 308,
 PER_USER: Final = (b"cookie", b"authorization")
 PER_CLIENT: Final = frozenset((b"forwarded", b"x-forwarded-for"))  # that we write: the origin sees another each time
 FAILURES: Final = frozenset((500, 502, 503, 504))  # RFC 5861 §4
+NEW_FOR: Final = 1.0  # seconds that an answer is new enough for all whose wishes for a newer one are collapsed
 SAFE_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PROPFIND", b"REPORT", b"SEARCH", b"QUERY"))
 CONDITIONS: Final = (
     b"if-match",
@@ -225,6 +226,8 @@ def may_reuse(stored: Stored, request: Request, now: float) -> Verdict:
     directives = stored.directives
     fields = request.fields
     asked = parse_request_directives(fields.get(b"cache-control"), fields.get(b"pragma"))
+    if is_waived(request, stored, now):
+        asked = asked.accepting
     age = stored.age(now)
     if asked.no_cache:  # §5.2.1.4
         return MustAsk(Forward.REQUEST)
@@ -257,6 +260,8 @@ def may_serve_on_error(stored: Stored, request: Request, now: float) -> bool:
     if stored.directives.forbids_stale or stored.status >= 500:
         return False
     asked = parse_request_directives(request.fields.get(b"cache-control"), request.fields.get(b"pragma"))
+    if request.revalidation is not Revalidation.HONOUR:
+        asked = asked.accepting
     if asked.no_cache or asked.max_age is not None or asked.min_fresh is not None:
         return stored.is_fresh(now) and not asked.no_cache
     return stored.age(now) - stored.lifetime <= max(stored.stale_if_error, asked.stale_if_error)
@@ -270,13 +275,38 @@ def is_plain(fields: Fields) -> bool:
 
 def wants_newer(request: Request) -> bool:
     """Whether only a question asked after this request may answer it (RFC 9111 §5.2.1.4, §5.2.1.1 with 0)."""
+    if request.revalidation is not Revalidation.HONOUR:
+        return False
     asked = parse_request_directives(request.fields.get(b"cache-control"), request.fields.get(b"pragma"))
     return asked.no_cache or asked.max_age == 0
 
 
 def asking_newer(request: Request) -> Request:
     """`request` as one that nothing stored may answer, here or further up (RFC 9111 §5.2.1.4)."""
-    return request._replace(fields=request.fields.plus((b"Cache-Control", b"no-cache")))
+    fields = request.fields.plus((b"Cache-Control", b"no-cache"))
+    return request._replace(fields=fields, revalidation=Revalidation.HONOUR)
+
+
+def is_waived(request: Request, stored: Stored, now: float) -> bool:
+    """Whether the wish of `request` for something newer has no weight against `stored`, as the operator has chosen."""
+    if request.revalidation is Revalidation.COLLAPSE:
+        return now - stored.received < NEW_FOR
+    return request.revalidation is Revalidation.IGNORE
+
+
+def accepting(fields: Fields) -> Fields:
+    """The fields of a request less its wish for something newer."""
+    said = fields.get(b"cache-control")
+    kept = without_wishes(said) if said is not None else b""
+    lines = [(b"Cache-Control", kept)] if kept else []
+    return fields.without((b"cache-control", b"pragma")).plus(*lines)
+
+
+def as_follower(request: Request) -> Request:
+    """`request` as one that another's answer will do for which is on its way, unless its wish is honoured."""
+    if request.revalidation is Revalidation.HONOUR:
+        return request
+    return request._replace(revalidation=Revalidation.IGNORE)
 
 
 def only_if_cached(request: Request) -> bool:
