@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -17,6 +17,7 @@ from aiohttp.typedefs import Handler, Middleware
 from edgecache.purge_desk import Desk
 from edgecache.purge_method import Attempts
 from edgecache.purge_pages import PurgePages
+from edgecache.rules.own_names import is_own
 from edgecache.rules.purge_request import PurgeRefused
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # what an orchestrator asks, without secrets
@@ -44,17 +45,20 @@ class Pop(Protocol):
 class Pages:
     """The admin pages of one POP."""
 
-    def __init__(self, pop: Pop) -> None:
+    def __init__(self, pop: Pop, names: Collection[str]) -> None:
         self._pop = pop
+        self._names = names  # of this machine, in lower case
 
     async def health(self, request: web.Request) -> web.Response:
         """200 while the supervisor lives."""
         return web.Response(text="ok\n")
 
     async def ready(self, request: web.Request) -> web.Response:
-        """200 with the state of each part if new clients are welcome, else 503."""
+        """200 if new clients are welcome, else 503; with the state of each part, if it is asked by an own name."""
         readiness = self._pop.readiness()
-        body = {"state": readiness.state, "parts": dict(readiness.parts)}
+        body: dict[str, object] = {"state": readiness.state}
+        if is_own(request.headers.get("Host"), self._names):
+            body["parts"] = dict(readiness.parts)
         return web.json_response(body, status=200 if readiness.state == "ready" else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
@@ -78,10 +82,13 @@ PAGES: Mapping[str, tuple[Page, str]] = {
 }
 
 
-def application(pop: Pop, token: str, desk: Desk | None = None) -> web.Application:
-    """The admin application; `token` empty leaves every page open but those of purges, which `desk` takes."""
-    app = web.Application(middlewares=[_ask_for(token)] if token else [])
-    pages = Pages(pop)
+def application(pop: Pop, token: str, desk: Desk | None = None, names: Collection[str] = ()) -> web.Application:
+    """The admin application; `token` empty leaves every page open but those of purges, which `desk` takes.
+
+    Without a token, `names` of this machine, its addresses and localhost are the only hosts that are answered.
+    """
+    app = web.Application(middlewares=[_ask_for(token) if token else _as_own(names)])
+    pages = Pages(pop, names)
     for path, (page, _) in PAGES.items():
         app.router.add_get(path, _bound(page, pages))
     if desk is not None:
@@ -102,8 +109,7 @@ def _ask_for(token: str) -> Middleware:
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        own = request.path == "/purges" or request.path.startswith("/purges/")  # these ask for a token themselves
-        if own or request.path in OPEN_PATHS:
+        if _is_open(request):
             return await handler(request)
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         address, now = request.remote or "", time.monotonic()
@@ -118,6 +124,23 @@ def _ask_for(token: str) -> Middleware:
         return _problem(401, "The admin token is required", {"WWW-Authenticate": "Bearer"})
 
     return check
+
+
+def _as_own(names: Collection[str]) -> Middleware:
+    """Nothing is said to a page of another site whose name was made to resolve to this machine (DNS rebinding)."""
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if _is_open(request) or is_own(request.headers.get("Host"), names):
+            return await handler(request)
+        return _problem(421, "Without EDGECACHE_ADMIN_TOKEN, ask by an address, localhost or this machine's own name")
+
+    return check
+
+
+def _is_open(request: web.Request) -> bool:
+    """Whether the page is for an orchestrator, or asks for a token itself."""
+    return request.path in OPEN_PATHS or request.path == "/purges" or request.path.startswith("/purges/")
 
 
 def _problem(status: int, title: str, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -158,7 +158,8 @@ class Settings:
     admin_token: str = setting(
         TOKEN,
         "",
-        "Bearer token asked for on the admin listener, except health; empty asks for none.",
+        "Bearer token asked for on the admin listener, except health; empty asks for none, and answers"
+        " addresses, localhost and own names only.",
         secret=True,
     )
     trusted_proxies: tuple[Network, ...] = setting(

@@ -21,6 +21,12 @@ def pop_name() -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64] or "pop"
 
 
+def own_names(*more: str) -> frozenset[str]:
+    """The names of this machine, with and without its domain, and `more`, in lower case."""
+    name = socket.gethostname()
+    return frozenset(one.lower() for one in (name, name.partition(".")[0], *more) if one)
+
+
 def usable_cores() -> str:
     """How many cores this process may run on, at most 256, as text."""
     return str(min(256, len(os.sched_getaffinity(0))))

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from edgecache import __version__, admin, metrics, otlp
+from edgecache import __version__, admin, machine, metrics, otlp
 from edgecache.admin_connections import AdminConnections
 from edgecache.config import Address, Settings
 from edgecache.config_file import Source
@@ -215,7 +215,8 @@ class Supervisor:
         else:
             self._desk = PurgeDesk(self._settings, self._registry)
         self._desk.start()
-        app = admin.application(self, self._settings.admin_token, self._desk)
+        names = machine.own_names(self._settings.pop, self._settings.admin_listen.host)
+        app = admin.application(self, self._settings.admin_token, self._desk, names)
         return await self._admin_connections.serve(app, self._admin_listener)
 
     async def _keep(self, slot: Slot) -> None:

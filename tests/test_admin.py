@@ -9,6 +9,7 @@ from aiohttp.web import Application, Request
 
 from edgecache import __version__
 from edgecache.admin import PAGES, Readiness, application
+from edgecache.rules.own_names import is_own
 
 
 class FakePop:
@@ -27,9 +28,11 @@ class FakePop:
 
 
 @asynccontextmanager
-async def admin(pop: FakePop, token: str = "") -> AsyncIterator[TestClient[Request, Application]]:
+async def admin(
+    pop: FakePop, token: str = "", names: tuple[str, ...] = ()
+) -> AsyncIterator[TestClient[Request, Application]]:
     """A client of the admin listener of `pop`."""
-    async with TestClient(TestServer(application(pop, token))) as client:
+    async with TestClient(TestServer(application(pop, token, None, names))) as client:
         yield client
 
 
@@ -95,3 +98,44 @@ async def test_the_token_opens() -> None:
 def test_the_package_has_a_version() -> None:
     """The version is a plain dotted number."""
     assert all(part.isdigit() for part in __version__.split("."))
+
+
+OWN = [
+    *("127.0.0.1", "127.0.0.1:9900", "[::1]:9900", "[::1]"),
+    *("LOCALHOST", "localhost.:9900", "a.localhost", "edge-eu:9900"),
+]
+OTHERS = [
+    *("evil.example", "evil.example:9900", "edge-eu.evil.example", "127.0.0.1.evil.example"),
+    *("1.2.3.4x", "", "[::1", "a:b"),
+]
+
+
+@pytest.mark.parametrize("host", OWN)
+async def test_without_a_token_own_names_and_addresses_are_answered(host: str) -> None:
+    """Who asks by an address, localhost or the machine's name is no page of another site."""
+    async with admin(FakePop(), names=("edge-eu",)) as client:
+        for path in PAGES:
+            assert (await client.get(path, headers={"Host": host})).status == 200
+        assert "parts" in await (await client.get("/readyz", headers={"Host": host})).json()
+
+
+@pytest.mark.parametrize("host", OTHERS)
+async def test_without_a_token_other_names_get_nothing(host: str) -> None:
+    """A site whose name was made to resolve to this machine reads neither metrics nor parts, and health is for all."""
+    async with admin(FakePop(), names=("edge-eu",)) as client:
+        found = {path: await client.get(path, headers={"Host": host}) for path in [*PAGES, "/nowhere"]}
+        statuses = {path: answer.status for path, answer in found.items()}
+        assert statuses == {"/": 421, "/healthz": 200, "/readyz": 200, "/metrics": 421, "/nowhere": 421}
+        assert await found["/readyz"].json() == {"state": "ready"}
+
+
+async def test_with_the_token_any_name_is_answered() -> None:
+    """No page of another site knows the token."""
+    async with admin(FakePop(), "hunter2") as client:
+        given = {"Authorization": "Bearer hunter2", "Host": "edge-eu.internal:9900"}
+        assert (await client.get("/metrics", headers=given)).status == 200
+
+
+def test_a_client_that_names_no_host_is_no_browser() -> None:
+    """HTTP/1.0 clients such as simple checks send none."""
+    assert is_own(None, ())
