@@ -12,7 +12,7 @@ from harness.pop import running_pop
 
 from edgecache.body import Body
 from edgecache.memory import Entry
-from edgecache.wire.h1_body import ChunkedBody
+from edgecache.wire.h1_body import AT_ONCE, ChunkedBody
 
 FRESH = ("Cache-Control", "max-age=60")
 ETAG = ("ETag", '"v"')
@@ -42,7 +42,7 @@ def test_chunks_of_one_byte_are_one_piece() -> None:
     """However small its chunks are, what one read brings of a body is one piece: memory and work follow the bytes."""
     reader = ChunkedBody()
 
-    assert reader.feed(b"1\r\na\r\n" * 10_000) == [b"a" * 10_000]
+    assert reader.feed(b"1\r\na\r\n" * AT_ONCE) == [b"a" * AT_ONCE]
     assert reader.feed(b"3\r\nabc\r\n") == [b"abc"]
 
 
@@ -161,3 +161,50 @@ async def test_long_urls_are_not_remembered_by_the_thousand(origin: OriginDouble
 
         assert sum(map(len, edge.flights.marks)) < 20 * 600
         assert not edge.log.allows(f"http://{HOST}{target}".encode(), 0)
+
+
+def test_a_flood_of_tiny_chunks_lets_others_have_their_turn() -> None:
+    """Of chunks that come faster than they are worth, so many are read in one turn of the event loop and no more."""
+    reader = ChunkedBody()
+    pieces = reader.feed(b"1\r\na\r\n" * 10_000)
+    turns = 1
+    while reader.tired:
+        pieces += reader.feed(reader.rest)
+        turns += 1
+
+    assert b"".join(pieces) == b"a" * 10_000
+    assert turns == -(-10_000 // AT_ONCE)
+
+
+@pytest.mark.parametrize("chunk", [b"1\r\na\r\n", b"1;a=b\r\na\r\n", b"000000000000001\r\na\r\n"])
+async def test_many_tiny_chunks_of_a_request_are_refused(origin: OriginDouble, chunk: bytes) -> None:
+    """A request's chunks may be of any size while they are few; of many, the mean size is bounded."""
+    flood = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * 40_000
+    async with running_pop(origin) as pop, pop.client() as client:
+        sending = asyncio.get_running_loop().create_task(client.send(flood, None))
+        assert (await client.response("POST")).status == 400
+        sending.cancel()
+    assert [seen.whole for seen in origin.requests] in ([], [False])
+
+
+async def test_a_body_of_many_chunks_is_whole_though_its_client_has_left(origin: OriginDouble) -> None:
+    """What is read turn by turn is read to its end, though the client's FIN came behind it."""
+    origin.on("/form", Reply())
+    data = (
+        b"POST /form HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 9_000 + b"0\r\n\r\n"
+    )
+    async with running_pop(origin) as pop, pop.client() as client:
+        await client.send(data, "POST")
+        client.half_close()
+        assert (await client.response("POST")).status == 200
+    assert bytes(origin.requests[0].body) == b"a" * 9_000
+
+
+async def test_an_answer_of_many_tiny_chunks_is_whole(origin: OriginDouble) -> None:
+    """An origin's chunks may be tiny for as long as its answer lasts, also where it closes at once."""
+    origin.on("/events", Reply(pieces=[b"a"] * 50_000, framing="chunked"))
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 50_000 + b"0\r\n\r\n"
+    origin.on("/closes", Reply(raw=chunked))
+    async with running_pop(origin) as pop:
+        assert (await pop.get("/events")).body == b"a" * 50_000
+        assert (await pop.get("/closes")).body == b"a" * 50_000

@@ -46,6 +46,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         "_pool",
         "_rate",
         "_reader",
+        "_resting",
         "_reusable",
         "_reused",
         "_sending",
@@ -82,6 +83,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         self._reader: BodyReader | None = None  # of the answer under way, once its head is there
         self._body: Body | None = None
         self._cursor: tuple[Body, Cursor] | None = None
+        self._resting = False  # others have their turn before the rest of what is here is read
         self._answered = False  # the final head has come
         self._sending = False  # the question's body is still going out
         self._reusable = True  # so far
@@ -298,11 +300,30 @@ class OriginConnection(asyncio.BufferedProtocol):
             return
         if self.deadline is not inf:
             self.deadline = self._pool.clock() + self._pool.between_bytes_timeout
+        if self._buffer:  # what was left over in the last turn of the event loop
+            data, self._buffer = self._buffer + data, b""
         for piece in reader.feed(data):
             body.write(piece)
         if reader.done:
             self._buffer = reader.rest
             self._end_answer()
+        elif reader.tired:
+            self._buffer = reader.rest
+            self._rest()
+
+    def _rest(self) -> None:
+        """Let others have their turn before the rest of what is here is read."""
+        if not self._resting:
+            self._resting = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+        if self._held_since == inf and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def _go_on(self) -> None:
+        self._resting = False
+        if self._held_since == inf and not self.closed and self._reader is not None:
+            self.transport.resume_reading()
+            self.data_received(b"")
 
     def _end_answer(self) -> None:
         body, self._body = self._body, None
@@ -346,6 +367,8 @@ class OriginConnection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         by_us, self.closed = self.closed, True
+        while self._reader is not None and self._reader.tired and self._buffer and not by_us:
+            self.data_received(b"")
         if self._tunnel is not None:
             self._tunnel(None)
         elif self._reader is not None and self._body is not None and self._reader.end() and self._fin and exc is None:
@@ -448,6 +471,9 @@ class OriginConnection(asyncio.BufferedProtocol):
             self._taken = 0
         self._held_since = inf
         self._laggards.held_back_no_more()
+        if self._reader is not None and self._reader.tired:
+            self._rest()
+            return
         if not self.transport.is_closing():
             self.transport.resume_reading()
 

@@ -56,6 +56,7 @@ class ClientConnection(asyncio.Protocol):
         "_lingering",
         "_paused",
         "_ready",
+        "_resting",
         "_scanned",
         "_since",
         "_stalled",
@@ -92,6 +93,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._body: BodyReader | None = None  # of the request under way, while it still comes in
         self._body_bytes = 0  # of it, so far
+        self._resting = False  # the body's reader has done its share of this turn of the event loop
         self._held = False  # the exchange waits until its body is known to be well-formed
         self._tunnel: Callable[[bytes], None] | None = None
         self._tunnel_room: Callable[[], None] | None = None  # told when a tunnel's client can take more
@@ -150,6 +152,9 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client will send no more; what it has asked is still answered."""
+        if self._resting:  # the body's rest is here, perhaps
+            self._ended = True
+            return True
         if self._tunnel is not None or self._body is not None or (self._exchange is None and not self._has_more()):
             return False
         self._ended = True
@@ -192,6 +197,8 @@ class ClientConnection(asyncio.Protocol):
     def _take_requests(self) -> None:
         taken = 0
         while self._at < len(self._buffer) and not self._lingering:
+            if self._resting:
+                break
             if self._body is not None:
                 self._feed_body()
             elif self._exchange is not None or not self.writable:
@@ -210,11 +217,15 @@ class ClientConnection(asyncio.Protocol):
         if waits and ahead > MAX_PIPELINED and not self._paused:
             self._paused = self._ahead = True
             self.transport.pause_reading()
-        elif self._paused and (not waits or (self._ahead and self._body is not None)):  # the body's rest has to come
-            self._paused = self._ahead = False
+        elif self._paused and (not waits or (self._ahead and self._body is not None and not self._resting)):
+            self._paused = self._ahead = False  # the body's rest has to come
             self.transport.resume_reading()
         self._ready = not waits and not ahead and not self.closing and not self._lingering
-        if self._ended and not self._lingering and (self._body is not None or not (waits or self._has_more())):
+        if (
+            self._ended
+            and not (self._lingering or self._resting)
+            and (self._body is not None or not (waits or self._has_more()))
+        ):
             self.transport.close()  # what is left will never be whole
 
     def _next_request(self) -> bool:
@@ -246,7 +257,7 @@ class ClientConnection(asyncio.Protocol):
         body = None
         if request.framing.length != 0:
             body = Body(self)
-            self._body = body_reader(request.framing)
+            self._body = body_reader(request.framing, bounded=True)
             self._body_bytes = 0
             self._since = self.site.clock()
         if not request.keep_alive or self.site.draining:
@@ -277,7 +288,10 @@ class ClientConnection(asyncio.Protocol):
             self.refuse(BadRequest(error.status, error.reason, str(error)))
             return
         body = exchange.body if exchange is not None else None
-        if reader.done:
+        if reader.tired:
+            self._buffer, self._resting = reader.rest, True
+            asyncio.get_running_loop().call_soon(self._go_on)
+        elif reader.done:
             self._body, self._buffer = None, reader.rest
         if body is not None:
             for piece in pieces:
@@ -286,6 +300,12 @@ class ClientConnection(asyncio.Protocol):
                 body.finish()
             if self._held and (reader.done or body.size > MOST_HELD):
                 self._let_go()
+
+    def _go_on(self) -> None:
+        """Others have had their turn."""
+        self._resting = False
+        if not self.transport.is_closing():
+            self._advance()
 
     def _let_go(self) -> None:
         self._held = False

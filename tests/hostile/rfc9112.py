@@ -221,6 +221,8 @@ def chunked(stream: bytes, at: int) -> tuple[bytes, int]:
 def chunk_size(line: bytes) -> int:
     """The size in a chunk's first line; its extensions are checked and ignored (§7.1.1)."""
     digits = line.split(b";", 1)[0]
+    if b";" in line:
+        digits = digits.rstrip(b" \t")
     require(0 < len(digits) < 16 and HEX.issuperset(digits), "§7.1: chunk-size = 1*HEXDIG")
     at = len(digits)
     while at < len(line):
@@ -229,14 +231,17 @@ def chunk_size(line: bytes) -> int:
 
 
 def chunk_extension(line: bytes, at: int) -> int:
-    """Where the extension that begins at `at` ends: ";" token [ "=" ( token / quoted-string ) ]."""
-    require(line[at] == 0x3B, "§7.1.1: an extension begins with a semicolon")
-    at = token_end(line, at + 1)
+    """Where the extension that begins at `at` ends: BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ]."""
+    at = blanks_end(line, at)
+    require(line[at : at + 1] == b";", "§7.1.1: an extension begins with a semicolon")
+    end = token_end(line, blanks_end(line, at + 1))
+    at = blanks_end(line, end)
     if line[at : at + 1] != b"=":
-        return at
-    if line[at + 1 : at + 2] != b'"':
-        return token_end(line, at + 1)
-    at += 2
+        return end
+    at = blanks_end(line, at + 1)
+    if line[at : at + 1] != b'"':
+        return token_end(line, at)
+    at += 1
     while at < len(line) and line[at] != 0x22:
         escaped = line[at] == 0x5C
         at += escaped
@@ -244,6 +249,13 @@ def chunk_extension(line: bytes, at: int) -> int:
         at += 1
     require(at < len(line), "§7.1.1: a quoted-string is not ended")
     return at + 1
+
+
+def blanks_end(line: bytes, at: int) -> int:
+    """Where the bad whitespace that may begin at `at` ends (RFC 9110 §5.6.3)."""
+    while line[at : at + 1] in (b" ", b"\t"):
+        at += 1
+    return at
 
 
 def token_end(line: bytes, at: int) -> int:
