@@ -22,6 +22,7 @@ from typing import Final
 from edgecache.known import Rendered
 from edgecache.memory import Entry
 from edgecache.remembered import Remembered, Seen
+from edgecache.rules.cache_key import primary_key
 from edgecache.rules.chain import has_internal
 from edgecache.rules.immaterial import IMMATERIAL, IN_A_VALUE, NEVER_TWICE, field_line, named_lines
 from edgecache.rules.message import Fields, Request
@@ -97,11 +98,12 @@ class JudgedLines(dict[bytes, bool]):
 class Likeness:
     """What GETs of one essence have in common."""
 
-    __slots__ = ("fields", "is_plain", "number", "origin")
+    __slots__ = ("fields", "host", "is_plain", "number", "origin", "scheme")
 
     def __init__(self, request: Request, immaterial: frozenset[bytes], number: int) -> None:
         self.number = number  # no other has it
-        self.origin = request.scheme + b"://" + request.host
+        self.scheme, self.host = request.scheme, request.host
+        self.origin = primary_key(request._replace(target=b""))
         self.fields = request.fields.without(immaterial)
         self.is_plain = is_unconditional(self.fields)  # each gets the whole, as all plain GETs do
 
@@ -129,9 +131,9 @@ class Alike:
     @property
     def request(self) -> Request:
         """The request itself, for who wants more of it than its answer."""
-        scheme, _, rest = self.likeness.origin.partition(b"://")
-        target = self.key[len(self.likeness.origin) :]
-        return Request(b"GET", target, rest, Fields(map(field_line, self._lines)), scheme=scheme)
+        likeness = self.likeness
+        target = self.key[len(likeness.origin) :]
+        return Request(b"GET", target, likeness.host, Fields(map(field_line, self._lines)), scheme=likeness.scheme)
 
 
 class AlikeHeads:

@@ -163,7 +163,10 @@ class Settings:
         secret=True,
     )
     trusted_proxies: tuple[Network, ...] = setting(
-        NETWORKS, "", "Networks whose Forwarded, X-Forwarded-For and X-Forwarded-Proto are believed, but for hosts."
+        NETWORKS,
+        "",
+        "Networks whose Forwarded, X-Forwarded-For and X-Forwarded-Proto are believed, but for hosts, and what they say"
+        " of a client's identity (Remote-User, X-SSL-Client-*: never cached) and place (CF-IPCountry: in the key).",
     )
     forwarded: bool = setting(SWITCH, "on", "Send Forwarded and X-Forwarded-* to the origin.")
 

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from edgecache import answers
 from edgecache.geo import Locator
 from edgecache.pops import Children
+from edgecache.rules.claims import judged
 from edgecache.rules.client_address import Trust
 from edgecache.rules.forward import as_forwarded
 from edgecache.rules.reasons import Result
@@ -105,6 +106,17 @@ def believing(way: Way, trusted: Trust) -> Way:
         return way.answer_known(connection, FROM_PROXY + raw if trusted(connection.peer) else raw)
 
     return Way(answer, answer_known)
+
+
+def judging(way: Way, trusted: Trust) -> Way:
+    """What only a trusted proxy may say of a client is dropped from others' requests, and parts the proxy's own."""
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.request.claims:
+            exchange.request = judged(exchange.request, believed=trusted(exchange.client))
+        way.answer(exchange)
+
+    return Way(answer, way.answer_known)
 
 
 def locating(way: Way, locator: Locator) -> Way:

@@ -16,7 +16,7 @@ from edgecache.log_stream import LogStore
 from edgecache.memory import Entry
 from edgecache.regional import INLINE, record_of, useful_life
 from edgecache.rules.cache_key import primary_key
-from edgecache.rules.message import NO_BODY, Fields, Request
+from edgecache.rules.message import Fields, Request
 from edgecache.rules.record import Codec, storage_key
 from edgecache.rules.stored import Stored
 from edgecache.tasks import spawn
@@ -74,4 +74,5 @@ class Refresher:
 def plain_get(request: Request) -> Request:
     """The GET that anybody might send for the target of `request`: nothing of the writer's own is in it."""
     fields = Fields([(b"Host", request.host)])
-    return request._replace(method=b"GET", fields=fields, framing=NO_BODY, http_1_0=False, keep_alive=True)
+    get = Request(b"GET", request.target, request.host, fields, scheme=request.scheme)
+    return get._replace(jurisdiction=request.jurisdiction, child=request.child, place=request.place)

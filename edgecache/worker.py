@@ -19,7 +19,7 @@ from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
 from edgecache.assembly import assemble, gateway_of, limits_of, policy_of, server_tls
 from edgecache.config import TO_ORIGINS, Settings
-from edgecache.doors import Way, believing, hearing, locating, redirecting, residing, telling_apart, tracing
+from edgecache.doors import Way, believing, hearing, judging, locating, redirecting, residing, telling_apart, tracing
 from edgecache.geo import Geo, Locator
 from edgecache.journal import Journal
 from edgecache.listeners import Listeners
@@ -198,6 +198,7 @@ class Worker:
             way = locating(way, self._locator)
         if self._tls is not None:
             way = telling_apart(way)
+        way = judging(way, self._trusted)
         self.answer, self.answer_known = hearing(way, inner, self.children)
         answered = self._journal.answered
         self.answered = answered if self._tracer is None else self._tracer.finishing(answered)

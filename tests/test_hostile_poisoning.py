@@ -291,7 +291,7 @@ async def test_an_unknown_site_is_misdirected(origin: OriginDouble) -> None:
     """Where sites are listed, every other Host gets 421, and the origin nothing (FAULTS 8)."""
     origin.otherwise(Reply(200, [FRESH], b"page"))
     async with running_pop(origin, hosts="a.test,b.test") as pop:
-        for host in ("c.test", "a.test.c.test", "a.test:81", "127.0.0.1", "xa.test", "a-test"):
+        for host in ("c.test", "a.test.c.test", "c.test:81", "127.0.0.1", "xa.test", "a-test"):
             response = await pop.get("/page", ("Host", host))
             assert response.status == 421
         assert origin.bytes_received == 0

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from edgecache.rules.claims import judged
 from edgecache.rules.client_address import parsed_address
 from edgecache.rules.forward import CHAINS, INTERNAL_PREFIX, SCHEMES, under_scheme
 from edgecache.rules.geography import GEO_FIELDS
@@ -100,7 +101,8 @@ def from_child(request: Request, name: bytes) -> Request | None:
     place = tuple(line for line in fields if line[0].lower() in GEO_FIELDS)
     own = without_internal(fields).without(CHAINS).plus(*place)
     asked = under_scheme(request, scheme)
-    return asked._replace(fields=own, place=place, child=child, jurisdiction=jurisdiction)
+    heard = asked._replace(fields=own, place=place, child=child, jurisdiction=jurisdiction)
+    return judged(heard, believed=True)  # the child has dropped what it does not believe
 
 
 def answer_lines(seen: Vector, tags: tuple[bytes, ...]) -> bytes:

@@ -7,51 +7,37 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgecache.rules import uri
+from edgecache.rules.claims import (
+    ADDRESSES,
+    OVERRIDE_FAMILIES,
+    OVERRIDES,
+    is_claim,
+    is_key_at_stake,
+    is_override,
+)
 from edgecache.rules.message import FieldLine, Fields, Framing, Request
 from edgecache.rules.stored import HOP_BY_HOP, end_to_end
 from edgecache.rules.vary import is_malformed_codings
 
-# Fields by which a client could make the origin answer for another target than the one in the cache key, or that only
-# a trusted proxy may set (FAULTS 14). They never reach the origin from a client.
-OVERRIDES: Final = frozenset(
-    b"x-host x-http-host-override x-original-url x-original-uri x-original-host x-rewrite-url x-rewrite-uri "
-    b"x-request-uri x-override-url x-http-destinationurl x-backend-host x-proxy-url base-url proxy-host proxy-url "
-    b"x-http-method x-http-method-override x-method-override x-url-scheme x-scheme front-end-https true-client-ip "
-    b"client-ip x-client-ip x-cluster-client-ip x-real-ip x-remote-ip x-remote-addr x-originating-ip x-proxyuser-ip "
-    b"cf-connecting-ip fastly-client-ip x-middleware-subrequest x-wap-profile proxy "
-    b"x-forwarded-server x-forwarded-scheme x-forwarded-port x-forwarded-prefix x-forwarded-ssl forwarded-host "
-    b"forwarded-for forwarded-proto forwarded-server http-host host-name request-uri uri url http-url x-url x-path "
-    b"x-method x-override x-host-override x-server-name x-matched-path x-now-route-matches x-nextjs-data "
-    b"x-arr-ssl x-azure-clientip x-azure-socketip x-sendfile-type x-http-path-override x-real-host x-script-name "
-    b"script-name path-info x-path-info x-base-url x-base-path x-base-href x-root-path x-url-prefix x-url-base "
-    b"x-proxy-prefix x-proxy-path x-proxy-host x-proxy-scheme x-ingress-path x-external-path x-external-host "
-    b"x-external-url x-external-scheme x-external-proto x-replaced-path x-request-url x-request-host "
-    b"x-request-path x-request-scheme x-real-url x-real-uri x-real-path x-real-scheme x-real-proto x-http-host "
-    b"x-http-url x-http-uri x-http-scheme x-http-verb x-host-name x-client-host x-client-proto x-client-scheme "
-    b"x-dev-forwarded-host x-override-host x-override-uri x-override-path x-upstream-url x-proto x-https x-ssl "
-    b"https x-server-port x-server-proto x-url-rewrite x-rewritten-url x-iis-original-url original-url rewrite-url "
-    b"cf-visitor cloudfront-forwarded-proto wl-proxy-ssl wl-proxy-client-ip proxy-client-ip http-client-ip "
-    b"http-x-forwarded-for fly-client-ip fly-forwarded-proto fly-forwarded-port akamai-client-ip ali-cdn-real-ip "
-    b"cdn-src-ip x-cdn-src-ip x-true-client-ip x-nf-client-connection-ip x-vercel-forwarded-for "
-    b"x-vercel-forwarded-host x-vercel-forwarded-proto x-appengine-user-ip".split()
-)
 FORWARDED: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
 CHAINS: Final = frozenset((b"forwarded", b"x-forwarded-for"))  # a trusted proxy's are kept, and appended to
 NAMED_HOST: Final = re.compile(rb"(?i)(?:[;,][ \t]*)?\bhost[ \t]*=[ \t]*(?:\"[^\"]*\"|[^;, \t]*)")
 NAMED_SCHEME: Final = re.compile(rb"(?i)(?:^|[;,])[ \t]*proto=\"?(https?)\"?[ \t]*(?=[;,]|\Z)")
 OURS: Final = frozenset((b"host", b"content-length", b"via", b"cdn-loop", b"max-forwards"))
 INTERNAL_PREFIX: Final = b"edgecache-"
-PREFIXES: Final = (  # families of the two, whatever else they are called
+PREFIXES: Final = (  # families of these, whatever else they are called, are for servers only
     INTERNAL_PREFIX,
-    *(b"x-forward", b"x-original-", b"x-rewrite-", b"x-envoy-", b"x-middleware-", b"x-invoke-", b"x-accel-"),
+    *(b"x-forward", b"x-envoy-", b"x-middleware-", b"x-invoke-", b"x-accel-"),
 )
 NOT_IN_A_NAME: Final = re.compile(rb"[^0-9a-z-]")
 ACTED_ON: Final = frozenset(  # beside those: fields that decide what is asked, how it is framed, and who may have it
     b"transfer-encoding content-length content-type content-encoding content-range accept-encoding accept-language "
     b"cache-control if-match if-none-match if-modified-since if-unmodified-since if-range fastly-key".split()
 )
-DISGUISES: Final = OVERRIDES | FORWARDED | OURS | HOP_BY_HOP | ACTED_ON
-NOT_PASSED_ON: Final = OURS | OVERRIDES | FORWARDED
+DISGUISES: Final = FORWARDED | OURS | HOP_BY_HOP | ACTED_ON
+NOT_PASSED_ON: Final = OURS | FORWARDED | {b"proxy"}  # CVE-2016-5385: it is HTTP_PROXY to CGI
+NEVER_ASKED: Final = NOT_PASSED_ON | ADDRESSES | OVERRIDES  # where the cache key does not tell what they change
+ASKING_FAMILIES: Final = (*PREFIXES, *OVERRIDE_FAMILIES)
 SCHEMES: Final = frozenset((b"http", b"https"))
 MOST_FORWARDS: Final = 999
 
@@ -103,7 +89,7 @@ def is_disguised(name: bytes) -> bool:
     plain = NOT_IN_A_NAME.sub(b"-", lower)
     if plain == lower:
         return False
-    return plain in DISGUISES or plain.startswith(PREFIXES)
+    return plain in DISGUISES or plain.startswith(PREFIXES) or is_claim(plain) or is_override(plain)
 
 
 def no_forwards_left(request: Request) -> bool:
@@ -118,7 +104,8 @@ def upstream_lines(
     request: Request, fields: Fields, gateway: Gateway, client: str, *, trusted: bool = False
 ) -> list[FieldLine]:
     """The field lines of the request to the origin, made of `fields` (the request's, perhaps made conditional)."""
-    drop = NOT_PASSED_ON
+    at_stake = is_key_at_stake(request)
+    drop, families = (NEVER_ASKED, ASKING_FAMILIES) if at_stake else (NOT_PASSED_ON, PREFIXES)
     if is_malformed_codings(fields.get(b"accept-encoding")):
         drop |= {b"accept-encoding"}
     if b"expect" in fields and (request.http_1_0 or request.framing.length == 0):  # RFC 9110 §10.1.1: it means nothing
@@ -126,7 +113,7 @@ def upstream_lines(
     lines: list[FieldLine] = [(b"Host", gateway.host or request.host)]
     for line in end_to_end(fields):
         name = line[0].lower()
-        if name not in drop and not name.startswith(PREFIXES):
+        if name not in drop and (not name.startswith(families) or name in request.claims):
             lines.append(line)
         elif trusted and name in CHAINS:  # what it says of the host is not in the key, so the origin does not hear it
             lines.append((line[0], NAMED_HOST.sub(b"", line[1])))

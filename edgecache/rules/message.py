@@ -134,6 +134,8 @@ class Request(NamedTuple):
     child: Child | None = None  # the POP that asks, if it is one
     jurisdiction: str = ""  # that the answer must not leave; empty: it may go anywhere
     revalidation: Revalidation = Revalidation.HONOUR  # what becomes of its wish for something newer
+    claims: tuple[bytes, ...] = ()  # its fields, by name, that only trusted proxies may send; those believed, if any
+    group: bytes = b""  # a part of the cache key: what a trusted proxy says of the client's place, as a digest
 
     @property
     def persists(self) -> bool:

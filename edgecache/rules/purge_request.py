@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from edgecache.errors import EdgecacheError
 from edgecache.rules import scopes, uri
-from edgecache.rules.cache_key import primary_key
+from edgecache.rules.cache_key import url_key
 from edgecache.rules.message import Fields, Request
 from edgecache.rules.tags import LONGEST_TAG
 
@@ -101,7 +101,7 @@ def purge_of_request(request: Request, caller: Caller) -> Purge:
         named = [scope for tag in tags for scope in _tag_scopes(tag, caller)]
     else:
         _host(request.host.decode("latin-1"), caller)
-        named = _both_schemes(primary_key(request))
+        named = _both_schemes(url_key(request))
     return _purge(named, soft=soft)
 
 

@@ -10,7 +10,8 @@ from typing import Final
 
 from edgecache.rules import ranges
 from edgecache.rules.cache_control import ResponseDirectives, parse_request_directives, without_wishes
-from edgecache.rules.cache_key import primary_key, same_origin_key
+from edgecache.rules.cache_key import same_origin_key, url_key
+from edgecache.rules.claims import is_override
 from edgecache.rules.message import NO_BODY, Fields, Request, Response
 from edgecache.rules.reasons import Forward, Refused, Revalidation
 from edgecache.rules.stored import (
@@ -48,6 +49,8 @@ def why_pass(request: Request) -> Forward | None:
     if request.method != b"GET" and request.method != b"HEAD":
         return Forward.METHOD
     fields = request.fields
+    if request.claims:  # what a trusted proxy says of the client makes the answer its own
+        return Forward.BYPASS
     if request.is_upgrade or request.framing.length != 0:  # a GET with content: its answer is for it alone
         return Forward.BYPASS
     if b"if-match" in fields or b"if-unmodified-since" in fields:  # RFC 9111 §4.3.2: not for a cache to evaluate
@@ -147,6 +150,8 @@ def _law_forbids(request: Request, response: Response, directives: ResponseDirec
 
 def _authorizes(request: Request, directives: ResponseDirectives) -> bool:
     """Whether the answer is for who has authorized himself alone (RFC 9111 §3.5)."""
+    if request.claims:
+        return True
     shared = directives.public or directives.must_revalidate or directives.s_maxage is not None
     return b"authorization" in request.fields and not shared
 
@@ -181,7 +186,7 @@ def _leads_to_itself(request: Request, response: Response) -> bool:
     location = response.fields.get(b"location")
     if location is None or not 300 <= response.status < 400:
         return False
-    target = primary_key(request)
+    target = url_key(request)
     return same_origin_key(target, location) == target
 
 
@@ -193,7 +198,9 @@ def as_get(request: Request, response: Response) -> Request | None:
     location = response.fields.get(b"content-location")
     if request.method != b"POST" or response.status != 200 or location is None:
         return None
-    target = primary_key(request)
+    if any(map(is_override, request.fields.names())):  # it was passed on, and may have been answered for another target
+        return None
+    target = url_key(request)
     get = request._replace(method=b"GET", framing=NO_BODY)
     return get if has_explicit_lifetime(response) and same_origin_key(target, location) == target else None
 
@@ -377,7 +384,7 @@ def invalidated_keys(request: Request, response: Response) -> list[bytes]:
     """The primary keys that the answered `request` invalidates: none for safe methods and for errors."""
     if request.method in SAFE_METHODS or not 200 <= response.status < 400:
         return []
-    target = primary_key(request)
+    target = url_key(request)
     keys = [target]
     for name in (b"location", b"content-location"):  # same origin only, against denial of service (§4.4)
         value = response.fields.get(name)

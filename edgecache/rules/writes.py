@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from edgecache.rules import scopes
-from edgecache.rules.cache_key import primary_key, same_origin_key
+from edgecache.rules.cache_key import same_origin_key, url_key
 from edgecache.rules.message import Fields, Request, Response
 from edgecache.rules.rfc9111 import SAFE_METHODS, invalidated_keys
 from edgecache.rules.tags import group_names
@@ -29,7 +29,7 @@ def is_write(request: Request) -> bool:
 
 def target_scopes(request: Request) -> tuple[bytes, ...]:
     """What is in doubt while a write is under way, and invalid if nobody knows how it ended."""
-    return (scopes.url(primary_key(request)),)
+    return (scopes.url(url_key(request)),)
 
 
 def invalidated_scopes(request: Request, response: Response) -> tuple[bytes, ...]:

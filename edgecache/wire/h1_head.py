@@ -16,6 +16,7 @@ from typing import Final
 
 from edgecache.remembered import Remembered, Seen
 from edgecache.rules import uri
+from edgecache.rules.claims import claims_in
 from edgecache.rules.forward import is_disguised
 from edgecache.rules.message import NO_BODY, FieldLine, Fields, Framing, Request, Response
 from edgecache.rules.stored import hop_by_hop
@@ -149,7 +150,8 @@ class RequestHeads:
             keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
             if not options <= NOT_NOMINATED:  # what is not sent on does not select, authorize or ask for anything here
                 fields = fields.without(options - NOT_NOMINATED)
-        return Request(method, target, host, fields, framing, minor == b"0", keep_alive, scheme)
+        claims = claims_in(index)
+        return Request(method, target, host, fields, framing, minor == b"0", keep_alive, scheme, claims=claims)
 
     def check_unfinished(self, start: bytes, scanned: int = 0) -> None:
         """Raise `BadRequest` if `start`, of which `scanned` bytes were checked before, can no longer become a head."""
