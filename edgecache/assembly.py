@@ -109,7 +109,7 @@ def _parts(
     pop, home = settings.pop.encode(), settings.residency_rules.home
     log = PurgeLog(settings.purge_registers, REGISTER_BYTES * settings.purge_registers)
     budget = settings.worker_memory - settings.worker_memory // GAPS
-    memory = Memory(budget, settings.memory_policy, settings.largest_object, settings.max_variants)
+    memory = Memory(budget, settings.memory_policy, settings.largest_object, settings.max_variants, watch.not_stored)
     flights = Flights(settings.hit_for_miss)
     invalidation = Invalidation(log, memory, flights, cut_off_modes(settings))
     fills = Fills(memory, invalidation, policy_of(settings), watch.not_stored, tier)

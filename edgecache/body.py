@@ -13,49 +13,17 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Final, Protocol, cast
+from typing import Final
 
 from edgecache.holding import Holding, Room
-from edgecache.rules.content import GATHERED, Content, content_of, pieces_of
+from edgecache.rules.content import GATHERED, Content, Piece, content_of, joined, pieces_of
 from edgecache.rules.reasons import Refused
+from edgecache.streams import BodyEnd, Sink, Source
 
 WINDOW: Final = 256 * 1024  # bytes held for the slowest reader of a body that only flows
 UNDECIDED: Final = 64 * 1024  # bytes held while nobody has said what becomes of them: what h1_server holds, at least
 SLICE: Final = 256 * 1024  # bytes of a complete content that are handed to a reader at once
 MOST_SMALL: Final = 256  # small pieces that are kept as they came
-
-
-class Source(Protocol):
-    """Where the bytes come from, as far as it can be slowed down."""
-
-    def pause_reading(self) -> None:
-        """Send nothing for now."""
-
-    def resume_reading(self) -> None:
-        """Go on."""
-
-    def abandoned(self) -> None:
-        """Nobody will read what is still to come."""
-
-
-class Sink(Protocol):
-    """Where the bytes go."""
-
-    @property
-    def writable(self) -> bool:
-        """Whether more would not pile up."""
-
-    def write(self, piece: bytes) -> None:
-        """Take `piece`, whether it is convenient or not."""
-
-    def finish(self) -> None:
-        """The body is complete."""
-
-    def abort(self) -> None:
-        """The body will never be complete: the receiver must see that."""
-
-    def goes_alone(self, at: int) -> bool:
-        """Whether the receiver gets what follows byte `at` by another way from now on."""
 
 
 class Cursor:
@@ -138,7 +106,7 @@ class Body:
     )
 
     def __init__(self, source: Source | None = None, keep: int = 0) -> None:
-        self.pieces: list[bytes] = []
+        self.pieces: list[Piece] = []
         self.size = 0  # bytes written so far
         self._held = 0  # bytes of those that are still held
         self.let_go = 0  # pieces that every reader has taken and that are no longer held
@@ -159,13 +127,15 @@ class Body:
     @classmethod
     def of(cls, content: Content) -> Body:
         """A body that is complete."""
-        body = cls(keep=len(content))
-        body.size = body._held = len(content)
+        body = cls()
         body.finished = True
-        body.content = content
-        pieces = pieces_of(content)
-        body.pieces = [part for piece in pieces for part in _slices(piece, range(0, len(piece), SLICE))]
+        body._consist_of(content)
         return body
+
+    def _consist_of(self, content: Content) -> None:
+        self.content = content
+        self.size = self._held = self._keep = len(content)
+        self.pieces = [part for piece in pieces_of(content) for part in _slices(piece, range(0, len(piece), SLICE))]
 
     @property
     def whole(self) -> bool:
@@ -225,7 +195,7 @@ class Body:
                 self._go_on_in(content)
         return content
 
-    def _go_on_in(self, content: bytes) -> None:
+    def _go_on_in(self, content: Piece) -> None:
         """Let readers that are behind go on in `content`, which is all that was here in pieces."""
         starts = [0, *accumulate(map(len, self.pieces))]
         places = [starts[cursor.next_piece] for cursor in self._cursors]
@@ -236,6 +206,9 @@ class Body:
 
     def begin_with(self, content: Content) -> None:
         """Put `content` before what has arrived; only before the first reader."""
+        if self.content is not None:
+            self._consist_of(joined(content, self.content))
+            return
         self.pieces[:0] = pieces_of(content)
         self.size += len(content)
         self._held += len(content)
@@ -280,7 +253,7 @@ class Body:
         cursor.pump()
         self._let_go()
 
-    def write(self, piece: bytes) -> None:
+    def write(self, piece: Piece) -> None:
         """The next piece of content."""
         size = len(piece)
         self.pieces.append(piece)
@@ -446,16 +419,9 @@ class Body:
         return f"<Body {state}, {self.size} bytes, {len(self._cursors)} readers>"
 
 
-def _slices(content: bytes, cuts: Sequence[int]) -> list[bytes]:
+def _slices(content: Piece, cuts: Sequence[int]) -> list[Piece]:
     """`content` cut at `cuts`, without a copy."""
     if len(cuts) <= 1:
         return [content]
     view = memoryview(content)
-    return [cast(bytes, view[start:end]) for start, end in zip(cuts, [*cuts[1:], len(content)], strict=True)]
-
-
-class BodyEnd(Protocol):
-    """Told when a body has ended."""
-
-    def __call__(self, body: Body, /) -> None:
-        """`body` is `finished` or `failed`."""
+    return [view[start:end] for start, end in zip(cuts, [*cuts[1:], len(content)], strict=True)]

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from edgecache.body import Body, Cursor
 from edgecache.laggards import Laggards
 from edgecache.lanes import Commands, Reads
+from edgecache.rules.content import Piece
 from edgecache.rules.ranges import Span
 from edgecache.rules.record import Codec, Corrupt, Record, chunk_key
 
@@ -63,7 +64,7 @@ class ChunkWriter:
         self._written = written
         self._told = given_up
         self._name = urandom(8).hex().encode()
-        self._held: list[bytes] = []
+        self._held: list[Piece] = []
         self._held_size = 0
         self._number = 0
         self._size = 0
@@ -84,7 +85,7 @@ class ChunkWriter:
         """Whether the tier keeps up."""
         return self.given_up or self._backlog < BACKLOG
 
-    def write(self, piece: bytes) -> None:
+    def write(self, piece: Piece) -> None:
         """Take the next piece."""
         if self.given_up:
             return
@@ -244,7 +245,7 @@ class ChunkReader:
         """Whether our own readers keep up."""
         return not self._paused
 
-    def write(self, piece: bytes) -> None:
+    def write(self, piece: Piece) -> None:
         """The next piece of the rest."""
         self.body.write(piece)
 

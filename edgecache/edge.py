@@ -256,16 +256,16 @@ class Edge:
         ):
             return
         if found is not None and self.region is not None and self.region.is_newer(found, entry):
-            verdict = self._answer_found(exchange, key, found.entry, why)
+            verdict = self._answer_found(exchange, key, found, why)
             if verdict is None:
                 return
-            entry, why = self.memory.adopt(found.entry) or found.entry, verdict.why
+            entry, why = self.memory.adopt(found.entry, found.record.length) or found.entry, verdict.why
         self._go_on(exchange, key, entry, why)
 
-    def _answer_found(self, exchange: Exchange, key: bytes, entry: Entry, why: Forward) -> MustAsk | None:
+    def _answer_found(self, exchange: Exchange, key: bytes, found: Found, why: Forward) -> MustAsk | None:
         """Answer with a whole out of the regional tier, if that is allowed; else why not."""
         assert self.region is not None, "something was found in it"
-        request, now = exchange.request, self.clock()
+        request, entry, now = exchange.request, found.entry, self.clock()
         if entry.passed != self.log.position:
             return MustAsk(Forward.STALE)  # it is not proven
         plain = rfc9111.is_plain(request.fields)
@@ -273,7 +273,7 @@ class Edge:
         if isinstance(verdict, MustAsk):
             return verdict
         if isinstance(verdict, StaleWhileRevalidate) or self.region.tier.rises(key):
-            self.memory.adopt(entry)
+            self.memory.adopt(entry, found.record.length)
         self.delivery.from_tier(exchange, entry, now, why)
         if isinstance(verdict, StaleWhileRevalidate):
             self.refill.behind(entry, request)

@@ -13,6 +13,7 @@ from edgecache.regional import INLINE, Found, Regional
 from edgecache.rules import ranges, rfc9111
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.content import Content
+from edgecache.rules.lengths import is_proven
 from edgecache.rules.message import Fields, Framing, Request, Response
 from edgecache.rules.one_client import is_of_one_client
 from edgecache.rules.purge_log import Stamp
@@ -90,7 +91,9 @@ class Fills:
     def _regional_writer(self, key: bytes, stored: Stored, reply: Reply) -> ChunkWriter:
         assert self._region is not None, "there is a tier to write to"
 
-        def allowed() -> bool:
+        def allowed(length: int) -> bool:
+            if not is_proven(stored, length, reply.response.framing.length):
+                return self.refuse(reply, Refused.LENGTH)
             return self._passed(key, stored, reply) is not None
 
         def given_up() -> None:
@@ -143,6 +146,9 @@ class Fills:
         if stored.whole_length is not None:
             self._put_part(key, request, stored, reply, content, passed)
             return
+        if not is_proven(stored, len(content), reply.response.framing.length):
+            self.refuse(reply, Refused.LENGTH)
+            return
         entry = self._memory.put(key, stored, content, passed=passed)
         taken = writer is not None
         if self._region is not None and reply.response.framing.length == len(content) <= INLINE:
@@ -162,7 +168,8 @@ class Fills:
         """A 206: joined to the parts that are known of the same representation (RFC 9111 §3.4)."""
         assert stored.whole_length is not None, "a storable part says how long the whole is"
         part = ranges.content_range(reply.response.fields.get(b"content-range"))
-        if part is None or part.end - part.first != len(content):  # chunks may hold more or less than was said
+        said = None if part is None else (part.first, part.end, part.whole)
+        if said != (stored.first_byte, stored.first_byte + len(content), stored.whole_length):  # chunks may hold more
             self.refuse(reply, Refused.PARTIAL)
             return
         entry, _ = self._memory.lookup(key, request.fields)
@@ -175,7 +182,8 @@ class Fills:
                 segments = entry.segments.joined(stored.first_byte, content)
         put = None
         if segments.complete:
-            put = self._memory.put(key, _as_whole(stored), segments.parts[0][1], passed=passed)
+            whole = segments.parts[0][1]
+            put = self._memory.put(key, _as_whole(stored), whole, passed=passed, length=segments.whole)
         elif segments.size <= self._memory.largest:
             put = self._memory.put(key, stored, b"", segments, passed)
         if put is None:
@@ -272,6 +280,7 @@ class Fills:
             return None
         fields = stored.fields.without(response.fields.names()).lines + response.fields.lines
         kept = Fields(fields).without((b"content-range", b"content-length"))
+        kept = kept.plus((b"Content-Length", b"%d" % segments.whole))
         framing = Framing(segments.whole)
         passed_on = passed_head(200, b"", kept, framing, bodiless=False, hidden=self._policy.hidden)
         whole = Response(200, kept, b"", framing, passed_on=passed_on)

@@ -7,6 +7,7 @@ whoever holds on to one must look.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -15,11 +16,15 @@ from edgecache.eviction import POLICIES, EvictionPolicy
 from edgecache.rules import uri
 from edgecache.rules.cache_key import SearchVariance, no_vary_search
 from edgecache.rules.content import Content
+from edgecache.rules.lengths import are_proven, is_proven
 from edgecache.rules.message import Fields
 from edgecache.rules.ranges import Segments
+from edgecache.rules.reasons import Refused
 from edgecache.rules.stored import Stored, etag_of, last_modified_of
 from edgecache.rules.vary import preferred_language, selecting_values
 from edgecache.wire.h1_render import field_block
+
+log = logging.getLogger("edgecache")
 
 ENTRY_OVERHEAD: Final = 900  # bytes that an entry costs beside head and body, its ghost included; measured by budget.py
 TAG_OVERHEAD: Final = 48  # bytes
@@ -171,10 +176,19 @@ Slot = Entry | Variants
 class Memory:
     """The mapping from cache keys to stored responses. Mutable state: the policy's queues, and the search rules."""
 
-    def __init__(self, budget: int, policy: str, largest: int, max_variants: int) -> None:
+    def __init__(
+        self,
+        budget: int,
+        policy: str,
+        largest: int,
+        max_variants: int,
+        refused: Callable[[Refused], None] = lambda reason: None,
+    ) -> None:
         self.limit = budget  # bytes
         self.largest = largest  # bytes of the largest body that is taken
         self.max_variants = max_variants
+        self._refused = refused  # told why a response is not stored
+        self._warned = False  # that a length was wrong
         self.evictions = 0
         self.retired = 0  # times that something was taken out, or made room for what succeeds it
         self._slots: EvictionPolicy[bytes, Slot] = POLICIES[policy](
@@ -227,24 +241,43 @@ class Memory:
         self._slots.touch(entry.key)
 
     def put(
-        self, key: bytes, stored: Stored, content: Content, segments: Segments | None = None, passed: int = 0
+        self,
+        key: bytes,
+        stored: Stored,
+        content: Content,
+        segments: Segments | None = None,
+        passed: int = 0,
+        length: int | None = None,
     ) -> Entry | None:
-        """Store a response, in the place of the one that it succeeds; None if it is too large.
+        """Store a response, in the place of the one that it succeeds; None if it is too large, or not of its length.
 
-        `passed` is the log's position at which it was known to be usable.
+        `passed` is the log's position at which it was known to be usable, `length` what the tier that had it says.
         """
+        proven = is_proven(stored, len(content), length) if segments is None else are_proven(stored, segments)
+        if not proven:
+            self._unproven(key)
+            return None
         if stored.vary == () and len(content) > self.largest:
             return None
         self._learn_search(key, stored.fields.get(b"no-vary-search"))
         return self._place(self.normal_key(key), Entry(key, stored, content, segments, passed))
 
-    def adopt(self, entry: Entry) -> Entry | None:
-        """Take an entry that another tier has made, whose key is that of its URL; None if it is too large."""
+    def adopt(self, entry: Entry, length: int) -> Entry | None:
+        """Take an entry that another tier has made, whose key is that of its URL; None as `put`."""
+        if len(entry.content) != length:
+            self._unproven(entry.url)
+            return None
         if len(entry.content) > self.largest:
             return None
         if self._search or b"no-vary-search" in entry.block.lower():
             self._learn_search(entry.url, entry.stored.fields.get(b"no-vary-search"))
         return self._place(self.normal_key(entry.url), entry)
+
+    def _unproven(self, key: bytes) -> None:
+        self._refused(Refused.LENGTH)
+        if not self._warned:
+            self._warned = True
+            log.error("not stored, since its content is not as long as was said: %r; others are only counted", key)
 
     def _place(self, key: bytes, entry: Entry) -> Entry | None:
         entry.key = key

@@ -16,6 +16,7 @@ from edgecache.log_stream import LogStore
 from edgecache.memory import Entry
 from edgecache.regional import INLINE, record_of, useful_life
 from edgecache.rules.cache_key import primary_key
+from edgecache.rules.lengths import is_proven
 from edgecache.rules.message import Fields, Request
 from edgecache.rules.record import Codec, storage_key
 from edgecache.rules.stored import Stored
@@ -55,6 +56,8 @@ class Refresher:
         if not (body.finished and body.whole) or body.size > INLINE:
             return
         content = b"".join(body.pieces)
+        if not is_proven(stored, len(content), reply.response.framing.length):
+            return
         life = useful_life(stored, self._edge.clock())
         record = record_of(Entry(key, stored, content), key, written(reply.seen.vector), len(content), b"", content)
         if life > 0:

@@ -109,7 +109,7 @@ class Region:
             self.tier.release(lease, News(Came.STORED))
             return Turn(outcome)
         if found is not None and self.is_newer(found, entry):
-            entry = self._memory.adopt(found.entry) or entry  # to be validated
+            entry = self._memory.adopt(found.entry, found.record.length) or entry  # to be validated
         return Turn(None, lease, entry, found if chunked else None)
 
     async def _may_validate(self, found: Found) -> bool:
@@ -133,7 +133,7 @@ class Region:
         if not self.may_reuse(found, request):
             return None
         if found.whole:
-            self._memory.adopt(found.entry)
+            self._memory.adopt(found.entry, found.record.length)
             return Risen(found.entry)
         if not await self.tier.complete(found) or not self.may_reuse(found, request):  # nor was it purged meanwhile
             return None
@@ -182,7 +182,8 @@ class Region:
 
     def _keep(self, url: bytes, found: Found, body: Body) -> None:
         if body.finished and body.whole:
-            self._memory.put(url, found.entry.stored, body.settled(), passed=found.entry.passed)
+            entry, content = found.entry, body.settled()
+            self._memory.put(url, entry.stored, content, passed=entry.passed, length=found.record.length)
 
     async def _go_on(self, reader: ChunkReader, request: Request, found: Found, at: int, client: str) -> None:
         """The tier has lost the rest of a body that is being sent: get it from the origin (RFC 9110 §13.1.5)."""

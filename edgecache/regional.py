@@ -229,15 +229,16 @@ class Regional:
         )
 
     def writer(
-        self, stored: Stored, url: bytes, seen: str, allowed: Callable[[], bool], given_up: Callable[[], None]
+        self, stored: Stored, url: bytes, seen: str, allowed: Callable[[int], bool], given_up: Callable[[], None]
     ) -> ChunkWriter:
-        """What writes a body that is still arriving; `allowed` is asked at its end, `given_up` told if it fails."""
+        """What writes a body that is still arriving; `allowed` is asked of its length, `given_up` told if it fails."""
         life = useful_life(stored, self._clock())
         base = storage_key(url)
 
         def written(name: bytes, length: int, small: bytes | None) -> bytes:
-            record = record_of(Entry(url, stored, b""), url, seen, length, name, small or b"")
-            return self.write(record, life) if allowed() else b""
+            if not allowed(length):
+                return b""
+            return self.write(record_of(Entry(url, stored, b""), url, seen, length, name, small or b""), life)
 
         return ChunkWriter(self.writes, self.codec, base, life, INLINE, self.largest, written, given_up)
 

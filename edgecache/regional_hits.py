@@ -74,7 +74,7 @@ class RegionalHits:
         body = record.body
         if self._tier.rises(key) and len(body) <= self._memory.largest:
             self._region.check(found)
-            self._memory.adopt(found.entry)
+            self._memory.adopt(found.entry, record.length)
         age = int(record.initial_age + max(0.0, now - record.received))
         hit = cache_status.hit(self._region.name, record.lifetime - age, self._invalidation.detail)
         member = cache_status.from_tier(self._pop, hit, why)

@@ -7,13 +7,16 @@ To put 50 MiB together takes the memory twice, and the event loop for a tenth of
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Final, cast
+from typing import Final
 
 WHOLE: Final = 256 * 1024  # bytes of the largest content that is put together
 GATHERED: Final = 128 * 1024  # bytes: neighbours that are smaller together become one piece, a mapping of its own
 MOST_COPIED: Final = 64 * 1024  # bytes of a part that are copied out of one piece
+
+
+Piece = bytes | memoryview  # a part of one that is large is a view of it
 
 
 class Pieces:
@@ -21,7 +24,7 @@ class Pieces:
 
     __slots__ = ("_ends", "_whole", "pieces")
 
-    def __init__(self, pieces: Iterable[bytes], whole: Content | None = None) -> None:
+    def __init__(self, pieces: Iterable[Piece], whole: Content | None = None) -> None:
         self.pieces = tuple(pieces)
         self._ends = tuple(accumulate(map(len, self.pieces)))
         self._whole = whole
@@ -37,7 +40,7 @@ class Pieces:
     def __bytes__(self) -> bytes:
         return b"".join(self.pieces)
 
-    def between(self, first: int, end: int) -> Iterator[bytes]:
+    def between(self, first: int, end: int) -> Iterator[Piece]:
         """What holds the bytes [first, end), piece by piece, without a copy of large ones."""
         number = bisect_right(self._ends, first)
         begin = self._ends[number - 1] if number else 0
@@ -51,15 +54,15 @@ class Pieces:
         return f"<Pieces {len(self)} bytes in {len(self.pieces)}>"
 
 
-Content = bytes | Pieces
+Content = Piece | Pieces
 
 
-def content_of(pieces: list[bytes]) -> Content:
+def content_of(pieces: Sequence[Piece]) -> Content:
     """What `pieces` are together."""
     return b"".join(pieces) if sum(map(len, pieces)) <= WHOLE else Pieces(pieces)
 
 
-def pieces_of(content: Content) -> Iterable[bytes]:
+def pieces_of(content: Content) -> Iterable[Piece]:
     """`content`, piece by piece."""
     return content.pieces if isinstance(content, Pieces) else (content,)
 
@@ -84,7 +87,7 @@ def joined(*contents: Content) -> Content:
     return content_of(pieces)
 
 
-def _part(piece: bytes, first: int, end: int) -> bytes:
+def _part(piece: Piece, first: int, end: int) -> Piece:
     if first == 0 and end >= len(piece):
         return piece
-    return piece[first:end] if end - first <= MOST_COPIED else cast(bytes, memoryview(piece)[first:end])
+    return piece[first:end] if end - first <= MOST_COPIED else memoryview(piece)[first:end]

@@ -53,6 +53,7 @@ class Refused(Word):
     USELESS = "useless"  # never fresh, no validator, no stale window: it could not be used
     PARTIAL = "partial"  # a 206 whose part is not known, or that has no validator to join it by
     TOO_LARGE = "too-large"  # larger than the tier takes
+    LENGTH = "length"  # not as long as its head, or the tier that had it, says
     NO_ROOM = "no-room"  # too much else was arriving at the same time
     TOO_MANY_TAGS = "too-many-tags"  # ours: a purge by one that was left out would miss it
     STALE_KEPT = "stale-kept"  # an error would replace a response that may still be served in its place

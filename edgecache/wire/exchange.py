@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from edgecache.body import SLICE, Body, Cursor
-from edgecache.rules.content import Content, Pieces
+from edgecache.rules.content import Content, Piece, Pieces
 from edgecache.rules.message import Request
 from edgecache.rules.reasons import Forward, Refused, Result, Tier
 from edgecache.wire import h1_render as render
@@ -51,6 +51,7 @@ class Exchange:
     inquiry: Cancellable | None = None  # to be cancelled if the client leaves before the end
     _cursor: tuple[Body, Cursor] | None = None
     _chunked = False
+    _length: int | None = None  # bytes that the head has promised, if the body follows
     _burst = 0  # bytes of the body that were sent in this turn of the event loop, or in some before
     extra = b""  # field lines that end the head of the answer: what only a POP is told
     ask_for_rest: Callable[[Exchange, int], None] | None = None  # how to get the answer's rest by another way
@@ -99,13 +100,13 @@ class Exchange:
         size = len(content)
         self.status, self.started, self.bytes_out = status, True, size
         head += self.extra + connection.ending(self.request, head)
-        if size > SLICE:  # not all at once: what waits for a slow client is a slice, and it is known who reads what
+        if size > SLICE or isinstance(content, Pieces):
+            # not all at once: what waits for a slow client is a slice, and it is known who reads what
             connection.transport.write(head)
-            self.bytes_out = 0
+            self.bytes_out, self._length = 0, size
             self._read(Body.of(content))
             return
-        assert isinstance(content, bytes), "what is in pieces is larger"
-        if size <= 16384:
+        if size <= COPIED:
             connection.transport.write(head + content)
         else:
             connection.transport.write(head)
@@ -118,7 +119,7 @@ class Exchange:
         connection = self._connection
         if connection is None:
             return
-        self.status, self.started = status, True
+        self.status, self.started, self._length = status, True, length
         if length is None:
             if self.request.http_1_0:  # RFC 9112 §6.3 step 8
                 connection.closing = True
@@ -135,7 +136,7 @@ class Exchange:
         if self.request.method == b"HEAD" or status in (204, 304):
             self.reply(status, head)
             return
-        if body.finished and len(body.pieces) <= 1 and length is not None:  # all there: one write
+        if body.finished and len(body.pieces) <= 1 and body.size == length:  # all there: one write
             self.reply(status, head, body.pieces[0] if body.pieces else b"")
             return
         self.start(status, head, length)
@@ -152,9 +153,9 @@ class Exchange:
         content = self._cursor[0].content if self._cursor is not None else None
         if isinstance(content, Pieces):
             return content.whole
-        return content.obj if isinstance(content, memoryview) else content
+        return content.obj if isinstance(content, memoryview) and isinstance(content.obj, bytes) else content
 
-    def write(self, piece: bytes) -> None:
+    def write(self, piece: Piece) -> None:
         """A piece of the answer's body."""
         connection = self._connection
         if connection is not None and piece:
@@ -177,6 +178,9 @@ class Exchange:
     def finish(self) -> None:
         """The answer's body is complete."""
         if self._connection is None:
+            return
+        if self._length is not None and self.bytes_out != self._length:  # RFC 9112 §8: the client must see that
+            self.abort()
             return
         if self._chunked:
             self._connection.transport.write(render.LAST_CHUNK)

@@ -10,6 +10,7 @@ from typing import Final, cast
 
 from edgecache.body import Body, Cursor
 from edgecache.laggards import Laggards
+from edgecache.rules.content import Piece
 from edgecache.rules.message import Response
 from edgecache.wire import h1_render as render
 from edgecache.wire import stale_connection
@@ -123,7 +124,7 @@ class OriginConnection(asyncio.BufferedProtocol):
             if self._sending:
                 self._cursor = (question.body, cursor)
 
-    def write(self, piece: bytes) -> None:
+    def write(self, piece: Piece) -> None:
         """A piece of the question's body."""
         if self._inquiry is not None and piece:
             self.transport.write(render.chunk(piece) if self._inquiry.question.chunked else piece)

@@ -8,6 +8,7 @@ from typing import Final
 
 import orjson
 
+from edgecache.rules.content import Piece
 from edgecache.rules.memo import remember
 from edgecache.rules.message import FieldLine
 
@@ -34,9 +35,9 @@ def request_line(method: bytes, target: bytes) -> bytes:
     return method + b" " + target + b" HTTP/1.1\r\n"
 
 
-def chunk(piece: bytes) -> bytes:
+def chunk(piece: Piece) -> bytes:
     """`piece` as one chunk (RFC 9112 §7.1)."""
-    return b"%x\r\n%b\r\n" % (len(piece), piece)
+    return b"".join((b"%x\r\n" % len(piece), piece, b"\r\n"))
 
 
 LAST_CHUNK: Final = b"0\r\n\r\n"

@@ -39,7 +39,8 @@ class RangedOrigin:
         match = _ONE_RANGE.fullmatch(request.get("range") or "")
         condition = request.get("if-range")
         strong = self.etag is not None and not self.etag.startswith("W/")
-        if match is None or (condition is not None and not (strong and condition == self.etag)):
+        unmet = condition is not None and not (strong and condition == self.etag)
+        if match is None or unmet or request.method != "GET":  # RFC 9110 §14.2: it is defined for GET alone
             return None
         size = len(self.content)
         if not match[1]:
