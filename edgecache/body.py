@@ -247,6 +247,8 @@ class Body:
         self._read = True
         if not self._cursors and not self.ended and self._keep == 0 and self._source is not None:
             self._source.abandoned()
+        elif self._cursors:
+            self._let_go()  # no client will read it: what was held back goes on to the others
 
     def taken(self, cursor: Cursor) -> None:
         """The sink of `cursor` can take more."""

@@ -49,6 +49,24 @@ class FakeSink:
         self.ended = "aborted"
 
 
+def test_what_is_read_in_the_background_only_goes_on_once_no_client_will_read_it() -> None:
+    """A body that only flows waits for its first reader; if none comes, the background readers get the rest."""
+    source = FakeSource()
+    body = Body(source)
+    behind = FakeSink()
+    body.read_into(behind, behind=True)
+    while not source.paused:
+        body.write(b"x" * 4096)
+
+    body.discard()
+
+    assert not source.paused
+    body.write(b"end")
+    body.finish()
+    assert behind.got.endswith(b"end")
+    assert behind.ended == "finished"
+
+
 def test_a_source_held_back_before_anybody_decided_to_keep_goes_on() -> None:
     """What waits for its first reader is bounded, and comes on once it is known that the whole is kept."""
     source = FakeSource()
