@@ -56,6 +56,8 @@ class AdminConnections:
         """The protocol of a connection that is made."""
         assert self._make is not None, "it serves"
         if len(self._idle) >= MOST:
+            self._forget_closed()
+        if len(self._idle) >= MOST:
             made = (connection for connection in self._idle if connection.transport is not None)
             if (longest := next(made, None)) is not None:
                 self._end(longest)
@@ -68,6 +70,13 @@ class AdminConnections:
         for connection, since in tuple(self._idle.items()):
             if now - since > (PATIENCE if connection.transport is not None else SWEEP):
                 self._end(connection)
+
+    def _forget_closed(self) -> None:
+        """Drop connections that the client has closed: they take no room. One just accepted has no transport yet."""
+        now = self._clock()
+        for connection, since in tuple(self._idle.items()):
+            if connection.transport is None and since < now:
+                del self._idle[connection]
 
     def _end(self, connection: Connection) -> None:
         del self._idle[connection]

@@ -111,3 +111,16 @@ async def test_who_is_being_answered_is_left_alone() -> None:
         assert (await client.response()).body == b"late"
         for one in (client, *crowd):
             one.close()
+
+
+async def test_closed_connections_take_no_room() -> None:
+    """A connection that is new is not ended because many others were opened, answered and closed just before."""
+    async with listening() as admin:
+        first = await RawClient.connect(admin.port)
+        await let_others_run()
+        for _ in range(MOST + 5):
+            admin.now += 0.001
+            assert await is_healthy(admin.port)
+        await first.send(HEALTH)
+        assert (await first.response()).status == 200
+        first.close()
