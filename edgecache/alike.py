@@ -26,6 +26,7 @@ from edgecache.rules.cache_key import primary_key
 from edgecache.rules.chain import has_internal
 from edgecache.rules.immaterial import IMMATERIAL, IN_A_VALUE, NEVER_TWICE, field_line, named_lines
 from edgecache.rules.message import Fields, Request
+from edgecache.rules.parameters import IgnoredParameters
 from edgecache.rules.preconditions import is_unconditional
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_head import NOT_NOMINATED, HeadLimits, connection_options
@@ -111,13 +112,21 @@ class Likeness:
 class Alike:
     """One request that is like known ones."""
 
-    __slots__ = ("_immaterial", "_lines", "key", "likeness", "rendered")
+    __slots__ = ("_immaterial", "_lines", "key", "likeness", "rendered", "target")
 
     rendered: Rendered  # its answer, once that is found
 
-    def __init__(self, likeness: Likeness, target: bytes, lines: list[bytes], immaterial: frozenset[bytes]) -> None:
+    def __init__(
+        self,
+        likeness: Likeness,
+        target: bytes,
+        lines: list[bytes],
+        immaterial: frozenset[bytes],
+        ignored: IgnoredParameters | None,
+    ) -> None:
         self.likeness = likeness
-        self.key = likeness.origin + target  # as `primary_key` has it
+        self.target = target
+        self.key = likeness.origin + (target if ignored is None else ignored.without(target))  # as `primary_key` has it
         self._lines = lines  # all of its head's field lines
         self._immaterial = immaterial
 
@@ -132,8 +141,7 @@ class Alike:
     def request(self) -> Request:
         """The request itself, for who wants more of it than its answer."""
         likeness = self.likeness
-        target = self.key[len(likeness.origin) :]
-        return Request(b"GET", target, likeness.host, Fields(map(field_line, self._lines)), scheme=likeness.scheme)
+        return Request(b"GET", self.target, likeness.host, Fields(map(field_line, self._lines)), scheme=likeness.scheme)
 
 
 class AlikeHeads:
@@ -151,6 +159,7 @@ class AlikeHeads:
         self._credit = MOST_CREDIT  # so that a flood of heads that are like none costs no more than reading them
         self._wanted: tuple[bytes, Essence] | None = None  # what was asked for in vain last, and its head
         self._stopped = False
+        self._ignored: IgnoredParameters | None = None
         self.bound(HeadLimits())
 
     def bound(self, limits: HeadLimits) -> None:
@@ -158,9 +167,10 @@ class AlikeHeads:
         self._longest = min(limits.line, limits.head, LONGEST_HEAD)
         self._most_lines = min(limits.fields, MOST_LINES)
 
-    def judge_by(self, immaterial: frozenset[bytes]) -> None:
-        """From now on these fields are immaterial, of those that may be."""
+    def judge_by(self, immaterial: frozenset[bytes], ignored: IgnoredParameters | None = None) -> None:
+        """From now on these fields are immaterial, of those that may be, and so are these parameters."""
         self.forget_all()
+        self._ignored = ignored
         self._judged.immaterial = IMMATERIAL & immaterial
 
     def find(self, raw: bytes) -> Alike | None:
@@ -186,7 +196,7 @@ class AlikeHeads:
             self._credit += 1
         if not likeness.is_plain:
             self._wanted = raw, essence  # the answer out of this entry may be new
-        return Alike(likeness, start[2], lines, judged.immaterial)
+        return Alike(likeness, start[2], lines, judged.immaterial, self._ignored)
 
     def answer(self, likeness: Likeness, entry: Entry) -> Rendered | None:
         """What a request that is not plain gets out of `entry`, if that is known."""

@@ -37,6 +37,7 @@ from edgecache.setting_types import (
     HOST_NAMES,
     HSTS,
     HTTPS_REDIRECT,
+    IGNORED_PARAMETERS,
     JURISDICTIONS,
     KEY_PAIRS,
     LOG_FRACTION,
@@ -509,6 +510,12 @@ class Settings:
     hit_for_miss: float = setting(
         DURATION, "120s", "How long an object is remembered as not storable.", least="0s", most="1d"
     )
+    ignored_parameters: tuple[str, ...] = setting(
+        IGNORED_PARAMETERS,
+        "",
+        "Parameters of queries, such as ref,utm_*, that are left out of the cache key and of what the origin is asked;"
+        " `tracking` is the usual list (utm_*, fbclid, gclid, ...). What is never cached goes on as it came.",
+    )
     max_variants: int = setting(COUNT, "64", "Most stored variants of one URL (Vary).", least="1", most="10000")
     store_client_errors: bool = setting(
         SWITCH,
@@ -565,6 +572,7 @@ LIVE: Final = frozenset(
     [
         *TO_ORIGINS,
         "hosts",
+        "ignored_parameters",
         "trusted_proxies",
         "forwarded",
         "tls_certificates",

@@ -15,6 +15,7 @@ from edgecache.pops import Children
 from edgecache.rules.claims import judged
 from edgecache.rules.client_address import Trust
 from edgecache.rules.forward import as_forwarded
+from edgecache.rules.parameters import IgnoredParameters
 from edgecache.rules.reasons import Result
 from edgecache.rules.residency import Residency
 from edgecache.rules.server_name import is_misdirected, secure_location, stays_plain
@@ -106,6 +107,18 @@ def believing(way: Way, trusted: Trust) -> Way:
         return way.answer_known(connection, FROM_PROXY + raw if trusted(connection.peer) else raw)
 
     return Way(answer, answer_known)
+
+
+def ignoring(way: Way, ignored: IgnoredParameters | None) -> Way:
+    """Parameters that do not matter are left out of what is looked up, and asked; the log has what was asked for."""
+    if ignored is None:
+        return way
+
+    def answer(exchange: Exchange) -> None:
+        exchange.request = ignored.request(exchange.request)
+        way.answer(exchange)
+
+    return Way(answer, way.answer_known)
 
 
 def judging(way: Way, trusted: Trust) -> Way:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from edgecache.memory import Entry, Memory
 from edgecache.rules import uri
 from edgecache.rules.memo import remember
+from edgecache.rules.parameters import IgnoredParameters
 from edgecache.rules.purge_log import (
     NO_POSITION,
     Applied,
@@ -58,6 +59,7 @@ class Invalidation:
         self.replaying = False  # entries from before this worker began are still being read: no record is proven
         self.cut_off = False  # nothing was heard of some region's log for too long
         self._tell_at = 1  # forgotten registers, at which it is said
+        self.ignored: IgnoredParameters | None = None  # parameters that are no part of keys
         self.on_applied: Callable[[], None] = lambda: None  # told when the log has moved
 
     def set_cut_off(self, cut_off: bool) -> None:
@@ -190,8 +192,11 @@ class Invalidation:
             )
 
     def _widened(self, scopes: Iterable[bytes]) -> tuple[bytes, ...]:
-        """`scopes`, and the keys under which memory has merged the URLs among them (No-Vary-Search)."""
+        """`scopes`, and the keys under which URLs among them lie (parameters that are ignored, No-Vary-Search)."""
         named = tuple(scopes)
+        if self.ignored is not None:
+            less = self.ignored.without
+            named = tuple(dict.fromkeys((*named, *(less(name) for name in named if name[:1] == b"u"))))
         merged_keys = self._memory.merged_keys
         merged = [b"u" + key for name in named if name[:1] == b"u" for key in merged_keys(name[1:])]
         return (*named, *merged) if merged else named

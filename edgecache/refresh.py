@@ -43,7 +43,8 @@ class Refresher:
         """Fetch the target of `request`, a write that was answered; not of another jurisdiction, which is not kept."""
         if request.jurisdiction != self._edge.jurisdiction:
             return
-        spawn(self._refresh(plain_get(request)), "refresh after a write")
+        get, ignored = plain_get(request), self._edge.invalidation.ignored
+        spawn(self._refresh(get if ignored is None else ignored.request(get)), "refresh after a write")
 
     async def _refresh(self, request: Request) -> None:
         key = primary_key(request)

@@ -29,6 +29,7 @@ from edgecache.addresses import (
 from edgecache.key_pairs import key_pairs
 from edgecache.rules import uri
 from edgecache.rules.geography import CODE, CONTINENTS, GeoRules
+from edgecache.rules.parameters import ignored_parameters
 from edgecache.valkey import parse_url
 
 T = TypeVar("T")
@@ -400,6 +401,7 @@ ORIGIN = Kind("http(s)://host[:port]", origin)
 ORIGINS = Kind("list of region=URLs", origins)
 PARENTS = Kind("list of URLs or region=URLs", parents)
 SECRETS = Kind("list of secrets", secrets)
+IGNORED_PARAMETERS = Kind("list of names", ignored_parameters)
 PATH = Kind("path of a URL", path)
 ORIGIN_HOST = Kind("client, origin or host[:port]", origin_host)
 HOST_NAMES = Kind("list of names", host_names)

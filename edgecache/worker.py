@@ -19,7 +19,18 @@ from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
 from edgecache.assembly import assemble, gateway_of, limits_of, policy_of, server_tls
 from edgecache.config import TO_ORIGINS, Settings
-from edgecache.doors import Way, believing, hearing, judging, locating, redirecting, residing, telling_apart, tracing
+from edgecache.doors import (
+    Way,
+    believing,
+    hearing,
+    ignoring,
+    judging,
+    locating,
+    redirecting,
+    residing,
+    telling_apart,
+    tracing,
+)
 from edgecache.geo import Geo, Locator
 from edgecache.journal import Journal
 from edgecache.listeners import Listeners
@@ -31,6 +42,7 @@ from edgecache.pops import Children
 from edgecache.rules.client_address import trust_of
 from edgecache.rules.immaterial import IMMATERIAL, OF_CLIENTS_ADDRESS, OF_CLIENTS_TOKEN
 from edgecache.rules.message import Request
+from edgecache.rules.parameters import ignored_of
 from edgecache.switch import Switch, WayUp
 from edgecache.tasks import spawn
 from edgecache.tracing import Span, Tracer
@@ -185,8 +197,9 @@ class Worker:
 
     def _open_doors(self, settings: Settings) -> None:
         """From now on, requests come to the request path in this way; the last door is the first they pass."""
-        self.edge.alike.judge_by(self._immaterial(settings))
-        way = Way(self.edge.answer, self.edge.answer_known)
+        ignored = self.edge.invalidation.ignored = ignored_of(settings.ignored_parameters)
+        self.edge.alike.judge_by(self._immaterial(settings), ignored)
+        way = ignoring(Way(self.edge.answer, self.edge.answer_known), ignored)
         if self._tracer is not None:
             way = tracing(way, self._tracer)
         way = inner = residing(way, settings.residency_rules)

@@ -132,6 +132,8 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "origin_check_fall": ("7", lambda worker: worker._pool.members[0].health._fall),
     "origin_check_rise": ("7", lambda worker: worker._pool.members[0].health._rise),
     "forwarded": ("off", lambda worker: worker.edge.upstream._gateway),
+    "client_revalidation": ("honour", lambda worker: worker.edge.limits.revalidation),
+    "ignored_parameters": ("utm_*", lambda worker: (worker.edge.invalidation.ignored, worker.edge.alike._ignored)),
     "hosts": ("a.test,b.test", lambda worker: worker.edge.limits.hosts),
     "trusted_proxies": (
         "192.0.2.0/24",

@@ -53,7 +53,7 @@ class SearchVariance:
         path, mark, query = target.partition(b"?")
         if not mark or query.count(b"&") >= MOST_PARAMETERS:
             return target
-        named = [(_parameter_name(part), part) for part in query.split(b"&") if part]
+        named = [(parameter_name(part), part) for part in query.split(b"&") if part]
         kept = [pair for pair in named if (pair[0] in self.names) is self.allow_all]
         if self.ignore_order:
             kept.sort(key=lambda pair: pair[0])
@@ -70,7 +70,7 @@ class SearchVariance:
         return hash((self.ignore_order, self.allow_all, self.names))
 
 
-def _parameter_name(part: bytes) -> str:
+def parameter_name(part: bytes) -> str:
     """The name of one parameter of a query as the origin reads it: `%69d` is `id`, or it would seem not to matter."""
     return unquote_plus(part.partition(b"=")[0].decode("latin-1"))
 

@@ -135,7 +135,13 @@ class Request(NamedTuple):
     jurisdiction: str = ""  # that the answer must not leave; empty: it may go anywhere
     revalidation: Revalidation = Revalidation.HONOUR  # what becomes of its wish for something newer
     claims: tuple[bytes, ...] = ()  # its fields, by name, that only trusted proxies may send; those believed, if any
+    written: bytes = b""  # the target as it was received, where `target` is less than that
     group: bytes = b""  # a part of the cache key: what a trusted proxy says of the client's place, as a digest
+
+    @property
+    def received_target(self) -> bytes:
+        """The target as the client wrote it."""
+        return self.written or self.target
 
     @property
     def persists(self) -> bool:
