@@ -403,6 +403,11 @@ class Settings:
         COUNT, "5", "Most ranges answered at once; more get the whole object.", least="1", most="1000"
     )
     max_request_body: int = setting(SIZE, "0", "Largest request body; 0 sets no limit.")
+    finish_abandoned: bool = setting(
+        SWITCH,
+        "off",
+        "Whether the origin's answer is awaited though its client has left, where it is not for the cache.",
+    )
 
     # The origin: connections and deadlines
     connect_timeout: float = setting(DURATION, "3s", "To connect to the origin, TLS included.", least="10ms", most="5m")
@@ -599,6 +604,7 @@ LIVE: Final = frozenset(
         "max_head",
         "max_ranges",
         "max_request_body",
+        "finish_abandoned",
         "heuristics",
         "heuristic_max",
         "negative_ttl",

@@ -90,6 +90,7 @@ class Relays:
             seen = seen._replace(vector=seen.vector.merged(child.required))
         relay = exchange.inquiry = Relay(question, now, seen)
         exchange.why, exchange.upstream_asked = why, now
+        exchange.alone = result is Result.PASS
         relay.relays, relay.exchange, relay.why, relay.result, relay.entry = self, exchange, why, result, entry
         self.upstream.ask(relay)
 
@@ -170,6 +171,7 @@ class Relays:
                 self.pop, why, status=status, stored=stored, collapsed=collapsed, refused=refused
             )
         exchange.result, exchange.cache_status, exchange.answered_with = result, member, reply.body
+        exchange.alone = not stored
         if exchange.request.child is not None:
             tell_of_reply(exchange, reply, self._invalidation)
         head = answers.from_upstream(reply.response, member, self.clock()) + more
@@ -292,6 +294,7 @@ class _KnownPass(Exchange, Relay):
     why = Forward.HIT_FOR_MISS
     result = Result.PASS
     entry = None
+    alone = True
 
     def __init__(self, relays: Relays, connection: ClientConnection, known: KnownPass, raw: bytes, now: float) -> None:
         self.request = known.request  # as Exchange.__init__ would; a call less counts here

@@ -118,6 +118,7 @@ class Worker:
         self.tunnel_timeout = settings.tunnel_timeout
         self.min_rate = settings.min_rate
         self.max_request_body = settings.max_request_body
+        self.finish_abandoned = settings.finish_abandoned
         self.hsts = b"Strict-Transport-Security: %b\r\n" % settings.hsts.encode() if settings.hsts else b""
         self._drain_grace = settings.drain_grace
         self._trusted = trust_of(settings.trusted_proxies)

@@ -103,7 +103,7 @@ class Writes:
         request = exchange.request
         question = relays.upstream.question(request, request.fields, exchange.client, exchange.body)
         relay = exchange.inquiry = _Write(question, *relays.upstream.stamp())
-        exchange.why, exchange.upstream_asked = why, relay.asked
+        exchange.why, exchange.upstream_asked, exchange.alone = why, relay.asked, True
         relay.relays, relay.exchange, relay.why, relay.result, relay.entry = relays, exchange, why, Result.PASS, None
         relay.writes, relay.begun = self, begun
         relays.upstream.ask(relay)

@@ -48,6 +48,7 @@ class Exchange:
     regional_asked = upstream_asked = 0.0  # epoch seconds; 0 = it was not
     regional_took = upstream_took = 0.0  # seconds until the answer, or its head, was there; 0 = until the end
     started = False
+    alone = False  # nobody but its client has any use for the answer: no cache, no other client
     inquiry: Cancellable | None = None  # to be cancelled if the client leaves before the end
     _cursor: tuple[Body, Cursor] | None = None
     _chunked = False

@@ -151,11 +151,16 @@ class ClientConnection(asyncio.Protocol):
         self._advance()
 
     def eof_received(self) -> bool:
-        """The client will send no more; what it has asked is still answered."""
+        """The client will send no more; what it has asked is still answered, but for what is of use to it alone.
+
+        It may be gone, which looks no different before something is sent to it: then nobody needs the origin's work.
+        """
         if self._resting:  # the body's rest is here, perhaps
             self._ended = True
             return True
         if self._tunnel is not None or self._body is not None or (self._exchange is None and not self._has_more()):
+            return False
+        if self._exchange is not None and self._exchange.alone and not self.site.finish_abandoned:
             return False
         self._ended = True
         return True

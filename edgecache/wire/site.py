@@ -24,6 +24,7 @@ class Site(Protocol):
     idle_timeout: float
     min_rate: int
     max_request_body: int
+    finish_abandoned: bool  # what is of use to its client alone goes on though the client has sent FIN
     bytes_in: Counter  # received from clients
     hsts: bytes  # the line that answers to https get, or nothing
 
