@@ -18,9 +18,10 @@ from edgecache.purge_desk import Desk
 from edgecache.purge_method import Attempts
 from edgecache.purge_pages import PurgePages
 from edgecache.rules.own_names import is_own
-from edgecache.rules.purge_request import PurgeRefused
+from edgecache.rules.purge_callers import PurgeRefused
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # what an orchestrator asks, without secrets
+GUARDED = ("/purges/", "/service/")  # each page below asks for a secret that may purge
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 
@@ -69,6 +70,7 @@ class Pages:
         """What there is to see."""
         pages = {path: words for path, (_, words) in PAGES.items()}
         pages["/purges"] = "what is purged: POST to purge, GET for the ledger, GET /purges/ID for one"
+        pages["/service"] = "the same as Fastly: POST /service/ID/purge/KEY, /purge, /purge_all"
         lines = (f"{path:<10}{words}\n" for path, words in pages.items())
         return web.Response(text="edgecache\n\n" + "".join(lines))
 
@@ -112,15 +114,13 @@ def _ask_for(token: str) -> Middleware:
         if _is_open(request):
             return await handler(request)
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        address, now = request.remote or "", time.monotonic()
-        try:
-            attempts.refuse_if_many(address, now)
-        except PurgeRefused as refused:
-            return _problem(refused.status, str(refused))
         if hmac.compare_digest(given, expected):
             return await handler(request)
-        if given:  # who brings none does not guess
-            attempts.failed(address, now)
+        if given:  # no token is no guess
+            try:
+                attempts.failed(request.remote or "", time.monotonic())
+            except PurgeRefused as refused:
+                return _problem(refused.status, str(refused))
         return _problem(401, "The admin token is required", {"WWW-Authenticate": "Bearer"})
 
     return check
@@ -140,7 +140,7 @@ def _as_own(names: Collection[str]) -> Middleware:
 
 def _is_open(request: web.Request) -> bool:
     """Whether the page is for an orchestrator, or asks for a token itself."""
-    return request.path in OPEN_PATHS or request.path == "/purges" or request.path.startswith("/purges/")
+    return request.path in OPEN_PATHS or f"{request.path}/".startswith(GUARDED)
 
 
 def _problem(status: int, title: str, headers: Mapping[str, str] | None = None) -> web.Response:

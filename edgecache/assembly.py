@@ -24,7 +24,7 @@ from edgecache.origin import hidden_fields
 from edgecache.own_log import OwnLog
 from edgecache.parts import Limits, Parts
 from edgecache.pops import Parental
-from edgecache.purge_method import PurgeMethod, callers_of
+from edgecache.purge_method import PurgeMethod
 from edgecache.refresh import Refresher
 from edgecache.region import Region
 from edgecache.region_log import RegionLog
@@ -86,7 +86,7 @@ def assemble(
         parts,
         limits_of(settings),
         writes=writes,
-        purges=PurgeMethod(callers_of(settings), recorder, settings.pop, watch.refused, is_trusted),
+        purges=PurgeMethod(settings, recorder, watch.refused, is_trusted),
         on_known_hit=on_known_hit,
         reaches=reaches,
         token_cookie=settings.token_cookie,

@@ -29,6 +29,7 @@ from edgecache.setting_types import (
     CIPHER_KEY,
     COUNT,
     DURATION,
+    FIELD_NAMES,
     FILE,
     FRACTION,
     GEO_DATABASE,
@@ -314,6 +315,12 @@ class Settings:
         "Who may purge, beside EDGECACHE_ADMIN_TOKEN: name=secret, or name@host=secret for that site only.",
         secret=True,
     )
+    purge_from: tuple[Network, ...] = setting(
+        NETWORKS,
+        "",
+        "Networks whose PURGE, BAN and PURGEKEYS need no secret; by way of a proxy only if that is one of"
+        " EDGECACHE_TRUSTED_PROXIES and names its client.",
+    )
     purge_retention: int = setting(
         COUNT,
         "100000",
@@ -361,7 +368,12 @@ class Settings:
         most="1h",
     )
     tag_fields: str = setting(
-        one_of("hide", "show"), "hide", "Whether clients see Surrogate-Key, Cache-Tag, Cache-Groups and xkey."
+        one_of("hide", "show"),
+        "hide",
+        "Whether clients see Surrogate-Key, Cache-Tag, Cache-Groups, xkey and EDGECACHE_TAG_FIELD_NAMES.",
+    )
+    tag_field_names: tuple[str, ...] = setting(
+        FIELD_NAMES, "", "Further fields of answers whose values are tags, such as X-Magento-Tags or X-Cache-Tags."
     )
     token_cookie: bool = setting(
         SWITCH, "off", "Give writers the consistency token as the cookie edgecache-token too, beside Edgecache-Token."

@@ -41,6 +41,7 @@ from edgecache.rules.cache_key import primary_key
 from edgecache.rules.forward import loops, no_forwards_left
 from edgecache.rules.message import Request
 from edgecache.rules.preconditions import is_unconditional
+from edgecache.rules.purge_dialects import METHODS as PURGE_METHODS
 from edgecache.rules.purge_log import Verdict
 from edgecache.rules.reasons import Forward, Result, Revalidation
 from edgecache.rules.rfc9111 import Fresh, MustAsk, StaleWhileRevalidate
@@ -146,7 +147,7 @@ class Edge:
         request = exchange.request
         if refusal := self._refusal(request):
             self.delivery.ours(exchange, refusal)
-        elif request.method == b"PURGE":
+        elif request.method in PURGE_METHODS:
             self.purges.answer(exchange, exchange.began)
         elif request.jurisdiction != self.jurisdiction:
             self._pass_foreign(exchange)

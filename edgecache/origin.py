@@ -29,9 +29,14 @@ HELD_BACK: Final = 2.0  # seconds that readers may take nothing of an answer whi
 Addresses = list[tuple[int, tuple[object, ...]]]  # (family, socket address)
 
 
+def tag_field_names(settings: Settings) -> frozenset[bytes]:
+    """The fields of answers that bear tags by the operator's word, in lower case."""
+    return frozenset(name.encode() for name in settings.tag_field_names)
+
+
 def hidden_fields(settings: Settings) -> frozenset[bytes]:
     """The fields of answers that clients do not see."""
-    return TAG_FIELDS if settings.tag_fields == "hide" else frozenset()
+    return TAG_FIELDS | tag_field_names(settings) if settings.tag_fields == "hide" else frozenset()
 
 
 class Names:
@@ -84,7 +89,8 @@ class OriginPool:
         self.first_byte_timeout = settings.first_byte_timeout
         self.between_bytes_timeout = settings.between_bytes_timeout
         self.min_rate = settings.origin_min_rate
-        self.heads = ResponseHeads(hidden_fields(settings), frozenset() if is_pop else OF_POPS)
+        unbelieved = frozenset() if is_pop else OF_POPS
+        self.heads = ResponseHeads(hidden_fields(settings), unbelieved, tag_field_names(settings))
         self.buffer = ReadBuffer()
         self.max_head = settings.max_head
         self._connect_timeout = settings.connect_timeout

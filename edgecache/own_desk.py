@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import count
+from itertools import count, islice
 from typing import Final
 
 from edgecache.config import Settings
 from edgecache.metrics import Registry
 from edgecache.own_log import Hub
-from edgecache.purge_desk import Desk, Json, shown
+from edgecache.purge_desk import Desk, Json
+from edgecache.rules.ledger import shown, visible_to
 from edgecache.rules.log_entries import Draft
-from edgecache.rules.purge_request import PurgeRefused
+from edgecache.rules.purge_callers import Caller, PurgeRefused
 
 REMEMBERED: Final = 1000  # purges
 
@@ -24,7 +26,7 @@ class OwnDesk(Desk):
         super().__init__(settings, registry)
         self._hub = hub
         self._numbers = count(1)
-        self._ledger: deque[Json] = deque(maxlen=REMEMBERED)
+        self._ledger: deque[tuple[Draft, Json]] = deque(maxlen=REMEMBERED)
 
     async def _record(self, draft: Draft, wait: str, within: float) -> tuple[int, Json]:
         number = f"local:{next(self._numbers)}"
@@ -34,21 +36,26 @@ class OwnDesk(Desk):
             "kind": "purge",
             "by": draft.author,
             "soft": draft.soft,
-            "names": [shown(name) for name in draft.scopes],
+            "names": [],
             "appended": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "complete": done,
         }
-        self._ledger.appendleft(listed)
+        self._ledger.appendleft((draft, listed))
         answer: Json = {"id": number, "soft": draft.soft, "state": "applied" if done else "recorded"}
         return (201, answer) if done else (202, answer | {"pending": [self._pop]})
 
-    async def report(self, number: str) -> Json:
+    async def report(self, number: str, caller: Caller) -> Json:
         """The purge with this ID, and whether all workers have applied it. Raises `PurgeRefused` (404)."""
-        found = next((one for one in self._ledger if one["id"] == number), None)
-        if found is None:
-            raise PurgeRefused(404, "purge-unknown", "no purge with that ID is remembered")
-        return found
+        for one in self._visible(caller):
+            if one["id"] == number:
+                return one
+        raise PurgeRefused(404, "purge-unknown", "no purge with that ID is remembered")
 
-    async def ledger(self, most: int) -> list[Json]:
-        """The last purges, the newest first."""
-        return list(self._ledger)[:most]
+    async def ledger(self, most: int, caller: Caller) -> list[Json]:
+        """The last purges of the caller's sites, the newest first."""
+        return list(islice(self._visible(caller), most))
+
+    def _visible(self, caller: Caller) -> Iterator[Json]:
+        for draft, listed in self._ledger:
+            if named := visible_to(caller, draft.scopes):
+                yield listed | {"names": [shown(name) for name in named]}

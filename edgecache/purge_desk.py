@@ -23,9 +23,11 @@ from edgecache.metrics import Registry
 from edgecache.purge_method import Attempts, callers_of
 from edgecache.region_log import far_store, home_store, writer_of
 from edgecache.rules import vectors
+from edgecache.rules.ledger import shown, visible_to
 from edgecache.rules.log_entries import Draft, author_of, purge_id, read_entry, read_purge_id
+from edgecache.rules.purge_callers import Caller, Credentials, PurgeRefused
 from edgecache.rules.purge_log import Kind
-from edgecache.rules.purge_request import Caller, PurgeRefused, caller_of, purge_of_json
+from edgecache.rules.purge_request import Purge, purge_of_json
 from edgecache.tasks import spawn
 from edgecache.valkey import Failure
 
@@ -60,18 +62,15 @@ class Desk:
     async def close(self) -> None:
         """End."""
 
-    def caller(self, authorization: bytes | None, address: str, now: float) -> Caller:
+    def caller(self, credentials: Credentials, address: str, now: float) -> Caller:
         """Who calls; raises `PurgeRefused`, which is noted."""
         try:
-            self._attempts.refuse_if_many(address, now)
-            return caller_of(self._callers, authorization)
-        except PurgeRefused as refused:
-            if refused.status == 401 and authorization:  # who brings none does not guess
-                self._attempts.failed(address, now)
-            self.refused(refused, address)
-            if refused.status == 405:
+            if not self._callers:
                 sentence = "nobody may purge here: set EDGECACHE_ADMIN_TOKEN or EDGECACHE_PURGE_TOKENS"
-                raise PurgeRefused(403, refused.reason, sentence) from None
+                raise PurgeRefused(403, "purge-off", sentence)
+            return self._attempts.caller(self._callers, credentials, address, now)
+        except PurgeRefused as refused:
+            self.refused(refused, address)
             raise
 
     def refused(self, refused: PurgeRefused, address: str) -> None:
@@ -86,7 +85,12 @@ class Desk:
             value = orjson.loads(body)
         except ValueError:
             raise PurgeRefused(400, "purge-malformed", "the purge is not JSON") from None
-        purge = purge_of_json(value, caller)
+        return await self.carry_out(purge_of_json(value, caller), caller, address, wait, within)
+
+    async def carry_out(
+        self, purge: Purge, caller: Caller, address: str, wait: str = "none", within: float = 0.0
+    ) -> tuple[int, Json]:
+        """The same with a purge that is read already."""
         draft = Draft(scopes=purge.scopes, soft=purge.soft, author=f"{caller.name} ({self._pop})")
         status, answer = await self._record(draft, wait, within)
         names = len(purge.scopes)
@@ -96,12 +100,15 @@ class Desk:
     async def _record(self, draft: Draft, wait: str, within: float) -> tuple[int, Json]:
         raise NotImplementedError
 
-    async def report(self, number: str) -> Json:
-        """Who has applied the purge with this ID, when, and who has not. Raises `PurgeRefused` (404, 503)."""
+    async def report(self, number: str, caller: Caller) -> Json:
+        """Who has applied the purge with this ID, when, and who has not. Raises `PurgeRefused` (404, 503).
+
+        What names nothing of the caller's sites is not there.
+        """
         raise NotImplementedError
 
-    async def ledger(self, most: int) -> list[Json]:
-        """The last purges and writes, the newest first. Raises `PurgeRefused` (503)."""
+    async def ledger(self, most: int, caller: Caller) -> list[Json]:
+        """The last purges and writes of the caller's sites, the newest first. Raises `PurgeRefused` (503)."""
         raise NotImplementedError
 
 
@@ -163,7 +170,7 @@ class PurgeDesk(Desk):
         done, pending = await self._writer.applied_by(self._region, mark, wait == "all", within)
         return (201, answer | {"state": "applied"}) if done else (202, answer | {"pending": pending})
 
-    async def report(self, number: str) -> Json:
+    async def report(self, number: str, caller: Caller) -> Json:
         """Who has applied the purge with this ID, when, and who has not. Raises `PurgeRefused` (404, 503)."""
         try:
             region, mark = read_purge_id(number)
@@ -173,7 +180,8 @@ class PurgeDesk(Desk):
             row = await self._writer.store.entry(region, mark)
         except Failure:
             raise PurgeRefused(503, "log-unreachable", "this region's log cannot be reached") from None
-        if row is None:
+        listed = _listed(region, row, caller) if row is not None else {}
+        if row is None or (caller.hosts and not listed["names"]):
             raise PurgeRefused(404, "purge-unknown", "no purge with that ID is kept in the log")
         reports = await asyncio.gather(*(_region_report(store, region, mark) for store in self._stores.values()))
         regions = dict(zip(self._stores, reports, strict=True))
@@ -182,43 +190,38 @@ class PurgeDesk(Desk):
             for name, report in regions.items()
             for pop in ([""] if report is None else [pop for pop, one in report.items() if not one["applied"]])
         ]
-        return _listed(region, row) | {"regions": regions, "pending": pending, "complete": not pending}
+        return listed | {"regions": regions, "pending": pending, "complete": not pending}
 
-    async def ledger(self, most: int) -> list[Json]:
+    async def ledger(self, most: int, caller: Caller) -> list[Json]:
         """The last purges and writes of all regions, the newest first. Raises `PurgeRefused` (503)."""
-        store = self._writer.store
+        store, read = self._writer.store, MOST_LISTED if caller.hosts else most
         try:
             regions = await store.regions()
-            found = await asyncio.gather(*(store.recent(region, most) for region in regions))
+            found = await asyncio.gather(*(store.recent(region, read) for region in regions))
         except Failure:
             raise PurgeRefused(503, "log-unreachable", "this region's log cannot be reached") from None
-        listed = [_listed(region, row) for region, rows in zip(regions, found, strict=True) for row in rows]
+        listed = [_listed(region, row, caller) for region, rows in zip(regions, found, strict=True) for row in rows]
         named = [one for one in listed if one["names"]]
         return sorted(named, key=lambda one: str(one["appended"]), reverse=True)[:most]
 
 
-def _listed(region: str, row: Row) -> Json:
-    """One entry as the ledger shows it."""
+def _listed(region: str, row: Row, caller: Caller) -> Json:
+    """One entry as the ledger shows it to `caller`."""
     id_, fields = row
     try:
         entry = read_entry(id_, fields)
     except ValueError:
         return {"id": "", "names": [], "appended": ""}
+    named = visible_to(caller, entry.scopes) if entry.kind in (Kind.PURGE, Kind.END) else ()
     appended = datetime.fromtimestamp(vectors.id_of(entry.mark)[0] / 1000, UTC)
     return {
         "id": purge_id(region, entry.mark),
         "kind": "write" if entry.kind is Kind.END else entry.kind.value,
         "by": author_of(fields),
         "soft": entry.soft,
-        "names": [shown(name) for name in entry.scopes] if entry.kind in (Kind.PURGE, Kind.END) else [],
+        "names": [shown(name) for name in named],
         "appended": appended.isoformat(timespec="milliseconds"),
     }
-
-
-def shown(scope: bytes) -> str:
-    """A scope as people read it."""
-    kinds = {b"u": "url ", b"t": "tag ", b"g": "tag of ", b"p": "prefix ", b"s": "host ", b"*": "everything"}
-    return kinds.get(scope[:1], "?") + scope[1:].replace(b"\0", b": ").decode("utf-8", "replace")
 
 
 async def _region_report(store: LogStore, region: str, mark: int) -> dict[str, Json] | None:

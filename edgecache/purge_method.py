@@ -1,4 +1,4 @@
-"""PURGE on the listener of clients, as CMS plug-ins send it: authenticated, recorded in the region's log, audited."""
+"""PURGE, BAN and PURGEKEYS on the listener of clients, as plug-ins send them: authenticated, recorded, audited."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from edgecache import answers
 from edgecache.admission import address_of
 from edgecache.bugs import seen_through
 from edgecache.config import PurgeToken, Settings
-from edgecache.rules.client_address import Trust, client_address
+from edgecache.origin import tag_field_names
+from edgecache.rules.client_address import Trust, client_address, trust_of
 from edgecache.rules.log_entries import Draft
-from edgecache.rules.purge_request import Caller, Purge, PurgeRefused, caller_of, purge_of_request
+from edgecache.rules.purge_callers import Caller, Credentials, PurgeRefused, caller_of, is_near
+from edgecache.rules.purge_dialects import purge_of_request
+from edgecache.rules.purge_request import Purge
 from edgecache.rules.reasons import Result
 from edgecache.tasks import spawn
 from edgecache.valkey import Failure
@@ -25,6 +28,7 @@ audit = logging.getLogger("edgecache.audit")
 MOST_FAILURES: Final = 10  # wrong tokens from one address, within
 FAILURES_WITHIN: Final = 60.0  # seconds
 MOST_ADDRESSES: Final = 4096
+CHALLENGE: Final = b'Bearer, Basic realm="purges"'  # RFC 9110 §11.6.1
 
 
 def callers_of(settings: Settings) -> list[PurgeToken]:
@@ -33,24 +37,38 @@ def callers_of(settings: Settings) -> list[PurgeToken]:
     return [*settings.purge_tokens, *admin]
 
 
+def is_purged(settings: Settings) -> bool:
+    """Whether anybody may purge."""
+    return bool(callers_of(settings) or settings.purge_from)
+
+
 class Attempts:
-    """Who has brought wrong tokens lately. Mutable state: the times, by address (one of IPv4, a /64 of IPv6)."""
+    """Who has brought wrong secrets lately. Mutable state: the times, by address (one of IPv4, a /64 of IPv6)."""
 
     def __init__(self) -> None:
         self._failed: dict[bytes, list[float]] = {}
 
-    def refuse_if_many(self, address: str, now: float) -> None:
-        """Raise `PurgeRefused` (429) for who has failed too often before `now`, in monotonic seconds."""
-        recent = [when for when in self._failed.get(address_of(address), ()) if now - when < FAILURES_WITHIN]
-        if len(recent) >= MOST_FAILURES:
-            raise PurgeRefused(429, "purge-attempts", "too many wrong tokens from this address: wait a minute")
+    def caller(self, callers: Sequence[Caller], credentials: Credentials, address: str, now: float) -> Caller:
+        """Who calls from `address` at `now`, in monotonic seconds; raises `PurgeRefused` (401, or 429 after many).
+
+        The right secret is never kept waiting: whoever else has the address must not keep it out.
+        """
+        try:
+            return caller_of(callers, credentials)
+        except PurgeRefused:
+            if credentials.claimed:  # no secret is no guess
+                self.failed(address, now)
+            raise
 
     def failed(self, address: str, now: float) -> None:
-        """`address` has brought a wrong token."""
+        """A wrong secret came from `address`; raises `PurgeRefused` (429) if many did within a minute."""
+        network = address_of(address)
+        recent = [when for when in self._failed.get(network, ()) if now - when < FAILURES_WITHIN][-MOST_FAILURES:]
         if len(self._failed) >= MOST_ADDRESSES:
             self._failed.clear()
-        network = address_of(address)
-        self._failed[network] = [*self._failed.get(network, [])[-MOST_FAILURES:], now]
+        self._failed[network] = [*recent, now]
+        if len(recent) >= MOST_FAILURES:
+            raise PurgeRefused(429, "purge-attempts", "too many wrong secrets from this address: wait a minute")
 
 
 class Recorder(Protocol):
@@ -61,19 +79,21 @@ class Recorder(Protocol):
 
 
 class PurgeMethod:
-    """Answers PURGE requests."""
+    """Answers PURGE, BAN and PURGEKEYS requests."""
 
     def __init__(
         self,
-        callers: Sequence[Caller],
+        settings: Settings,
         recorder: Recorder,
-        pop: str,
         refused: Callable[[str], None] = lambda reason: None,
         is_trusted: Trust = lambda peer: False,
     ) -> None:
-        self._callers = callers
+        self._callers: Sequence[Caller] = callers_of(settings)
+        self._is_open = is_purged(settings)
+        self._may_purge = trust_of(settings.purge_from)  # by address
+        self._tag_fields = tag_field_names(settings)
         self._recorder = recorder
-        self._pop = pop
+        self._pop = settings.pop
         self._refused = refused  # told why one is refused: to count
         self._is_trusted = is_trusted  # whether a peer's word for the client's address is believed
         self._attempts = Attempts()
@@ -81,20 +101,23 @@ class PurgeMethod:
     def answer(self, exchange: Exchange, now: float) -> None:
         """Answer `exchange`, at `now` in monotonic seconds."""
         request, fields = exchange.request, exchange.request.fields
-        client = self._client(exchange)
-        token, key = fields.get(b"authorization"), fields.get(b"fastly-key")
+        near = is_near(exchange.client, fields, self._is_trusted, self._may_purge)
+        credentials = Credentials(fields.get(b"authorization"), fields.get(b"fastly-key"), near)
         if exchange.body is not None:
             exchange.body.discard()
         try:
-            self._attempts.refuse_if_many(client, now)
-            caller = caller_of(self._callers, token, key)
-            purge = purge_of_request(request, caller)
+            caller = self._caller(credentials, self._client(exchange), now)
+            purge = purge_of_request(request, caller, self._tag_fields)
         except PurgeRefused as refused:
-            if refused.status == 401 and (token or key):  # who brings none does not guess
-                self._attempts.failed(client, now)
             self._refuse(exchange, refused)
             return
         spawn(seen_through(exchange, self._purge(exchange, purge, caller)), "purge")
+
+    def _caller(self, credentials: Credentials, client: str, now: float) -> Caller:
+        if not self._is_open:
+            sentence = "nobody may purge here: neither EDGECACHE_PURGE_TOKENS nor EDGECACHE_PURGE_FROM is set"
+            raise PurgeRefused(405, "purge-off", sentence)
+        return self._attempts.caller(self._callers, credentials, client, now)
 
     def _client(self, exchange: Exchange) -> str:
         """Who asks: behind a balancer, one who guesses must not keep the others out."""
@@ -120,7 +143,7 @@ class PurgeMethod:
     def _refuse(self, exchange: Exchange, refused: PurgeRefused) -> None:
         self._refused(refused.reason)
         audit.warning("purge refused reason=%s from=%s", refused.reason, self._client(exchange))
-        more = [(b"WWW-Authenticate", b"Bearer")] if refused.status == 401 else []
+        more = [(b"WWW-Authenticate", CHALLENGE)] if refused.status == 401 else []
         if refused.status == 405:
             more = [(b"Allow", b"GET, HEAD")]
         answer = answers.of_ours(refused.status, refused.reason, str(refused), *more)

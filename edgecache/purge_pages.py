@@ -10,8 +10,10 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
+from edgecache.fastly_pages import FastlyPages
 from edgecache.purge_desk import MOST_LISTED, Desk, read_wait
-from edgecache.rules.purge_request import Caller, PurgeRefused
+from edgecache.purge_method import CHALLENGE
+from edgecache.rules.purge_callers import Caller, Credentials, PurgeRefused
 
 LARGEST: Final = 1024 * 1024  # bytes of a purge
 BODY_WITHIN: Final = 10.0  # seconds
@@ -19,7 +21,7 @@ Page = Callable[[web.Request, Caller], Awaitable[web.Response]]
 
 
 class PurgePages:
-    """`POST /purges`, `GET /purges`, `GET /purges/{id}`; each asks for a token that may purge."""
+    """`POST /purges`, `GET /purges`, `GET /purges/{id}`, and Fastly's API; each asks for a secret that may purge."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
@@ -29,13 +31,16 @@ class PurgePages:
         app.router.add_post("/purges", self._guarded(self._purge))
         app.router.add_get("/purges", self._guarded(self._ledger))
         app.router.add_get("/purges/{id}", self._guarded(self._report))
+        fastly = FastlyPages(self._desk)
+        app.router.add_post("/service/{service}/purge/{key}", self._guarded(with_content(fastly.key)))
+        app.router.add_post("/service/{service}/purge", self._guarded(with_content(fastly.keys)))
+        app.router.add_post("/service/{service}/purge_all", self._guarded(with_content(fastly.everything)))
 
     def _guarded(self, page: Page) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def answer(request: web.Request) -> web.Response:
             try:
-                given = request.headers.get("Authorization")
-                bearer = given.encode("utf-8", "surrogateescape") if given is not None else None
-                caller = self._desk.caller(bearer, request.remote or "", time.monotonic())
+                given = Credentials(_said(request, "Authorization"), _said(request, "Fastly-Key"))
+                caller = self._desk.caller(given, request.remote or "", time.monotonic())
             except PurgeRefused as refused:  # it is written down already
                 return _problem(refused)
             try:
@@ -56,10 +61,24 @@ class PurgePages:
         limit = request.query.get("limit", "50")
         if not limit.isascii() or not limit.isdigit() or len(limit) > 9 or not 0 < int(limit) <= MOST_LISTED:
             raise PurgeRefused(400, "purge-malformed", f"limit is a number from 1 to {MOST_LISTED}")
-        return _json({"purges": await self._desk.ledger(int(limit))})
+        return _json({"purges": await self._desk.ledger(int(limit), caller)})
 
     async def _report(self, request: web.Request, caller: Caller) -> web.Response:
-        return _json(await self._desk.report(request.match_info["id"]))
+        return _json(await self._desk.report(request.match_info["id"], caller))
+
+
+def with_content(page: Callable[[web.Request, Caller, bytes], Awaitable[web.Response]]) -> Page:
+    """`page`, given the content of its request."""
+
+    async def answer(request: web.Request, caller: Caller) -> web.Response:
+        return await page(request, caller, await _body(request))
+
+    return answer
+
+
+def _said(request: web.Request, name: str) -> bytes | None:
+    value = request.headers.get(name)
+    return value.encode("utf-8", "surrogateescape") if value is not None else None
 
 
 async def _body(request: web.Request) -> bytes:
@@ -83,6 +102,6 @@ def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
 
 def _problem(refused: PurgeRefused) -> web.Response:
     problem = {"status": refused.status, "title": "The purge was refused", "detail": str(refused)}
-    headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else None
+    headers = {"WWW-Authenticate": CHALLENGE.decode()} if refused.status == 401 else None
     body = orjson.dumps(problem | {"reason": refused.reason})
     return web.Response(body=body, status=refused.status, headers=headers, content_type="application/problem+json")

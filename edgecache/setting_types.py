@@ -48,6 +48,11 @@ _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([a-z]+)", re.ASCI
 _URL = re.compile(r"(https?)://([^/?#]*)(/[!-\"$->@-~]*)?", re.ASCII)
 _PATH = re.compile(r"/[!-\"$-~]*", re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_FIELD_NAME = re.compile(  # none that means something else to clients or caches
+    r"(?!(?:age|allow|connection|date|etag|expires|host|last-modified|link|location|pragma|set-cookie|trailer|vary|via)\Z"
+    r"|(?:accept|access|cache-control|cdn-cache-control|cdn-loop|content|edgecache|proxy|retry|sec|strict|transfer|www)-?)[a-z0-9-]{1,64}",
+    re.ASCII,
+)
 _HSTS = re.compile(r"max-age=[0-9]{1,10}(; ?includeSubDomains)?(; ?preload)?", re.ASCII | re.IGNORECASE)
 _TOKEN = re.compile(r"[\x21-\x7e]*", re.ASCII)
 
@@ -361,6 +366,15 @@ def purge_tokens(text: str) -> tuple[PurgeToken, ...]:
     return tuple(found)
 
 
+def field_names(text: str) -> tuple[str, ...]:
+    """Names of fields that may bear tags, in lower case."""
+    found = tuple(name.strip().lower() for name in text.split(",") if name.strip())
+    for name in found:
+        if not _FIELD_NAME.fullmatch(name):
+            raise ValueError(f"holds {name}, which is no name of a field for tags")
+    return found
+
+
 def prefix_modes(text: str) -> dict[str, str]:
     """What to do for each path prefix while cut off, out of `/news=available,/shop=consistent`."""
     found: dict[str, str] = {}
@@ -419,6 +433,7 @@ JURISDICTIONS = Kind("list of region:jurisdiction", jurisdictions)
 REGIONAL = Kind("embedded, off or URL", regional)
 CIPHER_KEY = Kind("32 bytes in hex or base64", cipher_key)
 PEERS = Kind("list of region=URL", peers)
+FIELD_NAMES = Kind("list of names", field_names)
 PURGE_TOKENS = Kind("list of name=secret", purge_tokens)
 PREFIX_MODES = Kind("list of path=mode", prefix_modes)
 FILE = Kind("path", str)

@@ -39,6 +39,7 @@ from edgecache.origin import OriginPool
 from edgecache.origins import Origins
 from edgecache.parent import Parents
 from edgecache.pops import Children
+from edgecache.purge_method import is_purged
 from edgecache.rules.client_address import trust_of
 from edgecache.rules.immaterial import IMMATERIAL, OF_CLIENTS_ADDRESS, OF_CLIENTS_TOKEN
 from edgecache.rules.message import Request
@@ -129,7 +130,7 @@ class Worker:
         account, before = self.edge.memory.account, getattr(self, "_heads", None)
         if before is not None:
             before.forget_all()
-        self._heads = RequestHeads(limits, account.budget // HEADS, account.hold)
+        self._heads = RequestHeads(limits, account.budget // HEADS, account.hold, purging=is_purged(settings))
         self.edge.alike.bound(limits)
         self.check_unfinished = self._heads.check_unfinished
 

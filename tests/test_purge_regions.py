@@ -17,12 +17,13 @@ from harness.pop import Pop, environment, running_pop
 from harness.valkey import Server, running_valkey
 from test_purges import BEARER, TOKEN, Site, body
 
-from edgecache.config import load
+from edgecache.config import PurgeToken, load
 from edgecache.metrics import Registry
 from edgecache.purge_desk import PurgeDesk
-from edgecache.rules.purge_request import PurgeRefused
+from edgecache.rules.purge_callers import Credentials, PurgeRefused
 
 NAMES = ("eu", "us", "ap")
+ADMIN = PurgeToken("admin", "x" * 16)
 
 
 class Region:
@@ -95,7 +96,7 @@ async def settled(found: dict[str, Region]) -> None:
 
 async def purge(region: Region, wait: str = "all", **what: Any) -> tuple[int, dict[str, Any]]:
     """A purge by the desk of one region."""
-    caller = region.desk.caller(BEARER[1].encode(), "test", 0.0)
+    caller = region.desk.caller(Credentials(BEARER[1].encode()), "test", 0.0)
     return await region.desk.purge(json.dumps(what).encode(), caller, "test", wait, 10.0)
 
 
@@ -134,18 +135,28 @@ async def test_a_purge_reaches_all_regions(site: Site, origin: OriginDouble) -> 
         assert [await body(pop, "/b") for pop in everybody(found)] == [b"v2"] * 6
 
         for region in ("us", "ap", "eu"):
-            report = await found[region].desk.report(answer["id"])
+            report = await found[region].desk.report(answer["id"], ADMIN)
             assert report["complete"]
             assert {name: sorted(pops) for name, pops in report["regions"].items()} == {
                 name: [f"{name}-0", f"{name}-1"] for name in NAMES
             }
             assert all(pop["after_ms"] is not None for pops in report["regions"].values() for pop in pops.values())
-        ledger = await found["ap"].desk.ledger(10)
+        ledger = await found["ap"].desk.ledger(10, ADMIN)
         assert [one["names"] for one in ledger] == [
             ["url http://www.example.test/b", "url https://www.example.test/b"],
             ["tag a"],
         ]
         assert ledger[0]["by"] == "cms (us-desk)"
+
+        site = PurgeToken("site", "x" * 16, ("www.example.test",))
+        stranger = PurgeToken("stranger", "y" * 16, ("other.test",))
+        ours = await found["ap"].desk.ledger(10, site)
+        assert [one["names"] for one in ours] == [["url http://www.example.test/b", "url https://www.example.test/b"]]
+        assert (await found["ap"].desk.report(answer["id"], site))["complete"]
+        assert await found["ap"].desk.ledger(10, stranger) == []
+        with pytest.raises(PurgeRefused) as unknown:
+            await found["ap"].desk.report(answer["id"], stranger)
+        assert unknown.value.status == 404
 
 
 @pytest.mark.slow
@@ -168,7 +179,7 @@ async def test_a_region_that_is_cut_off_catches_up(site: Site, origin: OriginDou
         await settled(found)
         for pop in everybody(found):
             assert [await body(pop, target) for target in targets] == [b"v2"] * 40
-        assert (await found["us"].desk.report(answer["id"]))["complete"]
+        assert (await found["us"].desk.report(answer["id"], ADMIN))["complete"]
 
 
 @pytest.mark.slow
@@ -270,7 +281,7 @@ async def test_bad_purges_are_refused_with_one_sentence(origin: OriginDouble) ->
     """Malformed, foreign or oversized: nothing is recorded."""
     async with world(origin, ("eu",), pops=1) as found:
         desk = found["eu"].desk
-        caller = desk.caller(BEARER[1].encode(), "test", 0.0)
+        caller = desk.caller(Credentials(BEARER[1].encode()), "test", 0.0)
         bad = [b"", b"[]", b"{}", b'{"tags": "a"}', b'{"tag": ["a"]}', b'{"urls": ["/a"]}', b'{"urls": ["ftp://a/"]}']
         bad += [b'{"tags": [""]}', b'{"tags": ["*"]}', b'{"everything": 1}', b'{"soft": true}', b'{"prefixes": ["/a"]}']
         bad += [b'{"hosts": ["a b"]}', b'{"urls": ["http://a/\\n"]}', json.dumps({"tags": ["x"] * 1001}).encode()]
@@ -279,10 +290,10 @@ async def test_bad_purges_are_refused_with_one_sentence(origin: OriginDouble) ->
                 await desk.purge(one, caller, "test", "none", 1.0)
             assert refused.value.status == 400, one
             assert "\n" not in str(refused.value)
-        assert not await desk.ledger(10)
+        assert not await desk.ledger(10, ADMIN)
         for number in ("", "eu", "eu:1.2-3", "xx:1.2-3", "eu:zz", "eu:1.1-1/../"):
             with pytest.raises(PurgeRefused) as refused:
-                await desk.report(number)
+                await desk.report(number, ADMIN)
             assert refused.value.status == 404
 
 

@@ -61,6 +61,16 @@ def group_names(value: bytes | None) -> tuple[bytes, ...]:
     return tuple(member.encode() for member in members)
 
 
+def with_tags(fields: Fields, names: frozenset[bytes]) -> Fields:
+    """`fields` with the tags in further fields, by their `names`, as one POP tells them another."""
+    if names.isdisjoint(fields.index):
+        return fields
+    told = fields.get(BETWEEN_POPS) or b""
+    values = [value for name in sorted(names) if (value := fields.get(name)) is not None]
+    tags = dict.fromkeys(tag for value in values for tag in value.replace(b",", b" ").split())
+    return fields.without((BETWEEN_POPS,)).plus((BETWEEN_POPS, told + b" " + between_pops(tags)))
+
+
 def between_pops(tags: Iterable[bytes]) -> bytes:
     """The value of the field by which one POP tells another the tags of what it sends."""
     return b" ".join([quote_from_bytes(tag, safe="-._~!$&'()*+,;=:@/?").encode() for tag in tags])

@@ -20,6 +20,7 @@ from edgecache.rules.claims import claims_in
 from edgecache.rules.forward import is_disguised
 from edgecache.rules.message import NO_BODY, FieldLine, Fields, Framing, Request, Response
 from edgecache.rules.stored import hop_by_hop
+from edgecache.rules.tags import with_tags
 from edgecache.wire.errors import BadRequest, OriginError
 from edgecache.wire.h1_render import status_line
 from edgecache.wire.llhttp import Splitter
@@ -41,6 +42,7 @@ METHODS: Final = frozenset(
     b"REPORT CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE MKCALENDAR ACL BIND REBIND UNBIND LINK UNLINK "
     b"MKACTIVITY SOURCE".split()
 )
+LIKE_PURGE: Final = frozenset((b"BAN", b"PURGEKEYS"))  # known where somebody may purge; llhttp does not know them
 NOT_REPEATABLE: Final = frozenset(
     (
         b"host",
@@ -92,9 +94,15 @@ class RequestHeads:
     """A reader of request heads."""
 
     def __init__(
-        self, limits: HeadLimits, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None
+        self,
+        limits: HeadLimits,
+        most_bytes: int = MOST_BYTES,
+        hold: Callable[[int], None] | None = None,
+        *,
+        purging: bool = False,
     ) -> None:
         self.limits = limits
+        self._purging = purging  # whether anybody may purge
         self._parsed: Remembered[bytes, Request] = Remembered(MOST_REMEMBERED, most_bytes, weight_of, hold)
         self._seen = Seen()
         self._splitter = Splitter()
@@ -127,9 +135,9 @@ class RequestHeads:
         if major != b"1":
             raise BadRequest(505, "http-version")
         count = self._check_limits(raw, match)
-        if method not in METHODS:  # CONNECT is for forward proxies; what we cannot pass on we do not know
+        if not self._is_known(method):
             raise BadRequest(501, "method", "this method is not implemented here")
-        lines = self._splitter.split(raw, count)
+        lines = self._splitter.split(raw if method in METHODS else b"PURGE" + raw[len(method) :], count)
         if b" \r\n" in raw or b"\t\r\n" in raw:  # RFC 9112 §5.1: blanks after a value are not of it; llhttp keeps them
             lines = [(name, value.rstrip(b" \t")) for name, value in lines]
         fields = Fields(lines)
@@ -152,6 +160,10 @@ class RequestHeads:
                 fields = fields.without(options - NOT_NOMINATED)
         claims = claims_in(index)
         return Request(method, target, host, fields, framing, minor == b"0", keep_alive, scheme, claims=claims)
+
+    def _is_known(self, method: bytes) -> bool:
+        """Whether `method` is answered: not CONNECT, which is for forward proxies, nor what cannot be passed on."""
+        return method in METHODS or (self._purging and method in LIKE_PURGE)
 
     def check_unfinished(self, start: bytes, scanned: int = 0) -> None:
         """Raise `BadRequest` if `start`, of which `scanned` bytes were checked before, can no longer become a head."""
@@ -266,8 +278,14 @@ def connection_options(fields: Fields) -> set[bytes]:
 class ResponseHeads:
     """A reader of response heads; the last ones are remembered: an origin repeats itself within a second."""
 
-    def __init__(self, hidden: frozenset[bytes] = frozenset(), unbelieved: frozenset[bytes] = frozenset()) -> None:
+    def __init__(
+        self,
+        hidden: frozenset[bytes] = frozenset(),
+        unbelieved: frozenset[bytes] = frozenset(),
+        tagging: frozenset[bytes] = frozenset(),
+    ) -> None:
         self._unbelieved = unbelieved  # fields that only a POP may send
+        self._tagging = tagging  # further fields that bear tags
         self._hidden = hidden  # fields that are not passed on, beside those that are for this connection only
         self._parsed: Remembered[bytes, Response] = Remembered(MOST_REMEMBERED // 4)
         self.known = self._parsed.get  # the response whose head is exactly these bytes, to any method but HEAD
@@ -275,13 +293,17 @@ class ResponseHeads:
     def parse(self, raw: bytes, method: bytes) -> Response:
         """The response whose head is `raw`, answering a `method` request; raises `OriginError`."""
         if method == b"HEAD":  # its framing differs
-            return parse_response_head(raw, method, self._hidden, self._unbelieved)
+            return self._parse(raw, method)
         response = self._parsed.get(raw)
         if response is None:
-            response = parse_response_head(raw, method, self._hidden, self._unbelieved)
+            response = self._parse(raw, method)
             if len(raw) <= LONGEST_REMEMBERED and response.status >= 200:  # an interim one is never the whole answer
                 self._parsed.remember(raw, response)
         return response
+
+    def _parse(self, raw: bytes, method: bytes) -> Response:
+        response = parse_response_head(raw, method, self._hidden, self._unbelieved)
+        return response if not self._tagging else response._replace(fields=with_tags(response.fields, self._tagging))
 
 
 def parse_response_head(
