@@ -23,7 +23,7 @@ class AlikeHits:
         self._slot = parts.memory.slot
         self._still_passes = parts.invalidation.still_passes
         self._repeats = parts.known.is_worth_learning
-        self._clock = parts.clock  # epoch seconds
+        self._clock = parts.clock  # resident time
         self._delivery = delivery
         self._on_hit = on_hit  # told of each, with the time: to count and log
 

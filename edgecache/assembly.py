@@ -11,6 +11,7 @@ from typing import Final
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgecache.alike import Alike, AlikeHeads
+from edgecache.clock import Clock
 from edgecache.config import Settings
 from edgecache.edge import Edge
 from edgecache.fills import Fills
@@ -69,16 +70,16 @@ def assemble(
     switch: Switch,
     watch: Watch,
     is_trusted: Trust,
-    clock: Callable[[], float],
+    clock: Clock,
     on_known_hit: Callable[[ClientConnection, KnownHit | Alike, float], None],
 ) -> Assembled:
-    """The request path that the settings describe, on the running event loop; `clock` in epoch seconds."""
+    """The request path that the settings describe, on the running event loop."""
     tier = regional_tier(settings, watch.regional, clock)
     parts = _parts(settings, switch, watch, is_trusted, clock, tier)
     own_log = OwnLog(parts.invalidation)
     logs = None
     if tier is not None:
-        logs = RegionLog(settings, parts.invalidation, LogCounts(watch.registry, settings.region), clock)
+        logs = RegionLog(settings, parts.invalidation, LogCounts(watch.registry, settings.region), clock.wall)
     reaches = logs.follower.reaches if logs is not None else None
     recorder = logs.writer if logs is not None else own_log
     writes = Writes(parts.relays, parts.invalidation, write_policy_of(settings), recorder, reaches)
@@ -94,7 +95,7 @@ def assemble(
     if tier is not None and logs is not None and settings.write_through == "refresh":
         rules, peers = settings.residency_rules, logs.writer.peers
         near = {region: store for region, store in peers.items() if rules.of_region(region) == rules.home}
-        writes.refresh = Refresher(edge, tier.codec, near).refresh
+        writes.refresh = Refresher(edge, tier.codec, clock, near).refresh
     return Assembled(edge, tier, logs, own_log)
 
 
@@ -103,7 +104,7 @@ def _parts(
     switch: Switch,
     watch: Watch,
     is_trusted: Trust,
-    clock: Callable[[], float],
+    clock: Clock,
     tier: Regional | None,
 ) -> Parts:
     pop, home = settings.pop.encode(), settings.residency_rules.home
@@ -116,15 +117,15 @@ def _parts(
     parental = None
     if settings.parents:
         secret = settings.pop_secret[0] if settings.pop_secret else b""
-        parental = Parental(pop, settings.region, secret, invalidation, clock, is_trusted)
+        parental = Parental(pop, settings.region, secret, invalidation, clock.wall, is_trusted)
     upstream = Upstream(switch, gateway_of(settings), log, clock, is_trusted, parental, watch.upstream_answered)
     region = None
     if tier is not None:
         name = settings.region.encode() + b"/regional"
-        region = Region(tier, memory, invalidation, upstream, clock, settings.follower_timeout, name)
+        region = Region(tier, memory, invalidation, upstream, clock.now, settings.follower_timeout, name)
     return Parts(
         pop=pop,
-        clock=clock,
+        clock=clock.now,
         memory=memory,
         invalidation=invalidation,
         flights=flights,
@@ -136,7 +137,8 @@ def _parts(
             fills=fills,
             flights=flights,
             invalidation=invalidation,
-            clock=clock,
+            clock=clock.now,
+            wall=clock.wall,
             jurisdiction=home,
         ),
         known=KnownHeads(memory.account.budget // KNOWN, memory.account.hold),
@@ -146,7 +148,7 @@ def _parts(
     )
 
 
-def regional_tier(settings: Settings, counts: RegionalCounts, clock: Callable[[], float]) -> Regional | None:
+def regional_tier(settings: Settings, counts: RegionalCounts, clock: Clock) -> Regional | None:
     """The tier that the settings name, on the running event loop; None if they name none."""
     if settings.regional == "off":
         return None

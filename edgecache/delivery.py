@@ -33,7 +33,7 @@ class Delivery:
         self.max_ranges = max_ranges
         self._pop = parts.pop
         self._tier_name = parts.region.name if parts.region is not None else b""
-        self._clock = parts.clock  # epoch seconds
+        self._clock = parts.clock  # resident time
         self._invalidation = parts.invalidation
         self._relays = parts.relays
         self._known = parts.known

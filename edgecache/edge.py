@@ -83,7 +83,7 @@ class Edge:
         self.relays = parts.relays
         self.upstream = parts.upstream
         self.region = parts.region  # None: there is no regional tier
-        self.clock = parts.clock  # epoch seconds
+        self.clock = parts.clock  # resident time
         self.jurisdiction = parts.jurisdiction
         self.known = parts.known
         self.alike = parts.alike

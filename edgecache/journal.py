@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from edgecache.access_log import AccessLog
 from edgecache.alike import Alike
+from edgecache.clock import Clock
 from edgecache.delivery import KNOWN_HIT
 from edgecache.known import KnownHit
 from edgecache.request_counts import SAMPLED, RequestCounts, Tally
@@ -17,11 +18,11 @@ from edgecache.wire.h1_server import ClientConnection
 class Journal:
     """Counts and logs every answer of a worker. The request path only adds: a number and a tuple."""
 
-    def __init__(self, log: AccessLog, requests: RequestCounts, clock: Callable[[], float], *, logging: bool) -> None:
+    def __init__(self, log: AccessLog, requests: RequestCounts, clock: Clock, *, logging: bool) -> None:
         self.logging = logging  # whether requests are logged, or a part of them
         self._log = log
         self._requests = requests
-        self._clock = clock  # epoch seconds
+        self._clock = clock
 
     @property
     def answered(self) -> Callable[[Exchange, float], Tally]:
@@ -33,7 +34,7 @@ class Journal:
         fields = request.fields
         self._log.add(
             (
-                self._clock() - took,
+                self._clock.wall() - took,
                 exchange.client,
                 request.method,
                 request.host,
@@ -54,7 +55,7 @@ class Journal:
         return tally
 
     def known_hit(self, connection: ClientConnection, known: KnownHit | Alike, now: float) -> None:
-        """A request was answered at `now` by a known head, or by one that is like known ones."""
+        """A request was answered at `now`, in resident time, by a known head, or by one that is like known ones."""
         requests = self._requests
         answer = known.rendered.answer
         requests.known_hits += 1
@@ -62,13 +63,13 @@ class Journal:
         if answer.status >= 300:
             requests.known_others[answer.status // 100] += 1
         if not requests.known_hits & (SAMPLED - 1):
-            requests.observe_hit(max(0.0, self._clock() - now), SAMPLED)
+            requests.observe_hit(max(0.0, self._clock.now() - now), SAMPLED)
         if self.logging:
             request = known.request
             fields = request.fields
             self._log.add(
                 (
-                    now,
+                    self._clock.wall(),
                     connection.peer,
                     request.method,
                     request.host,

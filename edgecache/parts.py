@@ -22,7 +22,7 @@ class Parts:
     """The parts that `edge.py`, `refill.py` and `delivery.py` share. All mutable state of the path lies in them."""
 
     pop: bytes
-    clock: Callable[[], float]  # epoch seconds
+    clock: Callable[[], float]  # resident time: epoch seconds that never step
     memory: Memory
     invalidation: Invalidation
     flights: Flights

@@ -54,7 +54,7 @@ class Refill:
         self._fills = parts.fills
         self._upstream = parts.upstream
         self._region = parts.region
-        self._clock = parts.clock  # epoch seconds
+        self._clock = parts.clock  # resident time
 
     def flight(self, key: bytes, request: Request, entry: Entry | None, exchange: Exchange | None) -> Flight:
         """The flight that is out for this URL and these selecting fields, or a new one that `exchange` leads."""

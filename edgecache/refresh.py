@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from edgecache.body import Body
+from edgecache.clock import Clock
 from edgecache.fills import Reply
 from edgecache.flights import Filling
 from edgecache.invalidation import written
@@ -33,9 +34,10 @@ WITHIN: Final = 30.0  # seconds for the fetch
 class Refresher:
     """Fetches what writes have changed. What it pushes carries what was known when it asked, as everything does."""
 
-    def __init__(self, edge: Edge, codec: Codec, peers: Mapping[str, LogStore]) -> None:
+    def __init__(self, edge: Edge, codec: Codec, clock: Clock, peers: Mapping[str, LogStore]) -> None:
         self._edge = edge
         self._codec = codec
+        self._clock = clock
         self._peers = peers
         self.pushed = 0  # records given to other regions
 
@@ -59,11 +61,12 @@ class Refresher:
         content = b"".join(body.pieces)
         if not is_proven(stored, len(content), reply.response.framing.length):
             return
-        life = useful_life(stored, self._edge.clock())
+        life = useful_life(stored, self._clock.now())
         record = record_of(Entry(key, stored, content), key, written(reply.seen.vector), len(content), b"", content)
         if life > 0:
             place = storage_key(key)
-            command = ("SET", place, self._codec.encode(place, record), "PX", b"%d" % (life * 1000))
+            data = self._codec.encode(place, self._clock.leaving(record))
+            command = ("SET", place, data, "PX", b"%d" % (life * 1000))
             for store in self._peers.values():
                 spawn(self._give(store, command), "refresh of another region")
 

@@ -61,7 +61,7 @@ class Region:
         self._memory = memory
         self._invalidation = invalidation
         self._upstream = upstream
-        self._clock = clock  # epoch seconds
+        self._clock = clock  # resident time
         self.patience = patience  # seconds that a flight waits for another worker's
 
     def is_led_by(self, request: Request) -> bool:

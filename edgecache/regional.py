@@ -15,6 +15,7 @@ from os import urandom
 from typing import Final
 
 from edgecache.chunks import LONGER, ChunkReader, ChunkWriter, chunk_keys
+from edgecache.clock import Clock
 from edgecache.guard import Guard
 from edgecache.lanes import Commands, Reads
 from edgecache.leases import Came, Lease, Leases, News, Waiting
@@ -83,14 +84,14 @@ class Regional:
         lease: float,
         largest: int,
         count: Callable[[Read], None],
-        clock: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self.guard = guard
         self._take_within = max(TAKE_WITHIN, 4 * budget)  # seconds
         self.codec = codec
         self.largest = largest  # bytes of the largest body that is taken
         self._count = count
-        self._clock = clock  # epoch seconds
+        self._clock = clock
         self.reads = Reads(guard, budget)
         self.bulk = Reads(guard, max(budget, 1.0), patient=True)  # chunks: nobody's first byte waits behind one
         self._followed = Reads(guard, self._take_within, patient=True)  # what a leader of the region has stored
@@ -173,7 +174,7 @@ class Regional:
             self._count(Read.DELETED)
             return None
         try:
-            return self.codec.decode(key, url, value)
+            return self._clock.arriving(self.codec.decode(key, url, value))
         except Corrupt:
             self._count(Read.CORRUPT)
             self.writes.send(("UNLINK", key))
@@ -220,7 +221,7 @@ class Regional:
 
     def store(self, entry: Entry, url: bytes, seen: str) -> bool:
         """Write `entry`, a whole, to lie as long as it may be of use; whether it was taken."""
-        life = useful_life(entry.stored, self._clock())
+        life = useful_life(entry.stored, self._clock.now())
         content = entry.content
         return (
             isinstance(content, bytes)
@@ -232,7 +233,7 @@ class Regional:
         self, stored: Stored, url: bytes, seen: str, allowed: Callable[[int], bool], given_up: Callable[[], None]
     ) -> ChunkWriter:
         """What writes a body that is still arriving; `allowed` is asked of its length, `given_up` told if it fails."""
-        life = useful_life(stored, self._clock())
+        life = useful_life(stored, self._clock.now())
         base = storage_key(url)
 
         def written(name: bytes, length: int, small: bytes | None) -> bytes:
@@ -244,7 +245,7 @@ class Regional:
 
     def prolong(self, found: Found, entry: Entry, seen: str) -> None:
         """What lies in the chunks of `found` is still good: `entry` says for how long."""
-        life, record = useful_life(entry.stored, self._clock()), found.record
+        life, record = useful_life(entry.stored, self._clock.now()), found.record
         if life > 0:
             until = b"%d" % ((life + LONGER) * 1000)
             for key in chunk_keys(found.base, record, Span(0, record.length)):
@@ -288,7 +289,7 @@ class Regional:
         return known
 
     def _set(self, key: bytes, record: Record, life: float) -> bool:
-        data = self.codec.encode(key, record)
+        data = self.codec.encode(key, self._clock.leaving(record))
         return self.writes.send(("SET", key, data, "PX", b"%d" % (life * 1000)), len(data))
 
     def forget(self, url: bytes) -> None:

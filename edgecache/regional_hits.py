@@ -42,7 +42,7 @@ class RegionalHits:
         self._marks = parts.flights.marks
         self._invalidation = parts.invalidation
         self._known = parts.known
-        self._clock = parts.clock  # epoch seconds
+        self._clock = parts.clock  # resident time
         self._otherwise = otherwise  # told what was found for a known head
 
     def ask_known(self, connection: ClientConnection, known: KnownRead, raw: bytes) -> bool:

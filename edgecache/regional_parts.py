@@ -32,7 +32,7 @@ class RegionalParts:
         self._pop = parts.pop
         self._region = region
         self._invalidation = parts.invalidation
-        self._clock = parts.clock  # epoch seconds
+        self._clock = parts.clock  # resident time
         self._go_on = go_on
 
     def answers(self, exchange: Exchange, key: bytes, found: Found, why: Forward, most_ranges: int) -> bool:

@@ -55,6 +55,7 @@ class Relays:
         flights: Flights,
         invalidation: Invalidation,
         clock: Callable[[], float],
+        wall: Callable[[], float],
         jurisdiction: str = "",
     ) -> None:
         self.pop = pop
@@ -64,7 +65,8 @@ class Relays:
         self._flights = flights
         self._invalidation = invalidation
         self._log = invalidation.log
-        self.clock = clock  # epoch seconds
+        self.clock = clock  # resident time
+        self._wall = wall  # epoch seconds, for Date
         self._ask = upstream.ask
         self.count_refused = fills.count_refused
         self._unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
@@ -84,7 +86,7 @@ class Relays:
         entry: Entry | None,
         now: float,
     ) -> None:
-        """Ask the origin `question` for `exchange` alone, at `now` in epoch seconds."""
+        """Ask the origin `question` for `exchange` alone, at `now` in resident time."""
         seen = self._log.stamp()
         if (child := exchange.request.child) is not None:  # what it knows, it knew before this question
             seen = seen._replace(vector=seen.vector.merged(child.required))
@@ -95,7 +97,7 @@ class Relays:
         self.upstream.ask(relay)
 
     def pass_known(self, connection: ClientConnection, known: KnownPass, raw: bytes, now: float) -> None:
-        """Pass through the request whose head is `raw`, at `now` in epoch seconds."""
+        """Pass through the request whose head is `raw`, at `now` in resident time."""
         relay = _KnownPass(self, connection, known, raw, now)
         connection.adopt(relay)
         self._ask(relay)
@@ -129,7 +131,7 @@ class Relays:
         """What is known of the log: every question carries it."""
         return self._log.stamp()
 
-    def unstored_head(self, response: Response, why: Forward, now: float) -> UnstoredHead | None:
+    def unstored_head(self, response: Response, why: Forward) -> UnstoredHead | None:
         """The head to pass on of a response that no request could make storable; None of any other.
 
         Remembered for the responses that the pool remembers, and as long as it does.
@@ -141,7 +143,7 @@ class Relays:
         if refused is None:
             return None
         member = cache_status.forwarded(self.pop, why, status=response.status, refused=refused)
-        known = UnstoredHead(response, why, refused, member, answers.from_upstream(response, member, now))
+        known = UnstoredHead(response, why, refused, member, answers.from_upstream(response, member, self._wall()))
         if b"date" in response.fields and response.fields.weight <= LONGEST_UNSTORED:
             if len(self._unstored) >= MOST_UNSTORED:
                 self._unstored.clear()
@@ -174,7 +176,7 @@ class Relays:
         exchange.alone = not stored
         if exchange.request.child is not None:
             tell_of_reply(exchange, reply, self._invalidation)
-        head = answers.from_upstream(reply.response, member, self.clock()) + more
+        head = answers.from_upstream(reply.response, member, self._wall()) + more
         if reply.rest is not None:
             exchange.ask_for_rest = partial(_go_on, reply.rest)
         elif self._has_rest(exchange, reply):
@@ -255,7 +257,7 @@ class Relay(Inquiry):
         exchange, relays = self.exchange, self.relays
         request = exchange.request
         plain = request.method == b"GET" and request.child is None and request.jurisdiction == relays.jurisdiction
-        unstored = relays.unstored_head(response, self.why, self.asked) if plain else None
+        unstored = relays.unstored_head(response, self.why) if plain else None
         if unstored is None:
             self.on_answer(response, Body.of(content))
             return
@@ -314,7 +316,7 @@ class _KnownPass(Exchange, Relay):
         return self
 
     def on_whole(self, response: Response, content: bytes) -> None:
-        unstored = self.relays.unstored_head(response, self.why, self.asked)
+        unstored = self.relays.unstored_head(response, self.why)
         if unstored is None:
             self.on_answer(response, Body.of(content))
             return

@@ -50,10 +50,12 @@ class Tracer:
         is_trusted: Callable[[Exchange], bool],
         clock: Callable[[], float],
         chance: Callable[[], float] = random.random,
+        ahead: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._fraction = fraction
         self._is_trusted = is_trusted
-        self._clock = clock  # epoch seconds
+        self._clock = clock  # resident time
+        self._ahead = ahead  # seconds by which the wall clock, which other machines' spans are by, is ahead of it
         self._chance = chance
         self._spans: list[Span] = []
         self.made = self.dropped = 0
@@ -102,12 +104,13 @@ class Tracer:
 
     def finish(self, exchange: Exchange, trace: Trace, took: float, tally: Tally) -> None:
         """The answer to a sampled exchange is complete, after `took` seconds."""
-        end = self._clock()
+        ahead = self._ahead()
+        end = self._clock() + ahead
         spans = [self._server_span(exchange, trace, end - took, end, tally)]
         if exchange.regional_asked:
-            spans.append(_regional_span(exchange, trace, end))
+            spans.append(_regional_span(exchange, trace, ahead, end))
         if exchange.upstream_asked:
-            spans.append(_upstream_span(exchange, trace, end))
+            spans.append(_upstream_span(exchange, trace, ahead, end))
         if len(self._spans) + len(spans) > MOST_PENDING:
             self.dropped += len(spans)
             return
@@ -153,8 +156,8 @@ class Tracer:
         )
 
 
-def _regional_span(exchange: Exchange, trace: Trace, end: float) -> Span:
-    began, took = exchange.regional_asked, exchange.regional_took
+def _regional_span(exchange: Exchange, trace: Trace, ahead: float, end: float) -> Span:
+    began, took = exchange.regional_asked + ahead, exchange.regional_took
     attributes = {"db.system.name": "valkey", "edgecache.tier": "regional"}
     return (
         *(trace.trace_id.decode(), _span_id().decode(), trace.span.decode()),
@@ -162,8 +165,8 @@ def _regional_span(exchange: Exchange, trace: Trace, end: float) -> Span:
     )
 
 
-def _upstream_span(exchange: Exchange, trace: Trace, end: float) -> Span:
-    began, took = exchange.upstream_asked, exchange.upstream_took
+def _upstream_span(exchange: Exchange, trace: Trace, ahead: float, end: float) -> Span:
+    began, took = exchange.upstream_asked + ahead, exchange.upstream_took
     attributes = {"http.request.method": _text(exchange.request.method)}
     if exchange.failure:
         attributes["error.type"] = exchange.failure

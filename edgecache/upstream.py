@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from edgecache.body import Body
+from edgecache.clock import Clock
 from edgecache.fills import Reply
 from edgecache.pops import Parental, may_go_to_parents
 from edgecache.rules import rfc9111
@@ -30,7 +31,7 @@ class Upstream:
         switch: Switch,
         gateway: Gateway,
         log: PurgeLog,
-        clock: Callable[[], float],
+        clock: Clock,
         is_trusted: Callable[[str], bool],
         parental: Parental | None = None,
         came: Callable[[Tier | None, int], None] = lambda by, status: None,
@@ -39,7 +40,7 @@ class Upstream:
         self.came = came  # told who has answered, if not the origin, and with which status
         self._gateway = gateway
         self._log = log
-        self._clock = clock  # epoch seconds
+        self._clock = clock
         self._is_trusted = is_trusted  # whether a peer's Forwarded is believed
         self._to_parents = parental  # None: there are none
 
@@ -80,13 +81,14 @@ class Upstream:
         return render.request_line(request.method, request.target) + render.field_block(lines) + b"\r\n"
 
     def stamp(self) -> tuple[float, Stamp]:
-        """Now, in epoch seconds, and what is known of the log: every question carries both."""
-        return self._clock(), self._log.stamp()
+        """Now, in resident time, and what is known of the log: every question carries both."""
+        return self._clock.now(), self._log.stamp()
 
     def reply(self, inquiry: Inquiry, response: Response, body: Body) -> Reply:
         """What came back, with its times; once for each answer."""
         self.came(inquiry.answered_by, response.status)
-        return Reply(response, body, Times(inquiry.asked, self._clock()), inquiry.seen, by=inquiry.answered_by)
+        times = Times(inquiry.asked, self._clock.now(), self._clock.ahead)
+        return Reply(response, body, times, inquiry.seen, by=inquiry.answered_by)
 
     async def fetch(self, request: Request, fields: Fields, client: str, watchers: Iterable[Exchange]) -> Reply:
         """Ask, and wait for the head of the answer; raises `OriginError`. Interim responses go to `watchers`."""

@@ -16,6 +16,7 @@ from edgecache.rules.reasons import Refused, Tier
 if TYPE_CHECKING:
     from edgecache.access_log import AccessLog
     from edgecache.balancer import Member
+    from edgecache.clock import Clock
     from edgecache.edge import Edge
     from edgecache.geo import Geo
     from edgecache.origins import Origins
@@ -101,6 +102,11 @@ class Watch:
             read=lambda: edge.foreign,
         )
         counter("edgecache_access_log_dropped", "Log records lost.", read=lambda: log.dropped)
+
+    def read_clock(self, clock: Clock) -> None:
+        """Export how often the wall clock was set."""
+        set_times = "Times that the wall clock was set, by half a second or more."
+        self.registry.counter("edgecache_wall_clock_steps", set_times, read=lambda: clock.steps)
 
     def read_geography(self, geo: Callable[[], Geo]) -> None:
         """Export what the geography of the moment knows of its database."""

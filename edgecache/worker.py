@@ -18,6 +18,7 @@ from edgecache import machine
 from edgecache.access_log import AccessLog
 from edgecache.admission import Admission, fitted
 from edgecache.assembly import assemble, gateway_of, limits_of, policy_of, server_tls
+from edgecache.clock import Clock, clock_of
 from edgecache.config import TO_ORIGINS, Settings
 from edgecache.doors import (
     Way,
@@ -70,7 +71,7 @@ class Worker:
         self,
         settings: Settings,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Clock | Callable[[], float] | None = None,
         access_log_write: Callable[[bytes], object] | None = None,
     ) -> None:
         settings = fitted(settings, machine.open_files())
@@ -79,7 +80,7 @@ class Worker:
         self.connections: set[ClientConnection] = set()
         self._all_left = asyncio.Event()
         self.clock = time.monotonic
-        self._wall = clock
+        self._time = clock_of(clock)
         self.watch = Watch()
         self._requests = self.watch.requests
         self.bytes_in = self._requests.bytes_in
@@ -91,8 +92,8 @@ class Worker:
         self._shares = self._share = 1  # of a round, and connections of each
         self._tls = server_tls(settings)
         self._listeners = Listeners(self, self._context, self._trusts, expects_preface=settings.proxy_protocol)
-        self._journal = Journal(self._log, self._requests, clock, logging=settings.access_log > 0)
-        assembled = assemble(settings, self._switch, self.watch, self._trusts, clock, self._journal.known_hit)
+        self._journal = Journal(self._log, self._requests, self._time, logging=settings.access_log > 0)
+        assembled = assemble(settings, self._switch, self.watch, self._trusts, self._time, self._journal.known_hit)
         self.edge, self._regional = assembled.edge, assembled.tier
         self.logs, self.own_log = assembled.logs, assembled.own_log
         self.edge.known.hsts = self.hsts
@@ -100,6 +101,7 @@ class Worker:
         self.watch.read(self.edge, self._switch, self.connections, self._log)
         if self._regional is not None:
             self.watch.regional.read_state(self._regional)
+        self.watch.read_clock(self._time)
         if settings.parents:
             self.watch.read_bypass(self._switch)
         self._tracer = self._new_tracer(settings)
@@ -226,7 +228,7 @@ class Worker:
     def _new_tracer(self, settings: Settings) -> Tracer | None:
         if not settings.otlp_endpoint:
             return None
-        tracer = Tracer(settings.trace_sample, self._believes, self._wall)
+        tracer = Tracer(settings.trace_sample, self._believes, self._time.now, ahead=lambda: self._time.ahead)
         self.watch.read_tracer(tracer)
         return tracer
 
@@ -249,7 +251,7 @@ class Worker:
 
     def _new_children(self, settings: Settings) -> Children:
         invalidation, distrusted = self.edge.invalidation, self.watch.pop_distrusted
-        return Children(settings.pop_secret, self._wall, invalidation, distrusted, self._placed)
+        return Children(settings.pop_secret, self._time.wall, invalidation, distrusted, self._placed)
 
     def _placed(self, request: Request, client: str) -> Request:
         """`request` with the place of the client at that address, if places are known."""
@@ -378,6 +380,7 @@ class Worker:
     def _sweep_parts(self) -> None:
         """One pass over all but the connections."""
         now = self.clock()
+        self._time.look()
         self.crowded = self._admission.crowded
         self._listeners.sweep(now)
         if self._locator is not None and now >= self._next_look:

@@ -70,7 +70,7 @@ class Writes:
         self._own = log if isinstance(log, OwnLog) else None
         self._writer = log if isinstance(log, LogWriter) else None
         self._reaches = reaches
-        self.clock = relays.clock  # epoch seconds
+        self.clock = relays.clock  # resident time
         self.refresh: Callable[[Request], None] = _nothing  # told of each write that has an effect
 
     # told of each write that has changed its target

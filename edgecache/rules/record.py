@@ -32,12 +32,13 @@ import orjson
 from edgecache.rules.cache_control import ResponseDirectives
 from edgecache.rules.memo import remember
 
-MAGIC: Final = b"ecr\x03"  # the last byte is the schema's version
-SEALED: Final = b"ecs\x03"  # the same, encrypted
+MAGIC: Final = b"ecr\x04"  # the last byte is the schema's version
+SEALED: Final = b"ecs\x04"  # the same, encrypted
 DIGEST_SIZE: Final = 16
 NONCE_SIZE: Final = 12
-# Status; lengths of url, block, meta, tags, seen, chunks, body; received, initial age, lifetime, stale at and if error.
-FIXED: Final = struct.Struct(">HIIIIIHQddddd")
+# Status; lengths of url, block, meta, tags, seen, chunks, body; received, initial age, lifetime, stale at and if error;
+# machine and up.
+FIXED: Final = struct.Struct(">HIIIIIHQdddddQd")
 _PREFIX: Final = len(MAGIC) + DIGEST_SIZE
 
 
@@ -69,6 +70,8 @@ class Record(NamedTuple):
     chunks: bytes  # the name of the body's chunks; empty: the body is here
     block: bytes
     body: bytes
+    machine: int = 0  # that received it, in this life between two starts; 0: which one is not known
+    up: float = 0.0  # seconds that it had been up by then
 
 
 class Cipher(Protocol):
@@ -120,6 +123,8 @@ class Codec:
             record.lifetime,
             record.stale_at,
             record.stale_if_error,
+            record.machine,
+            record.up,
         )
         return self.seal(key, b"".join((fixed, record.url, record.block, meta, tags, seen, record.chunks, record.body)))
 
@@ -130,7 +135,8 @@ class Codec:
             fixed = FIXED.unpack_from(rest)
         except struct.error:
             raise Corrupt("malformed") from None
-        status, urls, blocks, metas, tagged, seens, names, length, received, age, lifetime, stale_at, if_error = fixed
+        status, urls, blocks, metas, tagged, seens, names, length, *times, machine, up = fixed
+        received, age, lifetime, stale_at, if_error = times
         block_at = FIXED.size + urls
         if urls != len(url) or not rest.startswith(url, FIXED.size):
             raise Corrupt("key")
@@ -147,7 +153,7 @@ class Codec:
         except (ValueError, TypeError, AttributeError):
             raise Corrupt("malformed") from None
         tags = tuple(rest[tags_at:seen_at].split(b"\n")) if tagged else ()
-        if not isfinite(received + age + lifetime + stale_at + if_error):
+        if not isfinite(received + age + lifetime + stale_at + if_error + up):
             raise Corrupt("malformed")
         return Record(
             url,
@@ -167,6 +173,8 @@ class Codec:
             rest[name_at:body_at],
             rest[block_at:meta_at],
             rest[body_at:],
+            machine,
+            up,
         )
 
     def seal(self, key: bytes, plain: bytes) -> bytes:

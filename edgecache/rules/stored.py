@@ -50,10 +50,16 @@ class Policy:
 
 
 class Times(NamedTuple):
-    """When the request was sent and the response's head received; epoch seconds."""
+    """When the request was sent and the response's head received, in resident time: epoch seconds that never step."""
 
     asked: float
     received: float
+    ahead: float = 0.0  # seconds by which the wall clock, which `Date` is compared with, was ahead of that
+
+    @property
+    def by_the_wall(self) -> float:
+        """When it was received by the wall clock."""
+        return self.received + self.ahead
 
 
 class Stored(NamedTuple):
@@ -149,11 +155,11 @@ def kept_response(
     """`response` to `request` as the value that is kept; whether it may be kept is another question."""
     fields = response.fields
     directives = response_directives(response)
-    date = parse_date(fields.get(b"date") or b"", int(times.received))
+    date = parse_date(fields.get(b"date") or b"", int(times.by_the_wall))
     internal = {name for name in fields.names() if name.startswith(INTERNAL)}
     kept = end_to_end(fields).without(policy.hidden | AGE | internal)
     if date is None:
-        date = times.received
+        date = times.by_the_wall
         kept = kept.without((b"date",)).plus((b"Date", format_date(date)))  # RFC 9110 §6.6.1
     return Stored(
         status=response.status,
@@ -195,7 +201,7 @@ def _stale_if_error(response: Response, directives: ResponseDirectives, policy: 
 def _initial_age(age: bytes | None, date: float, times: Times) -> float:
     """RFC 9111 §4.2.3 corrected_initial_age; of several ages the first counts, an unreadable one is ignored (§5.1)."""
     age_value = delta_seconds(age.split(b",")[0].strip(b" \t")) if age is not None else 0
-    apparent_age = max(0.0, int(times.received) - date)  # Date has whole seconds
+    apparent_age = max(0.0, int(times.by_the_wall) - date)  # Date has whole seconds
     response_delay = max(0.0, times.received - times.asked)
     return min(max(apparent_age, (age_value or 0) + response_delay), float(FOREVER))
 

@@ -11,6 +11,7 @@ class FakeClock:
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self.now = now
+        self._jumps = 0.0  # seconds by which it was set, all told
 
     def __call__(self) -> float:
         """The time."""
@@ -25,6 +26,11 @@ class FakeClock:
     def jump(self, seconds: float) -> None:
         """Set the clock by `seconds`, forwards or backwards, as an operator or NTP does."""
         self.now += seconds
+        self._jumps += seconds
+
+    def steady(self) -> float:
+        """The time that has passed, in seconds: what is done to the wall clock does not count."""
+        return self() - self._jumps
 
     def http_date(self, offset: float = 0) -> str:
         """The time, `offset` seconds from now, as an HTTP date."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from edgecache.clock import Clock
 from harness.client import RawClient, ReceivedResponse, connected, let_others_run
 from harness.clock import FakeClock
 from harness.origin import OriginDouble
@@ -24,7 +25,7 @@ DEFAULTS = {
 class Pop:
     """One running point of presence."""
 
-    def __init__(self, worker: Any, port: int, clock: FakeClock, tls_port: int = 0, pop_port: int = 0) -> None:
+    def __init__(self, worker: Any, port: int, clock: Any, tls_port: int = 0, pop_port: int = 0) -> None:
         self.worker = worker
         self.port = port
         self.tls_port = tls_port  # 0: it has no such listener
@@ -108,7 +109,7 @@ def refusing_port(number: int = 0) -> int:
 
 @asynccontextmanager
 async def running_pop(
-    origin: OriginDouble | str, clock: FakeClock | None = None, /, **settings: object
+    origin: OriginDouble | str, clock: FakeClock | Clock | None = None, /, **settings: object
 ) -> AsyncIterator[Pop]:
     """A POP in front of `origin` (a double or a URL); `max_head="16KiB"` sets EDGECACHE_MAX_HEAD."""
     from edgecache.config import load
@@ -117,7 +118,8 @@ async def running_pop(
     url = origin if isinstance(origin, str) else origin.url
     clock = clock or (FakeClock() if isinstance(origin, str) else origin.clock)
     loaded = load(environment(url, settings.items()))
-    worker = Worker(loaded, clock=clock)
+    its = clock if isinstance(clock, Clock) else Clock(clock, clock.steady, clock.steady, id(clock))
+    worker = Worker(loaded, clock=its)
     wanted = [True, loaded.tls_listen is not None, loaded.pop_listen is not None]
     plain, tls, pops = ([listening_socket()] if wants else [] for wants in wanted)
     ports = [one[0].getsockname()[1] if one else 0 for one in (plain, tls, pops)]
