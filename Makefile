@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: run test check fuzz bench restart chain real-sites load reload-load dashboards-check purge-load hostile-load
-.PHONY: readme heads-cost
+.PHONY: readme heads-cost correctness
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -70,6 +70,11 @@ purge-load: $(VENV)/.installed-test
 # Hostile clients and accidents under load, each figure beside its bound: eight minutes; HOSTILE="--quick --only sockets".
 hostile-load: $(VENV)/.installed-test
 	$(BIN)/python loadtests/hostile_load.py $(HOSTILE)
+
+# Random requests in three arrangements of POPs, each response checked against a model of the content:
+# CORRECTNESS="--requests 100000 --seed 7 --only parent" for others.
+correctness: $(VENV)/.installed-test
+	cd loadtests && ../$(BIN)/python -m correctness $(CORRECTNESS)
 
 # Write the table of settings into README.md.
 readme: $(VENV)/.installed
