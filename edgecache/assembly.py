@@ -19,6 +19,7 @@ from edgecache.flights import Flights
 from edgecache.guard import Guard
 from edgecache.invalidation import Invalidation
 from edgecache.known import KnownHeads, KnownHit
+from edgecache.lanes import MOST_BYTES
 from edgecache.log_metrics import LogCounts
 from edgecache.memory import Memory
 from edgecache.origin import hidden_fields
@@ -53,6 +54,7 @@ ALIKE: Final = 64  # what is known of heads by the lines that matter holds a six
 KNOWN: Final = 8  # known heads and rendered answers hold an eighth of the memory at most
 BREAKER_FAILURES: Final = 5  # in a row, until the regional tier is let alone
 BREAKER_OPEN_FOR: Final = 0.5  # seconds
+LEAST_UNWRITTEN: Final = 4 * 1024 * 1024  # bytes that wait to be written to the regional tier, however small the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,7 @@ def regional_tier(settings: Settings, counts: RegionalCounts, clock: Clock) -> R
         largest=settings.regional_max_object,
         count=counts.read,
         clock=clock,
+        most_unwritten=min(MOST_BYTES, max(LEAST_UNWRITTEN, settings.worker_memory // 2)),
     )
 
 

@@ -12,11 +12,12 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from edgecache import __version__, machine, purge_command
-from edgecache.config import Address, Settings, load
+from edgecache.config import Address, Settings, found_by_machine, load
 from edgecache.config_file import Source
 from edgecache.errors import BAD_CONFIGURATION, ConfigError
 from edgecache.reload import ended
 from edgecache.settings_table import effective_table, markdown_table
+from edgecache.sizing import of_machine, refuse_too_much
 from edgecache.worker_process import DEFAULT_WORKER
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _check_config(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int
     source = Source(environ, chosen.config)
     environ = source.read()
     print(effective_table(environ, source.file), flush=True)
-    load(environ)
+    refuse_too_much(load(environ), environ, of_machine())
     return 0
 
 
@@ -134,6 +135,8 @@ def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
             (demo_listener,) = _opened(sockets, listen_or_refuse("EDGECACHE_ORIGIN", Address("127.0.0.1", 0), 1))
             source.decide("EDGECACHE_ORIGIN", _url(demo_listener))
         settings = load(source.merged())
+        refuse_too_much(settings, source.merged(), of_machine())
+        source.found = found_by_machine(source.merged())
         _log_to_stderr(settings)
         _warn(source, settings)
         embedded = None

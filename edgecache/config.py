@@ -12,6 +12,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
@@ -63,6 +64,7 @@ from edgecache.setting_types import (
     PurgeToken,
     one_of,
 )
+from edgecache.sizing import MIB, Shares, Wanted, of_machine, shared_out, size_of
 
 __all__ = ["PREFIX", "Address", "Origin", "PurgeToken", "Row", "Settings", "load"]
 
@@ -135,9 +137,14 @@ def required(kind: Kind[Any], doc: str) -> Any:
     return field(metadata={"row": Row(kind, None, doc)})
 
 
-CORES = FromMachine("the usable cores", machine.usable_cores)
 HOST_NAME = FromMachine("the host name", machine.pop_name)
-HALF_OF_CGROUP = FromMachine("half of the cgroup's limit, else 256MiB", machine.object_memory)
+CORES = FromMachine(
+    "the usable cores, or what the cgroup's limits of CPU and memory allow", lambda: str(_shares({}).workers)
+)
+OBJECTS = FromMachine(
+    "256MiB; in a cgroup half of its limit, or what the processes leave", lambda: str(_shares({}).memory)
+)
+VALKEY_OBJECTS = FromMachine("256MiB, or what the cgroup's limit allows", lambda: str(_shares({}).regional))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +257,7 @@ class Settings:
     # Memory
     memory: int = setting(
         SIZE,
-        HALF_OF_CGROUP,
+        OBJECTS,
         "Memory for cached objects, of all workers together.",
         least="1MiB",
         most="64TiB",
@@ -290,7 +297,7 @@ class Settings:
     regional_required: bool = setting(
         SWITCH, "off", "Refuse to start without the regional tier, instead of serving without it."
     )
-    regional_memory: int = setting(SIZE, "256MiB", "Memory of the embedded Valkey.", least="16MiB", most="64TiB")
+    regional_memory: int = setting(SIZE, VALKEY_OBJECTS, "Memory of the embedded Valkey.", least="16MiB", most="64TiB")
     regional_directory: str = setting(
         FILE, "", "Where the embedded Valkey keeps its data over a restart; empty is nowhere."
     )
@@ -664,10 +671,35 @@ def load(environ: Mapping[str, str]) -> Settings:
     """
     for unknown in _unknown(environ):
         raise unknown
+    environ = {**environ, **found_by_machine(environ)}
     settings = Settings(**{_field(variable): _value(variable, row, environ) for variable, row in ROWS.items()})
     for contradiction in contradictions(settings):
         raise contradiction
     return settings
+
+
+def found_by_machine(environ: Mapping[str, str]) -> dict[str, str]:
+    """What the machine decides by the other settings, where it is not set."""
+    shares = _shares(environ)
+    sizes = {"MEMORY": shares.memory, "REGIONAL_MEMORY": shares.regional}
+    found = {"WORKERS": str(shares.workers), **{name: f"{size // MIB}MiB" for name, size in sizes.items()}}
+    return {PREFIX + name: text for name, text in found.items() if not environ.get(PREFIX + name, "").strip()}
+
+
+def _shares(environ: Mapping[str, str]) -> Shares:
+    """What the machine decides; what is written wrong counts as not written."""
+
+    def written(name: str) -> Any:
+        text = environ.get(PREFIX + name, "").strip()
+        with suppress(ValueError):
+            return ROWS[PREFIX + name].value(text) if text else None
+        return None
+
+    embedded = environ.get("EDGECACHE_REGIONAL", "").strip() == "embedded"
+    kept = bool(environ.get("EDGECACHE_REGIONAL_DIRECTORY", "").strip())
+    beside = size_of(environ.get("EDGECACHE_GEO_DB", "").strip())
+    wanted = Wanted(written("WORKERS"), written("MEMORY"), written("REGIONAL_MEMORY"), embedded, kept, beside)
+    return shared_out(of_machine(), wanted)
 
 
 def _field(variable: str) -> str:

@@ -57,6 +57,7 @@ class Source:
         self.path = self._environ.get(VARIABLE, "").strip()
         self._decided: dict[str, tuple[str, str]] = {}  # by name: the value, and what had been written
         self.file: dict[str, str] = {}  # what the file says
+        self.found: Mapping[str, str] = {}  # what the machine gave at the start, where nothing is written
 
     def read(self) -> dict[str, str]:
         """The environment to take settings from, with the file as it is now; raises ConfigError."""
@@ -66,6 +67,7 @@ class Source:
     def merged(self) -> dict[str, str]:
         """The same with the file as it was read last."""
         merged = self._written()
+        merged.update({name: value for name, value in self.found.items() if not merged.get(name, "").strip()})
         for name, (value, _) in self._decided.items():
             merged[name] = value
         return merged
@@ -90,6 +92,10 @@ class Source:
         """From now on `name` is `value`, whatever is written: the start has decided it."""
         written = self._decided[name][1] if name in self._decided else self._written().get(name, "").strip()
         self._decided[name] = value, written
+
+    def has_decided(self, name: str) -> bool:
+        """Whether the start has decided `name`."""
+        return name in self._decided
 
     @property
     def undecidable(self) -> list[str]:

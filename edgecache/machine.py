@@ -1,7 +1,8 @@
-"""What this machine grants the process: its name, its cores and its memory; the source of three defaults."""
+"""What this machine grants the process: its name, its cores, its memory and its files."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import resource
@@ -10,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-MIB = 1024 * 1024
-UNLIMITED_MEMORY = 256 * MIB  # for cached objects, where no cgroup sets a limit
 MOST_FILES = 1 << 20  # open files, where the limit is none
+# v1 says of parents, too, that a container does not see
+HIERARCHICAL = re.compile(r"^hierarchical_memory_limit ([0-9]+)$", re.MULTILINE)
 NO_LIMIT = 1 << 60  # cgroup v1 writes "no limit" as the largest page-aligned number
 
 
@@ -27,40 +28,55 @@ def own_names(*more: str) -> frozenset[str]:
     return frozenset(one.lower() for one in (name, name.partition(".")[0], *more) if one)
 
 
-def usable_cores() -> str:
-    """How many cores this process may run on, at most 256, as text."""
-    return str(min(256, len(os.sched_getaffinity(0))))
-
-
-def object_memory() -> str:
-    """Memory for cached objects as text: half of the cgroup's limit, 256MiB where there is none."""
-    limit = memory_limit()
-    return f"{max(1, (UNLIMITED_MEMORY if limit is None else limit // 2) // MIB)}MiB"
+def usable_cores(root: Path = Path("/")) -> int:
+    """How many cores this process may run on, by its affinity and by the CPU quotas of its cgroups, rounded up."""
+    cores = len(os.sched_getaffinity(0))
+    quotas = [_quota_in(group) for controller, group in _groups(root) if controller in ("", "cpu")]
+    return max(1, math.ceil(min([float(cores), *(quota for quota in quotas if quota is not None)])))
 
 
 def memory_limit(root: Path = Path("/")) -> int | None:
     """The tightest memory limit in bytes of this process's cgroups (v2 or v1) and their parents, or None."""
-    limits = [limit for file in _limit_files(root) if (limit := _limit_in(file)) is not None]
-    return min(limits, default=None)
+    limits: list[int | None] = []
+    for controller, group in _groups(root):
+        if controller == "":
+            limits += [_limit(_text(group / "memory.max")), _limit(_text(group / "memory.high"))]
+        elif controller == "memory":
+            limits.append(_limit(_text(group / "memory.limit_in_bytes")))
+            limits += [_limit(size) for size in HIERARCHICAL.findall(_text(group / "memory.stat"))]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _limit_files(root: Path) -> Iterator[Path]:
+def total_memory(root: Path = Path("/")) -> int | None:
+    """The memory of the machine in bytes, where it tells."""
+    match = re.search(r"^MemTotal: +([0-9]+) kB$", _text(root / "proc/meminfo"), re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
+
+
+def _groups(root: Path) -> Iterator[tuple[str, Path]]:
+    """The directories of this process's cgroups and of their parents: v1 by controller, v2 as ""."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            mount, name = root / "sys/fs/cgroup", "memory.max"
-        elif "memory" in controllers.split(","):
-            mount, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
-        else:
-            continue
-        group = mount / path.strip("/")
-        yield group / name
-        yield from (parent / name for parent in group.parents if parent.is_relative_to(mount))
+        for controller in controllers.split(","):
+            mount = root / "sys/fs/cgroup" / controller
+            group = mount / path.strip("/")
+            yield controller, group
+            yield from ((controller, parent) for parent in group.parents if parent.is_relative_to(mount))
 
 
-def _limit_in(file: Path) -> int | None:
-    text = _text(file).strip()  # "max", or nothing, where the limit is another cgroup's business
+def _limit(text: str) -> int | None:
+    text = text.strip()  # "max", or nothing, where the limit is another cgroup's business
     return int(text) if text.isdigit() and int(text) < NO_LIMIT else None
+
+
+def _quota_in(group: Path) -> float | None:
+    """The cores that a cgroup may use at once, None if it does not say."""
+    words = _text(group / "cpu.max").split() or [
+        _text(group / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    ]
+    if len(words) != 2 or not all(word.isdigit() and int(word) for word in words):  # "max", "-1": none
+        return None
+    return int(words[0]) / int(words[1])
 
 
 def _text(file: Path) -> str:

@@ -17,7 +17,7 @@ from typing import Final
 from edgecache.chunks import LONGER, ChunkReader, ChunkWriter, chunk_keys
 from edgecache.clock import Clock
 from edgecache.guard import Guard
-from edgecache.lanes import Commands, Reads
+from edgecache.lanes import MOST_BYTES, Commands, Reads
 from edgecache.leases import Came, Lease, Leases, News, Waiting
 from edgecache.memory import Entry
 from edgecache.rules.message import Fields
@@ -85,6 +85,7 @@ class Regional:
         largest: int,
         count: Callable[[Read], None],
         clock: Clock,
+        most_unwritten: int = MOST_BYTES,
     ) -> None:
         self.guard = guard
         self._take_within = max(TAKE_WITHIN, 4 * budget)  # seconds
@@ -95,7 +96,7 @@ class Regional:
         self.reads = Reads(guard, budget)
         self.bulk = Reads(guard, max(budget, 1.0), patient=True)  # chunks: nobody's first byte waits behind one
         self._followed = Reads(guard, self._take_within, patient=True)  # what a leader of the region has stored
-        self.writes = Commands(guard, "regional writes")
+        self.writes = Commands(guard, "regional writes", most_unwritten)
         self._control = Commands(guard, "regional control")
         self.leases = Leases(guard, self._control, lease)
         self.reads.suspects = self._weigh

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,9 +13,15 @@ from edgecache.config_file import Source
 from edgecache.copies import Copies
 from edgecache.errors import ConfigError
 from edgecache.metrics import Registry
+from edgecache.sizing import of_machine, refuse_too_much
 from edgecache.wire.tls import Files
 
-FROM_MACHINE: Final = ("workers", "memory", "pop")  # defaults that another look at the machine might find otherwise
+FROM_MACHINE: Final = (
+    "workers",
+    "memory",
+    "regional_memory",
+    "pop",
+)  # defaults that another look at the machine might find otherwise
 CERTIFICATES: Final = "EDGECACHE_TLS_CERTIFICATES"
 
 
@@ -81,6 +87,9 @@ class Configuration:
         for name in fixed:  # each goes on as it was; together they may not fit, which `load` is to say
             environ[PREFIX + name.upper()] = self._written.get(PREFIX + name.upper(), "")
         new = load(environ) if fixed else written
+        if new.memory > old.memory:
+            embedded = replace(new, regional="embedded") if self._source.has_decided("EDGECACHE_REGIONAL") else new
+            refuse_too_much(embedded, environ, of_machine())
         self.environ = self._told(environ, new)
         self.settings, self._written = new, environ
         self._files.watch(self._watched())

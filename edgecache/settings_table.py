@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgecache.config import LIVE, PREFIX, RESTART, ROWS, FromMachine, Row
+from edgecache.config import LIVE, PREFIX, RESTART, ROWS, FromMachine, Row, found_by_machine
 
 
 def effective_table(environ: Mapping[str, str], file: Mapping[str, str] | None = None) -> str:
@@ -12,12 +12,14 @@ def effective_table(environ: Mapping[str, str], file: Mapping[str, str] | None =
 
     `file` is what comes from the configuration file, already part of `environ`.
     """
-    cells = []
+    cells, known = [], {**environ, **found_by_machine(environ)}
     for variable, row in ROWS.items():
         text = environ.get(variable, "").strip()
         source = "set" if text else "default" if row.default is not None else "missing"
         source = "file" if text and (file or {}).get(variable, "").strip() == text else source
-        cells.append((variable, row.shown(text or row.default_text()) or "-", source, row.doc))
+        cells.append(
+            (variable, row.shown(known.get(variable, "").strip() or row.default_text()) or "-", source, row.doc)
+        )
     widths = [max(len(line[column]) for line in cells) for column in range(3)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[3]]) for line in cells

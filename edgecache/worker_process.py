@@ -37,7 +37,9 @@ STOP_WITHIN = 1.0
 SPANS_AT_ONCE = 128  # about a fifth of a millisecond
 MOST_UNREAD = 4 * 1024 * 1024  # bytes that the supervisor has not read
 ORDER_LINE = 16 * 1024 * 1024  # bytes: the longest order, which holds all settings
-GC_FIRST_GENERATION = 10_000  # most garbage is freed by reference counts; look for cycles seldom
+GC_THRESHOLDS = 10_000, 10, 10  # most garbage is freed by reference counts; look for cycles seldom
+GC_OFTEN = 700, 2, 2  # a body in a cycle is garbage that counts as one object, and a small memory holds few of them
+SMALL_MEMORY = 64 * 1024 * 1024  # bytes for objects
 
 
 class Worker(Protocol):
@@ -99,6 +101,7 @@ async def _live(
     reader, writer = await asyncio.open_unix_connection(sock=control, limit=ORDER_LINE)
     led = LedWorker(make(settings), sockets, secure, writer)
     await led.start()
+    gc.set_threshold(*(GC_OFTEN if settings.worker_memory < SMALL_MEMORY else GC_THRESHOLDS))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, led.ask_for_relief)
     orders = spawn(led.obey(reader), name="orders")
     reports = spawn(led.report(), name="reports")
@@ -133,7 +136,6 @@ class LedWorker:
         await self._worker.start(self._sockets, **self._secure)
         gc.collect()
         gc.freeze()  # what start made lives for ever: no collection looks at it again
-        gc.set_threshold(GC_FIRST_GENERATION, 10, 10)
         self._send({"ready": True})
 
     async def obey(self, orders: asyncio.StreamReader) -> None:
