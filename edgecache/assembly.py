@@ -10,6 +10,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from edgecache.addresses import bracketed
 from edgecache.alike import Alike, AlikeHeads
 from edgecache.clock import Clock
 from edgecache.config import Settings
@@ -36,6 +37,7 @@ from edgecache.relay import Relays
 from edgecache.rules.breaker import Breaker
 from edgecache.rules.client_address import Trust
 from edgecache.rules.forward import Gateway
+from edgecache.rules.own_urls import own_urls
 from edgecache.rules.purge_log import PurgeLog
 from edgecache.rules.reasons import Revalidation
 from edgecache.rules.record import Codec
@@ -219,5 +221,10 @@ def policy_of(settings: Settings) -> Policy:
 
 def gateway_of(settings: Settings) -> Gateway:
     """Who this POP is to the origin."""
-    host = {"client": "", "origin": settings.origin.authority}.get(settings.origin_host, settings.origin_host)
-    return Gateway(settings.pop.encode(), host.encode(), settings.forwarded)
+    host = {"client": "", "origin": settings.origin.authority}.get(settings.origin_host, settings.origin_host).encode()
+    own = None
+    if host and settings.origin_urls == "map":
+        origins = [origin for listed in settings.origins.values() for origin in listed] or [settings.origin]
+        parted = [(one.scheme.encode(), bracketed(one.host).encode(), one.port) for one in origins]
+        own = own_urls(parted, host)
+    return Gateway(settings.pop.encode(), host, settings.forwarded, own)

@@ -159,6 +159,17 @@ class Settings:
     origin_host: str = setting(
         ORIGIN_HOST, "client", "Host sent to the origin: the client's, the origin's own, or this one."
     )
+    origin_urls: str = setting(
+        one_of("map", "keep"),
+        "map",
+        "What becomes of Location, Content-Location and Refresh that name the origin, where EDGECACHE_ORIGIN_HOST is"
+        " not client: map puts the site that was asked for in its place, keep leaves them.",
+    )
+    origin_alt_svc: str = setting(
+        one_of("drop", "keep"),
+        "drop",
+        "What becomes of the origin's Alt-Svc, which sends clients past this POP: drop or keep.",
+    )
     hosts: tuple[str, ...] = setting(
         HOST_NAMES, "", "Site names that are answered, on any port; others get 421; empty answers any."
     )

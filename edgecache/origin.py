@@ -23,6 +23,7 @@ from edgecache.wire.read_buffer import ReadBuffer
 from edgecache.wire.tls import ClientTls
 
 log = logging.getLogger("edgecache")
+ALT_SVC: Final = frozenset((b"alt-svc",))  # RFC 7838 §2.1: of the origin as clients reach it, which is this POP
 OF_POPS: Final = frozenset((SEEN, BETWEEN_POPS))  # fields of answers that are believed of POPs alone
 HELD_BACK: Final = 2.0  # seconds that readers may take nothing of an answer while others wait for its connection
 
@@ -36,7 +37,8 @@ def tag_field_names(settings: Settings) -> frozenset[bytes]:
 
 def hidden_fields(settings: Settings) -> frozenset[bytes]:
     """The fields of answers that clients do not see."""
-    return TAG_FIELDS | tag_field_names(settings) if settings.tag_fields == "hide" else frozenset()
+    tags = TAG_FIELDS | tag_field_names(settings) if settings.tag_fields == "hide" else frozenset()
+    return tags | (ALT_SVC if settings.origin_alt_svc == "drop" else frozenset())
 
 
 class Names:

@@ -243,6 +243,7 @@ class Relay(Inquiry):
     def on_answer(self, response: Response, body: Body) -> None:
         """Learn from it, and pass it on."""
         relays, exchange = self.relays, self.exchange
+        response = relays.upstream.as_public(exchange.request, response)
         reply = relays.upstream.reply(self, response, body)
         exchange.upstream_took = reply.times.received - self.asked
         stored = relays.learn(exchange, reply, self.entry)
@@ -256,6 +257,7 @@ class Relay(Inquiry):
         """The same, at once."""
         exchange, relays = self.exchange, self.relays
         request = exchange.request
+        response = relays.upstream.as_public(request, response)
         plain = request.method == b"GET" and request.child is None and request.jurisdiction == relays.jurisdiction
         unstored = relays.unstored_head(response, self.why) if plain else None
         if unstored is None:
@@ -316,6 +318,7 @@ class _KnownPass(Exchange, Relay):
         return self
 
     def on_whole(self, response: Response, content: bytes) -> None:
+        response = self.relays.upstream.as_public(self.request, response)
         unstored = self.relays.unstored_head(response, self.why)
         if unstored is None:
             self.on_answer(response, Body.of(content))

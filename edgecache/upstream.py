@@ -90,9 +90,14 @@ class Upstream:
         times = Times(inquiry.asked, self._clock.now(), self._clock.ahead)
         return Reply(response, body, times, inquiry.seen, by=inquiry.answered_by)
 
+    def as_public(self, request: Request, response: Response) -> Response:
+        """`response` to `request` with the origin's own URLs as clients, and invalidations, have to know them."""
+        own = self._gateway.own
+        return response if own is None else own.as_public(request, response)
+
     async def fetch(self, request: Request, fields: Fields, client: str, watchers: Iterable[Exchange]) -> Reply:
         """Ask, and wait for the head of the answer; raises `OriginError`. Interim responses go to `watchers`."""
-        inquiry = _Fetch(self, self.question(request, fields, client), watchers)
+        inquiry = _Fetch(self, request, self.question(request, fields, client), watchers)
         self.ask(inquiry)
         try:
             return await inquiry.landed
@@ -141,9 +146,10 @@ class Words:
 class _Fetch(Inquiry):
     """An inquiry whose answer somebody awaits."""
 
-    def __init__(self, upstream: Upstream, question: Question, watchers: Iterable[Exchange]) -> None:
+    def __init__(self, upstream: Upstream, request: Request, question: Question, watchers: Iterable[Exchange]) -> None:
         super().__init__(question, *upstream.stamp())
         self._upstream = upstream
+        self._request = request
         self._watchers = watchers
         self.landed: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
@@ -157,7 +163,8 @@ class _Fetch(Inquiry):
         if self.landed.done():
             body.discard()
         else:
-            self.landed.set_result(self._upstream.reply(self, response, body))
+            public = self._upstream.as_public(self._request, response)
+            self.landed.set_result(self._upstream.reply(self, public, body))
 
     def _tell_times(self) -> None:
         """For the log and the trace of who asked."""

@@ -181,6 +181,7 @@ class _Write(Relay):
             super().on_answer(response, body)
             return
         self._over = True
+        response = self.relays.upstream.as_public(self.exchange.request, response)
         self.exchange.upstream_took = self.writes.clock() - self.asked
         self.writes.answered(self, response, body)
 

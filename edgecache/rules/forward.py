@@ -16,6 +16,7 @@ from edgecache.rules.claims import (
     is_override,
 )
 from edgecache.rules.message import FieldLine, Fields, Framing, Request
+from edgecache.rules.own_urls import OwnUrls
 from edgecache.rules.stored import HOP_BY_HOP, end_to_end
 from edgecache.rules.vary import is_malformed_codings
 
@@ -49,6 +50,7 @@ class Gateway:
     pop: bytes
     host: bytes = b""
     forwarded: bool = True
+    own: OwnUrls | None = None  # which of its own URLs are made public; None: they stay
 
 
 def loops(request: Request, pop: bytes) -> bool:
