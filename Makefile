@@ -49,6 +49,11 @@ chain: $(VENV)/.installed-test
 real-sites: $(VENV)/.installed-test
 	$(BIN)/python loadtests/real_sites.py
 
+# Wagtail, npm's fastly-purge, and WordPress plug-ins (PLUGINS="--plugins DIR") purge by their own code.
+.PHONY: plugin-purges
+plugin-purges: $(VENV)/.installed-test
+	$(BIN)/python loadtests/plugin_purges.py $(PLUGINS)
+
 # Load on a chain of two edge regions, a shield and an origin, every answer verified; SCENARIO=zipf, flash, purge, write
 # or several, TRACE=a file of id,size lines for zipf, LOAD="--seconds 10 --ui" and more (see loadtests/load.py --help).
 SCENARIO ?= zipf

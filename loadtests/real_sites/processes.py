@@ -126,8 +126,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def pop_before(port: int, folder: Path, workers: int) -> Iterator[Pop]:
-    """An edgecache in front of a port of 127.0.0.1, while the block runs."""
+def pop_before(port: int, folder: Path, workers: int, more: Mapping[str, str] | None = None) -> Iterator[Pop]:
+    """An edgecache in front of a port of 127.0.0.1, with `more` settings, while the block runs."""
     listen, admin = free_port(), free_port()
     settings = {
         "EDGECACHE_ORIGIN": f"http://127.0.0.1:{port}",
@@ -138,6 +138,7 @@ def pop_before(port: int, folder: Path, workers: int) -> Iterator[Pop]:
         "EDGECACHE_MEMORY": f"{256 * workers}MiB",
         "EDGECACHE_ACCESS_LOG": "json",
         "EDGECACHE_DRAIN_GRACE": "3s",
+        **(more or {}),
     }
     command = Command("edgecache", [sys.executable, "-m", "edgecache", "serve"], admin, "/readyz", settings)
     with running(command, folder) as log:

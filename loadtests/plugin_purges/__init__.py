@@ -1,0 +1,1 @@
+"""Purges by the own, unmodified code of what sends them."""
