@@ -28,6 +28,7 @@ from edgecache.rules.immaterial import IMMATERIAL, IN_A_VALUE, NEVER_TWICE, fiel
 from edgecache.rules.message import Fields, Request
 from edgecache.rules.parameters import IgnoredParameters
 from edgecache.rules.preconditions import is_unconditional
+from edgecache.rules.vary import nominated
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_head import NOT_NOMINATED, HeadLimits, connection_options
 
@@ -132,7 +133,7 @@ class Alike:
 
     def selecting(self, names: tuple[bytes, ...]) -> Fields:
         """The fields by which a response that varies by `names` is selected."""
-        fields = self.likeness.fields
+        fields, names = self.likeness.fields, nominated(names)
         if self._immaterial.isdisjoint(names):
             return fields
         return fields.plus(*named_lines(self._lines, self._immaterial.intersection(names)))

@@ -18,10 +18,13 @@ from edgecache.rules.stored import Stored
 from edgecache.wire import h1_render as render
 
 BOUNDARY: Final = b"edgecache-3d6b6a416f9b5a1c"  # in no way secret: a part is delimited by its Content-Range too
-IN_304: Final = frozenset(  # RFC 9110 §15.4.5, and what a browser applies from a 304
+IN_304: Final = frozenset(  # RFC 9110 §15.4.5, and what a browser or a cache applies from a 304
     b"cache-control content-location date etag expires last-modified vary cdn-cache-control cache-status "
-    b"content-security-policy strict-transport-security access-control-allow-origin surrogate-control".split()
+    b"strict-transport-security surrogate-control timing-allow-origin permissions-policy document-policy "
+    b"referrer-policy x-frame-options x-content-type-options x-xss-protection x-permitted-cross-domain-policies "
+    b"origin-agent-cluster reporting-endpoints report-to nel accept-ch critical-ch".split()
 )
+FAMILIES_IN_304: Final = (b"access-control-", b"cross-origin-", b"content-security-policy")  # a browser checks these
 
 
 class Answer(NamedTuple):
@@ -76,7 +79,9 @@ def _head(status: int, fields: Fields, age: int, status_member: bytes, *more: Fi
 
 def not_modified(stored: Stored, age: int, status_member: bytes) -> Answer:
     """The 304 that `stored` gives."""
-    kept = Fields(line for line in stored.fields if line[0].lower() in IN_304)
+    kept = Fields(
+        line for line in stored.fields if (name := line[0].lower()) in IN_304 or name.startswith(FAMILIES_IN_304)
+    )
     return Answer(304, _head(304, kept, age, status_member))
 
 

@@ -115,6 +115,7 @@ def _parts(
     log = PurgeLog(settings.purge_registers, REGISTER_BYTES * settings.purge_registers)
     budget = settings.worker_memory - settings.worker_memory // GAPS
     memory = Memory(budget, settings.memory_policy, settings.largest_object, settings.max_variants, watch.not_stored)
+    memory.select_language = settings.select_language
     flights = Flights(settings.hit_for_miss)
     invalidation = Invalidation(log, memory, flights, cut_off_modes(settings))
     fills = Fills(memory, invalidation, policy_of(settings), watch.not_stored, tier)
@@ -214,6 +215,7 @@ def policy_of(settings: Settings) -> Policy:
         negative_ttl=settings.negative_ttl,
         store_set_cookie=settings.store_set_cookie,
         store_client_errors=settings.store_client_errors,
+        list_fields=frozenset(name.encode() for name in settings.list_fields),
         default_stale_if_error=settings.default_stale_if_error,
         hidden=hidden_fields(settings),
     )

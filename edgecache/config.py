@@ -42,6 +42,7 @@ from edgecache.setting_types import (
     IGNORED_PARAMETERS,
     JURISDICTIONS,
     KEY_PAIRS,
+    LIST_FIELDS,
     LOG_FRACTION,
     NETWORKS,
     OPTIONAL_ADDRESS,
@@ -552,6 +553,18 @@ class Settings:
         " `tracking` is the usual list (utm_*, fbclid, gclid, ...). What is never cached goes on as it came.",
     )
     max_variants: int = setting(COUNT, "64", "Most stored variants of one URL (Vary).", least="1", most="10000")
+    list_fields: tuple[str, ...] = setting(
+        LIST_FIELDS,
+        "",
+        "Request fields, beside the standard ones, whose values are lists: where an answer varies by one (`Vary`),"
+        " white space around its commas makes no variant of its own.",
+    )
+    select_language: bool = setting(
+        SWITCH,
+        "off",
+        "Where an answer varies by Accept-Language alone, give a stored variant whose Content-Language is what the"
+        " client wants most, without asking the origin, which might choose otherwise.",
+    )
     store_client_errors: bool = setting(
         SWITCH,
         "off",
@@ -644,12 +657,14 @@ LIVE: Final = frozenset(
         "follower_timeout",
         "hit_for_miss",
         "max_variants",
+        "list_fields",
         "store_client_errors",
         "store_set_cookie",
     ]
 )
 RESTART: Final = frozenset(
     [
+        "select_language",
         "listen",
         "admin_listen",
         "admin_token",

@@ -20,7 +20,7 @@ from edgecache.rules.purge_log import Stamp
 from edgecache.rules.ranges import Segments
 from edgecache.rules.reasons import Refused, Tier
 from edgecache.rules.rfc9111 import DoNotStore, Store
-from edgecache.rules.stored import Policy, Stored, Times
+from edgecache.rules.stored import DATE, Policy, Stored, Times
 from edgecache.rules.tags import TooManyTags
 from edgecache.wire.h1_head import passed_head
 
@@ -278,7 +278,7 @@ class Fills:
         etag = ranges.strong_etag(stored)
         if etag is None or etag != response.fields.get(b"etag"):
             return None
-        fields = stored.fields.without(response.fields.names()).lines + response.fields.lines
+        fields = stored.fields.without(response.fields.names() | DATE).lines + response.fields.lines
         kept = Fields(fields).without((b"content-range", b"content-length"))
         kept = kept.plus((b"Content-Length", b"%d" % segments.whole))
         framing = Framing(segments.whole)

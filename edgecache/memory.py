@@ -70,8 +70,7 @@ class Entry:
 
     def adopt(self, stored: Stored) -> None:
         """Take over the head and the freshness of `stored`, for the same content."""
-        fields = stored.fields.without((b"content-length",)) if stored.status != 204 else stored.fields
-        self.block = field_block(fields)
+        self.block = field_block(stored.fields.without((b"content-length",)))  # the length is that of what is sent
         self.status = stored.status
         self.reason = stored.reason
         self.directives = stored.directives
@@ -140,10 +139,11 @@ class Entry:
 class Variants:
     """The stored responses of one URL that varies: by the values that the request's nominated fields had."""
 
-    __slots__ = ("by_values", "names")
+    __slots__ = ("by_values", "names", "select_language")
 
-    def __init__(self, names: tuple[bytes, ...]) -> None:
+    def __init__(self, names: tuple[bytes, ...], *, select_language: bool = False) -> None:
         self.names = names
+        self.select_language = select_language
         self.by_values: dict[tuple[bytes | None, ...], Entry] = {}
 
     @property
@@ -154,10 +154,13 @@ class Variants:
     def select(self, fields: Fields) -> Entry | None:
         """The variant for a request with `fields` (RFC 9111 §4.1)."""
         entry = self.by_values.get(selecting_values(self.names, fields))
-        return entry if entry is not None else self._by_language(fields)
+        return self._by_language(fields) if entry is None and self.select_language else entry
 
     def _by_language(self, fields: Fields) -> Entry | None:
-        """The variant in the language that the request wants most, if language is all that it varies by."""
+        """The variant in the language that the request wants most, if language is all that it varies by.
+
+        The origin might have chosen otherwise, so that this is not what RFC 9111 §4.1 means by a match.
+        """
         if self.names != (b"accept-language",):
             return None
         wanted = preferred_language(fields.get(b"accept-language"))
@@ -187,6 +190,7 @@ class Memory:
         self.limit = budget  # bytes
         self.largest = largest  # bytes of the largest body that is taken
         self.max_variants = max_variants
+        self.select_language = False  # whether a variant may be selected by its Content-Language
         self._refused = refused  # told why a response is not stored
         self._warned = False  # that a length was wrong
         self.evictions = 0
@@ -287,7 +291,7 @@ class Memory:
             return self._keep(key, entry, entry)
         if not isinstance(slot, Variants) or slot.names != entry.vary:
             self._retire(slot)
-            slot = Variants(entry.vary)
+            slot = Variants(entry.vary, select_language=self.select_language)
         old = slot.by_values.pop(entry.selecting, None)
         if old is not None:
             self._retire(old)

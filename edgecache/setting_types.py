@@ -54,6 +54,7 @@ _FIELD_NAME = re.compile(  # none that means something else to clients or caches
     re.ASCII,
 )
 _HSTS = re.compile(r"max-age=[0-9]{1,10}(; ?includeSubDomains)?(; ?preload)?", re.ASCII | re.IGNORECASE)
+_TOKEN_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]{1,64}", re.ASCII)
 _TOKEN = re.compile(r"[\x21-\x7e]*", re.ASCII)
 
 
@@ -375,6 +376,14 @@ def field_names(text: str) -> tuple[str, ...]:
     return found
 
 
+def list_fields(text: str) -> tuple[str, ...]:
+    """Names of request fields that are lists, in lower case."""
+    found = tuple(name.strip().lower() for name in text.split(",") if name.strip())
+    if not all(_TOKEN_NAME.fullmatch(name) for name in found):
+        raise ValueError("is not a list of field names")
+    return found
+
+
 def prefix_modes(text: str) -> dict[str, str]:
     """What to do for each path prefix while cut off, out of `/news=available,/shop=consistent`."""
     found: dict[str, str] = {}
@@ -436,4 +445,5 @@ PEERS = Kind("list of region=URL", peers)
 FIELD_NAMES = Kind("list of names", field_names)
 PURGE_TOKENS = Kind("list of name=secret", purge_tokens)
 PREFIX_MODES = Kind("list of path=mode", prefix_modes)
+LIST_FIELDS = Kind("list of names", list_fields)
 FILE = Kind("path", str)

@@ -179,6 +179,7 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "follower_timeout": ("7s", lambda worker: worker.edge.limits.follower_timeout),
     "hit_for_miss": ("7s", lambda worker: worker.edge.flights.hit_for_miss),
     "max_variants": ("7", lambda worker: worker.edge.memory.max_variants),
+    "list_fields": ("x-a", lambda worker: worker.edge.fills._policy),
     "store_client_errors": ("on", lambda worker: worker.edge.fills._policy),
     "store_set_cookie": ("on", lambda worker: worker.edge.fills._policy),
 }

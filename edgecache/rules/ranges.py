@@ -97,6 +97,8 @@ def wanted_spans(request: Request, stored: Stored, length: int, most: int) -> li
     specs = parse_range(request.fields.get(b"range"))
     if specs is None or len(specs) > most or not if_range_holds(request, stored):
         return None
+    if not length and any(first is None and last for first, last in specs):
+        return None  # §14.1.2: a suffix that is longer than the whole is the whole, which no Content-Range can say
     spans = satisfiable(specs, length)
     if len(spans) > 1 and sum(span.end - span.first for span in spans) > MOST_IN_PARTS:
         return None

@@ -90,7 +90,7 @@ def may_store(
         return DoNotStore(reason)
     if previous is not None and previous.status < 500 <= response.status:
         return DoNotStore(Refused.STALE_KEPT)  # it may still be validated (§4.3.3), or stand in (RFC 5861 §4)
-    names = vary_names(response.fields)
+    names = vary_names(response.fields, policy.list_fields)
     part = ranges.content_range(response.fields.get(b"content-range")) if response.status == 206 else None
     return Store(
         stored._replace(
@@ -113,7 +113,7 @@ def forbids_keeping(
         return Refused.PRIVATE
     if _authorizes(request, directives):
         return Refused.AUTHORIZATION
-    if b"vary" in response.fields and vary_names(response.fields) != stored.vary:
+    if b"vary" in response.fields and vary_names(response.fields, policy.list_fields) != stored.vary:
         return Refused.OTHER_VARY
     return Refused.SET_COOKIE if b"set-cookie" in response.fields and not policy.store_set_cookie else None
 

@@ -23,6 +23,7 @@ INTERNAL = b"edgecache-"  # fields between POPs
 ONE_ETAG = re.compile(rb"(?:W/)?\"[^\"]{0,1024}\"|(?!\*\Z)[^\s\",]{1,1024}")  # the latter: not quoted, as some have it
 LONGEST_DATE = 64  # bytes
 AGE = frozenset((b"age",))
+DATE = frozenset((b"date",))
 HOP_BY_HOP = frozenset(  # RFC 9110 §7.6.1, RFC 9111 §3.1
     b"connection keep-alive proxy-authenticate proxy-authentication-info proxy-authorization proxy-connection te "
     b"trailer transfer-encoding upgrade".split()
@@ -46,6 +47,7 @@ class Policy:
     store_client_errors: bool = False
     default_stale_if_error: float = 0.0  # where the origin names no window
     max_ranges: int = 5
+    list_fields: frozenset[bytes] = frozenset()  # of requests, beside the standard ones
     hidden: frozenset[bytes] = frozenset()  # fields that clients do not see
 
 
@@ -111,7 +113,7 @@ class Stored(NamedTuple):
     def freshened(self, response: Response, times: Times, request: Request, policy: Policy) -> Stored:
         """This response updated by a 304 (RFC 9111 §4.3.4) or by a HEAD's 200 (§4.3.5): new fields replace old ones."""
         new = response.fields.without(NOT_UPDATED)
-        kept = self.fields.without(new.names())
+        kept = self.fields.without(new.names() | DATE)  # without a Date, it is of when it came (RFC 9110 §6.6.1)
         merged = Response(self.status, Fields((*kept, *new)), self.reason)
         fresh = kept_response(request, merged, times, policy, age_field=response.fields.get(b"age"))
         return fresh._replace(

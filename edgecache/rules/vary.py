@@ -1,7 +1,8 @@
 """Selecting a stored response by `Vary` (RFC 9111 §4.1), with the request's values normalised.
 
-Two requests whose normalised values are equal would get the same response: white space around commas means nothing,
-the order of equally wanted languages or codings means nothing. A malformed Accept-Encoding is taken as `identity`.
+Two requests whose normalised values are equal would get the same response: white space around the commas of a list
+means nothing, the order of equally wanted languages or codings means nothing. Only what is known to be a list is read
+as one; all other values are compared byte by byte. A malformed Accept-Encoding is taken as `identity`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from edgecache.rules.message import Fields
 VARY_STAR: Final = b"*"
 NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.1
 MOST_NAMES: Final = 64  # of one Vary: every request would be compared by each
+LISTS: Final = frozenset(  # whose definitions make them lists (RFC 9110 §5.6.1)
+    b"accept accept-charset accept-encoding accept-language access-control-request-headers cache-control prefer "
+    b"te".split()
+)
+LISTED: Final = b","  # ends the nominated name of a field that is a list because the operator says so
 MEMBER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)(?:[ \t]*;[ \t]*[qQ]=([01](?:\.[0-9]{0,3})?))?")
 MAX_MEMBERS: Final = 64
 
@@ -27,18 +33,28 @@ def _names(value: bytes) -> tuple[bytes, ...]:
     return (VARY_STAR,) if VARY_STAR in names or unreadable else tuple(sorted(names))
 
 
-def vary_names(fields: Fields) -> tuple[bytes, ...]:
+def vary_names(fields: Fields, lists: frozenset[bytes] = frozenset()) -> tuple[bytes, ...]:
     """The lower-case field names that a response's `Vary` nominates, sorted; `("*",)` if it holds a star.
+
+    Those that are lists because they are among `lists` end in a comma, which no other name does.
 
     So it is if it holds what is no field name (`Cookie; Accept`): no request has that field, and all would match.
     """
     value = fields.get(b"vary")
-    return () if value is None else _names(value)
+    names = () if value is None else _names(value)
+    if lists.isdisjoint(names):
+        return names
+    return tuple([name + LISTED if name in lists - LISTS else name for name in names])
+
+
+def nominated(names: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The fields themselves that `vary_names` has named."""
+    return tuple([name.removesuffix(LISTED) for name in names])
 
 
 def selecting_values(names: tuple[bytes, ...], fields: Fields) -> tuple[bytes | None, ...]:
     """The request's normalised values of the nominated fields; None where a field is absent."""
-    return tuple([_selecting(name, fields.get(name)) for name in names])
+    return tuple([_selecting(name, fields.get(name.removesuffix(LISTED))) for name in names])
 
 
 def suits(vary: tuple[bytes, ...], selecting: tuple[bytes | None, ...], fields: Fields) -> bool:
@@ -58,7 +74,9 @@ def _normal(name: bytes, value: bytes) -> bytes:
         return _normal_codings(value)
     if name == b"accept-language":
         return _normal_preferences(value)
-    return value if b'"' in value else b",".join([part.strip(b" \t") for part in value.split(b",")])
+    if b'"' in value or not (name in LISTS or name.endswith(LISTED)):
+        return value
+    return b",".join([part.strip(b" \t") for part in value.split(b",")])
 
 
 def _members(value: bytes) -> list[tuple[bytes, float]] | None:
