@@ -24,6 +24,7 @@ from edgecache.errors import ConfigError
 from edgecache.key_pairs import Described, KeyPair
 from edgecache.rules.geography import GeoRules
 from edgecache.rules.residency import Residency
+from edgecache.secret_files import Confidential
 from edgecache.setting_types import (
     ADDRESS,
     CERTIFICATES,
@@ -130,7 +131,8 @@ def setting(
 ) -> Any:
     """A row of the table with a default."""
     row = Row(kind, default, doc, least, most, secret)
-    return field(metadata={"row": row}, default_factory=lambda: row.value(row.default_text()), repr=not secret)
+    told = not secret and kind is not REGIONAL  # whose URL may hold a password
+    return field(metadata={"row": row}, default_factory=lambda: row.value(row.default_text()), repr=told)
 
 
 def required(kind: Kind[Any], doc: str) -> Any:
@@ -741,7 +743,8 @@ def _unknown(environ: Iterable[str]) -> Iterator[ConfigError]:
 
 
 def _value(variable: str, row: Row, environ: Mapping[str, str]) -> Any:
-    text = environ.get(variable, "").strip()
+    written = environ.get(variable, "")
+    text = written.strip()
     if variable == "EDGECACHE_ORIGIN" and (several := environ.get("EDGECACHE_ORIGINS", "").strip()):
         return _first_of(text, several)
     if not text and row.default is None:
@@ -749,6 +752,8 @@ def _value(variable: str, row: Row, environ: Mapping[str, str]) -> Any:
     try:
         return row.value(text or row.default_text())
     except ValueError as error:
+        if isinstance(written, Confidential):  # what the error quotes may be the secret, too
+            raise ConfigError(variable, f"{MASK} is not {row.kind.name}") from None
         raise ConfigError(variable, f"{row.quoted(text)} {error}") from None
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from edgecache.errors import ConfigError
+from edgecache.secret_files import NAMES_OF_FILES, SECRETS, named_files, read_secrets
 
 PREFIX: Final = "EDGECACHE_"
 VARIABLE: Final = "EDGECACHE_CONFIG_FILE"
@@ -58,10 +59,15 @@ class Source:
         self._decided: dict[str, tuple[str, str]] = {}  # by name: the value, and what had been written
         self.file: dict[str, str] = {}  # what the file says
         self.found: Mapping[str, str] = {}  # what the machine gave at the start, where nothing is written
+        self._secrets: dict[str, str] = {}  # what the files of secrets said
 
-    def read(self) -> dict[str, str]:
-        """The environment to take settings from, with the file as it is now; raises ConfigError."""
+    def read(self, secrets: Iterable[str] = SECRETS) -> dict[str, str]:
+        """The environment to take settings from, with the files as they are now, of the named secrets too.
+
+        Raises ConfigError.
+        """
         self.file = self._read_file()
+        self._secrets = read_secrets(self._said(), secrets)
         return self.merged()
 
     def merged(self) -> dict[str, str]:
@@ -84,9 +90,18 @@ class Source:
             raise ConfigError(VARIABLE, f"{self.path} is not text in UTF-8") from None
         return parsed(text, os.path.basename(self.path))
 
-    def _written(self) -> dict[str, str]:
+    def _said(self) -> dict[str, str]:
         said = {name: value for name, value in self._environ.items() if value.strip() or name not in self.file}
         return {**self.file, **said}
+
+    def _written(self) -> dict[str, str]:
+        plain = {name: value for name, value in self._said().items() if name not in NAMES_OF_FILES}
+        return {**plain, **self._secrets}
+
+    @property
+    def secret_paths(self) -> list[str]:
+        """The files that hold secrets."""
+        return [path for _, path in named_files(self._said())]
 
     def decide(self, name: str, value: str) -> None:
         """From now on `name` is `value`, whatever is written: the start has decided it."""

@@ -25,7 +25,7 @@ ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # an address to listen on, a
 def run(path: str, environ: Mapping[str, str]) -> int:
     """Print the state of the POP that this environment, and the configuration file at `path`, name; the exit code."""
     try:
-        host, port = admin_address(Source(environ, path).read())
+        host, port = admin_address(Source(environ, path).read(secrets=()))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return BAD_CONFIGURATION

@@ -11,10 +11,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from edgecache.addresses import address, bracketed
+from edgecache.config_file import Source
 from edgecache.errors import ConfigError
 from edgecache.healthcheck import ANY, DEFAULT_ADMIN
 
 FAILED, PENDING = 1, 3
+TOKENS = ("EDGECACHE_ADMIN_TOKEN", "EDGECACHE_PURGE_TOKENS")
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,7 +25,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "purge",
         help="purge by URL, tag, path prefix, host, or everything",
         description="Purge in all regions. The token is EDGECACHE_ADMIN_TOKEN, or the first of EDGECACHE_PURGE_TOKENS.",
-        epilog="Exit codes: 0 done, 1 refused or unreachable, 3 recorded, and not yet applied by all in time.",
+        epilog="Exit codes: 0 done, 1 refused or unreachable, 2 bad settings, 3 recorded, and not yet applied by all.",
     )
     purge.add_argument("--url", action="append", default=[], help="http(s)://host/path?query, with all its variants")
     purge.add_argument("--tag", action="append", default=[], help="Surrogate-Key, Cache-Tag or Cache-Groups member")
@@ -34,6 +36,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     purge.add_argument("--wait", choices=("none", "region", "all"), default="none", help="until who has applied it")
     purge.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="to wait at most (10)")
     purge.add_argument("--admin", metavar="URL", help="of the admin listener (EDGECACHE_ADMIN_LISTEN, or its default)")
+    purge.add_argument(
+        "--config", default="", metavar="FILE", help="the file that `serve` reads: EDGECACHE_CONFIG_FILE"
+    )
     purge.set_defaults(command=run)
 
 
@@ -50,6 +55,7 @@ def run(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if not any((chosen.url, chosen.tag, chosen.prefix, chosen.host, chosen.everything)):
         print("edgecache purge: name something by --url, --tag, --prefix, --host or --everything", file=sys.stderr)
         return FAILED
+    environ = Source(environ, chosen.config).read(TOKENS)
     where = _admin(chosen.admin, environ)
     path = f"/purges?wait={chosen.wait}&timeout={chosen.timeout:g}"
     try:
@@ -91,7 +97,7 @@ def _admin(given: str | None, environ: Mapping[str, str]) -> str:
 
 
 def _token(environ: Mapping[str, str]) -> str:
-    """What the caller proves himself by; empty if the environment holds nothing."""
+    """What the caller proves himself by; empty if nothing is set."""
     if token := environ.get("EDGECACHE_ADMIN_TOKEN", "").strip():
         return token
     first = environ.get("EDGECACHE_PURGE_TOKENS", "").partition(",")[0]

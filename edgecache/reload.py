@@ -125,7 +125,7 @@ class Configuration:
     def _watched(self) -> list[str]:
         """The files whose change is a change of the configuration."""
         settings = self.settings
-        paths = [self._source.path, settings.pop_ca]
+        paths = [self._source.path, *self._source.secret_paths, settings.pop_ca]
         paths += [path for one in settings.tls_certificates for path in (one.pair.certificate, one.pair.key)]
         named = self._written.get(CERTIFICATES, "").strip()
         if named and Path(named).is_dir():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgecache.config import LIVE, PREFIX, RESTART, ROWS, FromMachine, Row, found_by_machine
+from edgecache.config import LIVE, MASK, PREFIX, RESTART, ROWS, FromMachine, Row, found_by_machine
+from edgecache.secret_files import Confidential
 
 
 def effective_table(environ: Mapping[str, str], file: Mapping[str, str] | None = None) -> str:
@@ -17,9 +18,10 @@ def effective_table(environ: Mapping[str, str], file: Mapping[str, str] | None =
         text = environ.get(variable, "").strip()
         source = "set" if text else "default" if row.default is not None else "missing"
         source = "file" if text and (file or {}).get(variable, "").strip() == text else source
-        cells.append(
-            (variable, row.shown(known.get(variable, "").strip() or row.default_text()) or "-", source, row.doc)
-        )
+        value = row.shown(known.get(variable, "").strip() or row.default_text())
+        if isinstance(environ.get(variable), Confidential):
+            value, source = MASK, "secret file"
+        cells.append((variable, value or "-", source, row.doc))
     widths = [max(len(line[column]) for line in cells) for column in range(3)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[3]]) for line in cells

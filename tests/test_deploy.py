@@ -17,8 +17,10 @@ from packaging.requirements import Requirement
 
 from edgecache import __version__
 from edgecache.config import ROWS, Settings, load
+from edgecache.config_file import Source
 from edgecache.errors import BAD_CONFIGURATION
 from edgecache.healthcheck import TIMEOUT
+from edgecache.secret_files import NAMES_OF_FILES
 from edgecache.setting_types import ORIGIN, duration
 from edgecache.slot import KILL_AFTER
 
@@ -48,17 +50,30 @@ def services(environ: dict[str, str]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def mounted(service: dict[str, Any], directory: Path) -> dict[str, str]:
+    """The environment of a service whose secrets lie in `directory` instead of where the engine mounts them."""
+    given = [{"source": one, "target": one} if isinstance(one, str) else one for one in service.get("secrets", [])]
+    names = {f"/run/secrets/{one['target']}": one["source"] for one in given}
+    sources = yaml.safe_load(COMPOSE)["secrets"]
+    paths = {where: directory / sources[name]["file"].removeprefix("./secrets/") for where, name in names.items()}
+    environ: dict[str, str] = service.get("environment", {})
+    return {name: str(paths[value]) if value.startswith("/run/secrets/") else value for name, value in environ.items()}
+
+
 @pytest.fixture
 def chain(tmp_path: Path) -> dict[str, dict[str, Any]]:
     """The services, with fresh secrets."""
-    return services(secrets(tmp_path / "env"))
+    found = services(secrets(tmp_path / "env"))
+    for service in found.values():
+        service["environment"] = mounted(service, tmp_path / "secrets")
+    return found
 
 
 def pops(chain: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Settings, dict[str, Any]]]:
     """Each POP of the chain with the settings that it will have."""
     for name, service in chain.items():
         if service["image"].startswith("edgecache:"):
-            yield name, load(service["environment"]), service
+            yield name, load(Source(service["environment"]).read()), service
 
 
 def test_every_setting_that_deploy_names_exists() -> None:
@@ -67,7 +82,7 @@ def test_every_setting_that_deploy_names_exists() -> None:
     files = [path for path in DEPLOY.rglob("*") if path.name.endswith(endings)]
     named = {name for path in files for name in SETTING.findall(path.read_text())}
 
-    assert named - ROWS.keys() == set()
+    assert named - ROWS.keys() - NAMES_OF_FILES == set()
     assert "EDGECACHE_ORIGINS" in named
 
 
@@ -136,7 +151,22 @@ def test_secrets_come_from_the_environment(tmp_path: Path) -> None:
     for name, service in services(dict.fromkeys(first, "0" * 64)).items():
         for variable, value in service.get("environment", {}).items():
             if re.search(r"TOKEN|SECRET|KEY|PASSWORD|_AUTH$", variable):
-                assert value == "0" * 64, f"{name} {variable}"
+                assert value == "0" * 64 or value.startswith("/run/secrets/"), f"{name} {variable}"
+
+
+def test_no_environment_of_a_pop_or_a_valkey_holds_a_secret(tmp_path: Path) -> None:
+    """They lie in files, in a directory of their owner's, which containers get one by one and can read."""
+    known = secrets(tmp_path / "env")
+    values = [value for name, value in known.items() if name != "COMPOSE_PROJECT_NAME"]
+    for name, service in services(known).items():
+        if not name.startswith(("origin", "site")):
+            assert not any(value in str(service) for value in values), name
+    files = sorted((tmp_path / "secrets").iterdir())
+
+    assert [path.name for path in files] == sorted(yaml.safe_load(COMPOSE)["secrets"])
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
+    assert "deploy/secrets/" in (ROOT / ".gitignore").read_text().split()
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: str(path.relative_to(ROOT)))

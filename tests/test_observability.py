@@ -60,8 +60,8 @@ def test_the_configuration_is_one(tmp_path: Path) -> None:
     for name in ("rules.yml", "alerts.yml"):
         shutil.copy(PROMETHEUS / name, tmp_path)
     text = (PROMETHEUS / "prometheus.yml").read_text()
-    assert "/tmp/admin-token" in text
-    (tmp_path / "prometheus.yml").write_text(text.replace("/tmp/admin-token", str(token)))
+    assert "/run/secrets/admin-token" in text
+    (tmp_path / "prometheus.yml").write_text(text.replace("/run/secrets/admin-token", str(token)))
     promtool("check", "config", str(tmp_path / "prometheus.yml"))
 
 
