@@ -17,12 +17,17 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
+from edgecache.rules.message import Request
+
+if TYPE_CHECKING:
+    from edgecache.alike import Alike
+
 Text = str | bytes
-Record = tuple[float, Text, Text, Text, Text, int, int, float, Text, str, Text, Text, Text, float, float, str]
+Record = tuple[float, Text, str, int, int, float, Text, str, str]
 WRONG_SHAPE = (TypeError, ValueError, AttributeError)
 MAX_PENDING = 16 * 1024 * 1024  # bytes of lines that wait for the writer, per worker
 PIECE = 64  # records formatted at once: about a quarter of a millisecond
@@ -34,20 +39,13 @@ class LogRecord(NamedTuple):
 
     time: float  # when the request began, seconds since 1970
     client: Text
-    method: Text
-    host: Text
-    target: Text
+    request: str  # what `members_of` says of it: members of a JSON object
     status: int
     size: int  # bytes of body sent; logged as "bytes"
     duration_ms: float  # from the request's first byte to the answer's last
     cache: Text  # the member of Cache-Status that this POP added
-    outcome: str  # what it came to, who answered and why, as the members of a JSON object
-    user_agent: Text
-    referer: Text
-    trace_id: Text = b""  # the next are logged where they are known
-    regional: float = 0.0  # seconds that the read of the regional tier took
-    upstream: float = 0.0  # seconds until the head of the answer from upstream
-    not_stored: str = ""  # why the answer from upstream is not stored: a fixed word
+    outcome: str  # what it came to, who answered and why, as members of a JSON object
+    more: str = ""  # further members, where they are known, each with a comma before it
 
 
 class AccessLog:
@@ -57,7 +55,7 @@ class AccessLog:
     the event loop's thread, as does `flush`, which its coarse timer calls.
     """
 
-    add: Callable[[Record], None]
+    add: Callable[[Record | str], None]
 
     def __init__(
         self,
@@ -67,9 +65,9 @@ class AccessLog:
         max_pending: int = MAX_PENDING,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._records: list[Record] = []
+        self._records: list[Record | str] = []
         self._max_pending = max_pending
-        self._taken: list[Record] = []  # being formatted: those before `_at` are
+        self._taken: list[Record | str] = []  # being formatted: those before `_at` are
         self._at = 0
         self._formatted: list[str] = []
         self._size = 0  # characters of those
@@ -82,7 +80,17 @@ class AccessLog:
 
     def tune(self, fraction: float) -> None:
         """Log this fraction of the requests from now on."""
+        self._fraction = fraction
         self.add = _adder(fraction, self._records, self._chance)
+
+    def add_line(self, make: Callable[[], str]) -> None:
+        """Log the line that `make` makes, if this request is one of the fraction."""
+        if self._fraction < 1.0 and self._chance() >= self._fraction:
+            return
+        try:
+            self._records.append(make())
+        except WRONG_SHAPE:
+            self._refused += 1
 
     @property
     def written(self) -> int:
@@ -130,26 +138,26 @@ class AccessLog:
         self._writer.end(timeout)
 
 
-def _adder(fraction: float, records: list[Record], chance: Callable[[], float]) -> Callable[[Record], None]:
+def _adder(fraction: float, records: list[Record | str], chance: Callable[[], float]) -> Callable[[Record | str], None]:
     if fraction >= 1.0:
         return records.append
     if fraction <= 0.0:
         return lambda record: None
 
-    def add_some(record: Record) -> None:
+    def add_some(record: Record | str) -> None:
         if chance() < fraction:
             records.append(record)
 
     return add_some
 
 
-def _lines(records: Sequence[Record], quoted: Quoted) -> list[str]:
+def _lines(records: Sequence[Record | str], quoted: Quoted) -> list[str]:
     with suppress(*WRONG_SHAPE):
-        return [line(record, quoted) for record in records]
+        return [record if type(record) is str else line(record, quoted) for record in records]  # type: ignore[arg-type]
     lines = []
     for record in records:  # one of them is of the wrong shape, which costs itself only
         with suppress(*WRONG_SHAPE):
-            lines.append(line(record, quoted))
+            lines.append(record if isinstance(record, str) else line(record, quoted))
     return lines
 
 
@@ -172,21 +180,31 @@ class Quoted(dict[Text, str]):
 
 
 def line(record: Record, quoted: Quoted) -> str:
-    """The record as one JSON object and a line feed."""
-    time, client, method, host, target, status, size, took_ms, cache, outcome = record[:10]
-    user_agent, referer, trace_id, regional, upstream, not_stored = record[10:]
-    known = f',"trace_id":{quoted[trace_id]}' if trace_id else ""
-    if regional:
-        known += f',"regional_ms":{regional * 1000:.3f}'
-    if upstream:
-        known += f',"upstream_ms":{upstream * 1000:.3f}'
-    if not_stored:
-        known += f',"not_stored":"{not_stored}"'
+    """The record as one JSON object and a line feed: the usual fields of `log_fields.py`."""
+    time, client, request, status, size, took_ms, cache, outcome, more = record
     return (
-        f'{{"time":{time:.3f},"client":{quoted[client]},"method":{quoted[method]},"host":{quoted[host]}'
-        f',"target":{quoted[target]},"status":{status},"bytes":{size},"duration_ms":{took_ms:.3f}'
-        f',"cache":{quoted[cache]},{outcome}'
-        f',"user_agent":{quoted[user_agent]},"referer":{quoted[referer]}{known}}}\n'
+        f'{{"time":{time:.3f},"client":{quoted[client]},{request},"status":{status},"bytes":{size}'
+        f',"duration_ms":{took_ms:.3f},"cache":{quoted[cache]},{outcome}{more}}}\n'
+    )
+
+
+def members_of(request: Request, quoted: Quoted) -> str:
+    """What the usual line says of a request."""
+    fields = request.fields
+    return (
+        f'"method":{quoted[request.method]},"scheme":{quoted[request.scheme]},"host":{quoted[request.host]}'
+        f',"target":{quoted[request.received_target]},"protocol":"HTTP/1.{0 if request.http_1_0 else 1}"'
+        f',"user_agent":{quoted[fields.get(b"user-agent") or b""]},"referer":{quoted[fields.get(b"referer") or b""]}'
+    )
+
+
+def members_of_alike(alike: Alike, quoted: Quoted) -> str:
+    """The same of a request that is like known ones, a GET, without making one of it."""
+    likeness, (agent, referer) = alike.likeness, alike.agent_and_referer
+    return (
+        f'"method":"GET","scheme":{quoted[likeness.scheme]},"host":{quoted[likeness.host]}'
+        f',"target":{quoted[alike.target]},"protocol":"HTTP/1.1"'
+        f',"user_agent":{quoted[agent]},"referer":{quoted[referer]}'
     )
 
 

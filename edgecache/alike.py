@@ -44,6 +44,7 @@ LONGEST_LINE: Final = 400  # bytes, with what it costs beside its own; longer on
 LINE_OVERHEAD: Final = 150  # bytes that a remembered line costs beside its own
 LONGEST_ESSENCE: Final = 2048  # bytes; longer ones are not learnt
 CRLF: Final = b"\r\n"
+AGENT_OR_REFERER: Final = frozenset(b"uUrR")  # how their lines begin
 END: Final = b"\r\n\r\n"
 GET: Final = re.compile(rb'((?:[^\r]*\n)?)GET (/[!-"$-~]*+) HTTP/1\.1\r\n')  # first what the doors have put there
 
@@ -139,10 +140,35 @@ class Alike:
         return fields.plus(*named_lines(self._lines, self._immaterial.intersection(names)))
 
     @property
+    def size(self) -> int:
+        """Bytes of the head, with its request line and the empty line."""
+        return len(b"GET  HTTP/1.1\r\n\r\n") + len(self.target) + sum(map(len, self._lines)) + 2 * len(self._lines)
+
+    @property
+    def place(self) -> Fields:
+        """The fields that say where the client is, if that is known."""
+        return self.likeness.fields
+
+    @property
     def request(self) -> Request:
         """The request itself, for who wants more of it than its answer."""
         likeness = self.likeness
         return Request(b"GET", self.target, likeness.host, Fields(map(field_line, self._lines)), scheme=likeness.scheme)
+
+    @property
+    def agent_and_referer(self) -> tuple[bytes, bytes]:
+        """The values of User-Agent and Referer, empty where they are not sent, without reading the other lines."""
+        agent: bytes | None = None
+        referer: bytes | None = None
+        for line in self._lines:
+            if line[0] in AGENT_OR_REFERER:
+                name, value = field_line(line)
+                name = name.lower()
+                if name == b"user-agent":
+                    agent = value if agent is None else agent + b", " + value
+                elif name == b"referer":
+                    referer = value if referer is None else referer + b", " + value
+        return agent or b"", referer or b""
 
 
 class AlikeHeads:

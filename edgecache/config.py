@@ -44,6 +44,7 @@ from edgecache.setting_types import (
     JURISDICTIONS,
     KEY_PAIRS,
     LIST_FIELDS,
+    LOG_FIELDS,
     LOG_FRACTION,
     NETWORKS,
     OPTIONAL_ADDRESS,
@@ -256,6 +257,11 @@ class Settings:
     )
     access_log: float = setting(
         LOG_FRACTION, "json", "Log of requests on standard output: all, none, or a random fraction of them."
+    )
+    access_log_fields: tuple[str, ...] = setting(
+        LOG_FIELDS,
+        "default",
+        "Fields of that log, out of docs/logging.md; default and all stand for many.",
     )
     log_level: str = setting(
         one_of("debug", "info", "warning", "error"), "info", "Least severity logged on standard error."
@@ -635,6 +641,7 @@ LIVE: Final = frozenset(
         "drain_grace",
         "worker_timeout",
         "access_log",
+        "access_log_fields",
         "log_level",
         "trace_sample",
         "max_connections",

@@ -47,7 +47,7 @@ class Delivery:
         if not rendered.is_right(now):
             return False
         answer = rendered.answer
-        exchange.result = Result.HIT
+        exchange.result, exchange.entry = Result.HIT, entry
         exchange.cache_status = KNOWN_HIT
         if exchange.request.child is not None:
             tell_of_entry(exchange, entry, self._invalidation, now)
@@ -80,7 +80,7 @@ class Delivery:
         answer = answers.from_entry(entry, exchange.request, now, member, self.max_ranges)
         if answer is None:
             return False
-        exchange.result, exchange.cache_status = result, member
+        exchange.result, exchange.cache_status, exchange.entry = result, member, entry
         if exchange.request.child is not None:
             tell_of_entry(exchange, entry, self._invalidation, now)
         exchange.reply(answer.status, answer.head, answer.content)
@@ -92,7 +92,7 @@ class Delivery:
         member = cache_status.from_tier(self._pop, tier, why, collapsed=collapsed)
         answer = answers.from_entry(entry, exchange.request, now, member, self.max_ranges)
         assert answer is not None, "a whole entry answers every request"
-        exchange.result, exchange.cache_status = Result.REGIONAL, member
+        exchange.result, exchange.cache_status, exchange.entry = Result.REGIONAL, member, entry
         if exchange.request.child is not None:
             tell_of_entry(exchange, entry, self._invalidation, now)
         exchange.reply(answer.status, answer.head, answer.content)
@@ -101,6 +101,7 @@ class Delivery:
 
     def from_fill(self, exchange: Exchange, stored: Stored, reply: Reply, why: Forward, *, collapsed: bool) -> None:
         """Answer with a fill under way."""
+        exchange.entry = stored
         if not is_not_modified(exchange.request, stored):
             result = Result.COLLAPSED if collapsed else Result.MISS
             self._relays.pass_on(exchange, reply, why, result, stored=True)
@@ -137,11 +138,11 @@ class Delivery:
         """Remember that requests of exactly this head are passed on, and the question that they become."""
         request = exchange.request
         if request.persists and self._known.learns(exchange.raw):
-            self._known.learn(exchange.raw, KnownPass(request, key, exchange.client, question))
+            self._known.learn(exchange.raw, KnownPass(request, exchange.head_in, key, exchange.client, question))
 
     def _learn_hit(self, exchange: Exchange, rendered: Rendered, *, own: bool = False) -> None:
         if self._known.learns(exchange.raw) and rendered.is_right(self._clock()) and rendered.full:
-            self._known.learn(exchange.raw, KnownHit(exchange.request, rendered, own=own))
+            self._known.learn(exchange.raw, KnownHit(exchange.request, rendered, exchange.head_in, own=own))
 
     def _whole(self, entry: Entry, now: float) -> Answer:
         """The whole of `entry`, as a plain GET gets it."""

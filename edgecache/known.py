@@ -18,7 +18,7 @@ from typing import Final
 from edgecache.answers import Answer
 from edgecache.memory import Entry
 from edgecache.remembered import Remembered, Seen
-from edgecache.rules.message import Request
+from edgecache.rules.message import Fields, Request
 from edgecache.wire.h1_head import weight_of
 from edgecache.wire.h1_render import says_hsts
 from edgecache.wire.inquiry import Question
@@ -69,21 +69,29 @@ def _rendered_weight(_: int, rendered: Rendered) -> int:
 class KnownHit:
     """One head and its answer, which is the one that all plain GETs share, or its own."""
 
-    __slots__ = ("own_bytes", "rendered", "request")
+    __slots__ = ("logged", "own_bytes", "rendered", "request", "size")
 
-    def __init__(self, request: Request, rendered: Rendered, *, own: bool = False) -> None:
+    def __init__(self, request: Request, rendered: Rendered, size: int, *, own: bool = False) -> None:
         self.request = request
+        self.size = size  # bytes of the head
+        self.logged = ""  # what the usual line of the access log says of the request, once it was logged
         self.rendered = rendered
         self.own_bytes = _rendered_weight(0, rendered) if own else 0  # that the answer takes beside those shared
+
+    @property
+    def place(self) -> Fields:
+        """The fields that say where the client is, if that is known."""
+        return self.request.fields
 
 
 class KnownPass:
     """One head that is passed through, and the question that it becomes for clients at one address."""
 
-    __slots__ = ("client", "key", "question", "request")
+    __slots__ = ("client", "key", "question", "request", "size")
 
-    def __init__(self, request: Request, key: bytes, client: str, question: Question) -> None:
+    def __init__(self, request: Request, size: int, key: bytes, client: str, question: Question) -> None:
         self.request = request
+        self.size = size  # bytes of the head
         self.key = key
         self.client = client
         self.question = question
@@ -92,10 +100,11 @@ class KnownPass:
 class KnownRead:
     """One plain head whose answer the regional tier had, and where it lies there."""
 
-    __slots__ = ("base", "key", "request")
+    __slots__ = ("base", "key", "request", "size")
 
-    def __init__(self, request: Request, key: bytes, base: bytes) -> None:
+    def __init__(self, request: Request, size: int, key: bytes, base: bytes) -> None:
         self.request = request
+        self.size = size  # bytes of the head
         self.key = key
         self.base = base  # the storage key of its URL
 

@@ -88,6 +88,7 @@ class OriginPool:
         self.clock = clock
         self.failed = failed
         self.origin = settings.origin
+        self.origin_text = str(settings.origin)  # for the log
         self.first_byte_timeout = settings.first_byte_timeout
         self.between_bytes_timeout = settings.between_bytes_timeout
         self.min_rate = settings.origin_min_rate

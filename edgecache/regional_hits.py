@@ -53,7 +53,7 @@ class RegionalHits:
             return False
         request = known.request
         exchange = _Reading(connection, request, raw, None)
-        exchange.why = Forward.URI_MISS
+        exchange.why, exchange.head_in = Forward.URI_MISS, known.size
         exchange.regional_asked = self._clock()
         connection.adopt(exchange)
         told = partial(self._otherwise, exchange, key, None, Forward.URI_MISS)
@@ -85,15 +85,15 @@ class RegionalHits:
             age,
             member,
         )
-        exchange.result, exchange.cache_status = Result.REGIONAL, member
+        exchange.result, exchange.cache_status, exchange.entry = Result.REGIONAL, member, record
         exchange.reply(record.status, head, body)
         if type(exchange) is not _Reading and request.persists:
-            self._learn(exchange.raw, request, key, found)
+            self._learn(exchange, key, found)
         return True
 
-    def _learn(self, raw: bytes, request: Request, key: bytes, found: Found) -> None:
-        if self._known.learns(raw) and not self._memory.has(key):
-            self._known.learn(raw, KnownRead(request, key, found.base))
+    def _learn(self, exchange: Exchange, key: bytes, found: Found) -> None:
+        if self._known.learns(exchange.raw) and not self._memory.has(key):
+            self._known.learn(exchange.raw, KnownRead(exchange.request, exchange.head_in, key, found.base))
 
 
 def wants_the_whole(request: Request) -> bool:

@@ -83,7 +83,7 @@ class RegionalParts:
         exchange.reply(answer.status, answer.head)
 
     def _mark(self, exchange: Exchange, found: Found, member: bytes) -> None:
-        exchange.result, exchange.cache_status = Result.REGIONAL, member
+        exchange.result, exchange.cache_status, exchange.entry = Result.REGIONAL, member, found.entry
         if exchange.request.child is not None:
             tell_of_entry(exchange, found.entry, self._invalidation, self._clock())
 

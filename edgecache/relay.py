@@ -246,6 +246,7 @@ class Relay(Inquiry):
         response = relays.upstream.as_public(exchange.request, response)
         reply = relays.upstream.reply(self, response, body)
         exchange.upstream_took = reply.times.received - self.asked
+        exchange.answered_on, exchange.upstream_status = self.asked_on, response.status
         stored = relays.learn(exchange, reply, self.entry)
         if response.status == 101:
             self._tunnel(response)
@@ -267,6 +268,7 @@ class Relay(Inquiry):
         relays.upstream.came(self.answered_by, response.status)
         relays.count_refused(unstored.refused)
         exchange.result, exchange.cache_status, exchange.refused = self.result, unstored.member, unstored.refused
+        exchange.answered_on, exchange.upstream_status = self.asked_on, response.status
         exchange.reply(response.status, unstored.head, content)
 
     def on_failure(self, error: OriginError) -> None:
@@ -306,7 +308,8 @@ class _KnownPass(Exchange, Relay):
         self.body = None
         self.client = connection.peer
         self.began = connection.site.clock()
-        self._connection = connection
+        self.head_in = known.size
+        self.opened_on = self._connection = connection
         self.question = known.question.anew()
         self.asked = self.upstream_asked = now
         self.seen = relays.now_known()
@@ -330,8 +333,10 @@ class _KnownPass(Exchange, Relay):
         self.relays.count_refused(unstored.refused)
         self.refused = unstored.refused
         self.cache_status, self.status, self.bytes_out = unstored.member, response.status, len(content)
+        self.answered_on, self.upstream_status = self.asked_on, response.status
         self._connection = None
-        connection.transport.write(unstored.head + connection.ending(self.request, unstored.head) + content)
+        head = self.head_out = unstored.head + connection.ending(self.request, unstored.head)
+        connection.transport.write(head + content)
         connection.exchange_done(self)
 
     def leave(self) -> None:

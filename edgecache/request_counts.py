@@ -55,12 +55,13 @@ Outcome = tuple[Result, Tier | None, Forward | str | None, int]  # the last is t
 class Tally:
     """The requests of one outcome; `words` are its members in the access log."""
 
-    __slots__ = ("bytes_out", "observe", "reason", "requests", "words")
+    __slots__ = ("bytes_out", "observe", "reason", "requests", "result", "tier", "words")
 
     def __init__(self, registry: Registry, outcome: Outcome) -> None:
         result, tier, why, status = outcome
         tier = tier or TIERS[result]
         reason = self.reason = reason_of(result, why)
+        self.result, self.tier = result.value, tier.value
         self.words = orjson.dumps({"result": result.value, "tier": tier.value, "reason": reason}).decode()[1:-1]
         self.requests = registry.counter(
             "edgecache_requests",
@@ -119,6 +120,11 @@ class RequestCounts:
         if tally is None:
             tally = self._tallies[outcome] = Tally(self._registry, outcome)
         return tally
+
+    @property
+    def hit(self) -> Tally:
+        """The memory hits."""
+        return self._hit
 
     @property
     def hit_words(self) -> str:

@@ -29,6 +29,7 @@ from edgecache.addresses import (
 from edgecache.key_pairs import key_pairs
 from edgecache.rules import uri
 from edgecache.rules.geography import CODE, CONTINENTS, GeoRules
+from edgecache.rules.log_names import chosen
 from edgecache.rules.parameters import ignored_parameters
 from edgecache.valkey import parse_url
 
@@ -194,6 +195,11 @@ def log_fraction(text: str) -> float:
     if text not in named and not 0.0 < fraction <= 1.0:
         raise ValueError("is not json, off or a fraction above 0 and up to 1")
     return fraction
+
+
+def log_fields(text: str) -> tuple[str, ...]:
+    """Names of fields of the access log, in any order, and the words `default` and `all`."""
+    return chosen(word.strip() for word in text.split(",") if word.strip())
 
 
 def fraction(text: str) -> float:
@@ -431,6 +437,7 @@ HOST_NAMES = Kind("list of names", host_names)
 NETWORKS = Kind("list of CIDR blocks", networks)
 WORD = Kind("name", word)
 TOKEN = Kind("secret", token)
+LOG_FIELDS = Kind("list of fields", log_fields)
 LOG_FRACTION = Kind("json, off or fraction", log_fraction)
 FRACTION = Kind("fraction from 0 to 1", fraction)
 OTLP_ENDPOINT = Kind("http(s)://host[:port][/path]", otlp_endpoint)

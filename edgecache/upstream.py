@@ -159,19 +159,20 @@ class _Fetch(Inquiry):
             exchange.interim(head)
 
     def on_answer(self, response: Response, body: Body) -> None:
-        self._tell_times()
+        self._tell_times(response.status)
         if self.landed.done():
             body.discard()
         else:
             public = self._upstream.as_public(self._request, response)
             self.landed.set_result(self._upstream.reply(self, public, body))
 
-    def _tell_times(self) -> None:
+    def _tell_times(self, status: int = 0) -> None:
         """For the log and the trace of who asked."""
         took = self._upstream.stamp()[0] - self.asked
         for exchange in self._watchers:
             exchange.upstream_asked, exchange.upstream_took = self.asked, took
             exchange.tier = self.answered_by
+            exchange.answered_on, exchange.upstream_status = self.asked_on if status else None, status
 
     def on_failure(self, error: OriginError) -> None:
         self._tell_times()

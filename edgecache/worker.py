@@ -35,6 +35,7 @@ from edgecache.doors import (
 from edgecache.geo import Geo, Locator
 from edgecache.journal import Journal
 from edgecache.listeners import Listeners
+from edgecache.log_fields import LineFormat
 from edgecache.metrics import Snapshot
 from edgecache.origin import OriginPool
 from edgecache.origins import Origins
@@ -43,6 +44,7 @@ from edgecache.pops import Children
 from edgecache.purge_method import is_purged
 from edgecache.rules.client_address import trust_of
 from edgecache.rules.immaterial import IMMATERIAL, OF_CLIENTS_ADDRESS, OF_CLIENTS_TOKEN
+from edgecache.rules.log_names import USUAL
 from edgecache.rules.message import Request
 from edgecache.rules.parameters import ignored_of
 from edgecache.switch import Switch, WayUp
@@ -92,7 +94,8 @@ class Worker:
         self._shares = self._share = 1  # of a round, and connections of each
         self._tls = server_tls(settings)
         self._listeners = Listeners(self, self._context, self._trusts, expects_preface=settings.proxy_protocol)
-        self._journal = Journal(self._log, self._requests, self._time, logging=settings.access_log > 0)
+        layout = self._layout(settings)
+        self._journal = Journal(self._log, self._requests, self._time, logging=settings.access_log > 0, layout=layout)
         assembled = assemble(settings, self._switch, self.watch, self._trusts, self._time, self._journal.known_hit)
         self.edge, self._regional = assembled.edge, assembled.tier
         self.logs, self.own_log = assembled.logs, assembled.own_log
@@ -195,9 +198,14 @@ class Worker:
         if edge.region is not None:
             edge.region.patience = patience
         self._log.tune(settings.access_log)
-        self._journal.logging = settings.access_log > 0
+        self._journal.logging, self._journal.layout = settings.access_log > 0, self._layout(settings)
         if self._tracer is not None:
             self._tracer.tune(settings.trace_sample)
+
+    def _layout(self, settings: Settings) -> LineFormat | None:
+        """What writes the lines of the access log; None: they are the usual ones."""
+        fields = settings.access_log_fields
+        return None if fields == USUAL else LineFormat(fields, self._trusted)
 
     def _open_doors(self, settings: Settings) -> None:
         """From now on, requests come to the request path in this way; the last door is the first they pass."""

@@ -183,6 +183,7 @@ class _Write(Relay):
         self._over = True
         response = self.relays.upstream.as_public(self.exchange.request, response)
         self.exchange.upstream_took = self.writes.clock() - self.asked
+        self.exchange.answered_on, self.exchange.upstream_status = self.asked_on, response.status
         self.writes.answered(self, response, body)
 
     def on_whole(self, response: Response, content: bytes) -> None:

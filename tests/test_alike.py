@@ -197,6 +197,11 @@ SETTINGS: dict[str, dict[str, str]] = {
     "behind a proxy": {"trusted_proxies": f"{PROXY}/32"},
     "located": {"geo_overrides": f"{PEER}/32=DE,1.2.3.4=FR", "trusted_proxies": f"{PROXY}/32"},
     "redirected": {"https_redirect": "on", "hsts": "max-age=5", "trusted_proxies": f"{PROXY}/32"},
+    "every field logged": {
+        "access_log_fields": "all",
+        "geo_overrides": f"{PEER}/32=DE,1.2.3.4=FR",
+        "trusted_proxies": f"{PROXY}/32",
+    },
     "one site": {"hosts": HOST, "token_cookie": "on"},
     "tight": {"max_line": "600", "max_fields": "8", "max_head": "2KiB"},
 }

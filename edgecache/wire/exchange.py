@@ -14,7 +14,11 @@ from edgecache.wire import h1_render as render
 from edgecache.wire.errors import BadRequest
 
 if TYPE_CHECKING:
+    from edgecache.memory import Entry
+    from edgecache.rules.record import Record
+    from edgecache.rules.stored import Stored
     from edgecache.tracing import Trace
+    from edgecache.wire.h1_client import OriginConnection
     from edgecache.wire.h1_server import ClientConnection
 
 
@@ -44,6 +48,11 @@ class Exchange:
     failure = ""  # why the answer is one of our own: a fixed word
     refused: Refused | None = None  # why the answer from upstream is not stored, if its body does not tell
     answered_with: Body | None = None  # the body of that answer
+    answered_on: OriginConnection | None = None  # the connection that it came on
+    upstream_status = 0  # of that answer; 0 = there was none
+    entry: Entry | Stored | Record | None = None  # what is stored of the answer, or will be
+    head_out = b""  # of the answer, as it was sent
+    first_byte = 0.0  # monotonic seconds: when the answer began, if that was before its end
     trace: Trace | None = None  # the ids of one that is sampled
     regional_asked = upstream_asked = 0.0  # epoch seconds; 0 = it was not
     regional_took = upstream_took = 0.0  # seconds until the answer, or its head, was there; 0 = until the end
@@ -63,6 +72,8 @@ class Exchange:
         self.body = body  # of the request; None where it has none
         self.client = connection.peer  # its address
         self.began = connection.site.clock()
+        self.head_in = len(raw)
+        self.opened_on: ClientConnection | None = connection  # the same, as long as the exchange lives
         self._connection: ClientConnection | None = connection
 
     @property
@@ -101,10 +112,11 @@ class Exchange:
         size = len(content)
         self.status, self.started, self.bytes_out = status, True, size
         head += self.extra + connection.ending(self.request, head)
+        self.head_out = head
         if size > SLICE or isinstance(content, Pieces):
             # not all at once: what waits for a slow client is a slice, and it is known who reads what
             connection.transport.write(head)
-            self.bytes_out, self._length = 0, size
+            self.bytes_out, self._length, self.first_byte = 0, size, connection.site.clock()
             self._read(Body.of(content))
             return
         if size <= COPIED:
@@ -127,7 +139,9 @@ class Exchange:
             else:
                 self._chunked = True
                 head += b"Transfer-Encoding: chunked\r\n"
-        connection.transport.write(head + self.extra + connection.ending(self.request, head))
+        self.head_out = head + self.extra + connection.ending(self.request, head)
+        self.first_byte = connection.site.clock()
+        connection.transport.write(self.head_out)
 
     def stream(self, status: int, head: bytes, length: int | None, body: Body) -> None:
         """Answer with `body` as it arrives; of a HEAD's answer only the head is sent."""

@@ -96,6 +96,11 @@ class OriginConnection(asyncio.BufferedProtocol):
         self._tunnel: Callable[[bytes | None], None] | None = None
         self._tunnel_room: Callable[[], None] | None = None  # told when a tunnel's origin can take more
 
+    @property
+    def origin_text(self) -> str:
+        """Whom it leads to, as a URL."""
+        return self._pool.origin_text
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The origin has accepted."""
         self.transport = cast(asyncio.Transport, transport)

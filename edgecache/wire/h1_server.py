@@ -7,6 +7,7 @@ pipelined. There is no timer per connection: the worker's sweep asks each connec
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import select
 import struct
@@ -39,6 +40,9 @@ AT_ONCE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: reset, and drop what was 
 DRAIN_IDLE: Final = 1.0  # seconds without a request after which a draining server may close without cutting one off
 
 
+_numbers = itertools.count(1)
+
+
 class ClientConnection(asyncio.Protocol):
     """One client's connection. Mutable state: what was read ahead, the exchange under way, and since when we wait."""
 
@@ -63,6 +67,7 @@ class ClientConnection(asyncio.Protocol):
         "_tunnel",
         "_tunnel_room",
         "closing",
+        "number",
         "peer",
         "peer_pop",
         "scheme",
@@ -78,6 +83,7 @@ class ClientConnection(asyncio.Protocol):
 
     def __init__(self, site: Site, scheme: bytes = b"http", client: str = "") -> None:
         self.site = site
+        self.number = next(_numbers)  # no other of this process has it
         self.scheme = scheme
         self.peer = client  # the address, if it is another than the socket's
         self.peer_pop = b""  # the POP that the peer has proved to be
@@ -347,7 +353,7 @@ class ClientConnection(asyncio.Protocol):
             self.cut()
             return
         self._exchange = None  # before it is told: it must not answer too
-        refused = exchange or Refusal(self.site, error, self.peer, self.scheme, head)
+        refused = exchange or Refusal(self.site, error, self.peer, self.scheme, head, self)
         refused.began -= waited
         head_only = refused.request.method == b"HEAD"
         answer = render.refusal(error.status, error.reason, str(error), head_only=head_only)
@@ -359,7 +365,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _tell_of(self, exchange: Exchange, error: BadRequest, answer: bytes) -> None:
         """Have the refused `exchange` counted and logged, with what is sent."""
-        exchange.refused_by(error, len(answer) - head_size(answer))
+        exchange.head_out = answer[: head_size(answer)]
+        exchange.refused_by(error, len(answer) - len(exchange.head_out))
         self.site.answered(exchange, self.site.clock() - exchange.began)
 
     def ending(self, request: Request, head: bytes) -> bytes:
@@ -372,6 +379,12 @@ class ClientConnection(asyncio.Protocol):
             self.closing = True
             return hsts + b"Connection: close\r\n\r\n"
         return hsts + (b"Connection: keep-alive\r\n\r\n" if request.http_1_0 else b"\r\n")
+
+    @property
+    def tls_version(self) -> str:
+        """Of a connection over TLS that is open; else empty."""
+        secured = self.transport.get_extra_info("ssl_object") if self.scheme == b"https" else None
+        return (secured.version() or "") if secured is not None else ""
 
     @property
     def reads(self) -> Content | None:
@@ -408,7 +421,7 @@ class ClientConnection(asyncio.Protocol):
         self.closing = self._lingering = True
         self._ready = False
         answer = render.refusal(error.status, error.reason, str(error))
-        self._tell_of(Refusal(self.site, error, self.peer, self.scheme), error, answer)
+        self._tell_of(Refusal(self.site, error, self.peer, self.scheme, b"", self), error, answer)
         self.transport.write(answer)
         self.transport.close()
 

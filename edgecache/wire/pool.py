@@ -24,6 +24,8 @@ class Pool(Protocol):
     buffer: ReadBuffer
     fastest: float  # seconds: the least time in which an answer has begun; 0 = none has
 
+    origin_text: str  # whom it leads to, as a URL
+
     def clock(self) -> float:
         """Monotonic seconds."""
 

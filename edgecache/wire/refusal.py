@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from edgecache.rules.message import Fields, Request
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.site import Site
+
+if TYPE_CHECKING:
+    from edgecache.wire.h1_server import ClientConnection
 
 LONGEST_TARGET: Final = 1024  # bytes of it that are logged
 REQUEST_LINE: Final = re.compile(rb"(?:\r\n)?([!-~]{1,64}) ([^ \r\n]{0,%d})" % LONGEST_TARGET)
@@ -18,7 +21,15 @@ NOTHING: Final = Fields(())
 class Refusal(Exchange):
     """The exchange that it would have been. Nothing of the head but its first line is taken to mean anything."""
 
-    def __init__(self, site: Site, error: BadRequest, client: str, scheme: bytes, head: bytes = b"") -> None:
+    def __init__(
+        self,
+        site: Site,
+        error: BadRequest,
+        client: str,
+        scheme: bytes,
+        head: bytes = b"",
+        connection: ClientConnection | None = None,
+    ) -> None:
         line = REQUEST_LINE.match(head)
         method, target = (line[1], line[2]) if line else (b"", b"")
         self.request = Request(method, target, b"", NOTHING, scheme=scheme)
@@ -26,6 +37,8 @@ class Refusal(Exchange):
         self.body = None
         self.client = client
         self.began = site.clock()
+        self.head_in = len(head)
+        self.opened_on = connection
         self._connection = None
         self.refused_by(error)
 

@@ -6,6 +6,7 @@ Whatever goes upstream is answered on the spot, so that what a POP writes follow
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from typing import Any
 
@@ -27,6 +28,11 @@ from hostile.rig import Transport
 
 PEER = "192.0.2.7"
 HEAD = b"HTTP/1.1 200 Asked\r\nContent-Length: 0\r\n"
+
+
+OF_THE_WAY = frozenset(  # fields of the log that tell who has answered it how, and when, not what
+    ("time", "duration_ms", "ttfb_ms", "connection", "cache", "upstream", "upstream_status", "upstream_ms")
+)
 
 
 class Twin:
@@ -98,7 +104,13 @@ class Twin:
     @property
     def logged(self) -> list[tuple[object, ...]]:
         """What the access log has of each request that the bytes decide."""
-        return [(*record[1:7], *record[10:12]) for record in self.worker._log._records]
+        return [self._seen_in(record) for record in self.worker._log._records]
+
+    @staticmethod
+    def _seen_in(record: Any) -> object:
+        if not isinstance(record, str):
+            return record[1:5]
+        return {name: value for name, value in json.loads(record).items() if name not in OF_THE_WAY}
 
     @property
     def counted(self) -> Counter[str]:
@@ -107,7 +119,7 @@ class Twin:
         requests.fold()
         return Counter(
             {
-                **{f"{tally.words}": int(tally.requests.value) for tally in requests._tallies.values()},
+                **{f"{tally.words} {of[3]}": int(tally.requests.value) for of, tally in requests._tallies.items()},
                 **{f"bytes {tally.words}": int(tally.bytes_out.value) for tally in requests._tallies.values()},
             }
         )
