@@ -16,6 +16,7 @@ from harness.valkey import Server
 from harness.wire import Truncated
 from prometheus_client.parser import text_string_to_metric_families
 
+from edgecache.clock import clock_of
 from edgecache.metrics import Snapshot, render
 from edgecache.request_counts import SAMPLED, USUAL
 from edgecache.rules.reasons import TIERS, Result
@@ -263,7 +264,7 @@ async def test_the_log_says_who_answered_why_and_how_long_each_tier_took(origin:
     lines: list[bytes] = []
     trace = "0af7651916cd43dd8448eb211c80319c"
     settings = {"regional": valkey.url, "regional_timeout": "5s", "access_log": "json"}
-    async with running_pop(origin, ticking(origin.clock), **settings) as pop:
+    async with running_pop(origin, clock_of(ticking(origin.clock)), **settings) as pop:
         pop.worker._log._writer._write = lines.append
         await pop.get("/a", ("traceparent", f"00-{trace}-b7ad6b7169203331-00"))
         await pop.get("/a")
