@@ -81,9 +81,9 @@ class LogWriter:
             if self.outbox and self.outbox[0] is draft:
                 self.outbox.popleft()
 
-    async def record(self, draft: Draft) -> str:
-        """The ID of the entry, as callers know it; raises one of `Failure`."""
-        return purge_id(self.region, await self.append(draft))
+    async def record(self, draft: Draft) -> tuple[str, bool]:
+        """The ID of the entry, as callers know it, which is recorded; raises one of `Failure`."""
+        return purge_id(self.region, await self.append(draft)), True
 
     # --- who has applied it
 

@@ -26,19 +26,20 @@ class OwnLog:
     def __init__(self, invalidation: Invalidation) -> None:
         self._invalidation = invalidation
         self._numbers = count(1)
-        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._waiting: dict[int, asyncio.Future[bool]] = {}
         self.send: Callable[[Message], None] | None = None  # to the supervisor; None: this process is alone
 
-    async def record(self, draft: Draft) -> str:
-        """Apply `draft` here, and have it applied by all other workers; the ID is this POP's own."""
+    async def record(self, draft: Draft) -> tuple[str, bool]:
+        """Apply `draft` here and in all other workers; its ID, this POP's own, and whether all have applied it in time."""
         self._invalidation.append(draft.scopes, soft=draft.soft)
-        number = next(self._numbers)
+        number, everywhere = next(self._numbers), True
         if self.send is not None:
             known = self._waiting[number] = asyncio.get_running_loop().create_future()
             self.send({"log": "append", "n": number, **_written(draft.scopes, draft.soft)})
             await asyncio.wait((known,), timeout=WITHIN)
+            everywhere = known.done() and known.result()
             del self._waiting[number]
-        return f"local:{number}"
+        return f"local:{number}", everywhere
 
     def hear(self, message: Message) -> None:
         """The supervisor says something."""
@@ -48,10 +49,10 @@ class OwnLog:
                 self._invalidation.append(scopes, soft=soft)
                 if self.send is not None:
                     self.send({"log": "applied", "n": number})
-            case {"log": "done", "n": number} if number in self._waiting:
+            case {"log": "done", "n": number, "all": everywhere} if number in self._waiting:
                 waiting = self._waiting[number]
                 if not waiting.done():
-                    waiting.set_result(None)
+                    waiting.set_result(everywhere)
 
 
 class Listener(Protocol):
@@ -86,8 +87,8 @@ class Hub:
 
     async def _relay(self, worker: Listener, number: int, message: Message) -> None:
         scopes, soft = _read(message)
-        await self.apply(scopes, soft=soft, but=worker)
-        worker.tell({"log": "done", "n": number})
+        everywhere = await self.apply(scopes, soft=soft, but=worker)
+        worker.tell({"log": "done", "n": number, "all": everywhere})
 
     async def apply(self, scopes: Sequence[bytes], *, soft: bool, but: Listener | None = None) -> bool:
         """Have every worker apply it, `but` one; whether all have, in time."""

@@ -74,8 +74,8 @@ class Attempts:
 class Recorder(Protocol):
     """What records purges: the region's log, or this process's own."""
 
-    async def record(self, draft: Draft) -> str:
-        """The ID of the entry, once it is recorded and applied here; raises one of `Failure`."""
+    async def record(self, draft: Draft) -> tuple[str, bool]:
+        """The ID of the entry, and whether it is recorded, or applied, for all; raises one of `Failure`."""
 
 
 class PurgeMethod:
@@ -127,18 +127,19 @@ class PurgeMethod:
         client = self._client(exchange)
         try:
             draft = Draft(scopes=purge.scopes, soft=purge.soft, author=f"{caller.name} ({self._pop})")
-            number = await self._recorder.record(draft)
+            number, everywhere = await self._recorder.record(draft)
         except Failure:
             self._refuse(exchange, PurgeRefused(503, "log-unreachable", "the purge could not be recorded: try again"))
             return
         named = len(purge.scopes)
         audit.info("purge id=%s by=%s from=%s names=%d soft=%s", number, caller.name, client, named, purge.soft)
-        content = orjson.dumps({"status": "ok", "id": number})
-        head = render.status_line(200) + render.field_block(
+        status, state = (200, "ok") if everywhere else (202, "recorded")  # RFC 9110 §15.3.3: a worker is late
+        content = orjson.dumps({"status": state, "id": number})
+        head = render.status_line(status) + render.field_block(
             [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(content))]
         )
         exchange.result = Result.PURGE
-        exchange.reply(200, head, content)
+        exchange.reply(status, head, content)
 
     def _refuse(self, exchange: Exchange, refused: PurgeRefused) -> None:
         self._refused(refused.reason)

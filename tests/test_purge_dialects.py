@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from harness.origin import OriginDouble, ReceivedRequest, Reply
@@ -266,6 +267,23 @@ async def test_a_soft_purge_is_soft_only_if_nothing_hard_is_asked(origin: Origin
         ] == 200
         origin.otherwise(Reply(503))
         assert (await pop.get("/shop/")).status == 503
+
+
+async def test_a_worker_that_has_not_applied_it_is_no_200(
+    origin: OriginDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """202 while the supervisor does not know that all workers have applied it; 200 once it does."""
+    monkeypatch.setattr("edgecache.own_log.WITHIN", 0.05)  # nothing that comes would end the wait
+    async with filled(origin, **ADDRESS) as pop:
+        own = pop.worker.edge.purges._recorder
+        for said, status in ((None, 202), (False, 202), (True, 200)):
+
+            def tell(message: Mapping[str, Any], said: bool | None = said) -> None:
+                if said is not None:
+                    own.hear({"log": "done", "n": message["n"], "all": said})
+
+            own.send = tell
+            assert (await send(pop, "PURGE / HTTP/1.1", HOST_LINE))[0] == status
 
 
 async def test_tags_in_fields_of_ones_own(origin: OriginDouble) -> None:
