@@ -30,7 +30,7 @@ class OwnLog:
         self.send: Callable[[Message], None] | None = None  # to the supervisor; None: this process is alone
 
     async def record(self, draft: Draft) -> tuple[str, bool]:
-        """Apply `draft` here and in all other workers; its ID, this POP's own, and whether all have applied it in time."""
+        """Apply `draft` here and in all other workers; its ID, this POP's own, and whether all have it in time."""
         self._invalidation.append(draft.scopes, soft=draft.soft)
         number, everywhere = next(self._numbers), True
         if self.send is not None:

@@ -23,7 +23,7 @@ from edgecache.metrics import Registry
 from edgecache.purge_method import Attempts, callers_of
 from edgecache.region_log import far_store, home_store, writer_of
 from edgecache.rules import vectors
-from edgecache.rules.ledger import shown, visible_to
+from edgecache.rules.ledger import names_none_of, shown, visible_to
 from edgecache.rules.log_entries import Draft, author_of, purge_id, read_entry, read_purge_id
 from edgecache.rules.purge_callers import Caller, Credentials, PurgeRefused
 from edgecache.rules.purge_log import Kind
@@ -46,12 +46,13 @@ class Desk:
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._registry = registry
         self._pop = settings.pop
-        self._callers = callers_of(settings)
         self._attempts = Attempts()
+        self.tune(settings)
 
     def tune(self, settings: Settings) -> None:
-        """Go on with other callers; what else it is made of changes with a restart only."""
+        """Go on with other callers and sites; what else it is made of changes with a restart only."""
         self._callers = callers_of(settings)
+        self._sites = frozenset(settings.hosts)
 
     def start(self) -> None:
         """Begin what it does by itself."""
@@ -91,6 +92,8 @@ class Desk:
         self, purge: Purge, caller: Caller, address: str, wait: str = "none", within: float = 0.0
     ) -> tuple[int, Json]:
         """The same with a purge that is read already."""
+        if names_none_of(self._sites, purge.scopes):
+            raise PurgeRefused(404, "purge-no-site", "what is named is of no site in EDGECACHE_HOSTS")
         draft = Draft(scopes=purge.scopes, soft=purge.soft, author=f"{caller.name} ({self._pop})")
         status, answer = await self._record(draft, wait, within)
         names = len(purge.scopes)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
+from test_parents import chain
 
 HOST = "www.example.test"
 CMS = "a-token-that-may-purge"
@@ -297,3 +298,19 @@ async def test_tags_in_fields_of_ones_own(origin: OriginDouble) -> None:
         assert (await pop.get("/shop/")).get("X-Magento-Tags") == "cat_p_4,shop,FPC"
     async with filled(origin, **ADDRESS) as pop:
         assert (await pop.get("/shop/")).get("X-Magento-Tags") == "cat_p_4,shop,FPC"
+
+
+@pytest.mark.parametrize("shown", ["hide", "show"])
+async def test_tags_of_further_fields_from_a_parent(origin: OriginDouble, shown: str) -> None:
+    """A parent tells its child the tags that it reads in them, whether clients see them or not."""
+    pages = iter((b"v1", b"v2"))
+    fields = [("Cache-Control", "max-age=600"), ("X-Magento-Tags", "a,b c")]
+    origin.otherwise(lambda request: Reply(fields=fields, body=next(pages)))
+    settings = {"tag_field_names": "X-Magento-Tags", "tag_fields": shown, **ADDRESS}
+    async with chain(origin, **settings) as one:
+        for _ in range(2):
+            answer = await one.edge.get("/page", ("Host", HOST))
+            assert (answer.body, answer.get("X-Magento-Tags")) == (b"v1", "a,b c" if shown == "show" else None)
+        for pop in (*one.shields, *one.edges):
+            assert (await send(pop, "PURGE / HTTP/1.1", HOST_LINE, "X-Magento-Tags-Pattern: (^|,)c(,|$)"))[0] == 200
+        assert (await one.edge.get("/page", ("Host", HOST))).body == b"v2"

@@ -48,9 +48,9 @@ class Workers(list[tuple[list[str], bool]]):
 
 
 @asynccontextmanager
-async def admin(workers: Workers) -> AsyncIterator[Client]:
+async def admin(workers: Workers, **more: str) -> AsyncIterator[Client]:
     """A client of the admin listener."""
-    desk = OwnDesk(load(ENVIRONMENT), Registry(), workers.hub)
+    desk = OwnDesk(load(ENVIRONMENT | more), Registry(), workers.hub)
     async with TestClient(TestServer(application(FakePop(), ADMIN, desk))) as client:
         yield client
 
@@ -114,6 +114,24 @@ async def test_a_worker_that_has_not_applied_it_is_no_200() -> None:
     workers.tell = lambda message: None  # type: ignore[method-assign]
     async with admin(workers) as client:
         assert (await ask(client, "POST", "/service/abc/purge/a"))[0] == 202
+
+
+async def test_a_purge_of_no_site_is_refused() -> None:
+    """Where sites are listed, what names others alone purges nothing, and is 404; tags and everything are of all."""
+    for what, key, status in (
+        ({"urls": ["https://typo.test/"]}, ADMIN, 404),
+        ({"prefixes": ["typo.test/a"], "hosts": ["typo.test"]}, ADMIN, 404),
+        ({"tags": ["a"]}, SHOP, 404),
+        ({"hosts": ["typo.test", "www.example.test:8080"]}, ADMIN, 201),
+        ({"tags": ["a"]}, ADMIN, 201),
+        ({"everything": True}, ADMIN, 201),
+    ):
+        workers = Workers()
+        async with admin(workers, EDGECACHE_HOSTS="www.example.test") as client:
+            assert (await ask(client, "POST", "/purges", key, json.dumps(what)))[0] == status, what
+            assert bool(workers) is (status == 201)
+    async with admin(Workers()) as client:
+        assert (await ask(client, "POST", "/purges", body='{"hosts": ["any.test"]}'))[0] == 201
 
 
 async def test_a_ledger_for_each_site() -> None:

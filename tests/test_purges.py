@@ -130,6 +130,21 @@ async def test_tags_are_not_for_clients(site: Site, origin: OriginDouble, valkey
         assert (await one.get("/c")).get("Surrogate-Key") == "c all"
 
 
+async def test_tags_of_further_fields_in_every_tier(site: Site, origin: OriginDouble, valkey: Server) -> None:
+    """What EDGECACHE_TAG_FIELD_NAMES adds is known of what another POP has stored, too; and it stays hidden."""
+    site.fields.append(("X-Magento-Tags", "cat_p_1,FPC"))
+    async with pops(origin, valkey, tag_field_names="X-Magento-Tags") as (one, two):
+        assert await body(one, "/a") == b"v1"
+        await one.written()
+        answer = await two.get("/a")
+        assert (answer.body, answer.get("X-Magento-Tags"), len(origin.requests)) == (b"v1", None, 1)
+        site.version = 2
+        pattern = ("X-Magento-Tags-Pattern", "((^|,)cat_p_9(,|$))|((^|,)cat_p_1(,|$))")
+        assert (await purge(two, "/", pattern)).status == 200
+        await applied(one, two)
+        assert await body(two, "/a") == await body(one, "/a") == b"v2"
+
+
 async def test_a_soft_purge_makes_stale(site: Site, origin: OriginDouble, valkey: Server) -> None:
     """What is stored is validated; within stale-while-revalidate it is served meanwhile."""
     async with pops(origin, valkey) as (one, two):

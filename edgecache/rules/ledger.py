@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from edgecache.rules import scopes, uri
@@ -21,6 +21,12 @@ def visible_to(caller: Caller, named: Iterable[bytes]) -> tuple[bytes, ...]:
     if not caller.hosts:
         return tuple(named)
     return tuple(scope for scope in named if _host_in(scope).decode("latin-1") in caller.hosts)
+
+
+def names_none_of(sites: Collection[str], named: Iterable[bytes]) -> bool:
+    """Whether all that is named is of hosts, and none of these is one of `sites`; never if there are no `sites`."""
+    hosts = {_host_in(scope).decode("latin-1") for scope in named}
+    return bool(sites) and "" not in hosts and hosts.isdisjoint(sites)
 
 
 def _host_in(scope: bytes) -> bytes:
