@@ -171,7 +171,7 @@ class Quoted(dict[Text, str]):
     most = 4096
 
     def __missing__(self, text: Text) -> str:
-        quoted = orjson.dumps(printable(text)).decode()
+        quoted = orjson.dumps(printable(text)).decode().replace("\x7f", "\\u007f")
         if len(text) <= self.longest:
             if len(self) >= self.most:
                 self.clear()
@@ -209,7 +209,7 @@ def members_of_alike(alike: Alike, quoted: Quoted) -> str:
 
 
 def printable(text: Text) -> str:
-    r"""The text in ASCII, anything else as `\xe9` or `\u2028`; JSON itself escapes the control characters."""
+    r"""The text in ASCII, anything else as `\xe9` or `\u2028`; JSON escapes control characters but for DEL."""
     if isinstance(text, bytes):
         return text.decode("ascii", "backslashreplace")
     return text if text.isascii() else text.encode("ascii", "backslashreplace").decode("ascii")

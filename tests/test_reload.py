@@ -170,6 +170,7 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "max_fields": ("7", lambda worker: worker._heads.limits),
     "max_head": ("16KiB", lambda worker: (worker._heads.limits, worker.check_unfinished.__self__.limits)),
     "max_ranges": ("7", lambda worker: (worker.edge.limits.max_ranges, worker.edge.delivery.max_ranges)),
+    "finish_abandoned": ("on", lambda worker: worker.finish_abandoned),
     "max_request_body": ("7", lambda worker: worker.max_request_body),
     "heuristics": ("off", lambda worker: worker.edge.fills._policy),
     "heuristic_max": ("7s", lambda worker: worker.edge.fills._policy),
