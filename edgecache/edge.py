@@ -347,12 +347,16 @@ class Edge:
                     return
             if entry is not None and self.invalidation.check(entry, self.clock()) is Verdict.PURGED:
                 entry = None
-            flight = self.refill.flight(key, request, entry, exchange)
             spare = entry if entry is not None and self.refill.may_stand_in(entry, request) else None
+            if spare is not None and self.flights.awaits_late(self.refill.place(key, request)):
+                self.delivery.from_entry(exchange, spare, Result.STALE, self.clock())
+                return
+            flight = self.refill.flight(key, request, entry, exchange)
             patience = self.limits.follower_timeout if flight.leader is not exchange else None
-            outcome = await flight.outcome(self.limits.stale_wait if spare else patience)
+            outcome = await flight.outcome(flight.left_of(self.limits.stale_wait) if spare else patience)
             if outcome is None or (isinstance(outcome, Failed) and spare is not None):  # hung, or down
                 flight.abandon(exchange)
+                self.flights.is_late(flight, self.refill.place(key, request))
                 if spare is None or not self.refill.may_stand_in(spare, request):  # it was purged while we waited
                     break
                 self.delivery.from_entry(exchange, spare, Result.STALE, self.clock())

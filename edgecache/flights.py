@@ -66,11 +66,13 @@ Outcome = Filling | Refreshed | Risen | Unshareable | Failed
 class Flight:
     """One question on its way, for one key."""
 
-    __slots__ = ("_landed", "key", "leader", "primary", "watchers")
+    __slots__ = ("_landed", "began", "key", "late_for", "leader", "primary", "watchers")
 
     def __init__(self, key: object, primary: bytes, leader: Exchange | None) -> None:
         self.key = key
         self.primary = primary  # the cache key of the URL
+        self.began = asyncio.get_running_loop().time()
+        self.late_for: object = None  # whose requests are answered by what is stale meanwhile; None: it is not late
         self.leader = leader  # None: it runs behind the clients' backs
         # Who gets interim responses: nobody else asked for them, and they may be for one client.
         self.watchers: list[Exchange] = [leader] if leader is not None else []
@@ -80,6 +82,15 @@ class Flight:
         """The answer's head is known, or that there is none."""
         if not self._landed.done():
             self._landed.set_result(outcome)
+
+    @property
+    def landed(self) -> bool:
+        """Whether it is known what came of it."""
+        return self._landed.done()
+
+    def left_of(self, patience: float) -> float:
+        """What is left of `patience`, in seconds since it began."""
+        return max(0.0, self.began + patience - asyncio.get_running_loop().time())
 
     async def outcome(self, within: float | None) -> Outcome | None:
         """What came of it; None if it takes longer than `within` seconds."""
@@ -104,6 +115,7 @@ class Flights:
         self.marks: dict[bytes, float] = {}  # URLs whose answers are not shareable, and until when
         self.hit_for_miss = hit_for_miss  # seconds
         self._most_marks = most_marks
+        self._late: dict[object, Flight] = {}  # for whose requests what is stale stands in until it lands
         self._wishes: dict[int, float] = {}  # hash of a URL → when the origin was asked because a client wished so
         self.led = self.followed = 0  # ever
 
@@ -121,6 +133,20 @@ class Flights:
         """Nobody may follow `flight` any more."""
         if self._out.get(flight.key) is flight:
             del self._out[flight.key]
+        if flight.late_for is not None and self._late.get(flight.late_for) is flight:
+            del self._late[flight.late_for]
+
+    def is_late(self, flight: Flight, key: object) -> None:
+        """The origin hangs: until `flight` lands, what is stale stands in at once for all requests for `key`."""
+        if not flight.landed and flight.late_for is None and self._out.get(flight.key) is flight:
+            flight.late_for = key
+            if not self.awaits_late(key):
+                self._late[key] = flight
+
+    def awaits_late(self, key: object) -> bool:
+        """Whether a late flight for `key` is still out."""
+        late = self._late.get(key)
+        return late is not None and not late.landed
 
     def dissolve(self, names: frozenset[bytes]) -> None:
         """URLs were invalidated: nobody follows what is out for them from now on (nor is it stored: see `PurgeLog`)."""

@@ -58,7 +58,7 @@ class Refill:
 
     def flight(self, key: bytes, request: Request, entry: Entry | None, exchange: Exchange | None) -> Flight:
         """The flight that is out for this URL and these selecting fields, or a new one that `exchange` leads."""
-        place = self._place(key, request)
+        place = self.place(key, request)
         alone = entry is not None and self._flights.marked(key, self._clock())
         if exchange is not None and (alone or asks_for_itself(request, entry)):
             place = (*place, exchange)  # nobody else's question will do
@@ -70,12 +70,13 @@ class Refill:
             self._flights.followed += 1
         return flight
 
-    def _place(self, key: bytes, request: Request) -> tuple[object, ...]:
+    def place(self, key: bytes, request: Request) -> tuple[object, ...]:
+        """What requests have in common that may follow the same flight."""
         return (key, selecting_values(self._memory.vary_of(key), request.fields))
 
     def is_out(self, key: bytes, request: Request) -> bool:
         """Whether there is a flight that `request` may follow."""
-        return self._flights.out(self._place(key, request)) is not None
+        return self._flights.out(self.place(key, request)) is not None
 
     def refresh(self, key: bytes, request: Request) -> Flight:
         """The flight that fetches `request`, which no client has sent."""

@@ -194,6 +194,42 @@ async def test_a_stale_answer_does_not_wait_long_for_a_hung_origin(origin: Origi
         assert pop.worker._pool.busy == 1  # the origin has not answered, and has its time still
 
 
+@pytest.mark.parametrize("fields", [[], [("Range", "bytes=0-1")], [("If-None-Match", '"other"')], [("Cookie", "a=1")]])
+@pytest.mark.parametrize("said", ["max-age=10, stale-if-error=600", "max-age=0, stale-if-error=600"])
+async def test_only_the_first_stale_answer_waits_for_a_hung_origin(
+    origin: OriginDouble, said: str, fields: list[tuple[str, str]]
+) -> None:
+    """While it is known that the origin hangs, stale answers come at once, and nobody asks it again."""
+    gate = asyncio.Event()
+    fresh = [("Cache-Control", "max-age=60")]
+    origin.on("/page", Reply(fields=[("Cache-Control", said)], body=b"old"), Reply(fields=fresh, body=b"new", wait=gate))
+    async with running_pop(origin, stale_wait="2s", first_byte_timeout="600s") as pop:
+        await pop.get("/page")
+        pop.clock.advance(11)
+        async with asyncio.timeout(30):  # each would wait for 2 s
+            for _ in range(40):
+                assert (await pop.get("/page", *fields)).body in (b"old", b"ol")
+            assert (await pop.request("HEAD", "/page")).status == 200
+        assert len(origin.requests) == 2
+        gate.set()
+        await until(lambda: not len(pop.worker.edge.flights))
+        assert (await pop.get("/page")).body == b"new"
+
+
+async def test_who_comes_while_an_origin_hangs_waits_for_what_is_left(origin: OriginDouble) -> None:
+    """The time that a stale answer waits is counted from the question, not from each client that joins it."""
+    origin.on("/page", Reply(fields=[STALE], body=b"old"), hang())
+    async with running_pop(origin, stale_wait="10s", first_byte_timeout="600s") as pop, pop.client() as early:
+        await pop.get("/page")
+        pop.clock.advance(11)
+        await early.request("GET", "/page")
+        await origin.request_seen(2)
+        (flight,) = pop.worker.edge.flights._out.values()
+        flight.began -= 9.5  # as if it had been out for so long
+        async with asyncio.timeout(8):
+            assert (await pop.get("/page")).body == b"old"
+
+
 async def test_a_stale_answer_waits_for_an_origin_that_answers_soon(origin: OriginDouble) -> None:
     """Within `stale_wait` what the origin says is better than what is stale."""
     gate = asyncio.Event()
