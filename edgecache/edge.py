@@ -227,7 +227,7 @@ class Edge:
             self.flights.asked_by_wish(key, self.clock())
         if rfc9111.only_if_cached(request):
             self.delivery.ours(exchange, nothing_stored(), why)
-        elif request.method == b"HEAD" or (self._wants_ranges(request) and self._goes_alone(entry)):
+        elif self._goes_alone(request, key, entry):
             self.relays.begin(exchange, why, Result.MISS, entry)
         elif entry is None and self.flights.marked(key, self.clock()):
             self._pass_marked(exchange, key)
@@ -292,10 +292,15 @@ class Edge:
         value = request.fields.get(b"range")
         return value is not None and len(ranges.parse_range(value) or ()) <= self.limits.max_ranges
 
-    @staticmethod
-    def _goes_alone(entry: Entry | None) -> bool:
-        """Whether a range is asked of the origin as it is: unless a whole is stored that only needs validating."""
-        return entry is None or entry.segments is not None
+    def _goes_alone(self, request: Request, key: bytes, entry: Entry | None) -> bool:
+        """Whether `request` is asked of the origin as it is.
+
+        A range is, unless a whole is stored that only needs validating. A HEAD is not, where a GET may fill the cache.
+        """
+        in_part = entry is not None and entry.segments is not None
+        if request.method == b"HEAD":
+            return in_part or self.flights.marked(key, self.clock()) or rfc9111.forbids_storing(request)
+        return (entry is None or in_part) and self._wants_ranges(request)
 
     def _answer_from(self, entry: Entry, exchange: Exchange) -> MustAsk | None:
         """Answer with what is stored, if that is allowed and enough; else why not."""
@@ -351,7 +356,7 @@ class Edge:
             if spare is not None and self.flights.awaits_late(self.refill.place(key, request)):
                 self.delivery.from_entry(exchange, spare, Result.STALE, self.clock())
                 return
-            flight = self.refill.flight(key, request, entry, exchange)
+            flight = self.refill.flight(key, rfc9111.filling(request), entry, exchange)
             patience = self.limits.follower_timeout if flight.leader is not exchange else None
             outcome = await flight.outcome(flight.left_of(self.limits.stale_wait) if spare else patience)
             if outcome is None or (isinstance(outcome, Failed) and spare is not None):  # hung, or down

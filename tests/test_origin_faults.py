@@ -202,7 +202,9 @@ async def test_only_the_first_stale_answer_waits_for_a_hung_origin(
     """While it is known that the origin hangs, stale answers come at once, and nobody asks it again."""
     gate = asyncio.Event()
     fresh = [("Cache-Control", "max-age=60")]
-    origin.on("/page", Reply(fields=[("Cache-Control", said)], body=b"old"), Reply(fields=fresh, body=b"new", wait=gate))
+    origin.on(
+        "/page", Reply(fields=[("Cache-Control", said)], body=b"old"), Reply(fields=fresh, body=b"new", wait=gate)
+    )
     async with running_pop(origin, stale_wait="2s", first_byte_timeout="600s") as pop:
         await pop.get("/page")
         pop.clock.advance(11)

@@ -137,7 +137,7 @@ def _law_forbids(request: Request, response: Response, directives: ResponseDirec
         return Refused.NOT_UNDERSTOOD
     if directives.no_store and not directives.must_understand:  # §5.2.2.3: must-understand sets it aside
         return Refused.NO_STORE
-    if parse_request_directives(request.fields.get(b"cache-control"), None).no_store:
+    if forbids_storing(request):
         return Refused.REQUEST_NO_STORE
     if directives.private:
         return Refused.PRIVATE
@@ -314,6 +314,16 @@ def as_follower(request: Request) -> Request:
     if request.revalidation is Revalidation.HONOUR:
         return request
     return request._replace(revalidation=Revalidation.IGNORE)
+
+
+def forbids_storing(request: Request) -> bool:
+    """Whether the client wants nothing stored of the answer (RFC 9111 §5.2.1.5)."""
+    return parse_request_directives(request.fields.get(b"cache-control"), None).no_store
+
+
+def filling(request: Request) -> Request:
+    """`request` as it is asked of the origin by who may store the answer: a GET, whose head answers a HEAD too."""
+    return request._replace(method=b"GET") if request.method == b"HEAD" else request  # RFC 9110 §9.3.2
 
 
 def only_if_cached(request: Request) -> bool:

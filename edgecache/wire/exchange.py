@@ -150,6 +150,7 @@ class Exchange:
             return
         if self.request.method == b"HEAD" or status in (204, 304):
             self.reply(status, head)
+            body.discard()  # it goes on if it is stored
             return
         if body.finished and len(body.pieces) <= 1 and body.size == length:  # all there: one write
             self.reply(status, head, body.pieces[0] if body.pieces else b"")
