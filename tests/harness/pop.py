@@ -118,8 +118,10 @@ async def running_pop(
     url = origin if isinstance(origin, str) else origin.url
     clock = clock or (FakeClock() if isinstance(origin, str) else origin.clock)
     loaded = load(environment(url, settings.items()))
-    its = clock if isinstance(clock, Clock) else Clock(clock, clock.steady, clock.steady, id(clock))
-    worker = Worker(loaded, clock=its)
+    if isinstance(clock, FakeClock):
+        worker = Worker(loaded, clock=Clock(clock, clock.steady, clock.steady, id(clock)))
+    else:
+        worker = Worker(loaded, clock=clock)
     wanted = [True, loaded.tls_listen is not None, loaded.pop_listen is not None]
     plain, tls, pops = ([listening_socket()] if wants else [] for wants in wanted)
     ports = [one[0].getsockname()[1] if one else 0 for one in (plain, tls, pops)]
