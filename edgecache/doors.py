@@ -16,6 +16,7 @@ from edgecache.rules.claims import judged
 from edgecache.rules.client_address import Trust
 from edgecache.rules.forward import as_forwarded
 from edgecache.rules.parameters import IgnoredParameters
+from edgecache.rules.purge_dialects import METHODS as PURGE_METHODS
 from edgecache.rules.reasons import Result
 from edgecache.rules.residency import Residency
 from edgecache.rules.server_name import is_misdirected, secure_location, stays_plain
@@ -62,12 +63,12 @@ def hearing(way: Way, inner: Way, children: Children) -> Way:
 
 
 def redirecting(way: Way, port: int, hosts: frozenset[bytes]) -> Way:
-    """What is asked over http of one of our `hosts` (empty: any) is sent to https."""
+    """What is asked over http of one of our `hosts` (empty: any) is sent to https; purges are not."""
 
     def answer(exchange: Exchange) -> None:
         request = exchange.request
         ours = not hosts or host_of(request.host) in hosts
-        if request.scheme != b"http" or not ours:
+        if request.scheme != b"http" or not ours or request.method in PURGE_METHODS:
             way.answer(exchange)
         elif stays_plain(request.host, request.target):
             exchange.raw = b""  # others of the same fields are sent elsewhere: nothing is remembered of this head

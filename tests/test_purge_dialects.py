@@ -270,6 +270,18 @@ async def test_a_soft_purge_is_soft_only_if_nothing_hard_is_asked(origin: Origin
         assert (await pop.get("/shop/")).status == 503
 
 
+async def test_a_purge_over_http_is_not_redirected(origin: OriginDouble) -> None:
+    """Plug-ins reach a POP by http and follow no redirect; it purges what is asked over https, too."""
+    pages = iter((b"v1", b"v2"))
+    origin.otherwise(lambda request: Reply(fields=[("Cache-Control", "max-age=600")], body=next(pages)))
+    asked = (("Host", HOST), ("X-Forwarded-Proto", "https"))
+    async with running_pop(origin, https_redirect="on", trusted_proxies="127.0.0.1", **ADDRESS) as pop:
+        assert (await pop.get("/", asked[0])).status == 301
+        assert [(await pop.get("/", *asked)).body for _ in range(2)] == [b"v1", b"v1"]
+        assert (await send(pop, "PURGE / HTTP/1.1", HOST_LINE))[0] == 200
+        assert (await pop.get("/", *asked)).body == b"v2"
+
+
 async def test_a_worker_that_has_not_applied_it_is_no_200(
     origin: OriginDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
