@@ -1,6 +1,8 @@
 """Bodies too large for one record: written to the regional tier while they arrive, read from it while they are sent.
 
-No more than a few chunks of a body are in this process at a time. The record is written last, so that nobody finds a
+No more than a few chunks of a body are in this process at a time. A body larger than a share of the server's memory,
+or whose first chunks the server has evicted while the last ones come, is not stored, and what was written of it goes:
+it would cost others their place, and nobody could read it. The record is written last, so that nobody finds a
 body that is not complete; a chunk that is missing all the same is a hole to be filled from the origin, or the answer
 is cut where everybody sees it.
 """
@@ -8,7 +10,7 @@ is cut where everybody sees it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from os import urandom
 from typing import Any, Final, Protocol
@@ -26,6 +28,7 @@ PATIENCE: Final = 1.0  # seconds that a body is held back for a slow tier; then 
 AHEAD: Final = 4  # chunks read ahead for a reader that keeps up
 KEPT_UP: Final = 1024 * 1024  # bytes that readers have to take as they come before more is read ahead
 LONGER: Final = 60.0  # seconds that chunks outlive their record
+LOOK_EVERY: Final = 32  # chunks, after which it is looked whether the first one is still there
 
 
 def chunk_keys(base: bytes, record: Record, span: Span) -> Iterator[bytes]:
@@ -51,7 +54,8 @@ class ChunkWriter:
         base: bytes,
         life: float,
         inline: int,
-        largest: int,
+        largest: Callable[[], int],
+        length: int,
         written: Written,
         given_up: Callable[[], None],
     ) -> None:
@@ -61,6 +65,7 @@ class ChunkWriter:
         self._life = b"%d" % ((life + LONGER) * 1000)
         self._inline = inline
         self._largest = largest
+        self._length = length  # bytes that it will have, or 0
         self._written = written
         self._told = given_up
         self._name = urandom(8).hex().encode()
@@ -92,7 +97,7 @@ class ChunkWriter:
         self._held.append(piece)
         self._held_size += len(piece)
         self._size += len(piece)
-        if self._size > self._largest:
+        if self._is_too_large:
             self._give_up()
             return
         if self._held_size >= CHUNK:
@@ -111,6 +116,8 @@ class ChunkWriter:
                 self._give_up()
                 return
             self._backlog += len(sealed)
+            if self._number % LOOK_EVERY == 0:
+                self._look((chunk_key(self._base, self._name, 0),))
         rest = data[whole:]
         self._held, self._held_size = ([rest] if rest else []), len(rest)
 
@@ -121,6 +128,20 @@ class ChunkWriter:
             self._give_up()
         elif self.writable:
             self._catch_up()
+
+    @property
+    def _is_too_large(self) -> bool:
+        """Whether the tier has no room for it, by what is known of both now."""
+        return max(self._size, self._length) > self._largest()
+
+    def _look(self, keys: Sequence[bytes]) -> None:
+        """Give up if one of `keys` is not there once all that was sent before is: the server has evicted it."""
+
+        def counted(_: int, there: Any) -> None:
+            if there != len(keys) or self._is_too_large:
+                self._give_up()
+
+        self._writes.send(("EXISTS", *keys), 0, counted)
 
     def _catch_up(self) -> None:
         if self._patience is not None:
@@ -140,8 +161,10 @@ class ChunkWriter:
         self._send(last=True)
         if not self.given_up:
             self._record = self._written(self._name, self._size, None)
-            if not self._record:
-                self._told()
+            if self._record:
+                self._look([chunk_key(self._base, self._name, number) for number in range(self._number)])
+            else:
+                self._give_up()
 
     def abort(self) -> None:
         """The body will never be complete."""

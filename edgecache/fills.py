@@ -50,10 +50,14 @@ class Fills:
     ) -> None:
         self._memory = memory
         self._region = region
-        self._largest = max(memory.largest, region.largest if region is not None else 0)
         self._invalidation = invalidation
         self._policy = policy
         self.count_refused = refused  # told why a response is not stored
+
+    @property
+    def _largest(self) -> int:
+        """Bytes of the largest body that some tier takes."""
+        return max(self._memory.largest, self._region.largest if self._region is not None else 0)
 
     def tune(self, policy: Policy) -> None:
         """Go on with another policy; what is stored stays as it is."""
@@ -77,7 +81,7 @@ class Fills:
         written_to_region = (
             self._region is not None
             and stored.whole_length is None
-            and (length is None or length > min(INLINE, self._memory.largest))
+            and (length is None or min(INLINE, self._memory.largest) < length <= self._region.largest)
         )
         if not reply.body.kept and not written_to_region:
             too_large = max(length or 0, reply.body.size) > self._memory.largest

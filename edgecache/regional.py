@@ -20,6 +20,7 @@ from edgecache.guard import Guard
 from edgecache.lanes import MOST_BYTES, Commands, Reads
 from edgecache.leases import Came, Lease, Leases, News, Waiting
 from edgecache.memory import Entry
+from edgecache.rules.lengths import content_length
 from edgecache.rules.message import Fields
 from edgecache.rules.purge_log import NO_POSITION
 from edgecache.rules.ranges import Span, strong_etag
@@ -27,6 +28,7 @@ from edgecache.rules.reasons import Word
 from edgecache.rules.record import Codec, Corrupt, Record, storage_key, variant_key
 from edgecache.rules.stored import Stored
 from edgecache.rules.vary import selecting_values
+from edgecache.server_memory import ServerMemory
 from edgecache.tasks import spawn
 from edgecache.valkey import Failure
 
@@ -90,7 +92,8 @@ class Regional:
         self.guard = guard
         self._take_within = max(TAKE_WITHIN, 4 * budget)  # seconds
         self.codec = codec
-        self.largest = largest  # bytes of the largest body that is taken
+        self._most = largest  # bytes of the largest body that is taken, if the server has room for it
+        self._memory = ServerMemory()
         self._count = count
         self._clock = clock
         self.reads = Reads(guard, budget)
@@ -103,6 +106,11 @@ class Regional:
         self._signposts: dict[bytes, Record] = {}
         self._deleting: dict[bytes, int] = {}  # storage key → how often its deletion is under way
         self._seen_once: set[bytes] = set()
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest body that is taken."""
+        return min(self._most, self._memory.share)
 
     # --- reading
 
@@ -242,7 +250,9 @@ class Regional:
                 return b""
             return self.write(record_of(Entry(url, stored, b""), url, seen, length, name, small or b""), life)
 
-        return ChunkWriter(self.writes, self.codec, base, life, INLINE, self.largest, written, given_up)
+        self._memory.ask(self.writes, base)  # before the first chunk: its answer comes before most of them are written
+        length = content_length(stored.fields) or 0
+        return ChunkWriter(self.writes, self.codec, base, life, INLINE, lambda: self.largest, length, written, given_up)
 
     def prolong(self, found: Found, entry: Entry, seen: str) -> None:
         """What lies in the chunks of `found` is still good: `entry` says for how long."""
