@@ -373,18 +373,28 @@ class OriginConnection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         by_us, self.closed = self.closed, True
-        while self._reader is not None and self._reader.tired and self._buffer and not by_us:
-            self.data_received(b"")
+        if not by_us and self._inquiry is not None:
+            self._read_what_came(exc)
         if self._tunnel is not None:
             self._tunnel(None)
         elif self._reader is not None and self._body is not None and self._reader.end() and self._fin and exc is None:
             self._end_answer()
         else:
-            if not by_us and self._inquiry is not None and not self._unheard:
+            whole = self._answered and self._body is None
+            if not (by_us or whole or self._inquiry is None or self._unheard):
                 self._let_down("closed")
             unread = self._unread or exc is not None
             self._fail(OriginError("closed", "the upstream closed the connection"), unread=unread)
         self._pool.closed(self)
+
+    def _read_what_came(self, exc: Exception | None) -> None:
+        """An origin that answers early resets what it does not read: its answer, which came before, is still here."""
+        while self._reader is not None and self._reader.tired and self._buffer:
+            self.data_received(b"")
+        if exc is not None:
+            for data in stale_connection.unread(self.transport):
+                if self._inquiry is not None:
+                    self.data_received(data)
 
     @property
     def _unheard(self) -> bool:

@@ -7,10 +7,15 @@ question with a reset, which a process that has read it does not cause; or the c
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
+
+AT_ONCE: Final = 64 * 1024  # bytes
 
 MIN_RTT: Final = slice(148, 152)  # of Linux's struct tcp_info: the shortest round trip, in microseconds
 
@@ -35,6 +40,19 @@ def closed_unread(transport: asyncio.Transport, after: float, fastest: float) ->
     if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # reset after its end: nobody was there to read
         return True
     return after < max(fastest, _round_trip(connection))
+
+
+def unread(transport: asyncio.Transport) -> Iterator[bytes]:
+    """What came on a connection that was reset while it was written to, and was not read (RFC 9112 §9.5, §9.6).
+
+    Of TLS there is nothing to be had: its state has ended with the transport.
+    """
+    connection = transport.get_extra_info("socket")
+    if connection is None or transport.get_extra_info("ssl_object") is not None:
+        return
+    with suppress(OSError):
+        while data := os.read(connection.fileno(), AT_ONCE):
+            yield data
 
 
 def _round_trip(connection: socket.socket) -> float:

@@ -1,0 +1,80 @@
+"""Origins that answer before they have read the request's body, and then reset the connection: the answer counts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from harness.client import RawClient
+from harness.pop import Pop, running_pop
+
+REFUSALS = {
+    "413": b"HTTP/1.1 413 Too Large\r\nContent-Length: 9\r\nConnection: close\r\n\r\ntoo large",
+    "401-chunked": b"HTTP/1.1 401 No\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ntoo large\r\n0\r\n\r\n",
+    "413-after-100": b"HTTP/1.1 100 Go on\r\n\r\nHTTP/1.1 413 Too Large\r\nContent-Length: 9\r\n\r\ntoo large",
+}
+
+
+def refuse(connection: socket.socket, refusal: bytes, reads: int) -> None:
+    """Read the head and so many bytes more, answer, and close while the rest is unread: the kernel resets."""
+    with suppress(OSError), connection:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += connection.recv(4096)
+        connection.recv(reads)
+        connection.sendall(refusal)
+
+
+@contextmanager
+def refusing_origin(refusal: bytes) -> Iterator[str]:
+    """Such an origin, in threads of its own: its URL."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    stopping = threading.Event()
+
+    def serve() -> None:
+        number = 0
+        while not stopping.is_set():
+            connection, _ = listening.accept()
+            number += 1
+            threading.Thread(target=refuse, args=(connection, refusal, 1 + number * 9973 % 200_000)).start()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    port = listening.getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        stopping.set()
+        socket.create_connection(("127.0.0.1", port)).close()
+        thread.join()
+        listening.close()
+
+
+async def send(client: RawClient, data: bytes) -> None:
+    """Send what the POP still takes."""
+    with suppress(ConnectionError):
+        await client.send(data, "POST")
+
+
+async def upload(pop: Pop, size: int) -> tuple[int, bytes]:
+    """What comes of one upload, while its body is still on its way."""
+    async with pop.client() as client:
+        head = f"POST /upload HTTP/1.1\r\nHost: www.example.test\r\nContent-Length: {size}\r\n\r\n".encode()
+        sending = asyncio.get_running_loop().create_task(send(client, head + bytes(size)))
+        response = await client.response("POST")
+        await sending
+    return response.status, response.body
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+async def test_an_answer_that_came_before_the_reset_is_passed_on(refusal: bytes) -> None:
+    """What the origin has said before it resets a connection that is still written to is the answer (RFC 9112 §9.6)."""
+    with refusing_origin(refusal) as url:
+        async with running_pop(url) as pop:
+            answers = [await upload(pop, size) for size in (80_000, 300_000, 3_000_000) for _ in range(3)]
+    status = 401 if b"401" in refusal else 413
+    assert answers.count((status, b"too large")) >= 7  # a reset that overtakes what is still to be read is rare
