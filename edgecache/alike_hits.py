@@ -7,8 +7,9 @@ from collections.abc import Callable
 from edgecache.alike import Alike
 from edgecache.body import SLICE
 from edgecache.delivery import Delivery
-from edgecache.memory import Entry, Variants
+from edgecache.memory import Entry
 from edgecache.parts import Parts
+from edgecache.variants import Variants
 from edgecache.wire.h1_server import ClientConnection
 
 

@@ -126,6 +126,7 @@ def _parts(
     upstream = Upstream(switch, gateway_of(settings), log, clock, is_trusted, parental, watch.upstream_answered)
     region = None
     if tier is not None:
+        tier.used = memory.codings.used
         name = settings.region.encode() + b"/regional"
         region = Region(tier, memory, invalidation, upstream, clock.now, settings.follower_timeout, name)
     return Parts(

@@ -47,7 +47,6 @@ from edgecache.rules.reasons import Forward, Result, Revalidation
 from edgecache.rules.rfc9111 import Fresh, MustAsk, StaleWhileRevalidate
 from edgecache.rules.stored import Stored
 from edgecache.rules.uri import host_of
-from edgecache.rules.vary import suits
 from edgecache.rules.vectors import Vector
 from edgecache.rules.writes import is_write, token_of
 from edgecache.tasks import spawn
@@ -89,6 +88,7 @@ class Edge:
         self.alike = parts.alike
         self.limits = limits
         self.foreign = 0  # requests of another jurisdiction
+        self._grown = 0  # what the memory knew of codings, then
         self._retired = 0  # of the memory, when answers were last let go
         self.writes = writes
         self.purges = purges
@@ -141,6 +141,9 @@ class Edge:
             self._retired = self.memory.retired
             self.known.forget_gone()
             self.alike.forget_gone()
+        if self.memory.codings.grown != self._grown:  # heads that are known may have another answer now
+            self._grown = self.memory.codings.grown
+            self.known.forget_all()
 
     def answer(self, exchange: Exchange) -> None:
         """Answer `exchange` now if nothing has to be waited for; else see to it that it will be."""
@@ -382,7 +385,7 @@ class Edge:
 
     def _may_join(self, flight: Flight, stored: Stored, reply: Reply, request: Request) -> bool:
         """Whether `reply`, which answers the leader of `flight`, may be used for `request` too."""
-        if not suits(stored.vary, stored.selecting, request.fields) or not self._may_follow(stored, request):
+        if not self.memory.suits(flight.primary, stored, request.fields) or not self._may_follow(stored, request):
             return False
         if self.invalidation.allows(flight.primary, stored.tags, reply.seen):
             return True
@@ -391,7 +394,7 @@ class Edge:
 
     def _suits(self, entry: Entry, request: Request, *, leads: bool) -> bool:
         """Whether `entry`, which a flight has brought, is for `request` too."""
-        if not suits(entry.vary, entry.selecting, request.fields):
+        if not self.memory.suits(entry.url, entry, request.fields):
             return False
         if not leads and self.invalidation.check(entry, self.clock()) is not Verdict.USABLE:
             return False

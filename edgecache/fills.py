@@ -76,6 +76,7 @@ class Fills:
             reply.body.count_in(self._memory.account)
             return decision.reason
         stored = decision.stored
+        self._memory.codings.learn(primary_key(request), stored.vary, stored.codings)
         length = reply.response.framing.length
         reply.body.keep_up_to(self._memory.largest, self._memory.account, length)
         written_to_region = (

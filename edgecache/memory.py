@@ -15,13 +15,15 @@ from edgecache.account import LARGE, Account
 from edgecache.eviction import POLICIES, EvictionPolicy
 from edgecache.rules import uri
 from edgecache.rules.cache_key import SearchVariance, no_vary_search
+from edgecache.rules.codings import Codings, codings_in_block, keyed, keyed_under
 from edgecache.rules.content import Content
 from edgecache.rules.lengths import are_proven, is_proven
 from edgecache.rules.message import Fields
 from edgecache.rules.ranges import Segments
 from edgecache.rules.reasons import Refused
 from edgecache.rules.stored import Stored, etag_of, last_modified_of
-from edgecache.rules.vary import preferred_language, selecting_values
+from edgecache.rules.vary import selecting_values
+from edgecache.variants import UsedCodings, Variants
 from edgecache.wire.h1_render import field_block
 
 log = logging.getLogger("edgecache")
@@ -124,6 +126,11 @@ class Entry:
         )
 
     @property
+    def codings(self) -> Codings:
+        """The codings that the content is in."""
+        return codings_in_block(self.block)
+
+    @property
     def length(self) -> int:
         """The length of the whole representation, in bytes."""
         return len(self.content) if self.segments is None else self.segments.whole
@@ -134,43 +141,6 @@ class Entry:
 
     def __repr__(self) -> str:
         return f"<Entry {self.status}, {self.size} bytes{', gone' if self.gone else ''}>"
-
-
-class Variants:
-    """The stored responses of one URL that varies: by the values that the request's nominated fields had."""
-
-    __slots__ = ("by_values", "names", "select_language")
-
-    def __init__(self, names: tuple[bytes, ...], *, select_language: bool = False) -> None:
-        self.names = names
-        self.select_language = select_language
-        self.by_values: dict[tuple[bytes | None, ...], Entry] = {}
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return sum(entry.size for entry in self.by_values.values()) + 400
-
-    def select(self, fields: Fields) -> Entry | None:
-        """The variant for a request with `fields` (RFC 9111 §4.1)."""
-        entry = self.by_values.get(selecting_values(self.names, fields))
-        return self._by_language(fields) if entry is None and self.select_language else entry
-
-    def _by_language(self, fields: Fields) -> Entry | None:
-        """The variant in the language that the request wants most, if language is all that it varies by.
-
-        The origin might have chosen otherwise, so that this is not what RFC 9111 §4.1 means by a match.
-        """
-        if self.names != (b"accept-language",):
-            return None
-        wanted = preferred_language(fields.get(b"accept-language"))
-        if wanted is None:
-            return None
-        for entry in self.by_values.values():
-            language = entry.stored.fields.get(b"content-language")
-            if language is not None and language.lower() == wanted:
-                return entry
-        return None
 
 
 Slot = Entry | Variants
@@ -199,6 +169,7 @@ class Memory:
             budget, getsizeof=lambda slot: slot.size, on_evict=self._evicted, spares=self._spares
         )
         self.account = Account(budget, largest, self._slots.limit)  # what is held outside of the slots
+        self.codings = UsedCodings()
         self._search: dict[bytes, tuple[SearchVariance, int]] = {}  # path → rule and its number
         self._spellings: dict[bytes, set[bytes]] = {}  # the name of a path → those that have rules
         self._search_count = 0
@@ -240,6 +211,20 @@ class Memory:
         slot = self._slots.peek(self.normal_key(key))
         return slot.names if isinstance(slot, Variants) else ()
 
+    def values_for(self, key: bytes, fields: Fields) -> tuple[bytes | None, ...]:
+        """By what a request with `fields` selects among the variants that are known of a URL."""
+        names = self.vary_of(key)
+        return keyed(names, selecting_values(names, fields), self.codings.used(key)) if names else ()
+
+    def suits(self, key: bytes, response: Stored | Entry, fields: Fields) -> bool:
+        """Whether `response`, which was made for `key`, suits a request with `fields` (RFC 9111 §4.1)."""
+        names = response.vary
+        if not names:
+            return True
+        used = self.codings.used(key)
+        asked = keyed(names, selecting_values(names, fields), used)
+        return asked == keyed_under(names, response.selecting, used, response.codings)
+
     def touch(self, entry: Entry) -> None:
         """`entry` was used without a look-up."""
         self._slots.touch(entry.key)
@@ -264,6 +249,7 @@ class Memory:
         if stored.vary == () and len(content) > self.largest:
             return None
         self._learn_search(key, stored.fields.get(b"no-vary-search"))
+        self.codings.learn(key, stored.vary, stored.codings)
         return self._place(self.normal_key(key), Entry(key, stored, content, segments, passed))
 
     def adopt(self, entry: Entry, length: int) -> Entry | None:
@@ -275,6 +261,8 @@ class Memory:
             return None
         if self._search or b"no-vary-search" in entry.block.lower():
             self._learn_search(entry.url, entry.stored.fields.get(b"no-vary-search"))
+        if entry.vary:
+            self.codings.learn(entry.url, entry.vary, entry.codings)
         return self._place(self.normal_key(entry.url), entry)
 
     def _unproven(self, key: bytes) -> None:
@@ -291,11 +279,11 @@ class Memory:
             return self._keep(key, entry, entry)
         if not isinstance(slot, Variants) or slot.names != entry.vary:
             self._retire(slot)
-            slot = Variants(entry.vary, select_language=self.select_language)
-        old = slot.by_values.pop(entry.selecting, None)
+            slot = Variants(entry.vary, self.codings.of(key), self._retire, select_language=self.select_language)
+        old = slot.pop(entry)
         if old is not None:
             self._retire(old)
-        slot.by_values[entry.selecting] = entry
+        slot.put(entry)
         while len(slot.by_values) > self.max_variants:
             self._retire(slot.by_values.pop(next(iter(slot.by_values))))
         return self._keep(key, slot, entry)
@@ -332,8 +320,7 @@ class Memory:
         self._retire(entry)
         if slot is entry:
             del self._slots[entry.key]
-        elif isinstance(slot, Variants) and slot.by_values.get(entry.selecting) is entry:
-            del slot.by_values[entry.selecting]
+        elif isinstance(slot, Variants) and slot.remove(entry):
             self._slots[entry.key] = slot
 
     def _learn_search(self, key: bytes, value: bytes | None) -> None:

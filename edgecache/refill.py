@@ -23,7 +23,6 @@ from edgecache.rules.one_client import is_of_one_client
 from edgecache.rules.purge_log import Verdict
 from edgecache.rules.reasons import Refused
 from edgecache.rules.stored import Stored
-from edgecache.rules.vary import selecting_values
 from edgecache.tasks import spawn
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
@@ -72,7 +71,7 @@ class Refill:
 
     def place(self, key: bytes, request: Request) -> tuple[object, ...]:
         """What requests have in common that may follow the same flight."""
-        return (key, selecting_values(self._memory.vary_of(key), request.fields))
+        return (key, self._memory.values_for(key, request.fields))
 
     def is_out(self, key: bytes, request: Request) -> bool:
         """Whether there is a flight that `request` may follow."""

@@ -20,6 +20,7 @@ from edgecache.guard import Guard
 from edgecache.lanes import MOST_BYTES, Commands, Reads
 from edgecache.leases import Came, Lease, Leases, News, Waiting
 from edgecache.memory import Entry
+from edgecache.rules.codings import Codings, codings_in_block, keyed, keyed_under
 from edgecache.rules.lengths import content_length
 from edgecache.rules.message import Fields
 from edgecache.rules.purge_log import NO_POSITION
@@ -103,6 +104,7 @@ class Regional:
         self._control = Commands(guard, "regional control")
         self.leases = Leases(guard, self._control, lease)
         self.reads.suspects = self._weigh
+        self.used: Callable[[bytes], Codings | None] = lambda url: None  # codings that answers of its site have used
         self._signposts: dict[bytes, Record] = {}
         self._deleting: dict[bytes, int] = {}  # storage key → how often its deletion is under way
         self._seen_once: set[bytes] = set()
@@ -159,8 +161,12 @@ class Regional:
     def _read_variant(
         self, reads: Reads, url: bytes, base: bytes, signpost: Record, fields: Fields, told: Told
     ) -> None:
-        key = variant_key(base, signpost.chunks, selecting_values(signpost.vary, fields))
+        key = variant_key(base, signpost.chunks, self._values(url, signpost.vary, fields))
         reads.get(key, partial(self._variant_read, url, base, key, told))
+
+    def _values(self, url: bytes, names: tuple[bytes, ...], fields: Fields) -> tuple[bytes | None, ...]:
+        """By what a request with `fields` selects among the variants of `url`."""
+        return keyed(names, selecting_values(names, fields), self.used(url))
 
     def _variant_read(self, url: bytes, base: bytes, key: bytes, told: Told, value: bytes | None, word: str) -> None:
         record = self._decoded(base, key, url, value, word)
@@ -284,7 +290,8 @@ class Regional:
             signpost = self._signpost(base, record)
             if not self._set(base, signpost, life + KEEP_FOR_VALIDATION):
                 return b""
-            key = variant_key(base, signpost.chunks, record.selecting)
+            used, codings = self.used(record.url), codings_in_block(record.block)
+            key = variant_key(base, signpost.chunks, keyed_under(record.vary, record.selecting, used, codings))
         return key if self._set(key, record, life) else b""
 
     def _signpost(self, base: bytes, record: Record) -> Record:
@@ -333,7 +340,7 @@ class Regional:
             return None
         key = storage_key(url)
         if (signpost := self._signposts.get(key)) is not None:
-            key = variant_key(key, signpost.chunks, selecting_values(signpost.vary, fields))
+            key = variant_key(key, signpost.chunks, self._values(url, signpost.vary, fields))
         return await self.leases.take(key, self._take_within)
 
     def release(self, lease: Lease, news: News) -> None:

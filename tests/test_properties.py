@@ -391,7 +391,9 @@ def acceptable(value: bytes) -> set[bytes]:
     for member in filter(None, value.split(b",")):
         name, _, weight = member.partition(b";q=")
         (wanted if float(weight or 1) > 0 else refused).add(name.removeprefix(b"x-"))
-    forbidden = refused if b"*" in wanted else refused & {b"identity", b"*"}  # what is not named is not wanted anyway
+    forbidden = refused - {b"*"} if b"*" in wanted else set()  # what is not named is not wanted anyway
+    if b"identity" in refused or (b"*" in refused and b"identity" not in wanted):
+        forbidden.add(b"identity")
     return wanted - {b"identity"} | {b"!" + name for name in forbidden}
 
 

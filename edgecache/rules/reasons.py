@@ -47,6 +47,7 @@ class Refused(Word):
     SET_COOKIE = "set-cookie"  # ours: it is one client's, unless a setting says otherwise
     VARY_STAR = "vary-star"  # RFC 9111 §4.1: it would never match
     PER_USER_VARY = "per-user-vary"  # ours: made for one client's Cookie or Authorization
+    CODING = "coding"  # ours: it is in a coding that the request does not accept, and others like it do not either
     OTHER_VARY = "other-vary"  # a validation names other selecting fields: it was stored by values that nobody knows
     SELF_REDIRECT = "self-redirect"  # ours: it leads to where it comes from, and would do so for everybody
     CLIENT_ERROR = "client-error"  # ours: an error that one client's odd request can provoke (CPDoS)

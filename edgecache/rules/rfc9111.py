@@ -12,6 +12,7 @@ from edgecache.rules import ranges
 from edgecache.rules.cache_control import ResponseDirectives, parse_request_directives, without_wishes
 from edgecache.rules.cache_key import same_origin_key, url_key
 from edgecache.rules.claims import is_override
+from edgecache.rules.codings import ACCEPT_ENCODING, accepts
 from edgecache.rules.message import NO_BODY, Fields, Request, Response
 from edgecache.rules.reasons import Forward, Refused, Revalidation
 from edgecache.rules.stored import (
@@ -169,6 +170,8 @@ def _policy_forbids(request: Request, response: Response, stored: Stored, policy
         return Refused.VARY_STAR
     if not PER_CLIENT.isdisjoint(names) or any(name in names and name in request.fields for name in PER_USER):
         return Refused.PER_USER_VARY  # but what was made for a request without them is for all who send none
+    if ACCEPT_ENCODING in names and not accepts(*_coded(request, stored)):
+        return Refused.CODING
     if b"set-cookie" in response.fields and not (policy.store_set_cookie and has_explicit_lifetime(response)):
         return Refused.SET_COOKIE
     if _leads_to_itself(request, response):
@@ -179,6 +182,11 @@ def _policy_forbids(request: Request, response: Response, stored: Stored, policy
         return Refused.PARTIAL
     useful = stored.lifetime > stored.initial_age or stored.has_validator or stored.stale_if_error > 0
     return None if useful else Refused.USELESS
+
+
+def _coded(request: Request, stored: Stored) -> tuple[bytes | None, frozenset[bytes]]:
+    """What of codings the request accepts, and in which ones it was answered."""
+    return selecting_values((ACCEPT_ENCODING,), request.fields)[0], stored.codings
 
 
 def _leads_to_itself(request: Request, response: Response) -> bool:

@@ -13,6 +13,7 @@ from edgecache.rules.cache_control import (
     is_targeted,
     parse_response_directives,
 )
+from edgecache.rules.codings import Codings, codings_in
 from edgecache.rules.dates import format_date, parse_date
 from edgecache.rules.memo import remember
 from edgecache.rules.message import Fields, Request, Response
@@ -104,6 +105,11 @@ class Stored(NamedTuple):
     def stale_while_revalidate(self) -> float:
         """RFC 5861 §3, in seconds; an error is never used once it is stale."""
         return 0.0 if self.status >= 400 else float(self.directives.stale_while_revalidate)
+
+    @property
+    def codings(self) -> Codings:
+        """The codings that the content is in."""
+        return codings_in(self.fields.get(b"content-encoding"))
 
     @property
     def has_validator(self) -> bool:

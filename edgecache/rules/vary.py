@@ -57,11 +57,6 @@ def selecting_values(names: tuple[bytes, ...], fields: Fields) -> tuple[bytes | 
     return tuple([_selecting(name, fields.get(name.removesuffix(LISTED))) for name in names])
 
 
-def suits(vary: tuple[bytes, ...], selecting: tuple[bytes | None, ...], fields: Fields) -> bool:
-    """Whether a response that varies by `vary`, made for `selecting`, suits a request with `fields` (§4.1)."""
-    return not vary or selecting_values(vary, fields) == selecting
-
-
 def _selecting(name: bytes, value: bytes | None) -> bytes | None:
     if value is None:
         return None
@@ -108,9 +103,9 @@ def _normal_codings(value: bytes) -> bytes:
         return b"identity"
     names = {name.removeprefix(b"x-") for name, weight in members if weight > 0}
     refusing = {name.removeprefix(b"x-") for name, weight in members if weight == 0}
-    if b"*" not in names:  # else `*` means all but those
-        refusing &= {b"identity", b"*"}
-    refused = {b"!" + name for name in refusing}
+    refused = {b"!" + name for name in refusing - {b"*"}} if b"*" in names else set()  # else it refuses the others
+    if b"identity" in refusing or (b"*" in refusing and b"identity" not in names):  # RFC 9110 §12.5.3
+        refused.add(b"!identity")
     return b",".join(sorted(names - {b"identity"} | refused)) or b"identity"
 
 
