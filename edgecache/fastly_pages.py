@@ -16,7 +16,7 @@ from aiohttp import web
 
 from edgecache.purge_desk import Desk
 from edgecache.rules.purge_callers import Caller
-from edgecache.rules.purge_request import MOST_NAMED, all_of, malformed, purge_of, tag_scopes
+from edgecache.rules.purge_request import MOST_NAMED, all_of, malformed, purge_of, refuse_repeated, tag_scopes
 
 OK: Final = {201: 200}  # Fastly's clients take nothing else for done
 
@@ -29,6 +29,7 @@ class FastlyPages:
 
     async def key(self, request: web.Request, caller: Caller, content: bytes) -> web.Response:
         """Purge by one key."""
+        _refuse_content(content)
         status, number = await self._purge(request, caller, [request.match_info["key"]])
         return _json({"status": "ok", "id": number}, status)
 
@@ -42,6 +43,7 @@ class FastlyPages:
 
     async def everything(self, request: web.Request, caller: Caller, content: bytes) -> web.Response:
         """Purge everything of the caller."""
+        _refuse_content(content)
         purge = purge_of(all_of(caller), soft=_is_soft(request))
         status, _ = await self._desk.carry_out(purge, caller, request.remote or "")
         return _json({"status": "ok"}, OK.get(status, status))
@@ -69,7 +71,14 @@ def _listed(content: bytes) -> list[str]:
     keys = value.get("surrogate_keys", []) if isinstance(value, dict) and value.keys() <= {"surrogate_keys"} else None
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise malformed('the content is not {"surrogate_keys": [...]}')
+    refuse_repeated(content)
     return keys
+
+
+def _refuse_content(content: bytes) -> None:
+    """Refuse what would be left undone."""
+    if content.strip() not in (b"", b"{}"):
+        raise malformed("what is purged is named by the URL alone: POST /service/ID/purge takes content")
 
 
 def _json(value: Any, status: int) -> web.Response:

@@ -27,7 +27,7 @@ from edgecache.rules.ledger import names_none_of, shown, visible_to
 from edgecache.rules.log_entries import Draft, author_of, purge_id, read_entry, read_purge_id
 from edgecache.rules.purge_callers import Caller, Credentials, PurgeRefused
 from edgecache.rules.purge_log import Kind
-from edgecache.rules.purge_request import Purge, purge_of_json
+from edgecache.rules.purge_request import Purge, purge_of_json, refuse_repeated
 from edgecache.tasks import spawn
 from edgecache.valkey import Failure
 
@@ -86,7 +86,9 @@ class Desk:
             value = orjson.loads(body)
         except ValueError:
             raise PurgeRefused(400, "purge-malformed", "the purge is not JSON") from None
-        return await self.carry_out(purge_of_json(value, caller), caller, address, wait, within)
+        purge = purge_of_json(value, caller)
+        refuse_repeated(body)
+        return await self.carry_out(purge, caller, address, wait, within)
 
     async def carry_out(
         self, purge: Purge, caller: Caller, address: str, wait: str = "none", within: float = 0.0

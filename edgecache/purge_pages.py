@@ -52,6 +52,8 @@ class PurgePages:
         return answer
 
     async def _purge(self, request: web.Request, caller: Caller) -> web.Response:
+        if unknown := [name for name in request.query if name not in ("wait", "timeout")]:
+            raise PurgeRefused(400, "purge-malformed", f"{unknown[0][:64]!r} is none of wait, timeout")
         wait, within = read_wait(request.query.get("wait", "none"), request.query.get("timeout", ""))
         body = await _body(request)
         status, answer = await self._desk.purge(body, caller, request.remote or "", wait, within)

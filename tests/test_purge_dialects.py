@@ -121,6 +121,7 @@ async def test_it_is_done(origin: OriginDouble, lines: list[str], gone: set[str]
 
 
 NOT_UNDERSTOOD = {
+    "a pattern, with a query": ["PURGE /blog/a?page=.* HTTP/1.1", HOST_LINE, "X-Purge-Method: regex"],
     "a pattern": ["PURGE /.*\\.png HTTP/1.1", HOST_LINE, "X-Purge-Method: regex"],
     "alternatives": ["PURGE /(blog|shop)/.* HTTP/1.1", HOST_LINE, "X-Purge-Method: regex"],
     "a pattern without saying so": ["PURGE /[a-z]+/.* HTTP/1.1", HOST_LINE],

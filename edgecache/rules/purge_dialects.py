@@ -40,7 +40,7 @@ PATTERN_FIELDS: Final = {
 }  # and the field of answers whose tags they are of
 BAN_FIELDS: Final = (b"x-host", b"x-url", b"x-content-type")
 UNDERSTOOD: Final = frozenset((*KEY_FIELDS, *PATTERN_FIELDS, b"fastly-soft-purge", b"x-purge-method"))
-MEANINGLESS: Final = frozenset((b"surrogate-capability",))
+MEANINGLESS: Final = frozenset((b"surrogate-capability", b"x-datadog-tags"))  # they look as if they named something
 TELLING: Final = re.compile(  # names by which caches are told what to purge
     rb"(?:.+-)?(?:purge|purging|softpurge|bans?|invalidate|invalidation|flush|tags?|xkeys?|surrogate|pattern|regex)(?:-.+)?"
     rb"|x-url|x-host|x-content-type|x-pool|x-location-id|key"
@@ -92,7 +92,7 @@ def _named(request: Request, caller: Caller, site: bytes, tag_fields: frozenset[
         raise malformed("PURGEKEYS names its keys in xkey-purge or xkey-softpurge")
     if any(name in fields for name in BAN_FIELDS):  # of a BAN: with other methods they are refused
         return _by_ban(fields, caller, site)
-    return _at(_place(request.target, method == b"regex"), site, request)
+    return _at(_place(request.target, method), site, request)
 
 
 def _by_tags(fields: Fields, caller: Caller, tag_fields: frozenset[bytes]) -> list[bytes] | None:
@@ -124,11 +124,14 @@ def _listed(name: bytes, value: bytes) -> list[bytes]:
     return list(dict.fromkeys([*(part for part in whole if part), *words]))
 
 
-def _place(target: bytes, is_pattern: bool) -> Place:
+def _place(target: bytes, method: bytes) -> Place:
     """What the target of a purge means; with a query it is one URL, unless it is said to be a pattern."""
-    if is_pattern or (target.endswith(b".*") and b"?" not in target):
+    plain = method == b"exact" or b"?" in target
+    if method == b"regex" or (target.endswith(b".*") and not plain):
         return place_in(target)
-    if target.endswith(b"/*") and b"?" not in target:
+    if plain:
+        return Place(target, below=False)
+    if target.endswith(b"/*"):
         return Place(target[:-1], below=True)
     return EVERY_PLACE if target == EVERYTHING_OF_A_SITE else Place(target, below=False)
 

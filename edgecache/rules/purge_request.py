@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -54,6 +55,18 @@ def purge_of(named: Iterable[bytes], *, soft: bool) -> Purge:
     if len(found) > 2 * MOST_NAMED:  # a URL is two
         raise malformed(f"the purge names more than {MOST_NAMED} things: several purges, or a tag, do")
     return Purge(found, soft)
+
+
+def refuse_repeated(written: bytes) -> None:
+    """Raise `PurgeRefused` (400) if a name is written twice in this JSON: only one of the two would be read."""
+    json.loads(written, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise malformed("a name is repeated in the purge")
+    return found
 
 
 def _strings(value: Mapping[str, Any], name: str) -> list[str]:
