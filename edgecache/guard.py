@@ -39,6 +39,7 @@ class Guard:
         self, link: Link, breaker: Breaker, clock: Callable[[], float], counts: Counts, budget: float = QUICK
     ) -> None:
         self.link = link
+        link.on_drop = lambda: counts.failed("misplaced")
         self.breaker = breaker
         self.clock = clock
         self.counts = counts

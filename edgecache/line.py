@@ -77,9 +77,13 @@ class ServerLine(asyncio.Protocol):
         try:
             async with asyncio.timeout(self._timeout):
                 await connection.connect()  # type: ignore[no-untyped-call]
+            if self._connecting is not asyncio.current_task():  # it was given up, whatever redis-py made of that
+                raise asyncio.CancelledError
             self._take_over(connection)
         except BaseException as error:
             await connection.disconnect(nowait=True)
+            if self._connecting is not asyncio.current_task():
+                return
             self._connecting = None
             if not isinstance(error, Failure):
                 raise
@@ -130,8 +134,9 @@ class ServerLine(asyncio.Protocol):
 
     def give_up(self) -> None:
         """What was asked takes too long."""
-        if self._connecting is not None:
-            self._connecting.cancel()
+        connecting, self._connecting = self._connecting, None  # a task that has not begun never says that it has ended
+        if connecting is not None:
+            connecting.cancel()
         self._fail(TimeoutError("the regional tier was too slow"))
 
     def _fail(self, error: BaseException) -> None:

@@ -83,6 +83,7 @@ class Copier:
     async def _look(self, home: LogStore, source: LogStore) -> None:
         """See where to read on, and whether the peer's own log has lost what we have of it."""
         while not self._over:
+            await source.link.must_be_current()
             regions = sorted({self.peer, *await source.regions()} - {self._region})
             there, beats = await asyncio.gather(source.tops(regions), source.beats())
             here = await home.tops(regions)

@@ -98,6 +98,9 @@ return 1
 """
 
 
+MEMBERS: Final = "return {redis.call('TIME'), redis.call('HGETALL', KEYS[1])}"
+
+
 class Member(NamedTuple):
     """A worker that follows the logs."""
 
@@ -239,9 +242,9 @@ class LogStore:
 
     async def members(self) -> list[Member]:
         """All that follow the logs here, those that were not heard of for long left out."""
-        commands: list[Command] = [("TIME",), ("HGETALL", POPS)]
-        (seconds, _), found = _checked(await self.link.run(commands))
-        return [member for name, value in found.items() if (member := _member(name, value, seconds)) is not None]
+        (seconds, _), found = _checked(await self.link.run([("EVAL", MEMBERS, "1", POPS)]))[0]
+        told = zip(found[::2], found[1::2], strict=True)
+        return [member for name, value in told if (member := _member(name, value, int(seconds))) is not None]
 
     async def acks(self, since: int) -> list[tuple[int, str, Vector]]:
         """Who had applied what when, in milliseconds of the server's clock, from `since` on; oldest first."""

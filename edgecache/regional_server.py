@@ -50,18 +50,26 @@ async def check(settings: Settings) -> None:
 async def _problem(settings: Settings) -> BaseException | None:
     link = Link(access_of(settings, PROBE_TIMEOUT))
     try:
+        return await _problem_of(link)
+    finally:
+        with suppress(*Failure):
+            await link.close()
+
+
+async def _problem_of(link: Link) -> BaseException | None:
+    try:
         async with asyncio.timeout(2 * PROBE_TIMEOUT):
             await link.ping()
     except Failure as error:
         return error
-    finally:
-        with suppress(*Failure):
-            await link.close()
     return None
 
 
 class Probe:
-    """Whether the tier is well: `off`, `ready` or `degraded`. A POP without it serves all the same."""
+    """Whether the tier is well: `off`, `ready` or `degraded`. A POP without it serves all the same.
+
+    It asks on a connection that it keeps, as the workers do, for what writes and purges need.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -69,10 +77,20 @@ class Probe:
 
     async def run(self) -> None:
         """Look every two seconds, for ever; return at once if there is nothing to look at."""
-        while self.state != "off":
-            problem = await _problem(self._settings)
-            state = "ready" if problem is None else "degraded"
-            if state != self.state and problem is not None:
-                log.warning("regional tier degraded: %s", (str(problem).splitlines() or [""])[0])
-            self.state = state
-            await asyncio.sleep(PROBE_EVERY)
+        if self.state == "off":
+            return
+        link = Link(access_of(self._settings, PROBE_TIMEOUT))
+        try:
+            while True:
+                await self._look(link)
+                await asyncio.sleep(PROBE_EVERY)
+        finally:
+            with suppress(*Failure):
+                await link.close()
+
+    async def _look(self, link: Link) -> None:
+        problem = await _problem_of(link)
+        state = "ready" if problem is None else "degraded"
+        if state != self.state and problem is not None:
+            log.warning("regional tier degraded: %s", (str(problem).splitlines() or [""])[0])
+        self.state = state

@@ -2,11 +2,16 @@
 
 Thin: redis-py does the work. What is added is that nothing is tried twice (the tier has a budget of milliseconds, and
 falls back to the origin), that replies are bytes, and that reads may go to replicas.
+
+A server may be the wrong one to ask: it is a replica since a fail-over, it is still loading, it knows us no more. What
+it then refuses was not done. All connections are closed, so that the name, or Sentinel, is asked anew who it is; and
+the refused commands, which that server did not touch, are sent once more.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -22,18 +27,49 @@ from redis.cluster import LoadBalancingStrategy
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
     NoPermissionError,
+    ReadOnlyError,
+    RedisError,
     ResponseError,
 )
 
 from edgecache import valkey_cluster
 from edgecache.line import ClusterLine, Failure, Line, ServerLine
 
-__all__ = ("Access", "Failure", "Line", "Link", "ValkeyUrl", "is_refused", "parse_url")
+__all__ = ("Access", "Failure", "Line", "Link", "ValkeyUrl", "is_misplaced", "is_refused", "parse_url")
+log = logging.getLogger("edgecache")
 DEFAULT_PORT: Final = 6379
 SCHEMES: Final = ("valkey", "valkeys", "valkey+unix", "valkey+sentinel", "valkey+cluster")
 ALIASES: Final = {"redis": "valkey", "rediss": "valkeys", "unix": "valkey+unix"}
 MOST_CONNECTIONS: Final = 16
+MISPLACED: Final = (  # of the server that answered, or of who we are to it
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    ReadOnlyError,
+)
+MISPLACED_WORDS: Final = (  # where redis-py has no class of its own, or a script's error wraps it
+    "READONLY",
+    "LOADING",
+    "MASTERDOWN",
+    "NOAUTH",
+    "WRONGPASS",
+    "MOVED",
+    "CLUSTERDOWN",
+    "NOREPLICAS",
+    "UNBLOCKED",
+    "now a slave",  # what redis-py makes of READONLY by Sentinel
+)
+APPENDS: Final = """
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', '1', '*', 'k', 'ping')
+return redis.call('PEXPIRE', KEYS[1], 60000)
+"""
 Command = tuple[Any, ...]  # name and arguments, as on the wire
 
 
@@ -123,6 +159,9 @@ class Link:
         self._reader: Redis | RedisCluster
         self._sentinel: Sentinel | None = None
         self._made: Collection[Any] = ()  # connections that a client may have forgotten
+        self._lines: list[Line] = []
+        self._misplaced = False  # the last command was refused by the wrong server
+        self.on_drop: Callable[[], None] = _nothing  # told when all connections are closed, to be opened anew
         url = access.url
         match url.scheme:
             case "valkey+cluster":
@@ -156,6 +195,25 @@ class Link:
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """The replies to `commands`, sent together; an exception in the place of each that was refused."""
+        try:
+            replies = await self._replies(commands)
+        except RedisError as error:
+            if not is_misplaced(error) or isinstance(error, AuthenticationError):
+                raise  # of a connection that redis-py has closed: the next one says anew who we are
+            replies = [error] * len(commands)
+        misplaced = [number for number, reply in enumerate(replies) if is_misplaced(reply)]
+        if not misplaced:
+            self._misplaced = False
+            return replies
+        await self.drop(replies[misplaced[0]])
+        again = await self._replies([commands[number] for number in misplaced])
+        for number, reply in zip(misplaced, again, strict=False):
+            replies[number] = reply
+        if any(map(is_misplaced, again)):
+            await self.drop(next(filter(is_misplaced, again)))
+        return replies
+
+    async def _replies(self, commands: Sequence[Command]) -> list[Any]:
         if isinstance(self._primary, RedisCluster):
             return await valkey_cluster.run_by_node(self._primary, commands)
         pipeline = self._primary.pipeline(transaction=False)
@@ -165,13 +223,50 @@ class Link:
 
     async def execute(self, command: Command) -> Any:
         """The reply to one command, which may take its time: not longer than `Access.timeout`."""
-        return await self._primary.execute_command(*command)
+        try:
+            return await self._primary.execute_command(*command)
+        except RedisError as error:
+            if is_misplaced(error):
+                await self.drop(error)
+            raise
+
+    async def drop(self, why: BaseException) -> None:
+        """Close every connection: they lead to a server that is not the one to ask, or not any more."""
+        if not self._misplaced:
+            log.warning(
+                "%s is not the server to ask (%s): connecting anew", self._url, (str(why).splitlines() or [""])[0]
+            )
+        self._misplaced = True
+        self.on_drop()
+        for client in {self._primary, self._reader}:
+            if isinstance(client, RedisCluster):
+                await client.aclose()  # it finds out anew who has what
+            else:
+                await client.connection_pool.disconnect()
+        for line in self._lines:
+            line.give_up()
+            line.open()
+
+    async def must_be_current(self) -> None:
+        """Raise one of `Failure`, and close every connection, if a replica answers that has lost its primary.
+
+        Reads alone would never learn that. A cluster's client looks to that itself; who may not ask does not know.
+        """
+        if isinstance(self._primary, RedisCluster):
+            return
+        reply = (await self.run([("ROLE",)]))[0]
+        if isinstance(reply, list) and reply[0] in (b"slave", b"replica") and reply[3] != b"connected":
+            error = ReadOnlyError("it is a replica that has lost its primary")
+            await self.drop(error)
+            raise error
 
     def line(self) -> Line:
         """A connection for reads of many values."""
         if isinstance(self._reader, RedisCluster):
-            return ClusterLine(self.get_many)
-        return ServerLine(self._reader.connection_pool, self.timeout)
+            self._lines.append(ClusterLine(self.get_many))
+        else:
+            self._lines.append(ServerLine(self._reader.connection_pool, self.timeout))
+        return self._lines[-1]
 
     @asynccontextmanager
     async def subscription(self) -> AsyncIterator[PubSub]:
@@ -185,10 +280,10 @@ class Link:
             yield opened
 
     async def ping(self) -> None:
-        """Whether it is there and lets us in; raises one of `Failure`."""
-        reply = (await self.run([("SET", "ec:ping", "1", "PX", "1000")]))[0]
-        if isinstance(reply, Exception):
-            raise reply
+        """Whether it is there, lets us in, and does what writes and purges need; raises one of `Failure`."""
+        for reply in await self.run([("SET", "ec:ping", "1", "PX", "1000"), ("EVAL", APPENDS, "1", "ec:{log}:ping")]):
+            if isinstance(reply, Exception):
+                raise reply
 
     async def close(self) -> None:
         """Close every connection."""
@@ -202,6 +297,13 @@ class Link:
 
     def __repr__(self) -> str:
         return f"<Link {self._url}>"
+
+
+def is_misplaced(reply: object) -> bool:
+    """Whether a reply is an error that belongs to the connection or the server's role: another one may not give it."""
+    if not isinstance(reply, RedisError):
+        return False
+    return isinstance(reply, MISPLACED) or any(word in str(reply) for word in MISPLACED_WORDS)
 
 
 def is_refused(error: BaseException) -> bool:
@@ -230,3 +332,7 @@ def _options(access: Access) -> dict[str, Any]:
         options |= {"ssl_ca_certs": access.ca or None}
         options |= {"ssl_certfile": access.certificate or None, "ssl_keyfile": access.certificate_key or None}
     return options
+
+
+def _nothing() -> None:
+    """Nobody counts."""
