@@ -12,8 +12,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from edgecache import __version__, machine, purge_command
-from edgecache.config import Address, Settings, found_by_machine, load
+from edgecache.config import PREFIX, Address, Settings, found_by_machine, load
 from edgecache.config_file import Source
+from edgecache.config_rules import not_served
 from edgecache.errors import BAD_CONFIGURATION, ConfigError
 from edgecache.reload import ended
 from edgecache.settings_table import effective_table, markdown_table
@@ -71,8 +72,16 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_check_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    words = "Print every setting with its value in this environment; exit 2 if `serve` would refuse it."
+    words = (
+        "Print every setting with its value in this environment; exit 2 if `serve` would refuse it. Files that "
+        "settings name are read; addresses, directories and Valkey are tried by --connect only, and origins never."
+    )
     check = commands.add_parser("check-config", help="print and check the settings", description=words)
+    check.add_argument(
+        "--connect",
+        action="store_true",
+        help="try what `serve` needs of this machine and of others, too: addresses, directories, Valkey",
+    )
     check.add_argument("--markdown", action="store_true", help="print the table of the README instead")
     check.add_argument("--config", default="", metavar="FILE", help=CONFIG_HELP)
     check.set_defaults(command=_check_config)
@@ -103,8 +112,37 @@ def _check_config(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int
     source = Source(environ, chosen.config)
     environ = source.read()
     print(effective_table(environ, source.file), flush=True)
-    refuse_too_much(load(environ), environ, of_machine())
+    settings = load(environ)
+    refuse_too_much(settings, environ, of_machine())
+    _log_to_stderr(settings)
+    _warn(source, settings)
+    names = ", ".join(_tried_at_start(settings))
+    if chosen.connect:
+        with ExitStack() as undone:
+            _rehearse(settings, undone)
+    print(f"tried: {names}" if chosen.connect else f"not tried without --connect: {names}", file=sys.stderr)
     return 0
+
+
+def _tried_at_start(settings: Settings) -> list[str]:
+    """The settings by which `serve` may fail, although they are well written."""
+    names = ["listen", "admin_listen", "tls_listen", "pop_listen"]
+    names = [name for name in names if getattr(settings, name) is not None]
+    names += ["regional"] if settings.regional != "off" else []
+    names += ["regional_directory"] if settings.regional_directory else []
+    return [PREFIX + name.upper() for name in names]
+
+
+def _rehearse(settings: Settings, undone: ExitStack) -> None:
+    """Do what `serve` does before its workers start, until `undone` ends; raises ConfigError as that does."""
+    from edgecache import embedded, regional_server
+
+    if settings.regional == "embedded":
+        undone.enter_context(embedded.places(settings))
+    else:
+        asyncio.run(regional_server.check(settings))
+    _admin_listener(settings, undone)
+    _listeners(settings, undone)
 
 
 def _healthcheck(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -143,8 +181,7 @@ def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
         if settings.regional != "off":
             embedded = _with_region(settings, source, sockets)
             settings = load(source.merged())
-        admin = listen_or_refuse("EDGECACHE_ADMIN_LISTEN", settings.admin_listen, 1)
-        (admin_listener,) = _opened(sockets, admin)
+        admin_listener = _admin_listener(settings, sockets)
         listeners = _listeners(settings, sockets)
         supervisor = Supervisor(settings, source, listeners, admin_listener, worker=chosen.worker, embedded=embedded)
         _announce(settings, listeners[0], _url(admin_listener), demo=demo_listener is not None)
@@ -155,6 +192,8 @@ def _warn(source: Source, settings: Settings) -> None:
     """Say what an operator may not expect; it refuses no start."""
     for name in source.overruled:
         log.warning("%s in %s has no effect: the environment sets it, and wins", name, source.path)
+    for line in not_served(settings):
+        log.warning("%s", line)
     for certificate in ended(settings):
         log.warning("EDGECACHE_TLS_CERTIFICATES: %s has ended, clients will refuse it", certificate)
 
@@ -167,8 +206,16 @@ def _with_region(settings: Settings, source: Source, running: ExitStack) -> Embe
     if settings.regional == "embedded":
         server = running.enter_context(embedded.running(settings))
         source.decide("EDGECACHE_REGIONAL", server.url)
+        source.decide("EDGECACHE_REGIONAL_DIRECTORY", "")  # it is the server's now
     asyncio.run(regional_server.check(load(source.merged())))
     return server
+
+
+def _admin_listener(settings: Settings, sockets: ExitStack) -> socket.socket:
+    from edgecache.supervisor import listen_or_refuse
+
+    (listener,) = _opened(sockets, listen_or_refuse("EDGECACHE_ADMIN_LISTEN", settings.admin_listen, 1))
+    return listener
 
 
 def _listeners(settings: Settings, sockets: ExitStack) -> list[Mapping[str, socket.socket]]:

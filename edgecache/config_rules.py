@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgecache.addresses import Address, Origin, is_loopback
 from edgecache.errors import ConfigError
 from edgecache.key_pairs import KeyPair, described
+from edgecache.valkey import parse_url
 
 if TYPE_CHECKING:
     from edgecache.config import Settings
@@ -26,12 +27,8 @@ def contradictions(settings: Settings) -> Iterator[ConfigError]:
     if settings.listen.port and settings.listen == settings.admin_listen:
         yield ConfigError("EDGECACHE_ADMIN_LISTEN", "is the same as EDGECACHE_LISTEN")
     everybody = [origin for origins in settings.origins.values() for origin in origins] or [settings.origin]
-    if any((origin.host, origin.port) == (settings.listen.host, settings.listen.port) for origin in everybody):
-        name = "EDGECACHE_ORIGINS" if settings.origins else "EDGECACHE_ORIGIN"
-        yield ConfigError(name, "is this POP itself: the same as EDGECACHE_LISTEN")
-    known = {*settings.origins, *settings.parents, *settings.residency}
-    if settings.origins and (unknown := settings.geo_rules.regions - known):
-        yield ConfigError("EDGECACHE_GEO_RULES", f"names {min(unknown)}, a region without EDGECACHE_ORIGINS")
+    yield from _own_origins(settings, everybody)
+    yield from _wrong_regions(settings)
     if settings.peers and settings.regional == "off":
         yield ConfigError("EDGECACHE_PEERS", "is set, but EDGECACHE_REGIONAL is off: a region's log lies in its Valkey")
     if settings.region in settings.peers:
@@ -41,6 +38,7 @@ def contradictions(settings: Settings) -> Iterator[ConfigError]:
     if settings.proxy_protocol and not settings.trusted_proxies:
         yield ConfigError("EDGECACHE_PROXY_PROTOCOL", "is on, but EDGECACHE_TRUSTED_PROXIES names nobody to believe")
     yield from _tls_contradictions(settings, any(origin.scheme == "https" for origin in everybody))
+    yield from _idle_regional(settings)
 
 
 def _tls_contradictions(settings: Settings, https_origin: bool) -> Iterator[ConfigError]:
@@ -55,6 +53,7 @@ def _tls_contradictions(settings: Settings, https_origin: bool) -> Iterator[Conf
         missing, there = ("POP_CA", "POP_LISTEN") if settings.pop_listen else ("POP_LISTEN", "POP_CA")
         yield ConfigError(f"EDGECACHE_{there}", f"is set, but EDGECACHE_{missing} is not")
     yield from _same_address(settings)
+    yield from _never_https(settings)
     if not https_origin:
         for name in ("EDGECACHE_ORIGIN_CA", "EDGECACHE_ORIGIN_CERTIFICATE"):
             if _named(settings, name):
@@ -63,6 +62,65 @@ def _tls_contradictions(settings: Settings, https_origin: bool) -> Iterator[Conf
         yield ConfigError("EDGECACHE_ORIGIN_CA", "is set, but EDGECACHE_ORIGIN_TLS_VERIFY is off")
     for name in ("EDGECACHE_ORIGIN_CERTIFICATE", "EDGECACHE_REGIONAL_CERTIFICATE", "EDGECACHE_POP_CERTIFICATE"):
         yield from _pair_problems(settings, name)
+
+
+def _own_origins(settings: Settings, origins: list[Origin]) -> Iterator[ConfigError]:
+    """An origin that is this POP itself answers with a loop, or hands its admin pages to clients."""
+    name = "EDGECACHE_ORIGINS" if settings.origins else "EDGECACHE_ORIGIN"
+    for variable in ("EDGECACHE_LISTEN", "EDGECACHE_ADMIN_LISTEN", "EDGECACHE_TLS_LISTEN", "EDGECACHE_POP_LISTEN"):
+        where = _named(settings, variable)
+        if where is not None and any(is_oneself(origin, where) for origin in origins):
+            yield ConfigError(name, f"is this POP itself: the same as {variable}")
+
+
+def _wrong_regions(settings: Settings) -> Iterator[ConfigError]:
+    """Rules that send clients to a region where nobody can be asked for them."""
+    # Of a jurisdiction without an origin clients are refused (503); the only origin is that of all regions.
+    known = {*settings.origins, *settings.parents, *settings.residency}
+    if settings.origins and (unknown := settings.geo_rules.regions - known):
+        yield ConfigError("EDGECACHE_GEO_RULES", f"names {min(unknown)}, a region without EDGECACHE_ORIGINS")
+
+
+def not_served(settings: Settings) -> Iterator[str]:
+    """Regions of rules that are no contradiction, but do less than an operator may expect: a line for each."""
+    if not settings.origins:
+        others = settings.geo_rules.regions - {settings.region, *settings.parents, *settings.residency}
+        for region in sorted(others):
+            yield f"EDGECACHE_GEO_RULES names {region}: EDGECACHE_ORIGIN is told so, and is asked for all regions"
+        return
+    asked = {*settings.origins, *settings.parents}
+    served = {settings.residency.get(region) for region in asked}
+    for region in sorted(settings.geo_rules.regions - asked):
+        if settings.residency.get(region) not in served:
+            yield f"EDGECACHE_GEO_RULES names {region}: no origin is in its jurisdiction, its clients get 503"
+
+
+def _idle_regional(settings: Settings) -> Iterator[ConfigError]:
+    """What is set for a regional tier of another kind than there is, and would do nothing."""
+    if settings.regional_directory and settings.regional != "embedded":
+        yield ConfigError("EDGECACHE_REGIONAL_DIRECTORY", "is set, but EDGECACHE_REGIONAL is not embedded")
+    if settings.regional == "off":
+        for name in ("EDGECACHE_REGIONAL_KEY", "EDGECACHE_REGIONAL_REQUIRED"):
+            if _named(settings, name):
+                yield ConfigError(name, "is set, but EDGECACHE_REGIONAL is off")
+    urls = [parse_url(url) for url in (settings.regional, *settings.peers.values()) if url not in ("off", "embedded")]
+    for name in ("EDGECACHE_REGIONAL_CA", "EDGECACHE_REGIONAL_CERTIFICATE"):
+        if _named(settings, name) and not any(url.tls for url in urls):
+            yield ConfigError(name, "is set, but no Valkey is reached over TLS: valkeys://")
+    if settings.regional_replicas and not any(url.scheme in ("valkey+sentinel", "valkey+cluster") for url in urls):
+        yield ConfigError("EDGECACHE_REGIONAL_REPLICAS", "is on, but no Valkey has Sentinels or is a cluster")
+
+
+def _never_https(settings: Settings) -> Iterator[ConfigError]:
+    """What is about https, where no request can be known to have come over it."""
+    if settings.tls_listen is not None or settings.pop_listen is not None or settings.trusted_proxies:
+        return
+    for name in ("EDGECACHE_HTTPS_REDIRECT", "EDGECACHE_HSTS"):
+        if _named(settings, name):
+            words = (
+                "is set, but nothing comes over https: neither EDGECACHE_TLS_LISTEN nor EDGECACHE_TRUSTED_PROXIES is"
+            )
+            yield ConfigError(name, words)
 
 
 def _same_address(settings: Settings) -> Iterator[ConfigError]:

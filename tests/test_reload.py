@@ -207,7 +207,7 @@ def settings_for(name: str, authority: Authority, other: Authority) -> tuple[dic
     known: dict[str, tuple[dict[str, object], object]] = {
         "geo_db": (base, "tests/data/geo/GeoIP2-Country-Test.mmdb"),
         "tls_certificates": (base, authority.issue(SITE, OTHER).pair),
-        "https_redirect": ({}, PROBES[name][0]),
+        "https_redirect": ({"trusted_proxies": "192.0.2.1"}, PROBES[name][0]),
         "pop_ca": (base | {"pop_listen": "127.0.0.1:0", "pop_ca": authority.file}, other.file),
         "origin_ca": (base | https, authority.file),
         "origin_tls_verify": (base | https, "off"),
