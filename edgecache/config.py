@@ -463,6 +463,14 @@ class Settings:
     origin_keepalive: float = setting(
         DURATION, "4s", "That an idle connection to the origin is kept.", least="0s", most="1h"
     )
+    origin_connection_age: float = setting(
+        DURATION,
+        "10m",
+        "Greatest age of a connection to the origin or a parent: then it takes no other request. Those to an address"
+        " that the name has no longer leave sooner.",
+        least="1s",
+        most="1d",
+    )
     origin_connections: int = setting(
         COUNT, "256", "Most connections to the origin, per worker.", least="1", most="65535"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
+import random
 import ssl
 import time
 from collections import deque
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from edgecache.config import Settings
+from edgecache.resolver import Names
 from edgecache.rules.chain import SEEN
 from edgecache.rules.tags import BETWEEN_POPS, TAG_FIELDS
 from edgecache.tasks import spawn
@@ -27,8 +28,6 @@ ALT_SVC: Final = frozenset((b"alt-svc",))  # RFC 7838 §2.1: of the origin as cl
 OF_POPS: Final = frozenset((SEEN, BETWEEN_POPS))  # fields of answers that are believed of POPs alone
 HELD_BACK: Final = 2.0  # seconds that readers may take nothing of an answer while others wait for its connection
 
-Addresses = list[tuple[int, tuple[object, ...]]]  # (family, socket address)
-
 
 def tag_field_names(settings: Settings) -> frozenset[bytes]:
     """The fields of answers that bear tags by the operator's word, in lower case."""
@@ -39,32 +38,6 @@ def hidden_fields(settings: Settings) -> frozenset[bytes]:
     """The fields of answers that clients do not see."""
     tags = TAG_FIELDS | tag_field_names(settings) if settings.tag_fields == "hide" else frozenset()
     return tags | (ALT_SVC if settings.origin_alt_svc == "drop" else frozenset())
-
-
-class Names:
-    """Name to addresses, asked again after `ttl` seconds; while the resolver fails, the last good answer serves."""
-
-    def __init__(self, host: str, port: int, ttl: float, clock: Callable[[], float]) -> None:
-        self._host, self._port = host, port
-        self._ttl = ttl
-        self._clock = clock
-        self._known: Addresses = []
-        self._until = 0.0
-        self._turn = 0
-
-    async def addresses(self) -> Addresses:
-        """Every address of the name, beginning with another one each time; raises `OriginError`."""
-        if self._clock() >= self._until:
-            try:
-                found = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-                self._known = [(family, address) for family, _, _, _, address in found]
-                self._until = self._clock() + self._ttl
-            except OSError as error:
-                if not self._known:
-                    raise OriginError("dns", "the upstream's name cannot be resolved") from error
-                self._until = self._clock() + 1.0
-        self._turn = (self._turn + 1) % len(self._known)
-        return self._known[self._turn :] + self._known[: self._turn]
 
 
 class OriginPool:
@@ -98,6 +71,7 @@ class OriginPool:
         self.max_head = settings.max_head
         self._connect_timeout = settings.connect_timeout
         self._keepalive = settings.origin_keepalive
+        self._greatest_age = settings.origin_connection_age
         self._most = settings.origin_connections
         self._queue_most = settings.origin_queue
         self._queue_timeout = settings.origin_queue_timeout
@@ -188,6 +162,8 @@ class OriginPool:
                     except OSError as error:
                         failure = OriginError("connect", f"the upstream cannot be reached: {error.strerror}")
                     else:
+                        age = self._greatest_age * random.uniform(0.9, 1.0)  # what was opened at once ends in turn
+                        protocol.peer, protocol.leaves_at = str(address[0]), self.clock() + age
                         return protocol
         except TimeoutError:
             raise OriginTimeout("connect-timeout", "the upstream did not accept in time") from None
@@ -252,8 +228,12 @@ class OriginPool:
         self._next_uploads()
         if self._tls is not None:
             self._tls.look(now)
+        if self._open:
+            self._names.look()
         for connection in tuple(self._open):
             connection.sweep(now)
+            if now > connection.leaves_at or self._names.is_gone(connection.peer):
+                connection.retire()
         for connection in tuple(self._idle):
             if connection.idle_since == 0.0:
                 connection.idle_since = now

@@ -109,6 +109,7 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "connect_timeout": ("1s", lambda worker: worker._pool._connect_timeout),
     "first_byte_timeout": ("1s", lambda worker: worker._pool.first_byte_timeout),
     "between_bytes_timeout": ("1s", lambda worker: worker._pool.between_bytes_timeout),
+    "origin_connection_age": ("1m", lambda worker: worker._pool._greatest_age),
     "dns_ttl": ("1s", lambda worker: worker._pool._names._ttl),
     "origin_min_rate": ("7", lambda worker: worker._pool.min_rate),
     "origin_keepalive": ("1s", lambda worker: worker._pool._keepalive),

@@ -59,6 +59,9 @@ class OriginConnection(asyncio.BufferedProtocol):
         "closed",
         "deadline",
         "idle_since",
+        "leaves_at",
+        "peer",
+        "retired",
         "transport",
         "used",
         "writable",
@@ -75,6 +78,9 @@ class OriginConnection(asyncio.BufferedProtocol):
         self._reused = False  # it was idle before the question under way
         self._unread = False  # it ended too soon to have ended because of that question
         self.deadline = inf  # monotonic seconds; 0 = as long from the next sweep on as the first byte may take
+        self.peer = ""  # the origin's address
+        self.leaves_at = inf  # monotonic seconds: its greatest age
+        self.retired = False  # it takes no other question
         self.closed = False
         self.writable = True
         self._buffer = b""
@@ -118,7 +124,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         self._answered = False
         self._taken = 0
         self._interim_count = 0
-        self._reusable = True
+        self._reusable = not self.retired
         self.deadline = 0.0
         self.transport.write(question.head)
         if question.body is not None:
@@ -461,6 +467,12 @@ class OriginConnection(asyncio.BufferedProtocol):
     def held_for(self, now: float) -> float:
         """For how many seconds the answer's readers have held it back; negative infinity if they do not."""
         return now - self._held_since
+
+    def retire(self) -> None:
+        """Take no other question: end now if none is under way, else after the answer; a tunnel stays."""
+        self.retired, self._reusable = True, False
+        if self._inquiry is None and self._tunnel is None and not self.closed:
+            self.close()
 
     def shed(self) -> None:
         """Others need the connection more than readers that take nothing: their answer is cut short."""
