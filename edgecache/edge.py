@@ -232,8 +232,8 @@ class Edge:
             self.delivery.ours(exchange, nothing_stored(), why)
         elif self._goes_alone(request, key, entry):
             self.relays.begin(exchange, why, Result.MISS, entry)
-        elif entry is None and self.flights.marked(key, self.clock()):
-            self._pass_marked(exchange, key)
+        elif entry is None and (mark := self.flights.mark_on(key, request.fields, self.clock())):
+            self._pass_marked(exchange, mark)
         else:
             spawn(seen_through(exchange, self.ask(exchange, key, entry, why)), "ask")
 
@@ -283,12 +283,12 @@ class Edge:
             self.refill.behind(entry, request)
         return None
 
-    def _pass_marked(self, exchange: Exchange, key: bytes) -> None:
+    def _pass_marked(self, exchange: Exchange, mark: bytes) -> None:
         """Pass through a request whose answer is known not to be shareable, and remember its head."""
         request = exchange.request
         question = self.upstream.question(request, request.fields, exchange.client)
-        self.delivery.learn_pass(exchange, key, question)
-        self.relays.ask(question, exchange, Forward.HIT_FOR_MISS, Result.PASS, None, self.clock())
+        self.delivery.learn_pass(exchange, mark, question)
+        self.relays.ask(question, exchange, Forward.HIT_FOR_MISS, Result.PASS, None, self.clock(), mark)
 
     def _wants_ranges(self, request: Request) -> bool:
         """Whether ranges are asked for, and no more than an origin should be asked for at once (RFC 9110 §14.2)."""
@@ -302,7 +302,11 @@ class Edge:
         """
         in_part = entry is not None and entry.segments is not None
         if request.method == b"HEAD":
-            return in_part or self.flights.marked(key, self.clock()) or rfc9111.forbids_storing(request)
+            return (
+                in_part
+                or bool(self.flights.mark_on(key, request.fields, self.clock()))
+                or rfc9111.forbids_storing(request)
+            )
         return (entry is None or in_part) and self._wants_ranges(request)
 
     def _answer_from(self, entry: Entry, exchange: Exchange) -> MustAsk | None:

@@ -7,18 +7,21 @@ of the answer is known; the body may still be arriving then.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from edgecache.fills import Reply
 from edgecache.memory import Entry
 from edgecache.rules import uri
+from edgecache.rules.message import Fields
 from edgecache.rules.reasons import Refused
 from edgecache.rules.rfc9111 import NEW_FOR
 from edgecache.rules.stored import Stored
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
 
+OFTEN: Final = 1.0  # seconds between two renewals of a mark, at least
 LONGEST_MARKED: Final = 512  # bytes of a URL: clients make them up, and thousands are remembered
 
 
@@ -172,9 +175,25 @@ class Flights:
         """Whether that has happened within the second before `now`."""
         return now - self._wishes.get(hash(primary), float("-inf")) < NEW_FOR
 
-    def unmark(self, primary: bytes) -> None:
-        """Its answers are shareable after all."""
+    def unmark(self, primary: bytes, fields: Fields) -> None:
+        """An answer to a request with `fields` was shareable after all."""
         self.marks.pop(primary, None)
+        if b"authorization" in fields:
+            self.marks.pop(of_authorized(primary), None)
+
+    def renew(self, mark: bytes, asked: float, clock: Callable[[], float]) -> None:
+        """An answer that was `asked` for because of `mark` is not shareable either: the mark goes on from now."""
+        until = self.marks.get(mark)
+        if until is not None and until - asked < self.hit_for_miss - OFTEN:
+            self.marks[mark] = clock() + self.hit_for_miss
+
+    def mark_on(self, primary: bytes, fields: Fields, now: float) -> bytes | None:
+        """The mark by which answers for this URL, to requests with `fields`, are known not to be shareable."""
+        if self.marked(primary, now):
+            return primary
+        if b"authorization" in fields and self.marked(own := of_authorized(primary), now):
+            return own
+        return None
 
     def marked(self, primary: bytes, now: float) -> bool:
         """Whether answers for this URL are known not to be shareable."""
@@ -188,3 +207,8 @@ class Flights:
 
     def __len__(self) -> int:
         return len(self._out)
+
+
+def of_authorized(primary: bytes) -> bytes:
+    """What is marked where only answers to requests with Authorization are not shareable (RFC 9111 §3.5)."""
+    return b"authorization " + primary

@@ -8,10 +8,8 @@ flight ──► the one that is out, to be followed
 
 from __future__ import annotations
 
-from typing import Final
-
 from edgecache.fills import Reply
-from edgecache.flights import Failed, Filling, Flight, Outcome, Refreshed, Risen, Unshareable
+from edgecache.flights import Failed, Filling, Flight, Outcome, Refreshed, Risen, Unshareable, of_authorized
 from edgecache.memory import Entry
 from edgecache.parts import Parts
 from edgecache.region import Region, Turn
@@ -21,26 +19,11 @@ from edgecache.rules.cache_key import primary_key
 from edgecache.rules.message import Fields, Request
 from edgecache.rules.one_client import is_of_one_client
 from edgecache.rules.purge_log import Verdict
-from edgecache.rules.reasons import Refused
+from edgecache.rules.reasons import OF_THE_RESPONSE, Refused
 from edgecache.rules.stored import Stored
 from edgecache.tasks import spawn
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
-
-OF_THE_RESPONSE: Final = frozenset(  # reasons that will hold for the next request too
-    (
-        Refused.NO_STORE,
-        Refused.PRIVATE,
-        Refused.NOT_CACHEABLE,
-        Refused.NOT_UNDERSTOOD,
-        Refused.SET_COOKIE,
-        Refused.VARY_STAR,
-        Refused.PER_USER_VARY,
-        Refused.USELESS,
-        Refused.SELF_REDIRECT,
-        Refused.TOO_LARGE,
-    )
-)
 
 
 class Refill:
@@ -58,7 +41,7 @@ class Refill:
     def flight(self, key: bytes, request: Request, entry: Entry | None, exchange: Exchange | None) -> Flight:
         """The flight that is out for this URL and these selecting fields, or a new one that `exchange` leads."""
         place = self.place(key, request)
-        alone = entry is not None and self._flights.marked(key, self._clock())
+        alone = entry is not None and self._flights.mark_on(key, request.fields, self._clock())
         if exchange is not None and (alone or asks_for_itself(request, entry)):
             place = (*place, exchange)  # nobody else's question will do
         flight = self._flights.out(place)
@@ -71,7 +54,8 @@ class Refill:
 
     def place(self, key: bytes, request: Request) -> tuple[object, ...]:
         """What requests have in common that may follow the same flight."""
-        return (key, self._memory.values_for(key, request.fields))
+        authorized = b"authorization" in request.fields  # an answer to those is not for the others
+        return (key, self._memory.values_for(key, request.fields), authorized)
 
     def is_out(self, key: bytes, request: Request) -> bool:
         """Whether there is a flight that `request` may follow."""
@@ -112,7 +96,7 @@ class Refill:
 
     def _may_wait(self, region: Region, flight: Flight, request: Request) -> bool:
         """Whether the answer to another POP or worker of the region would do for `request`."""
-        if rfc9111.wants_newer(request) or self._flights.marked(flight.primary, self._clock()):
+        if rfc9111.wants_newer(request) or self._flights.mark_on(flight.primary, request.fields, self._clock()):
             return False
         return not region.is_led_by(request)
 
@@ -170,7 +154,7 @@ class Refill:
         """Tell the flight's outcome, and remember what it says about the next requests; `known` is what is stored."""
         match outcome:
             case Filling(_, reply):
-                self._flights.unmark(flight.primary)
+                self._flights.unmark(flight.primary, request.fields)
                 reply.body.when_ended(lambda _: self._flights.end(flight))  # it may be followed until it is stored
                 if flight.leader is None:
                     reply.body.discard()
@@ -179,10 +163,12 @@ class Refill:
                 if reply.response.status < 500 and reason in OF_THE_RESPONSE:
                     own = is_of_one_client(request, reply.response.status, reason)
                     self._not_for_sharing(flight.primary, request, known, own=own)
+                elif reason is Refused.AUTHORIZATION:
+                    self._flights.mark(of_authorized(flight.primary), self._clock())
                 if flight.leader is None or flight.leader.gone:
                     reply.body.discard()
             case Refreshed(entry) if not entry.gone:
-                self._flights.unmark(flight.primary)
+                self._flights.unmark(flight.primary, request.fields)
                 self._flights.end(flight)
             case Refreshed() | Risen() | Failed():
                 self._flights.end(flight)

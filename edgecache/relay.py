@@ -19,7 +19,7 @@ from edgecache.rules.cache_key import primary_key
 from edgecache.rules.chain import is_internal
 from edgecache.rules.message import Fields, Response
 from edgecache.rules.purge_log import Stamp
-from edgecache.rules.reasons import Forward, Refused, Result, Tier
+from edgecache.rules.reasons import OF_THE_RESPONSE, Forward, Refused, Result, Tier
 from edgecache.rules.stored import Stored
 from edgecache.upstream import Upstream, interim_head
 from edgecache.wire import h1_render as render
@@ -30,6 +30,7 @@ from edgecache.wire.h1_server import ClientConnection
 from edgecache.wire.inquiry import Inquiry, Question
 
 MOST_UNSTORED: Final = 256
+LASTING: Final = OF_THE_RESPONSE | {Refused.AUTHORIZATION}  # of the next answer too, it is to be expected
 LONGEST_UNSTORED: Final = 2048  # bytes of field lines
 
 
@@ -85,8 +86,9 @@ class Relays:
         result: Result,
         entry: Entry | None,
         now: float,
+        mark: bytes = b"",
     ) -> None:
-        """Ask the origin `question` for `exchange` alone, at `now` in resident time."""
+        """Ask the origin `question` for `exchange` alone, at `now` in resident time, because of `mark` if it is."""
         seen = self._log.stamp()
         if (child := exchange.request.child) is not None:  # what it knows, it knew before this question
             seen = seen._replace(vector=seen.vector.merged(child.required))
@@ -94,6 +96,7 @@ class Relays:
         exchange.why, exchange.upstream_asked = why, now
         exchange.alone = result is Result.PASS
         relay.relays, relay.exchange, relay.why, relay.result, relay.entry = self, exchange, why, result, entry
+        relay.mark = mark
         self.upstream.ask(relay)
 
     def pass_known(self, connection: ClientConnection, known: KnownPass, raw: bytes, now: float) -> None:
@@ -115,8 +118,13 @@ class Relays:
             return self._fills.refuse(reply, Refused.INTERIM)
         learnt = self._fills.learn(request, reply, entry)
         if isinstance(learnt, Stored) and learnt.whole_length is None:
-            self._flights.unmark(primary_key(request))
+            self._flights.unmark(primary_key(request), request.fields)
         return isinstance(learnt, Stored)
+
+    def renew(self, relay: Relay) -> None:
+        """What `relay` was passed on for, that answers are not for sharing, holds of this one too (hit-for-miss)."""
+        if relay.mark:
+            self._flights.renew(relay.mark, relay.asked, self.clock)
 
     def learn_write(self, exchange: Exchange, reply: Reply) -> bool:
         """Store the answer to a POST that answers a GET too (RFC 9110 §9.3.3); whether it will be."""
@@ -235,6 +243,7 @@ class Relay(Inquiry):
     why: Forward
     result: Result
     entry: Entry | None
+    mark = b""  # what says that its answer will not be shareable; empty: it is passed on for another reason
 
     def on_interim(self, response: Response) -> None:
         """It goes to the client."""
@@ -248,6 +257,8 @@ class Relay(Inquiry):
         exchange.upstream_took = reply.times.received - self.asked
         exchange.answered_on, exchange.upstream_status = self.asked_on, response.status
         stored = relays.learn(exchange, reply, self.entry)
+        if body.refused in LASTING:
+            relays.renew(self)
         if response.status == 101:
             self._tunnel(response)
             return
@@ -265,6 +276,7 @@ class Relay(Inquiry):
             self.on_answer(response, Body.of(content))
             return
         exchange.inquiry = None
+        relays.renew(self)
         relays.upstream.came(self.answered_by, response.status)
         relays.count_refused(unstored.refused)
         exchange.result, exchange.cache_status, exchange.refused = self.result, unstored.member, unstored.refused
@@ -314,6 +326,7 @@ class _KnownPass(Exchange, Relay):
         self.asked = self.upstream_asked = now
         self.seen = relays.now_known()
         self.relays = relays
+        self.mark = known.key
 
     @property
     def exchange(self) -> Exchange:  # type: ignore[override]
@@ -329,6 +342,7 @@ class _KnownPass(Exchange, Relay):
         connection = self._connection
         if connection is None:
             return
+        self.relays.renew(self)
         self.relays.upstream.came(self.answered_by, response.status)
         self.relays.count_refused(unstored.refused)
         self.refused = unstored.refused

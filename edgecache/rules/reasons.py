@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from typing import Final
 
 
 class Word(Enum):
@@ -64,6 +65,22 @@ class Refused(Word):
     INCOMPLETE = "incomplete"  # RFC 9111 §3.3: the body ended early
     KNOWN = "known"  # a part of what is stored whole
     REGIONAL = "regional"  # too large for the memory, and the regional tier did not take it
+
+
+OF_THE_RESPONSE: Final = frozenset(  # reasons that will hold for the next request too
+    (
+        Refused.NO_STORE,
+        Refused.PRIVATE,
+        Refused.NOT_CACHEABLE,
+        Refused.NOT_UNDERSTOOD,
+        Refused.SET_COOKIE,
+        Refused.VARY_STAR,
+        Refused.PER_USER_VARY,
+        Refused.USELESS,
+        Refused.SELF_REDIRECT,
+        Refused.TOO_LARGE,
+    )
+)
 
 
 class Tier(Word):
