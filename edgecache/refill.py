@@ -163,7 +163,7 @@ class Refill:
                 if reply.response.status < 500 and reason in OF_THE_RESPONSE:
                     own = is_of_one_client(request, reply.response.status, reason)
                     self._not_for_sharing(flight.primary, request, known, own=own)
-                elif reason is Refused.AUTHORIZATION:
+                elif reason is Refused.AUTHORIZATION and (known is None or self._clock() >= known.stale_at):
                     self._flights.mark(of_authorized(flight.primary), self._clock())
                 if flight.leader is None or flight.leader.gone:
                     reply.body.discard()
