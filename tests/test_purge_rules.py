@@ -12,8 +12,9 @@ from edgecache.config import PurgeToken, load
 from edgecache.errors import ConfigError
 from edgecache.rules import scopes
 from edgecache.rules.ledger import visible_to
-from edgecache.rules.message import Fields
+from edgecache.rules.message import NO_BODY, Fields, Request
 from edgecache.rules.purge_callers import Credentials, PurgeRefused, caller_of
+from edgecache.rules.purge_dialects import purge_of_request
 from edgecache.rules.purge_patterns import EVERY_PLACE, Place, Unsupported, place_in, words_in
 from edgecache.rules.tags import BETWEEN_POPS, tags_of, with_tags
 
@@ -145,3 +146,57 @@ def test_fields_that_mean_something_else_bear_no_tags(name: str) -> None:
     """They would be hidden from clients."""
     with pytest.raises(ConfigError, match="EDGECACHE_TAG_FIELD_NAMES"):
         load({"EDGECACHE_ORIGIN": "http://origin.test", "EDGECACHE_TAG_FIELD_NAMES": name})
+
+
+NAMES = [
+    "X-Purge-Method",
+    "Surrogate-Key",
+    "xkey-softpurge",
+    "Cache-Tag",
+    "X-Magento-Tags-Pattern",
+    "X-Tags",
+    "X-Host",
+    "X-Url",
+]
+VALUES = [
+    "regex",
+    "exact",
+    "a",
+    "a b",
+    "(^|,)a(,|$)",
+    ".*",
+    "",
+    "/a/.*",
+    "^(a\\.test)$",
+    "[::1]:80",
+    "a.test",
+    "*",
+    "\\",
+    "é",
+]
+ENDINGS = ["", "/", "a", "*", ".*", "?", "%2F", "(", "//", "..", "purgeall", "\\"]
+
+
+@given(
+    st.sampled_from(["PURGE", "BAN", "PURGEKEYS"]),
+    st.lists(st.sampled_from(ENDINGS), max_size=4).map("".join),
+    st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=4, unique_by=lambda field: field[0]),
+    st.sampled_from([(), ("a.test",), ("b.test",)]),
+)
+def test_any_purge_is_done_or_refused(
+    method: str, end: str, fields: list[tuple[str, str]], hosts: tuple[str, ...]
+) -> None:
+    """Whatever is sent names scopes, of the caller's sites alone, or is refused with a status and one line."""
+    lines = [(name.encode(), value.encode("latin-1")) for name, value in fields]
+    request = Request(method.encode(), f"/{end}".encode(), b"a.test", Fields(lines), NO_BODY, False, True, b"http")
+    caller = PurgeToken("cms", "x" * 16, hosts)
+    try:
+        named, _ = purge_of_request(request, caller, frozenset((b"x-tags",)))
+    except PurgeRefused as refused:
+        outcome: tuple[int, str] | None = (refused.status, str(refused))
+    else:
+        outcome = None
+        assert named
+        assert all(scopes.is_scope(scope) for scope in named)
+        assert visible_to(caller, named) == named
+    assert outcome is None or (outcome[0] in (400, 403) and "\n" not in outcome[1])
