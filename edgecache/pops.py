@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from edgecache.rules.cache_key import primary_key
 from edgecache.rules.chain import answer_lines, from_child, has_internal, internal_lines, seen_of, without_internal
+from edgecache.rules.claims import is_claim
 from edgecache.rules.client_address import Trust, client_address
 from edgecache.rules.forward import Gateway, upstream_lines
 from edgecache.rules.message import Fields, Request, Response
@@ -39,8 +40,10 @@ def may_go_to_parents(request: Request) -> bool:
     """Whether a parent may be asked: what may be repeated at will, and what a signature can hold for.
 
     Everything else goes to the origin at once: a write must not be replayed, and the POP that the client talks to
-    sees to it that it is known everywhere.
+    sees to it that it is known everywhere; what is one identity's is for no cache.
     """
+    if request.claims:
+        return False
     if request.method != b"GET" and request.method != b"HEAD":
         return False
     return request.framing.length == 0 and not request.is_upgrade and not request.host.endswith(DEFAULT_PORTS)
@@ -80,7 +83,7 @@ class Parental:
         address = client_address(client, request.fields, self.is_trusted) if child is None else child.client
         required = self._log.vector if child is None else self._log.vector.merged(child.required)
         internal = internal_lines(request, address, required, self._region)
-        lines = upstream_lines(request, fields, self._gateway, "")
+        lines = [line for line in upstream_lines(request, fields, self._gateway, "") if not is_claim(line[0].lower())]
         signed = [*request.place, *internal]
         block = render.field_block(lines) + render.field_block(internal)
         if self._secret:  # else the connection proves who we are

@@ -28,14 +28,14 @@ class SiteCodings:
         self._too_many = False
 
     def learn(self, codings: Codings) -> bool:
-        """An answer has used these; whether that is news."""
+        """An answer has used these; whether what was known counts otherwise now."""
         used = self.used
         if self._too_many or (used is not None and codings <= used):
             return False
-        used = codings if used is None else used | codings
+        known, used = used, codings if used is None else used | codings
         self._too_many = len(used) > MOST_CODINGS or any(len(coding) > LONGEST_CODING for coding in used)
         self.used = None if self._too_many else used
-        return True
+        return known is not None  # else values counted in full, and those that were equal are so now
 
 
 class UsedCodings:
@@ -43,7 +43,7 @@ class UsedCodings:
 
     def __init__(self) -> None:
         self._sites: dict[bytes, SiteCodings] = {}
-        self.grown = 0  # times that something was learnt
+        self.grown = 0  # times that what a value counts as has changed
 
     def of(self, key: bytes) -> SiteCodings:
         """What is known, and will be, of the site of a cache key."""

@@ -129,6 +129,10 @@ async def test_a_child_passes_on_what_it_believes(origin: OriginDouble) -> None:
                 assert await said(child, ("CF-IPCountry", place)) == place.encode()
             assert await said(other, ("CF-IPCountry", "DE")) == b"nothing"
             assert await said(parent, ("CF-IPCountry", "DE")) == b"nothing"
+            forged = ("Edgecache-Claim-CF-IPCountry", "DE")
+            assert await said(parent, forged) == await said(child, forged) == b"nothing"
+        assert [request.get("CF-IPCountry") for request in origin.requests] == ["DE", "FR", None]
+        assert not [request for request in origin.requests if request.get("Edgecache-Claim-CF-IPCountry")]
         origin.otherwise(echo("X-Forwarded-User"))
         async with running_pop(origin, trusted_proxies=TRUSTED, **options) as child:
             for user in ("alice", "bob", "alice"):

@@ -5,6 +5,7 @@ On the question (signed, see `pop_auth`; or on a connection that TLS has authent
     Edgecache-Client: 198.51.100.7   the client, as the POP that it talks to sees it; absent if that is not known
     Edgecache-Scheme: https          how the client asked: part of the cache key
     Edgecache-Geo-*                  where the client is
+    Edgecache-Claim-*                what a proxy that the child trusts says of that, under the proxy's own names
     Edgecache-Require: eu=…,us=…     what the child knows of the invalidation logs
     Edgecache-Region: eu,fog         the regions that the question has come through, whose leases it may hold
     Edgecache-Residency: EU          the jurisdiction that the answer must not leave
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from edgecache.rules.claims import judged
+from edgecache.rules.claims import is_place, judged
 from edgecache.rules.client_address import parsed_address
 from edgecache.rules.forward import CHAINS, INTERNAL_PREFIX, SCHEMES, under_scheme
 from edgecache.rules.geography import GEO_FIELDS
@@ -31,6 +32,7 @@ from edgecache.rules.writes import TOKEN
 
 CLIENT: Final = b"edgecache-client"
 SCHEME: Final = b"edgecache-scheme"
+CLAIM: Final = b"edgecache-claim-"
 REGION: Final = b"edgecache-region"
 REQUIRE: Final = b"edgecache-require"
 RESIDENCY: Final = b"edgecache-residency"
@@ -78,6 +80,8 @@ def internal_lines(request: Request, client: str, known: Vector, region: str) ->
         lines.append((b"Edgecache-Require", known.encode()))
     if request.jurisdiction:
         lines.append((b"Edgecache-Residency", request.jurisdiction.encode()))
+    if request.group:
+        lines += [(b"Edgecache-Claim-" + name, value) for name, value in request.fields if is_place(name.lower())]
     return lines
 
 
@@ -99,10 +103,12 @@ def from_child(request: Request, name: bytes) -> Request | None:
         return None
     child = Child(name, "" if address is None else str(address), required, jurisdiction, regions)
     place = tuple(line for line in fields if line[0].lower() in GEO_FIELDS)
-    own = without_internal(fields).without(CHAINS).plus(*place)
+    claims = [(name[len(CLAIM) :], value) for name, value in fields if name.lower().startswith(CLAIM)]
+    own = without_internal(fields).without((*CHAINS, *request.claims)).plus(*place, *claims)
     asked = under_scheme(request, scheme)
-    heard = asked._replace(fields=own, place=place, child=child, jurisdiction=jurisdiction)
-    return judged(heard, believed=True)  # the child has dropped what it does not believe
+    named = tuple([name.lower() for name, _ in claims])
+    heard = asked._replace(fields=own, place=place, child=child, jurisdiction=jurisdiction, claims=named)
+    return judged(heard, believed=True)
 
 
 def answer_lines(seen: Vector, tags: tuple[bytes, ...]) -> bytes:

@@ -79,6 +79,11 @@ def is_claim(name: bytes) -> bool:
     return name in NAMES or name.startswith(FAMILIES)
 
 
+def is_place(name: bytes) -> bool:
+    """Whether the field `name`, in lower case, says where the client is."""
+    return name not in NAMES and name.startswith(PLACE_FAMILIES)
+
+
 def is_override(name: bytes) -> bool:
     """Whether the field `name`, in lower case, can make an origin answer for another target than the key's."""
     return name in OVERRIDES or name.startswith(OVERRIDE_FAMILIES)
@@ -89,7 +94,7 @@ def judged(request: Request, *, believed: bool) -> Request:
     claims = request.claims
     if not believed:
         return request._replace(fields=request.fields.without(claims), claims=())
-    places = sorted({name for name in claims if name not in NAMES and name.startswith(PLACE_FAMILIES)})
+    places = sorted({name for name in claims if is_place(name)})
     own = tuple([name for name in claims if name not in places and name not in ADDRESSES])
     return request._replace(claims=own, group=_group(request.fields, places) if places else b"")
 
