@@ -16,7 +16,7 @@ from typing import Final
 from edgecache.log_stream import LogStore
 from edgecache.rules import vectors
 from edgecache.rules.log_entries import written_id
-from edgecache.valkey import Failure
+from edgecache.valkey import Failure, is_refused
 
 log = logging.getLogger("edgecache.supervisor")
 WAIT: Final = 0.2  # seconds that a read waits for an entry
@@ -24,6 +24,8 @@ LOOK_EVERY: Final = 0.25  # seconds between two looks at whose logs there are, a
 RECONNECT: Final = 0.1  # seconds
 MOST_AT_ONCE: Final = 500  # entries of each log
 BEGINNING: Final = b"0-0"
+UNREACHABLE: Final = "unreachable"
+REFUSED: Final = "credentials refused"
 Part = Callable[[LogStore, LogStore], Awaitable[None]]
 
 
@@ -49,6 +51,7 @@ class Copier:
         self._stores: set[LogStore] = set()
         self.copied = 0  # entries that were new
         self.connected = False
+        self.trouble = ""  # why it cannot be copied: unreachable, or refused
 
     async def run(self) -> None:
         """Copy for ever. Each part has connections of its own, and begins anew by itself when they fail."""
@@ -63,9 +66,10 @@ class Copier:
             try:
                 await part(home, source)
             except Failure as error:
-                if self.connected and part == self._look:
-                    log.warning("the log of %s is out of reach: %r", self.peer, error)
-                self.connected = self.connected and part != self._look
+                if part == self._look:
+                    log.debug("the log of %s cannot be looked at: %r", self.peer, error)
+                    self.connected = False
+                    self.trouble = REFUSED if is_refused(error) else UNREACHABLE
             except Exception:
                 log.exception("a bug: the log of %s could not be copied, and will be", self.peer)
             finally:
@@ -95,7 +99,7 @@ class Copier:
             self._known.set()
             if not self.connected:
                 log.info("copying the log of %s", self.peer)
-                self.connected = True
+            self.connected, self.trouble = True, ""
             await home.beat(self._heard(beats))
             await asyncio.sleep(LOOK_EVERY)
 

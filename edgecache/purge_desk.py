@@ -60,6 +60,10 @@ class Desk:
     def buried(self, pid: int) -> None:
         """The worker that was this process is no more: nobody has to wait for it."""
 
+    def peers(self) -> dict[str, str]:
+        """Per peer, why its log cannot be copied; empty where it can."""
+        return {}
+
     async def close(self) -> None:
         """End."""
 
@@ -146,6 +150,10 @@ class PurgeDesk(Desk):
     def buried(self, pid: int) -> None:
         """The worker that was this process is no more: nobody has to wait for it."""
         spawn(self._forget(f"{self._pop}/{pid}."), "a worker is no more")
+
+    def peers(self) -> dict[str, str]:
+        """Per peer, why its log cannot be copied; empty where it can."""
+        return {copier.peer: copier.trouble for copier in self._copiers}
 
     async def _forget(self, prefix: str) -> None:
         with contextlib.suppress(*Failure):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
 from typing import Final
 
@@ -11,8 +10,8 @@ from edgecache.config import Settings
 from edgecache.errors import ConfigError
 from edgecache.valkey import Access, Failure, Link, is_refused, parse_url
 
-log = logging.getLogger("edgecache.supervisor")
 VARIABLE: Final = "EDGECACHE_REGIONAL"
+PEERS: Final = "EDGECACHE_PEERS"
 PROBE_EVERY: Final = 2.0  # seconds
 PROBE_TIMEOUT: Final = 1.0
 
@@ -30,25 +29,40 @@ def access_of(settings: Settings, timeout: float, url: str = "") -> Access:
 
 
 async def check(settings: Settings) -> None:
-    """Refuse the start if the tier will never let us in, or is not there and has to be; else warn.
+    """Refuse the start if the tier, or a peer's, will never let us in, or if it is not there and has to be.
 
     Raises ConfigError.
     """
     if settings.regional == "off":
         return
-    problem = await _problem(settings)
+    problem, _ = await asyncio.gather(_problem(settings), check_peers(settings))
     if problem is None:
         return
-    words = (str(problem).splitlines() or [""])[0] or type(problem).__name__
+    words = first_line(problem)
     if is_refused(problem):
         raise ConfigError(VARIABLE, f"{parse_url(settings.regional)} does not let us in: {words}")
     if settings.regional_required:
         raise ConfigError(VARIABLE, f"{parse_url(settings.regional)} cannot be reached: {words}")
-    log.warning("regional tier unreachable, serving without it: %s", words)
 
 
-async def _problem(settings: Settings) -> BaseException | None:
-    link = Link(access_of(settings, PROBE_TIMEOUT))
+async def check_peers(settings: Settings) -> None:
+    """Refuse the start if a peer's Valkey will never let us in; one that is out of reach may come back.
+
+    Raises ConfigError.
+    """
+    problems = await asyncio.gather(*(_problem(settings, url) for url in settings.peers.values()))
+    for (peer, url), problem in zip(settings.peers.items(), problems, strict=True):
+        if problem is not None and is_refused(problem):
+            raise ConfigError(PEERS, f"{parse_url(url)} of {peer} does not let us in: {first_line(problem)}")
+
+
+def first_line(problem: BaseException) -> str:
+    """What is wrong, on one line."""
+    return (str(problem).splitlines() or [""])[0] or type(problem).__name__
+
+
+async def _problem(settings: Settings, url: str = "") -> BaseException | None:
+    link = Link(access_of(settings, PROBE_TIMEOUT, url))
     try:
         return await _problem_of(link)
     finally:
@@ -74,6 +88,7 @@ class Probe:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.state = "off" if settings.regional == "off" else "starting"
+        self.problem = ""  # what is wrong with it
 
     async def run(self) -> None:
         """Look every two seconds, for ever; return at once if there is nothing to look at."""
@@ -90,7 +105,5 @@ class Probe:
 
     async def _look(self, link: Link) -> None:
         problem = await _problem_of(link)
-        state = "ready" if problem is None else "degraded"
-        if state != self.state and problem is not None:
-            log.warning("regional tier degraded: %s", (str(problem).splitlines() or [""])[0])
-        self.state = state
+        self.problem = "" if problem is None else first_line(problem)
+        self.state = "ready" if problem is None else "degraded"

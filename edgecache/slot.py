@@ -233,6 +233,11 @@ class Slot:
         return "ready" if self.current.ready else "starting"
 
     @property
+    def of_the_moment(self) -> metrics.Snapshot:
+        """What the worker of the moment has told last; nothing of one that is not ready."""
+        return self.current.snapshot if self.current is not None and self.current.ready else {}
+
+    @property
     def snapshot(self) -> metrics.Snapshot:
         """What the workers of this slot have counted, the dead ones included."""
         return metrics.merge([self._past, *(life.snapshot for life in self.lives)])

@@ -35,6 +35,7 @@ from edgecache.regional_server import Probe
 from edgecache.reload import Configuration
 from edgecache.service_manager import ServiceManager
 from edgecache.slot import KILL_AFTER, Life, Slot
+from edgecache.surroundings import Surroundings
 from edgecache.tasks import spawn
 from edgecache.worker_process import DEFAULT_WORKER
 
@@ -148,6 +149,13 @@ class Supervisor:
         self._deaths = self._registry.counter("edgecache_worker_deaths", "Workers that ended unasked.")
         self._hangs = self._registry.counter("edgecache_worker_hangs", "Workers killed because they hung.")
         self._reliefs = self._registry.counter("edgecache_worker_reliefs", "Workers relieved by a successor.")
+        self._surroundings = Surroundings(
+            lambda: self._settings,
+            lambda: [slot.of_the_moment for slot in self._slots],
+            lambda: [slot.snapshot for slot in self._slots],
+            lambda: (self._probe.state, self._probe.problem),
+            lambda: self._desk.peers() if self._desk is not None else {},
+        )
         self._declare_metrics()
 
     def _declare_metrics(self) -> None:
@@ -176,6 +184,7 @@ class Supervisor:
             spawn(self._reload_when_asked(), name="reloads"),
             spawn(self._watch_files(), name="files"),
             spawn(self._probe.run(), name="regional probe"),
+            spawn(self._surroundings.run(), name="surroundings"),
             spawn(self._manager.run(lambda: self.readiness().state), name="service manager"),
         ]
         if self._embedded is not None:
@@ -375,7 +384,7 @@ class Supervisor:
     def readiness(self) -> admin.Readiness:
         """Ready when every slot has a ready worker and no drain has begun."""
         parts = {f"worker_{slot.number}": slot.state for slot in self._slots}
-        parts["regional"] = self._probe.state
+        parts |= self._surroundings.parts()
         if self._stopping.is_set():
             return admin.Readiness("draining", parts)
         return admin.Readiness("ready" if self._count_ready() == len(self._slots) else "starting", parts)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from edgecache.lag import LoopLag
 from edgecache.metrics import Counter, Histogram, Registry, Snapshot
 from edgecache.regional import Read
 from edgecache.request_counts import CLASSES, RequestCounts
+from edgecache.rules.balancing import FAILING
 from edgecache.rules.breaker import State
 from edgecache.rules.pop_auth import Distrust
 from edgecache.rules.reasons import Refused, Tier
 
 if TYPE_CHECKING:
     from edgecache.access_log import AccessLog
+    from edgecache.addresses import Origin
     from edgecache.balancer import Member
     from edgecache.clock import Clock
     from edgecache.edge import Edge
@@ -34,6 +37,10 @@ OF_THE_MOMENT: Final = (  # read from the members that there are now
 )
 
 
+OURS: Final = frozenset(  # failures that do not speak against the origin
+    ("origin-queue-full", "origin-queue-timeout", "held-back", "residency", "client-left", "internal")
+)
+LAPSES: Final = 60.0  # seconds without a question after which a failing origin is not held to be ill any more
 MOST_SERIES: Final = 500  # of one metric: requests by result, tier, reason and status, all out of closed vocabularies
 FAILURES: Final = (  # the usual ones, exported from the start, so that a rate sees the first of each
     *("connect", "connect-timeout", "dns", "tls", "closed", "first-byte-timeout", "between-bytes-timeout"),
@@ -55,6 +62,7 @@ class Watch:
         }
         self.origin_responses = self._responses("edgecache_origin_responses", "Answers of the origin, by status.")
         self.parent_responses = self._responses("edgecache_parent_responses", "Answers of parents, by status.")
+        self._failed_in_a_row = 0  # answers of the origin, or of any of several
         self._refused: dict[str, Counter] = {}
         for reason in FAILURES:
             self._origin_failures(reason)
@@ -64,6 +72,27 @@ class Watch:
 
     def _responses(self, name: str, meaning: str) -> list[Counter]:
         return [self.registry.counter(name, meaning, status=status) for status in CLASSES[:6]]
+
+    def read_origin(self, origin: Origin, region: str, most_failures: int) -> None:
+        """Export whether the only origin is well: it is not while its last answers were all failures, so many or more.
+
+        What nobody has asked for a while is not held against it.
+        """
+        said, since = 0, 0.0
+
+        def is_well() -> float:
+            nonlocal said, since
+            if self._failed_in_a_row != said:
+                said, since = self._failed_in_a_row, monotonic()
+            return float(said < most_failures or monotonic() - since > LAPSES)
+
+        self.registry.gauge(
+            "edgecache_origin_up",
+            "Workers that hold the origin to be well.",
+            read=is_well,
+            origin=str(origin),
+            region=region,
+        )
 
     def snapshot(self) -> Snapshot:
         """The metrics as they stand."""
@@ -235,10 +264,14 @@ class Watch:
         """The origin has answered with that status, or a parent has."""
         responses = self.origin_responses if by is None else self.parent_responses
         responses[min(status // 100, 5)].value += 1
+        if by is None:
+            self._failed_in_a_row = self._failed_in_a_row + 1 if status in FAILING else 0
 
     def origin_failed(self, reason: str) -> None:
         """The origin has let us down; `reason` is one of the fixed words in `wire/` and `origin.py`."""
         self._origin_failures(reason).value += 1
+        if reason not in OURS:
+            self._failed_in_a_row += 1
 
     def _origin_failures(self, reason: str) -> Counter:
         return self.registry.counter("edgecache_origin_failures", "Failures of the origin, by reason.", reason=reason)

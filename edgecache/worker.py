@@ -154,6 +154,8 @@ class Worker:
         way = WayUp(settings, self.watch.origin_failed, self.watch.parent_failed)
         if isinstance(way.origin, Origins):
             self.watch.read_origins(way.origin)
+        else:
+            self.watch.read_origin(way.origin.origin, settings.region, settings.origin_eject_after)
         if way.parents is not None:
             self.watch.read_parents(way.parents)
         return way

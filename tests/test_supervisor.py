@@ -79,7 +79,12 @@ def test_every_worker_has_a_slot_and_readiness_names_it() -> None:
         assert status == 200
         assert json.loads(body) == {
             "state": "ready",
-            "parts": {"worker_0": "ready", "worker_1": "ready", "regional": "off"},
+            "parts": {
+                "worker_0": "ready",
+                "worker_1": "ready",
+                "regional": "off",
+                "origin http://127.0.0.1:1": "unknown",
+            },
         }
         assert {pop.ask() for _ in range(40)} == workers
 
