@@ -22,6 +22,7 @@ from edgecache.config_file import PREFIX
 from edgecache.config_rules import contradictions
 from edgecache.errors import ConfigError
 from edgecache.key_pairs import Described, KeyPair
+from edgecache.purge_settings import FIELD_NAMES, PURGE_TOKENS, PurgeToken
 from edgecache.rules.geography import GeoRules
 from edgecache.rules.residency import Residency
 from edgecache.secret_files import Confidential
@@ -31,7 +32,6 @@ from edgecache.setting_types import (
     CIPHER_KEY,
     COUNT,
     DURATION,
-    FIELD_NAMES,
     FILE,
     FRACTION,
     GEO_DATABASE,
@@ -56,7 +56,6 @@ from edgecache.setting_types import (
     PATH,
     PEERS,
     PREFIX_MODES,
-    PURGE_TOKENS,
     REGIONAL,
     SECRETS,
     SIZE,
@@ -64,7 +63,6 @@ from edgecache.setting_types import (
     TOKEN,
     WORD,
     Kind,
-    PurgeToken,
     one_of,
 )
 from edgecache.sizing import MIB, Shares, Wanted, of_machine, shared_out, size_of

@@ -49,11 +49,6 @@ _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([a-z]+)", re.ASCI
 _URL = re.compile(r"(https?)://([^/?#]*)(/[!-\"$->@-~]*)?", re.ASCII)
 _PATH = re.compile(r"/[!-\"$-~]*", re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-_FIELD_NAME = re.compile(  # none that means something else to clients or caches
-    r"(?!(?:age|allow|connection|date|etag|expires|host|last-modified|link|location|pragma|set-cookie|trailer|vary|via)\Z"
-    r"|(?:accept|access|cache-control|cdn-cache-control|cdn-loop|content|edgecache|proxy|retry|sec|strict|transfer|www)-?)[a-z0-9-]{1,64}",
-    re.ASCII,
-)
 _HSTS = re.compile(r"max-age=[0-9]{1,10}(; ?includeSubDomains)?(; ?preload)?", re.ASCII | re.IGNORECASE)
 _TOKEN_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]{1,64}", re.ASCII)
 _TOKEN = re.compile(r"[\x21-\x7e]*", re.ASCII)
@@ -345,43 +340,6 @@ def peers(text: str) -> dict[str, str]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class PurgeToken:
-    """Who may purge: a name for the log, and the sites that it is limited to (none: it is not)."""
-
-    name: str
-    secret: str
-    hosts: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        return f"<PurgeToken {self.name}>"
-
-
-def purge_tokens(text: str) -> tuple[PurgeToken, ...]:
-    """Who may purge, out of `cms=SECRET,shop@shop.example|www.shop.example=SECRET`. Errors quote no secret."""
-    found: list[PurgeToken] = []
-    for member in (part.strip() for part in text.split(",") if part.strip()):
-        who, equals, secret = member.partition("=")
-        name, _, hosts = who.partition("@")
-        if not equals or not _WORD.fullmatch(name.strip()):
-            raise ValueError("is not a list of name=secret or name@host|host=secret")
-        if len(secret) < SHORTEST_SECRET:
-            raise ValueError(f"has for {name} a secret of less than {SHORTEST_SECRET} characters")
-        found.append(PurgeToken(name.strip(), token(secret), host_names(hosts.replace("|", ","))))
-    if len({one.name for one in found}) != len(found) or len({one.secret for one in found}) != len(found):
-        raise ValueError("names somebody twice, or gives two the same secret")
-    return tuple(found)
-
-
-def field_names(text: str) -> tuple[str, ...]:
-    """Names of fields that may bear tags, in lower case."""
-    found = tuple(name.strip().lower() for name in text.split(",") if name.strip())
-    for name in found:
-        if not _FIELD_NAME.fullmatch(name):
-            raise ValueError(f"holds {name}, which is no name of a field for tags")
-    return found
-
-
 def list_fields(text: str) -> tuple[str, ...]:
     """Names of request fields that are lists, in lower case."""
     found = tuple(name.strip().lower() for name in text.split(",") if name.strip())
@@ -449,8 +407,6 @@ JURISDICTIONS = Kind("list of region:jurisdiction", jurisdictions)
 REGIONAL = Kind("embedded, off or URL", regional)
 CIPHER_KEY = Kind("32 bytes in hex or base64", cipher_key)
 PEERS = Kind("list of region=URL", peers)
-FIELD_NAMES = Kind("list of names", field_names)
-PURGE_TOKENS = Kind("list of name=secret", purge_tokens)
 PREFIX_MODES = Kind("list of path=mode", prefix_modes)
 LIST_FIELDS = Kind("list of names", list_fields)
 FILE = Kind("path", str)
