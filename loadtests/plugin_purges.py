@@ -23,7 +23,7 @@ from pathlib import Path
 from plugin_purges import senders
 from plugin_purges.origin import counting
 from plugin_purges.senders import PAGES, Purge
-from real_sites.processes import Missing, last_line, pop_before, say
+from real_sites.processes import Missing, last_line, pop_before
 
 SETTINGS = {"EDGECACHE_PURGE_FROM": "127.0.0.1"}
 
@@ -74,7 +74,7 @@ def prepared(options: argparse.Namespace, folder: Path) -> Iterator[Purge]:
         try:
             yield from kind()
         except Missing as missing:
-            say(f"{name} left out: {missing}")
+            print(f"plugin-purges: {name} left out: {missing}", file=sys.stderr, flush=True)
 
 
 def run(options: argparse.Namespace, folder: Path) -> int:
