@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from edgecache.rules.codings import ACCEPT_ENCODING, Codings, keyed, keyed_under
+from edgecache.rules.codings import ACCEPT_ENCODING, Codings, keyed_at, keyed_under
 from edgecache.rules.message import Fields
 from edgecache.rules.scopes import site_of
 from edgecache.rules.vary import preferred_language, selecting_values
@@ -69,7 +69,7 @@ class UsedCodings:
 class Variants:
     """The stored responses of one URL that varies: by the values that the request's nominated fields had."""
 
-    __slots__ = ("_keyed_by", "_retire", "_site", "by_values", "names", "select_language")
+    __slots__ = ("_at", "_keyed_by", "_retire", "_site", "by_values", "names", "select_language")
 
     def __init__(
         self,
@@ -82,6 +82,7 @@ class Variants:
         self.names = names
         self.select_language = select_language
         self.by_values: dict[tuple[bytes | None, ...], Entry] = {}
+        self._at = names.index(ACCEPT_ENCODING) if ACCEPT_ENCODING in names else 0
         self._site = site if ACCEPT_ENCODING in names else None
         self._keyed_by: Codings | None = None  # what the site had used when the entries were put where they lie
         self._retire = retire  # told of an entry that another has taken the place of
@@ -94,23 +95,24 @@ class Variants:
     def select(self, fields: Fields) -> Entry | None:
         """The variant for a request with `fields` (RFC 9111 §4.1)."""
         values = selecting_values(self.names, fields)
-        if self._site is not None:
-            values = keyed(self.names, values, self._used())
+        site = self._site
+        if site is not None:
+            if site.used is not self._keyed_by:
+                self._move()
+            if self._keyed_by is not None:
+                values = keyed_at(self._at, values, self._keyed_by)
         entry = self.by_values.get(values)
         return self._by_language(fields) if entry is None and self.select_language else entry
 
-    def _used(self) -> Codings | None:
-        """What the site has used; what is here lies by that."""
+    def _move(self) -> None:
+        """The site has used another coding: let what is here lie by that."""
         assert self._site is not None, "it varies by Accept-Encoding"
-        used = self._site.used
-        if used is not self._keyed_by:
-            self._keyed_by = used
-            entries, self.by_values = self.by_values.values(), {}
-            for entry in entries:
-                if (other := self.pop(entry)) is not None:  # what was apart before is one now
-                    self._retire(other)
-                self.put(entry)
-        return used
+        self._keyed_by = self._site.used
+        entries, self.by_values = self.by_values.values(), {}
+        for entry in entries:
+            if (other := self.by_values.pop(self._place_of(entry), None)) is not None:  # what was apart is one now
+                self._retire(other)
+            self.put(entry)
 
     def _place_of(self, entry: Entry) -> tuple[bytes | None, ...]:
         if self._site is None:
@@ -119,8 +121,8 @@ class Variants:
 
     def pop(self, entry: Entry) -> Entry | None:
         """Take out what lies in the place of `entry`, which may be itself."""
-        if self._site is not None:
-            self._used()
+        if self._site is not None and self._site.used is not self._keyed_by:
+            self._move()
         return self.by_values.pop(self._place_of(entry), None)
 
     def remove(self, entry: Entry) -> bool:

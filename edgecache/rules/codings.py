@@ -63,12 +63,16 @@ def keyed(names: tuple[bytes, ...], values: Values, used: Codings | None) -> Val
     """Selecting values as they part variants; `used` None: it is not known what answers have used."""
     if used is None or ACCEPT_ENCODING not in names:
         return values
-    return tuple(
-        [
-            reduced(value, used) if name == ACCEPT_ENCODING and value is not None else value
-            for name, value in zip(names, values, strict=True)
-        ]
-    )
+    return keyed_at(names.index(ACCEPT_ENCODING), values, used)
+
+
+def keyed_at(at: int, values: Values, used: Codings) -> Values:
+    """The same where it is known at which place Accept-Encoding is."""
+    value = values[at]
+    if value is None:
+        return values
+    one = (reduced(value, used),)
+    return one if len(values) == 1 else values[:at] + one + values[at + 1 :]
 
 
 def keyed_under(names: tuple[bytes, ...], values: Values, used: Codings | None, codings: Codings) -> Values:
