@@ -625,7 +625,7 @@ def _pair(certificate: str, key: str) -> KeyPair | None:
 
 # What the way to origins and parents is made of.
 TO_ORIGINS: Final = frozenset(row.name for row in fields(Settings) if row.name.startswith("origin")) | {
-    *("connect_timeout", "first_byte_timeout", "between_bytes_timeout", "dns_ttl"),
+    *("hosts", "connect_timeout", "first_byte_timeout", "between_bytes_timeout", "dns_ttl"),
     *("parent_ca", "parent_bypass", "pop_certificate", "pop_certificate_key"),
 }
 # What a reload applies inside the living workers, which keep their memory; what only a restart applies; all other

@@ -37,6 +37,7 @@ class Origins(Balancer):
         self._failed = failed
         self._own_host = settings.origin_host == "origin"
         self._check_path = settings.origin_check_path
+        self._check_host = host_of_requests(settings)
         self._hedges = settings.origin_hedge
         self.hedged = 0  # questions put to a second origin because the first was slow
         self.members = [
@@ -147,11 +148,19 @@ class Origins(Balancer):
         self.move(silent)
 
     def check_of(self, member: Member) -> Check | None:
-        """Any answer below 400 to the path that is set is good."""
+        """Any answer below 400 to the path that is set is good, of the site that requests are for."""
         if not self._check_path:
             return None
-        head = f"GET {self._check_path} HTTP/1.1\r\nHost: {member.origin.authority}\r\nUser-Agent: edgecache\r\n\r\n"
+        host = self._check_host or member.origin.authority
+        head = f"GET {self._check_path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: edgecache\r\n\r\n"
         return Check(head.encode(), is_below_400)
+
+
+def host_of_requests(settings: Settings) -> str:
+    """The Host that requests bear, as far as the settings tell; empty: the origin's own authority."""
+    if settings.origin_host == "client":
+        return next(iter(settings.hosts), "")
+    return "" if settings.origin_host == "origin" else settings.origin_host
 
 
 class Confined:

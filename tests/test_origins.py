@@ -301,6 +301,25 @@ async def test_checks_take_an_origin_out_and_bring_it_back_on_sockets() -> None:
         assert any(request.target != "/health" for request in one.doubles[0].requests)
 
 
+@pytest.mark.parametrize(
+    ("settings", "host"),
+    [
+        ({"origin_host": "www.site.test"}, "www.site.test"),
+        ({"hosts": "www.site.test,site.test"}, "www.site.test"),
+        ({"hosts": "www.site.test", "origin_host": "origin"}, None),
+        ({}, None),
+    ],
+    ids=["fixed", "hosts", "origin", "unknown"],
+)
+async def test_checks_bear_the_host_that_requests_bear(settings: dict[str, str], host: str | None) -> None:
+    """An origin that serves sites by name is asked for the site of the requests, not for its own address."""
+    async with fleet(("eu", 1), origin_check_path="/health", **settings) as one:
+        one.now += 6
+        one.origins.sweep(one.now)
+        check = await one.doubles[0].request_seen()
+        assert check.get("Host") == (host or one.doubles[0].url.removeprefix("http://"))
+
+
 async def test_each_origin_may_be_sent_its_own_host() -> None:
     """With EDGECACHE_ORIGIN_HOST=origin."""
     async with fleet(("eu", 2), origin_host="origin") as one:
