@@ -18,7 +18,7 @@ from edgecache.rules.tags import BETWEEN_POPS, TAG_FIELDS
 from edgecache.tasks import spawn
 from edgecache.wire.errors import OriginBusy, OriginError, OriginTimeout
 from edgecache.wire.h1_client import OriginConnection
-from edgecache.wire.h1_head import ResponseHeads
+from edgecache.wire.h1_head import ResponseHeads, most_of_responses
 from edgecache.wire.inquiry import Inquiry
 from edgecache.wire.read_buffer import ReadBuffer
 from edgecache.wire.tls import ClientTls
@@ -66,7 +66,8 @@ class OriginPool:
         self.between_bytes_timeout = settings.between_bytes_timeout
         self.min_rate = settings.origin_min_rate
         unbelieved = frozenset() if is_pop else OF_POPS
-        self.heads = ResponseHeads(hidden_fields(settings), unbelieved, tag_field_names(settings))
+        most = most_of_responses(settings.max_fields, is_pop=is_pop)
+        self.heads = ResponseHeads(hidden_fields(settings), unbelieved, tag_field_names(settings), most)
         self.buffer = ReadBuffer()
         self.max_head = settings.max_head
         self._connect_timeout = settings.connect_timeout

@@ -170,7 +170,7 @@ class Worker:
         geography = self._differs(settings, GEOGRAPHY)
         trust_differs = settings.trusted_proxies != self._settings.trusted_proxies
         locator = await asyncio.to_thread(self._new_locator, settings) if geography or trust_differs else self._locator
-        way = self._new_way(settings) if self._differs(settings, (*TO_ORIGINS, "max_head")) else None
+        way = self._new_way(settings) if self._differs(settings, (*TO_ORIGINS, "max_head", "max_fields")) else None
         self._take(settings)
         if tls is not None and self._tls is not None and tls.identity != self._tls.identity:
             self._tls = tls  # tickets of the old one are worth nothing any more

@@ -30,9 +30,15 @@ FIELD_LINES: Final = rb"((?:" + TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+)"  # RFC 9
 REQUEST_LINE: Final = rb"(" + TOKEN + rb") ([!-~]++) HTTP/([0-9])\.([0-9])\r\n"
 ODD_HEAD: Final = re.compile(REQUEST_LINE + FIELD_LINES + rb"\r\n")
 REQUEST_HEAD: Final = re.compile(REQUEST_LINE + FIELD_LINES.replace(TOKEN, rb"[0-9A-Za-z-]++") + rb"\r\n")
-RESPONSE_HEAD: Final = re.compile(
-    rb"HTTP/1\.([0-9]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n" + FIELD_LINES + rb"\r\n"
+RESPONSE_HEAD: Final = re.compile(  # RFC 9112 §5.1: whitespace before a response's ":" is removed, not refused
+    rb"HTTP/1\.([0-9]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n"
+    + FIELD_LINES.replace(TOKEN + rb":", TOKEN + rb"[\t ]*+:")
+    + rb"\r\n"
 )
+MOST_FIELDS: Final = 100
+ADDED: Final = 6  # field lines that a response has more of when it leaves this POP
+FEWEST_BOUND: Final = 32  # field lines that every response may have
+BLANK_BEFORE_COLON: Final = re.compile(rb"(?m)^[^:\r\n]*[\t ]:")
 ABSOLUTE: Final = re.compile(rb"(?i:(https?))://([^/?#@]*)([/?][!-~]*)?")
 BARE_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
 LENGTH: Final = re.compile(rb"[0-9]{1,18}")
@@ -81,8 +87,13 @@ class HeadLimits:
     """Bounds on one head: bytes of a line, number of field lines, bytes in all (RFC 9112 §3, RFC 6585 §5)."""
 
     line: int = 8 * 1024
-    fields: int = 100
+    fields: int = MOST_FIELDS
     head: int = 32 * 1024
+
+
+def most_of_responses(most: int, *, is_pop: bool) -> int:
+    """How many field lines a response may have, so that no client gets more than `most`: a POP has added its own."""
+    return max(FEWEST_BOUND, most if is_pop else most - ADDED)
 
 
 def weight_of(raw: bytes, request: object) -> int:
@@ -283,7 +294,9 @@ class ResponseHeads:
         hidden: frozenset[bytes] = frozenset(),
         unbelieved: frozenset[bytes] = frozenset(),
         tagging: frozenset[bytes] = frozenset(),
+        most_fields: int = MOST_FIELDS,
     ) -> None:
+        self._most_fields = most_fields
         self._unbelieved = unbelieved  # fields that only a POP may send
         self._tagging = tagging  # further fields that bear tags
         self._hidden = hidden  # fields that are not passed on, beside those that are for this connection only
@@ -292,6 +305,8 @@ class ResponseHeads:
 
     def parse(self, raw: bytes, method: bytes) -> Response:
         """The response whose head is `raw`, answering a `method` request; raises `OriginError`."""
+        if raw.count(b"\n") - 2 > self._most_fields:  # clients have bounds of their own, and fail on more
+            raise OriginError("too-many-fields", "the upstream's head has too many fields")
         if method == b"HEAD":  # its framing differs
             return self._parse(raw, method)
         response = self._parsed.get(raw)
@@ -318,6 +333,8 @@ def parse_response_head(
         raise OriginError("malformed-head", "the upstream's head is malformed")
     minor, status_text, said, block = match.groups()
     lines = [_field_line(line) for line in block.split(b"\r\n")[:-1]]
+    if BLANK_BEFORE_COLON.search(block):
+        lines = [(_without_blanks(name), value) for name, value in lines]
     fields = Fields(lines).without(unbelieved)
     status = int(status_text)
     reason = said if said and len(said) <= LONGEST_REASON else b""
@@ -370,6 +387,14 @@ def passed_head(
 def _field_line(line: bytes) -> FieldLine:
     name, _, value = line.partition(b":")
     return name, value.strip(b" \t")
+
+
+def _without_blanks(name: bytes) -> bytes:
+    """A field's name without the whitespace after it; what frames the message must not have any (RFC 9112 §11.2)."""
+    bare = name.rstrip(b" \t")
+    if bare != name and bare.lower() in FRAMING_FIELDS:
+        raise OriginError("malformed-head", "a field that delimits the upstream's message is malformed")
+    return bare
 
 
 def response_framing(status: int, fields: Fields, method: bytes, http_1_0: bool) -> Framing:
