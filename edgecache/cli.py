@@ -1,7 +1,8 @@
 """The program `edgecache`: one command of `commands.py`, except for the health check, which costs next to nothing.
 
 An orchestrator runs `edgecache healthcheck` every few seconds on a machine that may be busy: it must not pay for
-what the POP is made of. Only the health check's own few modules are loaded for it.
+what the POP is made of. Only the health check's own few modules are loaded for it. Before all else is loaded, signals
+are ignored that would end a process which is not ready for them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+
+from edgecache import signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,6 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from edgecache import healthcheck
 
             return healthcheck.run("".join(given[2:]), os.environ)
+        case ["_worker", *_]:
+            signals.ignore(*signals.LED)
+        case ["serve", *_]:
+            signals.ignore(*signals.UNTIL_HEEDED)
     from edgecache import commands
 
     return commands.run(given, os.environ)

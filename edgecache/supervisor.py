@@ -206,9 +206,11 @@ class Supervisor:
 
     def _heed_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, self._on_signal, number.name)
         loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
+        nothing = "SIGUSR1: logs go to standard output and standard error, there is nothing to open again"
+        loop.add_signal_handler(signal.SIGUSR1, log.info, nothing)
         loop.add_signal_handler(signal.SIGUSR2, self._relieve_all, "SIGUSR2")
 
     def _on_signal(self, name: str) -> None:

@@ -1,9 +1,10 @@
 """A worker process: one `Worker` on one event loop, led by the supervisor over a control socket.
 
 Messages are lines of JSON. To the supervisor: `{"ready": true}` once, `{"metrics": snapshot}` every second and when
-asked, `{"spans": list}` every second where there are any, `{"relief": true}` on SIGTERM, `{"reloaded": whether}` when
-asked to. From it: `{"ask": "snapshot"}`, `{"ask": "drain"}`, `{"ask": "reload", "environ": settings}`. The end of the
-control socket is the end of the worker, so that no worker outlives its supervisor.
+asked, `{"spans": list}` every second where there are any, `{"relief": true}` on SIGTERM and SIGQUIT,
+`{"reloaded": whether}` when asked to. From it: `{"ask": "snapshot"}`, `{"ask": "drain"}`,
+`{"ask": "reload", "environ": settings}`. The end of the control socket is the end of the worker, so that no worker
+outlives its supervisor.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Protocol, cast
 import orjson
 import uvloop
 
+from edgecache import signals
 from edgecache.allocator import give_back
 from edgecache.config import Settings, load
 from edgecache.errors import ConfigError
@@ -72,8 +74,7 @@ def run(
     **secure_fds: Sequence[int],
 ) -> None:
     """Be a worker until the supervisor ends it; `worker` names the factory as `module:name`."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # sent to a whole terminal at times: the supervisor leads
+    signals.ignore(*signals.LED)
     give_back()
     hush_names()
     sockets = [_adopted(fd) for fd in listen_fds]
@@ -102,7 +103,8 @@ async def _live(
     led = LedWorker(make(settings), sockets, secure, writer)
     await led.start()
     gc.set_threshold(*(GC_OFTEN if settings.worker_memory < SMALL_MEMORY else GC_THRESHOLDS))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, led.ask_for_relief)
+    for number in (signal.SIGTERM, signal.SIGQUIT):
+        asyncio.get_running_loop().add_signal_handler(number, led.ask_for_relief)
     orders = spawn(led.obey(reader), name="orders")
     reports = spawn(led.report(), name="reports")
     await led.over.wait()

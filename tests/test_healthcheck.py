@@ -48,7 +48,9 @@ def test_nobody_there_is_exit_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert capsys.readouterr().out.startswith("127.0.0.1:1 does not tell: ")
 
 
-CHEAP = {f"edgecache{name}" for name in ("", ".cli", ".healthcheck", ".config_file", ".secret_files", ".errors")}
+CHEAP = {
+    f"edgecache{name}" for name in ("", ".cli", ".healthcheck", ".config_file", ".secret_files", ".signals", ".errors")
+}
 DEAR = {"argparse", "asyncio", "cryptography", "dataclasses", "http.client", "redis", "ssl"}
 RUN = "import sys; from edgecache.cli import main; code = main(sys.argv[1:]); print(*sys.modules); sys.exit(code)"
 

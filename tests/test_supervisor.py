@@ -90,13 +90,14 @@ def test_every_worker_has_a_slot_and_readiness_names_it() -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_drains() -> None:
-    """On SIGTERM readiness goes off and newcomers are refused, but a running answer is finished; then exit 0."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_sigterm_drains(number: signal.Signals) -> None:
+    """On SIGTERM or SIGQUIT readiness goes off, newcomers are refused, a running answer is finished; then exit 0."""
     with running_pop() as pop:
         worker = pop.expect_worker()
         with pop.open("/hold") as client:
             first_line(client)
-            pop.process.send_signal(signal.SIGTERM)
+            pop.process.send_signal(number)
             pop.expect("draining")
             status, body = pop.admin("/readyz")
             wait_until_refused(pop)
@@ -169,15 +170,48 @@ def test_workers_end_when_the_supervisor_is_killed() -> None:
         wait_until_refused(pop)
 
 
+ENDING = sorted(  # by which a process ends that does nothing about it, but for faults, and what asks it to end
+    {getattr(signal, name) for name in ("SIGUSR1", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGPWR", "SIGXCPU")}
+    | {signal.SIGPIPE, signal.SIGRTMIN, signal.SIGRTMIN + 5, signal.SIGRTMAX}
+)
+
+
 @pytest.mark.slow
 def test_a_worker_leaves_signals_to_the_supervisor() -> None:
-    """SIGINT, SIGHUP and SIGUSR2 to the worker, as a terminal sends to all, end nothing by themselves."""
+    """SIGINT, SIGHUP and SIGUSR2 to the worker, as a terminal sends to all, and strays end nothing by themselves."""
     with running_pop() as pop:
         worker = pop.expect_worker()
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, *ENDING):
             os.kill(worker, number)
+            assert pop.ask() == worker, number
+
+
+@pytest.mark.slow
+def test_strays_do_not_end_the_supervisor() -> None:
+    """SIGUSR1, by which others open their logs again, is said to do nothing; what is nobody's business is ignored."""
+    with running_pop() as pop:
+        worker = pop.expect_worker()
+        for number in ENDING:
+            pop.process.send_signal(number)
+            assert pop.admin("/healthz")[0] == 200, number
+        pop.expect("SIGUSR1: .* nothing to open again")
+        pop.process.send_signal(signal.SIGTERM)
+
+        assert pop.exit_code() == 0
+        assert not is_alive(worker)
+
+
+@pytest.mark.slow
+def test_signals_while_a_pop_starts_do_not_end_it() -> None:
+    """SIGHUP, SIGUSR1 and SIGUSR2 before anybody heeds them are lost, and nothing else."""
+    with running_pop(worker_timeout="60s") as pop:
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            pop.process.send_signal(number)  # its workers are only just being started
+        worker = pop.expect_worker()
+        os.kill(worker, signal.SIGHUP)
 
         assert pop.ask() == worker
+        assert pop.metric("edgecache_worker_deaths_total") == 0
 
 
 @pytest.mark.slow
@@ -202,13 +236,14 @@ def test_sigusr2_relieves_every_worker_once_its_successor_is_ready() -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_gets_sigterm_is_relieved() -> None:
-    """SIGTERM to one worker: its successor serves, and the answer that it holds is finished."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_worker_that_gets_sigterm_is_relieved(number: signal.Signals) -> None:
+    """SIGTERM or SIGQUIT to one worker: its successor serves, and the answer that it holds is finished."""
     with running_pop() as pop:
         old = pop.expect_worker()
         with pop.open("/hold") as client:
             first_line(client)
-            os.kill(old, signal.SIGTERM)
+            os.kill(old, number)
             new = pop.expect_worker()
             wait_until(lambda: pop.ask() == new)
             client.sendall(b"x")

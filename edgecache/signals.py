@@ -1,0 +1,26 @@
+"""Signals that no process of a POP ends by, although a process by itself would.
+
+What tells of a fault (SIGSEGV, SIGABRT and their like) and what a terminal stops a process by stay as they are.
+"""
+
+from __future__ import annotations
+
+import signal
+from contextlib import suppress
+from typing import Final
+
+STRAYS: Final = tuple(
+    getattr(signal, name)
+    for name in ("SIGUSR1", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGPWR", "SIGSTKFLT", "SIGXCPU")
+    if hasattr(signal, name)
+) + tuple(range(signal.SIGRTMIN, signal.SIGRTMAX + 1))
+# What a terminal or a script sends to a whole group of processes: the supervisor leads the others.
+LED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2)
+UNTIL_HEEDED: Final = (signal.SIGHUP, signal.SIGUSR2)  # what has no meaning before the supervisor is there
+
+
+def ignore(*numbers: int) -> None:
+    """Ignore these, and all that are nobody's business; children that are started later do so from the first moment."""
+    for number in (*STRAYS, *numbers):
+        with suppress(OSError, ValueError):  # a system may keep one of them for itself
+            signal.signal(number, signal.SIG_IGN)
