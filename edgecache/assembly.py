@@ -86,7 +86,7 @@ def assemble(
         logs = RegionLog(settings, parts.invalidation, LogCounts(watch.registry, settings.region), clock.wall)
     reaches = logs.follower.reaches if logs is not None else None
     recorder = logs.writer if logs is not None else own_log
-    writes = Writes(parts.relays, parts.invalidation, write_policy_of(settings), recorder, reaches)
+    writes = Writes(parts.relays, parts.invalidation, write_policy_of(settings), recorder, reaches, is_trusted)
     edge = Edge(
         parts,
         limits_of(settings),
@@ -205,6 +205,7 @@ def write_policy_of(settings: Settings) -> WritePolicy:
         refuse_unrecorded=settings.cut_off == "consistent",
         token_cookie=settings.token_cookie,
         author=settings.pop,
+        most_of_client=settings.client_writes,
     )
 
 

@@ -377,6 +377,12 @@ class Settings:
         least="1s",
         most="1h",
     )
+    client_writes: int = setting(
+        COUNT,
+        "100",
+        "Writes of one address or IPv6 /64 that may wait for the origin in a worker; more get 429. 0 sets no limit.",
+        most="1000000",
+    )
     cut_off: str = setting(
         one_of("available", "consistent"),
         "available",

@@ -20,6 +20,7 @@ from edgecache.rules.purge_log import Stamp
 from edgecache.rules.ranges import Segments
 from edgecache.rules.reasons import Refused, Tier
 from edgecache.rules.rfc9111 import DoNotStore, Store
+from edgecache.rules.scopes import LONGEST_TARGET
 from edgecache.rules.stored import DATE, Policy, Stored, Times
 from edgecache.rules.tags import TooManyTags
 from edgecache.wire.h1_head import passed_head
@@ -71,6 +72,8 @@ class Fills:
         if request.method == b"HEAD":
             return self._learn_head(request, reply, previous)
         decision = self._decide(request, reply, previous)
+        if len(request.target) > LONGEST_TARGET:  # nothing could name it
+            decision = DoNotStore(Refused.TOO_LARGE)
         if isinstance(decision, DoNotStore):
             self.refuse(reply, decision.reason)
             reply.body.count_in(self._memory.account)

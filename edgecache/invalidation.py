@@ -162,12 +162,18 @@ class Invalidation:
 
     # --- what happens
 
-    def append(self, scopes: Iterable[bytes], *, soft: bool = False) -> None:
-        """Everything asked before now is unusable for these scopes, in this process."""
+    def append(self, scopes: Iterable[bytes], *, soft: bool = False) -> int:
+        """Everything asked before now is unusable for these scopes, in this process; the position of that."""
         named = self._widened(scopes)
-        self.log.append(*named, soft=soft)
+        position = self.log.append(*named, soft=soft)
         if not soft:
             self._let_go(named)
+        self._tell_of_overflow()
+        return position
+
+    def settle(self, scopes: Iterable[bytes], position: int, region: str, mark: int) -> None:
+        """What was appended at `position` is the entry `mark` of a region's log now, which other processes know."""
+        self.log.settle(self._widened(scopes), position, region, mark)
 
     def apply(self, region: str, entry: LogEntry, now: float) -> Applied:
         """Apply one entry of a region's log, at `now` in monotonic seconds."""

@@ -30,6 +30,7 @@ MOST_WAITING: Final = 10_000
 POLL: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03)  # seconds between two looks at who has applied an entry
 MOST_SITES: Final = 20_000  # that wait as a whole; beyond that, everything does
 SITES_AT_ONCE: Final = 256  # of one entry
+Recorded = Callable[[int], object]  # told the mark of an entry
 OVERFLOW: Final = "outbox overflow"  # the author of what is invalidated instead
 
 
@@ -46,6 +47,7 @@ class LogWriter:
         self._guard = guard
         self._commands = Commands(guard, "log appends")
         self.outbox: deque[Draft] = deque()
+        self._told: dict[int, Recorded] = {}  # by the identity of a draft in the outbox: who is told its mark
         self._sender: asyncio.Task[None] | None = None
 
     async def append(self, draft: Draft) -> int:
@@ -53,11 +55,13 @@ class LogWriter:
         command = self.store.append_command(self.region, draft, self._known())
         return self.store.appended(await self._commands.ask(command, 256, within=APPEND_WITHIN))
 
-    def append_later(self, draft: Draft) -> None:
-        """Append it as soon as the log can be reached."""
+    def append_later(self, draft: Draft, recorded: Recorded | None = None) -> None:
+        """Append it as soon as the log can be reached, and call `recorded` with its mark."""
         if len(self.outbox) >= MOST_WAITING:
             self._coarsen()
         self.outbox.append(draft)
+        if recorded is not None:
+            self._told[id(draft)] = recorded
         if self._sender is None or self._sender.done():
             self._sender = spawn(self._send(), "outbox of the log")
 
@@ -68,18 +72,23 @@ class LogWriter:
             sites = [EVERYTHING]
         log.warning("too many invalidations wait for the log: whole sites instead sites=%d", len(sites))
         groups = [tuple(sites[at : at + SITES_AT_ONCE]) for at in range(0, len(sites), SITES_AT_ONCE)]
+        told = tuple(self._told.values())
+        self._told.clear()
         self.outbox = deque([Draft(Kind.PURGE, group, author=OVERFLOW) for group in groups])
+        if self.outbox:
+            self._told[id(self.outbox[-1])] = lambda mark: [one(mark) for one in told]
 
     async def _send(self) -> None:
         while self.outbox:
             draft = self.outbox[0]
             try:
-                await self.append(draft)
+                mark = await self.append(draft)
             except Failure:
                 await asyncio.sleep(RETRY)
                 continue
             if self.outbox and self.outbox[0] is draft:
                 self.outbox.popleft()
+                self._told.pop(id(draft), _nobody)(mark)
 
     async def record(self, draft: Draft) -> tuple[str, bool]:
         """The ID of the entry, as callers know it, which is recorded; raises one of `Failure`."""
@@ -137,3 +146,7 @@ async def _late(name: str, store: LogStore, region: str, mark: int) -> list[str]
     except (*Failure, ResponseError):
         return [f"{name} (unreachable)"]
     return [f"{name}/{member.name}" for member in members if member.vector[region] < mark]
+
+
+def _nobody(mark: int) -> None:
+    """Nobody has to know its mark."""

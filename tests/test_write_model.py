@@ -1,11 +1,13 @@
 """Every interleaving of writes over the project's own rules: writers, the origin, the logs of two regions, a reader.
 
 A write is BEGIN in its region's log, the change at the origin, END in the log, the writer's answer; it may fail, or
-its POP may die after any of these, or its answer may be lost: then whoever sees that its time is over ends it. The
-reader is a POP that applies both logs in any order, fills its memory, and serves.
+its POP may die after any of these, or its answer may be lost: then whoever sees that its time is over ends it. A write
+whose body is still on its way has no BEGIN yet: the origin may act on a part of it, and answer; then it is ended
+without one, acts on the rest, and is ended again. The reader is a POP that applies both logs in any order, fills its
+memory, and serves.
 
 Property: who has applied a write's BEGIN serves nothing from memory that is older than what that write has changed so
-far. (So, too, who has applied its END.) Every deliberate weakening is caught.
+far; who has applied an END, nothing older than what it had changed by then. Every deliberate weakening is caught.
 """
 
 from __future__ import annotations
@@ -38,9 +40,11 @@ class Write(NamedTuple):
     """A write: its region, how far it has come, and what it has changed (0: nothing yet)."""
 
     region: int
+    # streaming, acted, answered, acted again; or
     stage: str = "begun"  # begun, sent, done (at the origin), lost (its POP died or its answer never came), ended
     begun: int = 0
     version: int = 0
+    ends: tuple[tuple[int, int], ...] = ()  # of ENDs without a BEGIN: marks, and what it had changed by then
 
 
 class Reader(NamedTuple):
@@ -96,10 +100,34 @@ class World:
                 after = self.append(state, region, Kind.BEGIN, SCOPES)
                 begun = after.logs[region][-1].entry.mark
                 yield after._replace(writes=(*state.writes, Write(region, begun=begun))), None
+            yield state._replace(writes=(*state.writes, Write(0, "streaming"))), None
         for number, write in enumerate(state.writes):
             yield from ((after, None) for after in self._write(state, number, write))
+            yield from ((after, None) for after in self._stream(state, number, write))
         for number, reader in enumerate(state.readers):
             yield from self._read(state, number, reader)
+
+    def _stream(self, state: State, number: int, write: Write) -> Iterator[State]:
+        """A write whose body is on its way."""
+
+        def now(after: State, **changed: object) -> State:
+            writes = list(state.writes)
+            writes[number] = write._replace(**changed)  # type: ignore[arg-type]
+            return after._replace(writes=tuple(writes))
+
+        def ended(stage: str) -> State:
+            after = self.append(state, write.region, Kind.END, () if self.weakness == "early-is-harmless" else SCOPES)
+            end = (after.logs[write.region][-1].entry.mark, write.version)
+            return now(after, stage=stage, ends=(*write.ends, end))
+
+        if write.stage == "streaming":  # it is whole, or the origin acts before it is
+            after = self.append(state, write.region, Kind.BEGIN, SCOPES)
+            yield now(after, stage="begun", begun=after.logs[write.region][-1].entry.mark)
+        if write.stage in ("streaming", "answered"):
+            stage = "acted" if write.stage == "streaming" else "acted again"
+            yield now(state._replace(version=state.version + 1), stage=stage, version=state.version + 1)
+        if write.stage in ("acted", "acted again"):
+            yield ended("answered" if write.stage == "acted" else "ended")
 
     def _write(self, state: State, number: int, write: Write) -> Iterator[State]:
         def now(after: State, **changed: object) -> State:
@@ -161,7 +189,10 @@ class World:
     def owed(state: State, reader: Reader) -> int:
         """The least version that may be served from memory: what was changed by any write of which it has heard."""
         heard = {(told.region, told.entry.mark) for told in reader.applied if told.entry.kind is Kind.BEGIN}
-        return max([w.version for w in state.writes if (w.region, w.begun) in heard], default=0)
+        begun = [w.version for w in state.writes if (w.region, w.begun) in heard]
+        known = {(told.region, told.entry.mark) for told in reader.applied}
+        ended = [version for w in state.writes for mark, version in w.ends if (w.region, mark) in known]
+        return max([*begun, *ended], default=0)
 
 
 def explore(world: World) -> tuple[bool, int, int]:
@@ -198,6 +229,7 @@ WEAKNESSES = [
     "end-names-nothing",
     "doubt-expires",
     "stamp-on-arrival",
+    "early-is-harmless",
 ]
 
 

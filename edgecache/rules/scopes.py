@@ -22,6 +22,7 @@ from edgecache.rules.memo import remember
 
 EVERYTHING: Final = b"*"
 LONGEST_SCOPE: Final = 65536  # bytes
+LONGEST_TARGET: Final = LONGEST_SCOPE - 512  # of what is stored, so that it can be named: bytes
 TAGS: Final = (b"t", b"g")  # the kinds of scopes that a response bears many of
 
 

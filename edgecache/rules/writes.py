@@ -46,8 +46,18 @@ def invalidated_scopes(request: Request, response: Response) -> tuple[bytes, ...
     groups = group_names(response.fields.get(b"cache-group-invalidation"))
     named += [scopes.site_tag(host, group) for group in groups]
     named += _own_purge(response.fields.get(OWN_PURGE), keys[0], host)
-    found = tuple(dict.fromkeys(named))
+    found = _storable(tuple(dict.fromkeys(named)))
     return found if len(found) <= MOST_NAMED else (scopes.site(host),)
+
+
+def _storable(named: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Those that can name what is stored: a longer URL is not stored, and a longer tag is its whole site's."""
+    short = [scopes.whole_site(name) if _is_long(name) and name[:1] == b"g" else name for name in named]
+    return tuple([name for name in short if not _is_long(name)])
+
+
+def _is_long(name: bytes) -> bool:
+    return len(name) > scopes.LONGEST_SCOPE
 
 
 def _own_purge(value: bytes | None, target: bytes, host: bytes) -> list[bytes]:
