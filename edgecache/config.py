@@ -372,7 +372,7 @@ class Settings:
     )
     write_timeout: float = setting(
         DURATION,
-        "60s",
+        "2m",
         "After which a write whose POP died counts as ended, and invalidates; no less than the origin may take.",
         least="1s",
         most="1h",
@@ -432,7 +432,11 @@ class Settings:
         DURATION, "60s", "That a client's connection may stay idle between requests.", least="10ms", most="1h"
     )
     tunnel_timeout: float = setting(
-        DURATION, "10m", "That a WebSocket may be silent in both directions.", least="10ms", most="1d"
+        DURATION,
+        "10m",
+        "That a WebSocket may be silent in both directions, or a stream of events (text/event-stream) between two.",
+        least="10ms",
+        most="1d",
     )
     min_rate: int = setting(
         SIZE,
@@ -454,9 +458,9 @@ class Settings:
 
     # The origin: connections and deadlines
     connect_timeout: float = setting(DURATION, "3s", "To connect to the origin, TLS included.", least="10ms", most="5m")
-    first_byte_timeout: float = setting(DURATION, "30s", "Until the origin's answer begins.", least="10ms", most="1h")
+    first_byte_timeout: float = setting(DURATION, "60s", "Until the origin's answer begins.", least="10ms", most="1h")
     between_bytes_timeout: float = setting(
-        DURATION, "30s", "Between bytes of the origin's answer.", least="10ms", most="1h"
+        DURATION, "60s", "Between bytes of the origin's answer, but of events.", least="10ms", most="1h"
     )
     origin_min_rate: int = setting(
         SIZE,

@@ -64,6 +64,7 @@ class OriginPool:
         self.origin_text = str(settings.origin)  # for the log
         self.first_byte_timeout = settings.first_byte_timeout
         self.between_bytes_timeout = settings.between_bytes_timeout
+        self.tunnel_timeout = settings.tunnel_timeout
         self.min_rate = settings.origin_min_rate
         unbelieved = frozenset() if is_pop else OF_POPS
         most = most_of_responses(settings.max_fields, is_pop=is_pop)

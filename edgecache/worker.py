@@ -63,6 +63,7 @@ CATCH_UP_WITHIN: Final = 0.5  # seconds that the start waits for the log of inva
 HEADS: Final = 16  # what request heads parse to holds a sixteenth of the memory at most
 READ_WITHIN: Final = 10.0  # seconds that a client may take to read what memory is short of
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
+OF_THE_WAY_UP: Final = (*TO_ORIGINS, "max_head", "max_fields", "tunnel_timeout")  # what its connections hold
 GEOGRAPHY: Final = ("geo_db", "geo_overrides", "geo_rules", "region")
 
 
@@ -170,7 +171,7 @@ class Worker:
         geography = self._differs(settings, GEOGRAPHY)
         trust_differs = settings.trusted_proxies != self._settings.trusted_proxies
         locator = await asyncio.to_thread(self._new_locator, settings) if geography or trust_differs else self._locator
-        way = self._new_way(settings) if self._differs(settings, (*TO_ORIGINS, "max_head", "max_fields")) else None
+        way = self._new_way(settings) if self._differs(settings, OF_THE_WAY_UP) else None
         self._take(settings)
         if tls is not None and self._tls is not None and tls.identity != self._tls.identity:
             self._tls = tls  # tickets of the old one are worth nothing any more

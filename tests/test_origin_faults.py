@@ -341,6 +341,63 @@ async def test_a_stream_may_be_as_slow_as_it_is(origin: OriginDouble) -> None:
         assert (await answer).body == b"a" * 20
 
 
+@pytest.mark.parametrize("kind", ["text/event-stream", "Text/Event-Stream; charset=utf-8"])
+@pytest.mark.parametrize("fields", [[], [("Cache-Control", "no-store")], [FRESH]], ids=["silent", "no-store", "fresh"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_quiet_stream_of_events_goes_on(
+    origin: OriginDouble, method: str, fields: list[tuple[str, str]], kind: str
+) -> None:
+    """Between two events nothing may come for as long as in a tunnel, and no longer, through a parent too."""
+    drops = [asyncio.Event() for _ in range(3)]
+    stream = dripping([("Content-Type", kind), *fields], drops, framing="chunked")
+    origin.on("/events", stream)
+    settings: dict[str, object] = {"between_bytes_timeout": "5s", "tunnel_timeout": "100s", "pop_secret": "a" * 20}
+    async with running_pop(origin, pop="shield", **settings) as shield:
+        parent = f"http://127.0.0.1:{shield.port}"
+        async with running_pop(origin, pop="edge", parents=parent, **settings) as pop, pop.client() as client:
+            await client.request(method, "/events", [("Content-Length", "0")] if method == "POST" else [])
+            await client.response_head()
+            for drop in drops[:2]:
+                drop.set()
+                assert b"a" in await client.body_bytes(6)
+                for one in (pop, shield):
+                    one.pass_time(90)
+            for one in (pop, shield):
+                one.pass_time(110)
+            assert await client.closed() in ("fin", "rst")
+
+
+async def test_events_on_a_clock_that_runs(origin: OriginDouble) -> None:
+    """The sweeps of a second find nothing overdue in a quiet stream of events, and all of it in another answer."""
+    drops = [asyncio.Event() for _ in range(2)]
+    for target, kind in (("/events", "text/event-stream"), ("/text", "text/plain")):
+        origin.on(target, dripping([("Content-Type", kind)], drops, framing="chunked"))
+    drops[0].set()
+    async with running_pop(origin, between_bytes_timeout="100ms") as pop, pop.client() as client, pop.client() as other:
+        for one, target in ((client, "/events"), (other, "/text")):
+            await one.request("GET", target)
+            await one.response_head()
+            assert b"a" in await one.body_bytes(6)
+        assert await other.closed() in ("fin", "rst")
+        drops[1].set()
+        assert b"a" in await client.body_bytes(6)
+
+
+async def test_a_long_poll_has_a_minute(origin: OriginDouble) -> None:
+    """By default an origin may take as long to answer, and between two bytes, as nginx and Varnish let it: 60 s."""
+    gate, half = asyncio.Event(), asyncio.Event()
+    origin.on("/poll", Reply(pieces=[b"one", b"two"], gates=[None, half], wait=gate))
+    async with running_pop(origin) as pop, pop.client() as client:
+        await client.request("GET", "/poll")
+        await origin.request_seen()
+        pop.pass_time(55)
+        gate.set()
+        await client.response_head()
+        pop.pass_time(55)
+        half.set()
+        assert await client.body_bytes(6) == b"onetwo"
+
+
 @pytest.mark.slow
 async def test_a_reader_that_is_slow_is_not_the_origins_fault(origin: OriginDouble) -> None:
     """While the client holds the answer back, the origin is not held to its rate."""

@@ -176,3 +176,9 @@ class Response(NamedTuple):
     framing: Framing = NO_BODY
     keep_alive: bool = True
     passed_on: bytes = b""  # the head as a client gets it, but for what this POP adds and the empty line
+
+
+def is_event_stream(response: Response) -> bool:
+    """Whether `response` is a stream of events, between two of which nothing may come for long (HTML §9.2)."""
+    kind = response.fields.get(b"content-type")
+    return kind is not None and kind.partition(b";")[0].strip(b" \t").lower() == b"text/event-stream"

@@ -11,7 +11,7 @@ from typing import Final, cast
 from edgecache.body import Body, Cursor
 from edgecache.laggards import Laggards
 from edgecache.rules.content import Piece
-from edgecache.rules.message import Response
+from edgecache.rules.message import Response, is_event_stream
 from edgecache.wire import h1_render as render
 from edgecache.wire import stale_connection
 from edgecache.wire.errors import OriginError, OriginTimeout, WireError
@@ -44,6 +44,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         "_interim_count",
         "_known_head",
         "_laggards",
+        "_patience",
         "_pool",
         "_rate",
         "_reader",
@@ -97,6 +98,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         self._interim_count = 0
         self._sized = False  # the answer under way says how long it is
         self._rate = LowestRate()
+        self._patience = 0.0  # seconds between two bytes of the answer under way
         self._held_since = inf  # monotonic seconds; since when its readers hold it back
         self._fin = False  # the origin has said that it sends no more
         self._tunnel: Callable[[bytes | None], None] | None = None
@@ -290,7 +292,9 @@ class OriginConnection(asyncio.BufferedProtocol):
         body = self._body = Body(self)
         self._sized = length is not None
         self._rate.begin()
-        self.deadline = self._pool.clock() + self._pool.between_bytes_timeout
+        quiet = is_event_stream(response)
+        self._patience = self._pool.tunnel_timeout if quiet else self._pool.between_bytes_timeout
+        self.deadline = self._pool.clock() + self._patience
         inquiry.on_answer(response, body)
         if reader.done:
             self._end_answer()
@@ -311,7 +315,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         if reader is None or body is None:
             return
         if self.deadline is not inf:
-            self.deadline = self._pool.clock() + self._pool.between_bytes_timeout
+            self.deadline = self._pool.clock() + self._patience
         if self._buffer:  # what was left over in the last turn of the event loop
             data, self._buffer = self._buffer + data, b""
         for piece in reader.feed(data):
@@ -441,7 +445,7 @@ class OriginConnection(asyncio.BufferedProtocol):
     def _sweep_rate(self, now: float, body: Body) -> None:
         """An answer must keep the lowest rate; a stream of unknown length that nobody keeps may be as slow as it is."""
         pool = self._pool
-        kept = self._rate.is_kept(now, body.size, pool.min_rate, pool.between_bytes_timeout)
+        kept = self._rate.is_kept(now, body.size, pool.min_rate, self._patience)
         if not kept and (self._sized or body.kept):
             self._too_late("lowest-rate")
 
@@ -494,7 +498,7 @@ class OriginConnection(asyncio.BufferedProtocol):
     def resume_reading(self) -> None:
         """The readers have caught up."""
         now = self._pool.clock()
-        self.deadline = now + self._pool.between_bytes_timeout
+        self.deadline = now + self._patience
         if self.held_for(now) > QUICK:
             self._taken = 0
         self._held_since = inf

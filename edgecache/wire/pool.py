@@ -18,6 +18,7 @@ class Pool(Protocol):
 
     first_byte_timeout: float
     between_bytes_timeout: float
+    tunnel_timeout: float  # seconds between two events of a stream
     min_rate: int  # bytes per second, of answers whose length is known or that are kept
     max_head: int  # bytes of a response's head; nginx takes 4 or 8 KiB by default, curl 300 KiB
     heads: ResponseHeads

@@ -116,7 +116,7 @@ class Recorder(Inquiry):
 class OneConnection:
     """The `Pool` of a connection under test."""
 
-    first_byte_timeout = between_bytes_timeout = 10.0
+    first_byte_timeout = between_bytes_timeout = tunnel_timeout = 10.0
     max_head = 32 * 1024
     fastest = 0.0
 
