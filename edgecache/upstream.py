@@ -69,6 +69,7 @@ class Upstream:
             request.place[-1][1] if request.place else b"",  # the region is always known, and comes last
             wording,
             request.jurisdiction,
+            not rfc9111.is_safe(request),
         )
 
     def origin_head(self, request: Request, fields: Fields, client: str) -> bytes:

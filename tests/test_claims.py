@@ -114,6 +114,47 @@ async def test_an_overridden_post_fills_nothing(origin: OriginDouble) -> None:
         assert await said(pop) == b"POST"
 
 
+@pytest.mark.parametrize("said", [("X-SSL-Client-Verify", "NONE"), ("X-SSL-Protocol", "TLSv1.3"), ("Remote-User", "")])
+async def test_who_is_nobody_is_like_others(origin: OriginDouble, said: tuple[str, str]) -> None:
+    """A front that says of each client that it knows no identity, or of each connection how it is: stored, apart."""
+    origin.otherwise(echo(said[0]))
+    async with running_pop(origin, trusted_proxies=TRUSTED) as pop:
+        for _ in "123":
+            assert (await pop.get("/a", said)).body == (said[1] or "nothing").encode()
+            assert (await pop.get("/a")).body == b"nothing"
+        assert len(origin.requests) == 2
+        for user in ("alice", "bob"):
+            assert (await pop.get("/a", said, ("X-Auth-Request-User", user))).status == 200
+        assert len(origin.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "body"),
+    [
+        ("OPTIONS", ("X-HTTP-Method-Override", "DELETE"), b""),
+        ("PROPFIND", ("X-HTTP-Method", "DELETE"), b""),
+        ("GET", ("X-Method-Override", "DELETE"), b"x"),
+        ("POST", ("X-Original-URL", "/a"), b""),
+        ("PUT", ("X-Rewrite-URL", "http://www.example.test/%61"), b"x"),
+    ],
+)
+async def test_what_an_override_changes_is_invalid(
+    origin: OriginDouble, method: str, field: tuple[str, str], body: bytes
+) -> None:
+    """A request that is unsafe, or of another target, by a field that is passed on is a write to what that names."""
+    version = [1]
+
+    def reply(request: ReceivedRequest) -> Reply:
+        version[0] += request.get(field[0]) is not None
+        return Reply(fields=[("Cache-Control", "max-age=60")], body=b"v%d" % version[0])
+
+    origin.otherwise(reply)
+    async with running_pop(origin) as pop:
+        assert (await pop.get("/a")).body == (await pop.get("/a")).body == b"v1"
+        await pop.request(method, "/b" if field[1] != "DELETE" else "/a", field, body=body)
+        assert (await pop.get("/a")).body == b"v2"
+
+
 async def test_a_child_passes_on_what_it_believes(origin: OriginDouble) -> None:
     """A parent hears of identity and place from the child that believes them, and shares by the same rules."""
     origin.otherwise(lambda request: echo("CF-IPCountry")(request))  # type: ignore[operator]

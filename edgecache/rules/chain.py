@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from edgecache.rules.claims import is_place, judged
+from edgecache.rules.claims import is_told, judged
 from edgecache.rules.client_address import parsed_address
 from edgecache.rules.forward import CHAINS, INTERNAL_PREFIX, SCHEMES, under_scheme
 from edgecache.rules.geography import GEO_FIELDS
@@ -81,7 +81,7 @@ def internal_lines(request: Request, client: str, known: Vector, region: str) ->
     if request.jurisdiction:
         lines.append((b"Edgecache-Residency", request.jurisdiction.encode()))
     if request.group:
-        lines += [(b"Edgecache-Claim-" + name, value) for name, value in request.fields if is_place(name.lower())]
+        lines += [(b"Edgecache-Claim-" + name, value) for name, value in request.fields if is_told(name.lower())]
     return lines
 
 

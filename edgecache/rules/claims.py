@@ -6,8 +6,9 @@
     overrides    of the target, the method, the host or the scheme (`X-Original-URL`, `X-HTTP-Method-Override`)
 
 The first three are dropped from whoever is no trusted proxy. From one that is, an identity makes the request its own
-(nothing is stored or answered from store), and a place is part of the cache key. Overrides, which any client may send
-(RFC 9110 §5.1), are dropped where an answer may be stored or comes from store: the key does not name what they do.
+(nothing is stored or answered from store); a place, or the word that there is no identity, is part of the cache key.
+Overrides, which any client may send (RFC 9110 §5.1), are dropped where an answer may be stored or comes from store: the
+key does not name what they do. Elsewhere they pass, and a request counts as a write to what they may make of it. Pure.
 """
 
 from __future__ import annotations
@@ -66,6 +67,12 @@ OVERRIDES: Final = frozenset(
     b"cf-visitor cloudfront-forwarded-proto fly-forwarded-proto fly-forwarded-port "
     b"x-vercel-forwarded-host x-vercel-forwarded-proto".split()
 )
+METHODS: Final = frozenset(b"x-http-method x-http-method-override x-method-override x-method x-http-verb".split())
+TARGETS: Final = (b"x-original-url", b"x-rewrite-url")  # that frameworks take for the target (CVE-2018-14773)
+NOBODY: Final = frozenset((b"", b"-", b"0", b"none", b"null", b"(null)"))  # what fronts say where they know no identity
+OF_CONNECTIONS: Final = frozenset(  # what fronts say of each connection; one of few values
+    b"ssl-protocol ssl-cipher ssl-version x-ssl-protocol x-ssl-cipher x-ssl-version wl-proxy-ssl".split()
+)
 OVERRIDE_FAMILIES: Final = (b"x-original-", b"x-rewrite-")
 
 
@@ -84,9 +91,19 @@ def is_place(name: bytes) -> bool:
     return name not in NAMES and name.startswith(PLACE_FAMILIES)
 
 
+def is_told(name: bytes) -> bool:
+    """Whether a child tells its parent of the field `name`, in lower case: the group of answers depends on it."""
+    return name not in ADDRESSES and is_claim(name)
+
+
 def is_override(name: bytes) -> bool:
     """Whether the field `name`, in lower case, can make an origin answer for another target than the key's."""
     return name in OVERRIDES or name.startswith(OVERRIDE_FAMILIES)
+
+
+def overrides_method(request: Request) -> bool:
+    """Whether `request` goes on with a field that makes it one of another method, perhaps an unsafe one."""
+    return not METHODS.isdisjoint(request.fields.names()) and not is_key_at_stake(request)
 
 
 def judged(request: Request, *, believed: bool) -> Request:
@@ -94,9 +111,13 @@ def judged(request: Request, *, believed: bool) -> Request:
     claims = request.claims
     if not believed:
         return request._replace(fields=request.fields.without(claims), claims=())
-    places = sorted({name for name in claims if is_place(name)})
-    own = tuple([name for name in claims if name not in places and name not in ADDRESSES])
-    return request._replace(claims=own, group=_group(request.fields, places) if places else b"")
+    said = [name for name in dict.fromkeys(claims) if name not in ADDRESSES]
+    own = tuple([name for name in said if _is_identity(name, request.fields.get(name) or b"")])
+    return request._replace(claims=own, group=_group(request.fields, sorted(said)) if said and not own else b"")
+
+
+def _is_identity(name: bytes, value: bytes) -> bool:
+    return not (is_place(name) or name in OF_CONNECTIONS or value.lower() in NOBODY)
 
 
 def _group(fields: Fields, places: Collection[bytes]) -> bytes:

@@ -11,7 +11,7 @@ from typing import Final
 from edgecache.rules import ranges
 from edgecache.rules.cache_control import ResponseDirectives, parse_request_directives, without_wishes
 from edgecache.rules.cache_key import same_origin_key, url_key
-from edgecache.rules.claims import is_override
+from edgecache.rules.claims import TARGETS, is_override, overrides_method
 from edgecache.rules.codings import ACCEPT_ENCODING, accepts
 from edgecache.rules.message import NO_BODY, Fields, Request, Response
 from edgecache.rules.reasons import Forward, Refused, Revalidation
@@ -398,12 +398,24 @@ def head_agrees(stored: Stored, length: int, response: Response) -> bool:
 # --- What a write makes invalid (RFC 9111 §4.4) --------------------------------------------------------------------
 
 
+def is_safe(request: Request) -> bool:
+    """Whether `request` asks for no change (RFC 9110 §9.2.1), as far as the origin may read it."""
+    return request.method in SAFE_METHODS and not overrides_method(request)
+
+
+def written_keys(request: Request) -> list[bytes]:
+    """What a write is of: its target, and what it may seem to be to the origin by fields that override that."""
+    target = url_key(request)
+    named = (value for name in TARGETS if (value := request.fields.get(name)) is not None)
+    return [target, *(key for value in named if (key := same_origin_key(target, value)) is not None and key != target)]
+
+
 def invalidated_keys(request: Request, response: Response) -> list[bytes]:
     """The primary keys that the answered `request` invalidates: none for safe methods and for errors."""
-    if request.method in SAFE_METHODS or not 200 <= response.status < 400:
+    if is_safe(request) or not 200 <= response.status < 400:
         return []
-    target = url_key(request)
-    keys = [target]
+    keys = written_keys(request)
+    target = keys[0]
     for name in (b"location", b"content-location"):  # same origin only, against denial of service (§4.4)
         value = response.fields.get(name)
         if value is not None:

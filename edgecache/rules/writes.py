@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 from edgecache.rules import scopes
-from edgecache.rules.cache_key import same_origin_key, url_key
+from edgecache.rules.cache_key import same_origin_key
 from edgecache.rules.message import Fields, Request, Response
-from edgecache.rules.rfc9111 import SAFE_METHODS, invalidated_keys
+from edgecache.rules.rfc9111 import invalidated_keys, is_safe, written_keys
 from edgecache.rules.tags import group_names
 from edgecache.rules.vectors import Vector
 
@@ -24,12 +24,12 @@ MOST_NAMED: Final = 256  # scopes of one write
 
 def is_write(request: Request) -> bool:
     """Whether `request` may change something at the origin (RFC 9110 §9.2.1)."""
-    return request.method not in SAFE_METHODS
+    return not is_safe(request)
 
 
 def target_scopes(request: Request) -> tuple[bytes, ...]:
     """What is in doubt while a write is under way, and invalid if nobody knows how it ended."""
-    return (scopes.url(url_key(request)),)
+    return tuple(map(scopes.url, written_keys(request)))
 
 
 def invalidated_scopes(request: Request, response: Response) -> tuple[bytes, ...]:

@@ -50,6 +50,7 @@ class Question(NamedTuple):
     region: bytes = b""  # whose origins it is for; empty where geography does not say
     wording: Wording | None = None  # of what may go to a parent; then there is no head yet
     jurisdiction: str = ""  # that the answer must not leave; empty: it may go anywhere
+    unsafe: bool = False  # whatever its method: a field of it may name another
 
     def anew(self) -> Question:
         """The same question for another time that it is asked."""
@@ -58,7 +59,7 @@ class Question(NamedTuple):
     @property
     def is_safe(self) -> bool:
         """Whether it asks for no change (RFC 9110 §9.2.1): nothing is lost if it is read twice."""
-        return self.method in SAFE_METHODS
+        return not self.unsafe and self.method in SAFE_METHODS
 
     @property
     def may_be_repeated(self) -> bool:
