@@ -138,7 +138,8 @@ class ChunkWriter:
         """Give up if one of `keys` is not there once all that was sent before is: the server has evicted it."""
 
         def counted(_: int, there: Any) -> None:
-            if there != len(keys) or self._is_too_large:
+            evicted = isinstance(there, int) and there != len(keys)  # else the server has not said
+            if evicted or self._is_too_large:
                 self._give_up()
 
         self._writes.send(("EXISTS", *keys), 0, counted)

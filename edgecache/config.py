@@ -299,7 +299,11 @@ class Settings:
         DURATION, "2s", "Life of a lease: how soon a key is free whose leader has died.", least="100ms", most="1m"
     )
     regional_max_object: int = setting(
-        SIZE, "1GiB", "Largest object kept in the regional tier.", least="1KiB", most="64GiB"
+        SIZE,
+        "1GiB",
+        "Largest object kept in the regional tier; never more than a tenth of its server's memory.",
+        least="1KiB",
+        most="64GiB",
     )
     regional_key: bytes = setting(
         CIPHER_KEY, "", "Key by which objects in the regional tier are encrypted (AES-GCM).", secret=True

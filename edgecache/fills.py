@@ -286,6 +286,9 @@ class Fills:
         etag = ranges.strong_etag(stored)
         if etag is None or etag != response.fields.get(b"etag"):
             return None
+        coding = response.fields.get(b"content-encoding")  # an answer to If-Range may leave it out (RFC 9110 §15.3.7)
+        if coding is not None and coding != stored.fields.get(b"content-encoding"):
+            return None
         fields = stored.fields.without(response.fields.names() | DATE).lines + response.fields.lines
         kept = Fields(fields).without((b"content-range", b"content-length"))
         kept = kept.plus((b"Content-Length", b"%d" % segments.whole))

@@ -150,3 +150,26 @@ async def test_a_named_list_selects_for_heads_that_are_not_parsed(origin: Origin
 
             assert (await client.response()).body == value.encode()
     assert len(origin.requests) == 2
+
+
+async def test_a_rest_in_another_coding_is_not_joined(origin: OriginDouble) -> None:
+    """An origin that gives two codings one ETag gets asked for the whole (RFC 9111 §3.4)."""
+
+    def answer(request: ReceivedRequest) -> Reply:
+        """Whatever is not the first half is coded."""
+        span = request.get("Range")
+        if span is None:
+            return Reply(200, [FRESH, ETAG], b"abcdef")
+        if span == "bytes=0-2":
+            return Reply(206, [FRESH, ETAG, ("Content-Range", "bytes 0-2/6")], b"abc")
+        return Reply(
+            206, [FRESH, ETAG, ("Content-Encoding", "gzip"), ("Content-Range", "bytes 3-5/6")], b"\x1f\x8b\x08"
+        )
+
+    origin.on("/it", answer)
+    async with running_pop(origin) as pop:
+        await pop.get("/it", ("Range", "bytes=0-2"))
+        for _ in range(3):
+            whole = await pop.get("/it")
+
+            assert (whole.body, whole.get("Content-Encoding")) == (b"abcdef", None)

@@ -18,6 +18,7 @@ from harness.tls_client import TlsClient, secured
 from edgecache.body import SLICE
 from edgecache.config import load
 from edgecache.key_pairs import KeyPair, described
+from edgecache.rules.content import MOST_COPIED, WHOLE
 from edgecache.wire.tls import ServerSide, ServerTls, hush_names
 from edgecache.wire.tls_server import UNSENT
 
@@ -412,3 +413,17 @@ def test_an_address_is_no_server_name(authority: Authority, name: str) -> None:
     assert secret.server_name == ""
     tls._public._choose(secret, SITE.upper() + ".", tls.public)
     assert secret.server_name == SITE
+
+
+@pytest.mark.parametrize("length", [MOST_COPIED, MOST_COPIED + 1, WHOLE - 1, WHOLE, WHOLE + 1])
+async def test_ranges_of_every_length_over_tls(origin: OriginDouble, authority: Authority, length: int) -> None:
+    """Parts of a stored content are sealed as they are, copied or not."""
+    content = bytes(range(256)) * 4 * 1024
+    origin.on("/it", Reply(200, FRESH, content))
+    async with running_pop(origin, **over_tls(authority)) as pop, secured(pop.tls_port, authority.trusting()) as client:
+        assert (await client.ask("/it", SITE)).body == content
+        for _ in range(3):
+            part = await client.ask("/it", SITE, ("Range", f"bytes=1-{length}"))
+
+            assert (part.status, part.body) == (206, content[1 : length + 1])
+    assert len(origin.requests) == 1
