@@ -16,7 +16,7 @@ from edgecache.rules import scopes, uri
 from edgecache.rules.cache_key import primary_key, same_origin_key
 from edgecache.rules.forward import as_forwarded
 from edgecache.rules.message import Fields, Request
-from edgecache.rules.purge_log import PurgeLog, Verdict
+from edgecache.rules.purge_log import Kind, LogEntry, PurgeLog, Verdict
 from edgecache.rules.purge_request import purge_of_json
 from edgecache.rules.scopes import Subject
 from edgecache.rules.server_name import is_misdirected, stays_plain
@@ -259,3 +259,25 @@ def test_tls_names_and_plain_paths_are_compared_by_name() -> None:
 def test_references_are_resolved(reference: bytes, key: bytes | None) -> None:
     """Location and Content-Location, by RFC 3986 §5.2, name a key of the same origin or nothing."""
     assert same_origin_key(b"http://a/p/q?x", reference) == key
+
+
+@examples(400)
+@given(st.binary(max_size=30), st.binary(max_size=30))
+def test_no_bytes_raise(key: bytes, reference: bytes) -> None:
+    """Keys, scopes out of a log and references of origins may hold anything."""
+    assert uri.name(key) == uri.name(uri.name(key))
+    assert [scopes.canonical(kind + key) for kind in (b"u", b"p", b"s", b"g", b"t", b"?")]
+    assert scopes.naming(Subject(b"http://a/" + key, (key,)), 5)
+    uri.resolved(b"http://a/" + key, reference)
+    uri.path_of(reference)
+
+
+def test_a_write_doubts_every_spelling_until_it_ends() -> None:
+    """While a write is under way, what is stored by another spelling, scheme or port of its target is not proven."""
+    log, subject = PurgeLog(), Subject(b"https://a:8443/%e6?%7E")
+    log.apply("eu", LogEntry(1 << 32, 0, Kind.BEGIN, (b"uhttp://a/%E6?~",), within=9.0), 0.0)
+    asked = log.position
+    assert log.check(subject, asked) is Verdict.UNPROVEN
+    assert log.check(Subject(b"https://a/%e6?~&x"), asked) is Verdict.USABLE
+    log.apply("eu", LogEntry(2 << 32, 1 << 32, Kind.END, (b"uhttp://a/x/../%E6?~",), begun=1 << 32), 0.0)
+    assert log.check(subject, asked) is Verdict.PURGED
