@@ -7,9 +7,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Literal
 
 import pytest
-from harness.client import RawClient
+from harness.client import RawClient, let_others_run
+from harness.origin import OriginDouble, Reply
 from harness.pop import Pop, running_pop
 
 REFUSALS = {
@@ -78,3 +81,25 @@ async def test_an_answer_that_came_before_the_reset_is_passed_on(refusal: bytes)
             answers = [await upload(pop, size) for size in (80_000, 300_000, 3_000_000) for _ in range(3)]
     status = 401 if b"401" in refusal else 413
     assert answers.count((status, b"too large")) >= 7  # a reset that overtakes what is still to be read is rare
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_write_that_meets_the_reset_first_loses_no_answer(
+    origin: OriginDouble, framing: Literal["length", "chunked"]
+) -> None:
+    """The answer is read though the event loop writes to the connection, and fails, before it looks for one."""
+    gate, size = asyncio.Event(), 400_000
+    refusal = Reply(413, body=b"too large", framing=framing, before_body=True, wait=gate)
+    end = 9 if framing == "length" else len(b"9\r\ntoo large\r\n0\r\n\r\n")
+    origin.on("/upload", replace(refusal, cut_at=end, cut_by="rst"))
+    async with running_pop(origin) as pop, pop.client() as client:
+        head = f"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode()
+        await client.send(head + bytes(size // 2), "POST")
+        await origin.request_seen()
+        (connection,) = pop.worker._pool._open
+        connection.transport.pause_reading()
+        gate.set()
+        await let_others_run(50)
+        await client.send(bytes(size // 4), None)
+        response = await client.response("POST")
+    assert (response.status, response.body) == (413, b"too large")
