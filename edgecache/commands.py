@@ -19,6 +19,7 @@ from edgecache.errors import BAD_CONFIGURATION, ConfigError
 from edgecache.reload import ended
 from edgecache.settings_table import effective_table, markdown_table
 from edgecache.sizing import of_machine, refuse_too_much
+from edgecache.traceback_limit import TracebackLimit
 from edgecache.worker_process import DEFAULT_WORKER
 
 if TYPE_CHECKING:
@@ -248,6 +249,8 @@ async def _run(supervisor: Supervisor, demo_listener: socket.socket | None) -> i
 def _log_to_stderr(settings: Settings) -> None:
     level = settings.log_level.upper()
     logging.basicConfig(stream=sys.stderr, level=level, format=LOG_FORMAT, datefmt=LOG_TIME)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(TracebackLimit())
 
 
 def _url(listener: socket.socket, scheme: str = "http") -> str:

@@ -11,6 +11,8 @@ from harness.origin import OriginDouble, Reply
 from harness.pop import Pop, running_pop
 from harness.wire import Closed
 
+from edgecache.rules.message import Fields
+
 FRESH = ("Cache-Control", "max-age=60")
 LINE, FIELDS, HEAD = 512, 10, 2048
 LIMITS = {"max_line": LINE, "max_fields": FIELDS, "max_head": HEAD}
@@ -226,3 +228,21 @@ async def test_waiting_for_the_origin_has_its_time(origin: OriginDouble) -> None
         gate.set()
         assert (await first.response()).body == b"at last"
     assert [seen.target for seen in origin.requests] == ["/a"]
+
+
+class Value(bytes):
+    """A value that counts how often anything is appended to it."""
+
+    appended = 0
+
+    def __add__(self, other: bytes) -> Value:  # type: ignore[override]
+        Value.appended += 1
+        return Value(bytes(self) + other)
+
+
+@pytest.mark.parametrize("count", [2, 41, 10_000])
+def test_lines_of_one_name_are_combined_at_once(count: int) -> None:
+    """However many lines have one name, each byte of their values is copied once (RFC 9110 §5.2)."""
+    fields = Fields([(b"X-A", Value(b"%d" % number)) for number in range(count)])
+    assert fields.get(b"x-a") == b", ".join(b"%d" % number for number in range(count))
+    assert Value.appended == 0

@@ -92,11 +92,10 @@ def _indexed(lines: tuple[FieldLine, ...]) -> dict[bytes, bytes]:
     index = {name.lower(): value for name, value in lines} if len(lines) <= FEW else {}
     if len(index) == len(lines):  # no name is repeated
         return index
-    index = {}
+    several: dict[bytes, list[bytes]] = {}
     for name, value in lines:
-        lower = name.lower()
-        index[lower] = index[lower] + b", " + value if lower in index else value
-    return index
+        several.setdefault(name.lower(), []).append(value)
+    return {name: b", ".join(values) if len(values) > 1 else values[0] for name, values in several.items()}
 
 
 def members(value: bytes | None) -> list[bytes]:
