@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from edgecache.rules.message import Request
+from edgecache.rules.message import Fields, Request
+from edgecache.rules.trace_context import trace_id
 
 if TYPE_CHECKING:
     from edgecache.alike import Alike
@@ -195,6 +196,7 @@ def members_of(request: Request, quoted: Quoted) -> str:
         f'"method":{quoted[request.method]},"scheme":{quoted[request.scheme]},"host":{quoted[request.host]}'
         f',"target":{quoted[request.received_target]},"protocol":"HTTP/1.{0 if request.http_1_0 else 1}"'
         f',"user_agent":{quoted[fields.get(b"user-agent") or b""]},"referer":{quoted[fields.get(b"referer") or b""]}'
+        f"{_trace(fields, quoted)}"
     )
 
 
@@ -204,8 +206,13 @@ def members_of_alike(alike: Alike, quoted: Quoted) -> str:
     return (
         f'"method":"GET","scheme":{quoted[likeness.scheme]},"host":{quoted[likeness.host]}'
         f',"target":{quoted[alike.target]},"protocol":"HTTP/1.1"'
-        f',"user_agent":{quoted[agent]},"referer":{quoted[referer]}'
+        f',"user_agent":{quoted[agent]},"referer":{quoted[referer]}{_trace(likeness.fields, quoted)}'
     )
+
+
+def _trace(fields: Fields, quoted: Quoted) -> str:
+    trace = trace_id(fields.get(b"traceparent"))
+    return f',"trace_id":{quoted[trace]}' if trace else ""
 
 
 def printable(text: Text) -> str:

@@ -12,7 +12,6 @@ from edgecache.delivery import KNOWN_HIT
 from edgecache.known import KnownHit
 from edgecache.log_fields import LineFormat, Seen
 from edgecache.request_counts import SAMPLED, RequestCounts, Tally
-from edgecache.rules.trace_context import trace_id
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1_server import ClientConnection
 
@@ -47,9 +46,13 @@ class Journal:
     def _count_and_log(self, exchange: Exchange, took: float) -> Tally:
         tally = self._requests.answered(exchange, took)
         began = self._clock.wall() - took
-        if self.layout is not None:
-            self._log.add_line(partial(self.layout.line, _seen(exchange, began, took, tally)))
-            return tally
+        layout, more = self.layout, ""
+        if layout is not None:
+            seen = _seen(exchange, began, took, tally)
+            if not layout.extends:
+                self._log.add_line(partial(layout.line, seen))
+                return tally
+            more = layout.more(seen)
         self._log.add(
             (
                 began,
@@ -60,7 +63,7 @@ class Journal:
                 took * 1000,
                 exchange.cache_status,
                 tally.words,
-                self._more(exchange),
+                self._more(exchange) + more,
             )
         )
         return tally
@@ -76,8 +79,6 @@ class Journal:
             more += f',"upstream_ms":{exchange.upstream_took * 1000:.3f}'
         if exchange.regional_took:
             more += f',"regional_ms":{exchange.regional_took * 1000:.3f}'
-        if trace := trace_id(exchange.request.fields.get(b"traceparent")):
-            more += f',"trace_id":{self._quoted[trace]}'
         return more
 
     def known_hit(self, connection: ClientConnection, known: KnownHit | Alike, now: float) -> None:
@@ -94,15 +95,19 @@ class Journal:
         if not self.logging:
             return
         wall = self._clock.wall()
-        if self.layout is not None:
-            self._log.add_line(partial(self.layout.line, self._seen_hit(connection, known, wall)))
-            return
+        layout, more = self.layout, ""
+        if layout is not None:
+            seen = self._seen_hit(connection, known, wall)
+            if not layout.extends:
+                self._log.add_line(partial(layout.line, seen))
+                return
+            more = layout.more(seen)
         if type(known) is KnownHit:
             request = known.logged or self._remember(known)
         else:
             assert type(known) is Alike, "there are two kinds"
             request = members_of_alike(known, self._quoted)
-        self._log.add((wall, connection.peer, request, answer.status, size, 0.0, KNOWN_HIT, requests.hit_words, ""))
+        self._log.add((wall, connection.peer, request, answer.status, size, 0.0, KNOWN_HIT, requests.hit_words, more))
 
     def _remember(self, known: KnownHit) -> str:
         known.logged = members_of(known.request, self._quoted)

@@ -188,20 +188,28 @@ FIELDS: Final = (
 
 
 class LineFormat:
-    """Writes a line of the chosen fields."""
+    """Writes the chosen fields: whole lines, or where it `extends` the usual ones what comes after those."""
 
     def __init__(self, names: tuple[str, ...], is_trusted: Trust) -> None:
         own = {"forwarded_client": self._forwarded_client}
         self._is_trusted = is_trusted
         self._quoted = Quoted()
+        self.extends = set(USUAL) <= set(names)
         self._fields = [
             (f'"{field.name}":', own.get(field.name, field.read), field.always)
             for field in FIELDS
-            if field.name in names
+            if field.name in names and not (self.extends and field.name in USUAL)
         ]
 
     def line(self, seen: Seen) -> str:
         """The line of what was `seen`."""
+        return "{" + ",".join(self._members(seen)) + "}\n"
+
+    def more(self, seen: Seen) -> str:
+        """The members beyond the usual ones, each with a comma before it."""
+        return "".join("," + member for member in self._members(seen))
+
+    def _members(self, seen: Seen) -> list[str]:
         quoted, members = self._quoted, []
         for name, read, always in self._fields:
             value = read(seen)
@@ -211,7 +219,7 @@ class LineFormat:
                 members.append(f"{name}{value}")
             elif value or always:
                 members.append(name + quoted[value or ""])
-        return "{" + ",".join(members) + "}\n"
+        return members
 
     def _forwarded_client(self, seen: Seen) -> Value:
         child = seen.request.child

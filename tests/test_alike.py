@@ -202,6 +202,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "geo_overrides": f"{PEER}/32=DE,1.2.3.4=FR",
         "trusted_proxies": f"{PROXY}/32",
     },
+    "some fields logged": {"access_log_fields": "client,host,tls,age,ttl,tags,request_bytes,head_bytes,user_agent"},
     "one site": {"hosts": HOST, "token_cookie": "on"},
     "tight": {"max_line": "600", "max_fields": "8", "max_head": "2KiB"},
 }

@@ -55,14 +55,14 @@ async def test_the_usual_line_is_that_of_its_fields(origin: OriginDouble) -> Non
     """What is written by heart, and what is written field by field, differ in nothing but times and the order."""
     moving = {"time", "duration_ms", "upstream_ms", "upstream", "host"}
     seen = []
-    for choice in ("default", ",".join((*USUAL, "ttl"))):
+    for choice in ("default", ",".join((*USUAL[1:], "ttl")), "default,ttl"):
         async with running_pop(origin, access_log="json", access_log_fields=choice) as pop:
             lines = logged(pop)
             await scene(pop, origin)
         seen.append([{name: value for name, value in line.items() if name not in {*moving, "ttl"}} for line in lines])
-        assert all(name in line for line in lines for name in ("time", "duration_ms"))
+        assert all("duration_ms" in line for line in lines)
         assert "upstream_ms" not in lines[-1]
-    assert seen[0] == seen[1]
+    assert seen[0] == seen[1] == seen[2]
     assert {line["result"] for line in seen[0]} == {"miss", "hit", "pass", "error"}
 
 

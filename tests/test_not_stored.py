@@ -149,3 +149,59 @@ async def test_what_is_stored_has_no_reason(origin: OriginDouble) -> None:
         assert second.get("Cache-Status") == "test; hit; ttl=60"
         assert counted(pop) == {}
     assert all("not_stored" not in line for line in lines)
+
+
+POLICIES: list[list[tuple[str, str]]] = [
+    [FRESH],
+    [("Cache-Control", "no-store")],
+    [("Cache-Control", "private, max-age=60")],
+    [("Cache-Control", "max-age=0")],
+    [("Cache-Control", "max-age=0"), ("ETag", '"1"')],
+    [FRESH, ("Vary", "*")],
+    [FRESH, ("Set-Cookie", "a=b")],
+    [],
+]
+STATUSES = (200, 204, 206, 301, 304, 307, 400, 404, 429, 500, 503)
+QUESTIONS: list[tuple[str, tuple[tuple[str, str], ...]]] = [
+    ("GET", ()),
+    ("HEAD", ()),
+    ("GET", (("Range", "bytes=0-1"),)),
+    ("GET", (("If-None-Match", '"2"'),)),
+    ("GET", (("If-Match", '"1"'),)),
+    ("GET", (("Authorization", "Basic eA=="),)),
+    ("GET", (("Cache-Control", "no-cache"),)),
+    ("GET", (("Cookie", "a=b"),)),
+    ("DELETE", ()),
+    ("PROPFIND", ()),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regional", [False, True])
+@pytest.mark.parametrize("status", STATUSES)
+async def test_every_answer_from_upstream_is_stored_or_says_why(
+    origin: OriginDouble, request: pytest.FixtureRequest, status: int, regional: bool
+) -> None:
+    """Whatever is asked, answered and known: a member with fwd-status says stored, a detail, or is a validation's."""
+    settings = {"access_log": "json"}
+    if regional:
+        settings |= {"regional": request.getfixturevalue("valkey").url, "regional_timeout": "5s"}
+    async with running_pop(origin, origin.clock, **settings) as pop:
+        lines = logged(pop)
+        for number, policy in enumerate(POLICIES):
+            part = [("Content-Range", "bytes 0-1/5"), ("ETag", '"1"')] if status == 206 else []
+            place = [("Location", "/elsewhere")] if status in (301, 307) else []
+            body = b"" if status in (204, 304) else b"he" if status == 206 else b"hello"
+            origin.on(f"/{number}", Reply(status, fields=[*policy, *part, *place], body=body))
+            for method, fields in (*QUESTIONS, *QUESTIONS):
+                answer = await pop.request(method, f"/{number}", *fields)
+                said = (answer.get("Cache-Status") or "").split(", ")[-1].split("; ")
+                asked = any(word.startswith("fwd-status=") for word in said)
+                why = [word for word in said if word in ("stored", "collapsed") or word.startswith("detail=")]
+                assert why or not asked or "fwd-status=304" in said, (method, fields, policy, said)
+                assert not {"stored", "detail=no-store", "detail=private"} <= set(said)
+    for line in lines:
+        if "upstream_status" in line and "; stored" in line["cache"]:
+            assert "not_stored" not in line, line
+        if "detail=" in line["cache"] and line["result"] in ("pass", "miss"):
+            assert line["not_stored"], line

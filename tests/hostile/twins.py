@@ -109,7 +109,9 @@ class Twin:
     @staticmethod
     def _seen_in(record: Any) -> object:
         if not isinstance(record, str):
-            return record[1:5]
+            return record[1:5] + tuple(
+                (name, value) for name, value in json.loads(f'{{"a":0{record[8]}}}').items() if name not in OF_THE_WAY
+            )
         return {name: value for name, value in json.loads(record).items() if name not in OF_THE_WAY}
 
     @property
