@@ -309,6 +309,7 @@ class _Write(Relay):
             return
         self.over = True
         self.exchange.upstream_took = self.writes.clock() - self.asked
+        self.exchange.answered_on, self.exchange.upstream_status = self.asked_on, response.status
         self.writes.answered(self, response, body)
 
     def on_whole(self, response: Response, content: bytes) -> None:
