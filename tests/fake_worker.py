@@ -74,6 +74,15 @@ class BrokenWorker(FakeWorker):
         raise RuntimeError("broken on purpose")
 
 
+class SlowWorker(FakeWorker):
+    """Takes its time to start."""
+
+    async def start(self, sockets: list[socket.socket]) -> None:
+        """Start late."""
+        await asyncio.sleep(2)
+        await super().start(sockets)
+
+
 class OnlyOnce(FakeWorker):
     """Starts for the first worker of a supervisor only."""
 

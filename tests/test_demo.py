@@ -1,5 +1,11 @@
 """The demo origin: pages that are cached, aged and never stored."""
 
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from edgecache.demo import ASSETS, PAGES, application
@@ -36,3 +42,17 @@ async def test_the_clock_is_the_origins() -> None:
 
         assert "01:01:01 UTC" in text
         assert "Page number 2 " in text
+
+
+@pytest.mark.parametrize("target", ["run", "test", "load"])
+def test_make_says_what_it_is_about_to_do(tmp_path: Path, target: str) -> None:
+    """Before each step that takes a while, a line says which; who runs the demo sees pip's own lines, too."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    command = ["make", "--dry-run", f"VENV={tmp_path}/venv", target]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
+    steps = re.findall(r"^(?:\S*(echo) '|.* -m (venv) |.* -m (pip) (install .*))", done.stdout, re.M)
+    names = ["".join(step[:3]) for step in steps]
+
+    assert names[:4] == ["echo", "venv", "echo", "pip"]
+    assert ("-q" in steps[3][3]) is (target != "run")

@@ -201,17 +201,54 @@ def test_strays_do_not_end_the_supervisor() -> None:
         assert not is_alive(worker)
 
 
+def ignored(pid: int) -> set[int]:
+    """The signals that a process ignores."""
+    mask = int(re.findall(r"^SigIgn:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)[0], 16)
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
+
+
 @pytest.mark.slow
 def test_signals_while_a_pop_starts_do_not_end_it() -> None:
     """SIGHUP, SIGUSR1 and SIGUSR2 before anybody heeds them are lost, and nothing else."""
     with running_pop(worker_timeout="60s") as pop:
+        wait_until(lambda: signal.SIGHUP in ignored(pop.process.pid))
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-            pop.process.send_signal(number)  # its workers are only just being started
+            pop.process.send_signal(number)
         worker = pop.expect_worker()
         os.kill(worker, signal.SIGHUP)
 
         assert pop.ask() == worker
         assert pop.metric("edgecache_worker_deaths_total") == 0
+
+
+@pytest.mark.slow
+def test_what_there_is_to_look_at_is_told_once_it_is_ready() -> None:
+    """While a worker starts slowly only the start is said; the addresses follow when `/readyz` says ready, once."""
+    with running_pop(worker="fake_worker:SlowWorker", workers=2) as pop:
+        admin = int(pop.expect(r"starting workers=2 listen=http://\S+ admin=http://127\.0\.0\.1:(\d+)"))
+        wait_until(lambda: readiness(admin) is not None)
+        seen = [readiness(admin)]
+        told = pop.whole_log
+        pop.expect_worker(), pop.expect_worker()
+        assert pop.port
+        seen.append(readiness(admin))
+        pop.process.terminate()
+        assert pop.exit_code() == 0
+
+    assert seen == ["starting", "ready"]
+    assert "serves" not in told
+    assert pop.whole_log.count("serves   ") == 1
+
+
+def readiness(port: int) -> str | None:
+    """What the admin listener says of the POP; nothing before it is there."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as client:
+            client.sendall(f"GET /readyz HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+            with client.makefile("rb") as answer:
+                return str(json.loads(answer.read().partition(b"\r\n\r\n")[2])["state"])
+    except OSError:
+        return None
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -26,29 +27,46 @@ class RunningPop:
         self.process = process
         self.log = ""
         self.whole_log = ""
-        self.port = int(self.expect(r"serves   http://127\.0\.0\.1:(\d+)/"))
-        self.admin_port = int(self.expect(r"metrics  http://127\.0\.0\.1:(\d+)/"))
+        self._told(r"starting (workers)=")
+
+    @cached_property
+    def port(self) -> int:
+        """The port for clients, once the POP has told it."""
+        return int(self._told(r"serves   http://127\.0\.0\.1:(\d+)/"))
+
+    @cached_property
+    def admin_port(self) -> int:
+        """The port of the admin listener, once the POP has told it."""
+        return int(self._told(r"metrics  http://127\.0\.0\.1:(\d+)/"))
+
+    def _told(self, pattern: str) -> str:
+        """What a line says, whether or not it was seen before."""
+        until = time.monotonic() + DEADLINE
+        while (match := re.search(pattern, self.whole_log)) is None:
+            assert self._read(until), f"no {pattern!r} in:\n{self.whole_log}"
+        return match[1]
+
+    def _read(self, until: float) -> bool:
+        """Read more of the log; False at its end, or if nothing has come in time."""
+        assert self.process.stderr is not None
+        readable, _, _ = select.select([self.process.stderr], [], [], max(0.0, until - time.monotonic()))
+        more = os.read(self.process.stderr.fileno(), 65536).decode() if readable else ""
+        self.log += more
+        self.whole_log += more
+        return bool(more)
 
     def expect(self, pattern: str) -> str:
         """Wait for a log line that matches, after those seen before; its first group, or the match."""
-        assert self.process.stderr is not None
         until = time.monotonic() + DEADLINE
         while (match := re.search(pattern, self.log)) is None:
-            left = until - time.monotonic()
-            readable, _, _ = select.select([self.process.stderr], [], [], max(0.0, left))
-            more = os.read(self.process.stderr.fileno(), 65536) if readable else b""
-            assert more, f"no {pattern!r} in:\n{self.log}"
-            self.log += more.decode()
-            self.whole_log += more.decode()
+            assert self._read(until), f"no {pattern!r} in:\n{self.log}"
         self.log = self.log[match.end() :]
         return match[1] if match.groups() else match[0]
 
     @property
     def tls_port(self) -> int:
         """The port of the listener for TLS."""
-        found = re.search(r"serves   https://127\.0\.0\.1:(\d+)/", self.whole_log)
-        assert found is not None, "the POP has no such listener"
-        return int(found[1])
+        return int(self._told(r"serves   https://127\.0\.0\.1:(\d+)/"))
 
     def expect_worker(self) -> int:
         """Wait until one more worker is ready; its process id."""
