@@ -97,6 +97,24 @@ async def test_clients_get_public_urls_cold_and_warm(origin: OriginDouble, host:
         assert (await pop.get("/stored", PUBLIC)).get("Location") == f"{name}/to"
 
 
+async def test_what_the_origin_purges_by_its_own_authority(origin: OriginDouble) -> None:
+    """That page, and not the whole site."""
+    version = [1]
+
+    def reply(request: ReceivedRequest) -> Reply:
+        if request.method == "POST":
+            version[0] += 1
+            return Reply(200, [("Edgecache-Purge", "url=http://internal.test/page, tag=x")])
+        return Reply(fields=[FRESH], body=b"v%d" % version[0])
+
+    origin.otherwise(reply)
+    async with running_pop(origin, origin_host="internal.test") as pop:
+        assert (await pop.get("/page", PUBLIC)).body == (await pop.get("/other", PUBLIC)).body == b"v1"
+        assert (await pop.request("POST", "/form", PUBLIC, body=b"x")).get("Edgecache-Purge") is None
+        assert (await pop.get("/page", PUBLIC)).body == b"v2"
+        assert (await pop.get("/other", PUBLIC)).body == b"v1"
+
+
 @pytest.mark.parametrize("field", ["Location", "Content-Location"])
 @pytest.mark.parametrize("urls", ["map", "keep"])
 async def test_what_a_write_names_by_its_own_authority_is_invalid(origin: OriginDouble, field: str, urls: str) -> None:

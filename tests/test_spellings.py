@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from harness.certificates import Authority
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
+from harness.tls_client import secured
 from harness.valkey import Server
 
 TOKEN = "a-token-that-may-purge"
@@ -146,3 +150,22 @@ async def test_cut_off_paths_are_of_every_spelling(origin: OriginDouble) -> None
         spellings = (b"/account/x", b"/%61ccount/x", b"/y/../account", b"/account?a")
         assert all(invalidation.is_unproven(b"http://a" + target) for target in spellings)
         assert not invalidation.is_unproven(b"http://a/y?/account")
+
+
+async def test_every_listener_serves_one_site(origin: OriginDouble, tmp_path: Path) -> None:
+    """What was stored over TLS, on whatever port the Host names, is purged in the clear; SNI has no port."""
+    site, authority = Site(origin), Authority(tmp_path)
+    pair = authority.issue("www.example.test")
+    options = {"tls_listen": "127.0.0.1:0", "tls_certificates": pair.pair, "purge_tokens": f"cms={TOKEN}"}
+    async with (
+        running_pop(origin, hosts="www.example.test", **options) as pop,
+        secured(pop.tls_port, authority.trusting()) as client,
+    ):
+        for host in ("www.example.test", "WWW.example.test.:8443", "www.example.test:443"):
+            assert (await client.ask("/%7Ea", host)).body == b"v1"
+        site.version = 2
+        answer = await pop.request("PURGE", "/~a", ("Host", "www.example.test:8080"), BEARER)
+        assert answer.status == 200
+        for host in ("www.example.test", "WWW.example.test.:8443", "www.example.test:443"):
+            assert (await client.ask("/%7Ea", host)).body == b"v2"
+        assert (await client.ask("/", "other.example.test:443")).status == 421

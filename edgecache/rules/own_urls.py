@@ -1,8 +1,9 @@
 """URLs of the origin itself in its answers, where it is asked by another Host than the client's: made public. Pure.
 
-An origin that is asked as `backend:8080` names itself so in `Location`, `Content-Location` and `Refresh`. Clients
-cannot follow that, and nothing is stored under it: the site that was asked for takes its place (a reverse proxy's
-`ProxyPassReverse`). The scheme becomes the client's, too, unless the URL leads from http to https on purpose.
+An origin that is asked as `backend:8080` names itself so in `Location`, `Content-Location` and `Refresh`, and in what
+it says that a write has changed. Clients cannot follow that, and nothing is stored under it: the site that was asked
+for takes its place (a reverse proxy's `ProxyPassReverse`). The scheme becomes the client's, too, unless the URL leads
+from http to https on purpose.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from edgecache.rules import uri
 from edgecache.rules.cache_key import url_key
 from edgecache.rules.message import Fields, Request, Response
 
-NAMING: Final = (b"location", b"content-location", b"refresh")
+OWN_PURGE: Final = b"edgecache-purge"
+NAMING: Final = (b"location", b"content-location", b"refresh", OWN_PURGE)
 REFRESH: Final = re.compile(rb"([^;,]*[;,][ \t]*(?:(?i:url)[ \t]*=[ \t]*)?)([\"']?)([^\"']*)(.*)", re.DOTALL)
 
 
@@ -40,10 +42,16 @@ class OwnUrls(NamedTuple):
         return response._replace(fields=Fields(lines), passed_on=head)
 
     def _value(self, request: Request, name: bytes, value: bytes) -> bytes:
+        if name == OWN_PURGE:
+            return b",".join([self._purged(request, member.strip(b" \t")) for member in value.split(b",")])
         if name != b"refresh":
             return self._url(request, value)
         match = REFRESH.fullmatch(value)
         return value if match is None else match[1] + match[2] + self._url(request, match[3]) + match[4]
+
+    def _purged(self, request: Request, member: bytes) -> bytes:
+        kind, mark, url = member.partition(b"=")
+        return kind + mark + self._url(request, url) if kind == b"url" else member
 
     def _url(self, request: Request, url: bytes) -> bytes:
         match = uri.REFERENCE.fullmatch(url)
