@@ -23,6 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from edgecache import log_runs
 from edgecache.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -124,10 +125,12 @@ class EmbeddedValkey:
         self._process: subprocess.Popen[bytes] | None = None
         self._deaths = 0
         self.url = f"valkey+unix://{self._socket}"
+        self._kept = Path(settings.regional_directory) if settings.regional_directory else None
         self._config.write_text(_configuration(settings, temporary, self._socket))
 
     def start(self) -> None:
         """Start it and wait until it answers; raises ConfigError if it does not."""
+        mark = self._take_mark()
         self._begin()
         heard = time.monotonic()
         while (said := self._ask()) != PONG:
@@ -135,6 +138,17 @@ class EmbeddedValkey:
             if not self._lives() or time.monotonic() - heard > SILENT_FOR:
                 raise ConfigError(REGIONAL, f"the embedded Valkey does not start: {self._last_words()}")
             time.sleep(LOOK_EVERY / 5)
+        if mark is not None and not log_runs.adopt(self._socket, mark):
+            log.warning("the embedded Valkey has come back with less than it had: the log of invalidations begins anew")
+
+    def _take_mark(self) -> log_runs.State | None:
+        """How far its log had come when it last ended as it should; that says nothing of its next end."""
+        if self._kept is None:
+            return None
+        try:
+            return log_runs.take_mark(self._kept)
+        except OSError as error:
+            raise ConfigError(DIRECTORY, f"{self._kept} cannot be written: {error.strerror}") from None
 
     async def keep(self, registry: Registry) -> None:
         """Start it again whenever it has died or hangs, for ever."""
@@ -173,10 +187,14 @@ class EmbeddedValkey:
         """Let it write what it keeps, and end."""
         if self._process is None:
             return
+        state = log_runs.state_of(self._socket) if self._kept is not None else None
         self._process.terminate()
+        code: int | None = None
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_WITHIN)
+            code = self._process.wait(END_WITHIN)
         self._bury()
+        if self._kept is not None and state is not None and code == 0:
+            log_runs.write_mark(self._kept, state)
 
     def _begin(self) -> None:
         with suppress(FileNotFoundError):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from edgecache.invalidation import Invalidation
-from edgecache.log_stream import LogStore, Row
+from edgecache.log_stream import LogStore, Row, Visit
 from edgecache.rules import vectors
 from edgecache.rules.log_entries import Draft, read_entry
 from edgecache.rules.purge_log import Applied, Kind
@@ -37,8 +37,8 @@ class Counts(Protocol):
     def applied(self, region: str, relation: Applied, seconds: float) -> None:
         """An entry was applied, so long after it was appended."""
 
-    def failed(self) -> None:
-        """The log cannot be read at the moment."""
+    def failed(self, word: str = "read") -> None:
+        """The log cannot be read at the moment, or began anew: `restarted`."""
 
 
 class Follower:
@@ -73,6 +73,7 @@ class Follower:
         self._after: dict[str, bytes] = {}  # the ID up to which each log was read
         self._looked = 0.0
         self._told = -HEARTBEAT
+        self._unknown = False  # the server does not say which run it is
         self._waiting: list[tuple[Vector, asyncio.Future[None]]] = []
         self._must_reach: dict[str, int] | None = None  # until it has caught up
         self.caught_up = asyncio.Event()
@@ -156,6 +157,7 @@ class Follower:
 
     async def _look(self) -> None:
         """See whose logs there are, and that none holds less than was applied of it."""
+        await self._visit()
         regions = {self._region, *self._peers, *await self._store.regions()}
         tops, beats = await self._store.tops(sorted(regions)), await self._store.beats()
         if not tops[self._region]:  # so that what is asked from now on is known to be newer than its beginning
@@ -176,6 +178,20 @@ class Follower:
         if self._must_reach is None:
             self._must_reach = tops
             self._see_whether_caught_up()
+
+    async def _visit(self) -> None:
+        """See to it that the log is of this run of the server, or has begun anew."""
+        visit = await self._store.visit(self._region, self._log.applied(self._region))
+        if visit is Visit.ANOTHER:
+            self._counts.failed("restarted")
+            log.warning(
+                "the log of %s lies on a server that has restarted, or on another, and may have lost entries: "
+                "it begins anew, and what is older is validated once",
+                self._region,
+            )
+        elif visit is Visit.UNKNOWN and not self._unknown:
+            log.warning("the server of the log of %s may not be asked INFO: older snapshots go unnoticed", self._region)
+        self._unknown = visit is Visit.UNKNOWN
 
     def _see_whether_caught_up(self) -> None:
         """Registers of what was purged before this worker was there are in place: the tier can be believed."""

@@ -2,6 +2,7 @@
 
     ec:{log}:region:eu the log of region eu: in eu's Valkey the log itself, in every other region's a copy of it
     ec:{log}:regions   whose logs lie here
+    ec:{log}:run       which run of the server has the region's own log (`log_runs`)
     ec:{log}:beats     per region a number that grows while this Valkey hears of that region
     ec:{log}:pops      what each worker that reads here has applied, and when it said so
     ec:{log}:acks      the same as a stream: when each entry was applied, for as long as it is remembered
@@ -14,12 +15,14 @@ copy the same log at once. IDs are never made here.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from enum import Enum
 from os import urandom
 from typing import Any, Final, NamedTuple
 
 import orjson
 from redis.exceptions import ResponseError
 
+from edgecache.log_runs import RUN, THIS_RUN
 from edgecache.rules import vectors
 from edgecache.rules.log_entries import Draft, flat, read_place, written_id, written_incarnation
 from edgecache.rules.vectors import NOTHING, Vector
@@ -65,6 +68,23 @@ redis.call('PUBLISH', ARGV[6], cjson.encode({{id, 'i', inc, 'p', prev, unpack(AR
 return {{inc, id}}
 """
 REOPEN: Final = f"{_ORDER}{_OPEN} return {{inc, prev}}"
+# A log that another run of the server had may have lost what it had acknowledged: it begins anew. See `log_runs`.
+VISIT: Final = f"""{_ORDER}{THIS_RUN}
+if run == '' then return 0 end
+local had = redis.call('GET', KEYS[3])
+if had == run then return 1 end
+local last = top(KEYS[1])
+if had or last then
+  local here, seen = last and string.sub(field(last, 'i'), 1, 10) or '', string.sub(ARGV[1], 1, 10)
+  local count = math.max(tonumber(here, 16) or 0, tonumber(seen, 16))
+  if not last then count = math.max(count, tonumber(redis.call('TIME')[1])) end  -- nobody counts so far by ones
+  local inc = string.format('%010x', count + 1) .. string.sub(ARGV[3], 11)
+  redis.call('XADD', KEYS[1], '*', 'i', inc, 'p', '0-0', 'k', 'open', 's', '[]')
+  redis.call('SADD', KEYS[2], ARGV[4])
+end
+redis.call('SET', KEYS[3], run)
+return (had or last) and 2 or 1
+"""
 # What was pushed is taken only if it follows what is here; what was read is all that there is after what was here.
 COPY: Final = f"""{_ORDER}
 redis.call('SADD', KEYS[2], ARGV[1])
@@ -99,6 +119,14 @@ return 1
 
 
 MEMBERS: Final = "return {redis.call('TIME'), redis.call('HGETALL', KEYS[1])}"
+
+
+class Visit(Enum):
+    """What the server is to the log that it holds."""
+
+    UNKNOWN = 0  # it does not say which run it is
+    SAME = 1  # the run that had it, or there was none
+    ANOTHER = 2  # another run: the log has begun anew
 
 
 class Member(NamedTuple):
@@ -153,6 +181,14 @@ class LogStore:
         reply = (await self.link.run([command]))[0]
         if isinstance(reply, Exception):
             raise reply
+
+    async def visit(self, region: str, known: int) -> Visit:
+        """Begin the log of `region` anew if another run of the server had it; `known` is a mark applied of it."""
+        command = ("EVAL", VISIT, "3", stream_key(region), REGIONS, RUN, *_opening(known), region)
+        reply = _checked(await self.link.run([command]))[0]
+        if reply not in (0, 1, 2):
+            raise ResponseError("the log answered with something else than what it is")
+        return Visit(reply)
 
     # --- reading
 

@@ -1,5 +1,8 @@
 """Every interleaving of a small world over the project's own rules: origin, parent P, child C, the logs of two regions.
 
+A Valkey that comes back with an older snapshot, while the POPs of its region restart, has lost entries that nobody
+there knows of any more: its next run begins a new incarnation.
+
 In the crowded world a POP remembers one register, and registers of one site only: what is named beside the page pushes
 its register into a floor, by the same site or by another.
 
@@ -61,6 +64,7 @@ class State(NamedTuple):
     store: tuple[int, Vector] | None = None
     flight: Flight | None = None
     parent_must_reach: Vector = NOTHING
+    parent_owes: Vector = NOTHING  # what was acknowledged before its last start
     faults: int = 0
 
 
@@ -115,11 +119,22 @@ class World:
             yield from self._faults(s._replace(faults=s.faults + 1))
 
     def _faults(self, s: State) -> Iterator[State]:
-        yield s._replace(parent=(), flight=None, parent_must_reach=vector_of(s.history))
+        told = vector_of(s.history)
+        yield s._replace(parent=(), flight=None, parent_must_reach=told, parent_owes=told)
+        if s.streams[0]:
+            yield self._restored(s)
         if len(s.streams[0]) > 1:
             yield s._replace(streams=(s.streams[0][-1:], s.streams[1]))  # trimmed
         if s.streams[0]:
             yield self._append(s, 0, None)
+
+    def _restored(self, s: State) -> State:
+        """The first region's Valkey comes back without its last entry, and its POP without knowing of that."""
+        back = s._replace(streams=(s.streams[0][:-1], s.streams[1]), parent=(), flight=None)
+        if self.weakness != "same-run":
+            begun = self._append(back, 0, None)
+            back = begun._replace(streams=((*back.streams[0], *begun.streams[0]), s.streams[1]))
+        return back._replace(parent_must_reach=vector_of(back.streams), parent_owes=vector_of(s.history))
 
     def _append(self, s: State, region: int, name: bytes | None) -> State:
         """The next entry of a region's log; no name: the log has been lost, and begins anew."""
@@ -148,7 +163,7 @@ class World:
             yield s._replace(flight=Flight("asks", child.vector, child.position, self.owed(s, s.child))), None
         if s.store and self._ready(s) and parent.check_vector(PAGE, s.store[1]) is Verdict.USABLE:
             store = (s.store[0], s.store[1].merged(parent.vector))
-            yield s._replace(store=store), (s.store[0], self.owed(s, s.parent, s.parent_must_reach))
+            yield s._replace(store=store), (s.store[0], self.owed(s, s.parent, s.parent_owes))
 
     def _ready(self, s: State) -> bool:
         """Whether P has applied since its crash what it had, or may have, applied before."""
@@ -243,6 +258,7 @@ def test_no_interleaving_serves_what_was_purged_and_pushed_out(other: bytes) -> 
 
 
 WEAKNESSES = [
+    "same-run",
     "stamp-on-arrival",
     "no-require",
     "child-stamps-own",
