@@ -84,9 +84,9 @@ class Attempt(Delegate):
 
     @property
     def may_be_hedged(self) -> bool:
-        """Whether another may be asked the same meanwhile."""
+        """Whether another may be asked the same meanwhile: what is one client's may have effects, safe or not."""
         question = self.question
-        sent = self.is_sent and not (self._was_hedged or self.cancelled or question.upgrade)
+        sent = question.shared and self.is_sent and not (self._was_hedged or self.cancelled or question.upgrade)
         return sent and may_ask_another(question.method, sent=True, has_body=question.body is not None)
 
     def hedged_by(self, member: Member) -> Attempt:

@@ -15,6 +15,7 @@ from edgecache.rules.forward import Gateway, upstream_lines
 from edgecache.rules.message import Fields, Request, Response
 from edgecache.rules.purge_log import PurgeLog, Stamp
 from edgecache.rules.reasons import Revalidation, Tier
+from edgecache.rules.rfc9111 import expects_shared
 from edgecache.rules.stored import Times
 from edgecache.switch import Switch
 from edgecache.wire import h1_render as render
@@ -98,7 +99,8 @@ class Upstream:
 
     async def fetch(self, request: Request, fields: Fields, client: str, watchers: Iterable[Exchange]) -> Reply:
         """Ask, and wait for the head of the answer; raises `OriginError`. Interim responses go to `watchers`."""
-        inquiry = _Fetch(self, request, self.question(request, fields, client), watchers)
+        question = self.question(request, fields, client)._replace(shared=expects_shared(request, fields))
+        inquiry = _Fetch(self, request, question, watchers)
         self.ask(inquiry)
         try:
             return await inquiry.landed

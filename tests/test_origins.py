@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -136,7 +136,7 @@ async def fleet(*regions: tuple[str, int], dead: str = "", **settings: object) -
         for number, double in enumerate(doubles):
             double.otherwise(Reply(200, NOT_STORED, str(number).encode()))
         pop = await stack.enter_async_context(
-            running_pop("", origins=",".join(named), hit_for_miss="0s", **{"region": "eu", **settings})
+            running_pop("", origins=",".join(named), **{"region": "eu", "hit_for_miss": "0s", **settings})
         )
         one = Fleet(pop, doubles)
         one.origins.chance.seed(7)
@@ -343,14 +343,14 @@ async def test_a_client_that_leaves_frees_its_place_at_the_origin() -> None:
         assert not one.origins.members[0].attempts
 
 
-async def begun(one: Fleet, method: str = "GET") -> tuple[Any, OriginDouble]:
+async def begun(one: Fleet, method: str = "GET", fields: Iterable[tuple[str, str]] = ()) -> tuple[Any, OriginDouble]:
     """A request under way at one of the origins, which does not answer, and that origin; others answer at once."""
     assert await one.ask(40) == {200: 40}
     for double in one.doubles:
         double.otherwise(hang())
     client = await one.pop.open()
     before = one.asked()
-    await client.request(method, "/slow", ())
+    await client.request(method, "/slow", fields)
     while one.asked() == before:
         await let_others_run()
     slow = next(double for double, count in zip(one.doubles, before, strict=True) if len(double.requests) > count)
@@ -373,6 +373,56 @@ async def test_a_slow_origin_is_outrun_by_a_second_one() -> None:
         assert not any(member.attempts for member in one.origins.members)
         assert (one.origins.hedged, one.origins.retries.spent) == (1, 1)
         one.origins.sweep(one.now + 3)
+        assert one.origins.hedged == 1
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("GET", [("Cookie", "session=1")]),
+        ("GET", [("Authorization", "Bearer x")]),
+        ("GET", [("Cache-Control", "no-store")]),
+        ("OPTIONS", []),
+    ],
+    ids=["cookie", "authorization", "no-store", "options"],
+)
+async def test_what_may_be_one_clients_is_never_hedged(method: str, fields: list[tuple[str, str]]) -> None:
+    """A question whose answer is not expected to be shared is asked of one origin: it may have effects."""
+    async with fleet(("eu", 2)) as one:
+        client, _ = await begun(one, method, fields)
+        before = sum(one.asked())
+        one.now += 3
+        one.origins.sweep(one.now)
+        assert one.origins.hedged == 0
+        assert sum(one.asked()) == before
+        client.close()
+
+
+async def test_what_is_known_not_to_be_shared_is_never_hedged() -> None:
+    """Nor is a question that is passed through because the last answer was one client's."""
+    async with fleet(("eu", 2), hit_for_miss="60s") as one:
+        await one.pop.get("/slow")
+        client, _ = await begun(one)
+        one.now += 3
+        one.origins.sweep(one.now)
+        assert one.origins.hedged == 0
+        client.close()
+
+
+@pytest.mark.parametrize("fields", [[], [("Cookie", "a=b")]], ids=["plain", "cookie"])
+async def test_the_validation_of_a_stored_answer_is_hedged(fields: list[tuple[str, str]]) -> None:
+    """What is stored has been shared: whoever asks for it again, a second origin may be asked too."""
+    async with fleet(("eu", 2)) as one:
+        for double in one.doubles:
+            double.on("/slow", Reply(200, [("Cache-Control", "max-age=1"), ("ETag", '"a"')], b"stored"))
+        await one.pop.get("/slow")
+        one.pop.clock.advance(10)
+        for double in one.doubles:
+            double.on("/slow", hang())
+        client, _ = await begun(one, "GET", fields)
+        one.now += 3
+        one.origins.sweep(one.now)
         assert one.origins.hedged == 1
         client.close()
 

@@ -31,6 +31,7 @@ CLIENT_ERRORS: Final = frozenset(  # provoked by one request's form, or by one c
 )
 UNDERSTOOD: Final = frozenset((200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501))
 PER_USER: Final = (b"cookie", b"authorization")
+STORED_IS_KNOWN: Final = frozenset((b"if-none-match", b"if-modified-since", b"if-range"))  # in a question of ours
 PER_CLIENT: Final = frozenset((b"forwarded", b"x-forwarded-for"))  # that we write: the origin sees another each time
 FAILURES: Final = frozenset((500, 502, 503, 504))  # RFC 5861 §4
 NEW_FOR: Final = 1.0  # seconds that an answer is new enough for all whose wishes for a newer one are collapsed
@@ -280,6 +281,16 @@ def may_serve_on_error(stored: Stored, request: Request, now: float) -> bool:
     if asked.no_cache or asked.max_age is not None or asked.min_fresh is not None:
         return stored.is_fresh(now) and not asked.no_cache
     return stored.age(now) - stored.lifetime <= max(stored.stale_if_error, asked.stale_if_error)
+
+
+def expects_shared(request: Request, fields: Fields) -> bool:
+    """Whether the answer to `request`, asked with `fields`, may well be for others too.
+
+    What bears a cookie is one client's until a stored answer, which is validated or completed, says otherwise.
+    """
+    if b"authorization" in request.fields or forbids_storing(request):
+        return False
+    return b"cookie" not in request.fields or not STORED_IS_KNOWN.isdisjoint(fields.names())
 
 
 def is_plain(fields: Fields) -> bool:

@@ -51,6 +51,7 @@ class Question(NamedTuple):
     wording: Wording | None = None  # of what may go to a parent; then there is no head yet
     jurisdiction: str = ""  # that the answer must not leave; empty: it may go anywhere
     unsafe: bool = False  # whatever its method: a field of it may name another
+    shared: bool = False  # the answer is expected to serve others too: nothing in the question makes it one client's
 
     def anew(self) -> Question:
         """The same question for another time that it is asked."""
