@@ -65,7 +65,7 @@ from edgecache.setting_types import (
     Kind,
     one_of,
 )
-from edgecache.sizing import MIB, Shares, Wanted, of_machine, shared_out, size_of
+from edgecache.sizing import MIB, Shares, Wanted, of_machine, registers, shared_out, size_of
 
 __all__ = ["PREFIX", "Address", "Origin", "PurgeToken", "Row", "Settings", "load"]
 
@@ -146,6 +146,7 @@ CORES = FromMachine(
 OBJECTS = FromMachine(
     "256MiB; in a cgroup half of its limit, or what the processes leave", lambda: str(_shares({}).memory)
 )
+NAMES = FromMachine("100000, or fewer by the cgroup's limit", lambda: str(registers(of_machine(), _shares({}).workers)))
 VALKEY_OBJECTS = FromMachine("256MiB, or what the cgroup's limit allows", lambda: str(_shares({}).regional))
 
 
@@ -359,7 +360,7 @@ class Settings:
     )
     purge_registers: int = setting(
         COUNT,
-        "100000",
+        NAMES,
         "Purged names that a worker remembers; beyond that the site with most of them revalidates its older objects.",
         least="100",
         most="100000000",
@@ -737,7 +738,9 @@ def found_by_machine(environ: Mapping[str, str]) -> dict[str, str]:
     """What the machine decides by the other settings, where it is not set."""
     shares = _shares(environ)
     sizes = {"MEMORY": shares.memory, "REGIONAL_MEMORY": shares.regional}
-    found = {"WORKERS": str(shares.workers), **{name: f"{size // MIB}MiB" for name, size in sizes.items()}}
+    names = registers(of_machine(), shares.workers)
+    found = {"WORKERS": str(shares.workers), "PURGE_REGISTERS": str(names)}
+    found |= {name: f"{size // MIB}MiB" for name, size in sizes.items()}
     return {PREFIX + name: text for name, text in found.items() if not environ.get(PREFIX + name, "").strip()}
 
 

@@ -26,6 +26,9 @@ LEAST_OBJECTS: Final = 16 * MIB  # for which one more worker is worth while
 LEAST_REGIONAL: Final = 16 * MIB  # what the embedded Valkey can do with
 USUAL: Final = 256 * MIB  # of objects, where nothing asks for less
 MOST_WORKERS: Final = 256
+REGISTER: Final = 1024  # bytes that one purged name may take
+USUAL_REGISTERS, FEWEST_REGISTERS = 100_000, 1000  # purged names that a worker remembers
+REGISTERS: Final = 8  # of all workers together in an eighth of the limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,13 @@ def shared_out(limits: Limits, wanted: Wanted) -> Shares:
     left = None if left is None else left - wanted.valkey(regional)
     memory = _memory(left, limits.cgroup) if wanted.memory is None else wanted.memory
     return Shares(workers, memory, regional)
+
+
+def registers(limits: Limits, workers: int) -> int:
+    """How many purged names each worker may remember."""
+    if limits.memory is None:
+        return USUAL_REGISTERS
+    return max(FEWEST_REGISTERS, min(USUAL_REGISTERS, limits.memory // REGISTERS // workers // REGISTER))
 
 
 def _workers(limits: Limits, wanted: Wanted) -> int:
