@@ -247,3 +247,18 @@ def test_a_peer_that_refuses_our_credentials_refuses_the_start(valkey: Server) -
     assert told.startswith("EDGECACHE_PEERS: ")
     assert " of us does not let us in: " in told
     assert "canary" not in told
+
+
+@pytest.mark.slow
+def test_a_peer_that_refuses_our_credentials_later_is_said_and_named(valkey: Server) -> None:
+    """A password that was changed over there: a warning of its own words, and well again once it is right."""
+    with running_valkey() as far:
+        settings = {"regional": valkey.url, "peers": f"us=valkey://127.0.0.1:{far.port}", "region": "eu"}
+        with running_pop(worker=REAL, access_log="off", **settings) as pop:
+            eventually(lambda: state_of(pop, "peer us") == "ready")
+            far.db.config_set("requirepass", "right")
+            far.db.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            pop.expect("WARNING.*the log of us cannot be copied.*credentials refused")
+            assert state_of(pop, "peer us") == "credentials refused"
+            far.db.config_set("requirepass", "")
+            pop.expect("WARNING.*the log of us is copied again")
