@@ -10,8 +10,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from edgecache import signals
+
+INTERRUPTED: Final = 130  # as shells have it of SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signals.ignore(*signals.LED)
         case ["serve", *_]:
             signals.ignore(*signals.UNTIL_HEEDED)
-    from edgecache import commands
+            signals.interrupt_by(*signals.ENDING)
+    try:
+        from edgecache import commands
 
-    return commands.run(given, os.environ)
+        return commands.run(given, os.environ)
+    except KeyboardInterrupt:
+        return 0 if given[0] == "serve" else INTERRUPTED  # a POP that serves nobody yet has nothing to drain

@@ -17,6 +17,7 @@ STRAYS: Final = tuple(
 # What a terminal or a script sends to a whole group of processes: the supervisor leads the others.
 LED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2)
 UNTIL_HEEDED: Final = (signal.SIGHUP, signal.SIGUSR2)  # what has no meaning before the supervisor is there
+ENDING: Final = (signal.SIGTERM, signal.SIGQUIT)
 
 
 def ignore(*numbers: int) -> None:
@@ -24,3 +25,9 @@ def ignore(*numbers: int) -> None:
     for number in (*STRAYS, *numbers):
         with suppress(OSError, ValueError):  # a system may keep one of them for itself
             signal.signal(number, signal.SIG_IGN)
+
+
+def interrupt_by(*numbers: int) -> None:
+    """Let these raise KeyboardInterrupt, as SIGINT does: what was begun is undone on the way out."""
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler)

@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -219,6 +221,27 @@ def test_signals_while_a_pop_starts_do_not_end_it() -> None:
 
         assert pop.ask() == worker
         assert pop.metric("edgecache_worker_deaths_total") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT])
+def test_a_pop_that_is_ended_while_it_starts_ends_quietly(number: signal.Signals) -> None:
+    """It serves nobody, and has nothing to drain: exit 0, and no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(DEADLINE)
+        environ = {
+            "PATH": os.environ["PATH"],
+            "EDGECACHE_ORIGIN": "http://127.0.0.1:1",
+            "EDGECACHE_REGIONAL": f"valkey://127.0.0.1:{silent.getsockname()[1]}",
+        }
+        command = [sys.executable, "-m", "edgecache", "serve"]
+        with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
+            asked, _ = silent.accept()  # whether it is there; it gets no answer
+            process.send_signal(number)
+            said = process.communicate(timeout=DEADLINE)[1]
+            asked.close()
+
+    assert (process.returncode, said) == (0, "")
 
 
 @pytest.mark.slow
