@@ -82,6 +82,28 @@ async def test_what_the_region_holds_in_chunks_is_left(origin: OriginDouble, val
     assert len(origin.requests) == 2
 
 
+@pytest.mark.parametrize("fields", [[], [COOKIE]], ids=["bare", "cookie"])
+async def test_a_304_for_one_client_leaves_what_lies_in_chunks(
+    origin: OriginDouble, valkey: Server, fields: list[tuple[str, str]]
+) -> None:
+    """A validation that is answered with a cookie does not delete what is fresh in the regional tier."""
+
+    def answer(request: ReceivedRequest) -> Reply:
+        return ONES["304-set-cookie"] if request.get("if-none-match") else Reply(200, STORED, LARGE)
+
+    origin.otherwise(answer)
+    settings = {"regional": valkey.url, "max_object_memory": "64KiB", "regional_timeout": "2s"}
+    async with running_pop(origin, client_revalidation="honour", **settings) as pop:
+        await pop.caught_up()
+        await pop.get("/page")
+        await pop.written()
+        pop.clock.advance(10)
+        assert (await pop.get("/page", ("Cache-Control", "max-age=5"), *fields)).body == LARGE
+        before = len(origin.requests)
+        assert (await pop.get("/page")).body == LARGE
+    assert len(origin.requests) == before
+
+
 async def test_a_head_for_one_client_leaves_what_is_fresh(origin: OriginDouble) -> None:
     """A HEAD that is answered 403, or for one client, drops nothing (RFC 9111 §4.3.5)."""
     answering(origin, b"page", Reply(403, body=b"for one"))
