@@ -307,7 +307,10 @@ class Settings:
         most="64GiB",
     )
     regional_key: bytes = setting(
-        CIPHER_KEY, "", "Key by which objects in the regional tier are encrypted (AES-GCM).", secret=True
+        CIPHER_KEY,
+        "",
+        "Key by which objects in the regional tier, and invalidations, are encrypted (AES-GCM); one for all regions.",
+        secret=True,
     )
     regional_ca: str = setting(
         CERTIFICATES, "", "PEM file of the authorities trusted for valkeys://; empty is the system's."

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from edgecache.invalidation import Invalidation
 from edgecache.log_stream import LogStore, Row, Visit
 from edgecache.rules import vectors
-from edgecache.rules.log_entries import Draft, read_entry
+from edgecache.rules.log_entries import Draft, Written, read_entry
 from edgecache.rules.purge_log import Applied, Kind
 from edgecache.rules.vectors import Vector
 from edgecache.tasks import spawn
@@ -73,6 +73,7 @@ class Follower:
         self._after: dict[str, bytes] = {}  # the ID up to which each log was read
         self._looked = 0.0
         self._told = -HEARTBEAT
+        self._unsealed: set[str] = set()  # regions whose last entry was not sealed as it should be
         self._unknown = False  # the server does not say which run it is
         self._waiting: list[tuple[Vector, asyncio.Future[None]]] = []
         self._must_reach: dict[str, int] | None = None  # until it has caught up
@@ -138,7 +139,7 @@ class Follower:
         for id_, fields in rows:
             self._after[region] = id_
             try:
-                entry = read_entry(id_, fields)
+                entry = read_entry(id_, self._opened(region, id_, fields))
             except ValueError:
                 log.error("the log of %s holds something else than entries", region)
                 self._log.distrust(region)
@@ -154,6 +155,22 @@ class Follower:
                 waiting[1].set_result(None)
         if forked and region == self._region:
             await self._begin_anew()
+
+    def _opened(self, region: str, id_: bytes, fields: dict[bytes, bytes]) -> Written:
+        """The fields of an entry; of one that is not sealed as it should be only its place, which is said once."""
+        found, believed = self._store.opened(region, id_, fields)
+        if not believed and not self._store.is_opening(fields):
+            self._counts.failed("unsealed")
+            if region not in self._unsealed:
+                log.warning(
+                    "the log of %s holds entries that are not sealed by EDGECACHE_REGIONAL_KEY, older than the key or "
+                    "forged: everything older than they are is validated",
+                    region,
+                )
+            self._unsealed.add(region)
+        elif believed:
+            self._unsealed.discard(region)
+        return found
 
     async def _look(self) -> None:
         """See whose logs there are, and that none holds less than was applied of it."""
@@ -214,9 +231,8 @@ class Follower:
             if write.region == self._region and await self._store.claims(write.begun):
                 draft = Draft(Kind.END, write.scopes, begun=write.begun, author=f"{self.member} (overdue)")
                 known = self._log.applied(self._region)
-                replies = await self._store.link.run([self._store.append_command(self._region, draft, known)])
+                await self._store.append(self._region, draft, known)
                 log.warning("a write was never ended: it invalidates %s", vectors.write_mark(write.begun))
-                self._store.appended(replies[0])
 
     async def _tell(self, *, changed: bool) -> None:
         now = self._clock()

@@ -14,7 +14,8 @@ copy the same log at once. IDs are never made here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from os import urandom
 from typing import Any, Final, NamedTuple
@@ -23,8 +24,10 @@ import orjson
 from redis.exceptions import ResponseError
 
 from edgecache.log_runs import RUN, THIS_RUN
-from edgecache.rules import vectors
-from edgecache.rules.log_entries import Draft, flat, read_place, written_id, written_incarnation
+from edgecache.rules import log_seal, vectors
+from edgecache.rules.log_entries import Draft, Written, flat, read_place, written_id, written_incarnation
+from edgecache.rules.log_seal import Place
+from edgecache.rules.record import Codec
 from edgecache.rules.vectors import NOTHING, Vector
 from edgecache.valkey import Command, Link
 
@@ -35,6 +38,7 @@ POPS: Final = b"ec:{log}:pops"
 ACKS: Final = b"ec:{log}:acks"
 MOST_ACKS: Final = 20_000
 FORGOTTEN: Final = 600.0  # seconds of silence after which a worker is no longer waited for
+Ask = Callable[[Command], Awaitable[Any]]
 Row = tuple[bytes, dict[bytes, bytes]]  # an entry's ID and fields
 
 _ORDER: Final = """
@@ -67,6 +71,20 @@ local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], '*', 'i', inc, 'p
 redis.call('PUBLISH', ARGV[6], cjson.encode({{id, 'i', inc, 'p', prev, unpack(ARGV, 7)}}))
 return {{inc, id}}
 """
+# A sealed entry is made for one place: it is appended there, or the caller is told which place is the next.
+APPEND_SEALED: Final = f"""{_ORDER}{_OPEN}
+if ARGV[7] == inc and ARGV[8] == prev then
+  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], ARGV[9], 'i', inc, 'p', prev, 'e', ARGV[10])
+  redis.call('PUBLISH', ARGV[6], cjson.encode({{ARGV[9], 'i', inc, 'p', prev, 'e', ARGV[10]}}))
+  return {{inc, ARGV[9]}}
+end
+local now = redis.call('TIME')
+local ms, seq = part(prev)
+local time = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
+if less_number(ms, time) then return {{inc, prev, time .. '-0'}} end
+return {{inc, prev, ms .. '-' .. string.format('%.0f', tonumber(seq) + 1)}}
+"""
+MOST_TRIES: Final = 32  # at a place that others take meanwhile
 REOPEN: Final = f"{_ORDER}{_OPEN} return {{inc, prev}}"
 # A log that another run of the server had may have lost what it had acknowledged: it begins anew. See `log_runs`.
 VISIT: Final = f"""{_ORDER}{THIS_RUN}
@@ -150,11 +168,50 @@ def stream_key(region: str) -> bytes:
 class LogStore:
     """The logs that lie in one Valkey. Every method raises one of `valkey.Failure`."""
 
-    def __init__(self, link: Link, retention: int) -> None:
+    def __init__(self, link: Link, retention: int, codec: Codec | None = None) -> None:
         self.link = link
+        self._codec = codec  # by which entries are sealed; None: they are not
+        self._appending = asyncio.Lock()
         self._retention = b"%d" % retention  # entries
 
     # --- appending
+
+    async def append(self, region: str, draft: Draft, known: int, ask: Ask | None = None) -> int:
+        """The mark of `draft` once it is in the log of `region`, of which the caller has seen `known`, a mark.
+
+        `ask` sends a command and has its reply.
+        """
+        ask = ask or self._ask
+        if self._codec is None:
+            return self.appended(await ask(self.append_command(region, draft, known)))
+        async with self._appending:
+            return await self._append_sealed(self._codec, region, draft, known, ask)
+
+    async def _append_sealed(self, codec: Codec, region: str, draft: Draft, known: int, ask: Ask) -> int:
+        stream = stream_key(region)
+        shared = (*_opening(known), region, self._retention, PUSHES + region.encode())
+        place, content = (b"", b"", b""), b""
+        for _ in range(MOST_TRIES):
+            reply = await ask(("EVAL", APPEND_SEALED, "2", stream, REGIONS, *shared, *place, content))
+            if not isinstance(reply, list) or len(reply) != 3:
+                return self.appended(reply)
+            incarnation, previous, id_ = place = tuple(reply)
+            content = log_seal.sealed(codec, Place(stream, incarnation, previous, id_), draft)
+        raise ResponseError("others append all the time")
+
+    async def _ask(self, command: Command) -> Any:
+        return (await self.link.run([command]))[0]
+
+    def opened(self, region: str, id_: bytes, fields: dict[bytes, bytes]) -> tuple[Written, bool]:
+        """The fields of an entry, and whether they are to be believed: all of a log that is not sealed are."""
+        if self._codec is None:
+            return fields, True
+        found = log_seal.opened(self._codec, stream_key(region), id_, fields)
+        return (log_seal.place_of(fields), False) if found is None else (found, True)
+
+    def is_opening(self, fields: Written) -> bool:
+        """Whether these are of the first entry of an incarnation, which the server writes."""
+        return fields.get(b"k") == b"open"
 
     def append_command(self, region: str, draft: Draft, known: int) -> Command:
         """What appends `draft` to the log of `region`, of which the caller has seen `known`, a mark.
@@ -218,13 +275,15 @@ class LogStore:
         rows: list[Row] = _checked(
             await self.link.run([("XREVRANGE", stream_key(region), "+", "-", "COUNT", str(most))])
         )[0]
-        return rows
+        return [(id_, dict(self.opened(region, id_, fields)[0])) for id_, fields in rows]
 
     async def entry(self, region: str, mark: int) -> Row | None:
         """The entry with this mark, if it is still kept."""
         id_ = written_id(mark)
         rows = _checked(await self.link.run([("XRANGE", stream_key(region), id_, id_)]))[0]
-        return rows[0] if rows and _mark_of(rows[0]) == mark else None
+        if not rows or _mark_of(rows[0]) != mark:
+            return None
+        return rows[0][0], dict(self.opened(region, *rows[0])[0])
 
     # --- copying
 

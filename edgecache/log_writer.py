@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
@@ -21,7 +21,7 @@ from edgecache.rules.log_entries import Draft, purge_id
 from edgecache.rules.purge_log import Kind
 from edgecache.rules.scopes import EVERYTHING, whole_site
 from edgecache.tasks import spawn
-from edgecache.valkey import Failure
+from edgecache.valkey import Command, Failure
 
 log = logging.getLogger("edgecache")
 APPEND_WITHIN: Final = 1.0  # seconds
@@ -52,8 +52,10 @@ class LogWriter:
 
     async def append(self, draft: Draft) -> int:
         """The mark of the entry, once it is in the region's log; raises one of `Failure`."""
-        command = self.store.append_command(self.region, draft, self._known())
-        return self.store.appended(await self._commands.ask(command, 256, within=APPEND_WITHIN))
+        return await self.store.append(self.region, draft, self._known(), self._ask)
+
+    async def _ask(self, command: Command) -> Any:
+        return await self._commands.ask(command, 256, within=APPEND_WITHIN)
 
     def append_later(self, draft: Draft, recorded: Recorded | None = None) -> None:
         """Append it as soon as the log can be reached, and call `recorded` with its mark."""

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from itertools import count
 from random import random
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from edgecache.config import Settings
 from edgecache.guard import Guard
 from edgecache.invalidation import Invalidation
@@ -17,6 +19,7 @@ from edgecache.log_stream import LogStore
 from edgecache.log_writer import LogWriter
 from edgecache.regional_server import access_of
 from edgecache.rules.breaker import Breaker
+from edgecache.rules.record import Codec
 from edgecache.valkey import Link
 
 TIMEOUT = 2.0  # seconds for a reply of one's own region
@@ -65,7 +68,7 @@ def writer_of(settings: Settings, counts: LogCounts, known: Callable[[], int]) -
 
 def home_store(settings: Settings) -> LogStore:
     """The logs in the Valkey of this region, on connections of their own."""
-    return LogStore(Link(access_of(settings, TIMEOUT)), settings.purge_retention)
+    return LogStore(Link(access_of(settings, TIMEOUT)), settings.purge_retention, codec_of(settings))
 
 
 def peer_stores(settings: Settings) -> dict[str, LogStore]:
@@ -75,4 +78,9 @@ def peer_stores(settings: Settings) -> dict[str, LogStore]:
 
 def far_store(settings: Settings, url: str) -> LogStore:
     """The logs in another region's Valkey."""
-    return LogStore(Link(access_of(settings, settings.peer_timeout, url)), settings.purge_retention)
+    return LogStore(Link(access_of(settings, settings.peer_timeout, url)), settings.purge_retention, codec_of(settings))
+
+
+def codec_of(settings: Settings) -> Codec | None:
+    """What seals the entries of the logs; None without a key for the tier."""
+    return Codec(AESGCM(settings.regional_key)) if settings.regional_key else None
