@@ -16,7 +16,12 @@ SAMPLES = [
     *("X-Client-Cert", "X-Client-Certificate", "Client-Cert", "Client-Cert-Chain", "X-Forwarded-Client-Cert"),
     *("Remote-User", "Remote-Groups", "X-Remote-User", "X-Auth-Request-User", "X-Auth-Request-Email"),
     *("X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Groups", "X-Amzn-Oidc-Identity", "X-Amzn-Oidc-Data"),
-    *("Cf-Access-Jwt-Assertion", "Cf-Access-Authenticated-User-Email", "X-Goog-Authenticated-User-Email"),
+    *(
+        "Cf-Cert-Subject-DN",
+        "Cf-Access-Jwt-Assertion",
+        "Cf-Access-Authenticated-User-Email",
+        "X-Goog-Authenticated-User-Email",
+    ),
     *("X-Goog-IAP-JWT-Assertion", "X-Ms-Client-Principal", "X-Pomerium-Jwt-Assertion", "Tailscale-User-Login"),
     *("X-WEBAUTH-USER", "eppn", "Shib-Session-ID", "OIDC-Claim-Sub", "X-Authentik-Username", "$WSRU", "WL-Proxy-SSL"),
 ]

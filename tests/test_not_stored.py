@@ -41,6 +41,12 @@ REFUSED = [
     ("vary-star", "GET", [FRESH, ("Vary", "*")], []),
     ("per-user-vary", "GET", [FRESH, ("Vary", "Cookie")], [("Cookie", "a=b")]),
     ("authorization", "GET", [FRESH], [("Authorization", "Basic eA==")]),
+    (
+        "coding",
+        "GET",
+        [FRESH, ("Vary", "Accept-Encoding"), ("Content-Encoding", "gzip")],
+        [("Accept-Encoding", "identity")],
+    ),
     ("request-no-store", "GET", [FRESH], [("Cache-Control", "no-store")]),
     ("useless", "GET", [("Cache-Control", "max-age=0")], []),
     ("method", "OPTIONS", [FRESH], []),

@@ -37,7 +37,7 @@ IDENTITIES: Final = frozenset(
 IDENTITY_FAMILIES: Final = tuple(
     b"ssl- x-ssl- x-client-cert x-client-ssl- x-clientcert client-cert x-tls-client- x-mtls- x-amzn-mtls- "
     b"x-forwarded-client-cert x-forwarded-tls x-forwarded-user x-forwarded-email x-forwarded-group x-remote-user "
-    b"x-remote-group x-remote-extra- remote- x-auth-request- x-amzn-oidc- cf-access- x-goog-authenticated- x-goog-iap- "
+    b"x-remote-group x-remote-extra- remote- x-auth-request- x-amzn-oidc- cf-access- cf-cert- cf-client-cert x-goog-authenticated- x-goog-iap- "
     b"x-ms-client-principal x-ms-token- x-pomerium- x-authentik- x-authelia- x-authenticated- x-webauth- x-vouch- "
     b"x-consumer- x-credential- x-jwt- x-endpoint-api-userinfo x-apigateway-api-userinfo tailscale- teleport- oidc- "
     b"shib- x-shib- iv- wl-proxy- $ws".split()
@@ -69,7 +69,9 @@ OVERRIDES: Final = frozenset(
 )
 METHODS: Final = frozenset(b"x-http-method x-http-method-override x-method-override x-method x-http-verb".split())
 TARGETS: Final = (b"x-original-url", b"x-rewrite-url")  # that frameworks take for the target (CVE-2018-14773)
-NOBODY: Final = frozenset((b"", b"-", b"0", b"none", b"null", b"(null)"))  # what fronts say where they know no identity
+NOBODY: Final = frozenset(
+    (b"", b"-", b"0", b"none", b"null", b"(null)", b"false")
+)  # what fronts say where they know no identity
 OF_CONNECTIONS: Final = frozenset(  # what fronts say of each connection; one of few values
     b"ssl-protocol ssl-cipher ssl-version x-ssl-protocol x-ssl-cipher x-ssl-version wl-proxy-ssl".split()
 )
