@@ -37,7 +37,8 @@ IDENTITIES: Final = frozenset(
 IDENTITY_FAMILIES: Final = tuple(
     b"ssl- x-ssl- x-client-cert x-client-ssl- x-clientcert client-cert x-tls-client- x-mtls- x-amzn-mtls- "
     b"x-forwarded-client-cert x-forwarded-tls x-forwarded-user x-forwarded-email x-forwarded-group x-remote-user "
-    b"x-remote-group x-remote-extra- remote- x-auth-request- x-amzn-oidc- cf-access- cf-cert- cf-client-cert x-goog-authenticated- x-goog-iap- "
+    b"x-remote-group x-remote-extra- remote- x-auth-request- x-amzn-oidc- cf-access- cf-cert- cf-client-cert "
+    b"x-goog-authenticated- x-goog-iap- "
     b"x-ms-client-principal x-ms-token- x-pomerium- x-authentik- x-authelia- x-authenticated- x-webauth- x-vouch- "
     b"x-consumer- x-credential- x-jwt- x-endpoint-api-userinfo x-apigateway-api-userinfo tailscale- teleport- oidc- "
     b"shib- x-shib- iv- wl-proxy- $ws".split()
