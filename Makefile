@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: run test check fuzz bench restart chain real-sites load reload-load dashboards-check purge-load hostile-load
-.PHONY: readme heads-cost correctness
+.PHONY: docs readme heads-cost correctness
 
 # A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
 run: $(VENV)/.installed
@@ -82,11 +82,12 @@ hostile-load: $(VENV)/.installed-test
 correctness: $(VENV)/.installed-test
 	cd loadtests && ../$(BIN)/python -m correctness $(CORRECTNESS)
 
-# Write the table of settings into README.md.
-readme: $(VENV)/.installed
+# Write the reference of settings into docs/settings.md, and the sample file docs/edgecache.env.example.
+docs readme: $(VENV)/.installed
 	$(BIN)/edgecache check-config --markdown > $(VENV)/settings.md
 	sed -i -e '/<!-- settings -->/,/<!-- end of settings -->/{//!d;}' \
-		-e '/<!-- settings -->/r $(VENV)/settings.md' README.md
+		-e '/<!-- settings -->/r $(VENV)/settings.md' docs/settings.md
+	$(BIN)/edgecache check-config --sample > docs/edgecache.env.example
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo 'Installing edgecache and what it needs into $(VENV), once: one to two minutes.'

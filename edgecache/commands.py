@@ -18,7 +18,7 @@ from edgecache.config_file import Source
 from edgecache.config_rules import not_served
 from edgecache.errors import BAD_CONFIGURATION, ConfigError
 from edgecache.reload import ended
-from edgecache.settings_table import effective_table, markdown_table
+from edgecache.settings_table import effective_table, reference, sample_file
 from edgecache.sizing import of_machine, refuse_too_much
 from edgecache.traceback_limit import TracebackLimit
 from edgecache.worker_process import DEFAULT_WORKER
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgecache.embedded import EmbeddedValkey
     from edgecache.supervisor import Supervisor
 
-CONFIG_HELP = "file of EDGECACHE_NAME=value lines; the same as EDGECACHE_CONFIG_FILE"
+CONFIG_HELP = "configuration file of EDGECACHE_NAME=value lines (default: EDGECACHE_CONFIG_FILE)"
 log = logging.getLogger("edgecache.supervisor")
 LOG_FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s[%(process)d] %(message)s"
 LOG_TIME = "%Y-%m-%dT%H:%M:%S"
@@ -47,8 +47,8 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edgecache",
-        description="A self-hosted CDN point of presence in front of a web service.",
-        epilog="Settings are environment variables: `edgecache check-config` lists them.",
+        description="A self-hosted CDN point of presence (POP): a caching reverse proxy in front of a web service.",
+        epilog="Settings are environment variables, or lines of a file; `edgecache check-config` lists them all.",
     )
     parser.add_argument("--version", action="version", version=f"edgecache {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -61,12 +61,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    words = "Serve EDGECACHE_ORIGIN on EDGECACHE_LISTEN until SIGTERM, which drains."
-    serve = commands.add_parser("serve", help="serve a web service from this POP", description=words)
+    words = (
+        "Serve EDGECACHE_ORIGIN on EDGECACHE_LISTEN. SIGTERM, SIGQUIT or Ctrl-C drains; SIGHUP reloads the settings."
+    )
+    serve = commands.add_parser("serve", help="run the POP", description=words)
     serve.add_argument(
         "--demo",
         action="store_true",
-        help="without EDGECACHE_ORIGIN, start a small web service to stand in front of, and tell what to look at",
+        help="if EDGECACHE_ORIGIN is not set, start a small web service behind the POP and print URLs to try",
     )
     serve.add_argument("--config", default="", metavar="FILE", help=CONFIG_HELP)
     serve.add_argument("--worker", default=DEFAULT_WORKER, help=argparse.SUPPRESS)
@@ -75,22 +77,24 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _add_check_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     words = (
-        "Print every setting with its value in this environment; exit 2 if `serve` would refuse it. Files that "
-        "settings name are read; addresses, directories and Valkey are tried by --connect only, and origins never."
+        "Print every setting with its value and where it comes from; exit 2 if `serve` would refuse them. Files named "
+        "by settings are read. Addresses, directories and Valkey are tried only with --connect; origins never."
     )
-    check = commands.add_parser("check-config", help="print and check the settings", description=words)
+    check = commands.add_parser("check-config", help="print and check all settings", description=words)
     check.add_argument(
         "--connect",
         action="store_true",
-        help="try what `serve` needs of this machine and of others, too: addresses, directories, Valkey",
+        help="also try what `serve` needs: listening addresses, directories, Valkey",
     )
-    check.add_argument("--markdown", action="store_true", help="print the table of the README instead")
+    pages = check.add_mutually_exclusive_group()
+    pages.add_argument("--markdown", action="store_true", help="print the reference of all settings instead")
+    pages.add_argument("--sample", action="store_true", help="print a configuration file of all defaults instead")
     check.add_argument("--config", default="", metavar="FILE", help=CONFIG_HELP)
     check.set_defaults(command=_check_config)
 
 
 def _add_healthcheck(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    words = "Ask the POP on EDGECACHE_ADMIN_LISTEN whether it is ready: exit 0 if it is, else 1."
+    words = "Request /readyz of the POP on EDGECACHE_ADMIN_LISTEN: exit 0 if it is ready, 1 otherwise."
     check = commands.add_parser("healthcheck", help="exit 0 if this POP is ready", description=words)
     check.add_argument("--config", default="", metavar="FILE", help=CONFIG_HELP)
     check.set_defaults(command=_healthcheck)
@@ -108,8 +112,8 @@ def _add_worker(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _check_config(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    if chosen.markdown:
-        print(markdown_table())
+    if chosen.markdown or chosen.sample:
+        print(reference() if chosen.markdown else sample_file())
         return 0
     source = Source(environ, chosen.config)
     environ = source.read()
@@ -201,7 +205,7 @@ def _warn(source: Source, settings: Settings) -> None:
     for line in not_served(settings):
         log.warning("%s", line)
     for certificate in ended(settings):
-        log.warning("EDGECACHE_TLS_CERTIFICATES: %s has ended, clients will refuse it", certificate)
+        log.warning("EDGECACHE_TLS_CERTIFICATES: %s has expired, clients will refuse it", certificate)
 
 
 def _with_region(settings: Settings, source: Source, running: ExitStack) -> EmbeddedValkey | None:

@@ -1,7 +1,8 @@
 """The settings: ONE table, read from the environment once, into a frozen value.
 
 A row is a field of `Settings`: its name in lower case, its kind, its default as an operator would write it, one
-line of documentation, its bounds. To add a setting, add a row; `make readme` writes it into the README.
+line of documentation, its bounds. To add a setting, add a row; `make docs` writes it into docs/settings.md and the
+sample file.
 """
 
 # ruff: noqa: RUF009 (the calls in the table make dataclass fields, which is what RUF009 means to ask for)
@@ -155,90 +156,114 @@ class Settings:
     """The table. Sizes are bytes, durations seconds; documentation and bounds are in each row."""
 
     # The service and who is answered
-    origin: Origin = required(ORIGIN, "The web service to stand in front of.")
+    origin: Origin = required(ORIGIN, "Web service behind this POP; EDGECACHE_ORIGINS may name several instead.")
     origins: Mapping[str, tuple[Origin, ...]] = setting(
-        ORIGINS, "", "Instead of EDGECACHE_ORIGIN: origins by region, those of one region parted by a bar."
+        ORIGINS,
+        "",
+        "Origins by region, instead of EDGECACHE_ORIGIN; several of one region are separated by a vertical bar.",
     )
     origin_host: str = setting(
-        ORIGIN_HOST, "client", "Host sent to the origin: the client's, the origin's own, or this one."
+        ORIGIN_HOST,
+        "client",
+        "Host field of requests to the origin: the client's own (`client`), that of the origin's URL (`origin`),"
+        " or a fixed one.",
     )
     origin_urls: str = setting(
         one_of("map", "keep"),
         "map",
-        "What becomes of Location, Content-Location and Refresh that name the origin, where EDGECACHE_ORIGIN_HOST is"
-        " not client: map puts the site that was asked for in its place, keep leaves them.",
+        "Treatment of Location, Content-Location and Refresh that name the origin, when EDGECACHE_ORIGIN_HOST is"
+        " not `client`: `map` puts the requested site in the origin's place, `keep` leaves them as they are.",
     )
     origin_alt_svc: str = setting(
         one_of("drop", "keep"),
         "drop",
-        "What becomes of the origin's Alt-Svc, which sends clients past this POP: drop or keep.",
+        "Treatment of the origin's Alt-Svc, which would lead clients past this POP: `drop` removes it, `keep`"
+        " passes it on.",
     )
     hosts: tuple[str, ...] = setting(
-        HOST_NAMES, "", "Site names that are answered, on any port; others get 421; empty answers any."
+        HOST_NAMES,
+        "",
+        "Names of the sites that are served, on any port; a request for another name gets 421. Empty serves every"
+        " name.",
     )
-    listen: Address = setting(ADDRESS, "127.0.0.1:8080", "Where clients are served.")
-    admin_listen: Address = setting(ADDRESS, "127.0.0.1:9900", "Where health and metrics are served.")
+    listen: Address = setting(
+        ADDRESS, "127.0.0.1:8080", "Address of the plain HTTP listener for clients; port 0 picks a free one."
+    )
+    admin_listen: Address = setting(
+        ADDRESS, "127.0.0.1:9900", "Address of the admin listener: health, metrics and purges."
+    )
     admin_token: str = setting(
         TOKEN,
         "",
-        "Bearer token asked for on the admin listener, except health; empty asks for none, and answers"
-        " addresses, localhost and own names only.",
+        "Bearer token required on the admin listener, except for health. Empty requires none; then only requests"
+        " to an IP address, localhost or the machine's own name are answered.",
         secret=True,
     )
     trusted_proxies: tuple[Network, ...] = setting(
         NETWORKS,
         "",
-        "Networks whose Forwarded, X-Forwarded-For and X-Forwarded-Proto are believed, but for hosts, and what they say"
-        " of a client's identity (Remote-User, X-SSL-Client-*: never cached) and place (CF-IPCountry: in the key).",
+        "Networks of proxies in front of this POP. Forwarded, X-Forwarded-For and X-Forwarded-Proto from them are"
+        " believed (but never for the host), and so are fields about the client's identity (Remote-User,"
+        " X-SSL-Client-*: such requests are never cached) and place (CF-IPCountry: part of the cache key).",
     )
-    forwarded: bool = setting(SWITCH, "on", "Send Forwarded and X-Forwarded-* to the origin.")
+    forwarded: bool = setting(SWITCH, "on", "Whether Forwarded and X-Forwarded-* are sent to the origin.")
 
     proxy_protocol: bool = setting(
-        SWITCH, "off", "Whether EDGECACHE_TRUSTED_PROXIES begin each connection with a PROXY header, version 1 or 2."
+        SWITCH,
+        "off",
+        "Whether connections from EDGECACHE_TRUSTED_PROXIES begin with a PROXY protocol header, version 1 or 2.",
     )
 
     # TLS
     tls_listen: Address | None = setting(
-        OPTIONAL_ADDRESS, "", "Where clients are served over TLS 1.2 and 1.3; empty is nowhere."
+        OPTIONAL_ADDRESS, "", "Address of the TLS listener for clients (TLS 1.2 and 1.3). Empty disables it."
     )
     tls_certificates: tuple[Described, ...] = setting(
         KEY_PAIRS,
         "",
-        "PEM files of chain and key, the two parted by a bar, chosen by SNI, the first (or `default`) for other names; "
-        "or a directory of NAME.pem, NAME.crt with NAME.key, or NAME/fullchain.pem with NAME/privkey.pem.",
+        "Certificate chains and keys in PEM: files that hold both, or a chain and a key separated by a vertical"
+        " bar; or a directory of NAME.pem, NAME.crt with NAME.key, or NAME/fullchain.pem with NAME/privkey.pem. SNI"
+        " selects the certificate; the first one (in a directory, `default`) serves all other names.",
     )
     https_redirect: int = setting(
-        HTTPS_REDIRECT, "off", "Redirect http to https on this port, on is 443; but for /.well-known/acme-challenge/."
+        HTTPS_REDIRECT,
+        "off",
+        "Redirect from http to https on this port (`on` is 443). Purges and /.well-known/acme-challenge/ are not"
+        " redirected.",
     )
     hsts: str = setting(
         HSTS,
         "",
-        "Strict-Transport-Security for https, such as max-age=31536000; includeSubDomains, unless the origin sends it.",
+        "Strict-Transport-Security field of https responses, unless the origin sends its own.",
     )
     pop_listen: Address | None = setting(
-        OPTIONAL_ADDRESS, "", "Where other POPs are served, over TLS 1.3 with a certificate; empty is nowhere."
+        OPTIONAL_ADDRESS,
+        "",
+        "Address of the listener for other POPs: TLS 1.3 with a client certificate. Empty disables it.",
     )
     pop_ca: str = setting(
         CERTIFICATES,
         "",
-        "PEM file of the authority of POPs' certificates: what it signs with a URI name edgecache:pop:NAME is a POP.",
+        "PEM file of the certificate authority for POPs: a certificate that it signed, with a URI name"
+        " edgecache:pop:NAME, belongs to a POP.",
     )
 
     # Geography: where clients are
-    geo_db: str = setting(
-        GEO_DATABASE, "", "Database in MaxMind's format, read again when it changes; empty knows no places."
-    )
+    geo_db: str = setting(GEO_DATABASE, "", "Country database in MaxMind's format, read again when it changes.")
     geo_overrides: Mapping[Network, str] = setting(
-        GEO_OVERRIDES, "", "Countries of networks, before the database; the longest prefix wins."
+        GEO_OVERRIDES, "", "Countries of networks, looked up before the database; the longest prefix wins."
     )
     geo_rules: GeoRules = setting(
-        GEO_RULES, "", "Which region serves whom, such as country:DE=eu,continent:NA=us,*=us; else this POP's."
+        GEO_RULES,
+        "",
+        "Region that serves each country or continent; `*` stands for the rest. Without a match it is this POP's own.",
     )
 
     residency: Mapping[str, str] = setting(
         JURISDICTIONS,
         "",
-        "Jurisdictions of all regions, such as eu:EU,us:US: what clients of one get is kept and asked for in it only.",
+        "Jurisdiction of every region: responses for clients of one jurisdiction are stored and requested inside"
+        " it only.",
     )
 
     # This POP
@@ -247,30 +272,40 @@ class Settings:
     config_file: str = setting(
         FILE,
         "",
-        "File of EDGECACHE_NAME=value lines, read again on SIGHUP and when it changes; the environment wins over it.",
+        "File of EDGECACHE_NAME=value lines, read again on SIGHUP and when it changes. Variables of the"
+        " environment override it.",
     )
-    workers: int = setting(COUNT, CORES, "Worker processes.", least="1", most="256")
-    drain_grace: float = setting(DURATION, "30s", "How long exchanges may go on after SIGTERM.", least="0s", most="1h")
+    workers: int = setting(COUNT, CORES, "Number of worker processes.", least="1", most="256")
+    drain_grace: float = setting(
+        DURATION, "30s", "Time that running requests have to finish after SIGTERM.", least="0s", most="1h"
+    )
     worker_timeout: float = setting(
-        DURATION, "10s", "Silence of a worker's event loop after which it is replaced.", least="1s", most="1h"
+        DURATION, "10s", "Silence of a worker's event loop after which the worker is replaced.", least="1s", most="1h"
     )
     access_log: float = setting(
-        LOG_FRACTION, "json", "Log of requests on standard output: all, none, or a random fraction of them."
+        LOG_FRACTION,
+        "json",
+        "Requests that are logged on standard output: all (`json`), none (`off`), or a random fraction.",
     )
     access_log_fields: tuple[str, ...] = setting(
         LOG_FIELDS,
         "default",
-        "Fields of that log, out of docs/logging.md; default and all stand for many.",
+        "Fields of the access log, named in docs/logging.md; `default` and `all` stand for many.",
     )
     log_level: str = setting(
-        one_of("debug", "info", "warning", "error"), "info", "Least severity logged on standard error."
+        one_of("debug", "info", "warning", "error"), "info", "Lowest severity that is logged on standard error."
     )
 
     otlp_endpoint: str = setting(
-        OTLP_ENDPOINT, "", "OpenTelemetry collector that gets traces (OTLP over HTTP); empty makes none."
+        OTLP_ENDPOINT,
+        "",
+        "OpenTelemetry collector that receives traces (OTLP over HTTP); without a path, /v1/traces is meant. Empty"
+        " disables tracing.",
     )
     trace_sample: float = setting(
-        FRACTION, "0.01", "Fraction of requests that are traced; a trusted proxy or another POP decides for its own."
+        FRACTION,
+        "0.01",
+        "Fraction of requests that are traced. For its own requests a trusted proxy or another POP decides.",
     )
 
     # Memory
@@ -281,23 +316,26 @@ class Settings:
         least="1MiB",
         most="64TiB",
     )
-    memory_policy: str = setting(
-        one_of("lru", "sieve", "s3fifo"), "s3fifo", "Which object leaves when the memory is full."
-    )
+    memory_policy: str = setting(one_of("lru", "sieve", "s3fifo"), "s3fifo", "Eviction policy of the memory.")
     max_object_memory: int = setting(SIZE, "0", "Largest object kept in memory; 0 is a tenth of one worker's share.")
 
     # The regional tier
     regional: str = setting(
         REGIONAL,
         "off",
-        "Valkey shared by all workers and POPs of a region: embedded (a server of its own), off, or its URL: "
-        "valkey://, valkeys:// (TLS), valkey+unix://, valkey+sentinel://, valkey+cluster://.",
+        "Valkey shared by all workers and POPs of a region: `embedded` (a server of this POP's own), `off`, or a"
+        " URL: valkey://, valkeys:// (TLS), valkey+unix://, valkey+sentinel://, valkey+cluster://.",
     )
     regional_timeout: float = setting(
-        DURATION, "25ms", "How long a read of the regional tier may take.", least="1ms", most="10s"
+        DURATION, "25ms", "Timeout for a read of the regional tier.", least="1ms", most="10s"
     )
     regional_lease: float = setting(
-        DURATION, "2s", "Life of a lease: how soon a key is free whose leader has died.", least="100ms", most="1m"
+        DURATION,
+        "2s",
+        "Lifetime of a fetch lease: the time after which an object whose fetching worker died can be fetched by"
+        " another.",
+        least="100ms",
+        most="1m",
     )
     regional_max_object: int = setting(
         SIZE,
@@ -309,100 +347,111 @@ class Settings:
     regional_key: bytes = setting(
         CIPHER_KEY,
         "",
-        "Key by which objects in the regional tier, and invalidations, are encrypted (AES-GCM); one for all regions.",
+        "Key that encrypts objects in the regional tier and invalidations (AES-GCM), the same in all regions;"
+        " `openssl rand -hex 32` makes one. Empty stores them with a checksum only.",
         secret=True,
     )
     regional_ca: str = setting(
-        CERTIFICATES, "", "PEM file of the authorities trusted for valkeys://; empty is the system's."
+        CERTIFICATES, "", "PEM file of the certificate authorities trusted for valkeys://. Empty trusts the system's."
     )
     regional_certificate: str = setting(
-        FILE, "", "PEM file of this POP's certificate for valkeys://; read for each new connection."
+        FILE, "", "PEM file of this POP's client certificate for valkeys://, read for each new connection."
     )
-    regional_certificate_key: str = setting(FILE, "", "PEM file of its key, if it is another.")
-    regional_replicas: bool = setting(SWITCH, "off", "Read from replicas, with Sentinel and in a cluster.")
+    regional_certificate_key: str = setting(FILE, "", "PEM file of that certificate's key, if it is a file of its own.")
+    regional_replicas: bool = setting(SWITCH, "off", "Whether reads go to replicas; with Sentinel or a cluster only.")
     regional_required: bool = setting(
-        SWITCH, "off", "Refuse to start without the regional tier, instead of serving without it."
+        SWITCH,
+        "off",
+        "Whether a regional tier that cannot be reached refuses the start; otherwise the POP serves without it.",
     )
-    regional_memory: int = setting(SIZE, VALKEY_OBJECTS, "Memory of the embedded Valkey.", least="16MiB", most="64TiB")
+    regional_memory: int = setting(
+        SIZE, VALKEY_OBJECTS, "Memory limit of the embedded Valkey.", least="16MiB", most="64TiB"
+    )
     regional_directory: str = setting(
-        FILE, "", "Where the embedded Valkey keeps its data over a restart; empty is nowhere."
+        FILE, "", "Directory where the embedded Valkey keeps its data across restarts. Empty keeps nothing."
     )
 
     # Invalidation: purges and writes
     peers: Mapping[str, str] = setting(
         PEERS,
         "",
-        "Valkeys of other regions, whose invalidations are copied from them: us=valkey://…,ap=valkeys://….",
+        "Valkeys of the other regions, from which their purge logs are copied.",
         secret=True,
     )
     peer_timeout: float = setting(
         DURATION,
         "650ms",
-        "For a Valkey of another region to answer, then it is asked anew: a round trip, and 200ms that it may wait.",
+        "Timeout for replies from another region's Valkey; at least one round trip plus 200 ms.",
         least="250ms",
         most="10s",
     )
     purge_tokens: tuple[PurgeToken, ...] = setting(
         PURGE_TOKENS,
         "",
-        "Who may purge, beside EDGECACHE_ADMIN_TOKEN: name=secret, or name@host=secret for that site only.",
+        "Tokens that may purge, besides EDGECACHE_ADMIN_TOKEN: name=secret, or name@host=secret for that site"
+        " only; several hosts are separated by a vertical bar.",
         secret=True,
     )
     purge_from: tuple[Network, ...] = setting(
         NETWORKS,
         "",
-        "Networks whose PURGE, BAN and PURGEKEYS need no secret; by way of a proxy only if that is one of"
+        "Networks whose PURGE, BAN and PURGEKEYS need no secret; by way of a proxy, only if it is one of"
         " EDGECACHE_TRUSTED_PROXIES and names its client.",
     )
     purge_retention: int = setting(
         COUNT,
         "100000",
-        "Entries kept in a region's log; who was away for longer revalidates what it has.",
+        "Entries kept in a region's purge log. A POP that missed more than these revalidates what it has stored.",
         least="100",
         most="100000000",
     )
     purge_registers: int = setting(
         COUNT,
         NAMES,
-        "Purged names that a worker remembers; beyond that the site with most of them revalidates its older objects.",
+        "Purged names (tags, URLs, prefixes) that a worker remembers. Beyond that, the site with most of them"
+        " revalidates its older objects.",
         least="100",
         most="100000000",
     )
     write_ack: str = setting(
         one_of("local", "region", "all"),
         "region",
-        "Who has to know what a write invalidates before the writer is answered: this worker, the region's POPs, all.",
+        "How far the invalidations of a write must be known before its response is sent: in this worker (`local`),"
+        " in the region's POPs (`region`), or everywhere (`all`).",
     )
     write_through: str = setting(
         one_of("invalidate", "refresh"),
         "invalidate",
-        "What a write does to what is stored of its target: invalidate, or refresh it at once in the regional tiers.",
+        "Effect of a write on the stored responses of its target: `invalidate`, or `refresh` them at once in the"
+        " regional tiers.",
     )
     write_timeout: float = setting(
         DURATION,
         "2m",
-        "After which a write whose POP died counts as ended, and invalidates; no less than the origin may take.",
+        "Time after which a write whose POP died counts as ended, and invalidates; no less than the origin may"
+        " take for one.",
         least="1s",
         most="1h",
     )
     client_writes: int = setting(
         COUNT,
         "100",
-        "Writes of one address or IPv6 /64 that may wait for the origin in a worker; more get 429. 0 sets no limit.",
+        "Writes of one address or IPv6 /64 that may wait for the origin, per worker; more get 429. 0 sets no limit.",
         most="1000000",
     )
     cut_off: str = setting(
         one_of("available", "consistent"),
         "available",
-        "What is served while a region's log is silent for EDGECACHE_MAX_PURGE_LAG: what is stored, or revalidated.",
+        "What is served while a region's purge log has been silent for EDGECACHE_MAX_PURGE_LAG: what is stored"
+        " (`available`), or what the origin validates on each use (`consistent`).",
     )
     cut_off_paths: Mapping[str, str] = setting(
-        PREFIX_MODES, "", "The same for path prefixes: /shop=consistent,/news=available; the longest counts."
+        PREFIX_MODES, "", "Exceptions from EDGECACHE_CUT_OFF by path prefix; the longest prefix wins."
     )
     max_purge_lag: float = setting(
         DURATION,
         "5s",
-        "Silence of a region's log after which a POP counts as cut off from it.",
+        "Silence of a region's purge log after which a POP counts as cut off from that region.",
         least="500ms",
         most="1h",
     )
@@ -411,199 +460,257 @@ class Settings:
         "hide",
         "Whether clients see Surrogate-Key, Cache-Tag, Cache-Groups, xkey and EDGECACHE_TAG_FIELD_NAMES.",
     )
-    tag_field_names: tuple[str, ...] = setting(
-        FIELD_NAMES, "", "Further fields of answers whose values are tags, such as X-Magento-Tags or X-Cache-Tags."
-    )
+    tag_field_names: tuple[str, ...] = setting(FIELD_NAMES, "", "Further response fields whose values are tags.")
     token_cookie: bool = setting(
-        SWITCH, "off", "Give writers the consistency token as the cookie edgecache-token too, beside Edgecache-Token."
+        SWITCH,
+        "off",
+        "Whether a write's consistency token is sent as the cookie edgecache-token too, besides the field"
+        " Edgecache-Token.",
     )
 
     # Clients: deadlines and limits
     max_connections: int = setting(
-        COUNT, "0", "Most client connections of a worker; 0 is what its limit on open files allows.", most="1000000"
+        COUNT,
+        "0",
+        "Maximum number of client connections, per worker; 0 is what the limit on open files allows.",
+        most="1000000",
     )
     max_connections_per_address: int = setting(
         COUNT,
         "4096",
-        "The same from one address or IPv6 /64, EDGECACHE_TRUSTED_PROXIES left out; 0 sets no limit.",
+        "Maximum number of client connections from one address or IPv6 /64, per worker; EDGECACHE_TRUSTED_PROXIES"
+        " are exempt. 0 sets no limit.",
         most="1000000",
     )
-    head_timeout: float = setting(DURATION, "10s", "To receive the head of a request.", least="10ms", most="10m")
+    head_timeout: float = setting(
+        DURATION, "10s", "Timeout for receiving a request's head, and for a TLS handshake.", least="10ms", most="10m"
+    )
     body_timeout: float = setting(
         DURATION,
         "30s",
-        "Between bytes of a request's body, or of a client that reads an answer.",
+        "Timeout between bytes of a request's body, and between reads of a response by its client.",
         least="10ms",
         most="1h",
     )
     idle_timeout: float = setting(
-        DURATION, "60s", "That a client's connection may stay idle between requests.", least="10ms", most="1h"
+        DURATION, "60s", "Time that a client's connection may be idle between requests.", least="10ms", most="1h"
     )
     tunnel_timeout: float = setting(
         DURATION,
         "10m",
-        "That a WebSocket may be silent in both directions, or a stream of events (text/event-stream) between two.",
+        "Time that a WebSocket may be silent in both directions, or a stream of events (text/event-stream) between"
+        " two of them.",
         least="10ms",
         most="1d",
     )
     min_rate: int = setting(
         SIZE,
         "100",
-        "Bytes per second below which a request's body is refused once EDGECACHE_BODY_TIMEOUT has passed.",
+        "Bytes per second below which a request's body is refused, once it has taken EDGECACHE_BODY_TIMEOUT.",
     )
     max_line: int = setting(SIZE, "8KiB", "Longest request line or field line.", least="256", most="1MiB")
-    max_fields: int = setting(COUNT, "100", "Most field lines of a message.", least="1", most="10000")
+    max_fields: int = setting(COUNT, "100", "Maximum number of field lines in a head.", least="1", most="10000")
     max_head: int = setting(SIZE, "32KiB", "Largest head of a message.", least="1KiB", most="1MiB")
     max_ranges: int = setting(
-        COUNT, "5", "Most ranges answered at once; more get the whole object.", least="1", most="1000"
+        COUNT,
+        "5",
+        "Maximum number of ranges in one response; a request for more gets the whole object.",
+        least="1",
+        most="1000",
     )
     max_request_body: int = setting(SIZE, "0", "Largest request body; 0 sets no limit.")
     finish_abandoned: bool = setting(
         SWITCH,
         "off",
-        "Whether the origin's answer is awaited though its client has left, where it is not for the cache.",
+        "Whether the origin's response is read to its end though its client has left, where it is not for the cache.",
     )
 
     # The origin: connections and deadlines
-    connect_timeout: float = setting(DURATION, "3s", "To connect to the origin, TLS included.", least="10ms", most="5m")
-    first_byte_timeout: float = setting(DURATION, "60s", "Until the origin's answer begins.", least="10ms", most="1h")
+    connect_timeout: float = setting(
+        DURATION, "3s", "Timeout for connecting to the origin, TLS handshake included.", least="10ms", most="5m"
+    )
+    first_byte_timeout: float = setting(
+        DURATION, "60s", "Timeout for the first byte of the origin's response.", least="10ms", most="1h"
+    )
     between_bytes_timeout: float = setting(
-        DURATION, "60s", "Between bytes of the origin's answer, but of events.", least="10ms", most="1h"
+        DURATION,
+        "60s",
+        "Timeout between bytes of the origin's response; streams of events have EDGECACHE_TUNNEL_TIMEOUT.",
+        least="10ms",
+        most="1h",
     )
     origin_min_rate: int = setting(
         SIZE,
         "100",
-        "Bytes per second below which an answer of known length, or one to be stored, is given up"
-        " once EDGECACHE_BETWEEN_BYTES_TIMEOUT has passed.",
+        "Bytes per second below which a response of known length, or one that is being stored, is abandoned once"
+        " it has taken EDGECACHE_BETWEEN_BYTES_TIMEOUT.",
     )
     origin_keepalive: float = setting(
-        DURATION, "4s", "That an idle connection to the origin is kept.", least="0s", most="1h"
+        DURATION, "4s", "Time that an idle connection to the origin is kept open.", least="0s", most="1h"
     )
     origin_connection_age: float = setting(
         DURATION,
         "10m",
-        "Greatest age of a connection to the origin or a parent: then it takes no other request. Those to an address"
-        " that the name has no longer leave sooner.",
+        "Maximum age of a connection to the origin or a parent; an older one takes no further request. Connections"
+        " to an address that the name no longer has are closed earlier.",
         least="1s",
         most="1d",
     )
     origin_connections: int = setting(
-        COUNT, "256", "Most connections to the origin, per worker.", least="1", most="65535"
+        COUNT, "256", "Maximum number of connections to the origin, per worker.", least="1", most="65535"
     )
     origin_queue: int = setting(
-        COUNT, "1024", "Most requests that wait for such a connection, per worker.", most="1000000"
+        COUNT, "1024", "Maximum number of requests that wait for such a connection, per worker.", most="1000000"
     )
-    origin_queue_timeout: float = setting(DURATION, "5s", "How long they wait before 503.", least="0s", most="10m")
+    origin_queue_timeout: float = setting(
+        DURATION, "5s", "Time that a request waits for such a connection before it gets 503.", least="0s", most="10m"
+    )
     origin_ca: str = setting(
-        CERTIFICATES, "", "PEM file of the authorities trusted for the origin; empty is the system's."
+        CERTIFICATES, "", "PEM file of the certificate authorities trusted for the origin. Empty trusts the system's."
     )
     origin_certificate: str = setting(
         FILE,
         "",
-        "PEM file of this POP's certificate for origins that ask for one; read again when it changes.",
+        "PEM file of this POP's client certificate for origins that request one; read again when it changes.",
     )
-    origin_certificate_key: str = setting(FILE, "", "PEM file of its key, if it is another.")
-    origin_tls_verify: bool = setting(SWITCH, "on", "Verify the origin's certificate and name.")
+    origin_certificate_key: str = setting(FILE, "", "PEM file of that certificate's key, if it is a file of its own.")
+    origin_tls_verify: bool = setting(SWITCH, "on", "Whether the origin's certificate and name are verified.")
     dns_ttl: float = setting(
-        DURATION, "30s", "How long an address of the origin's name is used.", least="0s", most="1d"
+        DURATION,
+        "30s",
+        "Time that an address of the origin's name is used before the name is looked up again.",
+        least="0s",
+        most="1d",
     )
 
     # Parents: other POPs that are asked instead of the origin
     parents: Mapping[str, tuple[Parent, ...]] = setting(
         PARENTS,
         "",
-        "POPs asked instead of the origin, each object of one of them; of this region first."
-        " #name after a URL where POPs know the same parent by several URLs.",
+        "POPs that are asked instead of the origin, one for each object; those of this region first. `#name` after"
+        " a URL names a parent that POPs know by several URLs.",
     )
     parent_ca: str = setting(
-        CERTIFICATES, "", "PEM file of the authorities trusted for parents' own certificates; empty is the system's."
+        CERTIFICATES,
+        "",
+        "PEM file of the certificate authorities trusted for parents' own certificates. Empty trusts the system's.",
     )
     pop_certificate: str = setting(
         FILE,
         "",
-        "PEM file of this POP's certificate for the EDGECACHE_POP_LISTEN of parents; read again when it changes.",
+        "PEM file of this POP's client certificate for the EDGECACHE_POP_LISTEN of its parents; read again when it"
+        " changes.",
     )
-    pop_certificate_key: str = setting(FILE, "", "PEM file of its key, if it is another.")
+    pop_certificate_key: str = setting(FILE, "", "PEM file of that certificate's key, if it is a file of its own.")
     parent_bypass: int = setting(
         COUNT,
         "32",
-        "Most requests at once that go past all parents to the origin, if none is well; per worker.",
+        "Maximum number of concurrent requests past all parents to the origin while no parent is healthy, per worker.",
         least="1",
         most="65535",
     )
     pop_secret: tuple[bytes, ...] = setting(
         SECRETS,
         "",
-        "Secrets by which POPs know each other: the first signs, all are believed, so that they can be changed.",
+        "Secrets by which POPs recognise each other: the first one signs, all are accepted, so that they can be"
+        " rotated.",
         secret=True,
     )
 
     # Several origins, or parents: which one is asked
     origin_eject_after: int = setting(
-        COUNT, "5", "Failures in a row that eject an origin or a parent.", least="1", most="1000"
+        COUNT, "5", "Consecutive failures that eject an origin or a parent.", least="1", most="1000"
     )
-    origin_eject_for: float = setting(DURATION, "30s", "Until an ejected one is tried.", least="100ms", most="1h")
-    origin_slow_start: float = setting(DURATION, "10s", "To give all its share to one that is back.", most="1h")
+    origin_eject_for: float = setting(
+        DURATION, "30s", "Time after which an ejected origin or parent is tried again.", least="100ms", most="1h"
+    )
+    origin_slow_start: float = setting(
+        DURATION, "10s", "Time in which an origin or parent that is back regains its full share of requests.", most="1h"
+    )
     origin_hedge: bool = setting(
-        SWITCH, "on", "Ask a second origin too when the first is slower than 95 of 100 answers; safe methods only."
+        SWITCH,
+        "on",
+        "Whether a safe request that waits for longer than 95 of 100 responses took is sent to a second origin too.",
     )
-    origin_check_path: str = setting(PATH, "", "What is asked of each origin to see if it is well; empty asks nothing.")
+    origin_check_path: str = setting(
+        PATH, "", "Path (and query) that health checks request of each origin. Empty disables them."
+    )
     origin_check_interval: float = setting(
-        DURATION, "5s", "Between two checks, of parents too.", least="100ms", most="1h"
+        DURATION, "5s", "Time between two health checks of an origin, or of a parent.", least="100ms", most="1h"
     )
-    origin_check_fall: int = setting(COUNT, "3", "Failed checks in a row that take one out.", least="1")
-    origin_check_rise: int = setting(COUNT, "2", "Good checks in a row that bring it back.", least="1")
+    origin_check_fall: int = setting(COUNT, "3", "Consecutive failed health checks that take an origin out.", least="1")
+    origin_check_rise: int = setting(COUNT, "2", "Consecutive successful health checks that bring it back.", least="1")
 
     # What is stored, and for how long
-    heuristics: bool = setting(SWITCH, "on", "Guess a freshness from Last-Modified where the origin names none.")
-    heuristic_max: float = setting(DURATION, "1d", "Longest guessed freshness.", least="0s", most="365d")
+    heuristics: bool = setting(
+        SWITCH, "on", "Whether freshness is estimated from Last-Modified where the origin gives none (RFC 9111 §4.2.2)."
+    )
+    heuristic_max: float = setting(DURATION, "1d", "Longest estimated freshness.", least="0s", most="365d")
     negative_ttl: float = setting(
-        DURATION, "10s", "Longest freshness of errors such as 404, 410 or 501.", least="0s", most="1d"
+        DURATION,
+        "10s",
+        "Longest freshness of error responses (status 400 and above), even if the origin names a longer one.",
+        least="0s",
+        most="1d",
     )
     default_stale_if_error: float = setting(
-        DURATION, "0s", "stale-if-error window where the origin names none.", least="0s", most="30d"
+        DURATION, "0s", "Length of stale-if-error (RFC 5861) where the origin gives none.", least="0s", most="30d"
     )
     client_revalidation: str = setting(
         one_of("ignore", "collapse", "honour"),
         "ignore",
-        "What `no-cache`, `max-age`, `min-fresh` and `Pragma` of a client do to a stored response: nothing; one request"
-        " to the origin for all such clients, at most one a second and object; or one for each.",
+        "Effect of a client's `no-cache`, `max-age`, `min-fresh` and `Pragma` on a stored response: none"
+        " (`ignore`); one request to the origin for all such clients, at most one a second and object (`collapse`);"
+        " or one for each (`honour`).",
     )
     stale_wait: float = setting(
-        DURATION, "1s", "How long a usable stale answer waits for a hung origin.", least="0s", most="1m"
+        DURATION,
+        "1s",
+        "Time that a request waits for a hung origin before it is answered by a stale response, if there is a"
+        " usable one.",
+        least="0s",
+        most="1m",
     )
     follower_timeout: float = setting(
-        DURATION, "5s", "How long a request waits for another's fetch of its object.", least="0s", most="10m"
+        DURATION,
+        "5s",
+        "Time that a request waits for another request's fetch of the same object.",
+        least="0s",
+        most="10m",
     )
     hit_for_miss: float = setting(
-        DURATION, "120s", "How long an object is remembered as not storable.", least="0s", most="1d"
+        DURATION, "120s", "Time that an object is remembered as not storable.", least="0s", most="1d"
     )
     ignored_parameters: tuple[str, ...] = setting(
         IGNORED_PARAMETERS,
         "",
-        "Parameters of queries, such as ref,utm_*, that are left out of the cache key and of what the origin is asked;"
-        " `tracking` is the usual list (utm_*, fbclid, gclid, ...). What is never cached goes on as it came.",
+        "Query parameters that are left out of the cache key and of requests to the origin; `name*` is every one"
+        " that begins so, `tracking` the usual list (utm_*, fbclid, gclid, ...). Requests that are never cached"
+        " keep them.",
     )
-    max_variants: int = setting(COUNT, "64", "Most stored variants of one URL (Vary).", least="1", most="10000")
+    max_variants: int = setting(
+        COUNT, "64", "Maximum number of stored variants of one URL (Vary).", least="1", most="10000"
+    )
     list_fields: tuple[str, ...] = setting(
         LIST_FIELDS,
         "",
-        "Request fields, beside the standard ones, whose values are lists: where an answer varies by one (`Vary`),"
+        "Request fields, besides the standard ones, whose values are lists: where a response varies by one (Vary),"
         " white space around its commas makes no variant of its own.",
     )
     select_language: bool = setting(
         SWITCH,
         "off",
-        "Where an answer varies by Accept-Language alone, give a stored variant whose Content-Language is what the"
-        " client wants most, without asking the origin, which might choose otherwise.",
+        "Whether, where a response varies by Accept-Language alone, a stored variant in the language that the"
+        " client prefers (by its Content-Language) is served without asking the origin, which might choose another.",
     )
     store_client_errors: bool = setting(
         SWITCH,
         "off",
-        "Store 400, 405 to 408, 411 to 417, 421 to 431, 501 and 505 too; one client's odd request may provoke them.",
+        "Whether 400, 405 to 408, 411 to 417, 421 to 431, 501 and 505 are stored too; one client's odd request may"
+        " provoke them.",
     )
     store_set_cookie: bool = setting(
-        SWITCH, "off", "Store answers with Set-Cookie where the origin explicitly allows it."
+        SWITCH, "off", "Whether responses with Set-Cookie are stored where the origin explicitly allows it."
     )
 
     @property
@@ -772,7 +879,7 @@ def _unknown(environ: Iterable[str]) -> Iterator[ConfigError]:
         if name.startswith(PREFIX) and name not in ROWS and not _KUBERNETES.fullmatch(name):
             near = difflib.get_close_matches(name, ROWS, n=1)
             suggestion = f"; did you mean {near[0]}?" if near else ""
-            yield ConfigError(_UNPRINTABLE.sub("?", name), f"is no setting{suggestion}")
+            yield ConfigError(_UNPRINTABLE.sub("?", name), f"is not a setting{suggestion}")
 
 
 def _value(variable: str, row: Row, environ: Mapping[str, str]) -> Any:

@@ -36,7 +36,7 @@ def parsed(text: str, where: str) -> dict[str, str]:
         if match is None or not line.isprintable():
             problem = "is not NAME=value"
         elif not match[1].startswith(PREFIX):
-            problem = f"is no setting: names begin with {PREFIX}"
+            problem = f"is not a setting: names begin with {PREFIX}"
         elif match[1] in found:
             problem = f"sets {match[1]} again"
         if problem is not None or match is None:

@@ -36,7 +36,7 @@ def contradictions(settings: Settings) -> Iterator[ConfigError]:
     yield from _wrong_parents(settings)
     yield from _wrong_residency(settings)
     if settings.proxy_protocol and not settings.trusted_proxies:
-        yield ConfigError("EDGECACHE_PROXY_PROTOCOL", "is on, but EDGECACHE_TRUSTED_PROXIES names nobody to believe")
+        yield ConfigError("EDGECACHE_PROXY_PROTOCOL", "is on, but EDGECACHE_TRUSTED_PROXIES is empty")
     yield from _tls_contradictions(settings, any(origin.scheme == "https" for origin in everybody))
     yield from _idle_regional(settings)
 
@@ -86,13 +86,13 @@ def not_served(settings: Settings) -> Iterator[str]:
     if not settings.origins:
         others = settings.geo_rules.regions - {settings.region, *settings.parents, *settings.residency}
         for region in sorted(others):
-            yield f"EDGECACHE_GEO_RULES names {region}: EDGECACHE_ORIGIN is told so, and is asked for all regions"
+            yield f"EDGECACHE_GEO_RULES names {region}: EDGECACHE_ORIGIN serves all regions, and is told which"
         return
     asked = {*settings.origins, *settings.parents}
     served = {settings.residency.get(region) for region in asked}
     for region in sorted(settings.geo_rules.regions - asked):
         if settings.residency.get(region) not in served:
-            yield f"EDGECACHE_GEO_RULES names {region}: no origin is in its jurisdiction, its clients get 503"
+            yield f"EDGECACHE_GEO_RULES names {region}: no origin is in its jurisdiction, so its clients get 503"
 
 
 def _idle_regional(settings: Settings) -> Iterator[ConfigError]:
@@ -156,7 +156,9 @@ def _wrong_parents(settings: Settings) -> Iterator[ConfigError]:
             yield ConfigError(name, "is set, but no parent of EDGECACHE_PARENTS is https")
     proved = settings.pop_certificate and secure == parents
     if parents and not settings.pop_secret and not proved:
-        words = "needs EDGECACHE_POP_SECRET, or https and EDGECACHE_POP_CERTIFICATE: parents answer whom they know"
+        words = (
+            "needs EDGECACHE_POP_SECRET, or https and EDGECACHE_POP_CERTIFICATE: parents answer authenticated POPs only"
+        )
         yield ConfigError("EDGECACHE_PARENTS", words)
     origins = {origin for listed in settings.origins.values() for origin in listed} or {settings.origin}
     if twice := {str(origin) for origin in origins}.intersection(map(str, parents)):

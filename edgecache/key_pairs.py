@@ -47,7 +47,9 @@ def key_pairs(text: str) -> tuple[Described, ...]:
     if len(members) == 1 and "|" not in members[0] and Path(members[0]).is_dir():
         pairs = tuple(in_directory(Path(members[0])))
         if not pairs:
-            raise ValueError("is a directory without certificates: NAME.pem, NAME.crt with NAME.key, or as of certbot")
+            raise ValueError(
+                "is a directory without NAME.pem, NAME.crt with NAME.key, or NAME/fullchain.pem with NAME/privkey.pem"
+            )
     else:
         pairs = tuple(_pair(member) for member in members)
     return tuple(described(pair) for pair in pairs)
@@ -56,7 +58,7 @@ def key_pairs(text: str) -> tuple[Described, ...]:
 def _pair(text: str) -> KeyPair:
     certificate, bar, key = (part.strip() for part in text.partition("|"))
     if bar and not key:
-        raise ValueError(f"holds {text}, which names no key after its bar")
+        raise ValueError(f"holds {text}, which has no key after its bar")
     return KeyPair(certificate, key or certificate)
 
 

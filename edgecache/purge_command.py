@@ -23,21 +23,41 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     """Declare the command."""
     purge = commands.add_parser(
         "purge",
-        help="purge by URL, tag, path prefix, host, or everything",
-        description="Purge in all regions. The token is EDGECACHE_ADMIN_TOKEN, or the first of EDGECACHE_PURGE_TOKENS.",
-        epilog="Exit codes: 0 done, 1 refused or unreachable, 2 bad settings, 3 recorded, and not yet applied by all.",
+        help="purge URLs, tags, path prefixes, hosts, or everything",
+        description="Purge in all regions, and print the result as JSON. EDGECACHE_ADMIN_TOKEN, or the first of "
+        "EDGECACHE_PURGE_TOKENS, authorises it. Each of --url, --tag, --prefix and --host may be repeated.",
+        epilog="Exit codes: 0 done, 1 refused or unreachable, 2 bad settings, 3 recorded, not yet applied by all.",
     )
-    purge.add_argument("--url", action="append", default=[], help="http(s)://host/path?query, with all its variants")
-    purge.add_argument("--tag", action="append", default=[], help="Surrogate-Key, Cache-Tag or Cache-Groups member")
-    purge.add_argument("--prefix", action="append", default=[], help="host/path and everything below it")
-    purge.add_argument("--host", action="append", default=[], help="everything of a site")
-    purge.add_argument("--everything", action="store_true", help="everything of all sites")
-    purge.add_argument("--soft", action="store_true", help="make stale instead: validated before it is used again")
-    purge.add_argument("--wait", choices=("none", "region", "all"), default="none", help="until who has applied it")
-    purge.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="to wait at most (10)")
-    purge.add_argument("--admin", metavar="URL", help="of the admin listener (EDGECACHE_ADMIN_LISTEN, or its default)")
     purge.add_argument(
-        "--config", default="", metavar="FILE", help="the file that `serve` reads: EDGECACHE_CONFIG_FILE"
+        "--url", action="append", default=[], help="one URL, http(s)://host/path?query, with all its variants"
+    )
+    purge.add_argument(
+        "--tag",
+        action="append",
+        default=[],
+        help="everything with this tag (Surrogate-Key, Cache-Tag, Cache-Groups or xkey)",
+    )
+    purge.add_argument("--prefix", action="append", default=[], help="host/path, and everything below it")
+    purge.add_argument("--host", action="append", default=[], help="everything of one site")
+    purge.add_argument("--everything", action="store_true", help="everything of all sites")
+    purge.add_argument(
+        "--soft", action="store_true", help="mark as stale, to be validated before its next use, instead of removing"
+    )
+    purge.add_argument(
+        "--wait",
+        choices=("none", "region", "all"),
+        default="none",
+        help="return once every POP of this region, or of all regions, has applied it (default: none)",
+    )
+    purge.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="longest wait (default: 10)")
+    purge.add_argument(
+        "--admin", metavar="URL", help="URL of the admin listener (default: that of EDGECACHE_ADMIN_LISTEN)"
+    )
+    purge.add_argument(
+        "--config",
+        default="",
+        metavar="FILE",
+        help="configuration file that `serve` reads (default: EDGECACHE_CONFIG_FILE)",
     )
     purge.set_defaults(command=run)
 

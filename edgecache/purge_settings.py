@@ -40,7 +40,7 @@ def purge_tokens(text: str) -> tuple[PurgeToken, ...]:
             raise ValueError(f"has for {name} a secret of less than {SHORTEST_SECRET} characters")
         found.append(PurgeToken(name.strip(), token(secret), host_names(hosts.replace("|", ","))))
     if len({one.name for one in found}) != len(found) or len({one.secret for one in found}) != len(found):
-        raise ValueError("names somebody twice, or gives two the same secret")
+        raise ValueError("has two tokens of the same name or secret")
     return tuple(found)
 
 
@@ -49,9 +49,9 @@ def field_names(text: str) -> tuple[str, ...]:
     found = tuple(name.strip().lower() for name in text.split(",") if name.strip())
     for name in found:
         if not _FIELD_NAME.fullmatch(name):
-            raise ValueError(f"holds {name}, which is no name of a field for tags")
+            raise ValueError(f"holds {name}, which is not a field that can carry tags")
     return found
 
 
-FIELD_NAMES = Kind("list of names", field_names)
-PURGE_TOKENS = Kind("list of name=secret", purge_tokens)
+FIELD_NAMES = Kind("list of names", field_names, "X-Magento-Tags,X-Cache-Tags")
+PURGE_TOKENS = Kind("list of name=secret", purge_tokens, "cms=SECRET-OF-THE-CMS,shop@shop.example=SECRET-OF-THE-SHOP")

@@ -40,7 +40,7 @@ async def check(settings: Settings) -> None:
         return
     words = first_line(problem)
     if is_refused(problem):
-        raise ConfigError(VARIABLE, f"{parse_url(settings.regional)} does not let us in: {words}")
+        raise ConfigError(VARIABLE, f"{parse_url(settings.regional)} refuses access: {words}")
     if settings.regional_required:
         raise ConfigError(VARIABLE, f"{parse_url(settings.regional)} cannot be reached: {words}")
 
@@ -53,7 +53,7 @@ async def check_peers(settings: Settings) -> None:
     problems = await asyncio.gather(*(_problem(settings, url) for url in settings.peers.values()))
     for (peer, url), problem in zip(settings.peers.items(), problems, strict=True):
         if problem is not None and is_refused(problem):
-            raise ConfigError(PEERS, f"{parse_url(url)} of {peer} does not let us in: {first_line(problem)}")
+            raise ConfigError(PEERS, f"{parse_url(url)} of {peer} refuses access: {first_line(problem)}")
 
 
 def first_line(problem: BaseException) -> str:

@@ -138,7 +138,7 @@ def _refuse_ended(old: Settings, new: Settings) -> None:
     known, now = {one.fingerprint for one in old.tls_certificates}, time.time()
     for one in new.tls_certificates:
         if one.expired(now) and one.fingerprint not in known:
-            raise ConfigError(CERTIFICATES, f"names {one.pair.certificate}, which has ended")
+            raise ConfigError(CERTIFICATES, f"names {one.pair.certificate}, which has expired")
 
 
 def ended(settings: Settings) -> list[str]:

@@ -56,10 +56,11 @@ _TOKEN = re.compile(r"[\x21-\x7e]*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T]):
-    """One type of setting: its name in the documentation and its parser."""
+    """One type of setting: its name in the documentation, its parser, and an example if it has a grammar."""
 
     name: str
     parse: Callable[[str], T]
+    example: str = ""
 
 
 def size(text: str) -> int:
@@ -242,7 +243,7 @@ def https_redirect(text: str) -> int:
 def hsts(text: str) -> str:
     """The value of Strict-Transport-Security (RFC 6797 §6.1); empty is none."""
     if text and not _HSTS.fullmatch(text):
-        raise ValueError("is not such as max-age=31536000; includeSubDomains")
+        raise ValueError("is not a value such as max-age=31536000; includeSubDomains")
     return text
 
 
@@ -259,7 +260,7 @@ def geo_database(text: str) -> str:
         except OSError as error:
             raise ValueError(f"cannot be read: {error.strerror}") from None
         except (maxminddb.InvalidDatabaseError, ValueError):
-            raise ValueError("is no database in MaxMind's format") from None
+            raise ValueError("is not a database in MaxMind's format") from None
     return text
 
 
@@ -355,7 +356,7 @@ def prefix_modes(text: str) -> dict[str, str]:
         if not prefix.startswith("/") or not _PATH.fullmatch(prefix) or "?" in prefix:
             raise ValueError(f"holds {prefix}, which is not a path prefix such as /shop")
         if mode not in ("available", "consistent"):
-            raise ValueError(f"says {mode} for {prefix}: it is available or consistent")
+            raise ValueError(f"has {mode} for {prefix}, which is not available or consistent")
         if (path := uri.path_of(prefix.encode()).decode().rstrip("/")) in found:
             raise ValueError(f"names {prefix} twice")
         found[path] = mode
@@ -380,33 +381,33 @@ DURATION = Kind("duration", duration)
 COUNT = Kind("number", count)
 SWITCH = Kind("on or off", switch)
 ADDRESS = Kind("host:port", address)
-OPTIONAL_ADDRESS = Kind("host:port", optional_address)
-KEY_PAIRS = Kind("directory, or list of pairs", key_pairs)
+OPTIONAL_ADDRESS = Kind("host:port", optional_address, "0.0.0.0:8443")
+KEY_PAIRS = Kind("directory, or list of pairs", key_pairs, "/etc/tls/a.pem,/etc/tls/b.crt|/etc/tls/b.key")
 HTTPS_REDIRECT = Kind("on, off or port", https_redirect)
-HSTS = Kind("value of the field", hsts)
-ORIGIN = Kind("http(s)://host[:port]", origin)
-ORIGINS = Kind("list of region=URLs", origins)
-PARENTS = Kind("list of URLs or region=URLs", parents)
+HSTS = Kind("value of the field", hsts, "max-age=31536000; includeSubDomains")
+ORIGIN = Kind("http(s)://host[:port]", origin, "https://www.example.org")
+ORIGINS = Kind("list of region=URLs", origins, "eu=https://a.example|https://b.example,us=https://c.example")
+PARENTS = Kind("list of URLs or region=URLs", parents, "eu=https://shield1.example|https://shield2.example")
 SECRETS = Kind("list of secrets", secrets)
-IGNORED_PARAMETERS = Kind("list of names", ignored_parameters)
-PATH = Kind("path of a URL", path)
+IGNORED_PARAMETERS = Kind("list of names", ignored_parameters, "tracking,ref,session_*")
+PATH = Kind("path of a URL", path, "/health")
 ORIGIN_HOST = Kind("client, origin or host[:port]", origin_host)
-HOST_NAMES = Kind("list of names", host_names)
-NETWORKS = Kind("list of CIDR blocks", networks)
+HOST_NAMES = Kind("list of names", host_names, "www.example.org,example.org")
+NETWORKS = Kind("list of CIDR blocks", networks, "10.0.0.0/8,2001:db8::/32,192.0.2.7")
 WORD = Kind("name", word)
 TOKEN = Kind("secret", token)
-LOG_FIELDS = Kind("list of fields", log_fields)
-LOG_FRACTION = Kind("json, off or fraction", log_fraction)
+LOG_FIELDS = Kind("list of fields", log_fields, "default,tls,age,ttl")
+LOG_FRACTION = Kind("json, off or fraction", log_fraction, "0.01")
 FRACTION = Kind("fraction from 0 to 1", fraction)
-OTLP_ENDPOINT = Kind("http(s)://host[:port][/path]", otlp_endpoint)
+OTLP_ENDPOINT = Kind("http(s)://host[:port][/path]", otlp_endpoint, "http://collector.example:4318")
 CERTIFICATES = Kind("path", certificates)
 GEO_DATABASE = Kind("path", geo_database)
-GEO_OVERRIDES = Kind("list of CIDR=country", geo_overrides)
-GEO_RULES = Kind("list of place=region", geo_rules)
-JURISDICTIONS = Kind("list of region:jurisdiction", jurisdictions)
-REGIONAL = Kind("embedded, off or URL", regional)
+GEO_OVERRIDES = Kind("list of CIDR=country", geo_overrides, "198.51.100.0/24=DE,2001:db8::/32=US")
+GEO_RULES = Kind("list of place=region", geo_rules, "country:DE=eu,continent:NA=us,*=us")
+JURISDICTIONS = Kind("list of region:jurisdiction", jurisdictions, "eu:EU,us:US")
+REGIONAL = Kind("embedded, off or URL", regional, "valkeys://user:password@valkey.example:6380")
 CIPHER_KEY = Kind("32 bytes in hex or base64", cipher_key)
-PEERS = Kind("list of region=URL", peers)
-PREFIX_MODES = Kind("list of path=mode", prefix_modes)
-LIST_FIELDS = Kind("list of names", list_fields)
+PEERS = Kind("list of region=URL", peers, "us=valkeys://us.example:6380,ap=valkeys://ap.example:6380")
+PREFIX_MODES = Kind("list of path=mode", prefix_modes, "/shop=consistent,/news=available")
+LIST_FIELDS = Kind("list of names", list_fields, "x-features,x-segments")
 FILE = Kind("path", str)

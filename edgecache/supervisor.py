@@ -96,7 +96,7 @@ def listen_or_refuse(variable: str, address: Address, count: int) -> list[socket
             raise ConfigError(variable, f"{address} is in use") from None
         raise ConfigError(variable, f"{address} cannot be listened on: {error.strerror}") from None
     except UnicodeError:  # what no name of a host can be, such as a..b
-        raise ConfigError(variable, f"{address} cannot be listened on: the host is no name") from None
+        raise ConfigError(variable, f"{address} cannot be listened on: the host name is not valid") from None
 
 
 def pause_before_restart(quick_deaths: int) -> float:

@@ -130,7 +130,7 @@ def _node(text: str) -> tuple[str, int]:
         parts = urlsplit("//" + text)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise ValueError("has a port that is no number from 1 to 65535") from None
+        raise ValueError("has a port that is not a number from 1 to 65535") from None
     if not host or port == 0:
         raise ValueError("names no host")
     return host, port or DEFAULT_PORT

@@ -101,10 +101,10 @@ def test_rules_that_do_less_than_one_may_think_are_said() -> None:
     residency = {"residency": "eu:EU,us:US,ap:AP,na:US,local:EU"}
 
     assert list(not_served(load(named({"geo_rules": "*=us"})))) == [
-        "EDGECACHE_GEO_RULES names us: EDGECACHE_ORIGIN is told so, and is asked for all regions"
+        "EDGECACHE_GEO_RULES names us: EDGECACHE_ORIGIN serves all regions, and is told which"
     ]
     assert list(not_served(load(named(REGIONS | residency | {"geo_rules": "country:DE=na,*=ap"})))) == [
-        "EDGECACHE_GEO_RULES names ap: no origin is in its jurisdiction, its clients get 503"
+        "EDGECACHE_GEO_RULES names ap: no origin is in its jurisdiction, so its clients get 503"
     ]
     assert list(not_served(load(named({"geo_rules": "*=local"})))) == []
 
@@ -183,7 +183,7 @@ def test_valkey_is_tried(environment: pytest.MonkeyPatch, capsys: pytest.Capture
         environment.setenv("EDGECACHE_REGIONAL", f"valkey://:canary@127.0.0.1:{server.port}")
         assert checked(capsys)[0] == 0
         code, said = checked(capsys, "--connect")
-    assert (code, "does not let us in" in said, "canary" in said) == (2, True, False)
+    assert (code, "refuses access" in said, "canary" in said) == (2, True, False)
     environment.setenv("EDGECACHE_REGIONAL", f"valkey://127.0.0.1:{refusing_port()}")
     environment.setenv("EDGECACHE_REGIONAL_REQUIRED", "on")
     code, said = checked(capsys, "--connect")

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from harness.pop_process import running_pop
@@ -13,7 +14,7 @@ from harness.pop_process import running_pop
 from edgecache import __version__
 from edgecache.cli import main
 from edgecache.config import ROWS
-from edgecache.settings_table import markdown_table
+from edgecache.settings_table import reference, sample_file
 from edgecache.worker_process import DEFAULT_WORKER
 
 Output = pytest.CaptureFixture[str]
@@ -45,10 +46,11 @@ def test_check_config_refuses_what_serve_would_refuse(environment: pytest.Monkey
     assert capsys.readouterr().err == 'EDGECACHE_LISTEN: "80808" is not host:port\n'
 
 
-def test_check_config_prints_the_readme_table(capsys: Output) -> None:
-    """`--markdown` prints what the README holds."""
-    assert main(["check-config", "--markdown"]) == 0
-    assert capsys.readouterr().out == markdown_table() + "\n"
+@pytest.mark.parametrize(("option", "page"), [("--markdown", reference), ("--sample", sample_file)])
+def test_check_config_prints_the_pages_of_settings(option: str, page: Callable[[], str], capsys: Output) -> None:
+    """What `make docs` writes into docs/."""
+    assert main(["check-config", option]) == 0
+    assert capsys.readouterr().out == page() + "\n"
 
 
 def test_serve_needs_an_origin(environment: pytest.MonkeyPatch, capsys: Output) -> None:
@@ -100,7 +102,7 @@ def test_an_unknown_variable_ends_a_real_process_with_2() -> None:
     )
 
     assert ended.returncode == 2
-    assert ended.stderr == "EDGECACHE_WORKRES: is no setting; did you mean EDGECACHE_WORKERS?\n"
+    assert ended.stderr == "EDGECACHE_WORKRES: is not a setting; did you mean EDGECACHE_WORKERS?\n"
 
 
 @pytest.mark.slow

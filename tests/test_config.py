@@ -71,8 +71,8 @@ def test_other_variables_are_none_of_our_business() -> None:
 
 def test_an_unknown_setting_is_refused_with_the_nearest_name() -> None:
     """A misspelt name is refused, and the name that was meant is suggested."""
-    assert refused(MAX_HAED="1KiB") == "EDGECACHE_MAX_HAED: is no setting; did you mean EDGECACHE_MAX_HEAD?"
-    assert refused(QQQQQQQQQQQQQQQQ="1") == "EDGECACHE_QQQQQQQQQQQQQQQQ: is no setting"
+    assert refused(MAX_HAED="1KiB") == "EDGECACHE_MAX_HAED: is not a setting; did you mean EDGECACHE_MAX_HEAD?"
+    assert refused(QQQQQQQQQQQQQQQQ="1") == "EDGECACHE_QQQQQQQQQQQQQQQQ: is not a setting"
 
 
 @pytest.mark.parametrize(

@@ -358,7 +358,7 @@ async def test_the_address_of_a_spoofer_is_its_own(origin: OriginDouble) -> None
     ("name", "value", "words"),
     [
         ("GEO_DB", "/nowhere.mmdb", "cannot be read"),
-        ("GEO_DB", __file__, "is no database"),
+        ("GEO_DB", __file__, "is not a database"),
         ("GEO_OVERRIDES", "198.51.100.0/24", "not name=value"),
         ("GEO_OVERRIDES", "198.51.100.1/24=DE", "has host bits set"),
         ("GEO_OVERRIDES", "198.51.100.0/24=Germany", "not a country code"),
@@ -370,7 +370,7 @@ async def test_the_address_of_a_spoofer_is_its_own(origin: OriginDouble) -> None
         ("GEO_RULES", "*:DE=eu", "which is not"),
         ("GEO_RULES", "DE=eu", "which is not"),
         ("GEO_RULES", "country:DE=e u", "is not 1 to 64"),
-        ("PROXY_PROTOCOL", "on", "names nobody to believe"),
+        ("PROXY_PROTOCOL", "on", "EDGECACHE_TRUSTED_PROXIES is empty"),
     ],
 )
 def test_a_bad_setting_refuses_the_start(name: str, value: str, words: str) -> None:

@@ -60,7 +60,7 @@ def test_what_a_file_may_say() -> None:
     ("text", "problem"),
     [
         ("EDGECACHE_POP", "line 1 is not NAME=value"),
-        ("\nPATH=/x", "line 2 is no setting: names begin with EDGECACHE_"),
+        ("\nPATH=/x", "line 2 is not a setting: names begin with EDGECACHE_"),
         ("EDGECACHE_POP=a\nEDGECACHE_POP=b", "line 2 sets EDGECACHE_POP again"),
         ("EDGECACHE_POP=a\x1b[31m", "line 1 is not NAME=value"),
         ("=x", "line 1 is not NAME=value"),
@@ -425,7 +425,7 @@ def test_a_certificate_that_has_ended_is_said_at_the_start(tmp_path: Path) -> No
     files = Authority(tmp_path).issue(SITE, days=-1)
     settings = {"tls_listen": "127.0.0.1:0", "tls_certificates": files.pair}
     with running_pop(**settings) as pop:
-        assert f"EDGECACHE_TLS_CERTIFICATES: {files.certificate} has ended" in pop.whole_log
+        assert f"EDGECACHE_TLS_CERTIFICATES: {files.certificate} has expired" in pop.whole_log
 
 
 def test_what_was_decided_at_the_start_stays(tmp_path: Path) -> None:

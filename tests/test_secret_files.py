@@ -92,7 +92,7 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path) -> None:
     assert refused({f"{name}_FILE": str(tmp_path)}) == start + f"{tmp_path} cannot be read: Is a directory"
     assert refused({f"{name}_FILE": str(tmp_path / "empty")}) == start + f"{tmp_path}/empty is empty"
     assert refused({f"{name}_FILE": str(tmp_path / "binary")}) == start + f"{tmp_path}/binary is not text in UTF-8"
-    assert refused({"EDGECACHE_LISTEN_FILE": file}).startswith("EDGECACHE_LISTEN_FILE: is no setting")
+    assert refused({"EDGECACHE_LISTEN_FILE": file}).startswith("EDGECACHE_LISTEN_FILE: is not a setting")
 
 
 @pytest.mark.parametrize("name", [name for name in SECRETS if name != "EDGECACHE_ADMIN_TOKEN"])

@@ -245,7 +245,7 @@ def test_a_peer_that_refuses_our_credentials_refuses_the_start(valkey: Server) -
         code, told = refusal(regional=valkey.url, region="eu", peers=f"us=valkey://:canary@127.0.0.1:{far.port}")
     assert (code, told.count("\n")) == (2, 1)
     assert told.startswith("EDGECACHE_PEERS: ")
-    assert " of us does not let us in: " in told
+    assert " of us refuses access: " in told
     assert "canary" not in told
 
 

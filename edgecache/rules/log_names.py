@@ -33,7 +33,7 @@ def chosen(words: Iterable[str]) -> tuple[str, ...]:
         elif word in NAMES:
             names.add(word)
         else:
-            raise ValueError(f"names {word}, which is no field of the log: docs/logging.md has them all")
+            raise ValueError(f"names {word}, which is not a field of the access log: see docs/logging.md")
     if not names:
         raise ValueError("chooses no field")
     return tuple(name for name in NAMES if name in names)

@@ -66,6 +66,6 @@ def ignored_parameters(text: str) -> tuple[str, ...]:
     found: list[str] = []
     for member in (part.strip() for part in text.split(",") if part.strip()):
         if not PATTERN.fullmatch(member):
-            raise ValueError(f"holds {member}, which is no parameter's name, nor name*")
+            raise ValueError(f"holds {member}, which is not a parameter's name or name*")
         found += TRACKING if member == "tracking" else (member,)
     return tuple(dict.fromkeys(found))
