@@ -551,7 +551,8 @@ class Settings:
     origin_connection_age: float = setting(
         DURATION,
         "10m",
-        "Maximum age of a connection to the origin or a parent; an older one takes no further request. Connections"
+        "Maximum age of a connection to the origin, a parent or Valkey; an older one takes no further request."
+        " Connections"
         " to an address that the name no longer has are closed earlier.",
         least="1s",
         most="1d",
@@ -578,7 +579,7 @@ class Settings:
     dns_ttl: float = setting(
         DURATION,
         "30s",
-        "Time that an address of the origin's name is used before the name is looked up again.",
+        "Time that an address of the name of an origin, parent or Valkey is used before the name is looked up again.",
         least="0s",
         most="1d",
     )

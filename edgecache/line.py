@@ -38,6 +38,9 @@ class Line(Protocol):
     def give_up(self) -> None:
         """Whatever was asked takes too long: all that are waiting are told so."""
 
+    def renew(self) -> None:
+        """Go on on another connection, once what was asked on this one is answered."""
+
     async def close(self) -> None:
         """End; nobody is told."""
 
@@ -45,8 +48,9 @@ class Line(Protocol):
 class ServerLine(asyncio.Protocol):
     """One connection, opened when it is first needed, with questions under way in their order."""
 
-    def __init__(self, pool: ConnectionPool, timeout: float) -> None:
+    def __init__(self, pool: ConnectionPool, timeout: float, look: Callable[[], None] = lambda: None) -> None:
         self._pool = pool
+        self._look = look  # told of each read
         self._timeout = timeout  # seconds to connect
         self._connection: AbstractConnection | None = None
         self._transport: asyncio.Transport | None = None
@@ -54,6 +58,8 @@ class ServerLine(asyncio.Protocol):
         self._replies = self._fresh_reader()
         self._unread = 0  # bytes that have come of the reply under way
         self._asked: deque[tuple[Sequence[bytes], Done]] = deque()  # under way, or waiting for the connection
+        self._later: deque[tuple[Sequence[bytes], Done]] = deque()  # waiting until what is under way is answered
+        self._renewing = False  # the connection is left once that is so
 
     @staticmethod
     def _fresh_reader() -> Reader:
@@ -66,6 +72,10 @@ class ServerLine(asyncio.Protocol):
 
     def ask(self, keys: Sequence[bytes], done: Done) -> None:
         """Have `done` called with the values of `keys`, or with why there are none."""
+        self._look()
+        if self._renewing and self._asked:
+            self._later.append((keys, done))
+            return
         self._asked.append((keys, done))
         if self._transport is not None:
             self._transport.write(packed(keys))
@@ -123,6 +133,8 @@ class ServerLine(asyncio.Protocol):
             self._asked.popleft()
             self._unread = 0
             done(reply, None)
+            if self._renewing and not self._asked:
+                self._go_on_anew()
             return self._transport is not None
         self._fail(reply if isinstance(reply, ResponseError) else InvalidResponse("no list of as many values as keys"))
         return False
@@ -139,20 +151,34 @@ class ServerLine(asyncio.Protocol):
             connecting.cancel()
         self._fail(TimeoutError("the regional tier was too slow"))
 
+    def renew(self) -> None:
+        """Go on on another connection, once what was asked on this one is answered."""
+        if self._transport is not None:
+            self._renewing = True
+            if not self._asked:
+                self._go_on_anew()
+
+    def _go_on_anew(self) -> None:
+        self._drop()
+        self._asked, self._later = self._later, deque()
+        self.open()
+
     def _fail(self, error: BaseException) -> None:
         self._drop()
-        asked, self._asked = self._asked, deque()
+        asked, self._asked, self._later = (*self._asked, *self._later), deque(), deque()
         for _, done in asked:
             done(None, error)
 
     def _drop(self) -> None:
         connection, self._connection, self._transport = self._connection, None, None
+        self._renewing = False
         if connection is not None:
             spawn(connection.disconnect(nowait=True), "leave the regional tier")
 
     async def close(self) -> None:
         """Close the connection."""
         self._asked.clear()
+        self._later.clear()
         connecting, connection = self._connecting, self._connection
         self._connection = self._transport = None
         if connecting is not None:
@@ -192,6 +218,9 @@ class ClusterLine:
         for task, done in tuple(self._reading.items()):
             task.cancel()
             done(None, TimeoutError("the regional tier was too slow"))
+
+    def renew(self) -> None:
+        """The cluster's client renews its own connections."""
 
     async def close(self) -> None:
         """End."""

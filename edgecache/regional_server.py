@@ -25,6 +25,8 @@ def access_of(settings: Settings, timeout: float, url: str = "") -> Access:
         certificate=settings.regional_certificate,
         certificate_key=settings.regional_certificate_key or settings.regional_certificate,
         replicas=settings.regional_replicas,
+        dns_ttl=settings.dns_ttl,
+        connection_age=settings.origin_connection_age,
     )
 
 

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
+from weakref import WeakSet
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
@@ -39,6 +40,7 @@ from redis.exceptions import (
 
 from edgecache import valkey_cluster
 from edgecache.line import ClusterLine, Failure, Line, ServerLine
+from edgecache.turnover import Turnover, renew_idle
 
 __all__ = ("Access", "Failure", "Line", "Link", "ValkeyUrl", "is_misplaced", "is_refused", "parse_url")
 log = logging.getLogger("edgecache")
@@ -146,6 +148,8 @@ class Access:
     certificate: str = ""  # PEM files of our own
     certificate_key: str = ""
     replicas: bool = False  # read from replicas where there are any
+    dns_ttl: float = 30.0  # seconds after which its name is resolved again
+    connection_age: float = 600.0  # seconds: the greatest age of a connection
 
 
 class Link:
@@ -160,6 +164,7 @@ class Link:
         self._sentinel: Sentinel | None = None
         self._made: Collection[Any] = ()  # connections that a client may have forgotten
         self._lines: list[Line] = []
+        self._marked: WeakSet[Any] = WeakSet()  # transports of connections that are to be renewed
         self._misplaced = False  # the last command was refused by the wrong server
         self.on_drop: Callable[[], None] = _nothing  # told when all connections are closed, to be opened anew
         url = access.url
@@ -185,6 +190,16 @@ class Link:
             case _:
                 host, port = url.nodes[0]
                 self._primary = self._reader = Redis(host=host, port=port, db=url.database, **self._options)
+        place = url.nodes[0] if url.scheme in ("valkey", "valkeys") else None
+        self.look = Turnover(place, access.dns_ttl, access.connection_age, self._renew).look  # as traffic flows
+
+    async def _renew(self) -> None:
+        """Let every connection leave, without harm to what is under way; a cluster's client renews its own."""
+        for client in {self._primary, self._reader}:
+            if not isinstance(client, RedisCluster):
+                await renew_idle(client.connection_pool, self._marked)
+        for line in self._lines:
+            line.renew()
 
     async def get_many(self, keys: Sequence[bytes], *, from_primary: bool = False) -> list[bytes | None]:
         """The values of `keys`, in one round trip (one per node of a cluster); None where there is none."""
@@ -195,6 +210,7 @@ class Link:
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """The replies to `commands`, sent together; an exception in the place of each that was refused."""
+        self.look()
         try:
             replies = await self._replies(commands)
         except RedisError as error:
@@ -223,6 +239,7 @@ class Link:
 
     async def execute(self, command: Command) -> Any:
         """The reply to one command, which may take its time: not longer than `Access.timeout`."""
+        self.look()
         try:
             return await self._primary.execute_command(*command)
         except RedisError as error:
@@ -265,7 +282,7 @@ class Link:
         if isinstance(self._reader, RedisCluster):
             self._lines.append(ClusterLine(self.get_many))
         else:
-            self._lines.append(ServerLine(self._reader.connection_pool, self.timeout))
+            self._lines.append(ServerLine(self._reader.connection_pool, self.timeout, self.look))
         return self._lines[-1]
 
     @asynccontextmanager

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 from harness.client import until
 from harness.origin import OriginDouble, Reply
 from harness.pop import Pop, running_pop
+from harness.valkey import Server
 
-from edgecache import resolver
+from edgecache import resolver, turnover
+from edgecache.valkey import Access, Failure, Link, parse_url
 
 NO_STORE = [("Cache-Control", "no-store")]
 NAME = "origin.test"
@@ -27,7 +30,7 @@ class Resolver:
     async def resolve(self, host: str, port: int) -> resolver.Addresses:
         """As `resolver.resolve`."""
         self.asked += 1
-        assert host == NAME
+        assert host in (NAME, "localhost")
         if not self.addresses:
             raise OSError(socket.EAI_AGAIN, "try again")
         return [(socket.AF_INET, (address, port)) for address in self.addresses]
@@ -118,3 +121,58 @@ async def test_an_address_is_not_resolved(origin: OriginDouble, names: Resolver)
     looked = resolver.Names("127.0.0.1", 80, 0.0, lambda: 0.0)
     assert resolver.is_address("::1")
     assert not looked.is_gone("127.0.0.1")
+
+
+@pytest.mark.parametrize("why", ["moved", "age"])
+async def test_connections_to_a_valkey_leave(
+    valkey: Server, names: Resolver, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """Those for commands, for reads and for messages are made anew, while reads and commands go on and none fails."""
+    monkeypatch.setattr(turnover, "LOOK", 0.05)
+    age = 0.3 if why == "age" else 600.0
+    link = Link(Access(parse_url(f"valkey://localhost:{valkey.port}"), 5.0, dns_ttl=0.05, connection_age=age))
+    line, failures, over = link.line(), [], asyncio.Event()
+
+    async def traffic() -> None:
+        answered = asyncio.Event()
+
+        def done(values: object, error: BaseException | None) -> None:
+            failures.extend([error] * (error is not None))
+            answered.set()
+
+        line.ask((b"a",), done)
+        assert await link.run([("SET", "a", "1")]) == [True]
+        await answered.wait()
+
+    async def listen() -> None:
+        while not over.is_set():
+            with suppress(Failure):
+                async with link.subscription() as subscription:
+                    await subscription.subscribe("news")
+                    while not over.is_set():
+                        await subscription.get_message(timeout=0.1)
+
+    listening = asyncio.get_running_loop().create_task(listen())
+    for _ in range(20):
+        await traffic()
+        await asyncio.sleep(0.005)
+    before = {one["id"] for one in valkey.db.client_list()}
+    names.addresses = ("127.0.0.2",) if why == "moved" else names.addresses
+
+    async def all_are_new() -> None:
+        while len(left := before & {one["id"] for one in valkey.db.client_list()}) > 1:  # but the test's own
+            if why == "moved":  # messages wait: their connection is closed by the second look
+                names.addresses = (f"127.0.0.{3 + names.asked % 200}",)
+            await traffic()
+            await asyncio.sleep(0.01)
+        assert left
+
+    try:
+        await asyncio.wait_for(all_are_new(), 20)
+    finally:
+        over.set()
+    over.set()
+    await listening
+    await line.close()
+    await link.close()
+    assert failures == []
