@@ -22,7 +22,7 @@ from edgecache.rules.vectors import NOTHING, Vector
 
 REGISTER_OVERHEAD: Final = 540  # bytes that a register costs beside its scope's; measured by the tests
 SITE_OVERHEAD: Final = 900  # bytes that a site costs beside its registers
-MOST_SITES: Final = 1024  # that have registers of their own
+FEW_SITES: Final = 1024  # that have registers of their own, or an eighth as many as there may be registers
 CROWD: Final = 4096  # floors that all other sites share
 NO_SITE: Final = b""  # the group of scopes that name no host
 
@@ -97,9 +97,10 @@ NO_FLOOR: Final = Floor()
 class Group:
     """The registers of one site, in the order of their last entry, and its floor."""
 
-    __slots__ = ("floor", "registers", "size")
+    __slots__ = ("floor", "registers", "site", "size")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, site: bytes, size: int) -> None:
+        self.site = site
         self.registers: OrderedDict[bytes, Register] = OrderedDict()
         self.floor = NO_FLOOR
         self.size = size  # bytes
@@ -108,8 +109,48 @@ class Group:
         """Let the oldest register fall into the floor; its scope."""
         scope, register = self.registers.popitem(last=False)
         self.floor = self.floor.over(register.position, register.hard.merged(register.soft))
-        self.size -= REGISTER_OVERHEAD + len(scope)
         return scope
+
+
+class Groups:
+    """The groups of all sites, by size: each weight, a power of two, holds its own in the order of their last entry."""
+
+    def __init__(self) -> None:
+        self._all: dict[bytes, Group] = {}
+        self._weights: dict[int, OrderedDict[bytes, Group]] = {}
+
+    def get(self, site: bytes) -> Group | None:
+        """The group of a site, if it has one."""
+        return self._all.get(site)
+
+    def put(self, group: Group, size: int) -> None:
+        """`group` has an entry, and this size from now on; or is new."""
+        self.remove(group)
+        group.size = size
+        self._all[group.site] = group
+        self._weights.setdefault(size.bit_length(), OrderedDict())[group.site] = group
+
+    def remove(self, group: Group) -> None:
+        """It is none of these any more."""
+        weight = group.size.bit_length()
+        if self._all.pop(group.site, None) is not None:
+            del self._weights[weight][group.site]
+            if not self._weights[weight]:
+                del self._weights[weight]
+
+    def heaviest(self) -> Group | None:
+        """One that none is twice as large as."""
+        return next(iter(self._weights[max(self._weights)].values())) if self._weights else None
+
+    def lightest(self) -> Group | None:
+        """One that is not twice as large as any: of those, the one that was named longest ago."""
+        return next(iter(self._weights[min(self._weights)].values())) if self._weights else None
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(tuple(self._all.values()))
+
+    def __len__(self) -> int:
+        return len(self._all)
 
 
 class Registers:
@@ -118,7 +159,7 @@ class Registers:
     Also which kinds of scopes there are to look for: prefixes by their depth, and tags.
     """
 
-    def __init__(self, most: int, most_bytes: int, most_sites: int = MOST_SITES) -> None:
+    def __init__(self, most: int, most_bytes: int, most_sites: int = 0) -> None:
         self.bytes_used = 0
         self.count = 0
         self.folded = 0  # registers that have fallen into the floor of their site, ever
@@ -126,9 +167,9 @@ class Registers:
         self.overflowed = NO_SITE  # whose registers fell last
         self._most = most
         self._most_bytes = most_bytes
-        self._most_sites = most_sites
-        self._sites: OrderedDict[bytes, Group] = OrderedDict()  # in the order of their last entry
-        self._anywhere = Group(0)
+        self._most_sites = most_sites or max(FEW_SITES, most // 8)
+        self._sites = Groups()
+        self._anywhere = Group(NO_SITE, 0)
         self._crowd: dict[int, Floor] = {}
         self.looked_for = scopes.LookedFor()
 
@@ -195,7 +236,7 @@ class Registers:
     def forget(self, position: int) -> int:
         """Fold the registers that were last named at or before `position`; how many those were."""
         before = self.count
-        for group in (self._anywhere, *self._sites.values()):
+        for group in (self._anywhere, *self._sites):
             while group.registers and next(iter(group.registers.values())).position <= position:
                 self._fold(group)
         return before - self.count
@@ -205,53 +246,53 @@ class Registers:
             return self._anywhere
         group = self._sites.get(site)
         if group is not None:
-            self._sites.move_to_end(site)
+            self._sites.put(group, group.size)
             return group
         if len(self._sites) >= self._most_sites:
             self._thin_out()
-        group = self._sites[site] = Group(SITE_OVERHEAD + len(site))
+        group = Group(site, SITE_OVERHEAD + len(site))
         group.floor = self._crowd_floor(site)
+        self._sites.put(group, group.size)
         self.bytes_used += group.size
         return group
 
     def _grow(self, group: Group, registers: int, size: int) -> None:
         self.count += registers
-        group.size += size
         self.bytes_used += size
+        if group is self._anywhere:
+            group.size += size
+        else:
+            self._sites.put(group, group.size + size)
 
     def _shrink(self) -> None:
-        """Fold one register of the group that has the most; scopes without a site may have half of all."""
-        anywhere = self._anywhere
-        heaviest, group = max(self._sites.items(), key=_size, default=(NO_SITE, anywhere))
-        if 2 * len(anywhere.registers) > self._most or 2 * anywhere.size > self._most_bytes or not group.registers:
-            heaviest, group = NO_SITE, anywhere
+        """Fold one register of a group that has most; scopes without a site may have half of all."""
+        anywhere, group = self._anywhere, self._sites.heaviest()
+        too_many = 2 * len(anywhere.registers) > self._most or 2 * anywhere.size > self._most_bytes
+        if too_many or group is None or not group.registers:
+            group = anywhere
         if group.registers:
             self.folded += 1
-            self.overflowed = heaviest
+            self.overflowed = group.site
             self._fold(group)
         else:
             self._thin_out()
 
     def _fold(self, group: Group) -> None:
-        before = group.size
-        self.looked_for.remove(group.fold())
-        self.count -= 1
-        self.bytes_used += group.size - before
+        scope = group.fold()
+        self.looked_for.remove(scope)
+        self._grow(group, -1, -(REGISTER_OVERHEAD + len(scope)))
 
     def _thin_out(self) -> None:
-        """An eighth of the sites, those with the fewest registers and named longest ago, join the crowd."""
-        fewest = sorted(self._sites, key=lambda site: len(self._sites[site].registers))
-        for site in fewest[: 1 + len(fewest) // 8]:
-            self._join_crowd(site)
-
-    def _join_crowd(self, site: bytes) -> None:
-        group = self._sites[site]
+        """One of the sites with the fewest registers joins the crowd."""
+        group = self._sites.lightest()
+        if group is None:
+            return
         while group.registers:
             self._fold(group)
-        del self._sites[site]
+        self._sites.remove(group)
         self.bytes_used -= group.size
         self.crowded_out += 1
-        self._crowd[hash(site) % CROWD] = self._crowd_floor(site).over(*group.floor)
+        self._crowd[hash(group.site) % CROWD] = self._crowd_floor(group.site).over(*group.floor)
 
     @property
     def floor(self) -> Vector:
@@ -260,10 +301,6 @@ class Registers:
 
     def __len__(self) -> int:
         return self.count
-
-
-def _size(item: tuple[bytes, Group]) -> int:
-    return item[1].size
 
 
 def _settled(marks: Vector, region: str, old: int, new: tuple[str, int]) -> Vector:
