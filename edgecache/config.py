@@ -347,8 +347,8 @@ class Settings:
     regional_key: bytes = setting(
         CIPHER_KEY,
         "",
-        "Key that encrypts objects in the regional tier and invalidations (AES-GCM), the same in all regions;"
-        " `openssl rand -hex 32` makes one. Empty stores them with a checksum only.",
+        "Key that encrypts objects in the regional tier and entries of purge logs (AES-GCM), the same in all"
+        " regions; `openssl rand -hex 32` makes one.",
         secret=True,
     )
     regional_ca: str = setting(
@@ -631,7 +631,8 @@ class Settings:
     origin_hedge: bool = setting(
         SWITCH,
         "on",
-        "Whether a safe request that waits for longer than 95 of 100 responses took is sent to a second origin too.",
+        "Whether a safe request whose response is for the cache is sent to a second origin too, when it has waited"
+        " for longer than 95 of 100 responses took.",
     )
     origin_check_path: str = setting(
         PATH, "", "Path (and query) that health checks request of each origin. Empty disables them."
