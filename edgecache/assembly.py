@@ -124,11 +124,6 @@ def _parts(
         secret = settings.pop_secret[0] if settings.pop_secret else b""
         parental = Parental(pop, settings.region, secret, invalidation, clock.wall, is_trusted)
     upstream = Upstream(switch, gateway_of(settings), log, clock, is_trusted, parental, watch.upstream_answered)
-    region = None
-    if tier is not None:
-        tier.used = memory.codings.used
-        name = settings.region.encode() + b"/regional"
-        region = Region(tier, memory, invalidation, upstream, clock.now, settings.follower_timeout, name)
     return Parts(
         pop=pop,
         clock=clock.now,
@@ -149,9 +144,24 @@ def _parts(
         ),
         known=KnownHeads(memory.account.budget // KNOWN, memory.account.hold),
         alike=AlikeHeads(memory.account.budget // ALIKE, memory.account.hold),
-        region=region,
+        region=_region(settings, tier, memory, invalidation, upstream, clock),
         jurisdiction=home,
     )
+
+
+def _region(
+    settings: Settings,
+    tier: Regional | None,
+    memory: Memory,
+    invalidation: Invalidation,
+    upstream: Upstream,
+    clock: Clock,
+) -> Region | None:
+    if tier is None:
+        return None
+    tier.used = memory.codings.used
+    name = settings.region.encode() + b"/regional"
+    return Region(tier, memory, invalidation, upstream, clock.now, settings.follower_timeout, name)
 
 
 def regional_tier(settings: Settings, counts: RegionalCounts, clock: Clock) -> Regional | None:
