@@ -108,7 +108,7 @@ class Writes:
             Result.PASS,
             None,
         )
-        write.writes = self
+        write.writes, exchange.alone = self, True
         write.client = self.in_doubt.address(request, exchange.client)
         return write
 
@@ -154,7 +154,7 @@ class Writes:
         upstream, exchange = self._relays.upstream, write.exchange
         write.asked, write.seen = upstream.stamp()
         exchange.inquiry = write
-        exchange.why, exchange.upstream_asked, exchange.alone = write.why, write.asked, True
+        exchange.why, exchange.upstream_asked = write.why, write.asked
         upstream.ask(write)
 
     def _ask_as_it_comes(self, writer: LogWriter, write: _Write, body: Body) -> None:

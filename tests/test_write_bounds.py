@@ -161,7 +161,7 @@ async def test_a_client_has_so_many_writes_in_doubt_and_no_more(origin: OriginDo
     assert pop.worker.edge.log.writes == 0
 
 
-@pytest.mark.parametrize("what", ["answered", "refused by the origin", "leaves"])
+@pytest.mark.parametrize("what", ["answered", "refused by the origin", "leaves", "leaves by FIN"])
 async def test_what_is_in_doubt_counts_until_it_is_over(
     origin: OriginDouble, valkey: Server, pop: Pop, what: str
 ) -> None:
@@ -171,7 +171,9 @@ async def test_what_is_in_doubt_counts_until_it_is_over(
     async with pop.client() as client:
         await client.request("POST", "/page")
         await until(lambda: len(pop.worker.edge.writes.in_doubt) == 1)
-        if what != "leaves":
+        if what == "leaves by FIN":
+            client.close()
+        elif what != "leaves":
             gate.set()
             await client.response()
         else:
