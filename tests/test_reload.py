@@ -171,6 +171,7 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "max_fields": ("7", lambda worker: worker._heads.limits),
     "max_head": ("16KiB", lambda worker: (worker._heads.limits, worker.check_unfinished.__self__.limits)),
     "max_ranges": ("7", lambda worker: (worker.edge.limits.max_ranges, worker.edge.delivery.max_ranges)),
+    "access_log_fields": ("time,status", lambda worker: worker._journal.layout and len(worker._journal.layout._fields)),
     "finish_abandoned": ("on", lambda worker: worker.finish_abandoned),
     "max_request_body": ("7", lambda worker: worker.max_request_body),
     "heuristics": ("off", lambda worker: worker.edge.fills._policy),
