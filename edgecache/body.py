@@ -97,6 +97,7 @@ class Body:
         "_tail",
         "_tail_size",
         "content",
+        "discarded",
         "failed",
         "finished",
         "let_go",
@@ -112,6 +113,7 @@ class Body:
         self.let_go = 0  # pieces that every reader has taken and that are no longer held
         self.finished = False
         self.failed = False
+        self.discarded = False  # it was let go before anybody came to read it
         self._ends: list[BodyEnd] = []  # told once that it has ended
         self._keep = keep
         self._source = source
@@ -150,7 +152,7 @@ class Body:
     @property
     def joinable(self) -> bool:
         """Whether a reader may still begin at the first byte."""
-        return self.let_go == 0 and (self.whole or not self._read)
+        return not self.discarded and self.let_go == 0 and (self.whole or not self._read)
 
     @property
     def ended(self) -> bool:
@@ -246,6 +248,7 @@ class Body:
         """Nobody will come to read this: it is let go unless it is kept."""
         self._read = True
         if not self._cursors and not self.ended and self._keep == 0 and self._source is not None:
+            self.discarded = True
             self._source.abandoned()
         elif self._cursors:
             self._let_go()  # no client will read it: what was held back goes on to the others
