@@ -160,7 +160,7 @@ def guarded(directory: Path, user: str, password: str) -> Iterator[tuple[int, Pa
         f"tls-ca-cert-file {ca}",
         "tls-auth-clients no",
         "user default off",
-        f"user {user} on >{password} ~ec:* &ec:* +@all -@admin -@dangerous",
+        f"user {user} on >{password} ~ec:* &ec:* +@all -@admin -@dangerous +info",
     )
     access = {"ssl": True, "ssl_ca_certs": str(ca), "username": user, "password": password}
     with (
