@@ -388,8 +388,8 @@ class Settings:
     purge_tokens: tuple[PurgeToken, ...] = setting(
         PURGE_TOKENS,
         "",
-        "Tokens that may purge, besides EDGECACHE_ADMIN_TOKEN: name=secret, or name@host=secret for that site"
-        " only; several hosts are separated by a vertical bar.",
+        "Tokens that may purge, besides EDGECACHE_ADMIN_TOKEN: name=secret, or name@host=secret for that site only;"
+        " several hosts are separated by a vertical bar. A secret has 16 characters at least.",
         secret=True,
     )
     purge_from: tuple[Network, ...] = setting(
@@ -613,8 +613,8 @@ class Settings:
     pop_secret: tuple[bytes, ...] = setting(
         SECRETS,
         "",
-        "Secrets by which POPs recognise each other: the first one signs, all are accepted, so that they can be"
-        " rotated.",
+        "Secrets by which POPs recognise each other, of 16 characters at least: the first one signs, all are accepted,"
+        " so that they can be rotated.",
         secret=True,
     )
 
