@@ -262,8 +262,8 @@ class Settings:
     residency: Mapping[str, str] = setting(
         JURISDICTIONS,
         "",
-        "Jurisdiction of every region: responses for clients of one jurisdiction are stored and requested inside"
-        " it only.",
+        "Jurisdiction of every region: responses for clients of one jurisdiction are stored inside it only, and come"
+        " from its parents and origins only.",
     )
 
     # This POP
