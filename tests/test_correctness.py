@@ -52,7 +52,7 @@ def test_what_was_promised_is_the_least() -> None:
     """A version older than what a write or a purge promised before the request is wrong, after it it is not."""
     history = History(Resource("/r", 10, ttl=60))
     history.publish(100.0)
-    history.promise(101.0, 1)
+    history.promise(101.0, 1, "a test")
 
     assert history.problem(0, 100.5, 100.9, 1) == ""
     assert "was promised" in history.problem(0, 101.5, 101.6, 1)
@@ -75,7 +75,7 @@ def test_a_soft_purge_is_a_promise_unless_stale_is_allowed() -> None:
     for swr, wrong in ((0, True), (5, False)):
         history = History(Resource("/r", 10, ttl=60, swr=swr))
         history.publish(100.0)
-        history.promise(101.0, 1, soft=True)
+        history.promise(101.0, 1, "a test", soft=True)
 
         assert bool(history.problem(0, 102.0, 102.1, 1)) is wrong
 

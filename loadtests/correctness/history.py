@@ -9,7 +9,7 @@ a response that was asked for at `began` and complete at `ended` may show versio
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from correctness.content import Resource
 
@@ -18,14 +18,22 @@ HOP: Final = 1.1  # seconds more for each further POP in the chain, which counts
 ERROR_WAIT: Final = 2.0  # seconds that a stale response may wait for an origin that fails
 
 
+class Promise(NamedTuple):
+    """Requests that begin `at` this time or later get `version` or a newer one, because of `what`."""
+
+    at: float
+    version: int
+    what: str
+
+
 @dataclass
 class History:
     """The versions of one resource, on one monotonic clock, in seconds."""
 
     resource: Resource
     since: list[float] = field(default_factory=lambda: [float("-inf")])  # when each version became the present one
-    hard: list[tuple[float, int]] = field(default_factory=list)  # (promised at, least version), in order of time
-    soft: list[tuple[float, int]] = field(default_factory=list)
+    hard: list[Promise] = field(default_factory=list)  # in the order of time
+    soft: list[Promise] = field(default_factory=list)
 
     @property
     def present(self) -> int:
@@ -37,14 +45,15 @@ class History:
         self.since.append(now)
         return self.present
 
-    def promise(self, now: float, version: int, *, soft: bool = False) -> None:
-        """Whoever asks from `now` on gets `version` or a newer one; softly: unless a stale response is allowed."""
-        (self.soft if soft else self.hard).append((now, version))
+    def promise(self, now: float, version: int, what: str, *, soft: bool = False) -> None:
+        """Promise `version` or a newer one from `now` on; softly: unless a stale response is allowed."""
+        (self.soft if soft else self.hard).append(Promise(now, version, what))
 
-    def least(self, began: float, *, soft: bool) -> int:
-        """The oldest version that promises allow to one who asks at `began`."""
+    def least(self, began: float, *, soft: bool) -> Promise:
+        """The promise of the newest version to a request that begins at `began`."""
         promises = self.hard + self.soft if soft else self.hard
-        return max((version for at, version in promises if at <= began), default=0)
+        kept = [promise for promise in promises if promise.at <= began]
+        return max(kept, key=lambda promise: promise.version, default=Promise(began, 0, "the start"))
 
     def problem(self, version: int, began: float, ended: float, hops: int) -> str:
         """Why `version` is wrong for a request of this time through `hops` POPs; empty if it is right."""
@@ -53,8 +62,9 @@ class History:
             return f"version {version} did not exist"
         windows = resource.swr or (resource.sie if resource.flaky else 0)
         least = self.least(began, soft=not windows)
-        if version < least:
-            return f"version {version} after {least} was promised"
+        if version < least.version:
+            ago = f"{began - least.at:.2f} s before, present for {began - self.since[least.version]:.2f} s"
+            return f"version {version} after {least.version} was promised (by {least.what}, {ago})"
         if version == self.present:
             return ""
         old_for = began - self.since[version + 1]

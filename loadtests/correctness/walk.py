@@ -116,7 +116,7 @@ class Walk:
             return
         now = time.monotonic()
         for one, version in present:
-            one.promise(now, version, soft=soft)
+            one.promise(now, version, f"{'soft' if soft else 'hard'} purge by {'tag' if by_tag else 'URL'}", soft=soft)
 
     async def _write(self, draw: random.Random, client: Client, history: History) -> None:
         """A write through the POP: whoever asks after its response gets what it made, or something newer."""
@@ -131,7 +131,7 @@ class Walk:
         if got.status != 200:
             self.tally.fail(f"status {got.status}", f"{method} {history.resource.target}")
             return
-        history.promise(time.monotonic(), int(got.body))
+        history.promise(time.monotonic(), int(got.body), f"{method} to port {client.port}")
 
     async def _get(self, draw: random.Random, client: Client, history: History, number: int) -> None:
         asked = self._asked(draw, history, number)
@@ -155,7 +155,8 @@ class Walk:
         if got.left:
             self.tally.counts["left"] += 1
         if wrong := problem(asked, got, self.hops):
-            self.tally.fail(f"{wrong} [{got.status} {got.fields.get('cache-status', '')}]", _shown(asked))
+            said = f"{got.status} {got.fields.get('cache-status', '')}"
+            self.tally.fail(f"{wrong} [{said}]", _shown(asked))
 
     def _asked(self, draw: random.Random, history: History, number: int) -> Asked:
         resource = history.resource
