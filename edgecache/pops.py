@@ -243,7 +243,7 @@ def tell_of_entry(exchange: Exchange, entry: Entry, invalidation: Invalidation, 
 def tell_of_reply(exchange: Exchange, reply: Reply, invalidation: Invalidation) -> None:
     """With an answer that comes from upstream: what was known when it was asked, or is known now if it still holds."""
     try:
-        tags = tags_of(reply.response.fields)
+        tags = tags_of(reply.response.fields) if reply.tags is None else reply.tags
     except TooManyTags:
         exchange.extra = NOTHING_SEEN
         return

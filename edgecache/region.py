@@ -163,7 +163,7 @@ class Region:
             reader.body.when_ended(lambda body: self._keep(url, found, body))
         asyncio.get_running_loop().call_soon(reader.start)
         rest = partial(self._rest, found, request, client)
-        return Filling(stored, Reply(response, reader.body, Times(now, now), seen, member, rest=rest))
+        return Filling(stored, Reply(response, reader.body, Times(now, now), seen, member, rest=rest, tags=entry.tags))
 
     def _rest(self, found: Found, request: Request, client: str, at: int) -> Body:
         """What follows byte `at`, for a reader that the others do not wait for."""

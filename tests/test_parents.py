@@ -100,7 +100,8 @@ async def chain(
         for pop in above:
             listen_to(pop)
         ways = [await stack.enter_async_context(running_proxy(pop.port)) for pop in above]
-        urls = ",".join(f"http://127.0.0.1:{way.port}" for way in ways)
+        place = f"{parents['region']}=" if parents and "region" in parents else ""
+        urls = ",".join(f"{place}http://127.0.0.1:{way.port}" for way in ways)
         below = [
             await stack.enter_async_context(running_pop(origin, parents=urls, **{**common, "pop": f"edge-{number}"}))
             for number in range(edges)
@@ -608,6 +609,28 @@ async def test_tags_reach_the_child_and_purge_there(origin: OriginDouble) -> Non
             applied(pop, (b"tred",), 5, 1)
         await one.get("/a")
     assert len(origin.requests) == 2
+
+
+@pytest.mark.parametrize("size", [100, 100_000, 300_000])
+@pytest.mark.parametrize("by", ["GET", "HEAD", "range"])
+async def test_tags_reach_the_child_from_the_parents_region(
+    origin: OriginDouble, valkey: Server, size: int, by: str
+) -> None:
+    """What a parent answers out of its regional tier, whole or in chunks, has its tags for the child too."""
+    origin.otherwise(Reply(200, [FRESH, ("ETag", '"1"'), ("Surrogate-Key", "red")], b"x" * size))
+    parents = {"region": "far", "regional": valkey.url, "regional_timeout": "5s", "memory": "8MiB"}
+    async with chain(origin, edges=2, parents=parents) as one:
+        shield = one.shields[0]
+        await one.edges[0].get("/a")
+        await shield.written()
+        shield.worker.edge.memory.invalidate(b"http://www.example.test/a")
+        request = ("GET", ("Range", "bytes=0-98")) if by == "range" else (by,)
+        await one.edges[1].request(request[0], "/a", *request[1:])
+        memory = one.edges[1].worker.edge.memory
+        await until(lambda: memory.lookup(b"http://www.example.test/a", load_fields())[0])
+        entry, _ = memory.lookup(b"http://www.example.test/a", load_fields())
+    assert len(origin.requests) == 1
+    assert entry.tags == (b"red",)
 
 
 async def test_a_purge_of_this_process_alone_is_not_undone_by_the_parent(origin: OriginDouble) -> None:
