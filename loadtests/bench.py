@@ -186,6 +186,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--peers-only", action="store_true", help="leave edgecache out")
     parser.add_argument("--objects", type=_positive, default=regional.MANY, help="of regional-scale (1,000,000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round there")
+    parser.add_argument("--against", default="", metavar="DIR", help="another checkout of edgecache, to compare with")
     parser.add_argument("--edgecache-command", metavar="COMMAND", help=COMMAND_HELP)
     parser.add_argument(
         "--edgecache-env", action="append", default=[], metavar="NAME=VALUE", type=_setting, help="repeatable"
@@ -230,7 +231,8 @@ def main() -> int:
     present, missing = peers.installed(options.peers)
     for name in missing:
         say(f"bench: {name} is not installed; left out")
-    contestants = present if options.peers_only else [*present, edgecache(options)]
+    before = [edgecache(options, "before", more={"PYTHONPATH": options.against})] if options.against else []
+    contestants = present if options.peers_only else [*before, *present, edgecache(options)]
     if not contestants:
         say("bench: nobody to measure")
         return 2
