@@ -25,6 +25,7 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(PYTEST) -q -m "not slow" --hypothesis-profile=check
 
 # Mutated and generated messages: 1,000,000 without sockets, 50,000 over them; FUZZ="--inputs 10000 --seed 7" for others.

@@ -2,6 +2,6 @@
 
 import sys
 
-from edgecache.cli import main
+from edgecache.server.cli import main
 
 sys.exit(main())

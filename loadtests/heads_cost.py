@@ -25,15 +25,15 @@ from bench import heads  # noqa: E402
 from harness.pop import environment  # noqa: E402
 from hostile.rig import Transport  # noqa: E402
 
-from edgecache.assembly import policy_of  # noqa: E402
-from edgecache.config import load  # noqa: E402
-from edgecache.rules import rfc9111  # noqa: E402
-from edgecache.rules.cache_key import primary_key  # noqa: E402
-from edgecache.rules.message import Fields, Framing, Response  # noqa: E402
-from edgecache.rules.stored import Times  # noqa: E402
-from edgecache.wire.h1_head import HeadLimits, RequestHeads  # noqa: E402
-from edgecache.wire.h1_server import ClientConnection  # noqa: E402
-from edgecache.worker import Worker  # noqa: E402
+from edgecache.config.settings import load  # noqa: E402
+from edgecache.semantics import rfc9111  # noqa: E402
+from edgecache.semantics.cache_key import primary_key  # noqa: E402
+from edgecache.semantics.message import Fields, Framing, Response  # noqa: E402
+from edgecache.semantics.stored_response import Times  # noqa: E402
+from edgecache.server.assembly import policy_of  # noqa: E402
+from edgecache.server.worker import Worker  # noqa: E402
+from edgecache.wire.h1.head import HeadLimits, RequestHeads  # noqa: E402
+from edgecache.wire.h1.server import ClientConnection  # noqa: E402
 
 COUNT = 20_000  # heads of each kind
 URLS = 1000

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))  # from a checkout, installed or not
 
 from load.traces import Request, read_trace  # noqa: E402
 
-from edgecache.eviction import POLICIES, EvictionPolicy  # noqa: E402
+from edgecache.storage.eviction import POLICIES, EvictionPolicy  # noqa: E402
 
 SAMPLE = 10_000  # hits, and sets, per round: milliseconds, far above the clock's grain
 Item = TypeVar("Item")

@@ -7,8 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from edgecache.config import Settings
-from edgecache.metrics import Registry, Snapshot
+from edgecache.config.settings import Settings
+from edgecache.telemetry.metrics import Registry, Snapshot
 
 
 class FakeWorker:

@@ -6,20 +6,20 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from edgecache.body import SLICE, Body, Cursor
-from edgecache.rules.content import Content, Piece, Pieces
-from edgecache.rules.message import Request
-from edgecache.rules.reasons import Forward, Refused, Result, Tier
-from edgecache.wire import h1_render as render
+from edgecache.semantics.message import Request
+from edgecache.semantics.outcomes import Forward, Refused, Result, Tier
+from edgecache.semantics.rope import Content, Piece, Pieces
+from edgecache.wire.body import SLICE, Body, Cursor
 from edgecache.wire.errors import BadRequest
+from edgecache.wire.h1 import serializer as render
 
 if TYPE_CHECKING:
-    from edgecache.memory import Entry
-    from edgecache.rules.record import Record
-    from edgecache.rules.stored import Stored
-    from edgecache.tracing import Trace
-    from edgecache.wire.h1_client import OriginConnection
-    from edgecache.wire.h1_server import ClientConnection
+    from edgecache.semantics.stored_response import Stored
+    from edgecache.storage.memory import Entry
+    from edgecache.storage.record import Record
+    from edgecache.telemetry.tracing import Trace
+    from edgecache.wire.h1.client import OriginConnection
+    from edgecache.wire.h1.server import ClientConnection
 
 
 BURST: Final = 128 * 1024  # bytes that a client gets before the others have their turn, however fast it is

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
-from edgecache.rules.client_address import Trust, parsed_address, plain_address
-from edgecache.wire import h1_render as render
+from edgecache.semantics.client_address import Trust, parsed_address, plain_address
 from edgecache.wire.errors import BadRequest
-from edgecache.wire.h1_server import ClientConnection
+from edgecache.wire.h1 import serializer as render
+from edgecache.wire.h1.server import ClientConnection
 from edgecache.wire.refusal import Refusal, head_size
 
 if TYPE_CHECKING:
-    from edgecache.wire.site import Site
+    from edgecache.wire.handler import Site
 
 SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 FIXED: Final = 16  # bytes of a version 2 header before its addresses

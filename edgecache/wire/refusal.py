@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from edgecache.rules.message import Fields, Request
+from edgecache.semantics.message import Fields, Request
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.site import Site
+from edgecache.wire.handler import Site
 
 if TYPE_CHECKING:
-    from edgecache.wire.h1_server import ClientConnection
+    from edgecache.wire.h1.server import ClientConnection
 
 LONGEST_TARGET: Final = 1024  # bytes of it that are logged
 REQUEST_LINE: Final = re.compile(rb"(?:\r\n)?([!-~]{1,64}) ([^ \r\n]{0,%d})" % LONGEST_TARGET)

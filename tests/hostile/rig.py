@@ -10,14 +10,14 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from edgecache.metrics import Counter
-from edgecache.rules.forward import Gateway, upstream_lines
-from edgecache.rules.message import Request
-from edgecache.wire import h1_render as render
+from edgecache.semantics.forwarding import Gateway, upstream_lines
+from edgecache.semantics.message import Request
+from edgecache.telemetry.metrics import Counter
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.h1_head import HeadLimits, RequestHeads
-from edgecache.wire.h1_server import ClientConnection
+from edgecache.wire.h1 import serializer as render
+from edgecache.wire.h1.head import HeadLimits, RequestHeads
+from edgecache.wire.h1.server import ClientConnection
 from hostile.readers import Seen
 
 GATEWAY = Gateway(b"test")

@@ -13,17 +13,17 @@ from typing import Any
 from harness.clock import FakeClock
 from harness.pop import environment
 
-from edgecache.alike import Alike
-from edgecache.assembly import policy_of
-from edgecache.config import load
-from edgecache.rules import rfc9111
-from edgecache.rules.cache_key import primary_key
-from edgecache.rules.message import FieldLine, Fields, Framing, Request, Response
-from edgecache.rules.ranges import Segments
-from edgecache.rules.stored import Times
+from edgecache.config.settings import load
+from edgecache.proxy.fastpath.head_template import Alike
+from edgecache.semantics import rfc9111
+from edgecache.semantics.cache_key import primary_key
+from edgecache.semantics.message import FieldLine, Fields, Framing, Request, Response
+from edgecache.semantics.ranges import Segments
+from edgecache.semantics.stored_response import Times
+from edgecache.server.assembly import policy_of
+from edgecache.server.worker import Worker
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.h1_server import ClientConnection
-from edgecache.worker import Worker
+from edgecache.wire.h1.server import ClientConnection
 from hostile.rig import Transport
 
 PEER = "192.0.2.7"

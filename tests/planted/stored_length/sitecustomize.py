@@ -1,8 +1,8 @@
 """A planted fault: of some bodies the memory keeps the last byte only."""
 
-import edgecache.memory
+import edgecache.storage.memory
 
-_put = edgecache.memory.Memory.put
+_put = edgecache.storage.memory.Memory.put
 
 
 def put(self, key, *rest, **named):
@@ -13,4 +13,4 @@ def put(self, key, *rest, **named):
     return entry
 
 
-edgecache.memory.Memory.put = put
+edgecache.storage.memory.Memory.put = put

@@ -1,0 +1,144 @@
+"""Places on the network as an operator writes them: where to listen, whom to ask, whom to trust.
+
+A parser raises ValueError with words that end the sentence `EDGECACHE_NAME: "what was written" …`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+from edgecache.semantics import uri
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?", re.ASCII)
+_ORIGIN = re.compile(r"(https?)://([^/]*)/?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a host name or IP address (IPv6 without brackets), and a port, 0 for any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{bracketed(self.host)}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The web service behind the POP: scheme `http` or `https`, host (IPv6 without brackets) and port."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """What a Host field names: the host, and the port unless it is the scheme's own."""
+        if self.port == DEFAULT_PORTS[self.scheme]:
+            return bracketed(self.host)
+        return f"{bracketed(self.host)}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}"
+
+
+@dataclass(frozen=True, slots=True)
+class Parent(Origin):
+    """A POP that is asked instead of the origin, and the name by which all POPs know it: else its URL."""
+
+    known_as: str = ""
+
+    @property
+    def name(self) -> str:
+        """What decides which keys it owns."""
+        return self.known_as or str(self)
+
+
+def bracketed(host: str) -> str:
+    """The host as a URL writes it: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, is this machine's own loopback."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def host_and_port(text: str) -> tuple[str, int | None]:
+    """Host (IPv6 without brackets, lower case) and port, if one is written; ValueError if it is neither."""
+    match = _HOST_AND_PORT.fullmatch(text)
+    if match is None:
+        raise ValueError("is not host[:port]")
+    host, port = match[1].lower(), None if match[2] is None else int(match[2])
+    if port is not None and port > 65535:
+        raise ValueError("has a port above 65535")
+    if host.startswith("["):
+        host = str(ipaddress.IPv6Address(host[1:-1]))
+    return host, port
+
+
+def address(text: str) -> Address:
+    """Where to listen, out of `host:port`, `1.2.3.4:port` or `[::1]:port`."""
+    try:
+        host, port = host_and_port(text)
+    except ValueError:
+        port = None
+    if port is None:
+        raise ValueError("is not host:port")
+    return Address(host, port)
+
+
+def origin(text: str) -> Origin:
+    """A web service out of `http(s)://host[:port]`."""
+    problem = "is not http(s)://host[:port] without path, user or query"
+    match = _ORIGIN.fullmatch(text)
+    if match is None:
+        raise ValueError(problem)
+    try:
+        host, port = host_and_port(match[2])
+    except ValueError:
+        raise ValueError(problem) from None
+    if port == 0:
+        raise ValueError("has port 0, where nothing can listen")
+    return Origin(match[1], host, port or DEFAULT_PORTS[match[1]])
+
+
+def host_names(text: str) -> tuple[str, ...]:
+    """Names of sites out of a comma list, as `uri.py` compares them; every port of a site is meant."""
+    return tuple(_host_name(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _host_name(text: str) -> str:
+    try:
+        name = uri.site(uri.ascii_authority(text), b"http")
+    except ValueError:
+        raise ValueError(f"holds {text}, which is not a host name") from None
+    if uri.host_of(text.encode()) != text.encode():
+        raise ValueError(f"holds {text}: names go without a port")
+    return name.decode()
+
+
+def network(text: str) -> Network:
+    """One IP network out of a CIDR block or a single address; of IPv4-mapped addresses, the IPv4 network."""
+    found = ipaddress.ip_network(text)
+    mapped = getattr(found.network_address, "ipv4_mapped", None)
+    return found if mapped is None or found.prefixlen < 96 else ipaddress.IPv4Network((mapped, found.prefixlen - 96))
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """IP networks out of a comma list of CIDR blocks or single addresses."""
+    found = []
+    for part in (part.strip() for part in text.split(",") if part.strip()):
+        try:
+            found.append(network(part))
+        except ValueError as error:
+            raise ValueError(f"is not a list of networks such as 10.0.0.0/8: {error}") from None
+    return tuple(found)

@@ -1,0 +1,162 @@
+"""How many workers there are, and who gets how much memory, by what the machine or the container allows.
+
+Of the limit the processes themselves are taken first: what is left is shared by the objects in memory and the embedded
+Valkey. What the operator has set stays as it is set; a limit that cannot hold it refuses the start.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from edgecache.config import system_resources
+from edgecache.semantics.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgecache.config.settings import Settings
+
+MIB: Final = 1024 * 1024
+SUPERVISOR: Final = 48 * MIB  # what it takes, with the admin listener
+WORKER: Final = 40 * MIB  # what each takes without objects
+VALKEY: Final = 8 * MIB  # what the embedded one takes without objects
+LEAST_OBJECTS: Final = 16 * MIB  # for which one more worker is worth while
+LEAST_REGIONAL: Final = 16 * MIB  # what the embedded Valkey can do with
+USUAL: Final = 256 * MIB  # of objects, where nothing asks for less
+MOST_WORKERS: Final = 256
+REGISTER: Final = 1024  # bytes that one purged name may take
+USUAL_REGISTERS, FEWEST_REGISTERS = 100_000, 1000  # purged names that a worker remembers
+REGISTERS: Final = 8  # of all workers together in an eighth of the limit
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What there is: bytes that a cgroup allows, bytes of the machine (None: unknown), and cores."""
+
+    cgroup: int | None
+    total: int | None
+    cores: int
+
+    @property
+    def memory(self) -> int | None:
+        """The tighter of the two."""
+        return min((limit for limit in (self.cgroup, self.total) if limit is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How many workers, and bytes of objects: in the memory of all of them, and in the embedded Valkey."""
+
+    workers: int
+    memory: int
+    regional: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is set; None is for us to find. `kept`: Valkey writes dumps; `beside`: bytes that each worker reads in."""
+
+    workers: int | None = None
+    memory: int | None = None
+    regional: int | None = None
+    embedded: bool = False
+    kept: bool = False
+    beside: int = 0
+
+    def valkey(self, regional: int) -> int:
+        """Bytes of the embedded Valkey with so many of objects: its gaps, and what changes while it writes a dump."""
+        return VALKEY + regional + regional // (2 if self.kept else 4) if self.embedded else 0
+
+    def processes(self, workers: int) -> int:
+        """Bytes of the supervisor and so many workers without objects."""
+        return SUPERVISOR + workers * (WORKER + self.beside)
+
+
+def of_machine() -> Limits:
+    """What this process may have."""
+    return Limits(
+        system_resources.memory_limit(),
+        system_resources.total_memory(),
+        min(system_resources.usable_cores(), MOST_WORKERS),
+    )
+
+
+def shared_out(limits: Limits, wanted: Wanted) -> Shares:
+    """What is set, and for the rest what fits best."""
+    workers = _workers(limits, wanted) if wanted.workers is None else wanted.workers
+    left = None if limits.memory is None else limits.memory - wanted.processes(workers)
+    regional = _regional(left, wanted) if wanted.regional is None else wanted.regional
+    left = None if left is None else left - wanted.valkey(regional)
+    memory = _memory(left, limits.cgroup) if wanted.memory is None else wanted.memory
+    return Shares(workers, memory, regional)
+
+
+def registers(limits: Limits, workers: int) -> int:
+    """How many purged names each worker may remember."""
+    if limits.memory is None:
+        return USUAL_REGISTERS
+    return max(FEWEST_REGISTERS, min(USUAL_REGISTERS, limits.memory // REGISTERS // workers // REGISTER))
+
+
+def _workers(limits: Limits, wanted: Wanted) -> int:
+    """One for each core, as far as each has memory to work with."""
+    if limits.memory is None:
+        return limits.cores
+    taken = wanted.processes(0) + wanted.valkey(wanted.regional or LEAST_REGIONAL) + (wanted.memory or 0)
+    each = WORKER + wanted.beside + (LEAST_OBJECTS if wanted.memory is None else 0)
+    return max(1, min(limits.cores, (limits.memory - taken) // each))
+
+
+def _regional(left: int | None, wanted: Wanted) -> int:
+    """Three eighths of what is left, or three quarters of that which the memory leaves, if that is set."""
+    if left is None or not wanted.embedded:
+        return USUAL
+    share = left * 3 // 8 if wanted.memory is None else (left - wanted.memory) * 3 // 4
+    return _whole(min(USUAL, max(LEAST_REGIONAL, share - VALKEY)))
+
+
+def _memory(left: int | None, cgroup: int | None) -> int:
+    """Three quarters of what is left: the rest is for what is on its way. No more than half of a container."""
+    usual = USUAL if cgroup is None else cgroup // 2
+    return _whole(usual if left is None else min(usual, max(MIB, left * 3 // 4)))
+
+
+def _whole(size: int) -> int:
+    return max(MIB, size // MIB * MIB)
+
+
+def wanted_of(settings: Settings) -> Wanted:
+    """Everything as it is in `settings`."""
+    regional = settings.regional_memory
+    beside = size_of(settings.geo_db)
+    embedded, kept = settings.regional == "embedded", bool(settings.regional_directory)
+    return Wanted(settings.workers, settings.memory, regional, embedded, kept, beside)
+
+
+def size_of(path: str) -> int:
+    """Bytes of a file that each worker reads in; 0 where there is none."""
+    with suppress(OSError):
+        return os.path.getsize(path) if path else 0
+    return 0
+
+
+def refuse_too_much(settings: Settings, environ: Mapping[str, str], limits: Limits) -> None:
+    """Raise ConfigError if the limit cannot hold the settings; it names what `environ` sets of them."""
+    wanted, limit = wanted_of(settings), limits.memory
+    processes, valkey = wanted.processes(settings.workers), wanted.valkey(settings.regional_memory)
+    needed = processes + valkey + settings.memory
+    if limit is None or needed <= limit:
+        return
+    named = ("EDGECACHE_MEMORY", "EDGECACHE_REGIONAL_MEMORY", "EDGECACHE_WORKERS")
+    variable = next((name for name in named if environ.get(name, "").strip()), named[0])
+    workers = "1 worker" if settings.workers == 1 else f"{settings.workers} workers"
+    parts = f"{_mib(settings.memory)} for objects, {_mib(processes)} for the supervisor and {workers}"
+    parts += f", {_mib(valkey)} for the embedded Valkey" if valkey else ""
+    whose = "the cgroup allows" if limit == limits.cgroup else "the machine has"
+    raise ConfigError(variable, f"does not fit into the {_mib(limit)} that {whose}: {parts}")
+
+
+def _mib(size: int) -> str:
+    return f"{-(-size // MIB)}MiB"

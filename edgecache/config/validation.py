@@ -1,0 +1,191 @@
+"""Settings that are right each by itself, and contradict each other: of a POP that must not start with them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from edgecache.config.addresses import Address, Origin, is_loopback
+from edgecache.config.certificates import KeyPair, described
+from edgecache.semantics.errors import ConfigError
+from edgecache.valkey.client import parse_url
+
+if TYPE_CHECKING:
+    from edgecache.config.settings import Settings
+
+ANYWHERE = ("0.0.0.0", "::")
+
+
+def contradictions(settings: Settings) -> Iterator[ConfigError]:
+    """What does not go together, each with the setting that is to be changed."""
+    if settings.max_line > settings.max_head:
+        yield ConfigError("EDGECACHE_MAX_LINE", "is more than EDGECACHE_MAX_HEAD")
+    if settings.max_object_memory > settings.worker_memory:
+        share = f"EDGECACHE_MEMORY / EDGECACHE_WORKERS = {settings.worker_memory} bytes"
+        yield ConfigError("EDGECACHE_MAX_OBJECT_MEMORY", f"is more than one worker holds: {share}")
+    if settings.listen.port and settings.listen == settings.admin_listen:
+        yield ConfigError("EDGECACHE_ADMIN_LISTEN", "is the same as EDGECACHE_LISTEN")
+    everybody = [origin for origins in settings.origins.values() for origin in origins] or [settings.origin]
+    yield from _own_origins(settings, everybody)
+    yield from _wrong_regions(settings)
+    if settings.peers and settings.regional == "off":
+        yield ConfigError("EDGECACHE_PEERS", "is set, but EDGECACHE_REGIONAL is off: a region's log lies in its Valkey")
+    if settings.region in settings.peers:
+        yield ConfigError("EDGECACHE_PEERS", f"names {settings.region}, which is EDGECACHE_REGION itself")
+    yield from _wrong_parents(settings)
+    yield from _wrong_residency(settings)
+    if settings.proxy_protocol and not settings.trusted_proxies:
+        yield ConfigError("EDGECACHE_PROXY_PROTOCOL", "is on, but EDGECACHE_TRUSTED_PROXIES is empty")
+    yield from _tls_contradictions(settings, any(origin.scheme == "https" for origin in everybody))
+    yield from _idle_regional(settings)
+
+
+def _tls_contradictions(settings: Settings, https_origin: bool) -> Iterator[ConfigError]:
+    """What does not go together, or is not there, about TLS."""
+    listens = settings.tls_listen is not None or settings.pop_listen is not None
+    if listens and not settings.tls_certificates:
+        name = "EDGECACHE_TLS_LISTEN" if settings.tls_listen else "EDGECACHE_POP_LISTEN"
+        yield ConfigError(name, "is set, but EDGECACHE_TLS_CERTIFICATES names no certificate")
+    if settings.tls_certificates and not listens:
+        yield ConfigError("EDGECACHE_TLS_CERTIFICATES", "is set, but EDGECACHE_TLS_LISTEN is not")
+    if (settings.pop_listen is None) != (not settings.pop_ca):
+        missing, there = ("POP_CA", "POP_LISTEN") if settings.pop_listen else ("POP_LISTEN", "POP_CA")
+        yield ConfigError(f"EDGECACHE_{there}", f"is set, but EDGECACHE_{missing} is not")
+    yield from _same_address(settings)
+    yield from _never_https(settings)
+    if not https_origin:
+        for name in ("EDGECACHE_ORIGIN_CA", "EDGECACHE_ORIGIN_CERTIFICATE"):
+            if _named(settings, name):
+                yield ConfigError(name, "is set, but EDGECACHE_ORIGIN is not https")
+    if settings.origin_ca and not settings.origin_tls_verify:
+        yield ConfigError("EDGECACHE_ORIGIN_CA", "is set, but EDGECACHE_ORIGIN_TLS_VERIFY is off")
+    for name in ("EDGECACHE_ORIGIN_CERTIFICATE", "EDGECACHE_REGIONAL_CERTIFICATE", "EDGECACHE_POP_CERTIFICATE"):
+        yield from _pair_problems(settings, name)
+
+
+def _own_origins(settings: Settings, origins: list[Origin]) -> Iterator[ConfigError]:
+    """An origin that is this POP itself answers with a loop, or hands its admin pages to clients."""
+    name = "EDGECACHE_ORIGINS" if settings.origins else "EDGECACHE_ORIGIN"
+    for variable in ("EDGECACHE_LISTEN", "EDGECACHE_ADMIN_LISTEN", "EDGECACHE_TLS_LISTEN", "EDGECACHE_POP_LISTEN"):
+        where = _named(settings, variable)
+        if where is not None and any(is_oneself(origin, where) for origin in origins):
+            yield ConfigError(name, f"is this POP itself: the same as {variable}")
+
+
+def _wrong_regions(settings: Settings) -> Iterator[ConfigError]:
+    """Rules that send clients to a region where nobody can be asked for them."""
+    # Of a jurisdiction without an origin clients are refused (503); the only origin is that of all regions.
+    known = {*settings.origins, *settings.parents, *settings.residency}
+    if settings.origins and (unknown := settings.geo_rules.regions - known):
+        yield ConfigError("EDGECACHE_GEO_RULES", f"names {min(unknown)}, a region without EDGECACHE_ORIGINS")
+
+
+def not_served(settings: Settings) -> Iterator[str]:
+    """Regions of rules that are no contradiction, but do less than an operator may expect: a line for each."""
+    if not settings.origins:
+        others = settings.geo_rules.regions - {settings.region, *settings.parents, *settings.residency}
+        for region in sorted(others):
+            yield f"EDGECACHE_GEO_RULES names {region}: EDGECACHE_ORIGIN serves all regions, and is told which"
+        return
+    asked = {*settings.origins, *settings.parents}
+    served = {settings.residency.get(region) for region in asked}
+    for region in sorted(settings.geo_rules.regions - asked):
+        if settings.residency.get(region) not in served:
+            yield f"EDGECACHE_GEO_RULES names {region}: no origin is in its jurisdiction, so its clients get 503"
+
+
+def _idle_regional(settings: Settings) -> Iterator[ConfigError]:
+    """What is set for a regional tier of another kind than there is, and would do nothing."""
+    if settings.regional_directory and settings.regional != "embedded":
+        yield ConfigError("EDGECACHE_REGIONAL_DIRECTORY", "is set, but EDGECACHE_REGIONAL is not embedded")
+    if settings.regional == "off":
+        for name in ("EDGECACHE_REGIONAL_KEY", "EDGECACHE_REGIONAL_REQUIRED"):
+            if _named(settings, name):
+                yield ConfigError(name, "is set, but EDGECACHE_REGIONAL is off")
+    urls = [parse_url(url) for url in (settings.regional, *settings.peers.values()) if url not in ("off", "embedded")]
+    for name in ("EDGECACHE_REGIONAL_CA", "EDGECACHE_REGIONAL_CERTIFICATE"):
+        if _named(settings, name) and not any(url.tls for url in urls):
+            yield ConfigError(name, "is set, but no Valkey is reached over TLS: valkeys://")
+    if settings.regional_replicas and not any(url.scheme in ("valkey+sentinel", "valkey+cluster") for url in urls):
+        yield ConfigError("EDGECACHE_REGIONAL_REPLICAS", "is on, but no Valkey has Sentinels or is a cluster")
+
+
+def _never_https(settings: Settings) -> Iterator[ConfigError]:
+    """What is about https, where no request can be known to have come over it."""
+    if settings.tls_listen is not None or settings.pop_listen is not None or settings.trusted_proxies:
+        return
+    for name in ("EDGECACHE_HTTPS_REDIRECT", "EDGECACHE_HSTS"):
+        if _named(settings, name):
+            words = (
+                "is set, but nothing comes over https: neither EDGECACHE_TLS_LISTEN nor EDGECACHE_TRUSTED_PROXIES is"
+            )
+            yield ConfigError(name, words)
+
+
+def _same_address(settings: Settings) -> Iterator[ConfigError]:
+    taken = {settings.listen: "EDGECACHE_LISTEN", settings.admin_listen: "EDGECACHE_ADMIN_LISTEN"}
+    for name in ("EDGECACHE_TLS_LISTEN", "EDGECACHE_POP_LISTEN"):
+        where = _named(settings, name)
+        if where is not None and where.port and where in taken:
+            yield ConfigError(name, f"is the same as {taken[where]}")
+        taken[where] = name
+
+
+def _pair_problems(settings: Settings, name: str) -> Iterator[ConfigError]:
+    certificate, key = _named(settings, name), _named(settings, name + "_KEY")
+    if key and not certificate:
+        yield ConfigError(f"{name}_KEY", f"is set, but {name} is not")
+    if certificate:
+        try:
+            described(KeyPair(certificate, key or certificate))
+        except ValueError as error:
+            yield ConfigError(name, str(error))
+
+
+def _wrong_parents(settings: Settings) -> Iterator[ConfigError]:
+    """What makes parents useless: a parent that is this POP itself, or that cannot know who asks."""
+    parents = [parent for listed in settings.parents.values() for parent in listed]
+    for name in ("EDGECACHE_LISTEN", "EDGECACHE_TLS_LISTEN", "EDGECACHE_POP_LISTEN"):
+        where = _named(settings, name)
+        if where is not None and any(is_oneself(parent, where) for parent in parents):
+            yield ConfigError("EDGECACHE_PARENTS", f"names this POP itself: the same as {name}")
+    secure = [parent for parent in parents if parent.scheme == "https"]
+    for name in ("EDGECACHE_PARENT_CA", "EDGECACHE_POP_CERTIFICATE"):
+        if _named(settings, name) and not secure:
+            yield ConfigError(name, "is set, but no parent of EDGECACHE_PARENTS is https")
+    proved = settings.pop_certificate and secure == parents
+    if parents and not settings.pop_secret and not proved:
+        words = (
+            "needs EDGECACHE_POP_SECRET, or https and EDGECACHE_POP_CERTIFICATE: parents answer authenticated POPs only"
+        )
+        yield ConfigError("EDGECACHE_PARENTS", words)
+    origins = {origin for listed in settings.origins.values() for origin in listed} or {settings.origin}
+    if twice := {str(origin) for origin in origins}.intersection(map(str, parents)):
+        yield ConfigError("EDGECACHE_PARENTS", f"names {min(twice)}, which is an origin")
+
+
+def _wrong_residency(settings: Settings) -> Iterator[ConfigError]:
+    """What leaves open where an answer belongs: a region of no jurisdiction."""
+    if not settings.residency:
+        return
+    regions = {settings.region, *settings.origins, *settings.geo_rules.regions, *settings.parents, *settings.peers} - {
+        ""
+    }
+    if missing := regions - settings.residency.keys():
+        yield ConfigError("EDGECACHE_RESIDENCY", f"does not say which jurisdiction {min(missing)} is in")
+
+
+def is_oneself(parent: Origin, listen: Address) -> bool:
+    """Whether `parent` is where this POP listens, as far as the names tell."""
+    if parent.port != listen.port:
+        return False
+    if parent.host == listen.host:
+        return True
+    here = is_loopback(parent.host) or parent.host == socket.gethostname().lower()
+    return here and (listen.host in ANYWHERE or is_loopback(listen.host))
+
+
+def _named(settings: Settings, variable: str) -> Any:
+    """The value of the setting that this variable sets."""
+    return getattr(settings, variable.removeprefix("EDGECACHE_").lower())

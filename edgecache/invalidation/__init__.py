@@ -1,0 +1,1 @@
+"""The purge log: append, consume, replicate; which stored responses are still valid."""

@@ -1,0 +1,257 @@
+"""A worker follows the logs of all regions, which lie in its own region's Valkey, and says what it has applied.
+
+One connection waits for entries. A few times a second the follower also looks whether the logs are what they were: one
+that holds less than was applied of it was lost or rolled back, and begins anew; a region of which nothing is heard is
+cut off; a write whose end is overdue is ended for whoever died in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+from edgecache.invalidation import version_vector
+from edgecache.invalidation.log_entry import Draft, Written, read_entry
+from edgecache.invalidation.purge_log import Applied, Kind
+from edgecache.invalidation.stream_store import LogStore, Row, Visit
+from edgecache.invalidation.validity import Invalidation
+from edgecache.invalidation.version_vector import Vector
+from edgecache.tasks import spawn
+from edgecache.valkey.client import Failure
+
+log = logging.getLogger("edgecache")
+LOOK_EVERY: Final = 0.15  # seconds
+WAIT: Final = 0.2  # seconds for an entry, before the next look
+HEARTBEAT: Final = 1.0  # seconds between two words of what is applied while nothing changes
+CLOSE_WITHIN: Final = 1.0  # seconds
+RECONNECT: Final = 0.1  # seconds
+MOST_AT_ONCE: Final = 1000  # entries of each log
+BEGINNING: Final = b"0-0"
+
+
+class Counts(Protocol):
+    """Told what happens to the log."""
+
+    def applied(self, region: str, relation: Applied, seconds: float) -> None:
+        """An entry was applied, so long after it was appended."""
+
+    def failed(self, word: str = "read") -> None:
+        """The log cannot be read at the moment, or began anew: `restarted`."""
+
+
+class Follower:
+    """What a worker knows of the logs, and how. Mutable state: where it reads, when it last heard, who waits for it."""
+
+    def __init__(
+        self,
+        store: LogStore,
+        invalidation: Invalidation,
+        *,
+        region: str,
+        peers: Iterable[str],
+        member: str,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        max_lag: float,
+        counts: Counts,
+    ) -> None:
+        self._store = store
+        self._invalidation = invalidation
+        self._log = invalidation.log
+        self._region = region
+        self._peers = frozenset(peers)
+        self.member = member  # who we are among those that follow
+        self._clock = clock  # monotonic seconds
+        self._wall = wall  # epoch seconds
+        self._max_lag = max_lag  # seconds
+        self._counts = counts
+        now = clock()
+        self._heard: dict[str, float] = dict.fromkeys((region, *self._peers), now)
+        self._beats: dict[str, bytes] = {}
+        self._after: dict[str, bytes] = {}  # the ID up to which each log was read
+        self._looked = 0.0
+        self._told = -HEARTBEAT
+        self._unsealed: set[str] = set()  # regions whose last entry was not sealed as it should be
+        self._unknown = False  # the server does not say which run it is
+        self._waiting: list[tuple[Vector, asyncio.Future[None]]] = []
+        self._must_reach: dict[str, int] | None = None  # until it has caught up
+        self.caught_up = asyncio.Event()
+        self._closed = False  # a command may swallow the cancellation of its task
+        invalidation.replaying = True
+        self._task = spawn(self._run(), "follow the logs")
+
+    # --- what is known
+
+    def lags(self) -> dict[str, float]:
+        """Per region the seconds for which nothing was heard of its log."""
+        now = self._clock()
+        return {region: now - heard for region, heard in self._heard.items()}
+
+    async def reaches(self, vector: Vector, within: float) -> bool:
+        """Whether everything that `vector` knows is applied here; waits up to `within` seconds for it."""
+        if self._log.vector.covers(vector):
+            return True
+        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = (vector, reached)
+        self._waiting.append(waiting)
+        try:
+            await asyncio.wait((reached,), timeout=within)
+            return reached.done()
+        finally:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+
+    def judge(self) -> None:
+        """Say whether this worker is cut off; to be asked now and then, for time alone decides it."""
+        self._invalidation.set_cut_off(any(lag > self._max_lag for lag in self.lags().values()))
+
+    # --- following
+
+    async def _run(self) -> None:
+        while not self._closed:
+            try:
+                await self._follow()
+            except Failure as error:
+                self._counts.failed()
+                log.debug("the log cannot be read: %r", error)
+            except Exception:
+                log.exception("a bug: the log could not be followed, and will be")
+            self._looked = 0.0
+            await asyncio.sleep(RECONNECT)
+
+    async def _follow(self) -> None:
+        while not self._closed:
+            if self._clock() - self._looked >= LOOK_EVERY:
+                await self._look()
+                await self._end_overdue()
+            found = await self._store.read(self._after, WAIT, MOST_AT_ONCE)
+            for region, rows in found.items():
+                await self._take(region, rows)
+            self._heard[self._region] = self._clock()
+            self._see_whether_caught_up()
+            await self._tell(changed=bool(found))
+
+    async def _take(self, region: str, rows: list[Row]) -> None:
+        now, wall = self._clock(), self._wall()
+        forked = False
+        for id_, fields in rows:
+            self._after[region] = id_
+            try:
+                entry = read_entry(id_, self._opened(region, id_, fields))
+            except ValueError:
+                log.error("the log of %s holds something else than entries", region)
+                self._log.distrust(region)
+                continue
+            if version_vector.incarnation_of(entry.mark) < version_vector.incarnation_of(self._log.applied(region)):
+                continue  # read again, of a log that began anew since: the floor is above it
+            relation = self._invalidation.apply(region, entry, now)
+            forked = forked or relation in (Applied.FORKED, Applied.OUTDATED)
+            if entry.kind in (Kind.PURGE, Kind.END) and entry.scopes:
+                self._counts.applied(region, relation, max(0.0, wall - version_vector.id_of(entry.mark)[0] / 1000))
+        for waiting in self._waiting:
+            if not waiting[1].done() and self._log.vector.covers(waiting[0]):
+                waiting[1].set_result(None)
+        if forked and region == self._region:
+            await self._begin_anew()
+
+    def _opened(self, region: str, id_: bytes, fields: dict[bytes, bytes]) -> Written:
+        """The fields of an entry; of one that is not sealed as it should be only its place, which is said once."""
+        found, believed = self._store.opened(region, id_, fields)
+        if not believed and not self._store.is_opening(fields):
+            self._counts.failed("unsealed")
+            if region not in self._unsealed:
+                log.warning(
+                    "the log of %s holds entries that are not sealed by EDGECACHE_REGIONAL_KEY, older than the key or "
+                    "forged: everything older than they are is validated",
+                    region,
+                )
+            self._unsealed.add(region)
+        elif believed:
+            self._unsealed.discard(region)
+        return found
+
+    async def _look(self) -> None:
+        """See whose logs there are, and that none holds less than was applied of it."""
+        await self._visit()
+        regions = {self._region, *self._peers, *await self._store.regions()}
+        tops, beats = await self._store.tops(sorted(regions)), await self._store.beats()
+        if not tops[self._region]:  # so that what is asked from now on is known to be newer than its beginning
+            await self._store.reopen(self._region, self._log.applied(self._region))
+            tops |= await self._store.tops([self._region])
+        now = self._looked = self._clock()
+        for region in regions:
+            self._heard.setdefault(region, now)
+            if beats.get(region) not in (None, self._beats.get(region)):
+                self._heard[region] = now
+        self._beats = beats
+        for region, top in tops.items():
+            after = self._after.setdefault(region, BEGINNING)
+            if after != BEGINNING and (not top or version_vector.id_of(top) < version_vector.id_of(_mark(after))):
+                self._after[region] = BEGINNING  # it is not the stream that was read so far
+        if tops[self._region] < self._log.applied(self._region):
+            await self._begin_anew()
+        if self._must_reach is None:
+            self._must_reach = tops
+            self._see_whether_caught_up()
+
+    async def _visit(self) -> None:
+        """See to it that the log is of this run of the server, or has begun anew."""
+        visit = await self._store.visit(self._region, self._log.applied(self._region))
+        if visit is Visit.ANOTHER:
+            self._counts.failed("restarted")
+            log.warning(
+                "the log of %s lies on a server that has restarted, or on another, and may have lost entries: "
+                "it begins anew, and what is older is validated once",
+                self._region,
+            )
+        elif visit is Visit.UNKNOWN and not self._unknown:
+            log.warning("the server of the log of %s may not be asked INFO: older snapshots go unnoticed", self._region)
+        self._unknown = visit is Visit.UNKNOWN
+
+    def _see_whether_caught_up(self) -> None:
+        """Registers of what was purged before this worker was there are in place: the tier can be believed."""
+        if self._must_reach is None or self.caught_up.is_set():
+            return
+        if all(self._log.applied(region) >= top for region, top in self._must_reach.items()):
+            self.caught_up.set()
+            self._invalidation.replaying = False
+
+    async def _begin_anew(self) -> None:
+        """Our region's log has lost entries that were applied here: what is proven by it is not, from now on."""
+        if self._log.is_trusted(self._region):
+            log.warning("the log of %s was lost or rolled back: it begins anew", self._region)
+            self._log.distrust(self._region)
+        await self._store.reopen(self._region, self._log.applied(self._region))
+
+    async def _end_overdue(self) -> None:
+        """A write of this region whose end never came is over: whatever it may have changed is invalid."""
+        for write in self._log.overdue(self._clock()):
+            if write.region == self._region and await self._store.claims(write.begun):
+                draft = Draft(Kind.END, write.scopes, begun=write.begun, author=f"{self.member} (overdue)")
+                known = self._log.applied(self._region)
+                await self._store.append(self._region, draft, known)
+                log.warning("a write was never ended: it invalidates %s", version_vector.write_mark(write.begun))
+
+    async def _tell(self, *, changed: bool) -> None:
+        now = self._clock()
+        if changed or now - self._told >= HEARTBEAT:
+            self._told = now
+            await self._store.tell(self.member, self._log.vector.encode(), changed=changed)
+
+    async def close(self) -> None:
+        """End: this worker is no longer among those that have to apply anything."""
+        self._closed = True
+        self._task.cancel()
+        await asyncio.wait((self._task,), timeout=CLOSE_WITHIN)
+        try:
+            await asyncio.wait_for(self._store.leave(self.member), 0.5)
+        except (*Failure, asyncio.CancelledError):
+            pass
+        await self._store.link.close()
+
+
+def _mark(id_: bytes) -> int:
+    milliseconds, _, sequence = id_.partition(b"-")
+    return version_vector.mark(0, int(milliseconds), int(sequence))

@@ -1,0 +1,41 @@
+"""What the ledger of purges and writes shows of an entry, and to whom. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from edgecache.invalidation import scopes
+from edgecache.invalidation.purge_auth import Caller
+from edgecache.semantics import uri
+
+KINDS: Final = {b"u": "url ", b"t": "tag ", b"g": "tag of ", b"p": "prefix ", b"s": "host ", b"*": "everything"}
+
+
+def shown(scope: bytes) -> str:
+    """A scope as people read it."""
+    return KINDS.get(scope[:1], "?") + scope[1:].replace(b"\0", b": ").decode("utf-8", "replace")
+
+
+def visible_to(caller: Caller, named: Iterable[bytes]) -> tuple[bytes, ...]:
+    """Those of an entry's scopes that are of the caller's own sites alone; all, if it has no limits."""
+    if not caller.hosts:
+        return tuple(named)
+    return tuple(scope for scope in named if _host_in(scope).decode("latin-1") in caller.hosts)
+
+
+def names_none_of(sites: Collection[str], named: Iterable[bytes]) -> bool:
+    """Whether all that is named is of hosts, and none of these is one of `sites`; never if there are no `sites`."""
+    hosts = {_host_in(scope).decode("latin-1") for scope in named}
+    return bool(sites) and "" not in hosts and hosts.isdisjoint(sites)
+
+
+def _host_in(scope: bytes) -> bytes:
+    """The host that a scope is limited to; empty if it names things of several."""
+    kind, value = scope[:1], scope[1:]
+    match kind:
+        case b"u":
+            return scopes.site_of(value)
+        case b"p" | b"s" | b"g":
+            return uri.host_of(value.partition(b"\0")[0].partition(b"/")[0])
+    return b""

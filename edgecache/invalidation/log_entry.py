@@ -1,0 +1,113 @@
+"""An entry of a region's log as it lies in a Valkey Stream: fields of bytes. Pure.
+
+    i  incarnation, 18 digits in hexadecimal       p  ID of the entry before it, `0-0` for the first of an incarnation
+    k  kind: open, purge, begin, end               s  scopes, a JSON array of strings (bytes as Latin-1)
+    f  "1" if it is soft                           w  of a begin: seconds after which the write counts as lost
+    b  of an end: the mark of its begin            a  who appended it, for the ledger
+
+`i` and `p` are written by the server's script, which alone knows them. What cannot be read is an entry that may have
+named anything (`Kind.UNKNOWN`): a later version may know kinds and scopes that this one does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import orjson
+
+from edgecache.invalidation import scopes, version_vector
+from edgecache.invalidation.purge_log import Kind, LogEntry
+
+ID: Final = re.compile(rb"([0-9]{1,20})-([0-9]{1,20})")
+DIGITS: Final = 18  # of an incarnation
+Written = Mapping[bytes, bytes]
+
+
+class Draft(NamedTuple):
+    """An entry before the log has given it its place."""
+
+    kind: Kind = Kind.PURGE
+    scopes: tuple[bytes, ...] = ()
+    soft: bool = False
+    within: float = 0.0  # of a BEGIN, in seconds
+    begun: int = 0  # of an END: the mark of its BEGIN
+    author: str = ""
+
+    def fields(self) -> list[bytes]:
+        """Names and values in turn, as a script appends them; without `i` and `p`."""
+        listed = orjson.dumps([scope.decode("latin-1") for scope in self.scopes])
+        found = [b"k", self.kind.value.encode(), b"s", listed]
+        if self.soft:
+            found += [b"f", b"1"]
+        if self.within:
+            found += [b"w", b"%g" % self.within]
+        if self.begun:
+            found += [b"b", version_vector.write_mark(self.begun).encode()]
+        if self.author:
+            found += [b"a", self.author.encode()]
+        return found
+
+
+def written_incarnation(incarnation: int) -> bytes:
+    """An incarnation so that bytes compare as the numbers do."""
+    return b"%0*x" % (DIGITS, incarnation)
+
+
+def written_id(mark: int) -> bytes:
+    """The ID of a mark."""
+    return b"%d-%d" % version_vector.id_of(mark)
+
+
+def read_place(id_: bytes, fields: Written) -> tuple[int, int]:
+    """The marks of an entry and of the one before it; ValueError if it has none, so that it is no entry of a log."""
+    incarnation = int(fields.get(b"i", b""), 16)
+    return _mark(incarnation, id_), _mark(incarnation, fields.get(b"p", b""))
+
+
+def read_entry(id_: bytes, fields: Written) -> LogEntry:
+    """The entry; ValueError as `read_place` says. What else cannot be read makes it `UNKNOWN`."""
+    mark, previous = read_place(id_, fields)
+    try:
+        kind = Kind(fields[b"k"].decode())
+        named = tuple(name.encode("latin-1") for name in orjson.loads(fields[b"s"]))
+        within = float(fields.get(b"w", b"0"))
+        begun = version_vector.read_mark(fields[b"b"].decode()) if b"b" in fields else 0
+        understood = all(scopes.is_scope(name) for name in named) and 0 <= within < 1e6
+    except (KeyError, ValueError, AttributeError, TypeError):
+        understood = False
+    if not understood:
+        return LogEntry(mark, previous, Kind.UNKNOWN)
+    return LogEntry(mark, previous, kind, named, fields.get(b"f") == b"1", within, begun)
+
+
+def _mark(incarnation: int, id_: bytes) -> int:
+    match = ID.fullmatch(id_)
+    if match is None:
+        raise ValueError("is no ID of a stream")
+    return version_vector.mark(incarnation, int(match[1]), int(match[2]))
+
+
+def author_of(fields: Written) -> str:
+    """Who appended an entry."""
+    return fields.get(b"a", b"").decode("utf-8", "replace")
+
+
+def flat(fields: Written) -> list[bytes]:
+    """The fields as names and values in turn, for a copy: `i` and `p` first, as the server has written them."""
+    rest = [part for pair in fields.items() if pair[0] not in (b"i", b"p") for part in pair]
+    return [b"i", fields.get(b"i", b""), b"p", fields.get(b"p", b""), *rest]
+
+
+def purge_id(region: str, mark: int) -> str:
+    """The ID of a purge as callers know it."""
+    return f"{region}:{version_vector.write_mark(mark)}"
+
+
+def read_purge_id(number: str) -> tuple[str, int]:
+    """Region and mark of a purge's ID; ValueError if it is none."""
+    region, _, written = number.rpartition(":")
+    if not version_vector.is_region(region):
+        raise ValueError("is not region:mark")
+    return region, version_vector.read_mark(written)

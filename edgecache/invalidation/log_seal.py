@@ -1,0 +1,57 @@
+"""Entries of a log that are sealed: nobody without the key can write, alter or move one. Pure.
+
+    i, p   incarnation and previous ID, as the server's script compares them
+    e      base64 of what `record.Codec` makes of all other fields, bound to the log, the incarnation, and both IDs
+
+An entry is sealed for one place, between the one before it and its own ID; so one that is taken out leaves a gap. What
+is not sealed as it should be, the openings of incarnations among it, may have named anything: it is only a place.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from typing import Final, NamedTuple
+
+import orjson
+
+from edgecache.invalidation.log_entry import Draft, Written
+from edgecache.storage.record import Codec, Corrupt
+
+SEALED: Final = b"e"
+PLACE: Final = (b"i", b"p")
+
+
+class Place(NamedTuple):
+    """Where an entry belongs, as the stream has it."""
+
+    stream: bytes
+    incarnation: bytes
+    previous: bytes
+    id: bytes
+
+
+def sealed(codec: Codec, place: Place, draft: Draft) -> bytes:
+    """What lies in the field `e` of `draft` at `place`."""
+    plain = orjson.dumps([part.decode("latin-1") for part in draft.fields()])
+    return b64encode(codec.seal(_key(place), plain))
+
+
+def opened(codec: Codec, stream: bytes, id_: bytes, fields: Written) -> Written | None:
+    """The fields of the entry `id_` of a stream as if they had not been sealed; None if they were not, or not there."""
+    place = Place(stream, fields.get(b"i", b""), fields.get(b"p", b""), id_)
+    try:
+        plain = codec.open(_key(place), b64decode(fields[SEALED], validate=True))
+        parts = [part.encode("latin-1") for part in orjson.loads(plain)]
+        found = dict(zip(parts[::2], parts[1::2], strict=True))
+    except (Corrupt, KeyError, ValueError, AttributeError, TypeError):
+        return None
+    return {**found, b"i": place.incarnation, b"p": place.previous}
+
+
+def place_of(fields: Written) -> Written:
+    """What is left of an entry that is not believed: its place."""
+    return {name: fields[name] for name in PLACE if name in fields}
+
+
+def _key(place: Place) -> bytes:
+    return b"\0".join(place)

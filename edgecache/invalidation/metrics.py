@@ -1,0 +1,101 @@
+"""What a worker counts of the invalidation logs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from edgecache.invalidation import version_vector
+from edgecache.invalidation.purge_log import Applied, PurgeLog
+from edgecache.telemetry.metrics import Counter, Histogram, Registry
+
+if TYPE_CHECKING:
+    from edgecache.invalidation.appender import LogWriter
+    from edgecache.invalidation.consumer import Follower
+
+PROPAGATION: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
+
+
+class LogCounts:
+    """The metrics of the logs. Regions are few, and come from the operator's settings."""
+
+    def __init__(self, registry: Registry, region: str) -> None:
+        self._registry = registry
+        self._region = region
+        self._applied: dict[tuple[str, Applied], Counter] = {}
+        self._propagation: dict[str, Histogram] = {}
+        self._failures: dict[str, Counter] = {}
+
+    def read(self, log: PurgeLog, follower: Follower, writer: LogWriter) -> None:
+        """Export what these know of themselves."""
+        gauge = self._registry.gauge
+        gauge("edgecache_purge_registers", "Purged names that are remembered.", read=lambda: len(log))
+        gauge("edgecache_purge_register_bytes", "Memory that they take.", read=lambda: log.bytes_used)
+        self._registry.counter(
+            "edgecache_purge_registers_folded",
+            "Purged names that were forgotten for want of room: older objects of their site are validated.",
+            read=lambda: log.registers.folded,
+        )
+        self._registry.counter(
+            "edgecache_purge_sites_crowded_out",
+            "Sites with few purged names that made room for others: they share their floors.",
+            read=lambda: log.registers.crowded_out,
+        )
+        gauge("edgecache_purge_writes_in_doubt", "Writes begun and not ended.", across="max", read=lambda: log.writes)
+        gauge("edgecache_purge_outbox", "Invalidations not yet in the log.", read=lambda: len(writer.outbox))
+        for region in follower.lags():
+            self._show(region, log, follower)
+
+    def _show(self, region: str, log: PurgeLog, follower: Follower) -> None:
+        self._registry.timestamp(
+            "edgecache_log_position_timestamp_seconds",
+            "edgecache_log_position",
+            "When the last entry that was applied of a region's log was appended.",
+            read=lambda: version_vector.id_of(log.applied(region))[0] / 1000,
+            region=region,
+        )
+        self._registry.gauge(
+            "edgecache_log_lag_seconds",
+            "For how long nothing was heard of a region's log.",
+            across="max",
+            read=lambda: follower.lags().get(region, 0.0),
+            region=region,
+        )
+        self._registry.timestamp(
+            "edgecache_purge_floor_timestamp_seconds",
+            "edgecache_purge_floor",
+            "When the last entry was appended that an object must know to be usable unvalidated.",
+            read=lambda: version_vector.id_of(log.floor[region])[0] / 1000,
+            region=region,
+        )
+
+    def applied(self, region: str, relation: Applied, seconds: float) -> None:
+        """An entry that names something was applied, so long after it was appended."""
+        counter = self._applied.get((region, relation))
+        if counter is None:
+            counter = self._applied[region, relation] = self._registry.counter(
+                "edgecache_log_entries",
+                "Entries applied, by the region of their log and what they were to it.",
+                region=region,
+                relation=relation.value,
+            )
+            self._propagation[region] = self._registry.histogram(
+                "edgecache_purge_propagation_seconds",
+                "From the append of an entry in its region to its application here, by the wall clocks of both.",
+                PROPAGATION,
+                source=region,
+                target=self._region,
+            )
+        counter.value += 1
+        self._propagation[region].observe(seconds)
+
+    def failed(self, word: str = "read") -> None:
+        """The log could not be read or written; `word` is one of the fixed words in `valkey/batching.py`."""
+        counter = self._failures.get(word)
+        if counter is None:
+            counter = self._failures[word] = self._registry.counter(
+                "edgecache_log_failures", "What went wrong with the log, by kind.", kind=word
+            )
+        counter.value += 1
+
+    def batch(self, keys: int, seconds: float) -> None:
+        """Reads are not counted: see `lanes.Counts`."""

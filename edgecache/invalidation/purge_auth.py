@@ -1,0 +1,111 @@
+"""Who may purge: by a secret in `Authorization` or `Fastly-Key`, or by the address of the client. Pure."""
+
+from __future__ import annotations
+
+import hmac
+from base64 import b64decode
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from edgecache.semantics.client_address import UNKNOWN, Trust, client_address
+from edgecache.semantics.errors import EdgecacheError
+from edgecache.semantics.message import Fields
+
+FORWARDED: Final = (b"forwarded", b"x-forwarded-for")  # what names the client
+RELAYED: Final = (b"via", b"x-real-ip", b"x-forwarded-host", b"x-forwarded-proto", b"cdn-loop")  # what proxies add
+
+
+class PurgeRefused(EdgecacheError):
+    """A purge that is not carried out: its HTTP status, a word for the metrics, and one sentence."""
+
+    def __init__(self, status: int, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.reason = reason
+
+
+class Caller(Protocol):
+    """Who may purge; `hosts` empty: everything."""
+
+    @property
+    def name(self) -> str:
+        """For the log; the user name of HTTP Basic."""
+
+    @property
+    def secret(self) -> str:
+        """The password."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The sites that the caller is limited to."""
+
+
+class Neighbour(NamedTuple):
+    """A caller known by its address alone."""
+
+    name: str = "address"
+    secret: str = ""  # never compared
+    hosts: tuple[str, ...] = ()
+
+
+class Credentials(NamedTuple):
+    """What a request brings: the values of `Authorization` and `Fastly-Key`, and whether its address may purge."""
+
+    authorization: bytes | None = None
+    key: bytes | None = None
+    is_near: bool = False
+
+    @property
+    def claimed(self) -> bool:
+        """Whether it brings a secret, right or wrong."""
+        return bool(self.authorization or self.key)
+
+
+def caller_of(callers: Sequence[Caller], credentials: Credentials) -> Caller:
+    """Who calls; raises `PurgeRefused` (401). A wrong secret is refused wherever it comes from."""
+    proofs = [*_secrets(credentials)]
+    found = [caller for caller in callers for proof in proofs if _proves(caller, proof)]  # all are compared
+    if found:
+        return found[0]
+    if credentials.is_near and not credentials.claimed:
+        return Neighbour()
+    sentence = "a purge needs a secret that may purge (Bearer, Basic or Fastly-Key), or an address that may"
+    raise PurgeRefused(401, "purge-unauthorized", sentence)
+
+
+def _secrets(credentials: Credentials) -> Iterator[tuple[bytes | None, bytes]]:
+    """User name, if one is given, and secret of each credential (RFC 6750 §2.1, RFC 7617 §2)."""
+    scheme, _, given = (credentials.authorization or b"").partition(b" ")
+    match scheme.lower():
+        case b"bearer":
+            yield None, given.strip()
+        case b"basic":
+            try:
+                name, colon, secret = b64decode(given.strip(), validate=True).partition(b":")
+            except ValueError:
+                name, colon, secret = b"", b"", b""
+            if colon:
+                yield name, secret
+    if credentials.key:
+        yield None, credentials.key
+
+
+def _proves(caller: Caller, proof: tuple[bytes | None, bytes]) -> bool:
+    """Compare in constant time."""
+    name, secret = proof
+    if name is None:
+        return hmac.compare_digest(caller.secret.encode(), secret)
+    return hmac.compare_digest(f"{caller.name}:{caller.secret}".encode(), name + b":" + secret)
+
+
+def is_near(peer: str, fields: Fields, is_trusted: Trust, may_purge: Trust) -> bool:
+    """Whether a request comes from an address that may purge: the peer's own, or what a trusted proxy tells.
+
+    What a proxy relays that is not trusted, or that does not name the client, may come from anybody.
+    """
+    named = any(name in fields for name in FORWARDED)
+    relayed = named or any(name in fields for name in RELAYED)
+    if relayed and not (named and is_trusted(peer)):
+        return False
+    address = client_address(peer, fields, is_trusted)
+    return address != UNKNOWN and may_purge(address)

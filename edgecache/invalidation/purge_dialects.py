@@ -1,0 +1,160 @@
+"""What a PURGE, BAN or PURGEKEYS request asks for, in the dialects of caches that plug-ins speak. Pure.
+
+    PURGE /path                                 Varnish, nginx, Fastly: one URL
+    PURGE /path/.*                              W3 Total Cache; Proxy Cache Purge adds `X-Purge-Method: regex`
+    PURGE /path/*, PURGE /purgeall              nginx and nginx-helper
+    PURGE, Surrogate-Key | xkey | Cache-Tag     Fastly, vmod xkey
+    PURGE, X-Magento-Tags-Pattern               Magento
+    BAN, X-Cache-Tags | Cache-Tags              FOSHttpCache, Drupal: the fields in which their answers bear tags
+    BAN, X-Host, X-Url, X-Content-Type          FOSHttpCache
+    PURGEKEYS, xkey-purge | xkey-softpurge      FOSHttpCache with vmod xkey
+
+Whatever asks for something else is refused with one sentence: an answer of 200 means that all of it is purged.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from edgecache.invalidation import scopes
+from edgecache.invalidation.purge_auth import Caller, PurgeRefused
+from edgecache.invalidation.purge_patterns import EVERY_PLACE, Place, Unsupported, place_in, words_in
+from edgecache.invalidation.purge_request import (
+    MOST_NAMED,
+    Purge,
+    all_of,
+    both_schemes,
+    malformed,
+    purge_of,
+    site_for,
+    tag_scopes,
+)
+from edgecache.semantics.cache_key import url_key
+from edgecache.semantics.message import Fields, Request
+
+METHODS: Final = frozenset((b"PURGE", b"BAN", b"PURGEKEYS"))
+KEY_FIELDS: Final = (b"surrogate-key", b"xkey-purge", b"xkey-softpurge", b"xkey", b"cache-tag")  # lists of tags
+PATTERN_FIELDS: Final = {
+    b"x-magento-tags-pattern": b"x-magento-tags"
+}  # and the field of answers whose tags they are of
+BAN_FIELDS: Final = (b"x-host", b"x-url", b"x-content-type")
+UNDERSTOOD: Final = frozenset((*KEY_FIELDS, *PATTERN_FIELDS, b"fastly-soft-purge", b"x-purge-method"))
+MEANINGLESS: Final = frozenset((b"surrogate-capability", b"x-datadog-tags"))  # they look as if they named something
+TELLING: Final = re.compile(  # names by which caches are told what to purge
+    rb"(?:.+-)?(?:purge|purging|softpurge|bans?|invalidate|invalidation|flush|tags?|xkeys?|surrogate|pattern|regex)(?:-.+)?"
+    rb"|x-url|x-host|x-content-type|x-pool|x-location-id|key"
+)
+EVERYTHING_OF_A_SITE: Final = b"/purgeall"  # as nginx-helper asks for it
+
+
+def purge_of_request(request: Request, caller: Caller, tag_fields: frozenset[bytes] = frozenset()) -> Purge:
+    """The purge that `request` asks for; raises `PurgeRefused` (400, 403, 413).
+
+    `tag_fields` are the names of further fields that bear tags, and name them in purges. `Fastly-Soft-Purge: 1` makes
+    it soft, and so does `xkey-softpurge` where nothing else is named.
+    """
+    fields = request.fields
+    _refuse_more(request, tag_fields)
+    site = site_for(request.host.decode("latin-1"), caller)
+    try:
+        named = _named(request, caller, site, tag_fields)
+    except Unsupported as unsupported:
+        raise PurgeRefused(400, "purge-unsupported", str(unsupported)) from None
+    hard = any(name in fields for name in KEY_FIELDS if name != b"xkey-softpurge")
+    soft = (fields.get(b"fastly-soft-purge") or b"").strip() == b"1" or (b"xkey-softpurge" in fields and not hard)
+    return purge_of(named, soft=soft)
+
+
+def _refuse_more(request: Request, tag_fields: frozenset[bytes]) -> None:
+    """Refuse what would be left undone: content, and fields that may say what to purge and are not understood."""
+    if request.framing.length != 0:
+        raise malformed(f"a {request.method.decode()} has no content here: POST /purges takes lists")
+    known = UNDERSTOOD | tag_fields | MEANINGLESS | (set(BAN_FIELDS) if request.method == b"BAN" else set())
+    for name in request.fields.names():
+        if name not in known and TELLING.fullmatch(name):
+            sentence = f"{name.decode('latin-1')[:64]} is not understood in a {request.method.decode()} here"
+            raise PurgeRefused(400, "purge-unsupported", sentence)
+
+
+def _named(request: Request, caller: Caller, site: bytes, tag_fields: frozenset[bytes]) -> list[bytes]:
+    """What the fields name, else the target. A ban by tags is of whatever host, path and type: that is more."""
+    fields = request.fields
+    method = (fields.get(b"x-purge-method") or b"").strip().lower()
+    if method not in (b"", b"default", b"exact", b"regex"):
+        raise Unsupported("X-Purge-Method is default, exact or regex")
+    tagged = _by_tags(fields, caller, tag_fields)
+    if tagged is not None and method == b"regex":
+        raise Unsupported("a purge names tags or paths, not both")
+    if tagged is not None:
+        return tagged
+    if request.method == b"PURGEKEYS":
+        raise malformed("PURGEKEYS names its keys in xkey-purge or xkey-softpurge")
+    if any(name in fields for name in BAN_FIELDS):  # of a BAN: with other methods they are refused
+        return _by_ban(fields, caller, site)
+    return _at(_place(request.target, method), site, request)
+
+
+def _by_tags(fields: Fields, caller: Caller, tag_fields: frozenset[bytes]) -> list[bytes] | None:
+    """What is named by tags; None if no field names tags."""
+    sources = {name: name for name in sorted(tag_fields)} | PATTERN_FIELDS
+    patterns = {source: value for name, source in sources.items() if (value := fields.get(name)) is not None}
+    if not patterns and not any(name in fields for name in KEY_FIELDS):
+        return None
+    found: list[bytes] = []
+    for source, value in patterns.items():
+        words = words_in(value.strip())
+        if words is None:
+            return all_of(caller)
+        if source not in tag_fields:
+            raise Unsupported(f"EDGECACHE_TAG_FIELD_NAMES lacks {source.decode()}: no answer bears tags in it")
+        found += words
+    found += [tag for name in KEY_FIELDS for tag in _listed(name, fields.get(name) or b"")]
+    if len(found) > MOST_NAMED:
+        raise malformed(f"the purge names more than {MOST_NAMED} tags")
+    return [scope for tag in found for scope in tag_scopes(tag, caller)]
+
+
+def _listed(name: bytes, value: bytes) -> list[bytes]:
+    """The tags of a list by blanks or commas; a tag in Cache-Tag may itself hold blanks."""
+    words = value.replace(b",", b" ").split()
+    if name != b"cache-tag":
+        return words
+    whole = [part.strip(b" \t") for part in value.split(b",")]
+    return list(dict.fromkeys([*(part for part in whole if part), *words]))
+
+
+def _place(target: bytes, method: bytes) -> Place:
+    """What the target of a purge means; with a query it is one URL, unless it is said to be a pattern."""
+    plain = method == b"exact" or b"?" in target
+    if method == b"regex" or (target.endswith(b".*") and not plain):
+        return place_in(target)
+    if plain:
+        return Place(target, below=False)
+    if target.endswith(b"/*"):
+        return Place(target[:-1], below=True)
+    return EVERY_PLACE if target == EVERYTHING_OF_A_SITE else Place(target, below=False)
+
+
+def _at(place: Place, site: bytes, request: Request) -> list[bytes]:
+    if not place.below:
+        return both_schemes(url_key(request._replace(target=place.target)))
+    return [scopes.prefix(site, place.target)]
+
+
+def _by_ban(fields: Fields, caller: Caller, site: bytes) -> list[bytes]:
+    """What X-Host and X-Url name by regular expressions; any host is any of the caller's."""
+    content_type = fields.get(b"x-content-type")
+    if content_type is not None and words_in(content_type.strip()) is not None:
+        raise Unsupported("X-Content-Type is not understood in a purge here")
+    place = place_in((fields.get(b"x-url") or b".*").strip())
+    hosts = words_in((fields.get(b"x-host") or b".*").strip())
+    if hosts is None and place == EVERY_PLACE:
+        return all_of(caller)
+    named = caller.hosts if hosts is None else [host.decode("latin-1") for host in hosts]
+    sites = [site_for(host, caller) for host in named]
+    if not sites:
+        raise Unsupported("X-Url needs X-Host with the names of the sites: it would mean the same path of every site")
+    if place.below:
+        return [scopes.prefix(one, place.target) for one in sites]
+    return [scope for one in sites for scope in both_schemes(b"http://" + one + place.target)]

@@ -1,0 +1,315 @@
+"""What was invalidated, in which order, and which responses it leaves usable. Pure state, no clock.
+
+Every region has a log of invalidations; a POP applies the entries of each in the order of that log. A *register* per
+scope (see `scopes`) holds, per region, the last entry that named it. A response carries `seen`: what had been applied
+when its question was asked. The rule, and the only rule:
+
+    a response is usable iff, for every register that names it, seen[region] >= register[region] for every region.
+
+So a fill that began before an invalidation can never satisfy the rule after it, however late it arrives. `seen` has two
+forms. In this process it is an int, the `position`: the number of entries applied here, of all regions. In what leaves
+the process (a record in Valkey, an answer to another POP) it is a `Vector`. A response that passes is as good as one
+asked now: its `seen` may advance to the present, and until the position moves nothing needs to be looked up again.
+
+What is forgotten, missed or lost never makes an unusable response usable: a *floor* rises instead, of the site that a
+forgotten register was of (see `registers`) or of the region, and what was asked below it has to be validated. Between
+the begin and the end of a write its scopes are *in doubt*.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from enum import Enum
+from typing import Final, NamedTuple
+
+from edgecache.invalidation import scopes
+from edgecache.invalidation.registers import Registers, Verdict, worse
+from edgecache.invalidation.scopes import Subject
+from edgecache.invalidation.version_vector import NOTHING, Vector, beyond, incarnation_of, mark
+from edgecache.semantics.outcomes import Word
+
+__all__ = ("Applied", "Kind", "LogEntry", "PurgeLog", "Stamp", "Verdict", "Write", "worse")
+NO_POSITION: Final = -1  # before all others: whatever carries it is unproven
+NO_FENCE: Final = -(1 << 62)  # what nothing has ever passed at
+HERE: Final = ""  # the region of what only this process knows; no vector ever leaves with it
+
+
+class Kind(Enum):
+    """What an entry of a log says."""
+
+    OPEN = "open"  # the log begins anew: the first entry of an incarnation
+    PURGE = "purge"  # everything that its scopes name is invalid
+    BEGIN = "begin"  # a write to what its scopes name is about to be sent to the origin
+    END = "end"  # that write is over; the scopes name what it has invalidated, none if nothing
+    UNKNOWN = "unknown"  # not understood here: it may have named anything
+
+
+class LogEntry(NamedTuple):
+    """One entry of a region's log, with its place in it."""
+
+    mark: int
+    previous: int  # the mark of the entry before it; that of its incarnation's beginning for the first
+    kind: Kind = Kind.PURGE
+    scopes: tuple[bytes, ...] = ()
+    soft: bool = False  # of a PURGE: stale, not invalid
+    within: float = 0.0  # of a BEGIN: seconds after which the write counts as lost
+    begun: int = 0  # of an END: the mark of its BEGIN
+
+
+class Applied(Word):
+    """What an entry was to the log that was asked to apply it."""
+
+    NEXT = "next"  # the one that was due
+    AGAIN = "again"  # applied before, or one that an entry applied before has made moot
+    GAP = "gap"  # entries before it are missing: the floor has risen over them
+    OPENED = "opened"  # of a new incarnation: the floor has risen to its beginning
+    FORKED = "forked"  # the log has lost an entry that was applied here: nothing of this incarnation counts any more
+    OUTDATED = "outdated"  # of an earlier incarnation: likewise
+
+
+class Write(NamedTuple):
+    """A write that has begun and not ended."""
+
+    region: str
+    begun: int  # the mark of its BEGIN
+    scopes: tuple[bytes, ...]
+    deadline: float  # on the caller's monotonic clock, in seconds
+
+
+class Stamp(NamedTuple):
+    """What was applied at one moment, in both forms."""
+
+    position: int
+    vector: Vector
+
+
+UNKNOWN: Final = Stamp(NO_POSITION, NOTHING)  # of an answer of which nobody knows when it was asked
+
+
+class PurgeLog:
+    """The logs of all regions as applied in one process.
+
+    Mutable state: the position, the last mark applied per region, the registers, the floor, and the writes in doubt.
+    Registers are bounded in number and bytes; of writes in doubt beyond `most_writes` only their sites are kept: until
+    they end, everything of those is in doubt.
+    """
+
+    def __init__(self, most_registers: int = 65536, most_bytes: int = 32 << 20, most_writes: int = 65536) -> None:
+        self.position = 0
+        self.fence = 0  # the position, or NO_FENCE: who passed at the fence needs not be checked again
+        self.registers = Registers(most_registers, most_bytes)
+        self._floor = NOTHING  # what was asked knowing less than this is unproven
+        self._floor_at = 0
+        self._vector: Vector | None = NOTHING
+        self._stamp: Stamp | None = None
+        self._suspended = False
+        self._applied: dict[str, int] = {}
+        self._writes: OrderedDict[tuple[str, int], Write] = OrderedDict()
+        self._doubts: Counter[bytes] = Counter()  # scope → writes that have begun and not ended
+        self._most_writes = most_writes
+
+    # --- what is known
+
+    @property
+    def floor(self) -> Vector:
+        """What a response must know to be proven, whatever its site."""
+        return self._floor.merged(self.registers.floor)
+
+    @property
+    def vector(self) -> Vector:
+        """What has been applied, per region; the same object until the position moves."""
+        if self._vector is None:
+            self._vector = Vector(self._applied).without(HERE)
+        return self._vector
+
+    def stamp(self) -> Stamp:
+        """What a question asked now carries; the same object until the position moves."""
+        stamp = self._stamp
+        if stamp is None:
+            stamp = self._stamp = Stamp(self.position, self.vector)
+        return stamp
+
+    def suspend(self, suspended: bool) -> None:
+        """Whether, from now on, everything has to be checked each time, because more than this log decides."""
+        self._suspended = suspended
+        self.fence = NO_FENCE if suspended else self.position
+
+    def applied(self, region: str) -> int:
+        """The mark of the last entry of `region` that was applied; 0 if none was."""
+        return self._applied.get(region, 0)
+
+    def is_trusted(self, region: str) -> bool:
+        """Whether what is asked now can be proven to cover `region`."""
+        return self.applied(region) >= self._floor[region]
+
+    # --- the rule
+
+    def check(self, subject: Subject, seen: int) -> Verdict:
+        """Whether a response to a question asked here at position `seen` may be used."""
+        worst = Verdict.UNPROVEN if seen < self._floor_at else Verdict.USABLE
+        names = self._names(subject)
+        worst = worse(worst, self.registers.verdict_at(names, scopes.site_of(subject.key), seen))
+        return worse(worst, self._doubt(names)) if self._doubts else worst
+
+    def check_vector(self, subject: Subject, seen: Vector) -> Verdict:
+        """Whether a response that came with `seen` may be used. If so, it is as if it had been asked here, now."""
+        worst = Verdict.USABLE if seen.covers(self._floor) else Verdict.UNPROVEN
+        names = self._names(subject)
+        worst = worse(worst, self.registers.verdict(names, scopes.site_of(subject.key), seen))
+        return worse(worst, self._doubt(names)) if self._doubts else worst
+
+    def _doubt(self, names: list[bytes]) -> Verdict:
+        return Verdict.USABLE if self._doubts.keys().isdisjoint(names) else Verdict.UNPROVEN
+
+    def check_required(self, subject: Subject, seen: Vector, required: Vector) -> Verdict:
+        """As `check_vector`, for a child POP that knows `required`: what is not applied of it here, `seen` must cover.
+
+        What is asked upstream for that child carries the maximum of this POP's vector and `required`: the child knew
+        its own before this question.
+        """
+        verdict = self.check_vector(subject, seen)
+        caught_up = self.vector.covers(required) or seen.covers(required)
+        return verdict if caught_up else worse(verdict, Verdict.UNPROVEN)
+
+    def allows(self, key: bytes, seen: int) -> bool:
+        """Whether a response without tags, to a question asked here at position `seen`, may be used for `key`."""
+        return self.check(Subject(key), seen) is Verdict.USABLE
+
+    # --- what happens
+
+    def append(self, *named: bytes, soft: bool = False) -> int:
+        """Everything asked before now is unusable for these scopes, in this process; the position of this entry."""
+        self._advance(HERE, self.position + 1)
+        self._name(named, HERE, self.position, soft=soft)
+        return self.position
+
+    def apply(self, region: str, entry: LogEntry, now: float) -> Applied:
+        """Apply the next entry of `region`'s log, at `now` on the caller's monotonic clock.
+
+        Any entry may come again, or too early; what it names is invalid from here on in any case.
+        """
+        relation = self._relation(region, entry)
+        self._advance(region, entry.mark)
+        if relation is Applied.GAP:
+            self._raise_floor(region, entry.previous)
+        elif relation is Applied.OPENED:
+            self._raise_floor(region, max(entry.previous, mark(incarnation_of(entry.mark))))
+        elif relation in (Applied.FORKED, Applied.OUTDATED):
+            self.distrust(region)
+        self._take(region, entry, relation, now)
+        return relation
+
+    def _relation(self, region: str, entry: LogEntry) -> Applied:
+        last = self.applied(region)
+        if incarnation_of(entry.mark) != incarnation_of(last):
+            return Applied.OPENED if entry.mark > last else Applied.OUTDATED
+        if entry.mark <= last:
+            return Applied.AGAIN
+        if entry.previous == last:
+            return Applied.NEXT
+        return Applied.GAP if entry.previous > last else Applied.FORKED
+
+    def _take(self, region: str, entry: LogEntry, relation: Applied, now: float) -> None:
+        """Do what the entry says."""
+        match entry.kind:
+            case Kind.PURGE:
+                self._name(entry.scopes, region, entry.mark, soft=entry.soft)
+            case Kind.BEGIN:
+                if relation is not Applied.AGAIN:
+                    self._begin(Write(region, entry.mark, entry.scopes, now + entry.within))
+            case Kind.END:
+                self._name(entry.scopes, region, entry.mark, soft=False)
+                self._end(region, entry.begun)
+            case Kind.UNKNOWN:
+                self._raise_floor(region, entry.mark)
+            case Kind.OPEN:
+                pass
+
+    def distrust(self, region: str) -> None:
+        """The log of `region` is not what it was: until it has a new incarnation, nothing is proven of it."""
+        self._advance(region, 0)
+        self._raise_floor(region, beyond(self.applied(region)))
+
+    def overdue(self, now: float) -> list[Write]:
+        """The writes whose end should have come by `now`. They stay in doubt until an END for them is applied."""
+        return [write for write in self._writes.values() if write.deadline <= now]
+
+    def forget(self, position: int) -> int:
+        """Drop the registers that were last named at or before `position`: floors rise; how many were dropped."""
+        return self.registers.forget(position)
+
+    def settle(self, named: Iterable[bytes], position: int, region: str, mark: int) -> None:
+        """What was `append`ed at `position` is now the entry `mark` of `region`: other processes can know it."""
+        self.registers.settle(map(scopes.canonical, named), HERE, position, (region, mark))
+
+    def _advance(self, region: str, mark: int) -> None:
+        """Something was applied: whatever passed before has to pass again."""
+        self.position += 1
+        if not self._suspended:
+            self.fence = self.position
+        if mark > self.applied(region):
+            self._applied[region] = mark
+            self._vector = None
+        self._stamp = None
+
+    def _raise_floor(self, region: str, mark: int) -> None:
+        self._floor = self._floor.reaching(region, mark)
+        self._floor_at = self.position
+
+    # --- registers
+
+    def _name(self, named: Iterable[bytes], region: str, mark: int, *, soft: bool) -> None:
+        """From this entry on, which has just been given its position, what was asked before is not usable."""
+        self.registers.name(map(scopes.canonical, named), self.position, Vector({region: mark}), soft=soft)
+
+    def _names(self, subject: Subject) -> list[bytes]:
+        """Every scope that could be in a register, or in doubt, and names `subject`."""
+        looked_for = self.registers.looked_for
+        if subject.tags and not looked_for.tagged:
+            subject = Subject(subject.key, (), subject.alias)
+        return scopes.naming(subject, looked_for.deepest)
+
+    # --- writes
+
+    def _begin(self, write: Write) -> None:
+        if len(self._writes) >= self._most_writes:
+            write = write._replace(scopes=tuple(sorted(set(map(scopes.whole_site, write.scopes)))))
+        self._writes[write.region, write.begun] = write
+        for scope in map(scopes.canonical, write.scopes):
+            self._doubts[scope] += 1
+            self.registers.looked_for.add(scope)
+
+    def _end(self, region: str, begun: int) -> None:
+        write = self._writes.pop((region, begun), None)
+        for scope in map(scopes.canonical, write.scopes if write is not None else ()):
+            self._doubts[scope] -= 1
+            if not self._doubts[scope]:
+                del self._doubts[scope]
+            self.registers.looked_for.remove(scope)
+
+    @property
+    def writes(self) -> int:
+        """How many writes have begun and not ended."""
+        return len(self._writes)
+
+    @property
+    def bytes_used(self) -> int:
+        """What the registers take."""
+        return self.registers.bytes_used
+
+    def __len__(self) -> int:
+        return len(self.registers)
+
+    def __repr__(self) -> str:
+        return f"<PurgeLog at {self.position}, {len(self)} registers, {self.bytes_used} bytes, {self.vector!r}>"
+
+
+def unproven_at(position: int) -> int:
+    """How one that was asked at `position` and is not proven now remembers that: no fence ever equals it."""
+    return NO_POSITION - 1 - position
+
+
+def asked_at(passed: int) -> int:
+    """The position that is remembered, as it is or by `unproven_at`."""
+    return passed if passed >= NO_POSITION else NO_POSITION - 1 - passed

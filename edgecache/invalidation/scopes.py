@@ -1,0 +1,168 @@
+"""What an invalidation names, and by which names an object can be named. Pure.
+
+A scope is bytes: one letter for its kind, then its value. It is recorded as it was spelt, and compared in the one form
+that `canonical` gives it (`uri.py`): a URL, path or site by each of its spellings, under any scheme and port.
+
+    u  scheme://host/path?query      one URL, with all its variants; scheme and port mean nothing
+    t  tag                           every object that bears the tag
+    g  host NUL tag                  every object of one site that bears it (RFC 9875 §3: a group is of one origin)
+    p  host/path                     every object at or below a path: `/a` names `/a`, `/a/`, `/a/b`, `/a?b`, not `/ab`
+    s  host                          every object of one site
+    *                                everything
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from edgecache.semantics import uri
+from edgecache.semantics.memoize import remember
+
+EVERYTHING: Final = b"*"
+LONGEST_SCOPE: Final = 65536  # bytes
+LONGEST_TARGET: Final = LONGEST_SCOPE - 512  # of what is stored, so that it can be named: bytes
+TAGS: Final = (b"t", b"g")  # the kinds of scopes that a response bears many of
+
+
+class Subject(NamedTuple):
+    """What the rules need to know of an object: the key of its URL as it was asked, and its tags."""
+
+    key: bytes  # as `primary_key` makes it: scheme://host + target
+    tags: tuple[bytes, ...] = ()
+    alias: bytes = b""  # the key under which it lies where No-Vary-Search has merged several; empty: the same
+
+
+def url(key: bytes) -> bytes:
+    """The scope of one URL, by its cache key."""
+    return b"u" + key
+
+
+def tag(name: bytes) -> bytes:
+    """The scope of a tag, on every site."""
+    return b"t" + name
+
+
+def site_tag(host: bytes, name: bytes) -> bytes:
+    """The scope of a tag on one site."""
+    return b"g" + host + b"\0" + name
+
+
+def prefix(host: bytes, path: bytes) -> bytes:
+    """The scope of a path of a site and all below it, of whole segments; ValueError unless it begins with "/"."""
+    if not path.startswith(b"/") or b"?" in path:
+        raise ValueError("a path prefix begins with / and has no query")
+    path = path.rstrip(b"/")
+    return b"p" + host + path if path else site(host)
+
+
+def site(host: bytes) -> bytes:
+    """The scope of all objects of one site, by whatever port."""
+    return b"s" + host
+
+
+@remember(4096)
+def canonical(scope: bytes) -> bytes:
+    """`scope` as it is compared: every spelling of what it names has one."""
+    kind, value = scope[:1], scope[1:]
+    if kind == b"u":
+        return b"u" + uri.name(value)
+    if kind == b"p":
+        path = uri.name(value).partition(b"?")[0].rstrip(b"/")
+        return (b"p" if b"/" in path else b"s") + path
+    if kind == b"s":
+        return b"s" + uri.host_of(value)
+    if kind == b"g":
+        host, mark, name = value.partition(b"\0")
+        return b"g" + uri.host_of(host) + mark + name
+    return scope
+
+
+def is_scope(scope: bytes) -> bool:
+    """Whether `scope` is one that this version knows."""
+    if scope == EVERYTHING:
+        return True
+    return 1 < len(scope) <= LONGEST_SCOPE and scope[:1] in b"utgps" and (scope[:1] != b"g" or b"\0" in scope)
+
+
+def depth(prefix: bytes) -> int:
+    """How many segments a scope made by `prefix` has."""
+    return prefix.count(b"/")
+
+
+def site_of(key: bytes) -> bytes:
+    """The host in a cache key, or in the name of a URL."""
+    return uri.parted(key)[0]
+
+
+def host_of(scope: bytes) -> bytes:
+    """The host whose objects alone a canonical scope names; empty if they may be anybody's."""
+    kind, value = scope[:1], scope[1:]
+    if kind not in (b"u", b"g", b"p", b"s"):
+        return b""
+    return value.partition(b"\0")[0].partition(b"?")[0].partition(b"/")[0]
+
+
+def whole_site(scope: bytes) -> bytes:
+    """The scope of all objects of the site that `scope` is of; everything, if it is of none."""
+    host = host_of(canonical(scope))
+    return site(host) if host else EVERYTHING
+
+
+class LookedFor:
+    """Which kinds of scopes there are, so that others need not be looked up. Mutable state: how many of each."""
+
+    def __init__(self) -> None:
+        self.deepest = 0  # segments of the deepest path prefix
+        self.tagged = 0  # scopes of tags
+        self._depths: Counter[int] = Counter()  # how many path prefixes there are of each depth
+
+    def add(self, scope: bytes) -> None:
+        """There is one more: look for its like."""
+        kind = scope[:1]
+        if kind == b"p":
+            self._depths[depth(scope)] += 1
+            self.deepest = max(self._depths)
+        elif kind in TAGS:
+            self.tagged += 1
+
+    def remove(self, scope: bytes) -> None:
+        """It is gone: do not look for tags, nor deeper, than what is left."""
+        kind = scope[:1]
+        if kind == b"p":
+            segments = depth(scope)
+            self._depths[segments] -= 1
+            if not self._depths[segments]:
+                del self._depths[segments]
+                self.deepest = max(self._depths, default=0)
+        elif kind in TAGS:
+            self.tagged -= 1
+
+
+def naming(subject: Subject, deepest: int) -> list[bytes]:
+    """Every canonical scope that names `subject`, but for path prefixes of more than `deepest` segments."""
+    key, tags, alias = subject
+    name, host = uri.name(key), site_of(key)
+    names = [b"u" + name, b"s" + host, EVERYTHING]
+    if alias and alias != key:
+        names.append(b"u" + uri.name(alias))
+    if tags:
+        names += [b"t" + tag for tag in tags]
+        names += [b"g" + host + b"\0" + tag for tag in tags]
+    if deepest:
+        names += _prefixes(name, len(host), deepest)
+        if (dotted := uri.name_with_dots(key)) != name:  # nobody knows whether the origin removes dot segments
+            names += _prefixes(dotted, len(host), deepest)
+    return names
+
+
+def _prefixes(name: bytes, host_length: int, deepest: int) -> Iterator[bytes]:
+    path = name.partition(b"?")[0]
+    end = path.find(b"/", host_length + 1)
+    while end != -1 and deepest:
+        yield b"p" + path[:end]
+        deepest -= 1
+        end = path.find(b"/", end + 1)
+    if deepest and not path.endswith(b"/"):
+        yield b"p" + path

@@ -1,0 +1,1 @@
+"""The path of a request: look up, fetch, store, deliver."""

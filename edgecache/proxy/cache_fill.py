@@ -1,0 +1,305 @@
+"""From an origin's answer to a stored response: what is learnt from each, and stored when its body is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from edgecache.invalidation.purge_log import Stamp
+from edgecache.invalidation.scopes import LONGEST_TARGET
+from edgecache.invalidation.validity import Invalidation, written
+from edgecache.semantics import ranges, rfc9111
+from edgecache.semantics.cache_key import primary_key
+from edgecache.semantics.cache_tags import TooManyTags
+from edgecache.semantics.client_specific import is_of_one_client
+from edgecache.semantics.content_length import is_proven
+from edgecache.semantics.message import Fields, Framing, Request, Response
+from edgecache.semantics.outcomes import Refused, Tier
+from edgecache.semantics.ranges import Segments
+from edgecache.semantics.rfc9111 import DoNotStore, Store
+from edgecache.semantics.rope import Content
+from edgecache.semantics.stored_response import DATE, Policy, Stored, Times
+from edgecache.storage.memory import Entry, Memory
+from edgecache.storage.regional import INLINE, Found, Regional
+from edgecache.storage.regional_chunks import ChunkWriter
+from edgecache.wire.body import Body
+from edgecache.wire.h1.head import passed_head
+
+
+class Reply(NamedTuple):
+    """An answer from upstream: head, body (perhaps still arriving), times, and what of the log was known when asked."""
+
+    response: Response
+    body: Body
+    times: Times
+    seen: Stamp
+    tier: bytes = b""  # the Cache-Status member of the tier that it came from; empty: upstream
+    by: Tier | None = None  # who answered, if not the origin
+    rest: Callable[[int], Body] | None = None  # the body from a byte on, once more, where the tier has it
+    tags: tuple[bytes, ...] | None = None  # of what the tier has, whose fields do not bear them; None: see the response
+
+
+class Fills:
+    """What takes responses into the memory. A body that ends early, or whose URL was purged since, is not stored."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        invalidation: Invalidation,
+        policy: Policy,
+        refused: Callable[[Refused], None],
+        region: Regional | None = None,
+    ) -> None:
+        self._memory = memory
+        self._region = region
+        self._invalidation = invalidation
+        self._policy = policy
+        self.count_refused = refused  # told why a response is not stored
+
+    @property
+    def _largest(self) -> int:
+        """Bytes of the largest body that some tier takes."""
+        return max(self._memory.largest, self._region.largest if self._region is not None else 0)
+
+    def tune(self, policy: Policy) -> None:
+        """Go on with another policy; what is stored stays as it is."""
+        self._policy = policy
+
+    def learn(self, request: Request, reply: Reply, previous: Entry | None = None) -> Stored | Refused:
+        """Store the reply to `request` once its body is complete, if it may be; to be asked before a byte is read.
+
+        `previous` is what it would replace. A HEAD's reply updates or drops what is stored (RFC 9111 §4.3.5).
+        """
+        if request.method == b"HEAD":
+            return self._learn_head(request, reply, previous)
+        decision = self._decide(request, reply, previous)
+        if len(request.target) > LONGEST_TARGET:  # nothing could name it
+            decision = DoNotStore(Refused.TOO_LARGE)
+        if isinstance(decision, DoNotStore):
+            self.refuse(reply, decision.reason)
+            reply.body.count_in(self._memory.account)
+            return decision.reason
+        stored = decision.stored
+        self._memory.codings.learn(primary_key(request), stored.vary, stored.codings)
+        length = reply.response.framing.length
+        reply.body.keep_up_to(self._memory.largest, self._memory.account, length)
+        written_to_region = (
+            self._region is not None
+            and stored.whole_length is None
+            and (length is None or min(INLINE, self._memory.largest) < length <= self._region.largest)
+        )
+        if not reply.body.kept and not written_to_region:
+            too_large = max(length or 0, reply.body.size) > self._memory.largest
+            self.refuse(reply, Refused.TOO_LARGE if too_large else Refused.NO_ROOM)
+        writer = self._regional_writer(primary_key(request), stored, reply) if written_to_region else None
+        reply.body.when_ended(lambda body: self._complete(request, stored, reply, body, writer))
+        if writer is not None:
+            writer.read(reply.body)
+        return stored
+
+    def _regional_writer(self, key: bytes, stored: Stored, reply: Reply) -> ChunkWriter:
+        assert self._region is not None, "there is a tier to write to"
+
+        def allowed(length: int) -> bool:
+            if not is_proven(stored, length, reply.response.framing.length):
+                return self.refuse(reply, Refused.LENGTH)
+            return self._passed(key, stored, reply) is not None
+
+        def given_up() -> None:
+            if reply.body.finished:  # else it is told at its end
+                self._regional_lost(reply)
+
+        return self._region.writer(stored, key, written(reply.seen.vector), allowed, given_up)
+
+    def _regional_lost(self, reply: Reply) -> None:
+        """The regional tier has not taken a body that is complete: it is not stored unless the memory has it."""
+        assert self._region is not None, "there is a tier"
+        body = reply.body
+        if not body.whole:
+            self.refuse(reply, Refused.TOO_LARGE if body.size > self._largest else Refused.REGIONAL)
+        elif body.size <= self._region.largest and body.refused is None:
+            self.count_refused(Refused.REGIONAL)
+
+    def refuse(self, reply: Reply, reason: Refused) -> Literal[False]:
+        """The answer `reply` is not stored for this reason, which is counted once: the first that is found."""
+        if reply.body.refused is None:
+            reply.body.refused = reason
+            self.count_refused(reason)
+        return False
+
+    def _decide(self, request: Request, reply: Reply, previous: Entry | None) -> Store | DoNotStore:
+        length = reply.response.framing.length
+        if length is not None and length > self._largest:
+            return DoNotStore(Refused.TOO_LARGE)
+        before = previous.stored if previous is not None else None
+        return rfc9111.may_store(request, reply.response, reply.times, self._policy, before)
+
+    def _complete(
+        self, request: Request, stored: Stored, reply: Reply, body: Body, writer: ChunkWriter | None = None
+    ) -> None:
+        key = primary_key(request)
+        if not body.finished:
+            self.refuse(reply, Refused.INCOMPLETE)  # an unfinished body is never stored (RFC 9111 §3.3)
+            return
+        passed = self._passed(key, stored, reply)
+        if passed is None:
+            self.refuse(reply, Refused.PURGED)
+            return
+        if writer is not None and writer.given_up:
+            self._regional_lost(reply)
+        if not body.whole:
+            if writer is None:
+                self.refuse(reply, Refused.TOO_LARGE if body.size > self._memory.largest else Refused.NO_ROOM)
+            return
+        content = body.settled()
+        if stored.whole_length is not None:
+            self._put_part(key, request, stored, reply, content, passed)
+            return
+        if not is_proven(stored, len(content), reply.response.framing.length):
+            self.refuse(reply, Refused.LENGTH)
+            return
+        entry = self._memory.put(key, stored, content, passed=passed)
+        taken = writer is not None
+        if self._region is not None and reply.response.framing.length == len(content) <= INLINE:
+            taken = self._region.store(entry or Entry(key, stored, content), key, written(reply.seen.vector))
+            if not taken and entry is not None:
+                self.count_refused(Refused.REGIONAL)
+        if entry is None and not taken:
+            self.refuse(reply, Refused.TOO_LARGE)
+
+    def _passed(self, key: bytes, stored: Stored, reply: Reply) -> int | None:
+        """What an entry made of `reply` remembers of the log; None if what was asked for is purged since."""
+        return self._invalidation.passed(key, stored.tags, reply.seen)
+
+    def _put_part(
+        self, key: bytes, request: Request, stored: Stored, reply: Reply, content: Content, passed: int
+    ) -> None:
+        """A 206: joined to the parts that are known of the same representation (RFC 9111 §3.4)."""
+        assert stored.whole_length is not None, "a storable part says how long the whole is"
+        part = ranges.content_range(reply.response.fields.get(b"content-range"))
+        said = None if part is None else (part.first, part.end, part.whole)
+        if said != (stored.first_byte, stored.first_byte + len(content), stored.whole_length):  # chunks may hold more
+            self.refuse(reply, Refused.PARTIAL)
+            return
+        entry, _ = self._memory.lookup(key, request.fields)
+        segments = Segments(stored.whole_length, ((stored.first_byte, content),))
+        if entry is not None:
+            if entry.segments is None:
+                self.refuse(reply, Refused.KNOWN)
+                return
+            if ranges.may_combine(entry.stored, stored):
+                segments = entry.segments.joined(stored.first_byte, content)
+        put = None
+        if segments.complete:
+            whole = segments.parts[0][1]
+            put = self._memory.put(key, _as_whole(stored), whole, passed=passed, length=segments.whole)
+        elif segments.size <= self._memory.largest:
+            put = self._memory.put(key, stored, b"", segments, passed)
+        if put is None:
+            self.refuse(reply, Refused.TOO_LARGE)
+
+    def _learn_head(self, request: Request, reply: Reply, previous: Entry | None) -> Refused:
+        if previous is not None and reply.response.status == 200 and not previous.gone:
+            if rfc9111.head_agrees(previous.stored, previous.length, reply.response):
+                self.freshen(request, previous, reply)
+            elif not self._is_of_one_client(request._replace(method=b"GET"), reply):
+                self._memory.drop(previous)
+        self.refuse(reply, Refused.METHOD)
+        return Refused.METHOD
+
+    def _is_of_one_client(self, request: Request, reply: Reply) -> bool:
+        """Whether `reply` to `request`, a GET, may not be shared, and is about who asked."""
+        decision = rfc9111.may_store(request, reply.response, reply.times, self._policy)
+        if not isinstance(decision, DoNotStore):
+            return False
+        return is_of_one_client(request, reply.response.status, decision.reason)
+
+    def freshen(self, request: Request, entry: Entry, reply: Reply) -> Entry | None:
+        """Update `entry` by a 304 or a HEAD's 200; None if it was purged or dropped meanwhile.
+
+        If the update is for one client, it is an entry of its own, which is `gone` from the beginning: others may be
+        waiting with `entry` in their hands, and must not find there what is said to the one who asked. `entry` stays
+        as long as it is fresh, unless what was said is about the URL.
+        """
+        stored = entry.stored
+        passed = None if entry.gone else self._passed(primary_key(request), stored, reply)
+        if passed is None:
+            return None
+        try:
+            freshened = stored.freshened(reply.response, reply.times, request, self._policy)
+        except TooManyTags:
+            self.refuse(reply, Refused.TOO_MANY_TAGS)
+            self._memory.drop(entry)
+            return None
+        if reason := rfc9111.forbids_keeping(request, stored, freshened, reply.response, self._policy):
+            self.refuse(reply, reason)
+            if not (stored.is_fresh(reply.times.received) and is_of_one_client(request, 304, reason)):
+                self._memory.drop(entry)
+                if self._region is not None:
+                    self._region.forget(primary_key(request))
+            own = Entry(entry.url, freshened, entry.content, entry.segments, passed)
+            own.gone = True
+            return own
+        entry.passed = passed
+        entry.adopt(freshened)
+        self._memory.resize(entry)
+        if self._region is not None and entry.segments is None:
+            key, seen = primary_key(request), written(reply.seen.vector)
+            if len(entry.content) > INLINE:
+                self._region.renew(entry, key, request.fields, seen)
+            else:
+                self._region.store(entry, key, seen)
+        return None if entry.gone else entry
+
+    def freshen_found(self, request: Request, found: Found, reply: Reply) -> bool:
+        """Update what was found in the region, a body in chunks, by a 304; False if it must not be used any more."""
+        assert self._region is not None, "it was found there"
+        entry, key = found.entry, primary_key(request)
+        stored = entry.stored
+        passed = self._passed(key, stored, reply)
+        if passed is None:
+            return False
+        try:
+            freshened = stored.freshened(reply.response, reply.times, request, self._policy)
+        except TooManyTags:
+            return self.refuse(reply, Refused.TOO_MANY_TAGS)
+        if reason := rfc9111.forbids_keeping(request, stored, freshened, reply.response, self._policy):
+            self.refuse(reply, reason)
+            if not (stored.is_fresh(reply.times.received) and is_of_one_client(request, 304, reason)):
+                self._region.forget(key)
+            return False
+        entry.passed = passed
+        entry.adopt(freshened)
+        self._region.prolong(found, entry, written(reply.seen.vector))
+        return True
+
+    def completed(self, entry: Entry, reply: Reply) -> Reply | None:
+        """`reply`, the missing end of `entry`'s parts, as the whole; None if it does not continue them."""
+        segments, response = entry.segments, reply.response
+        part = ranges.content_range(response.fields.get(b"content-range"))
+        if segments is None or part is None or response.status != 206 or part.first != segments.missing_after():
+            return None
+        if part.end != segments.whole or part.whole != segments.whole:
+            return None
+        if response.framing.length != part.end - part.first:  # only a length that is known beforehand can be trusted
+            return None
+        stored = entry.stored
+        etag = ranges.strong_etag(stored)
+        if etag is None or etag != response.fields.get(b"etag"):
+            return None
+        coding = response.fields.get(b"content-encoding")  # an answer to If-Range may leave it out (RFC 9110 §15.3.7)
+        if coding is not None and coding != stored.fields.get(b"content-encoding"):
+            return None
+        fields = stored.fields.without(response.fields.names() | DATE).lines + response.fields.lines
+        kept = Fields(fields).without((b"content-range", b"content-length"))
+        kept = kept.plus((b"Content-Length", b"%d" % segments.whole))
+        framing = Framing(segments.whole)
+        passed_on = passed_head(200, b"", kept, framing, bodiless=False, hidden=self._policy.hidden)
+        whole = Response(200, kept, b"", framing, passed_on=passed_on)
+        reply.body.begin_with(segments.parts[0][1])
+        return reply._replace(response=whole)
+
+
+def _as_whole(stored: Stored) -> Stored:
+    fields = stored.fields.without((b"content-range", b"content-length"))
+    return stored._replace(status=200, reason=b"", fields=fields, first_byte=0, whole_length=None)

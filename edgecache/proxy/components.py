@@ -1,0 +1,46 @@
+"""What a worker's request path is made of, and the limits that it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgecache.invalidation.validity import Invalidation
+from edgecache.proxy.cache_fill import Fills
+from edgecache.proxy.collapsing import Flights
+from edgecache.proxy.fastpath.head_memo import KnownHeads
+from edgecache.proxy.fastpath.head_template import AlikeHeads
+from edgecache.proxy.passthrough import Relays
+from edgecache.proxy.regional_fetch import Region
+from edgecache.semantics.outcomes import Revalidation
+from edgecache.storage.memory import Memory
+from edgecache.upstream.fetcher import Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Components that `edge.py`, `fetch.py` and `deliver.py` share. They hold all mutable state of the path."""
+
+    pop: bytes
+    clock: Callable[[], float]  # resident time: epoch seconds that never step
+    memory: Memory
+    invalidation: Invalidation
+    flights: Flights
+    fills: Fills
+    upstream: Upstream
+    relays: Relays
+    known: KnownHeads
+    alike: AlikeHeads
+    region: Region | None = None  # None: there is no regional tier
+    jurisdiction: str = ""  # of this POP and all that it stores; empty: residency is not kept
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the operator may change while requests are under way."""
+
+    hosts: frozenset[bytes]  # site names answered; empty = any
+    follower_timeout: float  # seconds that a request waits for the flight of another
+    stale_wait: float  # seconds that a request waits where something stale may stand in
+    max_ranges: int
+    revalidation: Revalidation = Revalidation.HONOUR  # what becomes of clients' wishes for something newer

@@ -1,0 +1,162 @@
+"""How an exchange is answered, once it is decided with what: out of an entry, from the tier, with a fill, by ourselves.
+
+What is passed on as it comes is answered by `proxy/passthrough.py`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from edgecache.proxy import responses
+from edgecache.proxy.cache_fill import Reply
+from edgecache.proxy.components import Parts
+from edgecache.proxy.fastpath.head_memo import KnownHit, KnownPass, Rendered
+from edgecache.proxy.responses import Answer
+from edgecache.semantics import cache_status
+from edgecache.semantics.message import Request
+from edgecache.semantics.outcomes import Forward, Result
+from edgecache.semantics.preconditions import is_not_modified
+from edgecache.semantics.stored_response import Stored
+from edgecache.storage.memory import Entry
+from edgecache.upstream.peering import tell_of_entry, tell_of_reply
+from edgecache.wire.exchange import Exchange
+from edgecache.wire.upstream_request import Question
+
+KNOWN_HIT: Final = b"hit"  # in the log, for Cache-Status: its ttl is in the head only
+
+
+class Delivery:
+    """Answers exchanges, and learns heads together with their answers."""
+
+    def __init__(self, parts: Parts, max_ranges: int) -> None:
+        self.max_ranges = max_ranges
+        self._pop = parts.pop
+        self._tier_name = parts.region.name if parts.region is not None else b""
+        self._clock = parts.clock  # resident time
+        self._invalidation = parts.invalidation
+        self._relays = parts.relays
+        self._known = parts.known
+        self._alike = parts.alike
+
+    # --- out of an entry
+
+    def rendered(self, exchange: Exchange, entry: Entry, now: float) -> bool:
+        """Answer a plain GET with the one answer that all of them share; False if `entry` is not fresh."""
+        rendered = self.rendering(entry)
+        if not rendered.is_right(now):
+            return False
+        answer = rendered.answer
+        exchange.result, exchange.entry = Result.HIT, entry
+        exchange.cache_status = KNOWN_HIT
+        if exchange.request.child is not None:
+            tell_of_entry(exchange, entry, self._invalidation, now)
+        exchange.reply(answer.status, answer.head, answer.content)
+        if rendered.full and exchange.request.persists:
+            self._learn_hit(exchange, rendered)
+        self._alike.learn(exchange)
+        return True
+
+    def rendering(self, entry: Entry) -> Rendered:
+        """The answer that all plain GETs of `entry`, a whole, share; it may be out of date."""
+        return self._known.rendered(entry, self._whole)
+
+    def from_entry(
+        self,
+        exchange: Exchange,
+        entry: Entry,
+        result: Result,
+        now: float,
+        why: Forward | None = None,
+        *,
+        collapsed: bool = False,
+    ) -> bool:
+        """Answer out of `entry`; False if it holds only parts, and not the ones asked for."""
+        if why is None:
+            member = cache_status.hit(self._pop, entry.lifetime - entry.age(now), self._invalidation.detail)
+        else:
+            refused = exchange.refused
+            member = cache_status.forwarded(self._pop, why, status=304, collapsed=collapsed, refused=refused)
+        answer = responses.from_entry(entry, exchange.request, now, member, self.max_ranges)
+        if answer is None:
+            return False
+        exchange.result, exchange.cache_status, exchange.entry = result, member, entry
+        if exchange.request.child is not None:
+            tell_of_entry(exchange, entry, self._invalidation, now)
+        exchange.reply(answer.status, answer.head, answer.content)
+        return True
+
+    def from_tier(self, exchange: Exchange, entry: Entry, now: float, why: Forward, *, collapsed: bool = False) -> None:
+        """Answer out of `entry`, a whole that came from the regional tier."""
+        tier = cache_status.hit(self._tier_name, entry.lifetime - entry.age(now), self._invalidation.detail)
+        member = cache_status.from_tier(self._pop, tier, why, collapsed=collapsed)
+        answer = responses.from_entry(entry, exchange.request, now, member, self.max_ranges)
+        assert answer is not None, "a whole entry answers every request"
+        exchange.result, exchange.cache_status, exchange.entry = Result.REGIONAL, member, entry
+        if exchange.request.child is not None:
+            tell_of_entry(exchange, entry, self._invalidation, now)
+        exchange.reply(answer.status, answer.head, answer.content)
+
+    # --- with something else
+
+    def from_fill(self, exchange: Exchange, stored: Stored, reply: Reply, why: Forward, *, collapsed: bool) -> None:
+        """Answer with a fill under way."""
+        exchange.entry = stored
+        if not is_not_modified(exchange.request, stored):
+            result = Result.COLLAPSED if collapsed else Result.MISS
+            self._relays.pass_on(exchange, reply, why, result, stored=True)
+            return
+        refused, status = reply.body.refused, reply.response.status
+        member = cache_status.forwarded(
+            self._pop, why, status=status, stored=refused is None, collapsed=collapsed, refused=refused
+        )
+        answer = responses.not_modified(stored, int(stored.age(self._clock())), member)
+        exchange.result, exchange.cache_status, exchange.answered_with = Result.MISS, member, reply.body
+        if exchange.request.child is not None:
+            tell_of_reply(exchange, reply, self._invalidation)
+        exchange.reply(answer.status, answer.head)
+        reply.body.discard()
+
+    def ours(self, exchange: Exchange, answer: Answer, why: Forward | None = None, detail: str = "") -> None:
+        """Answer with something of our own; `detail` is a fixed word."""
+        exchange.result, exchange.failure = Result.ERROR, answer.failure
+        head = answer.head
+        if why is not None:
+            exchange.cache_status = cache_status.forwarded(self._pop, why, detail=detail.encode())
+            head += b"Cache-Status: " + exchange.cache_status + b"\r\n"
+        exchange.reply(answer.status, head, b"" if exchange.request.method == b"HEAD" else answer.content)
+
+    # --- heads that are known from then on
+
+    def learn_hit(self, exchange: Exchange, entry: Entry) -> None:
+        """Remember what `entry`, a whole, gives to requests of exactly this head, if their connection persists."""
+        if exchange.request.persists:
+            self._learn_hit(exchange, self._rendering_for(entry, exchange.request), own=True)
+            self._alike.learn(exchange, partial(self._rendering_for, entry))
+
+    def learn_pass(self, exchange: Exchange, key: bytes, question: Question) -> None:
+        """Remember that requests of exactly this head are passed on, and the question that they become."""
+        request = exchange.request
+        if request.persists and self._known.learns(exchange.raw):
+            self._known.learn(exchange.raw, KnownPass(request, exchange.head_in, key, exchange.client, question))
+
+    def _learn_hit(self, exchange: Exchange, rendered: Rendered, *, own: bool = False) -> None:
+        if self._known.learns(exchange.raw) and rendered.is_right(self._clock()) and rendered.full:
+            self._known.learn(exchange.raw, KnownHit(exchange.request, rendered, exchange.head_in, own=own))
+
+    def _whole(self, entry: Entry, now: float) -> Answer:
+        """The whole of `entry`, as a plain GET gets it."""
+        return responses.whole(entry, now, cache_status.hit(self._pop, entry.lifetime - entry.age(now)))
+
+    def _rendering_for(self, entry: Entry, request: Request) -> Rendered:
+        """What `entry`, a whole that is fresh, gives to `request`."""
+        rendered = Rendered(entry, partial(self._answer_to, request), self._known.hsts)
+        rendered.is_right(self._clock())
+        return rendered
+
+    def _answer_to(self, request: Request, entry: Entry, now: float) -> Answer:
+        """What `entry`, a whole, gives to `request`."""
+        member = cache_status.hit(self._pop, entry.lifetime - entry.age(now))
+        answer = responses.from_entry(entry, request, now, member, self.max_ranges)
+        assert answer is not None, "a whole entry answers every request"
+        return answer

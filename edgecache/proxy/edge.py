@@ -1,0 +1,446 @@
+"""The path of a request, from its head to its response. Read this file first.
+
+Rule 1: every branch that a request can take is visible here.
+Rule 2: this file decides nothing about HTTP: it calls `semantics/` and follows the verdict.
+Rule 3: the tiers do not know each other; only this file knows their order.
+
+    bytes ──► answer_known            a head seen before whose response is still valid: one look-up, one write
+      ├─────► fastpath/responder.py   a head that differs from a known one only in unkeyed fields: split, not parsed
+      └─────► answer                  synchronous: refuse, pass, or respond from memory
+                └─► answer_regional   called back: what the region's Valkey has, if there is one
+                      └─► ask         one flight per key: lead, follow, or go alone
+                            ├─► fetch.py        the flight's task: the region's lease, the origin, what comes of it
+                            ├─► deliver.py      the response: from an entry, from a tier, with a fill, or our own
+                            └─► passthrough.py  requests that go alone: passed on as they come, in both directions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final, assert_never
+
+from edgecache.invalidation.purge_dialects import METHODS as PURGE_METHODS
+from edgecache.invalidation.purge_log import Verdict
+from edgecache.invalidation.version_vector import Vector
+from edgecache.invalidation.write_effects import is_write, token_of
+from edgecache.proxy import responses
+from edgecache.proxy.cache_fill import Reply
+from edgecache.proxy.collapsing import Failed, Filling, Flight, Outcome, Refreshed, Risen, Unshareable
+from edgecache.proxy.components import Limits, Parts
+from edgecache.proxy.deliver import Delivery
+from edgecache.proxy.fastpath.head_memo import KnownHit, KnownPass, KnownRead
+from edgecache.proxy.fastpath.head_template import Alike
+from edgecache.proxy.fastpath.responder import AlikeHits
+from edgecache.proxy.fetch import Refill
+from edgecache.proxy.purge_method import PurgeMethod
+from edgecache.proxy.regional_deliver import RegionalHits
+from edgecache.proxy.regional_ranges import RegionalParts
+from edgecache.proxy.responses import Answer
+from edgecache.proxy.task_guard import seen_through
+from edgecache.proxy.write_through import Reaches, Writes
+from edgecache.semantics import ranges, rfc9111
+from edgecache.semantics.cache_key import primary_key
+from edgecache.semantics.forwarding import loops, no_forwards_left
+from edgecache.semantics.message import Request
+from edgecache.semantics.outcomes import Forward, Result, Revalidation
+from edgecache.semantics.preconditions import is_unconditional
+from edgecache.semantics.rfc9111 import Fresh, MustAsk, StaleWhileRevalidate
+from edgecache.semantics.stored_response import Stored
+from edgecache.semantics.uri import host_of
+from edgecache.storage.memory import Entry
+from edgecache.storage.regional import Found
+from edgecache.tasks import spawn
+from edgecache.wire.exchange import Exchange
+from edgecache.wire.h1.server import ClientConnection
+
+TOKEN_PATIENCE: Final = 1.0  # seconds that who has written waits for this worker to know it
+LOOPED: Final = 508  # of one who forged CDN-Loop, it says nothing of others' requests
+MOST_FLIGHTS: Final = 3  # flights that one request follows before it goes alone
+
+
+class Edge:
+    """One worker's request path. Its mutable state lies in the parts that it is given."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        limits: Limits,
+        *,
+        writes: Writes,
+        purges: PurgeMethod,
+        on_known_hit: Callable[[ClientConnection, KnownHit | Alike, float], None],
+        reaches: Reaches | None = None,
+        token_cookie: bool = False,
+    ) -> None:
+        self.pop = parts.pop
+        self.memory = parts.memory
+        self.invalidation = parts.invalidation
+        self.log = parts.invalidation.log
+        self.flights = parts.flights
+        self.fills = parts.fills
+        self.relays = parts.relays
+        self.upstream = parts.upstream
+        self.region = parts.region  # None: there is no regional tier
+        self.clock = parts.clock  # resident time
+        self.jurisdiction = parts.jurisdiction
+        self.known = parts.known
+        self.alike = parts.alike
+        self.limits = limits
+        self.foreign = 0  # requests of another jurisdiction
+        self._grown = 0  # what the memory knew of codings, then
+        self._retired = 0  # of the memory, when answers were last let go
+        self.writes = writes
+        self.purges = purges
+        self.on_known_hit = on_known_hit  # told of each, with the time: to count and log
+        self._reaches = reaches  # None: there is no log but this worker's own
+        self._token_cookie = token_cookie
+        self.delivery = Delivery(parts, limits.max_ranges)
+        self.refill = Refill(parts)
+        self._alike_hits = AlikeHits(parts, self.delivery, on_known_hit)
+        self._hits = None if parts.region is None else RegionalHits(parts, parts.region, self.answer_regional)
+        self._in_part = None if parts.region is None else RegionalParts(parts, parts.region, self._go_on)
+
+    def tune(self, limits: Limits) -> None:
+        """Go on with other limits; what is known of heads followed from the old ones."""
+        self.limits = limits
+        self.delivery.max_ranges = limits.max_ranges
+        self.known.forget_all()
+        self.alike.forget_all()
+
+    # --- without waiting
+
+    def answer_known(self, connection: ClientConnection, raw: bytes) -> bool:
+        """Answer, or pass on, the request whose head is exactly `raw`, if it is known and that is still right."""
+        known = self.known.get(raw)
+        if known is None:
+            return self._alike_hits.answers(connection, raw)
+        now = self.clock()
+        if type(known) is KnownPass:
+            if known.client != connection.peer or self.flights.marks.get(known.key, 0.0) < now:
+                self.known.forget_one(raw)
+                return False
+            self.relays.pass_known(connection, known, raw, now)
+            return True
+        if type(known) is KnownRead:
+            return self._hits is not None and self._hits.ask_known(connection, known, raw)
+        assert type(known) is KnownHit, "there are three kinds"
+        rendered = known.rendered
+        if not self.invalidation.still_passes(rendered.entry):
+            return False
+        if not rendered.is_right(now):
+            self.known.forget_one(raw)
+            return False
+        connection.transport.write(rendered.full)
+        self.on_known_hit(connection, known, now)
+        return True
+
+    def sweep(self) -> None:
+        """Let go of what is remembered of entries that have left the memory."""
+        if self.memory.retired != self._retired:
+            self._retired = self.memory.retired
+            self.known.forget_gone()
+            self.alike.forget_gone()
+        if self.memory.codings.grown != self._grown:  # heads that are known may have another answer now
+            self._grown = self.memory.codings.grown
+            self.known.forget_all()
+
+    def answer(self, exchange: Exchange) -> None:
+        """Answer `exchange` now if nothing has to be waited for; else see to it that it will be."""
+        request = exchange.request
+        if refusal := self._refusal(request):
+            self.delivery.ours(exchange, refusal)
+        elif request.method in PURGE_METHODS:
+            self.purges.answer(exchange, exchange.began)
+        elif request.jurisdiction != self.jurisdiction:
+            self._pass_foreign(exchange)
+        elif why := rfc9111.why_pass(request):
+            self._pass_on(exchange, why)
+        elif (token := self._token(request)) is not None:
+            spawn(seen_through(exchange, self._look_up_after(token, exchange)), "wait for a write")
+        elif request.child is not None and request.child.behind:  # nothing that is here is proven to who asks
+            self.relays.begin(exchange, Forward.STALE, Result.MISS)
+        else:
+            self._look_up(exchange, request)
+
+    def _pass_on(self, exchange: Exchange, why: Forward) -> None:
+        """Pass through what is not for the cache."""
+        if is_write(exchange.request):
+            self.writes.pass_on(exchange, why)
+        else:
+            self.relays.begin(exchange, why, Result.PASS)
+
+    def _pass_foreign(self, exchange: Exchange) -> None:
+        """Pass on what is of another jurisdiction: no tier of this POP may have it."""
+        self.foreign += 1
+        if rfc9111.only_if_cached(exchange.request):
+            self.delivery.ours(exchange, nothing_stored(), Forward.BYPASS)
+        else:
+            self._pass_on(exchange, Forward.BYPASS)
+
+    def _token(self, request: Request) -> Vector | None:
+        """What the client has written and this worker does not yet know."""
+        if self._reaches is None or not (b"edgecache-token" in request.fields.index or self._token_cookie):
+            return None
+        token = token_of(request.fields, cookies=self._token_cookie)
+        return None if token is None or self.log.vector.covers(token) else token
+
+    async def _look_up_after(self, token: Vector, exchange: Exchange) -> None:
+        """Answer who has written once that is known here, or by the origin alone if that takes too long."""
+        assert self._reaches is not None, "else there is nothing to wait for"
+        if await self._reaches(token, TOKEN_PATIENCE):
+            if not exchange.gone:
+                self._look_up(exchange, exchange.request)
+        elif not exchange.gone:
+            exchange.request = rfc9111.asking_newer(exchange.request)  # a parent may not know of the write either
+            self.relays.begin(exchange, Forward.REQUEST, Result.PASS)
+
+    def _look_up(self, exchange: Exchange, request: Request) -> None:
+        key = primary_key(request)
+        if not rfc9111.is_plain(request.fields) and request.child is None:
+            request = exchange.request = self._weighed(request, key)
+        entry, url_known = self.memory.lookup(key, request.fields)
+        why = Forward.VARY_MISS if url_known else Forward.URI_MISS
+        if entry is not None:
+            verdict = self._answer_from(entry, exchange)
+            if verdict is None:
+                return
+            why = verdict.why
+            if why is Forward.URI_MISS:  # it was purged
+                entry = None
+        exchange.why = why
+        if self.region is not None and self._may_be_regional(key, entry, why):
+            exchange.regional_asked = self.clock()
+            told = partial(self.answer_regional, exchange, key, entry, why)
+            self.region.tier.look_up(key, request.fields, told)
+        else:
+            self._go_on(exchange, key, entry, why)
+
+    def _weighed(self, request: Request, key: bytes) -> Request:
+        """`request` with the weight that its wish for a newer answer has: what the operator gives it, or none now."""
+        weight = self.limits.revalidation
+        if weight is Revalidation.COLLAPSE and self.flights.wished_lately(key, self.clock()):
+            weight = weight if self.refill.is_out(key, request) else Revalidation.IGNORE
+        return request._replace(revalidation=weight)
+
+    def _go_on(self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward) -> None:
+        """No tier of ours has the answer: towards the origin, if the request lets us."""
+        request = exchange.request
+        if why is Forward.REQUEST and request.revalidation is Revalidation.COLLAPSE:
+            self.flights.asked_by_wish(key, self.clock())
+        if rfc9111.only_if_cached(request):
+            self.delivery.ours(exchange, nothing_stored(), why)
+        elif self._goes_alone(request, key, entry):
+            self.relays.begin(exchange, why, Result.MISS, entry)
+        elif entry is None and (mark := self.flights.mark_on(key, request.fields, self.clock())):
+            self._pass_marked(exchange, mark)
+        else:
+            spawn(seen_through(exchange, self.ask(exchange, key, entry, why)), "ask")
+
+    def _may_be_regional(self, key: bytes, entry: Entry | None, why: Forward) -> bool:
+        """Whether the region may know more than this worker."""
+        if entry is not None and (entry.segments is not None or why is not Forward.STALE):
+            return False
+        return not self.flights.marked(key, self.clock())
+
+    def answer_regional(
+        self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward, found: Found | None
+    ) -> None:
+        """Answer with what the regional tier has found, or go on."""
+        exchange.regional_took = self.clock() - exchange.regional_asked
+        if exchange.gone:
+            return
+        if entry is None and found is not None and self._hits and self._hits.answers(exchange, key, found, why):
+            return
+        if (
+            entry is None
+            and found is not None
+            and self._in_part
+            and self._in_part.answers(exchange, key, found, why, self.limits.max_ranges)
+        ):
+            return
+        if found is not None and self.region is not None and self.region.is_newer(found, entry):
+            verdict = self._answer_found(exchange, key, found, why)
+            if verdict is None:
+                return
+            entry, why = self.memory.adopt(found.entry, found.record.length) or found.entry, verdict.why
+        self._go_on(exchange, key, entry, why)
+
+    def _answer_found(self, exchange: Exchange, key: bytes, found: Found, why: Forward) -> MustAsk | None:
+        """Answer with a whole out of the regional tier, if that is allowed; else why not."""
+        assert self.region is not None, "something was found in it"
+        request, entry, now = exchange.request, found.entry, self.clock()
+        if entry.passed != self.log.position:
+            return MustAsk(Forward.STALE)  # it is not proven
+        plain = rfc9111.is_plain(request.fields)
+        verdict = Fresh() if plain and now < entry.stale_at else rfc9111.may_reuse(entry.stored, request, now)
+        if isinstance(verdict, MustAsk):
+            return verdict
+        if isinstance(verdict, StaleWhileRevalidate) or self.region.tier.rises(key):
+            self.memory.adopt(entry, found.record.length)
+        self.delivery.from_tier(exchange, entry, now, why)
+        if isinstance(verdict, StaleWhileRevalidate):
+            self.refill.behind(entry, request)
+        return None
+
+    def _pass_marked(self, exchange: Exchange, mark: bytes) -> None:
+        """Pass through a request whose answer is known not to be shareable, and remember its head."""
+        request = exchange.request
+        question = self.upstream.question(request, request.fields, exchange.client)
+        self.delivery.learn_pass(exchange, mark, question)
+        self.relays.ask(question, exchange, Forward.HIT_FOR_MISS, Result.PASS, None, self.clock(), mark)
+
+    def _wants_ranges(self, request: Request) -> bool:
+        """Whether ranges are asked for, and no more than an origin should be asked for at once (RFC 9110 §14.2)."""
+        value = request.fields.get(b"range")
+        return value is not None and len(ranges.parse_range(value) or ()) <= self.limits.max_ranges
+
+    def _goes_alone(self, request: Request, key: bytes, entry: Entry | None) -> bool:
+        """Whether `request` is asked of the origin as it is.
+
+        A range is, unless a whole is stored that only needs validating. A HEAD is not, where a GET may fill the cache.
+        """
+        in_part = entry is not None and entry.segments is not None
+        if request.method == b"HEAD":
+            return (
+                in_part
+                or bool(self.flights.mark_on(key, request.fields, self.clock()))
+                or rfc9111.forbids_storing(request)
+            )
+        return (entry is None or in_part) and self._wants_ranges(request)
+
+    def _answer_from(self, entry: Entry, exchange: Exchange) -> MustAsk | None:
+        """Answer with what is stored, if that is allowed and enough; else why not."""
+        request, now = exchange.request, self.clock()
+        if entry.passed != self.log.fence and (proof := self.invalidation.check(entry, now)) is not Verdict.USABLE:
+            return MustAsk(Forward.URI_MISS if proof is Verdict.PURGED else Forward.STALE)
+        plain = rfc9111.is_plain(request.fields)
+        usual = plain and entry.segments is None and not self.invalidation.cut_off
+        shared = usual and request.method == b"GET" and is_unconditional(request.fields)
+        if shared and self.delivery.rendered(exchange, entry, now):
+            return None
+        verdict = Fresh() if plain and now < entry.stale_at else rfc9111.may_reuse(entry.stored, request, now)
+        match verdict:
+            case MustAsk():
+                return verdict
+            case StaleWhileRevalidate():
+                answered = self.delivery.from_entry(exchange, entry, Result.STALE, now)
+                if answered:
+                    self.refill.behind(entry, request)
+            case Fresh():
+                answered = self.delivery.from_entry(exchange, entry, Result.HIT, now)
+                if answered and usual:
+                    self.delivery.learn_hit(exchange, entry)
+        return None if answered else MustAsk(Forward.PARTIAL)
+
+    def _refusal(self, request: Request) -> Answer | None:
+        """Our own answer to what is neither cached nor passed on."""
+        hosts = self.limits.hosts
+        if hosts and host_of(request.host) not in hosts:
+            return responses.of_ours(421, "unknown-site", "this server does not answer for that site")
+        if loops(request, self.pop):
+            return responses.of_ours(508, "loop", "the request has been here before")
+        if no_forwards_left(request):
+            return responses.of_ours(
+                405, "max-forwards", "this server does not answer that method", (b"Allow", b"GET, HEAD")
+            )
+        return None
+
+    # --- one question upstream for all who ask
+
+    async def ask(self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward) -> None:
+        """Lead a flight for `key`, or follow the one that is out; alone if its answer is not for others."""
+        request = exchange.request
+        for _ in range(MOST_FLIGHTS):
+            known, _ = self.memory.lookup(key, request.fields)  # what has landed since we looked, or another variant
+            if known is not None and known is not entry:
+                entry = known
+                if self._answer_from(entry, exchange) is None:
+                    return
+            if entry is not None and self.invalidation.check(entry, self.clock()) is Verdict.PURGED:
+                entry = None
+            spare = entry if entry is not None and self.refill.may_stand_in(entry, request) else None
+            if spare is not None and self.flights.awaits_late(self.refill.place(key, request)):
+                self.delivery.from_entry(exchange, spare, Result.STALE, self.clock())
+                return
+            flight = self.refill.flight(key, rfc9111.filling(request), entry, exchange)
+            patience = self.limits.follower_timeout if flight.leader is not exchange else None
+            outcome = await flight.outcome(flight.left_of(self.limits.stale_wait) if spare else patience)
+            if outcome is None or (isinstance(outcome, Failed) and spare is not None):  # hung, or down
+                flight.abandon(exchange)
+                self.flights.is_late(flight, self.refill.place(key, request))
+                if spare is None or not self.refill.may_stand_in(spare, request):  # it was purged while we waited
+                    break
+                self.delivery.from_entry(exchange, spare, Result.STALE, self.clock())
+                return
+            if self._answer_with(outcome, exchange, flight, why):
+                return
+            if isinstance(outcome, Unshareable):
+                break
+        if entry is not None and not entry.gone and request.revalidation is Revalidation.COLLAPSE:
+            exchange.request = rfc9111.as_follower(request)
+            if self._answer_from(entry, exchange) is None:
+                return
+        self.relays.begin(exchange, why, Result.MISS, entry)
+
+    def _may_follow(self, stored: Stored, request: Request) -> bool:
+        """Whether `stored`, which answers another's question, may be used for `request` too (RFC 9111 §4)."""
+        return not isinstance(rfc9111.may_reuse(stored, rfc9111.as_follower(request), self.clock()), MustAsk)
+
+    def _may_join(self, flight: Flight, stored: Stored, reply: Reply, request: Request) -> bool:
+        """Whether `reply`, which answers the leader of `flight`, may be used for `request` too."""
+        if not self.memory.suits(flight.primary, stored, request.fields) or not self._may_follow(stored, request):
+            return False
+        if self.invalidation.allows(flight.primary, stored.tags, reply.seen):
+            return True
+        self.flights.end(flight)  # what it asked was asked before an invalidation
+        return False
+
+    def _suits(self, entry: Entry, request: Request, *, leads: bool) -> bool:
+        """Whether `entry`, which a flight has brought, is for `request` too."""
+        if not self.memory.suits(entry.url, entry, request.fields):
+            return False
+        if not leads and self.invalidation.check(entry, self.clock()) is not Verdict.USABLE:
+            return False
+        return leads or (not entry.gone and self._may_follow(entry.stored, request))
+
+    def _answer_with(self, outcome: Outcome, exchange: Exchange, flight: Flight, why: Forward) -> bool:
+        """Answer with what a flight brought; False if it is not for this request."""
+        request, leads = exchange.request, flight.leader is exchange
+        match outcome:
+            case Refreshed(entry) | Risen(entry) if not self._suits(entry, request, leads=leads):
+                return False
+            case Refreshed(entry, refused):
+                exchange.refused = refused
+                return self.delivery.from_entry(
+                    exchange, entry, Result.REVALIDATED, self.clock(), why, collapsed=not leads
+                )
+            case Risen(entry):
+                self.delivery.from_tier(exchange, entry, self.clock(), why, collapsed=not leads)
+            case Filling(stored, reply):
+                if not reply.body.joinable:  # a follower may have come before its leader, and read on since
+                    return False
+                if not leads and not self._may_join(flight, stored, reply, request):
+                    return False
+                self.delivery.from_fill(exchange, stored, reply, why, collapsed=not leads)
+            case Unshareable(reply):
+                if leads:
+                    self.relays.pass_on(exchange, reply, why, Result.MISS)
+                elif reply.response.status < 500 or reply.response.status == LOOPED:
+                    return False
+                else:  # a crowd must not run at an origin that is failing
+                    self.delivery.ours(
+                        exchange, responses.of_ours(502, "upstream-status", "the upstream answered an error"), why
+                    )
+            case Failed(error):
+                self.delivery.ours(
+                    exchange, responses.of_ours(error.status, error.reason, str(error)), why, error.reason
+                )
+            case _:
+                assert_never(outcome)
+        return True
+
+
+def nothing_stored() -> Answer:
+    """Our own answer to who wants nothing but what is stored (RFC 9111 §5.2.1.7)."""
+    return responses.of_ours(504, "only-if-cached", "nothing stored may be used")

@@ -1,0 +1,191 @@
+"""Request heads seen before whose answer, or whose way, is known: the fast path.
+
+Identical bytes parse identically, and as long as an entry is in place and fresh, an identical plain request gets the
+same answer but for its Age. So the bytes of a head that was parsed, accepted and answered by a hit are remembered
+together with that answer; the next time they cost one look-up, two comparisons and, once a second, a new Age.
+A head whose URL is known to be unshareable is remembered with the question that it becomes, one whose answer came from
+the regional tier with where it lies.
+A head is remembered when it comes the second time: most, with a cookie of their own in them, never do, and are
+answered by what they have in common (`proxy/fastpath/head_template.py`).
+Bounded in number and bytes; only requests without a body; always behind the parser's verdict, never before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from edgecache.proxy.responses import Answer
+from edgecache.semantics.bounded_cache import Remembered, Seen
+from edgecache.semantics.message import Fields, Request
+from edgecache.storage.memory import Entry
+from edgecache.wire.h1.head import weight_of
+from edgecache.wire.h1.serializer import says_hsts
+from edgecache.wire.upstream_request import Question
+
+MOST_HEADS: Final = 4096
+LONGEST_HEAD: Final = 4096  # bytes; longer ones are parsed each time
+LONGEST_ANSWER: Final = 16384  # bytes; longer answers are not joined into one write
+MOST_RENDERED: Final = 4096  # entries whose answer is kept rendered
+MOST_BYTES: Final = 64 * 1024 * 1024  # of heads and rendered answers together, where no other bound is set
+ONE_OF: Final = 16  # heads that could do without being known, when there are many
+
+
+class Rendered:
+    """An answer out of an entry, made anew when its Age has changed or the entry was freshened."""
+
+    __slots__ = ("_age", "_block", "_hsts", "_make", "answer", "entry", "full", "head")
+
+    def __init__(self, entry: Entry, make: Callable[[Entry, float], Answer], hsts: bytes = b"") -> None:
+        self.entry = entry
+        self._make = make  # the answer out of an entry at a time in epoch seconds
+        self._hsts = hsts if entry.key.startswith(b"https:") else b""  # a line that goes with it, unless it has one
+        self._age = -1
+        self._block = b""
+        self.answer = Answer(0, b"")
+        self.head = b""  # as it goes out on a connection that persists, with its empty line
+        self.full = b""  # that and the content, unless it is long
+
+    def is_right(self, now: float) -> bool:
+        """Whether the entry is in place and fresh; if so, `answer` and `full` are up to date."""
+        entry = self.entry
+        if entry.gone or now >= entry.stale_at:
+            return False
+        age = int(now - entry.received + entry.initial_age)
+        if age != self._age or entry.block is not self._block:
+            self._age, self._block = age, entry.block
+            answer = self.answer = self._make(entry, now)
+            short = len(answer.content) <= LONGEST_ANSWER
+            hsts = b"" if self._hsts and says_hsts(answer.head) else self._hsts
+            self.head = b"%b%b\r\n" % (answer.head, hsts)
+            self.full = self.head + bytes(answer.content) if short else b""
+        return True
+
+
+def _rendered_weight(_: int, rendered: Rendered) -> int:
+    return 1000 + len(rendered.entry.content)
+
+
+class KnownHit:
+    """One head and its answer, which is the one that all plain GETs share, or its own."""
+
+    __slots__ = ("logged", "own_bytes", "rendered", "request", "size")
+
+    def __init__(self, request: Request, rendered: Rendered, size: int, *, own: bool = False) -> None:
+        self.request = request
+        self.size = size  # bytes of the head
+        self.logged = ""  # what the usual line of the access log says of the request, once it was logged
+        self.rendered = rendered
+        self.own_bytes = _rendered_weight(0, rendered) if own else 0  # that the answer takes beside those shared
+
+    @property
+    def place(self) -> Fields:
+        """The fields that say where the client is, if that is known."""
+        return self.request.fields
+
+
+class KnownPass:
+    """One head that is passed through, and the question that it becomes for clients at one address."""
+
+    __slots__ = ("client", "key", "question", "request", "size")
+
+    def __init__(self, request: Request, size: int, key: bytes, client: str, question: Question) -> None:
+        self.request = request
+        self.size = size  # bytes of the head
+        self.key = key
+        self.client = client
+        self.question = question
+
+
+class KnownRead:
+    """One plain head whose answer the regional tier had, and where it lies there."""
+
+    __slots__ = ("base", "key", "request", "size")
+
+    def __init__(self, request: Request, size: int, key: bytes, base: bytes) -> None:
+        self.request = request
+        self.size = size  # bytes of the head
+        self.key = key
+        self.base = base  # the storage key of its URL
+
+
+Known = KnownHit | KnownPass | KnownRead
+
+
+def _known_weight(raw: bytes, known: Known) -> int:
+    return weight_of(raw, known) + (known.own_bytes if type(known) is KnownHit else 0)
+
+
+class KnownHeads:
+    """The remembered heads and rendered answers, the oldest forgotten first."""
+
+    def __init__(self, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None) -> None:
+        self._known: Remembered[bytes, Known] = Remembered(MOST_HEADS, most_bytes // 2, _known_weight, hold)
+        self._rendered: Remembered[int, Rendered] = Remembered(MOST_RENDERED, most_bytes // 2, _rendered_weight, hold)
+        self._seen = Seen()
+        self._stopped = False
+        self._passed_over = 0
+        self.hsts = b""  # the line that answers to https get, or nothing
+        self.get = self._known.get
+
+    def learns(self, raw: bytes) -> bool:
+        """Whether the head `raw` is to be learnt now: it was seen once before. An empty one, a POP's, never is."""
+        if self._stopped or not raw or len(raw) > LONGEST_HEAD:
+            return False
+        return self._seen.again(raw)
+
+    def is_worth_learning(self, raw: bytes) -> bool:
+        """Whether the head `raw`, which can be answered without, is to be learnt now: of too many, some are."""
+        if not self.learns(raw):
+            return False
+        self._passed_over = (self._passed_over + 1) % ONE_OF
+        return not self._known.half_full or self._passed_over == 0
+
+    def learn(self, raw: bytes, known: Known) -> None:
+        """Remember what is known of the request whose head is exactly `raw`."""
+        self._known.remember(raw, known)
+
+    def forget_one(self, raw: bytes) -> None:
+        """Forget the head `raw`."""
+        self._known.forget(raw)
+
+    def rendered(self, entry: Entry, make: Callable[[Entry, float], Answer]) -> Rendered:
+        """The one rendered answer that every plain GET of `entry` shares."""
+        rendered = self._rendered.get(id(entry))
+        if rendered is None or rendered.entry is not entry:
+            rendered = Rendered(entry, make, self.hsts)
+            if len(entry.content) <= LONGEST_ANSWER:  # what is evicted must not live on here
+                before = len(self._rendered)
+                self._rendered.remember(id(entry), rendered)
+                if len(self._rendered) <= before:
+                    self._forget_unshared()
+        return rendered
+
+    def _forget_unshared(self) -> None:
+        """Let go of heads whose answer was shared, and is forgotten: nobody counts it any more."""
+        for raw, known in list(self._known.items()):
+            if type(known) is KnownHit and not known.own_bytes:
+                shared = self._rendered.get(id(known.rendered.entry))
+                if shared is not known.rendered:
+                    self._known.forget(raw)
+
+    def forget_gone(self) -> None:
+        """Let go of answers out of entries that are no longer in memory."""
+        for raw in [raw for raw, known in self._known.items() if type(known) is KnownHit and known.rendered.entry.gone]:
+            self._known.forget(raw)
+        for number in [number for number, rendered in self._rendered.items() if rendered.entry.gone]:
+            self._rendered.forget(number)
+
+    def forget_all(self) -> None:
+        """Forget all: what the answers follow from has changed."""
+        self._known.clear()
+        self._rendered.clear()
+
+    def stop(self) -> None:
+        """Forget all, and learn no more: from now on every answer says `Connection: close`."""
+        self._stopped = True
+        for raw in list(self._known):
+            self._known.forget(raw)
+
+    def __len__(self) -> int:
+        return len(self._known)

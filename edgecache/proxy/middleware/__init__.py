@@ -1,0 +1,1 @@
+"""What looks at requests and responses on their way."""

@@ -1,0 +1,400 @@
+"""One exchange passed through to the origin: no task, no flight; bytes go on as they come, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple
+
+from edgecache.invalidation.purge_log import Stamp
+from edgecache.invalidation.validity import Invalidation
+from edgecache.proxy import responses
+from edgecache.proxy.cache_fill import Fills, Reply
+from edgecache.proxy.collapsing import Flights
+from edgecache.proxy.fastpath.head_memo import KnownPass
+from edgecache.semantics import cache_status, ranges, rfc9111
+from edgecache.semantics.cache_key import primary_key
+from edgecache.semantics.message import Fields, Response
+from edgecache.semantics.outcomes import OF_THE_RESPONSE, Forward, Refused, Result, Tier
+from edgecache.semantics.stored_response import Stored
+from edgecache.storage.memory import Entry
+from edgecache.upstream.fetcher import Upstream, interim_head
+from edgecache.upstream.peer_fields import is_internal
+from edgecache.upstream.peering import tell_of_reply
+from edgecache.wire.body import Body
+from edgecache.wire.errors import OriginError
+from edgecache.wire.exchange import Exchange
+from edgecache.wire.h1 import serializer as render
+from edgecache.wire.h1.client import OriginConnection
+from edgecache.wire.h1.server import ClientConnection
+from edgecache.wire.upstream_request import Inquiry, Question
+
+MOST_UNSTORED: Final = 256
+LASTING: Final = OF_THE_RESPONSE | {Refused.AUTHORIZATION}  # of the next answer too, it is to be expected
+LONGEST_UNSTORED: Final = 2048  # bytes of field lines
+
+
+class UnstoredHead(NamedTuple):
+    """How a response that is never stored is passed on: its head but for the empty line, and its Cache-Status."""
+
+    response: Response
+    why: Forward
+    refused: Refused
+    member: bytes
+    head: bytes
+
+
+class Relays:
+    """What passes exchanges through, and learns from what goes by: what may be stored, what a write invalidates."""
+
+    def __init__(
+        self,
+        *,
+        pop: bytes,
+        upstream: Upstream,
+        fills: Fills,
+        flights: Flights,
+        invalidation: Invalidation,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        jurisdiction: str = "",
+    ) -> None:
+        self.pop = pop
+        self.jurisdiction = jurisdiction  # of this POP
+        self.upstream = upstream
+        self._fills = fills
+        self._flights = flights
+        self._invalidation = invalidation
+        self._log = invalidation.log
+        self.clock = clock  # resident time
+        self._wall = wall  # epoch seconds, for Date
+        self._ask = upstream.ask
+        self.count_refused = fills.count_refused
+        self._unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
+
+    def begin(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
+        """Ask the origin for `exchange` alone; `entry` is what is stored for it."""
+        request = exchange.request
+        question = self.upstream.question(request, request.fields, exchange.client, exchange.body)
+        self.ask(question, exchange, why, result, entry, self.clock())
+
+    def ask(
+        self,
+        question: Question,
+        exchange: Exchange,
+        why: Forward,
+        result: Result,
+        entry: Entry | None,
+        now: float,
+        mark: bytes = b"",
+    ) -> None:
+        """Ask the origin `question` for `exchange` alone, at `now` in resident time, because of `mark` if it is."""
+        seen = self._log.stamp()
+        if (child := exchange.request.child) is not None:  # what it knows, it knew before this question
+            seen = seen._replace(vector=seen.vector.merged(child.required))
+        relay = exchange.inquiry = Relay(question, now, seen)
+        exchange.why, exchange.upstream_asked = why, now
+        exchange.alone = result is Result.PASS
+        relay.relays, relay.exchange, relay.why, relay.result, relay.entry = self, exchange, why, result, entry
+        relay.mark = mark
+        self.upstream.ask(relay)
+
+    def pass_known(self, connection: ClientConnection, known: KnownPass, raw: bytes, now: float) -> None:
+        """Pass through the request whose head is `raw`, at `now` in resident time."""
+        relay = _KnownPass(self, connection, known, raw, now)
+        connection.adopt(relay)
+        self._ask(relay)
+
+    def learn(self, exchange: Exchange, reply: Reply, entry: Entry | None) -> bool:
+        """Take from `reply` what concerns the cache, before the client hears of it; whether it will be stored."""
+        request = exchange.request
+        if request.jurisdiction != self.jurisdiction:  # what is of another jurisdiction is not kept here
+            return self._fills.refuse(reply, Refused.RESIDENCY)
+        if request.method not in (b"GET", b"HEAD"):
+            return self._fills.refuse(reply, Refused.METHOD)
+        if request.framing.length != 0:
+            return self._fills.refuse(reply, Refused.REQUEST_CONTENT)
+        if reply.response.status == 101:
+            return self._fills.refuse(reply, Refused.INTERIM)
+        learnt = self._fills.learn(request, reply, entry)
+        if isinstance(learnt, Stored) and learnt.whole_length is None:
+            self._flights.unmark(primary_key(request), request.fields)
+        return isinstance(learnt, Stored)
+
+    def renew(self, relay: Relay) -> None:
+        """What `relay` was passed on for, that answers are not for sharing, holds of this one too (hit-for-miss)."""
+        if relay.mark:
+            self._flights.renew(relay.mark, relay.asked, self.clock)
+
+    def learn_write(self, exchange: Exchange, reply: Reply) -> bool:
+        """Store the answer to a POST that answers a GET too (RFC 9110 §9.3.3); whether it will be."""
+        if exchange.request.jurisdiction != self.jurisdiction:
+            return self._fills.refuse(reply, Refused.RESIDENCY)
+        get = rfc9111.as_get(exchange.request, reply.response)
+        if get is None:
+            return self._fills.refuse(reply, Refused.METHOD)
+        return isinstance(self._fills.learn(get, reply), Stored)
+
+    def now_known(self) -> Stamp:
+        """What is known of the log: every question carries it."""
+        return self._log.stamp()
+
+    def unstored_head(self, response: Response, why: Forward) -> UnstoredHead | None:
+        """The head to pass on of a response that no request could make storable; None of any other.
+
+        Remembered for the responses that the pool remembers, and as long as it does.
+        """
+        known = self._unstored.get(id(response))
+        if known is not None and known.response is response and known.why is why:
+            return known
+        refused = rfc9111.never_stored(response)
+        if refused is None:
+            return None
+        member = cache_status.forwarded(self.pop, why, status=response.status, refused=refused)
+        known = UnstoredHead(response, why, refused, member, responses.from_upstream(response, member, self._wall()))
+        if b"date" in response.fields and response.fields.weight <= LONGEST_UNSTORED:
+            if len(self._unstored) >= MOST_UNSTORED:
+                self._unstored.clear()
+            self._unstored[id(response)] = known
+        return known
+
+    def pass_on(
+        self,
+        exchange: Exchange,
+        reply: Reply,
+        why: Forward,
+        result: Result,
+        *,
+        stored: bool = False,
+        more: bytes = b"",
+    ) -> None:
+        """Answer `exchange` with `reply` as it arrives, and with `more` field lines."""
+        collapsed = result is Result.COLLAPSED
+        status = reply.response.status
+        exchange.tier = Tier.REGIONAL if reply.tier else reply.by
+        if reply.tier:
+            member = cache_status.from_tier(self.pop, reply.tier, why, collapsed=collapsed)
+        else:
+            refused = reply.body.refused
+            stored = stored and refused is None
+            member = cache_status.forwarded(
+                self.pop, why, status=status, stored=stored, collapsed=collapsed, refused=refused
+            )
+        exchange.result, exchange.cache_status, exchange.answered_with = result, member, reply.body
+        exchange.alone = not stored
+        if exchange.request.child is not None:
+            tell_of_reply(exchange, reply, self._invalidation)
+        head = responses.from_upstream(reply.response, member, self._wall()) + more
+        if reply.rest is not None:
+            exchange.ask_for_rest = partial(_go_on, reply.rest)
+        elif self._has_rest(exchange, reply):
+            exchange.ask_for_rest = partial(self._ask_for_rest, reply.response)
+        exchange.stream(status, head, reply.response.framing.length, reply.body)
+
+    @staticmethod
+    def _has_rest(exchange: Exchange, reply: Reply) -> bool:
+        """Whether any part of the answer can be asked for again, and is known to be of the same representation."""
+        response = reply.response
+        strong = (response.fields.get(b"etag") or b"").startswith(b'"')
+        sized = response.framing.length is not None and response.status == 200
+        return strong and sized and not reply.tier and exchange.request.method == b"GET"
+
+    def _ask_for_rest(self, response: Response, exchange: Exchange, at: int) -> None:
+        """Ask for what follows byte `at` of `response`, for `exchange` alone (RFC 9110 §13.1.5)."""
+        request, etag = exchange.request, response.fields.get(b"etag") or b""
+        fields = rfc9111.unconditional(request).plus((b"Range", b"bytes=%d-" % at), (b"If-Range", etag))
+        rest = _Rest(self.upstream.question(request, fields, exchange.client), *self.upstream.stamp())
+        whole = response.framing.length
+        assert whole is not None, "a rest is of an answer whose length is known"
+        rest.exchange, rest.etag, rest.span = exchange, etag, (at, whole, whole)
+        exchange.inquiry = rest
+        self.upstream.ask(rest)
+
+
+def _go_on(rest: Callable[[int], Body], exchange: Exchange, at: int) -> None:
+    exchange.go_on_with(rest(at))
+
+
+class _Rest(Inquiry):
+    """The question for the rest of an answer that others do not wait for."""
+
+    exchange: Exchange
+    etag: bytes
+    span: tuple[int, int, int]  # the first byte and the end, and the length of the whole
+
+    def on_answer(self, response: Response, body: Body) -> None:
+        self.exchange.inquiry = None
+        skip = ranges.rest_begins(response, self.etag, *self.span)
+        if skip is not None:
+            self.exchange.go_on_with(body, skip)
+        else:
+            body.discard()
+            self.exchange.abort()
+
+    def on_failure(self, error: OriginError) -> None:
+        self.exchange.abort()
+
+
+class Relay(Inquiry):
+    """One exchange on its way through."""
+
+    relays: Relays
+    exchange: Exchange
+    why: Forward
+    result: Result
+    entry: Entry | None
+    mark = b""  # what says that its answer will not be shareable; empty: it is passed on for another reason
+
+    def on_interim(self, response: Response) -> None:
+        """It goes to the client."""
+        self.exchange.interim(interim_head(response))
+
+    def on_answer(self, response: Response, body: Body) -> None:
+        """Learn from it, and pass it on."""
+        relays, exchange = self.relays, self.exchange
+        response = relays.upstream.as_public(exchange.request, response)
+        reply = relays.upstream.reply(self, response, body)
+        exchange.upstream_took = reply.times.received - self.asked
+        exchange.answered_on, exchange.upstream_status = self.asked_on, response.status
+        stored = relays.learn(exchange, reply, self.entry)
+        if body.refused in LASTING:
+            relays.renew(self)
+        if response.status == 101:
+            self._tunnel(response)
+            return
+        exchange.inquiry = None  # from here on the body's readers count
+        relays.pass_on(exchange, reply, self.why, self.result, stored=stored)
+
+    def on_whole(self, response: Response, content: bytes) -> None:
+        """The same, at once."""
+        exchange, relays = self.exchange, self.relays
+        request = exchange.request
+        response = relays.upstream.as_public(request, response)
+        plain = request.method == b"GET" and request.child is None and request.jurisdiction == relays.jurisdiction
+        unstored = relays.unstored_head(response, self.why) if plain else None
+        if unstored is None:
+            self.on_answer(response, Body.of(content))
+            return
+        exchange.inquiry = None
+        relays.renew(self)
+        relays.upstream.came(self.answered_by, response.status)
+        relays.count_refused(unstored.refused)
+        exchange.result, exchange.cache_status, exchange.refused = self.result, unstored.member, unstored.refused
+        exchange.answered_on, exchange.upstream_status = self.asked_on, response.status
+        exchange.reply(response.status, unstored.head, content)
+
+    def on_failure(self, error: OriginError) -> None:
+        """Answer with an error of our own."""
+        answer = responses.of_ours(error.status, error.reason, str(error))
+        member = cache_status.forwarded(self.relays.pop, self.why, detail=error.reason.encode())
+        self.exchange.inquiry = None
+        self.exchange.result, self.exchange.cache_status = Result.ERROR, member
+        self.exchange.failure = error.reason
+        content = b"" if self.exchange.request.method == b"HEAD" else answer.content
+        self.exchange.reply(answer.status, answer.head + b"Cache-Status: " + member + b"\r\n", content)
+
+    def _tunnel(self, response: Response) -> None:
+        """Join both connections byte for byte (RFC 9110 §7.8)."""
+        connection, client = self.asked_on, self.exchange.connection
+        if client is None or connection is None:
+            return
+        fields = Fields(
+            line for line in response.fields if (name := line[0].lower()) != b"content-length" and not is_internal(name)
+        )
+        client.transport.write(render.status_line(101, response.reason) + render.field_block(fields) + b"\r\n")
+        self.exchange.status = 101
+        join(client, connection, self.exchange)
+
+
+class _KnownPass(Exchange, Relay):
+    """A request passed through by a known head: the exchange and its question are one object, which is cheaper."""
+
+    why = Forward.HIT_FOR_MISS
+    result = Result.PASS
+    entry = None
+    alone = True
+
+    def __init__(self, relays: Relays, connection: ClientConnection, known: KnownPass, raw: bytes, now: float) -> None:
+        self.request = known.request  # as Exchange.__init__ would; a call less counts here
+        self.raw = raw
+        self.body = None
+        self.client = connection.peer
+        self.began = connection.site.clock()
+        self.head_in = known.size
+        self.opened_on = self._connection = connection
+        self.question = known.question.anew()
+        self.asked = self.upstream_asked = now
+        self.seen = relays.now_known()
+        self.relays = relays
+        self.mark = known.key
+
+    @property
+    def exchange(self) -> Exchange:  # type: ignore[override]
+        """Itself."""
+        return self
+
+    def on_whole(self, response: Response, content: bytes) -> None:
+        response = self.relays.upstream.as_public(self.request, response)
+        unstored = self.relays.unstored_head(response, self.why)
+        if unstored is None:
+            self.on_answer(response, Body.of(content))
+            return
+        connection = self._connection
+        if connection is None:
+            return
+        self.relays.renew(self)
+        self.relays.upstream.came(self.answered_by, response.status)
+        self.relays.count_refused(unstored.refused)
+        self.refused = unstored.refused
+        self.cache_status, self.status, self.bytes_out = unstored.member, response.status, len(content)
+        self.answered_on, self.upstream_status = self.asked_on, response.status
+        self._connection = None
+        head = self.head_out = unstored.head + connection.ending(self.request, unstored.head)
+        connection.transport.write(head + content)
+        connection.exchange_done(self)
+
+    def leave(self) -> None:
+        super().leave()
+        if not self.started:
+            self.cancel()
+
+
+class _TunnelEnd:
+    """What is to be cancelled when the client of a tunnel leaves."""
+
+    def __init__(self, origin: OriginConnection) -> None:
+        self._origin = origin
+
+    def cancel(self) -> None:
+        """Let what the client sent arrive, then end."""
+        self._origin.end_tunnel()
+
+
+def join(client: ClientConnection, origin: OriginConnection, exchange: Exchange) -> None:
+    """Bytes from either side go to the other, as fast as it takes them, until one of them ends."""
+
+    def from_origin(data: bytes | None) -> None:
+        if data is None:
+            client.transport.close()
+        elif not client.transport.is_closing():
+            client.transport.write(data)
+            client.moved()
+            exchange.bytes_out += len(data)
+            if not client.writable:
+                origin.transport.pause_reading()
+
+    def from_client(data: bytes) -> None:
+        if not origin.transport.is_closing():
+            origin.transport.write(data)
+            if not origin.writable:
+                client.transport.pause_reading()
+
+    exchange.inquiry = _TunnelEnd(origin)
+    exchange.become_tunnel(from_client, partial(resume_reading, origin))
+    origin.become_tunnel(from_origin, partial(resume_reading, client))
+
+
+def resume_reading(side: ClientConnection | OriginConnection) -> None:
+    """The other side of a tunnel can take more."""
+    if not side.transport.is_closing():
+        side.transport.resume_reading()

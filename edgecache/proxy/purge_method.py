@@ -1,0 +1,154 @@
+"""PURGE, BAN and PURGEKEYS on the listener of clients, as plug-ins send them: authenticated, recorded, audited."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+import orjson
+
+from edgecache.config.settings import PurgeToken, Settings
+from edgecache.invalidation.log_entry import Draft
+from edgecache.invalidation.purge_auth import Caller, Credentials, PurgeRefused, caller_of, is_near
+from edgecache.invalidation.purge_dialects import purge_of_request
+from edgecache.invalidation.purge_request import Purge
+from edgecache.proxy import responses
+from edgecache.proxy.task_guard import seen_through
+from edgecache.semantics.client_address import Trust, client_address, trust_of
+from edgecache.semantics.outcomes import Result
+from edgecache.tasks import spawn
+from edgecache.upstream.pool import tag_field_names
+from edgecache.valkey.client import Failure
+from edgecache.wire.connection_limits import address_of
+from edgecache.wire.exchange import Exchange
+from edgecache.wire.h1 import serializer as render
+
+audit = logging.getLogger("edgecache.audit")
+MOST_FAILURES: Final = 10  # wrong tokens from one address, within
+FAILURES_WITHIN: Final = 60.0  # seconds
+MOST_ADDRESSES: Final = 4096
+CHALLENGE: Final = b'Bearer, Basic realm="purges"'  # RFC 9110 §11.6.1
+
+
+def callers_of(settings: Settings) -> list[PurgeToken]:
+    """Who may purge."""
+    admin = [PurgeToken("admin", settings.admin_token)] if settings.admin_token else []
+    return [*settings.purge_tokens, *admin]
+
+
+def is_purged(settings: Settings) -> bool:
+    """Whether anybody may purge."""
+    return bool(callers_of(settings) or settings.purge_from)
+
+
+class Attempts:
+    """Who has brought wrong secrets lately. Mutable state: the times, by address (one of IPv4, a /64 of IPv6)."""
+
+    def __init__(self) -> None:
+        self._failed: dict[bytes, list[float]] = {}
+
+    def caller(self, callers: Sequence[Caller], credentials: Credentials, address: str, now: float) -> Caller:
+        """Who calls from `address` at `now`, in monotonic seconds; raises `PurgeRefused` (401, or 429 after many).
+
+        The right secret is never kept waiting: whoever else has the address must not keep it out.
+        """
+        try:
+            return caller_of(callers, credentials)
+        except PurgeRefused:
+            if credentials.claimed:  # no secret is no guess
+                self.failed(address, now)
+            raise
+
+    def failed(self, address: str, now: float) -> None:
+        """A wrong secret came from `address`; raises `PurgeRefused` (429) if many did within a minute."""
+        network = address_of(address)
+        recent = [when for when in self._failed.get(network, ()) if now - when < FAILURES_WITHIN][-MOST_FAILURES:]
+        if len(self._failed) >= MOST_ADDRESSES:
+            self._failed.clear()
+        self._failed[network] = [*recent, now]
+        if len(recent) >= MOST_FAILURES:
+            raise PurgeRefused(429, "purge-attempts", "too many wrong secrets from this address: wait a minute")
+
+
+class Recorder(Protocol):
+    """What records purges: the region's log, or this process's own."""
+
+    async def record(self, draft: Draft) -> tuple[str, bool]:
+        """The ID of the entry, and whether it is recorded, or applied, for all; raises one of `Failure`."""
+
+
+class PurgeMethod:
+    """Answers PURGE, BAN and PURGEKEYS requests."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        recorder: Recorder,
+        refused: Callable[[str], None] = lambda reason: None,
+        is_trusted: Trust = lambda peer: False,
+    ) -> None:
+        self._callers: Sequence[Caller] = callers_of(settings)
+        self._is_open = is_purged(settings)
+        self._may_purge = trust_of(settings.purge_from)  # by address
+        self._tag_fields = tag_field_names(settings)
+        self._recorder = recorder
+        self._pop = settings.pop
+        self._refused = refused  # told why one is refused: to count
+        self._is_trusted = is_trusted  # whether a peer's word for the client's address is believed
+        self._attempts = Attempts()
+
+    def answer(self, exchange: Exchange, now: float) -> None:
+        """Answer `exchange`, at `now` in monotonic seconds."""
+        request, fields = exchange.request, exchange.request.fields
+        near = is_near(exchange.client, fields, self._is_trusted, self._may_purge)
+        credentials = Credentials(fields.get(b"authorization"), fields.get(b"fastly-key"), near)
+        if exchange.body is not None:
+            exchange.body.discard()
+        try:
+            caller = self._caller(credentials, self._client(exchange), now)
+            purge = purge_of_request(request, caller, self._tag_fields)
+        except PurgeRefused as refused:
+            self._refuse(exchange, refused)
+            return
+        spawn(seen_through(exchange, self._purge(exchange, purge, caller)), "purge")
+
+    def _caller(self, credentials: Credentials, client: str, now: float) -> Caller:
+        if not self._is_open:
+            sentence = "nobody may purge here: neither EDGECACHE_PURGE_TOKENS nor EDGECACHE_PURGE_FROM is set"
+            raise PurgeRefused(405, "purge-off", sentence)
+        return self._attempts.caller(self._callers, credentials, client, now)
+
+    def _client(self, exchange: Exchange) -> str:
+        """Who asks: behind a balancer, one who guesses must not keep the others out."""
+        return client_address(exchange.client, exchange.request.fields, self._is_trusted) or exchange.client
+
+    async def _purge(self, exchange: Exchange, purge: Purge, caller: Caller) -> None:
+        client = self._client(exchange)
+        try:
+            draft = Draft(scopes=purge.scopes, soft=purge.soft, author=f"{caller.name} ({self._pop})")
+            number, everywhere = await self._recorder.record(draft)
+        except Failure:
+            self._refuse(exchange, PurgeRefused(503, "log-unreachable", "the purge could not be recorded: try again"))
+            return
+        named = len(purge.scopes)
+        audit.info("purge id=%s by=%s from=%s names=%d soft=%s", number, caller.name, client, named, purge.soft)
+        status, state = (200, "ok") if everywhere else (202, "recorded")  # RFC 9110 §15.3.3: a worker is late
+        content = orjson.dumps({"status": state, "id": number})
+        head = render.status_line(status) + render.field_block(
+            [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(content))]
+        )
+        exchange.result = Result.PURGE
+        exchange.reply(status, head, content)
+
+    def _refuse(self, exchange: Exchange, refused: PurgeRefused) -> None:
+        self._refused(refused.reason)
+        audit.warning("purge refused reason=%s from=%s", refused.reason, self._client(exchange))
+        more = [(b"WWW-Authenticate", CHALLENGE)] if refused.status == 401 else []
+        if refused.status == 405:
+            more = [(b"Allow", b"GET, HEAD")]
+        answer = responses.of_ours(refused.status, refused.reason, str(refused), *more)
+        exchange.result, exchange.failure = Result.ERROR, answer.failure
+        if exchange.connection is not None and refused.status != 503:
+            exchange.connection.closing = True
+        exchange.reply(answer.status, answer.head, answer.content)

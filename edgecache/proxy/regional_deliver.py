@@ -1,0 +1,101 @@
+"""The quick way of a regional hit: a plain GET, answered by a fresh whole out of the region's Valkey.
+
+    known head ──► `ask_known`   what was parsed once needs no parsing: straight to the read
+                        └──► `answers`   the record as it came: no entry is made, no task runs
+Whatever is not so plain goes the way that `proxy/edge.py` tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from edgecache.proxy.components import Parts
+from edgecache.proxy.fastpath.head_memo import KnownRead
+from edgecache.proxy.regional_fetch import Region
+from edgecache.semantics import cache_status
+from edgecache.semantics.message import Request
+from edgecache.semantics.outcomes import Forward, Result
+from edgecache.storage.regional import Found
+from edgecache.wire.exchange import Exchange
+from edgecache.wire.h1.serializer import status_line
+from edgecache.wire.h1.server import ClientConnection
+
+NOT_PLAIN: Final = frozenset((b"cache-control", b"pragma", b"if-none-match", b"if-modified-since", b"range"))
+WITHOUT_LENGTH: Final = frozenset((204, 304))
+AnswerRegional = Callable[[Exchange, bytes, None, Forward, Found | None], None]
+
+
+class _Reading(Exchange):
+    """An exchange whose head was known."""
+
+
+class RegionalHits:
+    """What answers plain requests out of the regional tier. Its state lies in the parts that it is given."""
+
+    def __init__(self, parts: Parts, region: Region, otherwise: AnswerRegional) -> None:
+        self._pop = parts.pop
+        self._tier = region.tier
+        self._region = region
+        self._memory = parts.memory
+        self._marks = parts.flights.marks
+        self._invalidation = parts.invalidation
+        self._known = parts.known
+        self._clock = parts.clock  # resident time
+        self._otherwise = otherwise  # told what was found for a known head
+
+    def ask_known(self, connection: ClientConnection, known: KnownRead, raw: bytes) -> bool:
+        """Look up the request whose head is `raw`; False if memory may have it by now, or nobody may share it."""
+        key = known.key
+        if key in self._marks or self._memory.has(key):
+            self._known.forget_one(raw)
+            return False
+        request = known.request
+        exchange = _Reading(connection, request, raw, None)
+        exchange.why, exchange.head_in = Forward.URI_MISS, known.size
+        exchange.regional_asked = self._clock()
+        connection.adopt(exchange)
+        told = partial(self._otherwise, exchange, key, None, Forward.URI_MISS)
+        self._tier.look_up_at(known.base, key, request.fields, told)
+        return True
+
+    def answers(self, exchange: Exchange, key: bytes, found: Found, why: Forward) -> bool:
+        """Answer `exchange` with `found`, if that is a fresh whole and nothing but it was asked for."""
+        record = found.record
+        now = self._clock()
+        if record.chunks or now >= record.stale_at or record.status in WITHOUT_LENGTH:
+            return False
+        request = exchange.request
+        if request.child is not None:  # it has to be told more
+            return False
+        if not wants_the_whole(request) or not self._invalidation.proves(record):
+            return False
+        body = record.body
+        if self._tier.rises(key) and len(body) <= self._memory.largest:
+            self._region.check(found)
+            self._memory.adopt(found.entry, record.length)
+        age = int(record.initial_age + max(0.0, now - record.received))
+        hit = cache_status.hit(self._region.name, record.lifetime - age, self._invalidation.detail)
+        member = cache_status.from_tier(self._pop, hit, why)
+        head = b"%b%bContent-Length: %d\r\nAge: %d\r\nCache-Status: %b\r\n" % (
+            status_line(record.status, record.reason),
+            record.block,
+            len(body),
+            age,
+            member,
+        )
+        exchange.result, exchange.cache_status, exchange.entry = Result.REGIONAL, member, record
+        exchange.reply(record.status, head, body)
+        if type(exchange) is not _Reading and request.persists:
+            self._learn(exchange, key, found)
+        return True
+
+    def _learn(self, exchange: Exchange, key: bytes, found: Found) -> None:
+        if self._known.learns(exchange.raw) and not self._memory.has(key):
+            self._known.learn(exchange.raw, KnownRead(exchange.request, exchange.head_in, key, found.base))
+
+
+def wants_the_whole(request: Request) -> bool:
+    """Whether a GET says nothing about the freshness that it wants, nor about what it has already."""
+    return request.method == b"GET" and NOT_PLAIN.isdisjoint(request.fields.index)

@@ -1,0 +1,238 @@
+"""A flight's question to its region before it goes to the origin: has another worker the answer, or is it getting it?
+
+    take the lease ──► held: look again (who held it before may have stored it), then ask the origin, then tell
+              └──────► another's: wait for what it tells, then read what it stored
+Whatever the tier does wrong, the way to the origin stays open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple
+
+from edgecache.invalidation.purge_log import Stamp, Verdict
+from edgecache.invalidation.validity import Invalidation
+from edgecache.proxy.cache_fill import Reply
+from edgecache.proxy.collapsing import Failed, Filling, Outcome, Refreshed, Risen, Unshareable
+from edgecache.semantics import cache_status, ranges, rfc9111
+from edgecache.semantics.cache_key import primary_key
+from edgecache.semantics.message import Framing, Request, Response
+from edgecache.semantics.ranges import Span
+from edgecache.semantics.stored_response import Times
+from edgecache.storage.fetch_lease import Came, Lease, News
+from edgecache.storage.memory import Entry, Memory
+from edgecache.storage.regional import Found, Regional
+from edgecache.storage.regional_chunks import ChunkReader
+from edgecache.tasks import spawn
+from edgecache.upstream.fetcher import Upstream
+from edgecache.wire.body import Body
+from edgecache.wire.errors import OriginError
+from edgecache.wire.h1 import serializer as render
+
+MOST_TURNS: Final = 3  # leaders that give up, which one flight waits for
+
+
+class Turn(NamedTuple):
+    """What came of asking the region: the answer; or the right to ask the origin, and what is to be validated."""
+
+    outcome: Outcome | None = None
+    lease: Lease | None = None
+    entry: Entry | None = None
+    found: Found | None = None  # its body lies in chunks
+
+
+class Region:
+    """The regional tier as flights use it."""
+
+    def __init__(
+        self,
+        tier: Regional,
+        memory: Memory,
+        invalidation: Invalidation,
+        upstream: Upstream,
+        clock: Callable[[], float],
+        patience: float,
+        name: bytes,
+    ) -> None:
+        self.tier = tier
+        self.name = name  # of the tier, in Cache-Status
+        self._memory = memory
+        self._invalidation = invalidation
+        self._upstream = upstream
+        self._clock = clock  # resident time
+        self.patience = patience  # seconds that a flight waits for another worker's
+
+    def is_led_by(self, request: Request) -> bool:
+        """Whether it comes through a POP of this region: that one holds the lease, and must not be waited for."""
+        return request.child is not None and self.name.partition(b"/")[0].decode() in request.child.regions
+
+    async def ask(self, request: Request, entry: Entry | None, client: str) -> Turn:
+        """What the region has for `request`, where this worker has `entry` or nothing."""
+        url = primary_key(request)
+        until = self._now() + self.patience
+        gone = 0  # leaders
+        while gone < MOST_TURNS and self._now() < until:
+            turn = await self.tier.take(url, request.fields)
+            if turn is None:
+                break
+            if isinstance(turn, Lease):
+                return await self._look_again(turn, request, entry, client)
+            news = await turn.news(max(0.0, until - self._now()))
+            if news is None:
+                continue  # its lease has run out, or was renewed
+            match news.came:
+                case Came.GONE:
+                    gone += 1
+                case Came.FAILED:
+                    return Turn(Failed(OriginError(news.reason, "another request found the upstream failing")))
+                case Came.STORED:
+                    found = await self.tier.find(url, request.fields)
+                    if found is not None and (outcome := await self._outcome(found, request, client)) is not None:
+                        return Turn(outcome)
+                    break  # it was another variant, or is gone already
+                case Came.ALONE:
+                    break
+        return Turn(entry=entry)
+
+    async def _look_again(self, lease: Lease, request: Request, entry: Entry | None, client: str) -> Turn:
+        """Who led before may have stored the answer between our first look and our lease."""
+        try:
+            found = await self.tier.find(primary_key(request), request.fields)
+            outcome = None if found is None else await self._outcome(found, request, client)
+            chunked = found is not None and outcome is None and entry is None and await self._may_validate(found)
+        except BaseException:
+            self.tier.release(lease, News(Came.GONE))
+            raise
+        if outcome is not None:
+            self.tier.release(lease, News(Came.STORED))
+            return Turn(outcome)
+        if found is not None and self.is_newer(found, entry):
+            entry = self._memory.adopt(found.entry, found.record.length) or entry  # to be validated
+        return Turn(None, lease, entry, found if chunked else None)
+
+    async def _may_validate(self, found: Found) -> bool:
+        """Whether the origin may be asked if a body in chunks is still good: it is all there, and was not purged."""
+        if found.whole or not found.entry.stored.has_validator or self.check(found) is Verdict.PURGED:
+            return False
+        return await self.tier.complete(found)
+
+    def is_newer(self, found: Found, entry: Entry | None) -> bool:
+        """Whether `found` is a whole that was not purged, and newer than what this worker has."""
+        if not found.whole or (entry is not None and found.entry.received <= entry.received):
+            return False
+        return self.check(found) is not Verdict.PURGED
+
+    def check(self, found: Found) -> Verdict:
+        """Whether what was found may be used, as far as invalidations go."""
+        return self._invalidation.check_found(found.entry, found.record.seen, self._clock())
+
+    async def _outcome(self, found: Found, request: Request, client: str) -> Outcome | None:
+        """The answer that `found` gives, if it may be used without asking."""
+        if not self.may_reuse(found, request):
+            return None
+        if found.whole:
+            self._memory.adopt(found.entry, found.record.length)
+            return Risen(found.entry)
+        if not await self.tier.complete(found) or not self.may_reuse(found, request):  # nor was it purged meanwhile
+            return None
+        return self.streamed(found, request, client, self._upstream.stamp()[1])
+
+    def may_reuse(self, found: Found, request: Request) -> bool:
+        """Whether `found` may answer `request` now, without asking."""
+        if self.check(found) is not Verdict.USABLE:
+            return False
+        return isinstance(rfc9111.may_reuse(found.entry.stored, request, self._clock()), rfc9111.Fresh)
+
+    def streamed(self, found: Found, request: Request, client: str, seen: Stamp) -> Filling:
+        """An answer whose body is read from the tier while it is sent; it is as good as one asked for at `seen`."""
+        entry, length = found.entry, found.record.length
+        stored = entry.stored
+
+        reader = self.reader(found, request, client)
+        now = self._clock()
+        age = entry.age(now)
+        head = render.status_line(entry.status, entry.reason) + entry.block
+        head += b"Content-Length: %d\r\nAge: %d\r\n" % (length, age)
+        member = cache_status.hit(self.name, entry.lifetime - age)
+        response = Response(entry.status, stored.fields, entry.reason, Framing(length), passed_on=head)
+        if length <= self._memory.largest:
+            reader.body.keep_up_to(self._memory.largest, self._memory.account)
+            url = primary_key(request)
+            reader.body.when_ended(lambda body: self._keep(url, found, body))
+        asyncio.get_running_loop().call_soon(reader.start)
+        rest = partial(self._rest, found, request, client)
+        return Filling(stored, Reply(response, reader.body, Times(now, now), seen, member, rest=rest, tags=entry.tags))
+
+    def _rest(self, found: Found, request: Request, client: str, at: int) -> Body:
+        """What follows byte `at`, for a reader that the others do not wait for."""
+        reader = self.reader(found, request, client, Span(at, found.record.length))
+        asyncio.get_running_loop().call_soon(reader.start)
+        return reader.body
+
+    def reader(self, found: Found, request: Request, client: str, span: Span | None = None) -> ChunkReader:
+        """What reads a body in chunks, or a `span` of it; what is lost on the way comes from the origin."""
+
+        def hole(at: int) -> None:
+            spawn(self._go_on(reader, request, found, at, client), "hole in a stored body")
+
+        reader = self.tier.stream(found, hole, span)
+        return reader
+
+    def _keep(self, url: bytes, found: Found, body: Body) -> None:
+        if body.finished and body.whole:
+            entry, content = found.entry, body.settled()
+            self._memory.put(url, entry.stored, content, passed=entry.passed, length=found.record.length)
+
+    async def _go_on(self, reader: ChunkReader, request: Request, found: Found, at: int, client: str) -> None:
+        """The tier has lost the rest of a body that is being sent: get it from the origin (RFC 9110 §13.1.5)."""
+        stored, length, end = found.entry.stored, found.record.length, reader.span.end
+        self.tier.forget(primary_key(request))
+        etag = ranges.strong_etag(stored)
+        if etag is None:
+            reader.body.fail()
+            return
+        wanted = b"bytes=%d-" % at if end == length else b"bytes=%d-%d" % (at, end - 1)
+        fields = rfc9111.unconditional(request).plus((b"Range", wanted), (b"If-Range", etag))
+        try:
+            reply = await self._upstream.fetch(request, fields, client, ())
+        except OriginError:
+            reader.body.fail()
+            return
+        skip = ranges.rest_begins(reply.response, etag, at, end, length)
+        if skip is not None:
+            reader.go_on_with(reply.body, skip)
+        else:
+            reply.body.discard()
+            reader.body.fail()
+
+    # --- what a leader tells
+
+    def tell(self, lease: Lease, outcome: Outcome) -> None:
+        """Give the lease back, once it is known what came of the question."""
+        match outcome:
+            case Filling(_, reply) if reply.tier:  # validated: it lies there already
+                self.tier.release(lease, News(Came.STORED))
+            case Filling(_, reply):
+                reply.body.when_ended(lambda body: self._ended(lease, body))
+            case Refreshed() | Risen():
+                self.tier.release(lease, News(Came.STORED))
+            case Unshareable(reply) if reply.response.status < 500:
+                self.tier.release(lease, News(Came.ALONE))
+            case Unshareable():
+                self.tier.release(lease, News(Came.FAILED, 502, "upstream-status"))
+            case Failed(error):
+                self.tier.release(lease, News(Came.FAILED, error.status, error.reason))
+
+    def _ended(self, lease: Lease, body: Body) -> None:
+        news = News(Came.STORED if body.finished else Came.GONE)
+        asyncio.get_running_loop().call_soon(self.tier.release, lease, news)  # once its readers have the end, too
+
+    def give_up(self, lease: Lease) -> None:
+        """The question failed here, for no fault of the origin's."""
+        self.tier.release(lease, News(Came.GONE))
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

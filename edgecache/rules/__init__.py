@@ -1,1 +1,0 @@
-"""The cache's decisions as pure functions: no await, no clock, no socket, no logging; `now` is an argument."""

@@ -1,0 +1,39 @@
+"""Whether an answer that may not be shared speaks of the client that asked, or of the URL.
+
+What one client provokes (a refusal, a limit, a cookie, a page of its own) says nothing of what is stored for the
+others: a stored response stays valid until it is stale (RFC 9111 §4.2). Only an answer that anybody would have got may
+take it away.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from edgecache.semantics.message import Request
+from edgecache.semantics.outcomes import Refused
+
+OF_THE_URL: Final = frozenset((404, 410))  # client errors that say that nothing is there (RFC 9110 §15.5.5, §15.5.11)
+OF_ONE: Final = frozenset((Refused.SET_COOKIE, Refused.AUTHORIZATION))
+ORDINARY: Final = frozenset(  # what any browser, crawler or proxy sends: none of it makes an answer one client's
+    b"accept accept-charset accept-encoding accept-language cache-control cdn-loop connection content-length dnt "
+    b"downlink ect expect host if-modified-since if-none-match if-range keep-alive max-forwards pragma priority "
+    b"purpose range referer rtt save-data te traceparent tracestate upgrade-insecure-requests user-agent via "
+    b"sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user "
+    b"sec-gpc sec-purpose x-request-id".split()
+)
+
+
+def is_of_one_client(request: Request, status: int, reason: Refused) -> bool:
+    """Whether the answer to `request`, which is refused for `reason`, is about who asked and not about the URL."""
+    if 400 <= status < 500 and status not in OF_THE_URL:
+        return True
+    return reason in OF_ONE or has_something_of_its_own(request)
+
+
+def has_something_of_its_own(request: Request) -> bool:
+    """Whether `request` carries a field by which an origin may answer it differently from all others."""
+    places = {name.lower() for name, _ in request.place}  # the country of a client is not the client's own
+    return any(
+        name not in ORDINARY and name not in places and not name.startswith(b"edgecache-")
+        for name in request.fields.index
+    )

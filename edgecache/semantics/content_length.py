@@ -1,0 +1,44 @@
+"""Whether a content is as long as all who speak of its length say: nothing else is ever stored.
+
+A length that is believed and not counted cuts an object for everybody who gets it out of the store.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Final
+
+from edgecache.semantics.message import Fields
+from edgecache.semantics.ranges import Segments
+from edgecache.semantics.stored_response import Stored
+
+LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+WITHOUT_CONTENT: Final = frozenset((204, 304))  # whatever their heads say (RFC 9110 §15.3.5, §15.4.5)
+UNREADABLE: Final = -1  # agrees with no length
+
+
+def content_length(fields: Fields) -> int | None:
+    """The length that `Content-Length` says; None where it is absent. Equal repeats are one (RFC 9110 §8.6)."""
+    value = fields.get(b"content-length")
+    if value is None:
+        return None
+    values = {part.strip(b" \t") for part in value.split(b",")}
+    said = values.pop()
+    return UNREADABLE if values or not LENGTH.fullmatch(said) else int(said)
+
+
+def is_proven(stored: Stored, size: int, length: int | None = None) -> bool:
+    """Whether `size` bytes are all of `stored`'s content: its head says so, and so does `length`, if that is known."""
+    if stored.whole_length is not None:  # a part is no whole (RFC 9111 §3.3)
+        return False
+    said = 0 if stored.status in WITHOUT_CONTENT else content_length(stored.fields)
+    return (said is None or said == size) and (length is None or length == size)
+
+
+def are_proven(stored: Stored, segments: Segments) -> bool:
+    """Whether `segments` are parts of `stored`'s whole: in order, apart from each other, within it (RFC 9111 §3.4)."""
+    spans = [(first, first + len(content)) for first, content in segments.parts]
+    if not spans or segments.whole != stored.whole_length or spans[0][0] < 0 or spans[-1][1] > segments.whole:
+        return False
+    return all(first < end for first, end in spans) and all(one[1] < other[0] for one, other in pairwise(spans))

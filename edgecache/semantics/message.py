@@ -1,0 +1,183 @@
+"""HTTP messages as frozen values. Bytes throughout: what was received is what is compared and sent on.
+
+Named tuples, not dataclasses: one is made for every message, and a frozen dataclass costs five times as much to make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, KeysView, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from edgecache.semantics.outcomes import Revalidation
+
+if TYPE_CHECKING:
+    from edgecache.upstream.peer_fields import Child
+
+FieldLine = tuple[bytes, bytes]
+FEW = 40  # lines of which most likely none has the name of another
+
+
+class Fields:
+    """The field lines of one message, in order and in the sender's spelling, with look-up by lower-case name.
+
+    Names are looked up as lower-case bytes. Several lines of one name are combined with ", " in their order
+    (RFC 9110 §5.2); `Set-Cookie`, which must not be combined (§5.3), is read with `all`. The index is made at the
+    first look-up: many messages are only passed on.
+    """
+
+    __slots__ = ("_index", "lines")
+
+    def __init__(self, lines: Iterable[FieldLine]) -> None:
+        self.lines = tuple(lines)
+        self._index: dict[bytes, bytes] | None = None
+
+    @property
+    def index(self) -> Mapping[bytes, bytes]:
+        """Lower-case name to combined value."""
+        if self._index is None:
+            self._index = _indexed(self.lines)
+        return self._index
+
+    def get(self, name: bytes) -> bytes | None:
+        """The combined value of the field `name` (lower case), or None if it is absent."""
+        index = self._index
+        if index is None:
+            index = self._index = _indexed(self.lines)
+        return index.get(name)
+
+    def all(self, name: bytes) -> list[bytes]:
+        """The value of each line of the field `name` (lower case), uncombined."""
+        return [value for key, value in self.lines if key.lower() == name]
+
+    @property
+    def weight(self) -> int:
+        """Bytes of names and values, and a few for each line."""
+        return sum([len(name) + len(value) + 4 for name, value in self.lines])
+
+    def names(self) -> KeysView[bytes]:
+        """The lower-case names that occur."""
+        return self.index.keys()
+
+    def without(self, names: Iterable[bytes]) -> Fields:
+        """These fields less every line whose lower-case name is in `names`."""
+        drop = names if isinstance(names, frozenset) else frozenset(names)
+        if drop.isdisjoint(self.index):
+            return self
+        return Fields([line for line in self.lines if line[0].lower() not in drop])
+
+    def plus(self, *lines: FieldLine) -> Fields:
+        """These fields with `lines` appended."""
+        return Fields((*self.lines, *lines))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.index
+
+    def __iter__(self) -> Iterator[FieldLine]:
+        return iter(self.lines)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Fields) and self.lines == other.lines
+
+    def __hash__(self) -> int:
+        return hash(self.lines)
+
+    def __repr__(self) -> str:
+        return f"<Fields {len(self.lines)} lines>"  # values may be secrets: never in a repr
+
+
+def _indexed(lines: tuple[FieldLine, ...]) -> dict[bytes, bytes]:
+    index = {name.lower(): value for name, value in lines} if len(lines) <= FEW else {}
+    if len(index) == len(lines):  # no name is repeated
+        return index
+    several: dict[bytes, list[bytes]] = {}
+    for name, value in lines:
+        several.setdefault(name.lower(), []).append(value)
+    return {name: b", ".join(values) if len(values) > 1 else values[0] for name, values in several.items()}
+
+
+def members(value: bytes | None) -> list[bytes]:
+    """The members of a list of tokens, in lower case; empty ones too."""
+    return [] if value is None else [member.strip(b" \t") for member in value.lower().split(b",")]
+
+
+class Framing(NamedTuple):
+    """How a body is delimited (RFC 9112 §6.3): by a length in bytes, by chunks, or by the connection's end."""
+
+    length: int | None = 0
+    chunked: bool = False
+
+    @property
+    def until_close(self) -> bool:
+        """Whether only the end of the connection ends the body."""
+        return self.length is None and not self.chunked
+
+
+NO_BODY = Framing(0)
+
+
+class Request(NamedTuple):
+    """One request as received, validated; `host` is normalised (lower case, no default port, no final dot)."""
+
+    method: bytes
+    target: bytes
+    host: bytes
+    fields: Fields
+    framing: Framing = NO_BODY
+    http_1_0: bool = False
+    keep_alive: bool = True
+    scheme: bytes = b"http"
+    place: tuple[FieldLine, ...] = ()  # what we know of the client's place: in `fields` too, in the stead of its word
+    child: Child | None = None  # the POP that asks, if it is one
+    jurisdiction: str = ""  # that the answer must not leave; empty: it may go anywhere
+    revalidation: Revalidation = Revalidation.HONOUR  # what becomes of its wish for something newer
+    claims: tuple[bytes, ...] = ()  # its fields, by name, that only trusted proxies may send; those believed, if any
+    written: bytes = b""  # the target as it was received, where `target` is less than that
+    group: bytes = b""  # a part of the cache key: what a trusted proxy says of the client's place, as a digest
+
+    @property
+    def received_target(self) -> bytes:
+        """The target as the client wrote it."""
+        return self.written or self.target
+
+    @property
+    def persists(self) -> bool:
+        """Whether the connection goes on after the answer without a word about it."""
+        return self.keep_alive and not self.http_1_0
+
+    @property
+    def is_upgrade(self) -> bool:
+        """Whether the client asks to leave HTTP on this connection by a way that is passed on (RFC 9110 §7.8).
+
+        WebSocket by GET is (RFC 6455 §4.1); `h2c` would be a tunnel past all rules (RFC 9113 §3.1 has dropped it). A
+        request with content is none: parsers do not agree whether its content, or the next protocol, follows its head.
+        """
+        upgrade = self.fields.get(b"upgrade")
+        if upgrade is None or self.method != b"GET" or self.framing.length != 0 or self.http_1_0:
+            return False
+        return upgrade.lower() == b"websocket" and b"upgrade" in members(self.fields.get(b"connection"))
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client may wait for a 100 before it sends the content (RFC 9110 §10.1.1)."""
+        expect = self.fields.get(b"expect")
+        return expect is not None and not self.http_1_0 and b"100-continue" in members(expect)
+
+
+class Response(NamedTuple):
+    """The head of one response as received and validated."""
+
+    status: int
+    fields: Fields
+    reason: bytes = b""
+    framing: Framing = NO_BODY
+    keep_alive: bool = True
+    passed_on: bytes = b""  # the head as a client gets it, but for what this POP adds and the empty line
+
+
+def is_event_stream(response: Response) -> bool:
+    """Whether `response` is a stream of events, between two of which nothing may come for long (HTML §9.2)."""
+    kind = response.fields.get(b"content-type")
+    return kind is not None and kind.partition(b";")[0].strip(b" \t").lower() == b"text/event-stream"

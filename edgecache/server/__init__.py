@@ -1,0 +1,1 @@
+"""Processes: supervisor, workers, sockets, reload, assembly, command line."""

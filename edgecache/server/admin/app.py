@@ -1,0 +1,148 @@
+"""The admin listener: health, readiness and metrics, served by the supervisor on its own address.
+
+Everything but health and readiness asks for the admin token, if one is set. More pages are added to `PAGES`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from edgecache.invalidation.purge_auth import PurgeRefused
+from edgecache.proxy.purge_method import Attempts
+from edgecache.server.admin.allowed_hosts import is_own
+from edgecache.server.admin.purge_api import PurgePages
+from edgecache.server.admin.purge_service import Desk
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # what an orchestrator asks, without secrets
+GUARDED = ("/purges/", "/service/")  # each page below asks for a secret that may purge
+METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether new clients are welcome, and the state of each part."""
+
+    state: Literal["starting", "ready", "draining"]
+    parts: Mapping[str, str]
+
+
+class Pop(Protocol):
+    """What the admin pages ask of the supervisor."""
+
+    def readiness(self) -> Readiness:
+        """The state of the POP and its parts now."""
+
+    async def metrics(self) -> bytes:
+        """All metrics in Prometheus text format."""
+
+
+class Pages:
+    """The admin pages of one POP."""
+
+    def __init__(self, pop: Pop, names: Collection[str]) -> None:
+        self._pop = pop
+        self._names = names  # of this machine, in lower case
+
+    async def health(self, request: web.Request) -> web.Response:
+        """200 while the supervisor lives."""
+        return web.Response(text="ok\n")
+
+    async def ready(self, request: web.Request) -> web.Response:
+        """200 if new clients are welcome, else 503; with the state of each part, if it is asked by an own name."""
+        readiness = self._pop.readiness()
+        body: dict[str, object] = {"state": readiness.state}
+        if is_own(request.headers.get("Host"), self._names):
+            body["parts"] = dict(readiness.parts)
+        return web.json_response(body, status=200 if readiness.state == "ready" else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """The metrics of all workers, dead ones included."""
+        return web.Response(body=await self._pop.metrics(), headers={"Content-Type": METRICS_TYPE})
+
+    async def index(self, request: web.Request) -> web.Response:
+        """What there is to see."""
+        pages = {path: words for path, (_, words) in PAGES.items()}
+        pages["/purges"] = "what is purged: POST to purge, GET for the ledger, GET /purges/ID for one"
+        pages["/service"] = "the same as Fastly: POST /service/ID/purge/KEY, /purge, /purge_all"
+        lines = (f"{path:<10}{words}\n" for path, words in pages.items())
+        return web.Response(text="edgecache\n\n" + "".join(lines))
+
+
+Page = Callable[[Pages, web.Request], Awaitable[web.Response]]
+PAGES: Mapping[str, tuple[Page, str]] = {
+    "/": (Pages.index, "this list"),
+    "/healthz": (Pages.health, "200 while the POP lives"),
+    "/readyz": (Pages.ready, "200 while every worker is ready and none drains"),
+    "/metrics": (Pages.metrics, "Prometheus metrics of all workers"),
+}
+
+
+def application(pop: Pop, token: str, desk: Desk | None = None, names: Collection[str] = ()) -> web.Application:
+    """The admin application; `token` empty leaves every page open but those of purges, which `desk` takes.
+
+    Without a token, `names` of this machine, its addresses and localhost are the only hosts that are answered.
+    """
+    app = web.Application(middlewares=[_ask_for(token) if token else _as_own(names)])
+    pages = Pages(pop, names)
+    for path, (page, _) in PAGES.items():
+        app.router.add_get(path, _bound(page, pages))
+    if desk is not None:
+        PurgePages(desk).add_to(app)
+    return app
+
+
+def _bound(page: Page, pages: Pages) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(request: web.Request) -> web.Response:
+        return await page(pages, request)
+
+    return answer
+
+
+def _ask_for(token: str) -> Middleware:
+    expected = f"Bearer {token}".encode()
+    attempts = Attempts()
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if _is_open(request):
+            return await handler(request)
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if hmac.compare_digest(given, expected):
+            return await handler(request)
+        if given:  # no token is no guess
+            try:
+                attempts.failed(request.remote or "", time.monotonic())
+            except PurgeRefused as refused:
+                return _problem(refused.status, str(refused))
+        return _problem(401, "The admin token is required", {"WWW-Authenticate": "Bearer"})
+
+    return check
+
+
+def _as_own(names: Collection[str]) -> Middleware:
+    """Nothing is said to a page of another site whose name was made to resolve to this machine (DNS rebinding)."""
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if _is_open(request) or is_own(request.headers.get("Host"), names):
+            return await handler(request)
+        return _problem(421, "Without EDGECACHE_ADMIN_TOKEN, ask by an address, localhost or this machine's own name")
+
+    return check
+
+
+def _is_open(request: web.Request) -> bool:
+    """Whether the page is for an orchestrator, or asks for a token itself."""
+    return request.path in OPEN_PATHS or f"{request.path}/".startswith(GUARDED)
+
+
+def _problem(status: int, title: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    problem = {"title": title, "status": status}
+    return web.json_response(problem, status=status, headers=headers, content_type="application/problem+json")

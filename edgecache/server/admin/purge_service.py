@@ -1,0 +1,289 @@
+"""Purges as the supervisor takes them: recorded in the region's log, followed up in all regions; and the copiers.
+
+`POST /purges` is answered when the purge is in the log of this region, or with `?wait=region|all` when all who follow
+have applied it. `GET /purges/{id}` says who has, when, and who lags; `GET /purges` is the recent ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+from edgecache.config.settings import Settings
+from edgecache.invalidation import version_vector
+from edgecache.invalidation.appender import LogWriter
+from edgecache.invalidation.ledger import names_none_of, shown, visible_to
+from edgecache.invalidation.log_entry import Draft, author_of, purge_id, read_entry, read_purge_id
+from edgecache.invalidation.metrics import LogCounts
+from edgecache.invalidation.purge_auth import Caller, Credentials, PurgeRefused
+from edgecache.invalidation.purge_log import Kind
+from edgecache.invalidation.purge_request import Purge, purge_of_json, refuse_repeated
+from edgecache.invalidation.region_log import far_store, home_store, writer_of
+from edgecache.invalidation.replicator import Copier
+from edgecache.invalidation.stream_store import LogStore, Member, Row
+from edgecache.proxy.purge_method import Attempts, callers_of
+from edgecache.tasks import spawn
+from edgecache.telemetry.metrics import Registry
+from edgecache.valkey.client import Failure
+
+audit = logging.getLogger("edgecache.audit")
+LONGEST_WAIT: Final = 60.0  # seconds
+USUAL_WAIT: Final = 10.0
+CLOSE_WITHIN: Final = 1.0  # seconds
+MOST_LISTED: Final = 1000
+CLOCKS_DIFFER: Final = 600_000  # milliseconds by which the clocks of two regions may differ
+Json = dict[str, Any]
+
+
+class Desk:
+    """Takes purges from callers who may purge. Mutable state: failed attempts. A subclass says where they go."""
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self._registry = registry
+        self._pop = settings.pop
+        self._attempts = Attempts()
+        self.tune(settings)
+
+    def tune(self, settings: Settings) -> None:
+        """Go on with other callers and sites; what else it is made of changes with a restart only."""
+        self._callers = callers_of(settings)
+        self._sites = frozenset(settings.hosts)
+
+    def start(self) -> None:
+        """Begin what it does by itself."""
+
+    def buried(self, pid: int) -> None:
+        """The worker that was this process is no more: nobody has to wait for it."""
+
+    def peers(self) -> dict[str, str]:
+        """Per peer, why its log cannot be copied; empty where it can."""
+        return {}
+
+    async def close(self) -> None:
+        """End."""
+
+    def caller(self, credentials: Credentials, address: str, now: float) -> Caller:
+        """Who calls; raises `PurgeRefused`, which is noted."""
+        try:
+            if not self._callers:
+                sentence = "nobody may purge here: set EDGECACHE_ADMIN_TOKEN or EDGECACHE_PURGE_TOKENS"
+                raise PurgeRefused(403, "purge-off", sentence)
+            return self._attempts.caller(self._callers, credentials, address, now)
+        except PurgeRefused as refused:
+            self.refused(refused, address)
+            raise
+
+    def refused(self, refused: PurgeRefused, address: str) -> None:
+        """Count one that is refused, and write it down."""
+        words = "Requests refused, by reason."
+        self._registry.counter("edgecache_refused", words, reason=refused.reason).value += 1
+        audit.warning("purge refused reason=%s from=%s", refused.reason, address)
+
+    async def purge(self, body: bytes, caller: Caller, address: str, wait: str, within: float) -> tuple[int, Json]:
+        """Record a purge; status and answer. Raises `PurgeRefused`."""
+        try:
+            value = orjson.loads(body)
+        except ValueError:
+            raise PurgeRefused(400, "purge-malformed", "the purge is not JSON") from None
+        purge = purge_of_json(value, caller)
+        refuse_repeated(body)
+        return await self.carry_out(purge, caller, address, wait, within)
+
+    async def carry_out(
+        self, purge: Purge, caller: Caller, address: str, wait: str = "none", within: float = 0.0
+    ) -> tuple[int, Json]:
+        """The same with a purge that is read already."""
+        if names_none_of(self._sites, purge.scopes):
+            raise PurgeRefused(404, "purge-no-site", "what is named is of no site in EDGECACHE_HOSTS")
+        draft = Draft(scopes=purge.scopes, soft=purge.soft, author=f"{caller.name} ({self._pop})")
+        status, answer = await self._record(draft, wait, within)
+        names = len(purge.scopes)
+        audit.info("purge id=%s by=%s from=%s names=%d soft=%s", answer["id"], caller.name, address, names, purge.soft)
+        return status, answer
+
+    async def _record(self, draft: Draft, wait: str, within: float) -> tuple[int, Json]:
+        raise NotImplementedError
+
+    async def report(self, number: str, caller: Caller) -> Json:
+        """Who has applied the purge with this ID, when, and who has not. Raises `PurgeRefused` (404, 503).
+
+        What names nothing of the caller's sites is not there.
+        """
+        raise NotImplementedError
+
+    async def ledger(self, most: int, caller: Caller) -> list[Json]:
+        """The last purges and writes of the caller's sites, the newest first. Raises `PurgeRefused` (503)."""
+        raise NotImplementedError
+
+
+class PurgeDesk(Desk):
+    """The desk of a POP with a region's log. Mutable state, too: the last mark seen, and the copiers."""
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        super().__init__(settings, registry)
+        self._region = settings.region
+        self._seen = 0  # the last mark of our region that this process has seen
+        self._writer: LogWriter = writer_of(settings, LogCounts(registry, settings.region), lambda: self._seen)
+        self._stores: dict[str, LogStore] = {settings.region: self._writer.store, **self._writer.peers}
+        self._copiers = [
+            Copier(
+                lambda: home_store(settings),
+                lambda url=url: far_store(settings, url),  # type: ignore[misc]
+                region=settings.region,
+                peer=peer,
+            )
+            for peer, url in settings.peers.items()
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+        for copier in self._copiers:
+            _export(registry, copier)
+
+    def start(self) -> None:
+        """Copy the logs of the other regions, from now on."""
+        self._tasks = [spawn(copier.run(), f"copy the log of {copier.peer}") for copier in self._copiers]
+
+    def buried(self, pid: int) -> None:
+        """The worker that was this process is no more: nobody has to wait for it."""
+        spawn(self._forget(f"{self._pop}/{pid}."), "a worker is no more")
+
+    def peers(self) -> dict[str, str]:
+        """Per peer, why its log cannot be copied; empty where it can."""
+        return {copier.peer: copier.trouble for copier in self._copiers}
+
+    async def _forget(self, prefix: str) -> None:
+        with contextlib.suppress(*Failure):
+            dead = [one.name for one in await self._writer.store.members() if one.name.startswith(prefix)]
+            if dead:
+                await self._writer.store.leave(*dead)
+
+    async def close(self) -> None:
+        """End."""
+        await asyncio.gather(*(copier.stop() for copier in self._copiers))
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_WITHIN)
+        await self._writer.close()
+
+    async def _record(self, draft: Draft, wait: str, within: float) -> tuple[int, Json]:
+        try:
+            mark = await self._writer.append(draft)
+        except Failure:
+            sentence = "the purge could not be recorded in this region's log: try again"
+            raise PurgeRefused(503, "log-unreachable", sentence) from None
+        self._seen = max(self._seen, mark)
+        answer: Json = {"id": purge_id(self._region, mark), "soft": draft.soft, "state": "recorded"}
+        if wait == "none":
+            return 201, answer
+        done, pending = await self._writer.applied_by(self._region, mark, wait == "all", within)
+        return (201, answer | {"state": "applied"}) if done else (202, answer | {"pending": pending})
+
+    async def report(self, number: str, caller: Caller) -> Json:
+        """Who has applied the purge with this ID, when, and who has not. Raises `PurgeRefused` (404, 503)."""
+        try:
+            region, mark = read_purge_id(number)
+        except ValueError:
+            raise PurgeRefused(404, "purge-unknown", "that is no ID of a purge") from None
+        try:
+            row = await self._writer.store.entry(region, mark)
+        except Failure:
+            raise PurgeRefused(503, "log-unreachable", "this region's log cannot be reached") from None
+        listed = _listed(region, row, caller) if row is not None else {}
+        if row is None or (caller.hosts and not listed["names"]):
+            raise PurgeRefused(404, "purge-unknown", "no purge with that ID is kept in the log")
+        reports = await asyncio.gather(*(_region_report(store, region, mark) for store in self._stores.values()))
+        regions = dict(zip(self._stores, reports, strict=True))
+        pending = [
+            f"{name}/{pop}" if pop else f"{name} (unreachable)"
+            for name, report in regions.items()
+            for pop in ([""] if report is None else [pop for pop, one in report.items() if not one["applied"]])
+        ]
+        return listed | {"regions": regions, "pending": pending, "complete": not pending}
+
+    async def ledger(self, most: int, caller: Caller) -> list[Json]:
+        """The last purges and writes of all regions, the newest first. Raises `PurgeRefused` (503)."""
+        store, read = self._writer.store, MOST_LISTED if caller.hosts else most
+        try:
+            regions = await store.regions()
+            found = await asyncio.gather(*(store.recent(region, read) for region in regions))
+        except Failure:
+            raise PurgeRefused(503, "log-unreachable", "this region's log cannot be reached") from None
+        listed = [_listed(region, row, caller) for region, rows in zip(regions, found, strict=True) for row in rows]
+        named = [one for one in listed if one["names"]]
+        return sorted(named, key=lambda one: str(one["appended"]), reverse=True)[:most]
+
+
+def _listed(region: str, row: Row, caller: Caller) -> Json:
+    """One entry as the ledger shows it to `caller`."""
+    id_, fields = row
+    try:
+        entry = read_entry(id_, fields)
+    except ValueError:
+        return {"id": "", "names": [], "appended": ""}
+    named = visible_to(caller, entry.scopes) if entry.kind in (Kind.PURGE, Kind.END) else ()
+    appended = datetime.fromtimestamp(version_vector.id_of(entry.mark)[0] / 1000, UTC)
+    return {
+        "id": purge_id(region, entry.mark),
+        "kind": "write" if entry.kind is Kind.END else entry.kind.value,
+        "by": author_of(fields),
+        "soft": entry.soft,
+        "names": [shown(name) for name in named],
+        "appended": appended.isoformat(timespec="milliseconds"),
+    }
+
+
+async def _region_report(store: LogStore, region: str, mark: int) -> dict[str, Json] | None:
+    """Per POP that follows in one region: whether all its workers have applied the entry, and after how long."""
+    appended = version_vector.id_of(mark)[0]
+    try:
+        members, acks = await asyncio.gather(store.members(), store.acks(appended - CLOCKS_DIFFER))
+    except Failure:
+        return None
+    first: dict[str, int] = {}
+    for when, name, vector in acks:
+        if vector[region] >= mark:
+            first.setdefault(name, when)
+    found: dict[str, Json] = {}
+    for member in members:
+        pop = found.setdefault(member.pop, {"applied": True, "workers": 0, "after_ms": None, "lagging": []})
+        pop["workers"] += 1
+        _add(pop, member, first.get(member.name), member.vector[region] >= mark, appended)
+    return found
+
+
+def _add(pop: Json, member: Member, when: int | None, applied: bool, appended: int) -> None:
+    if not applied:
+        pop["applied"] = False
+        pop["lagging"].append({"worker": member.name, "silent_s": round(member.silent, 3)})
+    elif when is not None:
+        pop["after_ms"] = max(pop["after_ms"] or 0, when - appended)
+
+
+def _export(registry: Registry, copier: Copier) -> None:
+    registry.counter(
+        "edgecache_log_copied", "Entries copied from another region.", read=lambda: copier.copied, peer=copier.peer
+    )
+    registry.gauge(
+        "edgecache_log_peer_up",
+        "1 while the log of another region can be copied.",
+        read=lambda: float(copier.connected),
+        peer=copier.peer,
+    )
+
+
+def read_wait(wait: str, within: str) -> tuple[str, float]:
+    """The query of `POST /purges`: none, region or all; and seconds. Raises `PurgeRefused` (400)."""
+    if wait not in ("none", "region", "all"):
+        raise PurgeRefused(400, "purge-malformed", "wait is none, region or all")
+    try:
+        seconds = float(within or USUAL_WAIT)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds <= LONGEST_WAIT:
+        raise PurgeRefused(400, "purge-malformed", f"timeout is a number of seconds up to {LONGEST_WAIT:g}")
+    return wait, seconds

@@ -1,0 +1,79 @@
+"""Copies of the files that a configuration was found good with, so that workers get those and no others.
+
+What is written into a file after it was checked, or is broken by the time that a worker has to be replaced, must not
+reach a worker. Copies lie in memory, as files that have no name; a worker opens them by the supervisor's descriptors.
+Where the system does not let it, workers read the files themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from edgecache.config.certificates import KeyPair
+
+GENERATIONS: Final = 2  # configurations whose copies are kept: a worker may just be starting with the one before
+
+
+class Copies:
+    """Mutable state: the descriptors of the copies, by what is in them, and the generation that used each last."""
+
+    def __init__(self) -> None:
+        self._held: dict[bytes, tuple[int, int]] = {}
+        self._generation = 0
+
+    def told(self, environ: Mapping[str, str], pairs: Iterable[KeyPair], pop_ca: str) -> dict[str, str]:
+        """`environ` with copies of its certificates in their stead; raises OSError if one cannot be read."""
+        self._generation += 1
+        told = dict(environ)
+        if not workers_may_open():
+            return told
+        copies = [self._copy(pair.certificate, pair.key) for pair in pairs]
+        if copies:
+            told["EDGECACHE_TLS_CERTIFICATES"] = ",".join(copies)
+        if pop_ca:
+            told["EDGECACHE_POP_CA"] = self._copy(pop_ca)
+        self._forget()
+        return told
+
+    def _copy(self, *paths: str) -> str:
+        """The path of a copy of these files, one after the other."""
+        content = b"\n".join(_read(path) for path in dict.fromkeys(paths))
+        mark = hashlib.sha256(content).digest()
+        descriptor = self._held[mark][0] if mark in self._held else _in_memory(content)
+        self._held[mark] = descriptor, self._generation
+        return f"/proc/{os.getpid()}/fd/{descriptor}"
+
+    def _forget(self) -> None:
+        for mark, (descriptor, used) in tuple(self._held.items()):
+            if used <= self._generation - GENERATIONS:
+                os.close(descriptor)
+                del self._held[mark]
+
+    def close(self) -> None:
+        """Let go of all."""
+        for descriptor, _ in self._held.values():
+            os.close(descriptor)
+        self._held.clear()
+
+
+def workers_may_open() -> bool:
+    """Whether our descriptors are open to other processes of the same user: not if we have capabilities of a file."""
+    try:
+        return os.stat("/proc/self").st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _in_memory(content: bytes) -> int:
+    descriptor = os.memfd_create("edgecache certificate")
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(content)
+    return descriptor

@@ -1,0 +1,296 @@
+"""The commands: `edgecache serve`, `check-config`, `purge`, … Settings come from the environment, or a file."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING
+
+from edgecache import __version__
+from edgecache.config import system_resources
+from edgecache.config.docs import effective_table, reference, sample_file
+from edgecache.config.settings import PREFIX, Address, Settings, found_by_machine, load
+from edgecache.config.sizing import of_machine, refuse_too_much
+from edgecache.config.sources import Source
+from edgecache.config.validation import not_served
+from edgecache.semantics.errors import BAD_CONFIGURATION, ConfigError
+from edgecache.server import purge_command
+from edgecache.server.config_reload import ended
+from edgecache.server.worker_main import DEFAULT_WORKER
+from edgecache.telemetry.traceback_limit import TracebackLimit
+
+if TYPE_CHECKING:
+    from edgecache.server.supervisor import Supervisor
+    from edgecache.valkey.embedded_server import EmbeddedValkey
+
+CONFIG_HELP = "configuration file of EDGECACHE_NAME=value lines (default: EDGECACHE_CONFIG_FILE)"
+log = logging.getLogger("edgecache.supervisor")
+LOG_FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s[%(process)d] %(message)s"
+LOG_TIME = "%Y-%m-%dT%H:%M:%S"
+
+
+def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run one command and return its exit code: 0, 2 for a configuration that refuses the start, else 1."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        code: int = chosen.command(chosen, environ)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return BAD_CONFIGURATION
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgecache",
+        description="A self-hosted CDN point of presence (POP): a caching reverse proxy in front of a web service.",
+        epilog="Settings are environment variables, or lines of a file; `edgecache check-config` lists them all.",
+    )
+    parser.add_argument("--version", action="version", version=f"edgecache {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_serve(commands)
+    _add_check_config(commands)
+    _add_healthcheck(commands)
+    purge_command.add_to(commands)
+    _add_worker(commands)
+    return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    words = (
+        "Serve EDGECACHE_ORIGIN on EDGECACHE_LISTEN. SIGTERM, SIGQUIT or Ctrl-C drains; SIGHUP reloads the settings."
+    )
+    serve = commands.add_parser("serve", help="run the POP", description=words)
+    serve.add_argument(
+        "--demo",
+        action="store_true",
+        help="if EDGECACHE_ORIGIN is not set, start a small web service behind the POP and print URLs to try",
+    )
+    serve.add_argument("--config", default="", metavar="FILE", help=CONFIG_HELP)
+    serve.add_argument("--worker", default=DEFAULT_WORKER, help=argparse.SUPPRESS)
+    serve.set_defaults(command=_serve)
+
+
+def _add_check_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    words = (
+        "Print every setting with its value and where it comes from; exit 2 if `serve` would refuse them. Files named "
+        "by settings are read. Addresses, directories and Valkey are tried only with --connect; origins never."
+    )
+    check = commands.add_parser("check-config", help="print and check all settings", description=words)
+    check.add_argument(
+        "--connect",
+        action="store_true",
+        help="also try what `serve` needs: listening addresses, directories, Valkey",
+    )
+    pages = check.add_mutually_exclusive_group()
+    pages.add_argument("--markdown", action="store_true", help="print the reference of all settings instead")
+    pages.add_argument("--sample", action="store_true", help="print a configuration file of all defaults instead")
+    check.add_argument("--config", default="", metavar="FILE", help=CONFIG_HELP)
+    check.set_defaults(command=_check_config)
+
+
+def _add_healthcheck(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    words = "Request /readyz of the POP on EDGECACHE_ADMIN_LISTEN: exit 0 if it is ready, 1 otherwise."
+    check = commands.add_parser("healthcheck", help="exit 0 if this POP is ready", description=words)
+    check.add_argument("--config", default="", metavar="FILE", help=CONFIG_HELP)
+    check.set_defaults(command=_healthcheck)
+
+
+def _add_worker(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    worker = commands.add_parser("_worker")  # no help: only the supervisor starts it
+    worker.add_argument("--slot", type=int, required=True)
+    worker.add_argument("--listen-fd", type=int, action="append", required=True)
+    worker.add_argument("--tls-fd", type=int, action="append", default=[])
+    worker.add_argument("--pop-fd", type=int, action="append", default=[])
+    worker.add_argument("--control-fd", type=int, required=True)
+    worker.add_argument("--worker", default=DEFAULT_WORKER)
+    worker.set_defaults(command=_worker)
+
+
+def _check_config(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    if chosen.markdown or chosen.sample:
+        print(reference() if chosen.markdown else sample_file())
+        return 0
+    source = Source(environ, chosen.config)
+    environ = source.read()
+    print(effective_table(environ, source.file), flush=True)
+    settings = load(environ)
+    refuse_too_much(settings, environ, of_machine())
+    _log_to_stderr(settings)
+    _warn(source, settings)
+    names = ", ".join(_tried_at_start(settings))
+    if chosen.connect:
+        with ExitStack() as undone:
+            _rehearse(settings, undone)
+    print(f"tried: {names}" if chosen.connect else f"not tried without --connect: {names}", file=sys.stderr)
+    return 0
+
+
+def _tried_at_start(settings: Settings) -> list[str]:
+    """The settings by which `serve` may fail, although they are well written."""
+    names = ["listen", "admin_listen", "tls_listen", "pop_listen"]
+    names = [name for name in names if getattr(settings, name) is not None]
+    names += ["regional"] if settings.regional != "off" else []
+    names += ["regional_directory"] if settings.regional_directory else []
+    return [PREFIX + name.upper() for name in names]
+
+
+def _rehearse(settings: Settings, undone: ExitStack) -> None:
+    """Do what `serve` does before its workers start, until `undone` ends; raises ConfigError as that does."""
+    from edgecache.storage import regional_probe
+    from edgecache.valkey import embedded_server
+
+    if settings.regional == "embedded":
+        undone.enter_context(embedded_server.places(settings))
+    else:
+        asyncio.run(regional_probe.check(settings))
+    _admin_listener(settings, undone)
+    _listeners(settings, undone)
+
+
+def _healthcheck(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from edgecache.server import healthcheck
+
+    return healthcheck.run(chosen.config, environ)
+
+
+def _worker(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from edgecache.server import worker_main
+
+    settings = load(environ)
+    _log_to_stderr(settings)
+    secure = {"tls": chosen.tls_fd, "pops": chosen.pop_fd}
+    worker_main.run(settings, chosen.listen_fd, chosen.control_fd, chosen.worker, **secure)
+    return 0
+
+
+def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from edgecache.server.supervisor import Supervisor, listen_or_refuse  # aiohttp: 28 MiB that no worker needs
+
+    system_resources.raise_open_files()
+    source = Source(environ, chosen.config)
+    environ = source.read()
+    with ExitStack() as sockets:
+        demo_listener = None
+        if chosen.demo and not (environ.get("EDGECACHE_ORIGIN", "") + environ.get("EDGECACHE_ORIGINS", "")).strip():
+            (demo_listener,) = _opened(sockets, listen_or_refuse("EDGECACHE_ORIGIN", Address("127.0.0.1", 0), 1))
+            source.decide("EDGECACHE_ORIGIN", _url(demo_listener))
+        settings = load(source.merged())
+        refuse_too_much(settings, source.merged(), of_machine())
+        source.found = found_by_machine(source.merged())
+        _log_to_stderr(settings)
+        _warn(source, settings)
+        embedded_server = None
+        if settings.regional != "off":
+            embedded_server = _with_region(settings, source, sockets)
+            settings = load(source.merged())
+        admin_listener = _admin_listener(settings, sockets)
+        listeners = _listeners(settings, sockets)
+        site, admin = _url(listeners[0]["listen"]), _url(admin_listener)
+        log.info("starting workers=%d listen=%s admin=%s", settings.workers, site, admin)
+        announce = partial(_announce, settings, listeners[0], admin, demo=demo_listener is not None)
+        supervisor = Supervisor(
+            settings,
+            source,
+            listeners,
+            admin_listener,
+            worker=chosen.worker,
+            embedded=embedded_server,
+            on_ready=announce,
+        )
+        return asyncio.run(_run(supervisor, demo_listener))
+
+
+def _warn(source: Source, settings: Settings) -> None:
+    """Say what an operator may not expect; it refuses no start."""
+    for name in source.overruled:
+        log.warning("%s in %s has no effect: the environment sets it, and wins", name, source.path)
+    for line in not_served(settings):
+        log.warning("%s", line)
+    for certificate in ended(settings):
+        log.warning("EDGECACHE_TLS_CERTIFICATES: %s has expired, clients will refuse it", certificate)
+
+
+def _with_region(settings: Settings, source: Source, running: ExitStack) -> EmbeddedValkey | None:
+    """See to it that workers find the regional tier; the embedded one runs until `running` ends."""
+    from edgecache.storage import regional_probe
+    from edgecache.valkey import embedded_server
+
+    server = None
+    if settings.regional == "embedded":
+        server = running.enter_context(embedded_server.running(settings))
+        source.decide("EDGECACHE_REGIONAL", server.url)
+        source.decide("EDGECACHE_REGIONAL_DIRECTORY", "")  # it is the server's now
+    asyncio.run(regional_probe.check(load(source.merged())))
+    return server
+
+
+def _admin_listener(settings: Settings, sockets: ExitStack) -> socket.socket:
+    from edgecache.server.supervisor import listen_or_refuse
+
+    (listener,) = _opened(sockets, listen_or_refuse("EDGECACHE_ADMIN_LISTEN", settings.admin_listen, 1))
+    return listener
+
+
+def _listeners(settings: Settings, sockets: ExitStack) -> list[Mapping[str, socket.socket]]:
+    """For each worker its listening sockets, by kind."""
+    from edgecache.server.supervisor import listen_or_refuse
+
+    kinds = {"listen": settings.listen, "tls": settings.tls_listen, "pop": settings.pop_listen}
+    variables = {"listen": "EDGECACHE_LISTEN", "tls": "EDGECACHE_TLS_LISTEN", "pop": "EDGECACHE_POP_LISTEN"}
+    opened = {
+        kind: _opened(sockets, listen_or_refuse(variables[kind], where, settings.workers))
+        for kind, where in kinds.items()
+        if where is not None
+    }
+    return [{kind: several[number] for kind, several in opened.items()} for number in range(settings.workers)]
+
+
+def _opened(sockets: ExitStack, listeners: list[socket.socket]) -> list[socket.socket]:
+    return [sockets.enter_context(listener) for listener in listeners]
+
+
+async def _run(supervisor: Supervisor, demo_listener: socket.socket | None) -> int:
+    if demo_listener is None:
+        return await supervisor.run()
+    from edgecache.server import demo
+
+    async with demo.serving(demo_listener):
+        return await supervisor.run()
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    level = settings.log_level.upper()
+    logging.basicConfig(stream=sys.stderr, level=level, format=LOG_FORMAT, datefmt=LOG_TIME)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(TracebackLimit())
+
+
+def _url(listener: socket.socket, scheme: str = "http") -> str:
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://{Address(host, port)}"
+
+
+def _announce(settings: Settings, listeners: Mapping[str, socket.socket], admin: str, *, demo: bool) -> None:
+    """Tell what there is to look at: once all of it answers."""
+    site = _url(listeners["listen"])
+    secure = {"tls": "serves  ", "pop": "for POPs"}
+    lines = [
+        f"edgecache {__version__}, POP {settings.pop}, {settings.workers} workers",
+        f"  serves   {site}/",
+        *(f"  {words} {_url(listeners[kind], 'https')}/" for kind, words in secure.items() if kind in listeners),
+        f"  from     {settings.origin}/" + (" (the demo)" if demo else ""),
+        f"  health   {admin}/healthz  {admin}/readyz",
+        f"  metrics  {admin}/metrics",
+    ]
+    if demo:
+        from edgecache.server.demo import PAGES
+
+        lines += ["open", *(f"  {site}{path:<12} {meaning}" for path, meaning in PAGES.items())]
+    print("\n".join(lines), file=sys.stderr, flush=True)

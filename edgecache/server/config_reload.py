@@ -1,0 +1,147 @@
+"""The configuration of a running POP: read again as a whole, checked as a whole; what is refused changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Final
+
+from edgecache.config.settings import LIVE, PREFIX, RESTART, Settings, load
+from edgecache.config.sizing import of_machine, refuse_too_much
+from edgecache.config.sources import Source
+from edgecache.semantics.errors import ConfigError
+from edgecache.server.certificate_snapshot import Copies
+from edgecache.telemetry.metrics import Registry
+from edgecache.wire.tls.contexts import Files
+
+FROM_MACHINE: Final = (
+    "workers",
+    "memory",
+    "regional_memory",
+    "pop",
+)  # defaults that another look at the machine might find otherwise
+CERTIFICATES: Final = "EDGECACHE_TLS_CERTIFICATES"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A configuration that is to be used from now on, and the names of what has changed, by how it is applied."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+    live: tuple[str, ...]  # inside the living workers
+    relief: tuple[str, ...]  # by their successors
+    restart: tuple[str, ...]  # not at all
+
+    def __str__(self) -> str:
+        parts = {"changed": self.live, "by new workers": self.relief}
+        return "; ".join(f"{words}: {', '.join(names)}" for words, names in parts.items() if names) or "nothing changed"
+
+
+class Configuration:
+    """What the POP runs with. Mutable state: the last good settings, their environment, and their files' versions."""
+
+    def __init__(self, source: Source, settings: Settings, registry: Registry) -> None:
+        self._source = source
+        self._copies = Copies()
+        self.settings = settings
+        self._written = self._completed(source.merged())
+        self.environ = self._told(self._written, settings)  # for workers
+        self._files = Files(self._watched())
+        self._declare(registry)
+
+    def _declare(self, registry: Registry) -> None:
+        self._good = registry.counter("edgecache_config_reloads", "Configurations read again and applied.")
+        self._bad = registry.counter("edgecache_config_reload_failures", "Configurations refused; the last good stays.")
+        self._last = registry.gauge("edgecache_config_last_reload_successful", "1 if the last reload was applied.")
+        self._when = registry.timestamp(
+            "edgecache_config_last_reload_success_timestamp_seconds",
+            "edgecache_config_last_reload_success_seconds",
+            "When a configuration was last applied.",
+        )
+        self._last.value, self._when.value = 1, time.time()
+
+    def applied(self, good: bool) -> None:
+        """Count a reload."""
+        self._last.value = float(good)
+        if good:
+            self._good.value += 1
+            self._when.value = time.time()
+        else:
+            self._bad.value += 1
+
+    def has_changed(self) -> bool:
+        """Whether files have changed, and are at rest."""
+        return self._files.changed()
+
+    def read_again(self) -> Change:
+        """The configuration as it is written now; raises ConfigError if it cannot be used. May run in a thread."""
+        environ = self._completed(self._source.read())
+        written = load(environ)
+        old = self.settings
+        _refuse_ended(old, written)
+        differing = [row.name for row in fields(Settings) if getattr(written, row.name) != getattr(old, row.name)]
+        fixed = [name for name in differing if name in RESTART]
+        for name in fixed:  # each goes on as it was; together they may not fit, which `load` is to say
+            environ[PREFIX + name.upper()] = self._written.get(PREFIX + name.upper(), "")
+        new = load(environ) if fixed else written
+        if new.memory > old.memory:
+            embedded = replace(new, regional="embedded") if self._source.has_decided("EDGECACHE_REGIONAL") else new
+            refuse_too_much(embedded, environ, of_machine())
+        self.environ = self._told(environ, new)
+        self.settings, self._written = new, environ
+        self._files.watch(self._watched())
+        variables = {name: PREFIX + name.upper() for name in differing}
+        return Change(
+            new,
+            self.environ,
+            live=tuple(variables[name] for name in differing if name in LIVE),
+            relief=tuple(variables[name] for name in differing if name not in LIVE and name not in RESTART),
+            restart=(*(variables[name] for name in fixed), *self._source.undecidable),
+        )
+
+    def _told(self, environ: Mapping[str, str], settings: Settings) -> Mapping[str, str]:
+        """What workers are told: the certificates that were found good, whatever happens to their files."""
+        try:
+            told = self._copies.told(environ, (one.pair for one in settings.tls_certificates), settings.pop_ca)
+        except OSError as error:
+            raise ConfigError(CERTIFICATES, f"cannot be copied: {error.strerror}") from None
+        if [one.fingerprint for one in load(told).tls_certificates] != [
+            one.fingerprint for one in settings.tls_certificates
+        ]:
+            raise ConfigError(CERTIFICATES, "changes while it is read")
+        return told
+
+    def _completed(self, environ: dict[str, str]) -> dict[str, str]:
+        """With what the machine gave at the start, where nothing is written: it might give something else by now."""
+        for name in FROM_MACHINE:
+            variable = PREFIX + name.upper()
+            if not environ.get(variable, "").strip():
+                environ[variable] = str(getattr(self.settings, name))
+        return environ
+
+    def _watched(self) -> list[str]:
+        """The files whose change is a change of the configuration."""
+        settings = self.settings
+        paths = [self._source.path, *self._source.secret_paths, settings.pop_ca]
+        paths += [path for one in settings.tls_certificates for path in (one.pair.certificate, one.pair.key)]
+        named = self._written.get(CERTIFICATES, "").strip()
+        if named and Path(named).is_dir():
+            paths += [named, *(str(entry) for entry in Path(named).iterdir() if entry.is_dir())]
+        return paths
+
+
+def _refuse_ended(old: Settings, new: Settings) -> None:
+    """A certificate that has ended does not come in by a reload; one that has ended while in use stays in use."""
+    known, now = {one.fingerprint for one in old.tls_certificates}, time.time()
+    for one in new.tls_certificates:
+        if one.expired(now) and one.fingerprint not in known:
+            raise ConfigError(CERTIFICATES, f"names {one.pair.certificate}, which has expired")
+
+
+def ended(settings: Settings) -> list[str]:
+    """The certificates of the listeners that clients will refuse."""
+    now = time.time()
+    return [one.pair.certificate for one in settings.tls_certificates if one.expired(now)]

@@ -1,0 +1,153 @@
+"""What a POP depends on, as its supervisor sees it: named in `/readyz`, and one warning for each change of state.
+
+Workers tell of origins, parents and the regional tier with their metrics, the supervisor's own copiers of the peers'
+logs, and its probe of that tier. An origin or parent fails if any worker of the moment holds it to be ill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+from edgecache.config.settings import Settings
+from edgecache.telemetry.metrics import Snapshot
+
+log = logging.getLogger("edgecache.supervisor")
+LOOK_EVERY: Final = 1.0  # seconds
+HOLD: Final = 5.0  # seconds that something has been well before that is said
+KINDS: Final = ("origin", "parent")
+DROPPED: Final = "edgecache_access_log_dropped"
+READY: Final = "ready"
+FAILING: Final = "failing"
+UNKNOWN: Final = "unknown"  # no worker has told yet
+
+
+class Changes:
+    """Says each change of state once. Mutable state: what was said last of each subject, and since when it differs."""
+
+    def __init__(self, hold: float = HOLD, clock: Callable[[], float] = time.monotonic) -> None:
+        self._hold = hold
+        self._clock = clock
+        self._ill: set[str] = set()
+        self._well_since: dict[str, float] = {}
+
+    def see(self, subject: str, trouble: str, well: str) -> None:
+        """`subject` has this `trouble`, or none if it is empty; `well` says that it has none any more."""
+        if trouble:
+            self._well_since.pop(subject, None)
+            if subject not in self._ill:
+                self._ill.add(subject)
+                log.warning("%s", trouble)
+        elif subject in self._ill:
+            now = self._clock()
+            if now - self._well_since.setdefault(subject, now) >= self._hold:
+                self._ill.discard(subject)
+                del self._well_since[subject]
+                log.warning("%s", well)
+
+    def forget_all_but(self, subjects: Iterable[str]) -> None:
+        """Nothing more is said of what is none of these: it is not configured any more."""
+        self._ill.intersection_update(subjects)
+
+
+class Surroundings:
+    """The state of origins, parents, the regional tier and peers, and of the log's lines."""
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        workers: Callable[[], list[Snapshot]],
+        whole: Callable[[], list[Snapshot]],
+        regional: Callable[[], tuple[str, str]],
+        peers: Callable[[], Mapping[str, str]],
+        changes: Changes | None = None,
+    ) -> None:
+        self._settings = settings
+        self._workers = workers  # the metrics of each worker of the moment
+        self._whole = whole  # those of each slot, dead workers included
+        self._regional = regional  # the state of the tier, and what is wrong
+        self._peers = peers  # what is wrong with the copy of each peer's log; empty: nothing
+        self._changes = changes or Changes()
+        self._dropped = 0.0
+
+    def parts(self) -> dict[str, str]:
+        """The state of each part, by its name."""
+        state, trouble = self._tier()
+        parts = {"regional": "degraded" if trouble else state}
+        for kind in KINDS:
+            told = self._told(kind)
+            for name in self._configured(kind):
+                parts[f"{kind} {name}"] = UNKNOWN if name not in told else READY if told[name] else FAILING
+        for peer, trouble in self._peers().items():
+            parts[f"peer {peer}"] = trouble or READY
+        return parts
+
+    def _tier(self) -> tuple[str, str]:
+        """The state of the regional tier, and what is wrong with it: it may answer, and too late for requests."""
+        state, problem = self._regional()
+        if problem or state != READY:
+            return state, problem
+        breakers = [one for snapshot in self._workers() for one in _series(snapshot, "edgecache_regional_breaker")]
+        too_late = any(labels["state"] == "open" and value > 0 for labels, value in breakers)
+        return state, "it answers too late for requests" if too_late else ""
+
+    def _configured(self, kind: str) -> list[str]:
+        settings = self._settings()
+        named = settings.origins if kind == "origin" else settings.parents
+        names = [str(one) for several in named.values() for one in several]
+        if kind == "origin" and not names and settings.origin is not None:
+            names = [str(settings.origin)]
+        return names
+
+    def _told(self, kind: str) -> dict[str, bool]:
+        """Whether each origin or parent is well, as all workers say that know it."""
+        found: dict[str, bool] = {}
+        for snapshot in self._workers():
+            for labels, value in _series(snapshot, f"edgecache_{kind}_up"):
+                name = labels[kind]
+                found[name] = found.get(name, True) and value > 0
+        return found
+
+    async def run(self) -> None:
+        """Look every second, for ever."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            self.look()
+
+    def look(self) -> None:
+        """Say what has changed."""
+        subjects = []
+        for kind in KINDS:
+            told = self._told(kind)
+            for name in self._configured(kind):
+                subjects.append(f"{kind} {name}")
+                failing = not told.get(name, True)
+                trouble = f"the {kind} {name} is failing: what is asked of it gets no answer, or 5xx" if failing else ""
+                self._changes.see(subjects[-1], trouble, f"the {kind} {name} is well again")
+        subjects.append("regional")
+        _, problem = self._tier()
+        degraded = f"regional tier degraded, serving without it: {problem}" if problem else ""
+        self._changes.see("regional", degraded, "the regional tier is well again")
+        for peer, trouble in self._peers().items():
+            subjects.append(f"peer {peer}")
+            words = f"the log of {peer} cannot be copied, purges made there come late: {trouble}" if trouble else ""
+            self._changes.see(subjects[-1], words, f"the log of {peer} is copied again")
+        subjects.append("log lines")
+        self._look_at_log()
+        self._changes.forget_all_but(subjects)
+
+    def _look_at_log(self) -> None:
+        dropped = sum(value for snapshot in self._whole() for _, value in _series(snapshot, DROPPED))
+        more, self._dropped = dropped - self._dropped, max(dropped, self._dropped)
+        lost = "lines of the access log are dropped: who reads standard output is too slow, or its disk is full"
+        again = f"lines of the access log are no longer dropped; lost so far: {self._dropped:.0f}"
+        self._changes.see("log lines", lost if more > 0 else "", again)
+
+
+def _series(snapshot: Snapshot, name: str) -> Iterator[tuple[dict[str, str], float]]:
+    family = snapshot.get(name)
+    for labels, values in family["series"] if family is not None else ():
+        yield dict(labels), values[0]

@@ -1,0 +1,152 @@
+"""What was answered: counted, and logged if there is an access log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from edgecache.proxy.deliver import KNOWN_HIT
+from edgecache.proxy.fastpath.head_memo import KnownHit
+from edgecache.proxy.fastpath.head_template import Alike
+from edgecache.storage.resident_clock import Clock
+from edgecache.telemetry.access_log import AccessLog, Quoted, members_of, members_of_alike
+from edgecache.telemetry.log_fields import LineFormat, Seen
+from edgecache.telemetry.request_metrics import SAMPLED, RequestCounts, Tally
+from edgecache.wire.exchange import Exchange
+from edgecache.wire.h1.server import ClientConnection
+
+
+class Journal:
+    """Counts and logs every answer of a worker. The request path only adds: a number and a tuple.
+
+    With a `layout`, it logs the lines that this writes, else the usual ones.
+    """
+
+    def __init__(
+        self,
+        log: AccessLog,
+        requests: RequestCounts,
+        clock: Clock,
+        *,
+        logging: bool,
+        layout: LineFormat | None = None,
+    ) -> None:
+        self.logging = logging  # whether requests are logged, or a part of them
+        self.layout = layout
+        self._log = log
+        self._requests = requests
+        self._clock = clock
+        self._quoted = Quoted()
+
+    @property
+    def answered(self) -> Callable[[Exchange, float], Tally]:
+        """What is told of each answer that is complete, and how many seconds it took."""
+        return self._count_and_log if self.logging else self._requests.answered
+
+    def _count_and_log(self, exchange: Exchange, took: float) -> Tally:
+        tally = self._requests.answered(exchange, took)
+        began = self._clock.wall() - took
+        layout, more = self.layout, ""
+        if layout is not None:
+            seen = _seen(exchange, began, took, tally)
+            if not layout.extends:
+                self._log.add_line(partial(layout.line, seen))
+                return tally
+            more = layout.more(seen)
+        self._log.add(
+            (
+                began,
+                exchange.client,
+                members_of(exchange.request, self._quoted),
+                exchange.status,
+                exchange.bytes_out,
+                took * 1000,
+                exchange.cache_status,
+                tally.words,
+                self._more(exchange) + more,
+            )
+        )
+        return tally
+
+    def _more(self, exchange: Exchange) -> str:
+        """The members of the usual line that only some answers have."""
+        more = ""
+        if (refused := exchange.not_stored) is not None:
+            more += f',"not_stored":"{refused.value}"'
+        if (answered_on := exchange.answered_on) is not None:
+            more += f',"upstream":{self._quoted[answered_on.origin_text]},"upstream_status":{exchange.upstream_status}'
+        if exchange.upstream_took:
+            more += f',"upstream_ms":{exchange.upstream_took * 1000:.3f}'
+        if exchange.regional_took:
+            more += f',"regional_ms":{exchange.regional_took * 1000:.3f}'
+        return more
+
+    def known_hit(self, connection: ClientConnection, known: KnownHit | Alike, now: float) -> None:
+        """A request was answered at `now`, in resident time, by a known head, or by one that is like known ones."""
+        requests = self._requests
+        answer = known.rendered.answer
+        size = len(answer.content)
+        requests.known_hits += 1
+        requests.known_bytes += size
+        if answer.status >= 300:
+            requests.known_others[answer.status // 100] += 1
+        if not requests.known_hits & (SAMPLED - 1):
+            requests.observe_hit(max(0.0, self._clock.now() - now), SAMPLED)
+        if not self.logging:
+            return
+        wall = self._clock.wall()
+        layout, more = self.layout, ""
+        if layout is not None:
+            seen = self._seen_hit(connection, known, wall)
+            if not layout.extends:
+                self._log.add_line(partial(layout.line, seen))
+                return
+            more = layout.more(seen)
+        if type(known) is KnownHit:
+            request = known.logged or self._remember(known)
+        else:
+            assert type(known) is Alike, "there are two kinds"
+            request = members_of_alike(known, self._quoted)
+        self._log.add((wall, connection.peer, request, answer.status, size, 0.0, KNOWN_HIT, requests.hit_words, more))
+
+    def _remember(self, known: KnownHit) -> str:
+        known.logged = members_of(known.request, self._quoted)
+        return known.logged
+
+    def _seen_hit(self, connection: ClientConnection, known: KnownHit | Alike, now: float) -> Seen:
+        rendered = known.rendered
+        return Seen(
+            time=now,
+            took=0.0,
+            client=connection.peer,
+            request=known.request,
+            place=known.place,
+            head_in=known.size,
+            status=rendered.answer.status,
+            size=len(rendered.answer.content),
+            head=rendered.head,
+            cache=KNOWN_HIT,
+            tally=self._requests.hit,
+            entry=rendered.entry,
+            connection=connection,
+        )
+
+
+def _seen(exchange: Exchange, began: float, took: float, tally: Tally) -> Seen:
+    request = exchange.request
+    return Seen(
+        time=began,
+        took=took,
+        client=exchange.client,
+        request=request,
+        place=request.fields,
+        head_in=exchange.head_in,
+        status=exchange.status,
+        size=exchange.bytes_out,
+        head=exchange.head_out,
+        cache=exchange.cache_status,
+        tally=tally,
+        entry=exchange.entry,
+        connection=exchange.opened_on,
+        exchange=exchange,
+    )

@@ -1,0 +1,331 @@
+"""What a worker counts: one object holds every metric, so that the request path only adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sized
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from edgecache.semantics.outcomes import Refused, Tier
+from edgecache.storage.regional import Read
+from edgecache.telemetry.event_loop_lag import LoopLag
+from edgecache.telemetry.metrics import Counter, Histogram, Registry, Snapshot
+from edgecache.telemetry.request_metrics import CLASSES, RequestCounts
+from edgecache.upstream.health import FAILING
+from edgecache.upstream.peer_auth import Distrust
+from edgecache.valkey.circuit_breaker import State
+
+if TYPE_CHECKING:
+    from edgecache.config.addresses import Origin
+    from edgecache.proxy.edge import Edge
+    from edgecache.proxy.middleware.geo_database import Geo
+    from edgecache.storage.regional import Regional
+    from edgecache.storage.resident_clock import Clock
+    from edgecache.telemetry.access_log import AccessLog
+    from edgecache.telemetry.tracing import Tracer
+    from edgecache.upstream.active_upstream import Switch
+    from edgecache.upstream.load_balancer import Member
+    from edgecache.upstream.origin_group import Origins
+    from edgecache.upstream.parent_selection import Parents
+
+ROUND_TRIPS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
+BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+OF_THE_MOMENT: Final = (  # read from the members that there are now
+    "edgecache_origin_hedges",
+    *(f"edgecache_{kind}_{name}" for kind in ("origin", "parent") for name in ("up", "breaker", "ejections")),
+    *("edgecache_origin_latency_seconds", "edgecache_parent_latency_seconds"),
+)
+
+
+OURS: Final = frozenset(  # failures that do not speak against the origin
+    ("origin-queue-full", "origin-queue-timeout", "held-back", "residency", "client-left", "internal")
+)
+LAPSES: Final = 60.0  # seconds without a question after which a failing origin is not held to be ill any more
+MOST_SERIES: Final = 500  # of one metric: requests by result, tier, reason and status, all out of closed vocabularies
+FAILURES: Final = (  # the usual ones, exported from the start, so that a rate sees the first of each
+    *("connect", "connect-timeout", "dns", "tls", "closed", "first-byte-timeout", "between-bytes-timeout"),
+    *("origin-queue-full", "origin-queue-timeout"),
+)
+
+
+class Watch:
+    """The metrics of one worker. Label values come from closed sets only."""
+
+    def __init__(self) -> None:
+        self.registry = Registry(MOST_SERIES)
+        self.requests = RequestCounts(self.registry)
+        self._not_stored = {
+            reason: self.registry.counter(
+                "edgecache_not_stored", "Responses not stored, by reason.", reason=reason.value
+            )
+            for reason in Refused
+        }
+        self.origin_responses = self._responses("edgecache_origin_responses", "Answers of the origin, by status.")
+        self.parent_responses = self._responses("edgecache_parent_responses", "Answers of parents, by status.")
+        self._failed_in_a_row = 0  # answers of the origin, or of any of several
+        self._refused: dict[str, Counter] = {}
+        for reason in FAILURES:
+            self._origin_failures(reason)
+        self.opened = self.registry.counter("edgecache_connections_opened", "Client connections accepted ever.")
+        self.regional = RegionalCounts(self.registry)
+        self.lag = LoopLag(self.registry)
+
+    def _responses(self, name: str, meaning: str) -> list[Counter]:
+        return [self.registry.counter(name, meaning, status=status) for status in CLASSES[:6]]
+
+    def read_origin(self, origin: Origin, region: str, most_failures: int) -> None:
+        """Export whether the only origin is well: it is not while its last answers were all failures, so many or more.
+
+        What nobody has asked for a while is not held against it.
+        """
+        said, since = 0, 0.0
+
+        def is_well() -> float:
+            nonlocal said, since
+            if self._failed_in_a_row != said:
+                said, since = self._failed_in_a_row, monotonic()
+            return float(said < most_failures or monotonic() - since > LAPSES)
+
+        self.registry.gauge(
+            "edgecache_origin_up",
+            "Workers that hold the origin to be well.",
+            read=is_well,
+            origin=str(origin),
+            region=region,
+        )
+
+    def snapshot(self) -> Snapshot:
+        """The metrics as they stand."""
+        self.requests.fold()
+        return self.registry.snapshot()
+
+    def read(self, edge: Edge, switch: Switch, connections: Sized, log: AccessLog) -> None:
+        """Export what these parts know of themselves."""
+        gauge, counter = self.registry.gauge, self.registry.counter
+        gauge("edgecache_memory_bytes", "Bytes in the memory tier.", read=lambda: edge.memory.size)
+        gauge("edgecache_memory_limit_bytes", "Bytes that it may take.", read=lambda: edge.memory.limit)
+        account = edge.memory.account
+        gauge("edgecache_memory_held_bytes", "Of its budget, but held elsewhere.", read=lambda: account.held)
+        gauge("edgecache_memory_objects", "URLs in the memory tier.", read=lambda: len(edge.memory))
+        counter("edgecache_memory_evictions", "URLs that left for want of memory.", read=lambda: edge.memory.evictions)
+        gauge("edgecache_flights", "Questions upstream that may be followed.", read=lambda: len(edge.flights))
+        counter("edgecache_flights_led", "Such questions ever.", read=lambda: edge.flights.led)
+        counter("edgecache_flights_followed", "Times that a request joined one.", read=lambda: edge.flights.followed)
+        gauge("edgecache_known_heads", "Request heads whose answer is known.", read=lambda: len(edge.known))
+        gauge("edgecache_connections", "Client connections.", read=lambda: len(connections))
+        gauge("edgecache_origin_connections_busy", "Connections to the origin in use.", read=lambda: switch.busy)
+        gauge(
+            "edgecache_origin_waiting",
+            "Requests that wait for a connection to the origin.",
+            read=lambda: switch.waiting,
+        )
+        counter(
+            "edgecache_origin_requests", "Requests to the origin, retries included.", read=lambda: switch.counts.asked
+        )
+        counter("edgecache_origin_retries", "Requests sent to it again.", read=lambda: switch.counts.retries)
+        refused = "Retries beyond the budget."
+        counter("edgecache_origin_retries_refused", refused, read=lambda: switch.counts.refused)
+        counter(
+            "edgecache_residency_passed",
+            "Requests of another jurisdiction: passed on within it, nothing stored.",
+            read=lambda: edge.foreign,
+        )
+        counter("edgecache_access_log_dropped", "Log records lost.", read=lambda: log.dropped)
+
+    def read_clock(self, clock: Clock) -> None:
+        """Export how often the wall clock was set."""
+        set_times = "Times that the wall clock was set, by half a second or more."
+        self.registry.counter("edgecache_wall_clock_steps", set_times, read=lambda: clock.steps)
+
+    def read_geography(self, geo: Callable[[], Geo]) -> None:
+        """Export what the geography of the moment knows of its database."""
+        self.registry.timestamp(
+            "edgecache_geo_built_timestamp_seconds",
+            "edgecache_geo_built_seconds",
+            "When the geographic database was built.",
+            read=lambda: geo().built,
+        )
+        self.registry.counter(
+            "edgecache_geo_reload_failures",
+            "Geographic databases that could not be read.",
+            read=lambda: geo().reload_failures,
+        )
+
+    def read_tracer(self, tracer: Tracer) -> None:
+        """Export how many spans there are."""
+        counter = self.registry.counter
+        counter("edgecache_trace_spans", "Spans made.", read=lambda: tracer.made)
+        dropped = "Spans lost, by reason."
+        counter("edgecache_trace_spans_dropped", dropped, read=lambda: tracer.dropped, reason="worker")
+
+    def forget_members(self) -> None:
+        """Export no more what is read from the origins and parents of the moment: others take their place."""
+        for name in OF_THE_MOMENT:
+            self.registry.forget(name)
+
+    def read_origins(self, origins: Origins) -> None:
+        """Export how each origin is doing."""
+        self.registry.counter(
+            "edgecache_origin_hedges",
+            "Requests put to a second origin because the first was slow.",
+            read=lambda: origins.hedged,
+        )
+        for member in origins.members:
+            self._read_member(member)
+
+    def read_parents(self, parents: Parents) -> None:
+        """Export how each parent is doing."""
+        for member in parents.members:
+            self._read_member(member, "parent")
+
+    def read_bypass(self, switch: Switch) -> None:
+        """Export what was asked of parents, and what went past them."""
+        gauge, counter = self.registry.gauge, self.registry.counter
+        asked = "Requests to parents, those asked again included."
+        counter("edgecache_parent_requests", asked, read=lambda: switch.counts.of_parents)
+        again = "Requests put to another parent."
+        counter("edgecache_parent_retries", again, read=lambda: switch.counts.parent_retries)
+        past = "Requests that went to the origin because no parent could be asked."
+        counter("edgecache_parent_bypassed", past, read=lambda: switch.counts.bypassed)
+        waiting = "Requests that wait to go past the parents."
+        gauge("edgecache_parent_bypass_waiting", waiting, read=lambda: switch.bypass_waiting)
+
+    def parent_failed(self, reason: str) -> None:
+        """A parent has failed; `reason` is a fixed word of `wire/` or `upstream/`."""
+        self.registry.counter("edgecache_parent_failures", "Failures of parents, by reason.", reason=reason).value += 1
+
+    def pop_distrusted(self, why: Distrust) -> None:
+        """A request that claims to be a POP's is not taken for one."""
+        self.registry.counter(
+            "edgecache_pop_distrusted", "Requests not taken for a POP's, by reason.", reason=why.value
+        ).value += 1
+
+    def _read_member(self, member: Member, kind: str = "origin") -> None:
+        gauge, counter = self.registry.gauge, self.registry.counter
+        health, region = member.health, member.region
+        labels: dict[str, Any] = {kind: str(member.origin), "region": region}
+        gauge(
+            f"edgecache_{kind}_up",
+            f"Workers that hold the {kind} to be well.",
+            read=lambda: float(health.checked_up and health.breaker.state is State.CLOSED),
+            **labels,
+        )
+        gauge(
+            f"edgecache_{kind}_latency_seconds",
+            f"Moving average of the time to the {kind}'s answer, quick to rise.",
+            across="max",
+            read=lambda: health.latency,
+            **labels,
+        )
+        for state in State:
+            gauge(
+                f"edgecache_{kind}_breaker",
+                f"Workers whose breaker for the {kind} is in that state.",
+                read=lambda state=state: float(health.breaker.state is state),  # type: ignore[misc]
+                state=state.value,
+                **labels,
+            )
+        counter(
+            f"edgecache_{kind}_ejections",
+            f"Times that the {kind} was ejected.",
+            read=lambda: health.breaker.opened,
+            **labels,
+        )
+
+    def read_tls(self, ends: Callable[[], float]) -> None:
+        """Export when the first certificate ends."""
+        self.registry.timestamp(
+            "edgecache_tls_certificate_ends_timestamp_seconds",
+            "edgecache_tls_certificate_ends_seconds",
+            "When the first of the listeners' certificates ends.",
+            read=ends,
+        )
+
+    def handshake_failed(self, reason: str) -> None:
+        """A TLS handshake failed; `reason` is one of the fixed words in `wire/tls/listener.py`."""
+        self.registry.counter(
+            "edgecache_tls_handshake_failures", "TLS handshakes that failed, by reason.", reason=reason
+        ).value += 1
+
+    def not_stored(self, reason: Refused) -> None:
+        """A response was not stored."""
+        self._not_stored[reason].value += 1
+
+    def refused(self, reason: str) -> None:
+        """A request was refused; `reason` is one of the fixed words in `wire/`."""
+        counter = self._refused.get(reason)
+        if counter is None:
+            counter = self._refused[reason] = self.registry.counter(
+                "edgecache_refused", "Requests refused, by reason.", reason=reason
+            )
+        counter.value += 1
+
+    def upstream_answered(self, by: Tier | None, status: int) -> None:
+        """The origin has answered with that status, or a parent has."""
+        responses = self.origin_responses if by is None else self.parent_responses
+        responses[min(status // 100, 5)].value += 1
+        if by is None:
+            self._failed_in_a_row = self._failed_in_a_row + 1 if status in FAILING else 0
+
+    def origin_failed(self, reason: str) -> None:
+        """The origin has let us down; `reason` is one of the fixed words in `wire/` and `upstream/pool.py`."""
+        self._origin_failures(reason).value += 1
+        if reason not in OURS:
+            self._failed_in_a_row += 1
+
+    def _origin_failures(self, reason: str) -> Counter:
+        return self.registry.counter("edgecache_origin_failures", "Failures of the origin, by reason.", reason=reason)
+
+
+class RegionalCounts:
+    """The metrics of the regional tier."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._reads: dict[Read, Counter] = {}
+        self._failures: dict[str, Counter] = {}
+        self._keys: Histogram | None = None
+        self._seconds: Histogram | None = None
+
+    def read_state(self, tier: Regional) -> None:
+        """Export what `tier` knows of itself."""
+        for outcome in Read:
+            self._reads[outcome] = self._registry.counter(
+                "edgecache_regional_reads", "Reads of the regional tier, by what they came to.", result=outcome.value
+            )
+        self._keys = self._registry.histogram(
+            "edgecache_regional_batch_keys", "Reads that shared one round trip.", BATCHES
+        )
+        self._seconds = self._registry.histogram(
+            "edgecache_regional_read_seconds", "Round trips of reads.", ROUND_TRIPS
+        )
+        for state in State:
+            self._registry.gauge(
+                "edgecache_regional_breaker",
+                "1 for the state that the regional tier's breaker is in, of each worker.",
+                read=lambda state=state: float(tier.guard.breaker.state is state),  # type: ignore[misc]
+                state=state.value,
+            )
+        self._registry.gauge(
+            "edgecache_regional_write_backlog_bytes", "Bytes that wait to be written.", read=lambda: tier.writes.queued
+        )
+        self._registry.gauge("edgecache_regional_leases", "Keys that a worker leads.", read=lambda: len(tier.leases))
+
+    def read(self, outcome: Read) -> None:
+        """A read came to `outcome`."""
+        self._reads[outcome].value += 1
+
+    def batch(self, keys: int, seconds: float) -> None:
+        """A batch of reads was answered."""
+        if self._keys is not None and self._seconds is not None:
+            self._keys.observe(keys)
+            self._seconds.observe(seconds)
+
+    def failed(self, word: str) -> None:
+        """A round trip failed; `word` is a fixed word of `valkey/batching.py` or `storage/fetch_lease.py`."""
+        counter = self._failures.get(word)
+        if counter is None:
+            counter = self._failures[word] = self._registry.counter(
+                "edgecache_regional_failures", "What went wrong with the regional tier, by kind.", kind=word
+            )
+        counter.value += 1

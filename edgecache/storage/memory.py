@@ -1,0 +1,378 @@
+"""L1: whole and partial responses in this worker's memory, within a budget of bytes. Synchronous.
+
+What lies here is compact: an entry keeps the head as the bytes that are sent, and rebuilds the `Stored` value that the
+rules ask about only for requests that are not plain. An entry is `gone` once it was evicted, replaced or invalidated;
+whoever holds on to one must look.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from edgecache.semantics import uri
+from edgecache.semantics.accept_encoding import Codings, codings_in_block, keyed, keyed_under
+from edgecache.semantics.cache_key import SearchVariance, no_vary_search
+from edgecache.semantics.content_length import are_proven, is_proven
+from edgecache.semantics.message import Fields
+from edgecache.semantics.outcomes import Refused
+from edgecache.semantics.ranges import Segments
+from edgecache.semantics.rope import Content
+from edgecache.semantics.stored_response import Stored, etag_of, last_modified_of
+from edgecache.semantics.vary import selecting_values
+from edgecache.storage.eviction import POLICIES, EvictionPolicy
+from edgecache.storage.memory_budget import LARGE, Account
+from edgecache.storage.variants import UsedCodings, Variants
+from edgecache.wire.h1.serializer import field_block
+
+log = logging.getLogger("edgecache")
+
+ENTRY_OVERHEAD: Final = 900  # bytes that an entry costs beside head and body, its ghost included; measured by budget.py
+TAG_OVERHEAD: Final = 48  # bytes
+PART_OVERHEAD: Final = 160  # bytes
+MOST_SEARCH_RULES: Final = 4096  # paths whose No-Vary-Search is remembered
+
+
+class Entry:
+    """One stored response: whole (`content`) or in parts (`segments`)."""
+
+    __slots__ = (
+        "block",
+        "content",
+        "directives",
+        "gone",
+        "initial_age",
+        "key",
+        "lifetime",
+        "passed",
+        "reason",
+        "received",
+        "segments",
+        "selecting",
+        "size",
+        "stale_at",
+        "stale_if_error",
+        "status",
+        "tags",
+        "url",
+        "vary",
+    )
+
+    def __init__(
+        self, key: bytes, stored: Stored, content: Content, segments: Segments | None = None, passed: int = 0
+    ) -> None:
+        self.key = key
+        self.url = key  # as it was asked; `key` becomes where it lies
+        self.passed = passed  # the log's position at which it was last known to be usable
+        self.content = content
+        self.segments = segments
+        self.gone = False
+        self.adopt(stored)
+
+    def adopt(self, stored: Stored) -> None:
+        """Take over the head and the freshness of `stored`, for the same content."""
+        self.block = field_block(stored.fields.without((b"content-length",)))  # the length is that of what is sent
+        self.status = stored.status
+        self.reason = stored.reason
+        self.directives = stored.directives
+        self.received = stored.received
+        self.initial_age = stored.initial_age
+        self.lifetime = stored.lifetime
+        self.stale_if_error = stored.stale_if_error
+        self.vary = stored.vary
+        self.selecting = stored.selecting
+        self.tags = stored.tags
+        self.stale_at = 0.0 if stored.directives.no_cache else stored.stale_at
+        self.weigh()
+
+    def soften(self, now: float) -> None:
+        """It was softly purged: from `now` on, in epoch seconds, it is stale."""
+        self.lifetime = min(self.lifetime, self.initial_age + max(0.0, now - self.received))
+        self.stale_at = min(self.stale_at, now)
+
+    def weigh(self) -> None:
+        """Work out `size`, in bytes."""
+        parts = self.segments
+        held = len(self.content) if parts is None else parts.size + PART_OVERHEAD * len(parts.parts)
+        chosen = sum(len(value) for value in self.selecting if value is not None)
+        tagged = sum(map(len, self.tags)) + TAG_OVERHEAD * len(self.tags) if self.tags else 0
+        self.size = ENTRY_OVERHEAD + len(self.key) + len(self.block) + chosen + tagged + held
+
+    @property
+    def stored(self) -> Stored:
+        """The value that the rules ask about, rebuilt."""
+        lines = []
+        for line in self.block.split(b"\r\n")[:-1]:
+            name, _, value = line.partition(b": ")
+            lines.append((name, value))
+        fields = Fields(lines)
+        return Stored(
+            status=self.status,
+            reason=self.reason,
+            fields=fields,
+            directives=self.directives,
+            received=self.received,
+            initial_age=self.initial_age,
+            lifetime=self.lifetime,
+            vary=self.vary,
+            selecting=self.selecting,
+            etag=etag_of(fields),
+            last_modified=last_modified_of(fields),
+            stale_if_error=self.stale_if_error,
+            first_byte=self.segments.parts[0][0] if self.segments else 0,
+            whole_length=self.segments.whole if self.segments else None,
+            tags=self.tags,
+        )
+
+    @property
+    def codings(self) -> Codings:
+        """The codings that the content is in."""
+        return codings_in_block(self.block)
+
+    @property
+    def length(self) -> int:
+        """The length of the whole representation, in bytes."""
+        return len(self.content) if self.segments is None else self.segments.whole
+
+    def age(self, now: float) -> int:
+        """The value of `Age`, in whole seconds."""
+        return int(self.initial_age + max(0.0, now - self.received))
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.status}, {self.size} bytes{', gone' if self.gone else ''}>"
+
+
+Slot = Entry | Variants
+
+
+class Memory:
+    """The mapping from cache keys to stored responses. Mutable state: the policy's queues, and the search rules."""
+
+    def __init__(
+        self,
+        budget: int,
+        policy: str,
+        largest: int,
+        max_variants: int,
+        refused: Callable[[Refused], None] = lambda reason: None,
+    ) -> None:
+        self.limit = budget  # bytes
+        self.largest = largest  # bytes of the largest body that is taken
+        self.max_variants = max_variants
+        self.select_language = False  # whether a variant may be selected by its Content-Language
+        self._refused = refused  # told why a response is not stored
+        self._warned = False  # that a length was wrong
+        self.evictions = 0
+        self.retired = 0  # times that something was taken out, or made room for what succeeds it
+        self._slots: EvictionPolicy[bytes, Slot] = POLICIES[policy](
+            budget, getsizeof=lambda slot: slot.size, on_evict=self._evicted, spares=self._spares
+        )
+        self.account = Account(budget, largest, self._slots.limit)  # what is held outside of the slots
+        self.codings = UsedCodings()
+        self._search: dict[bytes, tuple[SearchVariance, int]] = {}  # path → rule and its number
+        self._spellings: dict[bytes, set[bytes]] = {}  # the name of a path → those that have rules
+        self._search_count = 0
+
+    def normal_key(self, key: bytes) -> bytes:
+        """`key` as the path's `No-Vary-Search` merges it. A rule that changed never finds what an older one stored."""
+        if not self._search:
+            return key
+        rule = self._search.get(key.partition(b"?")[0])
+        return key if rule is None else rule[0].normal(key) + b" %d" % rule[1]
+
+    def merged_keys(self, key: bytes) -> list[bytes]:
+        """Under which keys No-Vary-Search has merged the URL of `key`, by whatever spelling of its path."""
+        if not self._search:
+            return []
+        path, mark, query = key.partition(b"?")
+        return [self.normal_key(one + mark + query) for one in self._spellings.get(uri.name(path), ())]
+
+    def lookup(self, key: bytes, fields: Fields) -> tuple[Entry | None, bool]:
+        """The stored response for a request, and whether anything is stored for its URL."""
+        slot = self.slot(key)
+        if slot is None:
+            return None, False
+        return (slot, True) if isinstance(slot, Entry) else (slot.select(fields), True)
+
+    def slot(self, key: bytes) -> Slot | None:
+        """What is stored for a URL: one response for all, or variants."""
+        try:
+            return self._slots[self.normal_key(key) if self._search else key]
+        except KeyError:
+            return None
+
+    def has(self, key: bytes) -> bool:
+        """Whether anything is stored for a URL; that it is asked for is not counted as a use."""
+        return self._slots.peek(self.normal_key(key) if self._search else key) is not None
+
+    def vary_of(self, key: bytes) -> tuple[bytes, ...]:
+        """The field names by which the URL is known to vary."""
+        slot = self._slots.peek(self.normal_key(key))
+        return slot.names if isinstance(slot, Variants) else ()
+
+    def values_for(self, key: bytes, fields: Fields) -> tuple[bytes | None, ...]:
+        """By what a request with `fields` selects among the variants that are known of a URL."""
+        names = self.vary_of(key)
+        return keyed(names, selecting_values(names, fields), self.codings.used(key)) if names else ()
+
+    def suits(self, key: bytes, response: Stored | Entry, fields: Fields) -> bool:
+        """Whether `response`, which was made for `key`, suits a request with `fields` (RFC 9111 §4.1)."""
+        names = response.vary
+        if not names:
+            return True
+        used = self.codings.used(key)
+        asked = keyed(names, selecting_values(names, fields), used)
+        return asked == keyed_under(names, response.selecting, used, response.codings)
+
+    def touch(self, entry: Entry) -> None:
+        """`entry` was used without a look-up."""
+        self._slots.touch(entry.key)
+
+    def put(
+        self,
+        key: bytes,
+        stored: Stored,
+        content: Content,
+        segments: Segments | None = None,
+        passed: int = 0,
+        length: int | None = None,
+    ) -> Entry | None:
+        """Store a response, in the place of the one that it succeeds; None if it is too large, or not of its length.
+
+        `passed` is the log's position at which it was known to be usable, `length` what the tier that had it says.
+        """
+        proven = is_proven(stored, len(content), length) if segments is None else are_proven(stored, segments)
+        if not proven:
+            self._unproven(key)
+            return None
+        if stored.vary == () and len(content) > self.largest:
+            return None
+        self._learn_search(key, stored.fields.get(b"no-vary-search"))
+        self.codings.learn(key, stored.vary, stored.codings)
+        return self._place(self.normal_key(key), Entry(key, stored, content, segments, passed))
+
+    def adopt(self, entry: Entry, length: int) -> Entry | None:
+        """Take an entry that another tier has made, whose key is that of its URL; None as `put`."""
+        if len(entry.content) != length:
+            self._unproven(entry.url)
+            return None
+        if len(entry.content) > self.largest:
+            return None
+        if self._search or b"no-vary-search" in entry.block.lower():
+            self._learn_search(entry.url, entry.stored.fields.get(b"no-vary-search"))
+        if entry.vary:
+            self.codings.learn(entry.url, entry.vary, entry.codings)
+        return self._place(self.normal_key(entry.url), entry)
+
+    def _unproven(self, key: bytes) -> None:
+        self._refused(Refused.LENGTH)
+        if not self._warned:
+            self._warned = True
+            log.error("not stored, since its content is not as long as was said: %r; others are only counted", key)
+
+    def _place(self, key: bytes, entry: Entry) -> Entry | None:
+        entry.key = key
+        slot = self._slots.peek(key)
+        if not entry.vary:
+            self._retire(slot)
+            return self._keep(key, entry, entry)
+        if not isinstance(slot, Variants) or slot.names != entry.vary:
+            self._retire(slot)
+            slot = Variants(entry.vary, self.codings.of(key), self._retire, select_language=self.select_language)
+        old = slot.pop(entry)
+        if old is not None:
+            self._retire(old)
+        slot.put(entry)
+        while len(slot.by_values) > self.max_variants:
+            self._retire(slot.by_values.pop(next(iter(slot.by_values))))
+        return self._keep(key, slot, entry)
+
+    def _keep(self, key: bytes, slot: Slot, entry: Entry) -> Entry | None:
+        try:
+            self._slots[key] = slot
+        except ValueError:  # larger than the whole budget
+            self._retire(slot)
+            self._slots.pop(key, None)
+            return None
+        self.account.settle()
+        return None if entry.gone else entry
+
+    def resize(self, entry: Entry) -> None:
+        """The size of `entry` has changed: account for it."""
+        slot = self._slots.peek(entry.key)
+        if slot is not None and not entry.gone:
+            self._keep(entry.key, slot, entry)
+
+    def invalidate(self, key: bytes) -> bool:
+        """Forget every response stored for a URL; whether there was one."""
+        key = self.normal_key(key)
+        slot = self._slots.peek(key)
+        if slot is None:
+            return False
+        self._retire(slot)
+        del self._slots[key]
+        return True
+
+    def drop(self, entry: Entry) -> None:
+        """Forget one response."""
+        slot = self._slots.peek(entry.key)
+        self._retire(entry)
+        if slot is entry:
+            del self._slots[entry.key]
+        elif isinstance(slot, Variants) and slot.remove(entry):
+            self._slots[entry.key] = slot
+
+    def _learn_search(self, key: bytes, value: bytes | None) -> None:
+        path = key.partition(b"?")[0]
+        if value is None and not self._search:
+            return
+        rule = no_vary_search(value)
+        known = self._search.get(path)
+        if rule is None:
+            if known is not None:
+                self._forget_search(path)
+        elif known is None or known[0] != rule:
+            if len(self._search) >= MOST_SEARCH_RULES:
+                self._forget_search(next(iter(self._search)))
+            self._search_count += 1
+            self._search[path] = (rule, self._search_count)
+            self._spellings.setdefault(uri.name(path), set()).add(path)
+
+    def _forget_search(self, path: bytes) -> None:
+        del self._search[path]
+        name = uri.name(path)
+        self._spellings[name].discard(path)
+        if not self._spellings[name]:
+            del self._spellings[name]
+
+    def _spares(self, slot: Slot) -> bool:
+        return isinstance(slot, Entry) and len(slot.content) >= LARGE and self.account.spares(slot.content)
+
+    def _evicted(self, key: bytes, slot: Slot) -> None:
+        self.evictions += 1
+        self._retire(slot)
+
+    def _retire(self, slot: Slot | None) -> None:
+        self.retired += 1
+        if isinstance(slot, Entry):
+            slot.gone = True
+            self.account.left(slot.content)
+        elif slot is not None:
+            for entry in slot.by_values.values():
+                entry.gone = True
+                self.account.left(entry.content)
+
+    @property
+    def size(self) -> int:
+        """Bytes in use."""
+        return int(self._slots.currsize)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __repr__(self) -> str:
+        return f"<Memory {len(self)} URLs, {self.size} bytes>"
+
+
+Clock = Callable[[], float]

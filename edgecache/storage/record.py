@@ -1,0 +1,240 @@
+"""One stored response as a self-describing record, as it lies in the regional tier.
+
+    magic "ecr", schema version     4 bytes
+    digest                          16 bytes: BLAKE2b of the key under which it lies, and of all that follows
+    the fixed part                  see `FIXED`: the lengths of what follows, numbers and times
+    url                             the full cache key
+    block                           the head's field lines, as they are sent
+    meta                            JSON, an array: the reason, Vary, the selecting values, the directives
+    tags                            with a line feed between two
+    seen                            what of the invalidation log was known when the origin was asked: a vector
+    chunks                          the name of the body's chunks; empty: the body follows
+    body                            whole; or nothing
+
+The digest is bound to the key, so that a record (or a chunk) that lies under another's key is as wrong as one with a
+flipped bit. With a key for encryption, what follows the magic is a nonce and AES-GCM's ciphertext, which is bound in
+the same way. Meta, which many records have in common, is read once and remembered by its bytes. Pure; nothing here
+trusts what it reads: whatever is not a record is `Corrupt`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Callable
+from hashlib import blake2b
+from math import isfinite
+from os import urandom
+from typing import Final, NamedTuple, Protocol
+
+import orjson
+
+from edgecache.semantics.cache_control import ResponseDirectives
+from edgecache.semantics.memoize import remember
+
+MAGIC: Final = b"ecr\x04"  # the last byte is the schema's version
+SEALED: Final = b"ecs\x04"  # the same, encrypted
+DIGEST_SIZE: Final = 16
+NONCE_SIZE: Final = 12
+# Status; lengths of url, block, meta, tags, seen, chunks, body; received, initial age, lifetime, stale at and if error;
+# machine and up.
+FIXED: Final = struct.Struct(">HIIIIIHQdddddQd")
+_PREFIX: Final = len(MAGIC) + DIGEST_SIZE
+
+
+class Corrupt(Exception):
+    """What was read is no record of ours for that key; the word says why, for the metrics."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(word)
+        self.word = word
+
+
+class Record(NamedTuple):
+    """What is kept of one response. Times are epoch seconds, durations seconds, lengths bytes."""
+
+    url: bytes  # the full cache key: a digest of it names the record
+    status: int
+    reason: bytes
+    received: float
+    initial_age: float
+    lifetime: float
+    stale_at: float
+    stale_if_error: float
+    vary: tuple[bytes, ...]
+    selecting: tuple[bytes | None, ...]
+    directives: ResponseDirectives
+    tags: tuple[bytes, ...]
+    seen: str  # what of the invalidation log was known when the origin was asked: a vector
+    length: int  # of the body
+    chunks: bytes  # the name of the body's chunks; empty: the body is here
+    block: bytes
+    body: bytes
+    machine: int = 0  # that received it, in this life between two starts; 0: which one is not known
+    up: float = 0.0  # seconds that it had been up by then
+
+
+class Cipher(Protocol):
+    """AES-GCM, as `cryptography` has it."""
+
+    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes:
+        """The ciphertext with its tag."""
+
+    def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes:
+        """The plaintext; raises if it was not made by this key for these data."""
+
+
+class Codec:
+    """To and from bytes; `cipher` encrypts all of it, None leaves it readable.
+
+    `scope` is what the records belong to beside their keys, such as a jurisdiction: another's are `Corrupt` here.
+    """
+
+    def __init__(
+        self, cipher: Cipher | None = None, random: Callable[[int], bytes] = urandom, scope: bytes = b""
+    ) -> None:
+        self._cipher = cipher
+        self._random = random
+        self._scope = scope and scope + b"!"
+
+    def encode(self, key: bytes, record: Record) -> bytes:
+        """`record`, to lie under `key`."""
+        meta = orjson.dumps(
+            (
+                record.reason.decode("latin-1"),
+                [name.decode("latin-1") for name in record.vary],
+                [None if value is None else value.decode("latin-1") for value in record.selecting],
+                dataclasses.astuple(record.directives),
+            )
+        )
+        tags = b"\n".join(record.tags)  # a field's value holds no line feed
+        seen = record.seen.encode("ascii")
+        fixed = FIXED.pack(
+            record.status,
+            len(record.url),
+            len(record.block),
+            len(meta),
+            len(tags),
+            len(seen),
+            len(record.chunks),
+            record.length,
+            record.received,
+            record.initial_age,
+            record.lifetime,
+            record.stale_at,
+            record.stale_if_error,
+            record.machine,
+            record.up,
+        )
+        return self.seal(key, b"".join((fixed, record.url, record.block, meta, tags, seen, record.chunks, record.body)))
+
+    def decode(self, key: bytes, url: bytes, data: bytes) -> Record:
+        """The record of `url` that lies under `key`; raises `Corrupt`."""
+        rest = self.open(key, data)
+        try:
+            fixed = FIXED.unpack_from(rest)
+        except struct.error:
+            raise Corrupt("malformed") from None
+        status, urls, blocks, metas, tagged, seens, names, length, *times, machine, up = fixed
+        received, age, lifetime, stale_at, if_error = times
+        block_at = FIXED.size + urls
+        if urls != len(url) or not rest.startswith(url, FIXED.size):
+            raise Corrupt("key")
+        meta_at = block_at + blocks
+        tags_at = meta_at + metas
+        seen_at = tags_at + tagged
+        name_at = seen_at + seens
+        body_at = name_at + names
+        if body_at > len(rest) or (not names and len(rest) - body_at != length):
+            raise Corrupt("length")
+        try:
+            reason, vary, selecting, directives = _meta(rest[meta_at:tags_at])
+            seen = rest[seen_at:name_at].decode("ascii")
+        except (ValueError, TypeError, AttributeError):
+            raise Corrupt("malformed") from None
+        tags = tuple(rest[tags_at:seen_at].split(b"\n")) if tagged else ()
+        if not isfinite(received + age + lifetime + stale_at + if_error + up):
+            raise Corrupt("malformed")
+        return Record(
+            url,
+            status,
+            reason,
+            received,
+            age,
+            lifetime,
+            stale_at,
+            if_error,
+            vary,
+            selecting,
+            directives,
+            tags,
+            seen,
+            length,
+            rest[name_at:body_at],
+            rest[block_at:meta_at],
+            rest[body_at:],
+            machine,
+            up,
+        )
+
+    def seal(self, key: bytes, plain: bytes) -> bytes:
+        """`plain` with what proves that it was put under `key`; also for chunks."""
+        key = self._scope + key
+        if self._cipher is not None:
+            nonce = self._random(NONCE_SIZE)
+            return SEALED + nonce + self._cipher.encrypt(nonce, plain, SEALED + key)
+        return MAGIC + _digest(key, plain) + plain
+
+    def open(self, key: bytes, data: bytes) -> bytes:
+        """What was sealed for `key`; raises `Corrupt`."""
+        key = self._scope + key
+        magic = data[:4]
+        if magic != (MAGIC if self._cipher is None else SEALED):
+            raise Corrupt("version" if magic[:3] in (b"ecr", b"ecs") else "magic")
+        if self._cipher is not None:
+            nonce_end = len(SEALED) + NONCE_SIZE
+            try:
+                return self._cipher.decrypt(data[len(SEALED) : nonce_end], data[nonce_end:], SEALED + key)
+            except Exception:  # InvalidTag, or too short for one
+                raise Corrupt("digest") from None
+        rest = data[_PREFIX:]
+        if data[len(MAGIC) : _PREFIX] != _digest(key, rest):
+            raise Corrupt("digest")
+        return rest
+
+
+def _digest(key: bytes, rest: bytes) -> bytes:
+    return blake2b(b"%d:%b%b" % (len(key), key, rest), digest_size=DIGEST_SIZE).digest()
+
+
+Meta = tuple[bytes, tuple[bytes, ...], tuple[bytes | None, ...], ResponseDirectives]
+
+
+@remember(1024)
+def _meta(data: bytes) -> Meta:
+    """Reason, Vary, selecting values and directives; raises ValueError, TypeError or AttributeError."""
+    reason, vary, selecting, directives = orjson.loads(data)
+    if len(vary) != len(selecting):
+        raise ValueError("no record")
+    return (
+        reason.encode("latin-1"),
+        tuple([name.encode("latin-1") for name in vary]),
+        tuple([None if value is None else value.encode("latin-1") for value in selecting]),
+        ResponseDirectives(*directives),
+    )
+
+
+def storage_key(url: bytes) -> bytes:
+    """The name under which what is stored for `url` lies; the braces keep all its parts in one slot of a cluster."""
+    return b"ec:{%b}" % blake2b(url, digest_size=16).hexdigest().encode()
+
+
+def variant_key(base: bytes, generation: bytes, selecting: tuple[bytes | None, ...]) -> bytes:
+    """The name of one variant; injective in the selecting values, since each says its length."""
+    values = b"".join([b"-" if value is None else b"%d:%b" % (len(value), value) for value in selecting])
+    return b"%b:%b:%b" % (base, generation, blake2b(values, digest_size=16).hexdigest().encode())
+
+
+def chunk_key(base: bytes, name: bytes, number: int) -> bytes:
+    """The name of one chunk of a body."""
+    return b"%b:%b:%d" % (base, name, number)

@@ -1,0 +1,425 @@
+"""L2: responses in a Valkey that every worker and POP of a region shares. Any failure of it is a counted miss.
+
+    url ──► storage key ──► a record: the response, whole or with the name of its chunks (`storage/regional_chunks.py`)
+                       └──► a signpost: the URL varies by these fields; each variant is a record of its own
+
+A read is told to a callback, so that a hit costs no task. What a client or a worker does never cancels a command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from os import urandom
+from typing import Final
+
+from edgecache.invalidation.purge_log import NO_POSITION
+from edgecache.semantics.accept_encoding import Codings, codings_in_block, keyed, keyed_under
+from edgecache.semantics.content_length import content_length
+from edgecache.semantics.message import Fields
+from edgecache.semantics.outcomes import Word
+from edgecache.semantics.ranges import Span, strong_etag
+from edgecache.semantics.stored_response import Stored
+from edgecache.semantics.vary import selecting_values
+from edgecache.storage.fetch_lease import Came, Lease, Leases, News, Waiting
+from edgecache.storage.memory import Entry
+from edgecache.storage.record import Codec, Corrupt, Record, storage_key, variant_key
+from edgecache.storage.regional_chunks import LONGER, ChunkReader, ChunkWriter, chunk_keys
+from edgecache.storage.resident_clock import Clock
+from edgecache.storage.server_memory import ServerMemory
+from edgecache.tasks import spawn
+from edgecache.valkey.availability import Guard
+from edgecache.valkey.batching import MOST_BYTES, Commands, Reads
+from edgecache.valkey.client import Failure
+
+INLINE: Final = 64 * 1024  # bytes of the largest body that lies in its record; larger ones lie in chunks
+KEEP_FOR_VALIDATION: Final = 600.0  # seconds that a stale response with a validator is kept
+MOST_SIGNPOSTS: Final = 65536
+SECOND_SIGHT: Final = 16384  # URLs whose first read is remembered
+TAKE_WITHIN: Final = 1.25  # seconds to be given a lease, at least, and to read what its last owner stored
+SIGNPOST: Final = 0  # the status of a record that only says by what its URL varies
+
+
+class Read(Word):
+    """What a read of the tier came to."""
+
+    HIT = "hit"
+    MISS = "miss"
+    CORRUPT = "corrupt"  # no record of ours for that key: deleted
+    SLOW = "slow"  # not within the budget
+    OPEN = "open"  # the breaker is open: not asked
+    ERROR = "error"
+    DELETED = "deleted"  # deleted here, which the server has not yet confirmed
+
+
+class Found:
+    """What the tier holds for a request: ready to answer, or the head of a body that lies in chunks."""
+
+    __slots__ = ("_entry", "base", "record", "whole")
+
+    def __init__(self, record: Record, base: bytes) -> None:
+        self.record = record
+        self.base = base  # the storage key
+        self.whole = not record.chunks  # the body is here
+        self._entry: Entry | None = None
+
+    @property
+    def entry(self) -> Entry:
+        """As the memory tier has it; made when it is first wanted, which it is not for a plain answer."""
+        if self._entry is None:
+            self._entry = entry_of(self.record)
+        return self._entry
+
+
+Told = Callable[[Found | None], None]
+
+
+class Regional:
+    """The tier, as one worker sees it. Mutable state: signposts, deletions to be confirmed, what was read lately."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        codec: Codec,
+        *,
+        budget: float,
+        lease: float,
+        largest: int,
+        count: Callable[[Read], None],
+        clock: Clock,
+        most_unwritten: int = MOST_BYTES,
+    ) -> None:
+        self.guard = guard
+        self._take_within = max(TAKE_WITHIN, 4 * budget)  # seconds
+        self.codec = codec
+        self._most = largest  # bytes of the largest body that is taken, if the server has room for it
+        self._memory = ServerMemory()
+        self._count = count
+        self._clock = clock
+        self.reads = Reads(guard, budget)
+        self.bulk = Reads(guard, max(budget, 1.0), patient=True)  # chunks: nobody's first byte waits behind one
+        self._followed = Reads(guard, self._take_within, patient=True)  # what a leader of the region has stored
+        self.writes = Commands(guard, "regional writes", most_unwritten)
+        self._control = Commands(guard, "regional control")
+        self.leases = Leases(guard, self._control, lease)
+        self.reads.suspects = self._weigh
+        self.used: Callable[[bytes], Codings | None] = lambda url: None  # codings that answers of its site have used
+        self._signposts: dict[bytes, Record] = {}
+        self._deleting: dict[bytes, int] = {}  # storage key → how often its deletion is under way
+        self._seen_once: set[bytes] = set()
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest body that is taken."""
+        return min(self._most, self._memory.share)
+
+    # --- reading
+
+    def look_up(self, url: bytes, fields: Fields, told: Told) -> None:
+        """Have `told` called with what may answer a request with `fields` for `url`, or with None."""
+        self.look_up_at(storage_key(url), url, fields, told)
+
+    def look_up_at(self, base: bytes, url: bytes, fields: Fields, told: Told, reads: Reads | None = None) -> None:
+        """As `look_up`, where the storage key `base` of `url` is known."""
+        reads = reads or self.reads
+        signpost = self._signposts.get(base)
+        if signpost is None:
+            reads.get(base, partial(self._base_read, reads, url, base, fields, told))
+            return
+
+        def or_by_the_signpost(found: Found | None) -> None:
+            if found is None and self._signposts.get(base) is signpost:  # it may lead elsewhere by now
+                reads.get(base, partial(self._base_read, reads, url, base, fields, told))
+            else:
+                told(found)
+
+        self._read_variant(reads, url, base, signpost, fields, or_by_the_signpost)
+
+    async def find(self, url: bytes, fields: Fields) -> Found | None:
+        """As `look_up`, awaited, and with more patience: for who has waited already."""
+        found: asyncio.Future[Found | None] = asyncio.get_running_loop().create_future()
+        self.look_up_at(storage_key(url), url, fields, found.set_result, self._followed)
+        return await found
+
+    def _base_read(
+        self, reads: Reads, url: bytes, base: bytes, fields: Fields, told: Told, value: bytes | None, word: str
+    ) -> None:
+        record = self._decoded(base, base, url, value, word)
+        if record is None:
+            told(None)
+        elif record.status == SIGNPOST:
+            known = self._signposts.get(base)
+            if known is not None and known.chunks == record.chunks and known.vary == record.vary:
+                told(None)  # where we have looked already
+                return
+            self._remember(base, record)
+            self._read_variant(reads, url, base, record, fields, told)
+        else:
+            self._tell(base, record, told)
+
+    def _read_variant(
+        self, reads: Reads, url: bytes, base: bytes, signpost: Record, fields: Fields, told: Told
+    ) -> None:
+        key = variant_key(base, signpost.chunks, self._values(url, signpost.vary, fields))
+        reads.get(key, partial(self._variant_read, url, base, key, told))
+
+    def _values(self, url: bytes, names: tuple[bytes, ...], fields: Fields) -> tuple[bytes | None, ...]:
+        """By what a request with `fields` selects among the variants of `url`."""
+        return keyed(names, selecting_values(names, fields), self.used(url))
+
+    def _variant_read(self, url: bytes, base: bytes, key: bytes, told: Told, value: bytes | None, word: str) -> None:
+        record = self._decoded(base, key, url, value, word)
+        if record is None:
+            told(None)
+        else:
+            self._tell(base, record, told)
+
+    def _tell(self, base: bytes, record: Record, told: Told) -> None:
+        self._count(Read.HIT)
+        told(Found(record, base))
+
+    def _decoded(self, base: bytes, key: bytes, url: bytes, value: bytes | None, word: str) -> Record | None:
+        if value is None:
+            self._count(
+                Read.OPEN if word == "open" else Read.SLOW if word == "slow" else Read.ERROR if word else Read.MISS
+            )
+            return None
+        if self._deleting and base in self._deleting:
+            self._count(Read.DELETED)
+            return None
+        try:
+            return self._clock.arriving(self.codec.decode(key, url, value))
+        except Corrupt:
+            self._count(Read.CORRUPT)
+            self.writes.send(("UNLINK", key))
+            return None
+
+    async def complete(self, found: Found, span: Span | None = None) -> bool:
+        """Whether every chunk of a body, or of a `span` of it, is there, as far as can be known before it is read."""
+        keys = list(chunk_keys(found.base, found.record, span or Span(0, found.record.length)))
+        try:
+            there = await self._control.ask(("EXISTS", *keys), within=self._take_within)
+        except Failure:
+            return False
+        if there != len(keys):
+            self._count(Read.CORRUPT)
+            return False
+        return True
+
+    def stream(self, found: Found, hole: Callable[[int], None], span: Span | None = None) -> ChunkReader:
+        """What reads the body of `found`, or a `span` of it, once it is started; `hole` is told where it ends early."""
+        span = span or Span(0, found.record.length)
+        return ChunkReader(self.bulk, self.codec, found.base, found.record, span, hole)
+
+    def rises(self, url: bytes) -> bool:
+        """Whether what was just read belongs into memory: it does when it is read for the second time."""
+        if url in self._seen_once:
+            return True
+        if len(self._seen_once) >= SECOND_SIGHT:
+            self._seen_once.clear()
+        self._seen_once.add(url)
+        return False
+
+    def _remember(self, base: bytes, signpost: Record) -> None:
+        if len(self._signposts) >= MOST_SIGNPOSTS:
+            self._signposts.clear()
+        self._signposts[base] = signpost
+
+    def _weigh(self, keys: object) -> None:
+        """A batch was slow, or no reply: a value that is too large for any record of ours may be why."""
+        assert isinstance(keys, list)
+        for key in keys:
+            self._control.send(("EVAL", WEIGH, "1", key, str(4 * INLINE + 1024 * 1024)))
+
+    # --- writing
+
+    def store(self, entry: Entry, url: bytes, seen: str) -> bool:
+        """Write `entry`, a whole, to lie as long as it may be of use; whether it was taken."""
+        life = useful_life(entry.stored, self._clock.now())
+        content = entry.content
+        return (
+            isinstance(content, bytes)
+            and len(content) <= INLINE
+            and bool(self.write(record_of(entry, url, seen, len(content), b"", content), life))
+        )
+
+    def writer(
+        self, stored: Stored, url: bytes, seen: str, allowed: Callable[[int], bool], given_up: Callable[[], None]
+    ) -> ChunkWriter:
+        """What writes a body that is still arriving; `allowed` is asked of its length, `given_up` told if it fails."""
+        life = useful_life(stored, self._clock.now())
+        base = storage_key(url)
+
+        def written(name: bytes, length: int, small: bytes | None) -> bytes:
+            if not allowed(length):
+                return b""
+            return self.write(record_of(Entry(url, stored, b""), url, seen, length, name, small or b""), life)
+
+        self._memory.ask(self.writes, base)  # before the first chunk: its answer comes before most of them are written
+        length = content_length(stored.fields) or 0
+        return ChunkWriter(self.writes, self.codec, base, life, INLINE, lambda: self.largest, length, written, given_up)
+
+    def prolong(self, found: Found, entry: Entry, seen: str) -> None:
+        """What lies in the chunks of `found` is still good: `entry` says for how long."""
+        life, record = useful_life(entry.stored, self._clock.now()), found.record
+        if life > 0:
+            until = b"%d" % ((life + LONGER) * 1000)
+            for key in chunk_keys(found.base, record, Span(0, record.length)):
+                self.writes.send(("PEXPIRE", key, until))
+            self.write(record_of(entry, record.url, seen, record.length, record.chunks, b""), life)
+
+    def renew(self, entry: Entry, url: bytes, fields: Fields, seen: str) -> None:
+        """`entry` was validated here; if its body lies in chunks, see to it that they live as long."""
+        spawn(self._renew(entry, url, fields, seen), "renew chunks")
+
+    async def _renew(self, entry: Entry, url: bytes, fields: Fields, seen: str) -> None:
+        found = await self.find(url, fields)
+        etag = strong_etag(entry.stored)
+        same = found is not None and found.record.length == len(entry.content)
+        if found is not None and same and found.record.chunks and etag == strong_etag(found.entry.stored) is not None:
+            self.prolong(found, entry, seen)
+
+    def write(self, record: Record, life: float) -> bytes:
+        """Write `record` to lie for `life` seconds; under which name, or nothing if it is not taken."""
+        if life <= 0 or self.guard.silent:  # to encode it takes time
+            return b""
+        base = storage_key(record.url)
+        key = base
+        if record.vary:
+            signpost = self._signpost(base, record)
+            if not self._set(base, signpost, life + KEEP_FOR_VALIDATION):
+                return b""
+            used, codings = self.used(record.url), codings_in_block(record.block)
+            key = variant_key(base, signpost.chunks, keyed_under(record.vary, record.selecting, used, codings))
+        return key if self._set(key, record, life) else b""
+
+    def _signpost(self, base: bytes, record: Record) -> Record:
+        """What says by which fields a URL varies. A new one has a new generation: what others led to is not found."""
+        known = self._signposts.get(base)
+        if known is not None and known.vary == record.vary:
+            return known
+        nothing = (None,) * len(record.vary)
+        known = record._replace(
+            status=SIGNPOST, chunks=urandom(8).hex().encode(), selecting=nothing, length=0, block=b"", body=b""
+        )
+        self._remember(base, known)
+        return known
+
+    def _set(self, key: bytes, record: Record, life: float) -> bool:
+        data = self.codec.encode(key, self._clock.leaving(record))
+        return self.writes.send(("SET", key, data, "PX", b"%d" % (life * 1000)), len(data))
+
+    def forget(self, url: bytes) -> None:
+        """Delete whatever is stored for `url`. Until the server has confirmed that, nothing is read for it here."""
+        base = storage_key(url)
+        self._signposts.pop(base, None)
+        self._deleting[base] = self._deleting.get(base, 0) + 1
+        if self._deleting[base] == 1:
+            self._delete(base)
+
+    def _delete(self, base: bytes) -> None:
+        spawn(self._deleted(base), "regional delete")
+
+    async def _deleted(self, base: bytes) -> None:
+        while self._deleting.get(base):
+            wanted = self._deleting[base]
+            try:
+                await self.writes.ask(("UNLINK", base))
+            except Failure:
+                await asyncio.sleep(0.25)
+                continue
+            if self._deleting[base] == wanted:
+                del self._deleting[base]
+
+    # --- one leader a region
+
+    async def take(self, url: bytes, fields: Fields) -> Lease | Waiting | None:
+        """The right to ask the origin for `url`; or who has it, to be waited for; None if the tier cannot say."""
+        if self.guard.silent:
+            return None
+        key = storage_key(url)
+        if (signpost := self._signposts.get(key)) is not None:
+            key = variant_key(key, signpost.chunks, self._values(url, signpost.vary, fields))
+        return await self.leases.take(key, self._take_within)
+
+    def release(self, lease: Lease, news: News) -> None:
+        """Tell the region what came of it, once what was written before is written."""
+        self.leases.release(lease, news, self.writes if news.came is Came.STORED else None)
+
+    # --- life
+
+    @property
+    def state(self) -> str:
+        """Of the breaker: closed, open or half-open."""
+        return self.guard.breaker.state.value
+
+    async def close(self) -> None:
+        """End every task and connection."""
+        await self.leases.close()
+        for lane in (self.reads, self.bulk, self._followed, self.writes, self._control):
+            await lane.close()
+        await self.guard.close()
+        await self.guard.link.close()
+
+
+WEIGH: Final = (
+    "if redis.call('type',KEYS[1]).ok=='string' and redis.call('strlen',KEYS[1])>tonumber(ARGV[1]) "
+    "then return redis.call('unlink',KEYS[1]) end return 0"
+)
+
+
+def useful_life(stored: Stored, now: float) -> float:
+    """Seconds for which a response may be of use: fresh, stale within a window, or to be validated."""
+    stale = max(stored.stale_if_error, stored.stale_while_revalidate)
+    if stored.has_validator:
+        stale = max(stale, KEEP_FOR_VALIDATION)
+    return stored.stale_at - now + stale
+
+
+def entry_of(record: Record) -> Entry:
+    """A stored response as the memory tier has it, without its body if that lies in chunks."""
+    entry = Entry.__new__(Entry)
+    entry.key = record.url
+    entry.content = record.body
+    entry.segments = None
+    entry.gone = False
+    entry.block = record.block
+    entry.status = record.status
+    entry.reason = record.reason
+    entry.directives = record.directives
+    entry.received = record.received
+    entry.initial_age = record.initial_age
+    entry.lifetime = record.lifetime
+    entry.stale_if_error = record.stale_if_error
+    entry.vary = record.vary
+    entry.selecting = record.selecting
+    entry.tags = record.tags
+    entry.url = record.url
+    entry.passed = NO_POSITION
+    entry.stale_at = record.stale_at
+    entry.weigh()
+    return entry
+
+
+def record_of(entry: Entry, url: bytes, seen: str, length: int, chunks: bytes, body: bytes) -> Record:
+    """A stored response as a record."""
+    return Record(
+        url=url,
+        status=entry.status,
+        reason=entry.reason,
+        received=entry.received,
+        initial_age=entry.initial_age,
+        lifetime=entry.lifetime,
+        stale_at=entry.stale_at,
+        stale_if_error=entry.stale_if_error,
+        vary=entry.vary,
+        selecting=entry.selecting,
+        tags=entry.tags,
+        directives=entry.directives,
+        seen=seen,
+        length=length,
+        chunks=chunks,
+        block=entry.block,
+        body=body,
+    )

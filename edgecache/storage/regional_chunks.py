@@ -1,0 +1,325 @@
+"""Bodies too large for one record: written to the regional tier while they arrive, read from it while they are sent.
+
+No more than a few chunks of a body are in this process at a time. A body larger than a share of the server's memory,
+or whose first chunks the server has evicted while the last ones come, is not stored, and what was written of it goes:
+it would cost others their place, and nobody could read it. The record is written last, so that nobody finds a
+body that is not complete; a chunk that is missing all the same is a hole to be filled from the origin, or the answer
+is cut where everybody sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from os import urandom
+from typing import Any, Final, Protocol
+
+from edgecache.semantics.ranges import Span
+from edgecache.semantics.rope import Piece
+from edgecache.storage.record import Codec, Corrupt, Record, chunk_key
+from edgecache.valkey.batching import Commands, Reads
+from edgecache.wire.body import Body, Cursor
+from edgecache.wire.slow_readers import Laggards
+
+CHUNK: Final = 128 * 1024  # bytes; a slow reader holds one
+BACKLOG: Final = 4 * 1024 * 1024  # bytes that one body may have waiting to be written
+PATIENCE: Final = 1.0  # seconds that a body is held back for a slow tier; then it is not stored
+AHEAD: Final = 4  # chunks read ahead for a reader that keeps up
+KEPT_UP: Final = 1024 * 1024  # bytes that readers have to take as they come before more is read ahead
+LONGER: Final = 60.0  # seconds that chunks outlive their record
+LOOK_EVERY: Final = 32  # chunks, after which it is looked whether the first one is still there
+
+
+def chunk_keys(base: bytes, record: Record, span: Span) -> Iterator[bytes]:
+    """The names of the chunks of a record's body that hold `span` of it."""
+    for number in range(span.first // CHUNK, (span.end + CHUNK - 1) // CHUNK):
+        yield chunk_key(base, record.chunks, number)
+
+
+class Written(Protocol):
+    """What becomes of a body that was written."""
+
+    def __call__(self, name: bytes, length: int, small: bytes | None, /) -> bytes:
+        """All chunks under `name` are on their way, or the body is `small` and has none; where its record will lie."""
+
+
+class ChunkWriter:
+    """A reader of a body that writes it in chunks. A `Sink`. It gives up on the first thing that goes wrong."""
+
+    def __init__(
+        self,
+        writes: Commands,
+        codec: Codec,
+        base: bytes,
+        life: float,
+        inline: int,
+        largest: Callable[[], int],
+        length: int,
+        written: Written,
+        given_up: Callable[[], None],
+    ) -> None:
+        self._writes = writes
+        self._codec = codec
+        self._base = base
+        self._life = b"%d" % ((life + LONGER) * 1000)
+        self._inline = inline
+        self._largest = largest
+        self._length = length  # bytes that it will have, or 0
+        self._written = written
+        self._told = given_up
+        self._name = urandom(8).hex().encode()
+        self._held: list[Piece] = []
+        self._held_size = 0
+        self._number = 0
+        self._size = 0
+        self._backlog = 0
+        self.given_up = False
+        self._record = b""  # where it lies, once it is on its way behind its chunks
+        self._patience: asyncio.TimerHandle | None = None
+        self.cursor: Cursor | None = None
+        self.body: Body | None = None
+
+    def read(self, body: Body) -> None:
+        """Write `body` as it comes."""
+        self.body = body
+        self.cursor = body.read_into(self, behind=True)
+
+    @property
+    def writable(self) -> bool:
+        """Whether the tier keeps up."""
+        return self.given_up or self._backlog < BACKLOG
+
+    def write(self, piece: Piece) -> None:
+        """Take the next piece."""
+        if self.given_up:
+            return
+        self._held.append(piece)
+        self._held_size += len(piece)
+        self._size += len(piece)
+        if self._is_too_large:
+            self._give_up()
+            return
+        if self._held_size >= CHUNK:
+            self._send(last=False)
+        if not self.writable and self._patience is None:
+            self._patience = asyncio.get_running_loop().call_later(PATIENCE, self._give_up)
+
+    def _send(self, *, last: bool) -> None:
+        data = b"".join(self._held)
+        whole = len(data) if last else len(data) // CHUNK * CHUNK
+        for start in range(0, whole, CHUNK):
+            key = chunk_key(self._base, self._name, self._number)
+            self._number += 1
+            sealed = self._codec.seal(key, data[start : min(start + CHUNK, whole)])
+            if not self._writes.send(("SET", key, sealed, "PX", self._life), len(sealed), self._done):
+                self._give_up()
+                return
+            self._backlog += len(sealed)
+            if self._number % LOOK_EVERY == 0:
+                self._look((chunk_key(self._base, self._name, 0),))
+        rest = data[whole:]
+        self._held, self._held_size = ([rest] if rest else []), len(rest)
+
+    def _done(self, size: int, reply: Any) -> None:
+        """The server has taken a chunk, or not."""
+        self._backlog -= size
+        if isinstance(reply, Exception):
+            self._give_up()
+        elif self.writable:
+            self._catch_up()
+
+    @property
+    def _is_too_large(self) -> bool:
+        """Whether the tier has no room for it, by what is known of both now."""
+        return max(self._size, self._length) > self._largest()
+
+    def _look(self, keys: Sequence[bytes]) -> None:
+        """Give up if one of `keys` is not there once all that was sent before is: the server has evicted it."""
+
+        def counted(_: int, there: Any) -> None:
+            evicted = isinstance(there, int) and there != len(keys)  # else the server has not said
+            if evicted or self._is_too_large:
+                self._give_up()
+
+        self._writes.send(("EXISTS", *keys), 0, counted)
+
+    def _catch_up(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+            if self.body is not None and self.cursor is not None and not self.given_up:
+                self.body.taken(self.cursor)
+
+    def finish(self) -> None:
+        """The body is complete."""
+        if self.given_up:
+            return
+        if self._size <= self._inline:
+            if not self._written(b"", self._size, b"".join(self._held)):
+                self._told()
+            return
+        self._send(last=True)
+        if not self.given_up:
+            self._record = self._written(self._name, self._size, None)
+            if self._record:
+                self._look([chunk_key(self._base, self._name, number) for number in range(self._number)])
+            else:
+                self._give_up()
+
+    def abort(self) -> None:
+        """The body will never be complete."""
+        self._give_up()
+
+    def goes_alone(self, at: int) -> bool:
+        """It has a patience of its own."""
+        return False
+
+    def _give_up(self) -> None:
+        if self.given_up:
+            return
+        self.given_up = True
+        self._told()
+        self._held.clear()
+        if self._record:  # a chunk was refused that had gone before it
+            self._writes.send(("UNLINK", self._record))
+        for number in range(self._number):
+            self._writes.send(("UNLINK", chunk_key(self._base, self._name, number)))
+        body, cursor = self.body, self.cursor
+        if body is not None and cursor is not None:
+            body.leave(cursor)
+            body.taken(cursor)
+
+
+class ChunkReader:
+    """The source of the bytes `span` of a body that lies in chunks: only the chunks that hold them are read.
+
+    `hole` is told where it ends early, to go on from there or to fail.
+    """
+
+    def __init__(
+        self, reads: Reads, codec: Codec, base: bytes, record: Record, span: Span, hole: Callable[[int], None]
+    ) -> None:
+        self.body = Body(self)
+        self.span = span
+        self._reads = reads
+        self._codec = codec
+        self._keys = list(chunk_keys(base, record, span))
+        self._whole = record.length
+        self._hole = hole
+        self._next = 0  # the chunk to ask for
+        self._kept_up = 0  # bytes that readers have taken as they came
+        self._laggards = Laggards()
+        self._out = 0  # asked for and not yet there
+        self._there: dict[int, bytes] = {}
+        self._written = 0  # chunks
+        self._paused = False
+        self._over = False
+        self._rest: Body | None = None
+        self._rest_cursor: Cursor | None = None
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._ask()
+
+    def _ask(self) -> None:
+        most = AHEAD if self._kept_up >= KEPT_UP else 1
+        while not self._paused and not self._over and self._next < len(self._keys) and self._out < most:
+            number = self._next
+            self._next += 1
+            self._out += 1
+            self._reads.get(self._keys[number], partial(self._read, number))
+
+    def _read(self, number: int, value: bytes | None, word: str) -> None:
+        self._out -= 1
+        if self._over:
+            return
+        content = self._opened(number, value)
+        if content is None:
+            self._over = True
+            self._hole(self.span.first + self.body.size)
+            return
+        self._there[number] = content
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._written in self._there and not self._over:  # taking a piece may meet one
+            piece = self._there.pop(self._written)
+            self._written += 1
+            self.body.write(piece)
+        if self._over:
+            return
+        if self._written == len(self._keys):
+            self._over = True
+            self._laggards.held_back_no_more()
+            self.body.finish()
+        else:
+            self._kept_up = 0 if self._paused else self._kept_up + CHUNK
+            self._ask()
+
+    def go_on_with(self, rest: Body, skip: int) -> None:
+        """Take what is missing from `rest` instead, after `skip` bytes of it."""
+        self._rest = rest
+        self._rest_cursor = rest.read_into(self, skip=skip)
+
+    # --- a Sink, of the rest that comes from elsewhere
+
+    @property
+    def writable(self) -> bool:
+        """Whether our own readers keep up."""
+        return not self._paused
+
+    def write(self, piece: Piece) -> None:
+        """The next piece of the rest."""
+        self.body.write(piece)
+
+    def finish(self) -> None:
+        """The rest is complete."""
+        if self.body.size == len(self.span):
+            self.body.finish()
+        else:
+            self.body.fail()
+
+    def abort(self) -> None:
+        """The rest will never be complete."""
+        self.body.fail()
+
+    def goes_alone(self, at: int) -> bool:
+        """There is no other way."""
+        return False
+
+    def _opened(self, number: int, value: bytes | None) -> bytes | None:
+        if value is None:
+            return None
+        begin = (self.span.first // CHUNK + number) * CHUNK  # in the whole
+        try:
+            content = self._codec.open(self._keys[number], value)
+        except Corrupt:
+            return None
+        if len(content) != min(CHUNK, self._whole - begin):
+            return None
+        return content[max(0, self.span.first - begin) : self.span.end - begin]
+
+    # --- the body's Source
+
+    def pause_reading(self) -> None:
+        """Read no further for now."""
+        self._paused = True
+        self._laggards.watch(self.body)
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        self._paused = False
+        self._laggards.held_back_no_more()
+        if self._rest is not None and self._rest_cursor is not None:
+            self._rest.taken(self._rest_cursor)
+        else:
+            self._ask()
+
+    def abandoned(self) -> None:
+        """Nobody reads this any more."""
+        self._over = True
+        self._laggards.held_back_no_more()
+        if self._rest is not None and self._rest_cursor is not None:
+            self._rest.leave(self._rest_cursor)
+        self.body.fail()

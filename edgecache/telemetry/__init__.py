@@ -1,0 +1,1 @@
+"""Counters, access log and spans: recorded by all rooms, exported at the rim."""

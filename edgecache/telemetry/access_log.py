@@ -1,0 +1,299 @@
+"""The access log: one JSON object per line and request, and no request ever waits for it or fails by it.
+
+A request appends a tuple to a list. A coarse timer turns the list into lines, piece by piece so that requests get
+their turn in between, and hands them to a thread, which alone touches the file: a blocked pipe or a full disk stalls
+that thread, its queue fills, and what no longer fits is counted and dropped. All that is written is ASCII without
+control characters: no client can break or forge a line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import select
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, NamedTuple
+
+import orjson
+
+from edgecache.semantics.message import Fields, Request
+from edgecache.semantics.trace_context import trace_id
+
+if TYPE_CHECKING:
+    from edgecache.proxy.fastpath.head_template import Alike
+
+Text = str | bytes
+Record = tuple[float, Text, str, int, int, float, Text, str, str]
+WRONG_SHAPE = (TypeError, ValueError, AttributeError)
+MAX_PENDING = 16 * 1024 * 1024  # bytes of lines that wait for the writer, per worker
+PIECE = 64  # records formatted at once: about a quarter of a millisecond
+CHUNK = 256 * 1024  # characters of lines handed over at once
+
+
+class LogRecord(NamedTuple):
+    """One exchange, as logged. The hot path may hand over a plain tuple in this order, which costs less."""
+
+    time: float  # when the request began, seconds since 1970
+    client: Text
+    request: str  # what `members_of` says of it: members of a JSON object
+    status: int
+    size: int  # bytes of body sent; logged as "bytes"
+    duration_ms: float  # from the request's first byte to the answer's last
+    cache: Text  # the member of Cache-Status that this POP added
+    outcome: str  # what it came to, who answered and why, as members of a JSON object
+    more: str = ""  # further members, where they are known, each with a comma before it
+
+
+class AccessLog:
+    """The log of one worker. `fraction` of the requests, chosen at random, is logged: 0.0 none, 1.0 all.
+
+    `write` takes whole lines in the writer's thread; without one they go to standard output. `add` belongs to
+    the event loop's thread, as does `flush`, which its coarse timer calls.
+    """
+
+    add: Callable[[Record | str], None]
+
+    def __init__(
+        self,
+        fraction: float,
+        write: Callable[[bytes], object] | None = None,
+        *,
+        max_pending: int = MAX_PENDING,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._records: list[Record | str] = []
+        self._max_pending = max_pending
+        self._taken: list[Record | str] = []  # being formatted: those before `_at` are
+        self._at = 0
+        self._formatted: list[str] = []
+        self._size = 0  # characters of those
+        self._refused = 0  # records that did not fit the queue or could not be written as JSON
+        self._quoted = Quoted()
+        self._handed = 0  # bytes given to the writer
+        self._writer = _Writer(write or LineWriter(sys.stdout.fileno()))
+        self._chance = chance
+        self.tune(fraction)
+
+    def tune(self, fraction: float) -> None:
+        """Log this fraction of the requests from now on."""
+        self._fraction = fraction
+        self.add = _adder(fraction, self._records, self._chance)
+
+    def add_line(self, make: Callable[[], str]) -> None:
+        """Log the line that `make` makes, if this request is one of the fraction."""
+        if self._fraction < 1.0 and self._chance() >= self._fraction:
+            return
+        try:
+            self._records.append(make())
+        except WRONG_SHAPE:
+            self._refused += 1
+
+    @property
+    def written(self) -> int:
+        """Records that reached the file."""
+        return self._writer.written
+
+    @property
+    def dropped(self) -> int:
+        """Records lost because the writer was too far behind, or failed."""
+        return self._refused + self._writer.failed
+
+    def flush(self) -> None:
+        """Hand what was added since the last flush to the writer; never waits."""
+        while self._records or self._at < len(self._taken):
+            self.flush_some()
+
+    def flush_some(self) -> bool:
+        """A piece of that; whether there is more of what was there when the first piece was begun."""
+        if self._at == len(self._taken):
+            self._taken, self._at = self._records[:], 0
+            self._records.clear()
+        piece = self._taken[self._at : self._at + PIECE]
+        self._at += len(piece)
+        lines = _lines(piece, self._quoted)
+        self._refused += len(piece) - len(lines)
+        self._formatted += lines
+        self._size += sum(map(len, lines))
+        more = self._at < len(self._taken)
+        if self._formatted and (not more or self._size >= CHUNK):
+            self._hand_over()
+        return more
+
+    def _hand_over(self) -> None:
+        lines, self._formatted, self._size = self._formatted, [], 0
+        chunk = "".join(lines).encode("ascii")
+        if self._handed - self._writer.done + len(chunk) > self._max_pending:
+            self._refused += len(lines)
+            return
+        self._handed += len(chunk)
+        self._writer.take(chunk, len(lines))
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Flush, and give the writer `timeout` seconds to finish; what is left then is lost."""
+        self.flush()
+        self._writer.end(timeout)
+
+
+def _adder(fraction: float, records: list[Record | str], chance: Callable[[], float]) -> Callable[[Record | str], None]:
+    if fraction >= 1.0:
+        return records.append
+    if fraction <= 0.0:
+        return lambda record: None
+
+    def add_some(record: Record | str) -> None:
+        if chance() < fraction:
+            records.append(record)
+
+    return add_some
+
+
+def _lines(records: Sequence[Record | str], quoted: Quoted) -> list[str]:
+    with suppress(*WRONG_SHAPE):
+        return [record if type(record) is str else line(record, quoted) for record in records]  # type: ignore[arg-type]
+    lines = []
+    for record in records:  # one of them is of the wrong shape, which costs itself only
+        with suppress(*WRONG_SHAPE):
+            lines.append(record if isinstance(record, str) else line(record, quoted))
+    return lines
+
+
+class Quoted(dict[Text, str]):
+    """Texts as JSON strings, remembered: most requests repeat the method, host, user agent and target of others.
+
+    Bounded: longer texts than `longest` are not remembered, and at `most` texts everything is forgotten.
+    """
+
+    longest = 256
+    most = 4096
+
+    def __missing__(self, text: Text) -> str:
+        quoted = orjson.dumps(printable(text)).decode().replace("\x7f", "\\u007f")
+        if len(text) <= self.longest:
+            if len(self) >= self.most:
+                self.clear()
+            self[text] = quoted
+        return quoted
+
+
+def line(record: Record, quoted: Quoted) -> str:
+    """The record as one JSON object and a line feed: the usual fields of `telemetry/log_fields.py`."""
+    time, client, request, status, size, took_ms, cache, outcome, more = record
+    return (
+        f'{{"time":{time:.3f},"client":{quoted[client]},{request},"status":{status},"bytes":{size}'
+        f',"duration_ms":{took_ms:.3f},"cache":{quoted[cache]},{outcome}{more}}}\n'
+    )
+
+
+def members_of(request: Request, quoted: Quoted) -> str:
+    """What the usual line says of a request."""
+    fields = request.fields
+    return (
+        f'"method":{quoted[request.method]},"scheme":{quoted[request.scheme]},"host":{quoted[request.host]}'
+        f',"target":{quoted[request.received_target]},"protocol":"HTTP/1.{0 if request.http_1_0 else 1}"'
+        f',"user_agent":{quoted[fields.get(b"user-agent") or b""]},"referer":{quoted[fields.get(b"referer") or b""]}'
+        f"{_trace(fields, quoted)}"
+    )
+
+
+def members_of_alike(alike: Alike, quoted: Quoted) -> str:
+    """The same of a request that is like known ones, a GET, without making one of it."""
+    likeness, (agent, referer) = alike.likeness, alike.agent_and_referer
+    return (
+        f'"method":"GET","scheme":{quoted[likeness.scheme]},"host":{quoted[likeness.host]}'
+        f',"target":{quoted[alike.target]},"protocol":"HTTP/1.1"'
+        f',"user_agent":{quoted[agent]},"referer":{quoted[referer]}{_trace(likeness.fields, quoted)}'
+    )
+
+
+def _trace(fields: Fields, quoted: Quoted) -> str:
+    trace = trace_id(fields.get(b"traceparent"))
+    return f',"trace_id":{quoted[trace]}' if trace else ""
+
+
+def printable(text: Text) -> str:
+    r"""The text in ASCII, anything else as `\xe9` or `\u2028`; JSON escapes control characters but for DEL."""
+    if isinstance(text, bytes):
+        return text.decode("ascii", "backslashreplace")
+    return text if text.isascii() else text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+class _Writer:
+    """The thread that writes. Each count is changed by one thread only, so that none needs a lock."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+        self._queue: SimpleQueue[tuple[bytes, int] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.done = 0  # bytes that left the queue, written or failed
+        self.written = 0
+        self.failed = 0
+
+    def take(self, chunk: bytes, records: int) -> None:
+        """Queue a chunk; the thread starts with the first one."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
+            self._thread.start()
+        self._queue.put((chunk, records))
+
+    def end(self, timeout: float) -> None:
+        """Let the thread finish its queue and end, waiting at most `timeout` seconds."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            chunk, records = item
+            try:
+                self._write(chunk)
+            except Exception:  # a full disk, a closed pipe: the requests have been answered all the same
+                self.failed += records
+            else:
+                self.written += records
+            self.done += len(chunk)
+
+
+class LineWriter:
+    """Writes whole lines to a file descriptor that several processes share.
+
+    A pipe splits writes of more than PIPE_BUF bytes between processes, so each chunk is written under a lock on
+    the file. After a write that failed half-way, the next one begins on a new line.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._torn = False
+
+    def __call__(self, chunk: bytes) -> None:
+        """Write all of `chunk`, waiting as long as it takes; raises OSError where the file refuses it."""
+        rest = memoryview(b"\n" + chunk if self._torn else chunk)
+        with self._alone():
+            while rest:
+                rest = rest[self._some(rest) :]
+                self._torn = bool(rest)
+
+    def _some(self, rest: memoryview) -> int:
+        while True:
+            try:
+                return os.write(self._descriptor, rest)
+            except BlockingIOError:  # whoever shares the descriptor made it non-blocking
+                wait = select.poll()
+                wait.register(self._descriptor, select.POLLOUT)
+                wait.poll()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        locked = False
+        with suppress(OSError):  # a file system without locks: better a mixed line than none
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+            locked = True
+        try:
+            yield
+        finally:
+            if locked:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)

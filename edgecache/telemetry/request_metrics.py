@@ -1,0 +1,143 @@
+"""Requests as counted by one worker: what each came to, who answered it and why, how long it took, how large it was.
+
+A hit by a known head costs two additions; one in `SAMPLED` of them is timed, and counts for all of those.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from edgecache.semantics.outcomes import TIERS, Forward, Result, Tier
+from edgecache.telemetry.metrics import Counter, Registry
+
+if TYPE_CHECKING:
+    from edgecache.wire.exchange import Exchange
+
+SECONDS: Final = (  # from a memory hit, which takes microseconds, to an origin that hangs
+    *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+ASKED: Final = frozenset((Result.MISS, Result.REVALIDATED, Result.COLLAPSED))  # by whom depends
+SAMPLED: Final = 64  # a power of two
+CLASSES: Final = (
+    "none",
+    "1xx",
+    "2xx",
+    "3xx",
+    "4xx",
+    "5xx",
+    "6xx",
+    "7xx",
+    "8xx",
+    "9xx",
+)  # of statuses; none: unanswered
+USUAL: Final = (  # exported from the start, so that a rate sees the first of each
+    *((Result.HIT, None, None, status) for status in (2, 3, 4)),
+    (Result.STALE, None, None, 2),
+    (Result.REGIONAL, None, Forward.URI_MISS, 2),
+    *((Result.MISS, None, why, 2) for why in (Forward.URI_MISS, Forward.VARY_MISS, Forward.STALE)),
+    *((Result.MISS, None, Forward.URI_MISS, status) for status in (3, 4, 5)),
+    (Result.MISS, Tier.PARENT, Forward.URI_MISS, 2),
+    (Result.REVALIDATED, None, Forward.STALE, 2),
+    (Result.COLLAPSED, None, Forward.URI_MISS, 2),
+    *((Result.PASS, None, why, 2) for why in (Forward.METHOD, Forward.HIT_FOR_MISS)),
+    (Result.PURGE, None, None, 2),
+    (Result.ERROR, None, None, 5),
+    *((Result.ABORTED, None, why, 2) for why in ("client-left", "cut-short")),
+    (Result.ABORTED, None, "client-left", 0),
+)
+
+Outcome = tuple[Result, Tier | None, Forward | str | None, int]  # the last is the first digit of the status
+
+
+class Tally:
+    """The requests of one outcome; `words` are its members in the access log."""
+
+    __slots__ = ("bytes_out", "observe", "reason", "requests", "result", "tier", "words")
+
+    def __init__(self, registry: Registry, outcome: Outcome) -> None:
+        result, tier, why, status = outcome
+        tier = tier or TIERS[result]
+        reason = self.reason = reason_of(result, why)
+        self.result, self.tier = result.value, tier.value
+        self.words = orjson.dumps({"result": result.value, "tier": tier.value, "reason": reason}).decode()[1:-1]
+        self.requests = registry.counter(
+            "edgecache_requests",
+            "Requests answered, by who answered, what they came to, why, and the class of the status.",
+            result=result.value,
+            tier=tier.value,
+            reason=reason,
+            status=CLASSES[status],
+        )
+        self.bytes_out = registry.counter(
+            "edgecache_client_bytes_out", "Bytes of answers' bodies, by who answered.", tier=tier.value
+        )
+        self.observe = registry.histogram(
+            "edgecache_request_seconds",
+            "From a request's head to the last byte handed over; one in 64 memory hits by a known head is timed,"
+            " and counts for 64.",
+            SECONDS,
+            tier=tier.value,
+        ).observe
+
+
+def reason_of(result: Result, why: Forward | str | None) -> str:
+    """The reason as a label: of an answer of ours the failure, of others why they were no fresh hits of the memory."""
+    if result is Result.HIT:
+        return "fresh"
+    if isinstance(why, str):
+        return why
+    return why.value.decode() if why is not None else result.value
+
+
+class RequestCounts:
+    """The request metrics of one worker. All its labels come from closed vocabularies, whatever clients send."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.known_hits = 0  # answered by a known head, since the last `fold`
+        self.known_bytes = 0
+        self.known_others = [0] * len(CLASSES)  # of the known hits, those that are no 2xx, by the class of their status
+        self.bytes_in: Counter = registry.counter("edgecache_client_bytes_in", "Bytes received from clients.")
+        self._tallies: dict[Outcome, Tally] = {outcome: Tally(registry, outcome) for outcome in USUAL}
+        self._hit = self._tallies[Result.HIT, None, None, 2]
+        self.observe_hit = self._hit.observe
+
+    def answered(self, exchange: Exchange, took: float) -> Tally:
+        """An answer is complete, after `took` seconds."""
+        result = exchange.result
+        why = None if result is Result.HIT else exchange.failure or exchange.why
+        tally = self._tally((result, exchange.tier if result in ASKED else None, why, exchange.status // 100))
+        tally.requests.value += 1
+        tally.bytes_out.value += exchange.bytes_out
+        tally.observe(took)
+        return tally
+
+    def _tally(self, outcome: Outcome) -> Tally:
+        tally = self._tallies.get(outcome)
+        if tally is None:
+            tally = self._tallies[outcome] = Tally(self._registry, outcome)
+        return tally
+
+    @property
+    def hit(self) -> Tally:
+        """The memory hits."""
+        return self._hit
+
+    @property
+    def hit_words(self) -> str:
+        """The members of a memory hit in the access log."""
+        return self._hit.words
+
+    def fold(self) -> None:
+        """Count the hits by known heads with the others."""
+        hits, self.known_hits = self.known_hits, 0
+        size, self.known_bytes = self.known_bytes, 0
+        others, self.known_others = self.known_others, [0] * len(CLASSES)
+        for status, count in enumerate(others):
+            if count:
+                self._tally((Result.HIT, None, None, status)).requests.value += count
+        self._hit.requests.value += hits - sum(others)
+        self._hit.bytes_out.value += size

@@ -1,0 +1,191 @@
+"""Traces, as a worker makes them: sampled before there is a span, put together when the answer is complete.
+
+    a request ──► sampled? ──no──► nothing is made; what it says of its trace is passed on as it is
+                     └──yes──► ids only: of our span, and of the question upstream, whose `traceparent` names it
+    its answer ──► spans as plain tuples, bounded in number; the supervisor exports them (`otlp_exporter.py`)
+
+Who decides: a trusted peer by its sampled flag, as the head of the trace; for all others the operator's fraction, so
+that no client can make work. The flag of a client that is not believed goes no further either, or it would be believed
+upstream: the trace goes on under its id, unrecorded. Without a collector nothing of this is in the way.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from math import inf, log
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from edgecache.semantics import trace_context
+from edgecache.semantics.outcomes import TIERS
+from edgecache.semantics.trace_context import TraceParent
+from edgecache.telemetry.access_log import printable
+
+if TYPE_CHECKING:
+    from edgecache.telemetry.request_metrics import Tally
+    from edgecache.wire.exchange import Exchange
+
+MOST_PENDING: Final = 2048  # spans that wait to be fetched; they are every second
+LONGEST_TEXT: Final = 256  # bytes of an attribute
+
+# Trace id, span id, id of its parent or "", name, kind, begin and end in epoch seconds, whether it failed, attributes
+Span = tuple[str, str, str, str, str, float, float, bool, dict[str, Any]]
+
+
+class Trace(NamedTuple):
+    """The ids of a sampled exchange, in hexadecimal digits."""
+
+    trace_id: bytes
+    parent: bytes  # the span that asks us; empty if we are the first
+    span: bytes  # ours
+    upstream: bytes  # of the question upstream, if there will be one
+
+
+class Tracer:
+    """Samples requests, and makes their spans. Mutable state: how many pass until the next, and spans not fetched."""
+
+    def __init__(
+        self,
+        fraction: float,
+        is_trusted: Callable[[Exchange], bool],
+        clock: Callable[[], float],
+        chance: Callable[[], float] = random.random,
+        ahead: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self._fraction = fraction
+        self._is_trusted = is_trusted
+        self._clock = clock  # resident time
+        self._ahead = ahead  # seconds by which the wall clock, which other machines' spans are by, is ahead of it
+        self._chance = chance
+        self._spans: list[Span] = []
+        self.made = self.dropped = 0
+        self.to_pass: float = self._draw()
+
+    def tune(self, fraction: float) -> None:
+        """Sample this fraction from now on."""
+        if fraction != self._fraction:
+            self._fraction = fraction
+            self.to_pass = self._draw()
+
+    def _draw(self) -> float:
+        """How many requests pass until the next is sampled: one draw for all of them."""
+        if self._fraction >= 1.0:
+            return 0
+        if self._fraction <= 0.0:
+            return inf
+        return int(log(1.0 - self._chance()) / log(1.0 - self._fraction))
+
+    def consider(self, exchange: Exchange) -> None:
+        """Sample `exchange`, or not; the request may say of its trace something else afterwards."""
+        value = exchange.request.fields.get(trace_context.NAME)
+        parent = trace_context.parse(value)
+        believed = parent is not None and self._is_trusted(exchange)
+        if believed:
+            assert parent is not None, "who says nothing is not believed"
+            sampled = parent.sampled
+        elif self.to_pass < 1:
+            self.to_pass = self._draw()
+            sampled = True
+        else:
+            self.to_pass -= 1
+            sampled = False
+        if sampled:
+            self._begin(exchange, parent)
+        elif parent is not None and parent.sampled and not believed:
+            _name(exchange, TraceParent(parent.trace_id, _span_id(), sampled=False))
+
+    @staticmethod
+    def _begin(exchange: Exchange, parent: TraceParent | None) -> None:
+        trace_id = parent.trace_id if parent is not None else b"%032x" % (random.getrandbits(128) or 1)
+        asks = parent.span_id if parent is not None else b""
+        trace = exchange.trace = Trace(trace_id, asks, _span_id(), _span_id())
+        _name(exchange, TraceParent(trace_id, trace.upstream, sampled=True))
+        exchange.raw = b""  # the next with these bytes is another trace, or none
+
+    def finish(self, exchange: Exchange, trace: Trace, took: float, tally: Tally) -> None:
+        """The answer to a sampled exchange is complete, after `took` seconds."""
+        ahead = self._ahead()
+        end = self._clock() + ahead
+        spans = [self._server_span(exchange, trace, end - took, end, tally)]
+        if exchange.regional_asked:
+            spans.append(_regional_span(exchange, trace, ahead, end))
+        if exchange.upstream_asked:
+            spans.append(_upstream_span(exchange, trace, ahead, end))
+        if len(self._spans) + len(spans) > MOST_PENDING:
+            self.dropped += len(spans)
+            return
+        self.made += len(spans)
+        self._spans += spans
+
+    def finishing(self, answered: Callable[[Exchange, float], Tally]) -> Callable[[Exchange, float], Tally]:
+        """`answered`, and the spans of those that are sampled."""
+
+        def finishes(exchange: Exchange, took: float) -> Tally:
+            tally = answered(exchange, took)
+            if exchange.trace is not None:
+                self.finish(exchange, exchange.trace, took, tally)
+            return tally
+
+        return finishes
+
+    def take(self, most: int) -> list[Span]:
+        """Up to so many spans, the oldest first."""
+        taken, self._spans = self._spans[:most], self._spans[most:]
+        return taken
+
+    @staticmethod
+    def _server_span(exchange: Exchange, trace: Trace, began: float, end: float, tally: Tally) -> Span:
+        request = exchange.request
+        attributes: dict[str, Any] = {
+            "http.request.method": _text(request.method),
+            "url.scheme": _text(request.scheme),
+            "url.path": _text(request.target.partition(b"?")[0]),  # a query may hold a secret
+            "server.address": _text(request.host),
+            "client.address": exchange.client,
+            "http.response.status_code": exchange.status,
+            "http.response.body.size": exchange.bytes_out,
+            "edgecache.result": exchange.result.value,
+            "edgecache.tier": (exchange.tier or TIERS[exchange.result]).value,
+            "edgecache.reason": tally.reason,
+            "edgecache.cache_status": _text(exchange.cache_status),
+        }
+        name, failed = _text(request.method), exchange.status >= 500 or not exchange.status
+        return (
+            *(trace.trace_id.decode(), trace.span.decode(), trace.parent.decode()),
+            *(name, "server", began, end, failed, attributes),
+        )
+
+
+def _regional_span(exchange: Exchange, trace: Trace, ahead: float, end: float) -> Span:
+    began, took = exchange.regional_asked + ahead, exchange.regional_took
+    attributes = {"db.system.name": "valkey", "edgecache.tier": "regional"}
+    return (
+        *(trace.trace_id.decode(), _span_id().decode(), trace.span.decode()),
+        *("regional read", "client", began, began + took if took else end, False, attributes),
+    )
+
+
+def _upstream_span(exchange: Exchange, trace: Trace, ahead: float, end: float) -> Span:
+    began, took = exchange.upstream_asked + ahead, exchange.upstream_took
+    attributes = {"http.request.method": _text(exchange.request.method)}
+    if exchange.failure:
+        attributes["error.type"] = exchange.failure
+    return (
+        *(trace.trace_id.decode(), trace.upstream.decode(), trace.span.decode()),
+        *("upstream", "client", began, began + took if took else end, bool(exchange.failure), attributes),
+    )
+
+
+def _name(exchange: Exchange, parent: TraceParent) -> None:
+    """From now on the request says that it is asked by `parent`."""
+    request = exchange.request
+    line = (trace_context.NAME, trace_context.render(parent))
+    exchange.request = request._replace(fields=request.fields.without((trace_context.NAME,)).plus(line))
+
+
+def _span_id() -> bytes:
+    return b"%016x" % (random.getrandbits(64) or 1)
+
+
+def _text(value: bytes) -> str:
+    return printable(value[:LONGEST_TEXT])

@@ -1,0 +1,1 @@
+"""Whom to ask: pools, load balancing, health, retries, parents, and the protocol between POPs."""

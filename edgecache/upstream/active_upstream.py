@@ -1,0 +1,144 @@
+"""The way upstream, which may be replaced while questions are out: those end there, the next take the new one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from edgecache.config.settings import Settings
+from edgecache.upstream.load_balancer import Balancer
+from edgecache.upstream.origin_group import Confined, Origins
+from edgecache.upstream.parent_selection import Parents
+from edgecache.upstream.pool import OriginPool
+from edgecache.wire.upstream_request import Inquiry
+
+
+class WayUp:
+    """The origin, or the origins, and the parents that stand before them, if there are any."""
+
+    def __init__(
+        self, settings: Settings, origin_failed: Callable[[str], None], parent_failed: Callable[[str], None]
+    ) -> None:
+        direct: Confined | OriginPool | Origins
+        self.origin: OriginPool | Origins
+        if settings.origins:
+            direct = self.origin = Origins(settings, failed=origin_failed)
+        else:
+            direct = self.origin = OriginPool(settings, failed=origin_failed)
+            if settings.pop_secret or settings.pop_ca or settings.residency_rules.home:
+                direct = Confined(self.origin, settings.residency_rules.home)
+        self.parents = Parents(settings, direct, failed=parent_failed) if settings.parents else None
+        self.ask = (self.parents or direct).ask  # send a question
+
+    def sweep(self, now: float) -> None:
+        """End what is overdue; `now` in monotonic seconds."""
+        self.origin.sweep(now)
+        if self.parents is not None:
+            self.parents.sweep(now)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no question is under way."""
+        if self.origin.busy or self.origin.waiting:
+            return False
+        parents = self.parents
+        return parents is None or not (parents.busy or parents.waiting or parents.bypass.waiting)
+
+    def close(self) -> None:
+        """End every connection; what is under way fails."""
+        self.origin.close()
+        if self.parents is not None:
+            self.parents.close()
+
+    def counts(self) -> Counts:
+        """What was asked on it so far."""
+        asked, retries, refused = _asked_of(self.origin)
+        if self.parents is None:
+            return Counts(asked, retries, refused)
+        of_parents, parent_retries, _ = _asked_of(self.parents)
+        return Counts(asked, retries, refused, of_parents, parent_retries, self.parents.bypass.asked)
+
+
+def _asked_of(way: OriginPool | Balancer) -> tuple[int, int, int]:
+    """Questions put there, those asked again of them, and those that were not, beyond the budget."""
+    if isinstance(way, OriginPool):
+        return way.asked, way.repeated, 0
+    return way.asked + way.repeated, way.retries.spent + way.repeated, way.retries.refused
+
+
+class Counts(NamedTuple):
+    """Questions ever, those asked again included; retries, and those beyond the budget; the same of parents."""
+
+    asked: int = 0
+    retries: int = 0
+    refused: int = 0
+    of_parents: int = 0
+    parent_retries: int = 0
+    bypassed: int = 0
+
+    def plus(self, other: Counts) -> Counts:
+        """Both together."""
+        return Counts(*(one + another for one, another in zip(self, other, strict=True)))
+
+
+class Switch:
+    """Mutable state: the way of the moment, those before it that still have questions, and what the ended counted."""
+
+    def __init__(self, way: WayUp) -> None:
+        self.current = way
+        self._former: list[WayUp] = []
+        self._past = Counts()
+
+    def ask(self, inquiry: Inquiry) -> None:
+        """Send a question."""
+        self.current.ask(inquiry)
+
+    def replace(self, way: WayUp) -> None:
+        """From now on, questions go that way."""
+        self._former.append(self.current)
+        self.current = way
+
+    def sweep(self, now: float) -> None:
+        """End what is overdue, and let former ways go that have nothing left to do; `now` in monotonic seconds."""
+        self.current.sweep(now)
+        for way in tuple(self._former):
+            way.sweep(now)
+            if way.idle:
+                self._former.remove(way)
+                self._past = self._past.plus(way.counts())
+                way.close()
+
+    def close(self) -> None:
+        """End every connection; what is under way fails."""
+        for way in self._all:
+            way.close()
+
+    @property
+    def counts(self) -> Counts:
+        """What was asked ever."""
+        counts = self._past
+        for way in self._all:
+            counts = counts.plus(way.counts())
+        return counts
+
+    @property
+    def _all(self) -> list[WayUp]:
+        return [self.current, *self._former]
+
+    @property
+    def waiting(self) -> int:
+        """Questions that wait for a connection to an origin."""
+        return sum(way.origin.waiting for way in self._all)
+
+    @property
+    def busy(self) -> int:
+        """Connections to origins that are answering a question, or being opened for one."""
+        return sum(way.origin.busy for way in self._all)
+
+    @property
+    def bypass_waiting(self) -> int:
+        """Questions that wait to go past the parents."""
+        return sum(way.parents.bypass.waiting for way in self._all if way.parents is not None)
+
+    def __repr__(self) -> str:
+        return f"<Switch to {self.current.origin!r}, {len(self._former)} former>"

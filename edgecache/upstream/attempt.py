@@ -1,0 +1,215 @@
+"""One question put to one of several servers, and one check of one: what comes back, and what it says of the server."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from edgecache.invalidation.purge_log import UNKNOWN
+from edgecache.semantics.message import Response
+from edgecache.semantics.outcomes import Word
+from edgecache.upstream.health import may_ask_another
+from edgecache.wire.body import Body
+from edgecache.wire.errors import OriginBusy, OriginError
+from edgecache.wire.h1.client import OriginConnection
+from edgecache.wire.upstream_request import Inquiry, Question
+
+if TYPE_CHECKING:
+    from edgecache.upstream.load_balancer import Balancer, Check, Member
+
+NOT_ITS_FAULT: Final = frozenset(("client-left", "internal"))  # reasons that say nothing of the server
+
+
+class Speaks(Word):
+    """What an answer says of the server that gave it."""
+
+    WELL = "well"
+    ILL = "ill"  # but it is an answer
+    UNAVAILABLE = "unavailable"  # another server may not be: ask that one
+    ELSEWHERE = "elsewhere"  # it is well, but could not ask: another one may
+    DISTRUSTED = "distrusted"  # what it says cannot be used: ask another
+
+
+class Delegate(Inquiry):
+    """A question asked in the stead of an inquiry's own: who cancels that one cancels this one too."""
+
+    def __init__(self, question: Question, inquiry: Inquiry) -> None:
+        self._ended = False
+        self._asked_on: OriginConnection | None = None
+        self.inquiry = inquiry
+        super().__init__(question, inquiry.asked, inquiry.seen)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants the answer any more, or it has come."""
+        return self._ended or self.inquiry.cancelled
+
+    @cancelled.setter
+    def cancelled(self, value: bool) -> None:
+        self._ended = value
+
+    @property
+    def asked_on(self) -> OriginConnection | None:
+        """The connection that it is under way on: the inquiry's too, so that it can be cancelled."""
+        return self._asked_on
+
+    @asked_on.setter
+    def asked_on(self, connection: OriginConnection | None) -> None:
+        self._asked_on = self.inquiry.asked_on = connection
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether it has left on a connection."""
+        return self._asked_on is not None
+
+    def on_interim(self, response: Response) -> None:
+        """Told on."""
+        if not self.cancelled:
+            self.inquiry.on_interim(response)
+
+
+class Attempt(Delegate):
+    """One question put to one member, for an inquiry that may be put to the next."""
+
+    def __init__(self, balancer: Balancer, member: Member, inquiry: Inquiry, tried: tuple[Member, ...]) -> None:
+        super().__init__(balancer.fitted(inquiry.question, member), inquiry)
+        self._balancer = balancer
+        self.member = member
+        self.tried = (*tried, member)
+        self.since = balancer.clock()
+        self._rival: Attempt | None = None  # the same question, put to another meanwhile
+        self._was_hedged = False
+
+    # --- a rival
+
+    @property
+    def may_be_hedged(self) -> bool:
+        """Whether another may be asked the same meanwhile: what is one client's may have effects, safe or not."""
+        question = self.question
+        sent = question.shared and self.is_sent and not (self._was_hedged or self.cancelled or question.upgrade)
+        return sent and may_ask_another(question.method, sent=True, has_body=question.body is not None)
+
+    def hedged_by(self, member: Member) -> Attempt:
+        """The same question for `member`, too."""
+        rival = Attempt(self._balancer, member, self.inquiry, self.tried)
+        self._rival, rival._rival = rival, self
+        self._was_hedged = rival._was_hedged = True
+        member.attempts.add(rival)
+        return rival
+
+    def give_up(self) -> None:
+        """Nobody wants this answer any more; none of it has come."""
+        self._ended = True
+        self.member.attempts.discard(self)
+        if self._asked_on is not None:
+            self._asked_on.close()
+
+    def _wins(self) -> None:
+        """This answer is the one that counts."""
+        rival, self._rival = self._rival, None
+        if rival is not None:
+            now = self._balancer.clock()
+            rival.member.health.outrun(now - rival.since, now)
+            rival.give_up()
+            self.inquiry.asked_on = self._asked_on
+
+    def steps_aside(self) -> bool:
+        """Whether what went wrong here need not be told, because a rival may still do better."""
+        rival, self._rival = self._rival, None
+        if rival is None or rival.cancelled:
+            return False
+        rival._rival = None
+        return True
+
+    # --- what comes back
+
+    def on_interim(self, response: Response) -> None:
+        """Told on, unless two race: one of them alone may speak."""
+        if self._rival is None:
+            super().on_interim(response)
+
+    def on_answer(self, response: Response, body: Body) -> None:
+        """The inquiry's answer, unless somebody else is asked."""
+        if self._is_final(response):
+            self.inquiry.on_answer(response, body)
+        else:
+            body.discard()
+
+    def on_whole(self, response: Response, content: bytes) -> None:
+        """The same, in one piece."""
+        if self._is_final(response):
+            self.inquiry.on_whole(response, content)
+
+    def _is_final(self, response: Response) -> bool:
+        """Note the answer; whether it is the inquiry's: if not, somebody else has the question."""
+        member, balancer = self.member, self._balancer
+        member.attempts.discard(self)
+        now = member.heard = balancer.clock()
+        speaks = balancer.speaks(response)
+        if speaks is Speaks.WELL:
+            member.health.answered(now - self.since, now)
+            balancer.latencies.add(now - self.since)
+        elif speaks is not Speaks.ELSEWHERE:
+            member.failed(now)
+        if speaks in (Speaks.UNAVAILABLE, Speaks.ELSEWHERE, Speaks.DISTRUSTED):
+            if self.steps_aside():
+                return False
+            if self._may_go_on(sent=speaks is Speaks.UNAVAILABLE):
+                balancer.put(self.inquiry, self.tried)
+                return False
+        self._wins()
+        balancer.came(self.inquiry, response)
+        return True
+
+    def on_failure(self, error: OriginError) -> None:
+        """Somebody else is asked, if that is safe and within the budget."""
+        self.member.attempts.discard(self)
+        if not isinstance(error, OriginBusy) and error.reason not in NOT_ITS_FAULT:
+            self.member.failed(self._balancer.clock())
+        if self.steps_aside():
+            return
+        if error.reason not in NOT_ITS_FAULT and self._may_go_on(sent=self.is_sent, lost_since=self.since):
+            self._balancer.put(self.inquiry, self.tried)
+        else:
+            self.inquiry.fail(error)
+
+    def _may_go_on(self, *, sent: bool, lost_since: float = inf) -> bool:
+        question = self.inquiry.question
+        return not self.inquiry.cancelled and self._balancer.may_try_another(
+            question, self.tried, sent=sent, lost_since=lost_since
+        )
+
+
+class Checking(Inquiry):
+    """One active check of one member."""
+
+    is_check = True
+
+    def __init__(self, balancer: Balancer, member: Member, how: Check) -> None:
+        super().__init__(Question(how.head.split(b" ", 1)[0], how.head), 0.0, UNKNOWN)
+        self._balancer = balancer
+        self._member = member
+        self._is_good = how.is_good
+        self.since = balancer.clock()
+
+    def on_answer(self, response: Response, body: Body) -> None:
+        """It answers."""
+        body.discard()
+        self._answered(response)
+
+    def on_whole(self, response: Response, content: bytes) -> None:
+        """It answers."""
+        self._answered(response)
+
+    def on_failure(self, error: OriginError) -> None:
+        """It does not."""
+        self._over(False)
+
+    def _answered(self, response: Response) -> None:
+        self._member.heard = self._balancer.clock()
+        self._over(self._is_good(response))
+
+    def _over(self, good: bool) -> None:
+        if self._member.check is self:
+            self._member.check = None
+            self._member.health.checked(good, self._balancer.clock())

@@ -1,0 +1,230 @@
+"""Several servers behind one `ask`: each question goes to one of them, and to another one where that is safe.
+
+What is common to origins and parents. Who is asked is for the subclass to say, and what an answer says of its server.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from edgecache.config.settings import Origin, Settings
+from edgecache.semantics.message import Response
+from edgecache.upstream.attempt import Attempt, Checking, Speaks
+from edgecache.upstream.health import FAILING, UNAVAILABLE, Health, Latencies, may_ask_another
+from edgecache.upstream.retry_budget import RetryBudget
+from edgecache.valkey.circuit_breaker import Breaker, State
+from edgecache.wire.upstream_request import Inquiry, Question
+
+if TYPE_CHECKING:
+    from edgecache.upstream.pool import OriginPool
+
+MOST_TRIES: Final = 3  # servers that one question is put to
+MOST_SAVED: Final = 20.0  # retries that good times may save up for bad ones: more would make a storm of them
+
+
+class Check(NamedTuple):
+    """How a server is asked whether it is well."""
+
+    head: bytes
+    is_good: Callable[[Response], bool]
+
+
+class Member:
+    """One server: its connections, how it is doing, and what it was asked and has not answered."""
+
+    def __init__(
+        self, origin: Origin, region: str, pool: OriginPool, health: Health, jurisdiction: str = "", name: str = ""
+    ) -> None:
+        self.origin = origin
+        self.name = name  # what decides which keys it owns
+        self.region = region
+        self.jurisdiction = jurisdiction
+        self.pool = pool
+        self.health = health
+        self.attempts: set[Attempt] = set()
+        self.next_check = 0.0  # monotonic seconds
+        self.heard = float("-inf")  # monotonic seconds: its last answer, to a check or a question
+        self.ejected = float("-inf")  # monotonic seconds: when that last happened
+        self.check: Checking | None = None
+
+    def load(self, now: float) -> float:
+        """What asking it costs."""
+        return self.health.load(len(self.attempts), now)
+
+    def failed(self, now: float) -> None:
+        """It has let us down."""
+        breaker = self.health.breaker
+        before = breaker.state
+        self.health.failed(now)
+        if breaker.state is State.OPEN and before is not State.OPEN:  # a probe that failed counts, too
+            self.ejected = now
+
+    def __repr__(self) -> str:
+        return f"<Member {self.origin}, {len(self.attempts)} under way>"
+
+
+class Balancer:
+    """Members behind one `ask`. Mutable state lies in the members, and in the budget for asking again."""
+
+    members: list[Member]
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.chance = random.Random()
+        self.asked = 0  # questions put to a member, those asked again included
+        self.questions = 0  # those asked first
+        self.retries = RetryBudget(MOST_SAVED)
+        self.latencies = Latencies()
+        self._closed = False
+        self._check_interval = settings.origin_check_interval
+        self._eject = settings.origin_eject_after, settings.origin_eject_for
+        self._fall, self._rise = settings.origin_check_fall, settings.origin_check_rise
+        self._slow_start = settings.origin_slow_start
+
+    def new_health(self) -> Health:
+        """Of a member that nothing is known of."""
+        breaker = Breaker(*self._eject, jitter=lambda: self.chance.random() / 10)
+        return Health(breaker, fall=self._fall, rise=self._rise, slow_start=self._slow_start)
+
+    # --- for the subclass to say
+
+    def choose(self, question: Question, tried: tuple[Member, ...]) -> Member | None:
+        """Who is to be asked of those not `tried`; None: nobody."""
+        raise NotImplementedError
+
+    def nobody(self, inquiry: Inquiry) -> None:
+        """There is nobody to ask: answer, or see to it."""
+        raise NotImplementedError
+
+    def has_untried(self, question: Question, tried: tuple[Member, ...]) -> bool:
+        """Whether there is anybody but those `tried`."""
+        raise NotImplementedError
+
+    def fitted(self, question: Question, member: Member) -> Question:
+        """The question as `member` is to get it."""
+        return question
+
+    def check_of(self, member: Member) -> Check | None:
+        """How to see if `member` is well, if that is looked at."""
+        return None
+
+    def speaks(self, response: Response) -> Speaks:
+        """What `response` says of whoever gave it."""
+        if response.status not in FAILING:
+            return Speaks.WELL
+        return Speaks.UNAVAILABLE if response.status in UNAVAILABLE else Speaks.ILL
+
+    def came(self, inquiry: Inquiry, response: Response) -> None:
+        """`response` is about to answer `inquiry`."""
+
+    # --- questions
+
+    def ask(self, inquiry: Inquiry) -> None:
+        """Put a question to one of the members."""
+        self.questions += 1
+        self.put(inquiry, ())
+
+    def put(self, inquiry: Inquiry, tried: tuple[Member, ...]) -> None:
+        """The same, leaving out those that were `tried`."""
+        inquiry.asked_on = None  # what it was tried on is not its own any more
+        member = self.choose(inquiry.question, tried)
+        if member is None:
+            self.nobody(inquiry)
+            return
+        self.asked += 1
+        attempt = Attempt(self, member, inquiry, tried)
+        member.attempts.add(attempt)
+        member.pool.ask(attempt)
+
+    def due(self, candidates: Iterable[Member], now: float) -> Member | None:
+        """An ejected one whose time is over: this question is its probe."""
+        ejected = (member for member in candidates if not member.health.is_well(may_probe=False, now=now))
+        return next((member for member in ejected if member.health.is_well(may_probe=True, now=now)), None)
+
+    def may_try_another(
+        self, question: Question, tried: tuple[Member, ...], *, sent: bool, lost_since: float = inf
+    ) -> bool:
+        """Whether a question may be put to somebody else: within the budget, if one who was tried has had it.
+
+        What was lost with a member that was ejected since is beside the budget: it is what was under way there, once.
+        """
+        if self._closed or not may_ask_another(question.method, sent=sent, has_body=question.body is not None):
+            return False
+        if not self.has_untried(question, tried):
+            return False
+        if not sent:
+            return True
+        if len(tried) >= MOST_TRIES:
+            return False
+        return lost_since <= tried[-1].ejected or self.retries.spend(self.questions, self.clock())
+
+    # --- life
+
+    def sweep(self, now: float) -> None:
+        """End what is overdue, and check who is due; `now` in monotonic seconds."""
+        for member in self.members:
+            for attempt in tuple(member.attempts):
+                if attempt.cancelled:
+                    attempt.give_up()
+            member.pool.sweep(now)
+            if now >= member.next_check:
+                self.check(member, now)
+
+    def move(self, attempts: list[Attempt]) -> None:
+        """Put these to somebody else in the stead of those who give no sign of life, as far as that may be."""
+        now = self.clock()
+        for attempt in attempts:
+            attempt.member.failed(now)  # all of them first, so that none is asked in the stead of another
+        for attempt in attempts:
+            since = attempt.since
+            if attempt.cancelled:
+                continue
+            if attempt.steps_aside():
+                attempt.give_up()
+            elif self.may_try_another(attempt.question, attempt.tried, sent=attempt.is_sent, lost_since=since):
+                attempt.give_up()
+                self.put(attempt.inquiry, attempt.tried)
+
+    def slow_attempts(self, before: float) -> list[Attempt]:
+        """What was asked before then, and is not answered."""
+        return [attempt for member in self.members for attempt in member.attempts if attempt.since < before]
+
+    def check(self, member: Member, now: float) -> None:
+        """Ask `member` if it is well: it has to answer before the next check is due."""
+        how = self.check_of(member)
+        if how is None:
+            return
+        if member.check is not None:
+            member.check.cancel()
+            member.health.checked(False, now)
+        member.next_check = now + self._check_interval * (0.9 + self.chance.random() / 5)
+        member.check = Checking(self, member, how)
+        member.pool.ask(member.check)
+
+    def close(self) -> None:
+        """End every connection; what is under way fails."""
+        self._closed = True
+        for member in self.members:
+            member.pool.close()
+
+    @property
+    def repeated(self) -> int:
+        """Questions that met a connection's end, and were asked again."""
+        return sum(member.pool.repeated for member in self.members)
+
+    @property
+    def waiting(self) -> int:
+        """Questions that wait for a connection."""
+        return sum(member.pool.waiting for member in self.members)
+
+    @property
+    def busy(self) -> int:
+        """Connections that are answering a question, or being opened for one."""
+        return sum(member.pool.busy for member in self.members)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {len(self.members)}>"

@@ -1,0 +1,184 @@
+"""Several origins behind one `ask`: the region's first, the least loaded of them, another one where that is safe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Final
+
+from edgecache.config.settings import Settings
+from edgecache.semantics.message import Response
+from edgecache.semantics.residency import REASON, may_have
+from edgecache.upstream.attempt import Attempt
+from edgecache.upstream.health import least_loaded, may_ask_another
+from edgecache.upstream.load_balancer import Balancer, Check, Member
+from edgecache.upstream.pool import OriginPool
+from edgecache.valkey.circuit_breaker import State
+from edgecache.wire.errors import OriginBusy
+from edgecache.wire.upstream_request import Inquiry, Question
+
+SILENT: Final = 1.5  # seconds without any answer of an origin
+SILENT_TO: Final = 5  # questions, at least, that wait so long
+NO_ORIGIN: Final = "no origin is in the jurisdiction that the answer must not leave"
+
+
+class Origins(Balancer):
+    """The origins of all regions."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+        failed: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        super().__init__(settings, clock)
+        self._home = settings.region
+        self._failed = failed
+        self._own_host = settings.origin_host == "origin"
+        self._check_path = settings.origin_check_path
+        self._check_host = host_of_requests(settings)
+        self._hedges = settings.origin_hedge
+        self.hedged = 0  # questions put to a second origin because the first was slow
+        self.members = [
+            Member(
+                origin,
+                region,
+                OriginPool(replace(settings, origin=origin, origins={}), clock, failed),
+                self.new_health(),
+                settings.residency_rules.of_region(region),
+            )
+            for region, origins in settings.origins.items()
+            for origin in origins
+        ]
+
+    # --- who is asked
+
+    def choose(self, question: Question, tried: tuple[Member, ...]) -> Member | None:
+        """One of its region, or of any region if none of those is well; the least loaded of two that are drawn."""
+        now = self.clock()
+        may_probe = may_ask_another(question.method, sent=True, has_body=question.body is not None)
+        allowed = self._allowed(question)
+        left = [member for member in allowed if member not in tried] or allowed
+        if not left:
+            return None
+        near = self._near(left, question.region.decode())
+        for candidates in (near, left):
+            well = [member for member in candidates if member.health.is_well(may_probe=False, now=now)]
+            if may_probe and (probed := self.due(candidates, now)) is not None:
+                return probed
+            if well:
+                return well[least_loaded([member.load(now) for member in well], self.chance.randrange)]
+        return near[least_loaded([member.load(now) for member in near], self.chance.randrange)]  # all are ill: try
+
+    def _allowed(self, question: Question) -> list[Member]:
+        """Those that are in the jurisdiction that the answer must not leave."""
+        wanted = question.jurisdiction
+        return [member for member in self.members if may_have(member.jurisdiction, wanted)] if wanted else self.members
+
+    def _near(self, members: list[Member], region: str) -> list[Member]:
+        """The members of `region`, else of this POP's own, else all."""
+        for wanted in (region, self._home):
+            found = [member for member in members if member.region == wanted]
+            if found:
+                return found
+        return members
+
+    def nobody(self, inquiry: Inquiry) -> None:
+        """None is in the jurisdiction that the answer must not leave."""
+        self._failed(REASON)
+        inquiry.fail(OriginBusy(REASON, NO_ORIGIN))
+
+    def has_untried(self, question: Question, tried: tuple[Member, ...]) -> bool:
+        """Whether there is another origin."""
+        return any(member not in tried for member in self._allowed(question))
+
+    def fitted(self, question: Question, member: Member) -> Question:
+        """The question with the origin's own Host, if that is the setting."""
+        if not self._own_host:
+            return question
+        line, _, rest = question.head.partition(b"\r\n")
+        _, _, rest = rest.partition(b"\r\n")  # Host is the first field
+        host = member.origin.authority.encode()
+        return question._replace(head=b"%b\r\nHost: %b\r\n%b" % (line, host, rest))
+
+    # --- life
+
+    def sweep(self, now: float) -> None:
+        """End what is overdue, check who is due, hedge what is slow; `now` in monotonic seconds."""
+        super().sweep(now)
+        if self._hedges and len(self.members) > 1 and any(member.attempts for member in self.members):
+            self.hedge(self.slow_attempts(self.clock() - self.latencies.slow()))
+            self._leave_silent(self.clock())
+
+    def hedge(self, attempts: Iterable[Attempt]) -> None:
+        """Put each of these safe questions to one more origin, within the budget; the first answer counts.
+
+        As coarse as the sweep that calls this: no timer per question.
+        """
+        now = self.clock()
+        for attempt in attempts:
+            if attempt.may_be_hedged and (other := self._rival_of(attempt, now)) is not None:
+                if not self.retries.spend(self.questions, now):
+                    return
+                self.hedged += 1
+                self.asked += 1
+                other.pool.ask(attempt.hedged_by(other))
+
+    def _rival_of(self, attempt: Attempt, now: float) -> Member | None:
+        """The least loaded of the region's origins that are well, but for those that have the question already."""
+        well = [
+            member
+            for member in self._near(self._allowed(attempt.question), attempt.question.region.decode())
+            if member not in attempt.tried and member.health.is_well(may_probe=False, now=now)
+        ]
+        return min(well, key=lambda member: member.load(now), default=None)
+
+    def _leave_silent(self, now: float) -> None:
+        """Go on from an origin that has answered nothing while so many questions waited: that is no slow answer.
+
+        From one that is ejected, or tried again, even if it is few.
+        """
+        silent: list[Attempt] = []
+        for member in self.members:
+            waiting = [attempt for attempt in member.attempts if attempt.since < now - SILENT]
+            many = len(waiting) >= SILENT_TO or member.health.breaker.state is not State.CLOSED
+            if many and member.heard < now - SILENT:
+                silent += waiting
+        self.move(silent)
+
+    def check_of(self, member: Member) -> Check | None:
+        """Any answer below 400 to the path that is set is good, of the site that requests are for."""
+        if not self._check_path:
+            return None
+        host = self._check_host or member.origin.authority
+        head = f"GET {self._check_path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: edgecache\r\n\r\n"
+        return Check(head.encode(), is_below_400)
+
+
+def host_of_requests(settings: Settings) -> str:
+    """The Host that requests bear, as far as the settings tell; empty: the origin's own authority."""
+    if settings.origin_host == "client":
+        return next(iter(settings.hosts), "")
+    return "" if settings.origin_host == "origin" else settings.origin_host
+
+
+class Confined:
+    """The only origin, which is in this POP's jurisdiction, and gets no question of another."""
+
+    def __init__(self, pool: OriginPool, jurisdiction: str) -> None:
+        self._pool = pool
+        self._jurisdiction = jurisdiction
+
+    def ask(self, inquiry: Inquiry) -> None:
+        """Ask the origin, if its answer may be in this jurisdiction."""
+        if may_have(self._jurisdiction, inquiry.question.jurisdiction):
+            self._pool.ask(inquiry)
+        else:
+            self._pool.failed(REASON)
+            inquiry.fail(OriginBusy(REASON, NO_ORIGIN))
+
+
+def is_below_400(response: Response) -> bool:
+    """Whether an answer to a check is a good one."""
+    return response.status < 400

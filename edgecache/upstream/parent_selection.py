@@ -1,0 +1,273 @@
+"""Which parent is asked: the owner of the key among those that are well, else the next one, else the origin.
+
+    the region's parents ──► other regions' ──► the origin, a bounded number at a time
+
+All POPs that know the same parents ask the same one for a key, so that one shield holds it and its origin is asked
+once. A parent that answers an error has asked the origin already, and nobody asks it again because of that; only what
+has not reached an origin, or a parent that cannot be reached itself, sends a question on.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from edgecache.config.settings import Origin, Settings
+from edgecache.semantics.message import Response
+from edgecache.semantics.outcomes import Tier
+from edgecache.semantics.residency import may_have
+from edgecache.upstream.attempt import Attempt, Delegate, Speaks
+from edgecache.upstream.health import UNAVAILABLE
+from edgecache.upstream.load_balancer import Balancer, Check, Member
+from edgecache.upstream.origin_group import Confined, Origins
+from edgecache.upstream.peer_fields import has_not_asked, passed_through, seen_of
+from edgecache.upstream.pool import OriginPool
+from edgecache.upstream.rendezvous_hash import ranked_by_load
+from edgecache.wire.body import Body
+from edgecache.wire.errors import OriginBusy, OriginError
+from edgecache.wire.upstream_request import Inquiry, Question
+
+log = logging.getLogger("edgecache")
+SILENT: Final = 1.0  # seconds without a sign of life from a parent, after which its questions are put to another
+LOOPED: Final = 508
+UNBOUNDED: Final = 64  # questions under way at a parent that are not held against it: few are uneven by chance
+
+
+class Parents(Balancer):
+    """The parents of this POP, and the way past them. Mutable state: the members', and what goes past them now."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        origin: Confined | OriginPool | Origins,
+        clock: Callable[[], float] = time.monotonic,
+        failed: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        super().__init__(settings, clock)
+        self._failed = failed
+        self._pop = settings.pop
+        self._home = settings.region
+        self.bypass = Bypass(
+            origin, settings.parent_bypass, settings.origin_queue, settings.origin_queue_timeout, clock
+        )
+        patience = settings.first_byte_timeout + settings.connect_timeout  # a parent's own error comes before ours
+        self.members = [
+            Member(
+                parent,
+                region or settings.region,
+                OriginPool(for_parent(settings, parent, patience), clock, failed, is_pop=True),
+                self.new_health(),
+                settings.residency_rules.of_region(region or settings.region),
+                parent.name,
+            )
+            for region, parents in settings.parents.items()
+            for parent in parents
+        ]
+
+    # --- who is asked
+
+    def ask(self, inquiry: Inquiry) -> None:
+        """Put a question to its owner; what no parent takes goes to the origin at once."""
+        if inquiry.question.wording is None:
+            self.bypass.origin.ask(inquiry)
+        else:
+            super().ask(inquiry)
+
+    def choose(self, question: Question, tried: tuple[Member, ...]) -> Member | None:
+        """The owner of the key among those that are well: the region's first."""
+        now = self.clock()
+        wanted = question.jurisdiction
+        left = [one for one in self.members if one not in tried and may_have(one.jurisdiction, wanted)]
+        near = [member for member in left if member.region == self._home]
+        for candidates in (near, left):
+            if (probed := self.due(candidates, now)) is not None:
+                return probed
+            if well := [member for member in candidates if member.health.is_well(may_probe=False, now=now)]:
+                return self._owner(question, well, now)
+        return None
+
+    @staticmethod
+    def _owner(question: Question, members: list[Member], now: float) -> Member:
+        assert question.wording is not None, "other questions go past the parents"
+        named = {member.name: member for member in members}
+        weights = {name: member.health.share(now) for name, member in named.items()}
+        load = {name: max(0, len(member.attempts) - UNBOUNDED) for name, member in named.items()}
+        return named[ranked_by_load(question.wording.key, weights, load)[0]]
+
+    def nobody(self, inquiry: Inquiry) -> None:
+        """Past all parents, to the origin."""
+        self.bypass.ask(inquiry)
+
+    def has_untried(self, question: Question, tried: tuple[Member, ...]) -> bool:
+        """There is always the origin."""
+        return True
+
+    def fitted(self, question: Question, member: Member) -> Question:
+        """The question in the words that parents understand, signed now."""
+        assert question.wording is not None, "other questions go past the parents"
+        return question._replace(head=question.wording.for_parent(member.origin.scheme.encode()))
+
+    # --- what comes back
+
+    def speaks(self, response: Response) -> Speaks:
+        """Whether the parent is well, and whether its answer is final."""
+        if response.status == LOOPED or (400 <= response.status < 500 and not passed_through(response)):
+            return Speaks.WELL if response.status != 421 else Speaks.ELSEWHERE
+        if response.status in UNAVAILABLE and not passed_through(response):
+            return Speaks.UNAVAILABLE  # something in front of it speaks
+        if has_not_asked(response):
+            return Speaks.ELSEWHERE
+        if seen_of(response) is None:
+            self._failed("no-proof")
+            return Speaks.DISTRUSTED  # it does not know us: its answer may be older than what was purged here
+        return Speaks.WELL
+
+    def came(self, inquiry: Inquiry, response: Response) -> None:
+        """The answer was asked for when the parent says, not when it was asked here."""
+        inquiry.answered_by = Tier.PARENT
+        wording = inquiry.question.wording
+        assert wording is not None, "it came from a parent"
+        inquiry.seen = wording.proven(inquiry.seen, response)
+
+    # --- life
+
+    def sweep(self, now: float) -> None:
+        """End what is overdue, look for signs of life, go on where there are none; `now` in monotonic seconds."""
+        super().sweep(now)
+        self.bypass.sweep(now)
+        self.move([attempt for attempt in self.slow_attempts(self.clock() - SILENT) if self._is_silent(attempt)])
+
+    def _is_silent(self, attempt: Attempt) -> bool:
+        """Whether nothing at all has come from the parent for a while, and it does not answer a check.
+
+        A parent that waits for a slow origin does: to ask another in its stead would ask the origin twice.
+        """
+        member, now = attempt.member, self.clock()
+        if member.heard > now - SILENT:
+            return False
+        if member.check is None:
+            self.check(member, now)
+        return member.check is not None and now - member.check.since >= SILENT / 2 + 2 * member.health.latency
+
+    def check_of(self, member: Member) -> Check | None:
+        """A question that no POP passes on: any answer of a POP is a sign of life, but not if it is this one."""
+        head = (
+            f"HEAD / HTTP/1.1\r\nHost: {member.origin.authority}\r\nCache-Control: only-if-cached\r\n"
+            f"CDN-Loop: {self._pop}\r\nUser-Agent: edgecache\r\n\r\n"
+        )
+        return Check(head.encode(), self._is_alive)
+
+    @staticmethod
+    def _is_alive(response: Response) -> bool:
+        if response.status == LOOPED:
+            log.error("a parent of this POP is this POP itself, or bears its name")
+            return False
+        return response.status < 500 or passed_through(response)
+
+    def close(self) -> None:
+        """End every connection; what is under way fails."""
+        super().close()
+        self.bypass.close()
+
+
+class Bypass:
+    """The way to the origin past all parents: no more than `most` at a time, so that it does not meet the full load.
+
+    Mutable state: what is under way, and what waits, in order.
+    """
+
+    def __init__(
+        self, origin: Confined | OriginPool | Origins, most: int, queue: int, timeout: float, clock: Callable[[], float]
+    ) -> None:
+        self.origin = origin
+        self.asked = 0
+        self._most = most
+        self._queue = queue
+        self._timeout = timeout
+        self._clock = clock
+        self._under_way: set[_Detour] = set()
+        self._waiting: deque[tuple[float, Inquiry]] = deque()
+
+    def ask(self, inquiry: Inquiry) -> None:
+        """Ask the origin now or soon, or fail."""
+        if len(self._under_way) < self._most:
+            self._go(inquiry)
+        elif len(self._waiting) < self._queue:
+            self._waiting.append((self._clock() + self._timeout, inquiry))
+        else:
+            inquiry.fail(OriginBusy("bypass-full", "no parent can be asked, and too many requests wait"))
+
+    def _go(self, inquiry: Inquiry) -> None:
+        self.asked += 1
+        detour = _Detour(self, inquiry)
+        self._under_way.add(detour)
+        self.origin.ask(detour)
+
+    def over(self, detour: _Detour) -> None:
+        """One has its answer: the next may go."""
+        if detour not in self._under_way:
+            return
+        self._under_way.discard(detour)
+        while self._waiting and len(self._under_way) < self._most:
+            _, inquiry = self._waiting.popleft()
+            if not inquiry.cancelled:
+                self._go(inquiry)
+
+    def sweep(self, now: float) -> None:
+        """End what is overdue; `now` in monotonic seconds."""
+        for detour in tuple(self._under_way):
+            if detour.cancelled:
+                self.over(detour)
+        while self._waiting and self._waiting[0][0] < now:
+            _, inquiry = self._waiting.popleft()
+            inquiry.fail(OriginBusy("bypass-timeout", "no parent can be asked, and the way past them stayed full"))
+
+    def close(self) -> None:
+        """Let nothing wait."""
+        self._waiting.clear()
+
+    @property
+    def waiting(self) -> int:
+        """Questions that wait for their turn."""
+        return len(self._waiting)
+
+
+class _Detour(Delegate):
+    """One question on its way past the parents."""
+
+    def __init__(self, bypass: Bypass, inquiry: Inquiry) -> None:
+        wording = inquiry.question.wording
+        assert wording is not None, "other questions go there without a bound"
+        super().__init__(inquiry.question._replace(head=wording.for_origin()), inquiry)
+        self._bypass = bypass
+
+    def on_answer(self, response: Response, body: Body) -> None:
+        body.when_ended(lambda _: self._bypass.over(self))
+        self.inquiry.on_answer(response, body)
+
+    def on_whole(self, response: Response, content: bytes) -> None:
+        self._bypass.over(self)
+        self.inquiry.on_whole(response, content)
+
+    def on_failure(self, error: OriginError) -> None:
+        self._bypass.over(self)
+        self.inquiry.fail(error)
+
+
+def for_parent(settings: Settings, parent: Origin, patience: float) -> Settings:
+    """The settings of connections to `parent`, who is always verified, and may ask who we are."""
+    return replace(
+        settings,
+        origin=parent,
+        origins={},
+        parents={},
+        first_byte_timeout=patience,
+        origin_ca=settings.parent_ca,
+        origin_tls_verify=True,
+        origin_certificate=settings.pop_certificate,
+        origin_certificate_key=settings.pop_certificate_key,
+    )

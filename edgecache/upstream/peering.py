@@ -1,0 +1,260 @@
+"""Between POPs: how this one asks its parents, and how it hears its children.
+
+A child signs its question, and says what it knows of the invalidation logs (`Edgecache-Require`). Its parent lets its
+own log catch up to that, and says with the answer what was known when the origin was asked (`Edgecache-Seen`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from edgecache.invalidation.purge_log import UNKNOWN, Stamp, Verdict
+from edgecache.invalidation.scopes import Subject
+from edgecache.invalidation.version_vector import NOTHING, Vector
+from edgecache.semantics.cache_key import primary_key
+from edgecache.semantics.cache_tags import TooManyTags, tags_of
+from edgecache.semantics.client_address import Trust, client_address
+from edgecache.semantics.client_claims import is_claim
+from edgecache.semantics.forwarding import Gateway, upstream_lines
+from edgecache.semantics.message import Fields, Request, Response
+from edgecache.upstream.peer_auth import Distrust, signature_line, verified_pop
+from edgecache.upstream.peer_fields import (
+    answer_lines,
+    from_child,
+    has_internal,
+    internal_lines,
+    seen_of,
+    without_internal,
+)
+from edgecache.wire.exchange import Exchange
+from edgecache.wire.h1 import serializer as render
+
+if TYPE_CHECKING:
+    from edgecache.invalidation.validity import Invalidation
+    from edgecache.proxy.cache_fill import Reply
+    from edgecache.storage.memory import Entry
+
+CATCH_UP: Final = 0.25  # seconds that a child's question waits for this POP's log
+DEFAULT_PORTS: Final = (b":80", b":443")  # parents may be asked by the other scheme, where they mean nothing
+NOTHING_SEEN: Final = b"Edgecache-Seen: \r\n"
+
+Go = Callable[[Exchange], None]
+
+
+def may_go_to_parents(request: Request) -> bool:
+    """Whether a parent may be asked: what may be repeated at will, and what a signature can hold for.
+
+    Everything else goes to the origin at once: a write must not be replayed, and the POP that the client talks to
+    sees to it that it is known everywhere; what is one identity's is for no cache.
+    """
+    if request.claims:
+        return False
+    if request.method != b"GET" and request.method != b"HEAD":
+        return False
+    return request.framing.length == 0 and not request.is_upgrade and not request.host.endswith(DEFAULT_PORTS)
+
+
+class Parental:
+    """How this POP speaks to its parents."""
+
+    def __init__(
+        self,
+        pop: bytes,
+        region: str,
+        secret: bytes,
+        invalidation: Invalidation,
+        clock: Callable[[], float],
+        is_trusted: Trust,
+    ) -> None:
+        self._gateway = Gateway(pop, forwarded=False)
+        self._region = region
+        self._secret = secret
+        self._invalidation = invalidation
+        self._log = invalidation.log
+        self._clock = clock  # epoch seconds
+        self.is_trusted = is_trusted  # whether a peer's word for the client's address is believed
+
+    def must_ask_itself(self, key: bytes) -> bool:
+        """Whether what a parent may have of `key` cannot be proven.
+
+        This process knows of a purge that no log holds, or is cut off from a log and may not know of one.
+        """
+        log = self._log
+        return self._invalidation.is_unproven(key) or log.check_vector(Subject(key), log.vector) is not Verdict.USABLE
+
+    def head(self, request: Request, fields: Fields, client: str, scheme: bytes) -> bytes:
+        """The head of a question to a parent that is asked by `scheme`, signed now."""
+        child = request.child
+        address = client_address(client, request.fields, self.is_trusted) if child is None else child.client
+        required = self._log.vector if child is None else self._log.vector.merged(child.required)
+        internal = internal_lines(request, address, required, self._region)
+        lines = [line for line in upstream_lines(request, fields, self._gateway, "") if not is_claim(line[0].lower())]
+        signed = [*request.place, *internal]
+        block = render.field_block(lines) + render.field_block(internal)
+        if self._secret:  # else the connection proves who we are
+            asked = request._replace(scheme=scheme)
+            proof = signature_line(self._secret, self._gateway.pop, self._clock(), asked, signed)
+            block += render.field_block([proof])
+        return render.request_line(request.method, request.target) + block + b"\r\n"
+
+    def proven(self, key: bytes, asked: Stamp, response: Response) -> Stamp:
+        """What was known when the answer of a parent, asked at `asked`, was asked of the origin.
+
+        No more than is known here: a parent that names what no log holds yet must not make its answers immune to it.
+        """
+        seen = seen_of(response)
+        if seen is None or not seen.covers(asked.vector):
+            return UNKNOWN
+        seen = seen.at_most(asked.vector.merged(self._log.vector))
+        try:
+            subject = Subject(key, tags_of(response.fields))
+        except TooManyTags:
+            return UNKNOWN
+        covered = self._log.check_vector(subject, seen.merged(self._log.vector)) is Verdict.USABLE
+        return Stamp(asked.position, seen) if covered else UNKNOWN
+
+
+class Children:
+    """How this POP hears its children. Mutable state: the questions that wait for the log to catch up."""
+
+    def __init__(
+        self,
+        secrets: Sequence[bytes],
+        clock: Callable[[], float],
+        invalidation: Invalidation,
+        distrusted: Callable[[Distrust], None],
+        located: Callable[[Request, str], Request] | None = None,
+    ) -> None:
+        self._secrets = secrets
+        self._clock = clock  # epoch seconds
+        self._log = invalidation.log
+        self._distrusted = distrusted  # told why a request that claims to be a POP's is not taken for one
+        self._located = located  # adds the place of the client at an address
+        self._waiting: list[_Waiting] = []
+        self._stuck: dict[str, int] = {}  # region → the mark at which its log stood when it was waited for in vain
+        invalidation.on_applied = self._moved
+
+    @staticmethod
+    def may_be_one(exchange: Exchange) -> bool:
+        """Whether a request has internal fields, or comes from a POP."""
+        connection = exchange.connection
+        return has_internal(exchange.raw) or (connection is not None and connection.peer_pop != b"")
+
+    def hear(self, exchange: Exchange, client: Go, child: Go) -> None:
+        """See to it that `exchange` is answered: as an ordinary client's, or as a POP's."""
+        request = self._from_child(exchange)
+        if request is None:
+            exchange.request = exchange.request._replace(fields=without_internal(exchange.request.fields))
+            client(exchange)
+            return
+        asks = request.child
+        assert asks is not None, "it is a child's"
+        exchange.request = request if self._located is None or request.place else self._located(request, asks.client)
+        exchange.raw = b""  # its bytes are signed for a moment only: nothing is remembered by them
+        exchange.extra = NOTHING_SEEN
+        if self._log.vector.covers(asks.required):
+            child(exchange)
+        elif self._is_stuck(asks.required):
+            _answer_behind(exchange, child)
+        else:
+            self._wait(exchange, asks.required, child)
+
+    def _from_child(self, exchange: Exchange) -> Request | None:
+        request, connection = exchange.request, exchange.connection
+        name: bytes | Distrust = connection.peer_pop if connection is not None else b""
+        if not name:
+            name = verified_pop(self._secrets, self._clock(), request)
+        if isinstance(name, Distrust):
+            if name is not Distrust.UNSIGNED:
+                self._distrusted(name)
+            return None
+        heard = from_child(request, name)
+        if heard is None:
+            self._distrusted(Distrust.MALFORMED)
+        return heard
+
+    # --- a child that knows more than this POP
+
+    def _is_stuck(self, required: Vector) -> bool:
+        """Whether what is missing of it was waited for in vain, and nothing of that region has come since."""
+        vector = self._log.vector
+        missing = [region for region in required if vector[region] < required[region]]
+        return any(self._stuck.get(region) == vector[region] for region in missing)
+
+    def _wait(self, exchange: Exchange, required: Vector, go: Go) -> None:
+        """Answer as soon as the log has caught up; after a while, as a POP that is behind."""
+        waiting = _Waiting(exchange, required, go)
+        self._waiting.append(waiting)
+        waiting.timer = asyncio.get_running_loop().call_later(CATCH_UP, self._give_up, waiting)
+
+    def _moved(self) -> None:
+        if not self._waiting:
+            return
+        vector = self._log.vector
+        caught_up = [waiting for waiting in self._waiting if vector.covers(waiting.required)]
+        for waiting in caught_up:
+            self._waiting.remove(waiting)
+            waiting.go_on()
+
+    def _give_up(self, waiting: _Waiting) -> None:
+        if waiting not in self._waiting:
+            return
+        self._waiting.remove(waiting)
+        vector, required = self._log.vector, waiting.required
+        self._stuck |= {region: vector[region] for region in required if vector[region] < required[region]}
+        waiting.go_on(behind=True)
+
+
+def _answer_behind(exchange: Exchange, go: Go) -> None:
+    """Answer a child that knows more than this POP: nothing that is here is proven to it."""
+    request = exchange.request
+    assert request.child is not None, "it is a child's"
+    exchange.request = request._replace(child=request.child._replace(behind=True))
+    go(exchange)
+
+
+class _Waiting:
+    """One question that waits for the log to know what its child knows."""
+
+    __slots__ = ("_go", "exchange", "required", "timer")
+
+    def __init__(self, exchange: Exchange, required: Vector, go: Go) -> None:
+        self.exchange = exchange
+        self.required = required
+        self._go = go
+        self.timer: asyncio.TimerHandle | None = None
+
+    def go_on(self, *, behind: bool = False) -> None:
+        """Answer now, if anybody still waits for it."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.exchange.gone:
+            return
+        if behind:
+            _answer_behind(self.exchange, self._go)
+        else:
+            self._go(self.exchange)
+
+
+# --- what a child is told with its answer
+
+
+def tell_of_entry(exchange: Exchange, entry: Entry, invalidation: Invalidation, now: float) -> None:
+    """With an answer out of `entry`: it has passed the rule now, so it is as good as asked now."""
+    proven = invalidation.check(entry, now) is Verdict.USABLE
+    exchange.extra = answer_lines(invalidation.log.vector if proven else NOTHING, entry.tags)
+
+
+def tell_of_reply(exchange: Exchange, reply: Reply, invalidation: Invalidation) -> None:
+    """With an answer that comes from upstream: what was known when it was asked, or is known now if it still holds."""
+    try:
+        tags = tags_of(reply.response.fields) if reply.tags is None else reply.tags
+    except TooManyTags:
+        exchange.extra = NOTHING_SEEN
+        return
+    seen = reply.seen.vector
+    if invalidation.allows(primary_key(exchange.request), tags, reply.seen):
+        seen = seen.merged(invalidation.log.vector)
+    exchange.extra = answer_lines(seen, tags)

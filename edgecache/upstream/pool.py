@@ -1,0 +1,292 @@
+"""The way to the origin: a pool of keep-alive connections, with a bound on how many and on how long one waits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from edgecache.config.settings import Settings
+from edgecache.semantics.cache_tags import BETWEEN_POPS, TAG_FIELDS
+from edgecache.tasks import spawn
+from edgecache.upstream.peer_fields import SEEN
+from edgecache.upstream.resolver import Names
+from edgecache.wire.errors import OriginBusy, OriginError, OriginTimeout
+from edgecache.wire.h1.client import OriginConnection
+from edgecache.wire.h1.head import ResponseHeads, most_of_responses
+from edgecache.wire.read_buffer import ReadBuffer
+from edgecache.wire.tls.contexts import ClientTls
+from edgecache.wire.upstream_request import Inquiry
+
+log = logging.getLogger("edgecache")
+ALT_SVC: Final = frozenset((b"alt-svc",))  # RFC 7838 §2.1: of the origin as clients reach it, which is this POP
+OF_POPS: Final = frozenset((SEEN, BETWEEN_POPS))  # fields of answers that are believed of POPs alone
+HELD_BACK: Final = 2.0  # seconds that readers may take nothing of an answer while others wait for its connection
+
+
+def tag_field_names(settings: Settings) -> frozenset[bytes]:
+    """The fields of answers that bear tags by the operator's word, in lower case."""
+    return frozenset(name.encode() for name in settings.tag_field_names)
+
+
+def hidden_fields(settings: Settings) -> frozenset[bytes]:
+    """The fields of answers that clients do not see."""
+    tags = TAG_FIELDS | tag_field_names(settings) if settings.tag_fields == "hide" else frozenset()
+    return tags | (ALT_SVC if settings.origin_alt_svc == "drop" else frozenset())
+
+
+class OriginPool:
+    """Connections to one origin. Mutable state: the idle ones, the open ones, and the questions that wait for one.
+
+    A question waits in line when `origin_connections` are busy; the line is bounded in length and in time. Clients that
+    send a body slowly get half of the connections at most and wait in a line of their own, and an answer whose readers
+    take nothing of it is cut short when others wait: neither keeps everybody from the origin.
+    `failed` is told the reason, a fixed word, whenever the origin lets us down.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+        failed: Callable[[str], None] = lambda reason: None,
+        *,
+        is_pop: bool = False,
+    ) -> None:
+        assert settings.origin is not None, "checked by the caller"
+        self.clock = clock
+        self.failed = failed
+        self.origin = settings.origin
+        self.origin_text = str(settings.origin)  # for the log
+        self.first_byte_timeout = settings.first_byte_timeout
+        self.between_bytes_timeout = settings.between_bytes_timeout
+        self.tunnel_timeout = settings.tunnel_timeout
+        self.min_rate = settings.origin_min_rate
+        unbelieved = frozenset() if is_pop else OF_POPS
+        most = most_of_responses(settings.max_fields, is_pop=is_pop)
+        self.heads = ResponseHeads(hidden_fields(settings), unbelieved, tag_field_names(settings), most)
+        self.buffer = ReadBuffer()
+        self.max_head = settings.max_head
+        self._connect_timeout = settings.connect_timeout
+        self._keepalive = settings.origin_keepalive
+        self._greatest_age = settings.origin_connection_age
+        self._most = settings.origin_connections
+        self._queue_most = settings.origin_queue
+        self._queue_timeout = settings.origin_queue_timeout
+        self._names = Names(self.origin.host, self.origin.port, settings.dns_ttl, clock)
+        self._tls = origin_tls(settings) if self.origin.scheme == "https" else None
+        self._idle: list[OriginConnection] = []  # the one used last is used next, so that the others may expire
+        self._open: set[OriginConnection] = set()
+        self._connecting = 0
+        self.asked = 0  # questions ever, those asked again included
+        self.repeated = 0  # questions that met a connection's end, and were asked again
+        self.fastest = 0.0  # seconds: the least time in which an answer has begun; 0 = none has
+        self._waiting: deque[tuple[float, Inquiry]] = deque()  # (deadline, question)
+        self._most_uploads = max(1, self._most // 2)
+        self._uploads: set[Inquiry] = set()  # whose bodies were not complete when they were asked
+        self._uploads_waiting: deque[tuple[float, Inquiry]] = deque()
+
+    # --- questions
+
+    def ask(self, inquiry: Inquiry) -> None:
+        """Send a question at once on an idle connection, or on a new one, or when one becomes free."""
+        self.asked += 1
+        if inquiry.uploads and not self._may_upload(inquiry):
+            self._line_up(inquiry, self._uploads_waiting)
+            return
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.may_take(inquiry):
+                connection.ask(inquiry)
+                return
+            connection.close()
+        if len(self._open) + self._connecting < self._most:
+            self._connecting += 1
+            spawn(self._connect(inquiry), "connect to origin")
+        else:
+            self._line_up(inquiry, self._waiting)
+
+    def _line_up(self, inquiry: Inquiry, line: deque[tuple[float, Inquiry]]) -> None:
+        if len(line) < self._queue_most:
+            line.append((self.clock() + self._queue_timeout, inquiry))
+        else:
+            self._refuse(inquiry, OriginBusy("origin-queue-full", "too many requests wait for the upstream"))
+
+    def _may_upload(self, inquiry: Inquiry) -> bool:
+        """Whether one more question whose body is not complete may have a connection."""
+        if len(self._uploads) >= self._most_uploads:
+            self._uploads = {one for one in self._uploads if one.uploads}
+        if inquiry not in self._uploads and len(self._uploads) >= self._most_uploads:
+            return False
+        self._uploads.add(inquiry)
+        return True
+
+    async def _connect(self, inquiry: Inquiry) -> None:
+        try:
+            connection = await self._new_connection()
+        except OriginError as error:
+            self._connecting -= 1
+            self._refuse(inquiry, error)
+            self._next_waiting()
+            return
+        self._connecting -= 1
+        self._open.add(connection)
+        if connection.closed:  # it was lost as soon as it was made
+            self._refuse(inquiry, OriginError("closed", "the upstream closed the connection"))
+            self.closed(connection)
+        elif inquiry.cancelled:
+            self.idle(connection)
+        else:
+            connection.ask(inquiry)
+
+    async def _new_connection(self) -> OriginConnection:
+        """A connection to the first address that accepts; raises `OriginError`."""
+        loop = asyncio.get_running_loop()
+        failure = OriginError("connect", "the upstream cannot be reached")
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                for family, address in await self._names.addresses():
+                    try:
+                        _, protocol = await loop.create_connection(
+                            lambda: OriginConnection(self),
+                            str(address[0]),
+                            self.origin.port,
+                            family=family,
+                            ssl=self._tls.context if self._tls else None,
+                            server_hostname=self.origin.host if self._tls else None,
+                        )
+                    except ssl.SSLError as error:
+                        failure = OriginError("tls", f"TLS with the upstream failed: {error.reason}")
+                    except OSError as error:
+                        failure = OriginError("connect", f"the upstream cannot be reached: {error.strerror}")
+                    else:
+                        age = self._greatest_age * random.uniform(0.9, 1.0)  # what was opened at once ends in turn
+                        protocol.peer, protocol.leaves_at = str(address[0]), self.clock() + age
+                        return protocol
+        except TimeoutError:
+            raise OriginTimeout("connect-timeout", "the upstream did not accept in time") from None
+        raise failure
+
+    def unanswered(self, inquiry: Inquiry, error: OriginError, connection: OriginConnection, *, unread: bool) -> None:
+        """A kept `connection` ended without a byte of an answer.
+
+        If it did not end because of the question (`unread`), what may be repeated is asked once more, on a connection
+        that is new (RFC 9112 §9.3.1). That is beside any budget: each connection that ends costs one question at most.
+        """
+        if not unread or inquiry.retried or not inquiry.question.may_be_repeated:
+            self._refuse(inquiry, error)
+            return
+        inquiry.retried = True
+        self.asked += 1
+        self.repeated += 1
+        self._open.discard(connection)  # its place is free
+        self._connecting += 1
+        spawn(self._connect(inquiry), "connect to origin")
+
+    def _refuse(self, inquiry: Inquiry, error: OriginError) -> None:
+        if not (inquiry.cancelled or inquiry.is_check):
+            self.failed(error.reason)
+        inquiry.fail(error)
+
+    # --- connections
+
+    def idle(self, connection: OriginConnection) -> None:
+        """`connection` is free: it takes the question that has waited longest."""
+        connection.idle_since = 0.0
+        while self._waiting:
+            _, inquiry = self._waiting.popleft()
+            if not inquiry.cancelled:
+                connection.ask(inquiry)
+                return
+        self._idle.append(connection)
+
+    def closed(self, connection: OriginConnection) -> None:
+        """`connection` has ended."""
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._next_waiting()
+
+    def _next_waiting(self) -> None:
+        if self._waiting and len(self._open) + self._connecting < self._most:
+            _, inquiry = self._waiting.popleft()
+            if inquiry.cancelled:
+                self._next_waiting()
+            else:
+                self.ask(inquiry)
+
+    def sweep(self, now: float) -> None:
+        """End what is overdue; `now` in monotonic seconds."""
+        for line in (self._waiting, self._uploads_waiting):
+            while line and line[0][0] < now:
+                _, inquiry = line.popleft()
+                self._refuse(inquiry, OriginBusy("origin-queue-timeout", "no connection to the upstream became free"))
+        if self._waiting:
+            self._shed(now)
+        self._next_uploads()
+        if self._tls is not None:
+            self._tls.look(now)
+        if self._open:
+            self._names.look()
+        for connection in tuple(self._open):
+            connection.sweep(now)
+            if now > connection.leaves_at or self._names.is_gone(connection.peer):
+                connection.retire()
+        for connection in tuple(self._idle):
+            if connection.idle_since == 0.0:
+                connection.idle_since = now
+            elif now - connection.idle_since > self._keepalive:
+                self._idle.remove(connection)
+                connection.close()
+
+    def _shed(self, now: float) -> None:
+        """Give those who wait the connections whose answers nobody takes, the ones held back longest first."""
+        held = [connection for connection in self._open if connection.held_for(now) > HELD_BACK]
+        held.sort(key=lambda connection: connection.held_for(now), reverse=True)
+        for connection in held[: len(self._waiting)]:
+            self.failed("held-back")
+            connection.shed()
+
+    def _next_uploads(self) -> None:
+        """Those whose bodies are complete by now, or have room now, wait no longer for that."""
+        for _ in range(len(self._uploads_waiting)):
+            deadline, inquiry = self._uploads_waiting.popleft()
+            if inquiry.cancelled:
+                continue
+            if inquiry.uploads and not self._may_upload(inquiry):
+                self._uploads_waiting.appendleft((deadline, inquiry))
+                return
+            self.asked -= 1
+            self.ask(inquiry)
+
+    def close(self) -> None:
+        """End every connection; what is under way fails."""
+        for connection in tuple(self._open):
+            connection.close()
+
+    @property
+    def waiting(self) -> int:
+        """Questions that wait for a connection."""
+        return len(self._waiting) + len(self._uploads_waiting)
+
+    @property
+    def busy(self) -> int:
+        """Connections that are answering a question, or being opened for one."""
+        return len(self._open) - len(self._idle) + self._connecting
+
+    def __repr__(self) -> str:
+        return f"<OriginPool {len(self._open)} open, {len(self._idle)} idle, {len(self._waiting)} waiting>"
+
+
+def origin_tls(settings: Settings) -> ClientTls:
+    """TLS with the origin: verified against the system's store or `origin_ca`, with our certificate if there is one."""
+    return ClientTls(
+        ca=settings.origin_ca,
+        verify=settings.origin_tls_verify,
+        pair=settings.origin_pair,
+        told=lambda line, good: log.log(logging.INFO if good else logging.WARNING, "%s", line),
+    )

@@ -1,0 +1,1 @@
+"""A Valkey client with deadlines. Knows nothing of HTTP."""

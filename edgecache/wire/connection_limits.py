@@ -1,0 +1,90 @@
+"""Who may connect: bounds on the client connections of one worker, in all and from one address."""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Final
+
+from edgecache.config.settings import Settings
+from edgecache.wire.errors import BadRequest
+
+OWN_FILES: Final = 32  # open files beside connections: listening sockets, log, control socket, resolver, libraries
+CROWDED: Final = 0.9  # of the bound: from here on, idle connections make room
+
+
+def fitted(settings: Settings, open_files: int) -> Settings:
+    """The settings with connection bounds that fit into so many open files: the origin gets at most a quarter.
+
+    A worker that keeps them never runs out of files, so accepting, the log and the origin go on working.
+    """
+    origin = min(settings.origin_connections, max(1, open_files // 4))
+    room = max(1, open_files - OWN_FILES - origin)
+    return replace(settings, origin_connections=origin, max_connections=min(settings.max_connections or room, room))
+
+
+class Admission:
+    """Counts who is in. Mutable state: the number of connections, in all and by address.
+
+    An address is one of IPv4, or a /64 network of IPv6, which is what one customer gets.
+    """
+
+    def __init__(self, most: int, most_per_address: int, is_exempt: Callable[[str], bool]) -> None:
+        self._most = most
+        self._most_per_address = most_per_address  # 0 = no bound
+        self._is_exempt = is_exempt  # from the bound per address: a proxy speaks for many
+        self._count = 0
+        self._by_address: dict[bytes, int] = {}
+
+    def tune(self, most: int, most_per_address: int, is_exempt: Callable[[str], bool], clients: Iterable[str]) -> None:
+        """Go on with other bounds; `clients` are those that are in, as far as they are known."""
+        if most_per_address and not self._most_per_address:
+            self._by_address = dict(Counter(map(address_of, clients)))
+        self._most, self._most_per_address, self._is_exempt = most, most_per_address, is_exempt
+
+    def enter(self, client: str) -> BadRequest | None:
+        """Let one more connection from `client` in, or say why not."""
+        if self._count >= self._most:
+            return BadRequest(503, "too-many-connections", "too many connections are open here")
+        if self._most_per_address:
+            address = address_of(client)
+            count = self._by_address.get(address, 0)
+            if count >= self._most_per_address and not self._is_exempt(client):
+                return BadRequest(503, "too-many-from-address", "too many connections are open from that address")
+            self._by_address[address] = count + 1
+        self._count += 1
+        return None
+
+    def leave(self, client: str) -> None:
+        """A connection from `client` that was let in has ended."""
+        self._count -= 1
+        if self._most_per_address:
+            address = address_of(client)
+            count = self._by_address.get(address, 0) - 1
+            if count > 0:
+                self._by_address[address] = count
+            else:
+                self._by_address.pop(address, None)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there is hardly room for more."""
+        return self._count > self._most * CROWDED
+
+    def __repr__(self) -> str:
+        return f"<Admission {self._count} of {self._most} connections>"
+
+
+def address_of(client: str) -> bytes:
+    """What counts as one address: all of IPv4, mapped into IPv6 or not, and the first half of IPv6."""
+    if ":" not in client:
+        return client.encode()
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, client.partition("%")[0])
+    except OSError:
+        return client.encode()
+    if packed.startswith(b"\0" * 10 + b"\xff\xff"):
+        return socket.inet_ntop(socket.AF_INET, packed[12:]).encode()
+    return packed[:8]

@@ -1,0 +1,528 @@
+"""The side that speaks to an origin: one `OriginConnection` per connection, one `Inquiry` per request on it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from math import inf
+from typing import Final, cast
+
+from edgecache.semantics.message import Response, is_event_stream
+from edgecache.semantics.rope import Piece
+from edgecache.wire.body import Body, Cursor
+from edgecache.wire.errors import OriginError, OriginTimeout, WireError
+from edgecache.wire.h1 import serializer as render
+from edgecache.wire.h1 import stale_connection
+from edgecache.wire.h1.body_framing import BodyReader, body_reader
+from edgecache.wire.h1.pool import Pool
+from edgecache.wire.lowest_rate import LowestRate
+from edgecache.wire.slow_readers import Laggards
+from edgecache.wire.upstream_request import Inquiry
+
+log = logging.getLogger("edgecache")
+JUST_USED: Final = 0.001  # seconds since the last question, in which no origin takes a connection for idle
+MEASURED: Final = 3  # questions of each connection whose answers are timed
+REPEATED: Final = 64 * 1024  # bytes of a safe question's body that are kept until its answer begins
+QUICK: Final = 0.02  # seconds in which readers that keep up take what they are given
+LOOKED_AT: Final = frozenset((206, 304, 408))  # statuses that may be no answer to the question
+MAX_INTERIM: Final = 32  # 1xx responses before a final one
+
+
+class OriginConnection(asyncio.BufferedProtocol):
+    """One connection to the origin. It is the `Source` of the answer's body and the `Sink` of the question's."""
+
+    __slots__ = (
+        "_answered",
+        "_asked_at",
+        "_body",
+        "_buffer",
+        "_cursor",
+        "_fin",
+        "_held_since",
+        "_inquiry",
+        "_interim_count",
+        "_known_head",
+        "_laggards",
+        "_patience",
+        "_pool",
+        "_rate",
+        "_reader",
+        "_resting",
+        "_reusable",
+        "_reused",
+        "_sending",
+        "_sized",
+        "_taken",
+        "_tunnel",
+        "_tunnel_room",
+        "_unread",
+        "closed",
+        "deadline",
+        "idle_since",
+        "leaves_at",
+        "peer",
+        "retired",
+        "transport",
+        "used",
+        "writable",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._known_head = pool.heads.known
+        self.used = 0  # questions asked on it
+        self.idle_since = inf  # monotonic seconds; 0 = the next sweep notes it; infinity = it never was
+        self._asked_at = 0.0  # monotonic seconds
+        self._reused = False  # it was idle before the question under way
+        self._unread = False  # it ended too soon to have ended because of that question
+        self.deadline = inf  # monotonic seconds; 0 = as long from the next sweep on as the first byte may take
+        self.peer = ""  # the origin's address
+        self.leaves_at = inf  # monotonic seconds: its greatest age
+        self.retired = False  # it takes no other question
+        self.closed = False
+        self.writable = True
+        self._buffer = b""
+        self._taken = 0  # bytes of the answer that readers have taken as they came
+        self._laggards = Laggards()
+        self._inquiry: Inquiry | None = None
+        self._reader: BodyReader | None = None  # of the answer under way, once its head is there
+        self._body: Body | None = None
+        self._cursor: tuple[Body, Cursor] | None = None
+        self._resting = False  # others have their turn before the rest of what is here is read
+        self._answered = False  # the final head has come
+        self._sending = False  # the question's body is still going out
+        self._reusable = True  # so far
+        self._interim_count = 0
+        self._sized = False  # the answer under way says how long it is
+        self._rate = LowestRate()
+        self._patience = 0.0  # seconds between two bytes of the answer under way
+        self._held_since = inf  # monotonic seconds; since when its readers hold it back
+        self._fin = False  # the origin has said that it sends no more
+        self._tunnel: Callable[[bytes | None], None] | None = None
+        self._tunnel_room: Callable[[], None] | None = None  # told when a tunnel's origin can take more
+
+    @property
+    def origin_text(self) -> str:
+        """Whom it leads to, as a URL."""
+        return self._pool.origin_text
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The origin has accepted."""
+        self.transport = cast(asyncio.Transport, transport)
+
+    # --- the question
+
+    def ask(self, inquiry: Inquiry) -> None:
+        """Send a question; only on a connection that is new or idle."""
+        question = inquiry.question
+        self._inquiry = inquiry
+        inquiry.asked_on = self
+        self.used += 1
+        self._reused = self.idle_since != inf
+        self._asked_at = self._pool.clock()
+        self._answered = False
+        self._taken = 0
+        self._interim_count = 0
+        self._reusable = not self.retired
+        self.deadline = 0.0
+        self.transport.write(question.head)
+        if question.body is not None:
+            self._sending = True
+            if self._reused and question.is_safe:
+                question.body.keep_up_to(REPEATED)
+            cursor = question.body.read_into(self)
+            if self._sending:
+                self._cursor = (question.body, cursor)
+
+    def write(self, piece: Piece) -> None:
+        """A piece of the question's body."""
+        if self._inquiry is not None and piece:
+            self.transport.write(render.chunk(piece) if self._inquiry.question.chunked else piece)
+            self.deadline = 0.0
+
+    def finish(self) -> None:
+        """The question's body is complete."""
+        if self._inquiry is not None and self._inquiry.question.chunked:
+            self.transport.write(render.LAST_CHUNK)
+        self._sending, self._cursor = False, None
+        if self._reader is not None and self._reader.done:
+            self._release()
+
+    def abort(self) -> None:
+        """The question's body will not be complete: the origin must see that."""
+        self._sending, self._cursor = False, None
+        if not self._answered:
+            self._fail(OriginError("client-left", "the request's body was cut short"))
+        self.close()
+
+    def goes_alone(self, at: int) -> bool:
+        """A question has no other way."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The origin does not keep up with the question's body."""
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        """The origin has caught up."""
+        self.writable = True
+        if self._tunnel_room is not None:
+            self._tunnel_room()
+        elif self._cursor is not None:
+            body, cursor = self._cursor
+            body.taken(cursor)
+
+    # --- the answer
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to read into, and how much at once."""
+        return self._pool.buffer.after(self._taken)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So many bytes were read."""
+        self._taken += nbytes
+        self.data_received(self._pool.buffer.first(nbytes))
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the origin."""
+        inquiry = self._inquiry
+        if inquiry is None:
+            if self._tunnel is not None:
+                self._tunnel(data)
+            else:  # unasked: whatever it is, it is not an answer
+                self.close()
+            return
+        try:
+            if self._reader is None:
+                if self.used <= MEASURED:
+                    self._time_answer()
+                if not self._buffer and self._read_known(inquiry, data):
+                    return
+                self._buffer = self._buffer + data if self._buffer else data
+                self._read_heads()
+            else:
+                self._read_body(data)
+        except WireError as error:
+            self._let_down(error.reason)
+            self._fail(OriginError(error.reason, str(error)))
+            self.close()
+        except Exception:
+            log.exception("a bug: an answer of the upstream could not be handled")
+            self._fail(OriginError("internal", "the request failed here"))
+            inquiry.fail(OriginError("internal", "the request failed here"))
+            self.close()
+
+    def _time_answer(self) -> None:
+        took = self._pool.clock() - self._asked_at
+        if not self._buffer and not 0.0 < self._pool.fastest <= took:
+            self._pool.fastest = took
+
+    def _read_known(self, inquiry: Inquiry, data: bytes) -> bool:
+        """Take an answer that is all there in one read, under a head seen before; whether it was one."""
+        end = data.find(b"\r\n\r\n") + 4
+        response = self._known_head(data[:end])
+        if response is None or response.framing.length != len(data) - end or self._sending:
+            return False
+        if inquiry.question.method == b"HEAD" or response.status in LOOKED_AT:
+            return False
+        inquiry.on_whole(response, data[end:])
+        self._inquiry = None
+        if self._reusable and response.keep_alive and not self.closed:
+            self.deadline = inf
+            self._pool.idle(self)
+        else:
+            self.close()
+        return True
+
+    def _read_heads(self) -> None:
+        while self._reader is None and self._inquiry is not None:
+            end = self._buffer.find(b"\r\n\r\n") + 4
+            if end < 4:
+                if len(self._buffer) > self._pool.max_head:
+                    raise OriginError("head-too-large", "the upstream's head is too large")
+                return
+            if end > self._pool.max_head:
+                raise OriginError("head-too-large", "the upstream's head is too large")
+            raw, self._buffer = self._buffer[:end], self._buffer[end:]
+            response = self._pool.heads.parse(raw, self._inquiry.question.method)
+            if response.status >= 200:
+                self._begin_answer(response)
+            elif response.status == 101:
+                self._switch(response)
+                return
+            else:
+                self._interim_count += 1
+                if self._interim_count > MAX_INTERIM:
+                    raise OriginError("too-many-interim", "the upstream sends only interim responses")
+                self._reusable = self._reusable and response.keep_alive
+                self._inquiry.on_interim(response)
+
+    def _switch(self, response: Response) -> None:
+        inquiry = self._inquiry
+        protocol = response.fields.get(b"upgrade") or b""
+        if inquiry is None or not inquiry.question.upgrade or protocol.lower() != b"websocket":
+            raise OriginError("unasked-upgrade", "the upstream switched protocols unasked")
+        self._answered = True
+        self.deadline = inf
+        inquiry.on_answer(response, Body())
+
+    def _begin_answer(self, response: Response) -> None:
+        inquiry = self._inquiry
+        assert inquiry is not None, "only called while a question is under way"
+        if self._is_farewell(inquiry, response):
+            self._inquiry = None
+            closed = OriginError("closed", "the upstream closed the connection")
+            self._pool.unanswered(inquiry, closed, self, unread=True)
+            self.close()
+            return
+        if not inquiry.question.may_be_answered(response.status):
+            raise OriginError("unasked-status", "the upstream answered what it was not asked")
+        self._answered = True
+        self._reusable = self._reusable and response.keep_alive
+        length = response.framing.length
+        if length is not None and length == len(self._buffer):  # all there, in one read
+            content, self._buffer = self._buffer, b""
+            inquiry.on_whole(response, content)
+            self._end_answer()
+            return
+        reader = self._reader = body_reader(response.framing)
+        body = self._body = Body(self)
+        self._sized = length is not None
+        self._rate.begin()
+        quiet = is_event_stream(response)
+        self._patience = self._pool.tunnel_timeout if quiet else self._pool.between_bytes_timeout
+        self.deadline = self._pool.clock() + self._patience
+        inquiry.on_answer(response, body)
+        if reader.done:
+            self._end_answer()
+        elif self._buffer:
+            data, self._buffer = self._buffer, b""
+            self._read_body(data)
+
+    def _is_farewell(self, inquiry: Inquiry, response: Response) -> bool:
+        """Whether a 408 ends a connection that was idle for too long, and has crossed the question on its way.
+
+        Then the question has not been read, and may be asked again (RFC 9110 §15.5.9).
+        """
+        asked_early = self._reused and not self._interim_count and not inquiry.retried
+        return response.status == 408 and asked_early and inquiry.question.may_be_repeated
+
+    def _read_body(self, data: bytes) -> None:
+        reader, body = self._reader, self._body
+        if reader is None or body is None:
+            return
+        if self.deadline is not inf:
+            self.deadline = self._pool.clock() + self._patience
+        if self._buffer:  # what was left over in the last turn of the event loop
+            data, self._buffer = self._buffer + data, b""
+        for piece in reader.feed(data):
+            body.write(piece)
+        if reader.done:
+            self._buffer = reader.rest
+            self._end_answer()
+        elif reader.tired:
+            self._buffer = reader.rest
+            self._rest()
+
+    def _rest(self) -> None:
+        """Let others have their turn before the rest of what is here is read."""
+        if not self._resting:
+            self._resting = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+        if self._held_since == inf and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def _go_on(self) -> None:
+        self._resting = False
+        if self._held_since == inf and not self.closed and self._reader is not None:
+            self.transport.resume_reading()
+            self.data_received(b"")
+
+    def _end_answer(self) -> None:
+        body, self._body = self._body, None
+        if body is not None:
+            body.finish()
+        if not self._sending:
+            self._release()
+        else:
+            self.close()  # answered before the question was complete: nobody knows what it has read
+
+    def _release(self) -> None:
+        if self._inquiry is None:
+            return
+        self._inquiry, self._reader, self._cursor = None, None, None
+        self.deadline = inf
+        if self._reusable and not self._buffer and not self.closed:
+            self._pool.idle(self)
+        else:  # bytes after the answer: an answer to nothing
+            self.close()
+
+    # --- the end
+
+    def eof_received(self) -> bool:
+        """The origin will send no more. Over TLS only its `close_notify` says so (RFC 9112 §9.8)."""
+        self._fin = True
+        if self._inquiry is None and self._tunnel is None:
+            self.closed = True
+        elif self._unheard:
+            after = self._pool.clock() - self._asked_at
+            self._unread = stale_connection.closed_unread(self.transport, after, self._pool.fastest)
+        return False
+
+    def may_take(self, inquiry: Inquiry) -> bool:
+        """Whether this connection, which is idle, has not ended: one that was just used has no time for that."""
+        if self.closed:
+            return False
+        if inquiry.question.is_safe and self._pool.clock() - self._asked_at < JUST_USED:
+            return True
+        return not stale_connection.has_ended(self.transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        by_us, self.closed = self.closed, True
+        if not by_us and self._inquiry is not None:
+            self._read_what_came(exc)
+        if self._tunnel is not None:
+            self._tunnel(None)
+        elif self._reader is not None and self._body is not None and self._reader.end() and self._fin and exc is None:
+            self._end_answer()
+        else:
+            whole = self._answered and self._body is None
+            if not (by_us or whole or self._inquiry is None or self._unheard):
+                self._let_down("closed")
+            unread = self._unread or exc is not None
+            self._fail(OriginError("closed", "the upstream closed the connection"), unread=unread)
+        self._pool.closed(self)
+
+    def _read_what_came(self, exc: Exception | None) -> None:
+        """An origin that answers early resets what it does not read: its answer, which came before, is still here."""
+        while self._reader is not None and self._reader.tired and self._buffer:
+            self.data_received(b"")
+        if exc is not None:
+            for data in stale_connection.unread(self.transport):
+                if self._inquiry is not None:
+                    self.data_received(data)
+
+    @property
+    def _unheard(self) -> bool:
+        """Whether this connection was idle before, and not a byte has come of the answer under way."""
+        return self._reused and not (self._answered or self._buffer or self._interim_count)
+
+    def _fail(self, error: OriginError, *, unread: bool = False) -> None:
+        inquiry, self._inquiry = self._inquiry, None
+        self.deadline = inf
+        if self._cursor is not None:
+            body, cursor = self._cursor
+            self._cursor = None
+            body.leave(cursor)
+        if self._body is not None:
+            body, self._body = self._body, None
+            body.fail()
+        elif inquiry is not None and not self._answered and not inquiry.cancelled:
+            if self._unheard:
+                self._pool.unanswered(inquiry, error, self, unread=unread)
+            else:
+                inquiry.fail(error)
+
+    def close(self) -> None:
+        """End the connection; an answer under way fails."""
+        self.deadline = inf
+        self.closed = True
+        self.transport.abort()
+
+    def sweep(self, now: float) -> None:
+        """End what is overdue; `now` in monotonic seconds."""
+        if self.deadline == 0.0:
+            self.deadline = now + self._pool.first_byte_timeout
+        elif now > self.deadline:
+            self._too_late("between-bytes-timeout" if self._answered else "first-byte-timeout")
+        elif self._body is not None and self.deadline != inf:
+            self._sweep_rate(now, self._body)
+
+    def _sweep_rate(self, now: float, body: Body) -> None:
+        """An answer must keep the lowest rate; a stream of unknown length that nobody keeps may be as slow as it is."""
+        pool = self._pool
+        kept = self._rate.is_kept(now, body.size, pool.min_rate, self._patience)
+        if not kept and (self._sized or body.kept):
+            self._too_late("lowest-rate")
+
+    def _let_down(self, reason: str) -> None:
+        if self._inquiry is None or not self._inquiry.is_check:
+            self._pool.failed(reason)
+
+    def _too_late(self, reason: str) -> None:
+        self._let_down(reason)
+        self._fail(OriginTimeout(reason, "the upstream did not answer in time"))
+        self.close()
+
+    # --- when connections are short
+
+    def is_sending(self, inquiry: Inquiry) -> bool:
+        """Whether the body of `inquiry` still goes out here."""
+        return self._sending and self._inquiry is inquiry
+
+    def belongs_to(self, inquiry: Inquiry) -> bool:
+        """Whether `inquiry` is under way here, or has become the tunnel that this is."""
+        return not self.closed and (self._inquiry is inquiry or self._tunnel is not None)
+
+    def held_for(self, now: float) -> float:
+        """For how many seconds the answer's readers have held it back; negative infinity if they do not."""
+        return now - self._held_since
+
+    def retire(self) -> None:
+        """Take no other question: end now if none is under way, else after the answer; a tunnel stays."""
+        self.retired, self._reusable = True, False
+        if self._inquiry is None and self._tunnel is None and not self.closed:
+            self.close()
+
+    def shed(self) -> None:
+        """Others need the connection more than readers that take nothing: their answer is cut short."""
+        self._fail(OriginError("held-back", "the readers of the answer took nothing"))
+        self.close()
+
+    # --- back-pressure on the answer's body, and leaving HTTP
+
+    def pause_reading(self) -> None:
+        """The readers of the answer do not keep up; the origin is not to blame for the time."""
+        self.deadline = inf
+        self._rate.held_back()
+        self._held_since = self._pool.clock()
+        if self._body is not None:
+            self._laggards.watch(self._body)
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """The readers have caught up."""
+        now = self._pool.clock()
+        self.deadline = now + self._patience
+        if self.held_for(now) > QUICK:
+            self._taken = 0
+        self._held_since = inf
+        self._laggards.held_back_no_more()
+        if self._reader is not None and self._reader.tired:
+            self._rest()
+            return
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def abandoned(self) -> None:
+        """Nobody reads the answer any more."""
+        self.close()
+
+    def end_tunnel(self) -> None:
+        """The client has gone: what it sent before still goes out, in its time."""
+        self.deadline = self._pool.clock() + self._pool.between_bytes_timeout
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def become_tunnel(self, receive: Callable[[bytes | None], None], on_room: Callable[[], None]) -> None:
+        """Hand all further bytes to `receive`, and None at the end; tell `on_room` when more can be taken again."""
+        self._tunnel, self._tunnel_room = receive, on_room
+        self._inquiry = None
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            receive(data)

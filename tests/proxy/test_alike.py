@@ -1,0 +1,634 @@
+"""Heads that are new each time: what is answered without reading them in full is what the long way answers.
+
+Two POPs are told the same, one of which knows only the long way (`hostile/twins.py`). Every answer has to be the same,
+byte for byte, and so has every refusal, every question upstream, every line of the log and every count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import httptools
+import pytest
+from harness.client import HOST
+from harness.origin import OriginDouble, Reply
+from harness.pop import running_pop
+from hostile.generated import POSITIONS, generate
+from hostile.tables import all_cases
+from hostile.twins import PEER, Twins
+
+from edgecache.invalidation.version_vector import Vector
+from edgecache.proxy.fastpath.head_template import AlikeHeads
+from edgecache.semantics import message, unkeyed_fields
+from edgecache.semantics.bounded_cache import Seen
+from edgecache.semantics.message import Fields, Request
+from edgecache.semantics.vary import vary_names
+from edgecache.tasks import spawn
+from edgecache.wire.h1.head import REQUEST_HEAD, HeadLimits, RequestHeads
+from edgecache.wire.h1.llhttp import Splitter
+
+SITE = HOST.encode()
+FRESH = (b"Cache-Control", b"max-age=60")
+PROXY = "10.0.0.1"
+OVER_TLS = b"\t%b\t\n" % SITE
+
+
+def head(target: bytes = b"/a", *lines: bytes, method: bytes = b"GET", version: bytes = b"1.1") -> bytes:
+    """A head for our site."""
+    block = b"".join(line + b"\r\n" for line in lines)
+    return b"%b %b HTTP/%b\r\nHost: %b\r\n%b\r\n" % (method, target, version, SITE, block)
+
+
+def request(target: bytes, *lines: tuple[bytes, bytes], scheme: bytes = b"http") -> Request:
+    """A request whose answer is stored."""
+    return Request(b"GET", target, SITE, Fields([(b"Host", SITE), *lines]), scheme=scheme)
+
+
+def fill(twins: Twins) -> None:
+    """What is stored: plain, varying by all kinds of fields, not plain, not fresh, large, in parts."""
+    store = twins.store
+    for scheme in (b"http", b"https"):
+        store(request(b"/a", scheme=scheme), [FRESH, (b"ETag", b'"v1"'), (b"Cache-Tag", b"t")], b"a " + scheme)
+    for coding in (b"gzip", b"br"):
+        store(request(b"/b", (b"Accept-Encoding", coding)), [FRESH, (b"Vary", b"Accept-Encoding")], b"b " + coding)
+    store(request(b"/c"), [FRESH, (b"Vary", b"Cookie")], b"c for all who send none")
+    for agent in (b"one", b"two"):
+        lines = ((b"User-Agent", agent), (b"Accept-Language", b"en, de;q=0.5"))
+        store(request(b"/d", *lines), [FRESH, (b"Vary", b"User-Agent, Accept-Language")], b"d " + agent)
+    for language in (b"en", b"de"):
+        vary = [FRESH, (b"Vary", b"Accept-Language"), (b"Content-Language", language)]
+        store(request(b"/e", (b"Accept-Language", language)), vary, b"e " + language)
+    store(request(b"/f"), [(b"Cache-Control", b"max-age=2, stale-while-revalidate=5")], b"f")
+    store(request(b"/g"), [(b"Cache-Control", b"max-age=60, no-cache"), (b"ETag", b'"v1"')], b"g")
+    store(request(b"/h"), [FRESH, (b"Strict-Transport-Security", b"max-age=1")], b"h", 404)
+    store(request(b"/i", scheme=b"https"), [FRESH, (b"Strict-Transport-Security", b"max-age=1")], b"i")
+    store(request(b"/j"), [FRESH], bytes(20_000))
+    store(request(b"/k"), [FRESH], bytes(300_000))
+    store(request(b"/l"), [FRESH, (b"ETag", b'"v1"'), (b"Content-Range", b"bytes 0-3/10")], b"part", 206)
+    store(request(b"/m"), [FRESH, (b"Vary", b"X-Request-Id, Accept-Encoding")], b"m")
+    store(request(b"/n"), [FRESH, (b"Vary", b"Edgecache-Geo-Country, Cookie")], b"n")
+    for country in (b"DE", b"FR"):
+        placed = request(b"/n", (b"Edgecache-Geo-Country", country))
+        store(placed, [FRESH, (b"Vary", b"Edgecache-Geo-Country, Cookie")], b"n " + country)
+    for odd in (b"/a#x", b"/a\xe9", b"/a\x7f", b"/a\t"):  # nobody can have asked for these
+        store(request(odd), [FRESH], b"odd")
+    store(request(b"/o?x=1"), [(b"Cache-Control", b"max-age=3")], b"o")
+    store(request(b"/.well-known/acme-challenge/t"), [FRESH], b"token")
+
+
+TARGETS = [b"/" + bytes([letter]) for letter in b"abcdefghijklmn"] + [b"/o?x=1", b"/a", b"/a", b"/unknown"]
+ODD_TARGETS = [
+    *(b"http://%b/a" % SITE, b"https://%b/a" % SITE, b"*", b"/a#x", b"/a\xe9", b"a", b"/.well-known/acme-challenge/t"),
+    *(b"", b"/a?x", b"/%61", b"//a", b'/"<>', b"/a\x7f", b"/a\t"),
+]
+CLIENTS = [name.title() for name in sorted(unkeyed_fields.IMMATERIAL)] + [
+    b"cookie",
+    b"USER-AGENT",
+    b"Accept-Language",
+] * 8
+VALUES = [
+    b"one",
+    b"two",
+    b"en",
+    b"de",
+    b"en, de;q=0.5",
+    b"",
+    b"\xe9\t x",
+    b'"a", b',
+    b"gzip",
+    b"1.2.3.4",
+    b"a" * 300,
+    b"b" * 700,
+]
+MATTERS = [
+    *(b"Accept-Encoding: gzip", b"Accept-Encoding: br", b"accept-encoding: ;;", b"Accept-Encoding: gzip "),
+    *(
+        b"Connection: keep-alive",
+        b"Connection: close",
+        b"Connection: user-agent",
+        b"Connection: cookie",
+        b"connection: keep-alive, x-a",
+        b"X-A: 1",
+    ),
+    *(b'If-None-Match: "v1"', b'If-None-Match: "v2"', b"If-Modified-Since: Wed, 15 Nov 2023 00:00:00 GMT"),
+    *(b"Range: bytes=0-2", b"Range: bytes=2-20", b'If-Range: "v1"', b'If-Match: "v1"'),
+    *(b"Cache-Control: no-cache", b"Cache-Control: max-age=1", b"cache-control: only-if-cached", b"Pragma: no-cache"),
+    *(b"Authorization: Basic eDp5", b"Expect: 100-continue", b"Upgrade: websocket", b"Upgrade: h2c", b"TE: trailers"),
+    *(b"User_Agent: one", b"Cookie_: a", b"Edgecache-Token: x", b"Edgecache-Require: eu=1-1", b"edgecache_client: 1"),
+    *(b"Edgecache-Geo-Country: FR", b"X-Forwarded-Proto: https", b"Forwarded: for=1.2.3.4;proto=https"),
+    *(b"CDN-Loop: test", b"CDN-Loop: other", b"Via: 1.1 a", b"Content-Length: 0", b"Transfer-Encoding: identity"),
+    *(
+        b"Host: " + SITE,
+        b"Host: other.test",
+        b"Max-Forwards: 0",
+        b"Traceparent: 00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01",
+    ),
+]
+BROKEN = [
+    *(
+        b"Cookie",
+        b"Cookie : a",
+        b" Cookie: a",
+        b"Cookie: a\x00",
+        b"Cookie: \x7f",
+        b"Cookie: a\rb",
+        b"Cookie: a\nb",
+        b"",
+    ),
+    *(b"Cookie:\x0b", b"\tcookie: folded", b": a", b"Coo kie: a", b"Cookie\x00: a", b"Cook\xe9: a", b"Cookie\r: a"),
+]
+
+
+def a_line(dice: random.Random) -> bytes:
+    """Most lines are clients' own."""
+    kind = dice.random()
+    if kind < 0.95:
+        name, value = dice.choice(CLIENTS), dice.choice(VALUES) if dice.random() < 0.7 else b"%x" % dice.getrandbits(64)
+        return name + dice.choice([b": ", b":", b":\t"]) + value + dice.choice([b"", b"", b"", b" \t"])
+    return dice.choice(MATTERS) if kind < 0.996 else dice.choice(BROKEN)
+
+
+def a_head(dice: random.Random) -> bytes:
+    """Most heads are plain GETs of what is stored."""
+    usual = dice.random() < 0.93
+    method = b"GET" if usual else dice.choice([b"GET", b"GET", b"HEAD", b"POST", b"OPTIONS", b"get", b"PURGE"])
+    version = b"1.1" if usual else dice.choice([b"1.1", b"1.0", b"1.2", b"2.0", b"1.1 ", b"1,1"])
+    target = dice.choice(TARGETS) if usual else dice.choice(ODD_TARGETS)
+    lines = [a_line(dice) for _ in range(dice.choice((0, 1, 2, 3, 4, 8)))]
+    if dice.random() < 0.3:
+        lines.insert(0, b"Accept-Encoding: gzip")
+    site = dice.choice(
+        [b"Host: " + SITE] * 20 + [b"host: WWW.Example.Test.", b"Host: other.test", b"Host: a b", b"X: y"]
+    )
+    lines.insert(0 if dice.random() < 0.9 else len(lines), site)
+    start = b"" if dice.random() < 0.99 else dice.choice([b"\r\n", b"\n", OVER_TLS, b"\n" + OVER_TLS, b"DE EU eu\n"])
+    return start + b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version, b"".join(line + b"\r\n" for line in lines))
+
+
+def reads(dice: random.Random, one: bytes) -> tuple[bytes, ...]:
+    """A head comes whole, in two, or with the next."""
+    kind = dice.random()
+    if kind < 0.96:
+        return (one,)
+    cut = dice.randrange(len(one))
+    return (one[:cut], one[cut:]) if kind < 0.98 else (one + a_head(dice),)
+
+
+def something_happens(dice: random.Random, twins: Twins) -> None:
+    """Time passes, something is purged, stored anew, or cannot be proven; limits change."""
+    kind = dice.randrange(12)
+    if kind < 4:
+        twins.clock.advance(dice.choice((0.3, 1.0, 1.7, 31.0)))
+    if 1 < kind < 7:
+        fill(twins)
+    scope = dice.choice([b"uhttp://%b/a" % SITE, b"tt", b"p%b/d" % SITE, b"s" + SITE])
+    for twin in twins.both:
+        edge = twin.worker.edge
+        edge.invalidation.set_cut_off(kind == 9)
+        if kind == 7:
+            edge.invalidation.append([scope], soft=True)
+        elif kind == 8:
+            edge.invalidation.append([scope])
+        elif kind == 10:
+            edge.tune(edge.limits)
+
+
+SETTINGS: dict[str, dict[str, str]] = {
+    "plain": {},
+    "behind a proxy": {"trusted_proxies": f"{PROXY}/32"},
+    "located": {"geo_overrides": f"{PEER}/32=DE,1.2.3.4=FR", "trusted_proxies": f"{PROXY}/32"},
+    "redirected": {"https_redirect": "on", "hsts": "max-age=5", "trusted_proxies": f"{PROXY}/32"},
+    "every field logged": {
+        "access_log_fields": "all",
+        "geo_overrides": f"{PEER}/32=DE,1.2.3.4=FR",
+        "trusted_proxies": f"{PROXY}/32",
+    },
+    "some fields logged": {"access_log_fields": "client,host,tls,age,ttl,tags,request_bytes,head_bytes,user_agent"},
+    "one site": {"hosts": HOST, "token_cookie": "on"},
+    "tight": {"max_line": "600", "max_fields": "8", "max_head": "2KiB"},
+}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("name", SETTINGS)
+async def test_every_answer_is_that_of_the_long_way(name: str, seed: int) -> None:
+    """Over generated heads, contents of the memory, purges, passing time and clients of all kinds."""
+    dice = random.Random(f"{name} {seed}")
+    twins = Twins(**SETTINGS[name])
+    fill(twins)
+    clients = [(PEER, b"http", b""), (PROXY, b"http", b""), ("192.0.2.8", b"http", b"")] + 2 * [
+        (PEER, b"https", OVER_TLS)
+    ]
+    for number in range(2000):
+        if number % 40 == 0:
+            something_happens(dice, twins)
+        if number % 60 == 0:
+            twins.tell(*dice.choice(clients))
+        await twins.agree(*reads(dice, a_head(dice)))
+    assert twins.quick.logged == twins.long.logged
+    assert twins.quick.counted == twins.long.counted
+    assert twins.quick.alike > 20, "the short way was not tried"
+    await twins.end()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
+async def test_every_line_that_matters(name: str) -> None:
+    """Each of them in heads that otherwise differ in their clients' own fields only, again and again."""
+    twins = Twins(**SETTINGS[name])
+    fill(twins)
+    addresses = [b"X-Forwarded-For: 1.2.3.4", b"X-Forwarded-For: 192.0.2.9"]
+    for client in ((PEER, b"http", b""), (PROXY, b"http", b""), (PEER, b"https", OVER_TLS)):
+        twins.tell(*client)
+        for line in (*MATTERS, *addresses, b"Cookie: one", b"User-Agent: one", b"DNT: " + b"1" * 700):
+            for target in (b"/a", b"/b", b"/c", b"/d", b"/n"):
+                for number in range(7):
+                    own = (b"X-Request-Id: %d" % number, b"User-Agent: two", b"Accept-Language: en, de;q=0.5")
+                    await twins.agree(head(target, line, *own, b"Cookie: a"))
+                    await twins.agree(head(target, *own, line))
+    assert twins.quick.logged == twins.long.logged
+    assert twins.quick.counted == twins.long.counted
+    assert twins.quick.alike > 50, "the short way was not tried"
+    await twins.end()
+
+
+async def learnt(**settings: str) -> Twins:
+    """Twins that know plain requests for our site."""
+    twins = Twins(**settings)
+    fill(twins)
+    for number in range(4):
+        await twins.agree(head(b"/a", b"Cookie: %d" % number))
+    assert twins.quick.alike > 0
+    return twins
+
+
+async def test_every_byte_in_a_head_like_known_ones() -> None:
+    """One byte, each of 256, in each place of a head that would be answered by likeness."""
+    twins = await learnt()
+    for byte in range(256):  # as if it could be asked for
+        twins.store(request(b"/a" + bytes([byte])), [FRESH], b"odd")
+    places = [
+        *(b"{}GET /a HTTP/1.1\r\nHost: S\r\nCookie: a\r\n\r\n", b"GET{} /a HTTP/1.1\r\nHost: S\r\nCookie: a\r\n\r\n"),
+        *(b"GET {}/a HTTP/1.1\r\nHost: S\r\nCookie: a\r\n\r\n", b"GET /a{} HTTP/1.1\r\nHost: S\r\nCookie: a\r\n\r\n"),
+        *(b"GET /a HTTP/1.1{}\r\nHost: S\r\nCookie: a\r\n\r\n", b"GET /a HTTP/1.1\r{}\nHost: S\r\nCookie: a\r\n\r\n"),
+        *(b"GET /a HTTP/1.1\r\n{}Host: S\r\nCookie: a\r\n\r\n", b"GET /a HTTP/1.1\r\nHost: S{}\r\nCookie: a\r\n\r\n"),
+        *(b"GET /a HTTP/1.1\r\nHost: S\r\n{}Cookie: a\r\n\r\n", b"GET /a HTTP/1.1\r\nHost: S\r\nCoo{}kie: a\r\n\r\n"),
+        *(b"GET /a HTTP/1.1\r\nHost: S\r\nCookie{}: a\r\n\r\n", b"GET /a HTTP/1.1\r\nHost: S\r\nCookie:{}a\r\n\r\n"),
+        *(b"GET /a HTTP/1.1\r\nHost: S\r\nDNT: a{}b\r\n\r\n", b"GET /a HTTP/1.1\r\nHost: S\r\nCookie: a{}\r\n\r\n"),
+        *(b"GET /a HTTP/1.1\r\nHost: S\r\nCookie: a\r{}\n\r\n", b"GET /a HTTP/1.1\r\nHost: S\r\nCookie: a\r\n{}\r\n"),
+        *(b"GET /a HTTP/1.1\r\nHost: S\r\nCookie: a\r\n\r{}\n", b"GET /a HTTP/1.1\r\nHost: S\r\nCookie: a\r\n\r\n{}"),
+    ]
+    for place in places:
+        for byte in range(256):
+            data = place.replace(b"S", SITE).replace(b"{}", bytes([byte]))
+            for _ in range(2):
+                await twins.agree(data)
+    assert twins.quick.alike > 256
+    await twins.end()
+
+
+def hostile() -> Iterator[bytes]:
+    """What the adversary of the wire knows, by hand and by machine."""
+    yield from (case.data for case in all_cases() if len(case.data) < 100_000)
+    yield from (case.data for case in generate() if case.position in list(POSITIONS)[:21])
+
+
+@pytest.mark.slow
+async def test_what_is_refused_is_refused() -> None:
+    """Every hostile case, to a POP that knows what plain requests for each of their sites look like."""
+    twins = await learnt()
+    cookie = b"\r\nCookie: %d\r\n"
+    for number, data in enumerate(hostile()):
+        await twins.agree(data)
+        await twins.agree(data.replace(b"\r\n", cookie % number, 1))
+    assert twins.quick.counted == twins.long.counted
+    await twins.end()
+
+
+class Watched(dict[bytes, bytes]):
+    """An index of fields that notes which names it is asked for."""
+
+    asked: set[bytes]
+
+    def get(self, name: bytes, default: object = None) -> object:  # type: ignore[override]
+        """Note, and tell."""
+        self.asked.add(name)
+        return super().get(name, default)  # type: ignore[arg-type]
+
+    def __getitem__(self, name: bytes) -> bytes:
+        self.asked.add(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        assert isinstance(name, bytes)
+        self.asked.add(name)
+        return super().__contains__(name)
+
+
+@pytest.mark.parametrize("name", ["plain", "redirected", "one site", "located"])
+async def test_nobody_asks_for_what_is_immaterial(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From head to hit, no rule looks at a field that is left out, unless the response varies by it."""
+    asked = Watched.asked = set()
+    twins = Twins(**{**SETTINGS[name], "access_log": "off", "trace_sample": "0.5"})
+    fill(twins)
+    indexed = message._indexed
+    monkeypatch.setattr(message, "_indexed", lambda lines: Watched(indexed(lines)))
+    lines = [name.title() + b": x" for name in unkeyed_fields.IMMATERIAL]
+    for target in (b"/a", b"/b", b"/.well-known/acme-challenge/t", b"/h"):
+        await twins.agree(head(target, *lines, b"Accept-Encoding: gzip"))
+
+    left_out = twins.quick.worker.edge.alike._judged.immaterial
+    assert b"range" in asked, "nothing was watched"
+    assert asked & left_out == set()
+    await twins.end()
+
+
+def test_what_is_never_twice_is_immaterial() -> None:
+    """The tables agree with each other; nothing that rules are about is among them."""
+    assert (
+        unkeyed_fields.NEVER_TWICE | unkeyed_fields.OF_CLIENTS_ADDRESS | unkeyed_fields.OF_CLIENTS_TOKEN
+        <= unkeyed_fields.IMMATERIAL
+    )
+    assert all(name == name.lower() and b"_" not in name for name in unkeyed_fields.IMMATERIAL)
+    assert vary_names(Fields([(b"Vary", b", ".join(sorted(unkeyed_fields.IMMATERIAL)))])) == tuple(
+        sorted(unkeyed_fields.IMMATERIAL)
+    )
+
+
+async def test_it_is_used_for_each_kind_of_client() -> None:
+    """Cookies, agents, ids: new in each request, and answered by likeness all the same; large ones too."""
+    twins = await learnt()
+    for target in (b"/a", b"/b", b"/d", b"/j"):
+        before = twins.quick.alike
+        for number in range(50):
+            lines = (b"Cookie: %d" % number, b"X-Request-Id: %d" % number, b"Accept-Encoding: gzip")
+            answer = await twins.agree(head(target, *lines, b"User-Agent: one", b"Accept-Language: en, de;q=0.5"))
+            assert answer.startswith((b"HTTP/1.1 200 OK", b"HTTP/1.1 200 \r\n")), answer
+        assert twins.quick.alike - before > 40, target
+    before = twins.quick.alike
+    for number in range(5):
+        await twins.agree(head(b"/k", b"Accept-Encoding: gzip", b"Cookie: %d" % number))
+    assert twins.quick.alike == before, "what is read slice by slice is not for the short way"
+    await twins.end()
+
+
+async def test_a_304_is_answered_by_likeness_too() -> None:
+    """Browsers revalidate with cookies of their own; what they get follows from their ETag and from what is stored."""
+    twins = await learnt()
+
+    async def revalidate(count: int) -> set[bytes]:
+        heads = [head(b"/a", b'If-None-Match: "v1"', b"Cookie: %x" % random.getrandbits(64)) for _ in range(count)]
+        return {(await twins.agree(one))[:12] for one in heads}
+
+    assert await revalidate(20) == {b"HTTP/1.1 304"}
+    assert twins.quick.alike > 10
+    twins.clock.advance(3)
+    assert await revalidate(3) == {b"HTTP/1.1 304"}
+    before = twins.quick.alike
+    twins.store(request(b"/a"), [FRESH, (b"ETag", b'"v2"')], b"another")
+    assert await revalidate(5) == {b"HTTP/1.1 200"}
+    twins.store(request(b"/a"), [FRESH, (b"ETag", b'"v1"')], b"the first again")
+    assert await revalidate(5) == {b"HTTP/1.1 304"}
+    assert twins.quick.alike > before
+    await twins.end()
+
+
+async def test_what_leaves_the_memory_is_let_go() -> None:
+    """No answer that is known keeps an entry alive that was evicted or purged."""
+    twins = await learnt()
+    edge = twins.quick.worker.edge
+    for number in range(9):
+        await twins.agree(head(b"/a", b'If-None-Match: "v1"', b"Cookie: %d" % number))
+    entry = edge.memory.slot(b"http://%b/a" % SITE)
+    await twins.agree(head(b"/a", b'If-None-Match: "v2"', b"Cookie: another"))
+    assert len(edge.alike._answers) == 1
+    held = edge.memory.account.held
+    edge.memory.invalidate(entry.key)
+    edge.sweep()
+    assert len(edge.alike._answers) == 0
+    assert edge.memory.account.held < held
+    await twins.end()
+
+
+async def test_what_is_known_of_revalidations_has_no_content() -> None:
+    """Contents are kept where they are counted: not beside what answers a request that is not plain."""
+    twins = await learnt()
+    for number in range(9):
+        twins.store(request(b"/p%d" % number), [FRESH, (b"ETag", b'"v1"')], b"p")
+    for tag in (b'"v1"', b'"v2"'):
+        for number in range(90):
+            await twins.agree(head(b"/p%d" % (number % 9), b"If-None-Match: " + tag, b"Cookie: %d" % number))
+    answers = twins.quick.worker.edge.alike._answers.values()
+    assert len(answers) == 9
+    assert {bytes(one.answer.content) for one in answers} == {b""}
+    await twins.end()
+
+
+async def test_a_head_that_comes_again_is_known_by_its_bytes() -> None:
+    """The shortest way is for what repeats itself exactly."""
+    twins = await learnt()
+    for _ in range(4):
+        await twins.agree(head(b"/a", b"Cookie: always the same"))
+    before = twins.quick.alike
+    await twins.agree(head(b"/a", b"Cookie: always the same"))
+    assert twins.quick.alike == before
+    assert twins.quick.worker.watch.requests.known_hits > before
+    await twins.end()
+
+
+async def test_nothing_is_known_any_more_once_it_drains() -> None:
+    """From then on every answer says that the connection ends."""
+    twins = await learnt()
+    drains = [spawn(twin.worker.drain(), "drain") for twin in twins.both]
+    await asyncio.sleep(0)
+    for number in range(5):
+        assert b"\r\nConnection: close\r\n" in await twins.agree(head(b"/a", b"Cookie: %d" % number))
+    for one in drains:
+        one.cancel()
+    await twins.end()
+
+
+async def test_other_limits_hold_at_once() -> None:
+    """What follows from an essence is forgotten when the limits change."""
+    twins = await learnt()
+    for twin in twins.both:
+        edge = twin.worker.edge
+        edge.tune(replace(edge.limits, hosts=frozenset((b"elsewhere.test",))))
+    assert (await twins.agree(head(b"/a", b"Cookie: other"))).startswith(b"HTTP/1.1 421 ")
+    await twins.end()
+
+
+async def test_what_is_between_pops_teaches_nothing() -> None:
+    """A signature is right for a moment only: a head with an internal field goes the long way each time."""
+    twins = await learnt()
+    known, before = len(twins.quick.worker.edge.alike), twins.quick.alike
+    for number in range(8):
+        await twins.agree(head(b"/a", b"Edgecache-Pop: pop=x", b"Cookie: %d" % number))
+    assert len(twins.quick.worker.edge.alike) == known
+    assert twins.quick.alike == before
+    await twins.end()
+
+
+async def test_a_cookie_that_may_hold_a_token_matters() -> None:
+    """Who has written is answered with what is known of the write, whoever else was answered before (with a tier)."""
+    twins = Twins(token_cookie="on")
+    fill(twins)
+
+    async def never(token: Vector, patience: float) -> bool:
+        return False
+
+    for twin in twins.both:
+        twin.worker.edge._reaches = never
+    for number in range(6):
+        await twins.agree(head(b"/a", b"User-Agent: %d" % number, b"Cookie: edgecache-token=x"))
+    token = Vector({"eu": 1 << 80}).encode()
+    answer = await twins.agree(head(b"/a", b"Cookie: edgecache-token=" + token))
+    assert answer.startswith(b"HTTP/1.1 200 Asked")
+    assert twins.quick.alike > 0
+    await twins.end()
+
+
+async def test_what_a_door_decides_by_the_target_teaches_nothing_of_others() -> None:
+    """A challenge is answered over http; that says nothing of pages, which are sent to https."""
+    twins = Twins(https_redirect="on", trusted_proxies=f"{PROXY}/32")
+    fill(twins)
+    for number in range(6):
+        await twins.agree(head(b"/.well-known/acme-challenge/t", b"Cookie: %d" % number))
+        assert (await twins.agree(head(b"/a", b"Cookie: %d" % number))).startswith(b"HTTP/1.1 301 ")
+    await twins.end()
+
+
+@pytest.mark.parametrize("mark", [b"\n", OVER_TLS, b"\n" + OVER_TLS, b"DE EU eu\n"])
+async def test_no_client_puts_a_doors_mark_before_its_head(mark: bytes) -> None:
+    """What a proxy's heads, or heads over TLS, are known by is refused from who only says it."""
+    twins = Twins(trusted_proxies=f"{PROXY}/32")
+    fill(twins)
+    lines = (b"X-Forwarded-Proto: https",)
+    for client in ((PROXY, b"http", b""), (PEER, b"https", OVER_TLS), (PROXY, b"https", OVER_TLS)):
+        twins.tell(*client)
+        for number in range(8):
+            await twins.agree(head(b"/a", *lines, b"Cookie: %d" % (number // 4)))
+    assert twins.quick.alike > 0
+    twins.tell(PEER)
+    for number in range(3):
+        answer = await twins.agree(mark + head(b"/a", *lines, b"Cookie: %d" % number))
+        assert answer.startswith(b"HTTP/1.1 400 ")
+    await twins.end()
+
+
+# --- what it costs at most
+
+
+def flood(alike: AlikeHeads, count: int, lines: int) -> None:
+    """So many heads, of so many random lines each."""
+    dice = random.Random(5)
+    for _ in range(count):
+        names = (dice.choice([b"User-Agent", b"Accept", b"X-%x" % dice.getrandbits(32)]) for _ in range(lines))
+        alike.find(head(b"/%x" % dice.getrandbits(32), *(b"%b: %x" % (name, dice.getrandbits(600)) for name in names)))
+
+
+def test_a_flood_of_new_lines_is_bounded_in_memory() -> None:
+    """What is remembered of lines stays within its part, which is held from the start."""
+    held = [0]
+
+    def hold(more: int) -> None:
+        held[0] += more
+
+    alike = AlikeHeads(64 * 1024, hold)
+    flood(alike, 5000, 10)
+    assert alike._judged._bytes <= 16 * 1024 <= held[0] <= 64 * 1024
+    assert sum(map(len, alike._judged)) <= alike._judged._bytes
+    assert len(alike) == 0
+
+
+async def test_likenesses_are_bounded() -> None:
+    """As many essences as one likes hold no more than their part of the memory, and are let go with the rest."""
+    twins = await learnt()
+    alike, account = twins.quick.worker.edge.alike, twins.quick.worker.edge.memory.account
+    before = account.held
+    for number in range(1500):
+        raw = head(b"/a", b"X-Api-Key: %0150d" % number)
+        for turn in range(6):
+            await twins.quick.send(raw.replace(b"\r\n\r\n", b"\r\nCookie: %d\r\n\r\n" % turn))
+    most = account.budget // 64
+    assert len(alike) > 20
+    assert alike._likenesses.bytes + alike._judged._bytes <= most
+    alike.forget_all()
+    assert account.held <= before + most
+    await twins.end()
+
+
+def test_what_comes_once_is_not_remembered() -> None:
+    """Neither what a head parses to, nor its essence, before it comes again."""
+    heads = RequestHeads(HeadLimits())
+    for number in range(100):
+        heads.parse(head(b"/%d" % number))
+    assert len(heads._parsed) == 0
+    heads.parse(head(b"/1"))
+    assert len(heads._parsed) == 1
+    seen = Seen(most=10)
+    assert [seen.again(number) for number in range(100)] == [False] * 100
+    assert seen.again(99)
+    assert len(seen._marks) <= 10
+
+
+async def test_a_connection_whose_heads_are_known_is_kept_as_long_as_any(origin: OriginDouble) -> None:
+    """Which way an answer took decides nothing about the patience with an idle connection."""
+    origin.otherwise(lambda request: Reply(200, [("Cache-Control", "max-age=60")], b"page"))
+    async with running_pop(origin) as pop, pop.client() as teacher, pop.client() as client:
+        for _ in range(4):
+            await teacher.request("GET", "/", ())
+            await teacher.response()
+        before = pop.worker.watch.requests.known_hits
+        await client.request("GET", "/", ())
+        await client.response()
+        assert pop.worker.watch.requests.known_hits == before + 1
+        assert [one._fresh for one in pop.worker.connections] == [False, False]
+
+
+class EveryLine:
+    """Takes what llhttp calls back with."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[bytes, bytes]] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A line."""
+        self.lines.append((name, value))
+
+
+def test_lines_are_split_as_llhttp_does() -> None:
+    """Whether names are repeated or not, and whatever is in their values."""
+    dice, splitter, repeated = random.Random(11), Splitter(), 0
+    for _ in range(3000):
+        lines = [a_line(dice) for _ in range(dice.choice((0, 3, 7, 50)))]
+        raw = head(b"/a", *lines, *dice.sample(lines, min(len(lines), dice.randrange(3))))
+        every = EveryLine()
+        try:
+            httptools.HttpRequestParser(every).feed_data(raw)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            continue
+        if REQUEST_HEAD.fullmatch(raw) is None:
+            continue
+        splitter.renew()
+        assert list(splitter.split(raw, raw.count(b"\n") - 2)) == every.lines
+        repeated += len(dict(every.lines)) < len(every.lines)
+    assert repeated > 100
+
+
+async def test_a_flood_of_heads_that_are_like_none_is_hardly_looked_at() -> None:
+    """What is tried in vain is paid for by what is not; the usual clients earn it back."""
+    twins = await learnt()
+    alike = twins.quick.worker.edge.alike
+    flood(alike, 1000, 20)
+    assert alike._credit == 0
+    judged = len(alike._judged)
+    flood(alike, 100, 20)
+    assert len(alike._judged) - judged <= 2 * 100
+    for number in range(10):
+        await twins.agree(head(b"/a", b"Cookie: %d" % number))
+    assert alike._credit >= 10
+    await twins.end()
