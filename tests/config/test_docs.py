@@ -85,3 +85,17 @@ def test_a_page_links_only_to_what_exists(page: Path) -> None:
         assert target.exists(), where
         headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE) if heading else []
         assert not heading or heading in [re.sub(r"[^a-z0-9 -]", "", one.lower()).replace(" ", "-") for one in headings]
+
+
+def test_the_architecture_names_modules_that_exist() -> None:
+    """Each path is one of `edgecache/`, each bare name a module of it, and every package is in the ladder."""
+    package, text = ROOT / "edgecache", (ROOT / "ARCHITECTURE.md").read_text()
+    modules = {str(path.relative_to(package)) for path in package.rglob("*.py")}
+    named = set(re.findall(r"`([a-z0-9_/]+\.py)`", text))
+    ladder = set(re.findall(r"`([a-z]+)`", "".join(re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE))))
+
+    assert {
+        name for name in named if not any(module == name or module.endswith("/" + name) for module in modules)
+    } == set()
+    assert {path.name for path in package.iterdir() if (path / "__init__.py").exists()} - ladder == set()
+    assert len(text.splitlines()) <= 80
