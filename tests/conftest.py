@@ -12,7 +12,9 @@ import uvloop
 from harness import often
 from harness.clock import FakeClock
 from harness.origin import OriginDouble, running_origin
+from harness.serving import running_page
 from harness.valkey import Server, running_valkey
+from harness.versions import VersionedOrigin, running_versions
 
 often.register()
 
@@ -54,3 +56,17 @@ def valkey(valkey_server: Server) -> Server:
     """A real Valkey, empty."""
     valkey_server.db.flushall()
     return valkey_server
+
+
+@pytest.fixture
+def page() -> Iterator[str]:
+    """The URL of an origin of one page, which other processes can ask."""
+    with running_page() as url:
+        yield url
+
+
+@pytest.fixture
+def versions() -> Iterator[VersionedOrigin]:
+    """An origin in a thread, whose page says its version."""
+    with running_versions() as server:
+        yield server

@@ -108,7 +108,7 @@ class RunningPop:
 @contextlib.contextmanager
 def running_pop(
     *,
-    worker: str = "fake_worker:FakeWorker",
+    worker: str = "harness.fake_worker:FakeWorker",
     stdout: IO[bytes] | None = None,
     limit: int = 0,
     environment: Mapping[str, str] | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from dataclasses import dataclass, field
 
 from harness.origin import ReceivedRequest, Reply
@@ -46,3 +47,9 @@ class RangedOrigin:
         if not match[1]:
             return max(0, size - int(match[2])), size
         return int(match[1]), min(int(match[2]) + 1, size) if match[2] else size
+
+
+def numbered(size: int, at: int = 0) -> bytes:
+    """So many bytes, no two places alike over a long way."""
+    numbers = array("I", range(at // 4, (at + size) // 4 + 1))
+    return numbers.tobytes()[at % 4 :][:size]

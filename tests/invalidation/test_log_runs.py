@@ -9,16 +9,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from harness.origin import OriginDouble, ReceivedRequest, Reply
+from harness.origin import OriginDouble
 from harness.pop import Pop, running_pop
 from harness.pop_process import DEADLINE
 from harness.pop_process import running_pop as running_process
+from harness.purging import TOKEN
+from harness.serving import REAL, socket_of
 from harness.valkey import Server, running_valkey
+from harness.versions import VersionedOrigin, VersionedPage, ask
 from redis import Redis
-from test_own_log import TOKEN, ask
-from test_regional_server import REAL, socket_of
-from test_write_crash import Origin
-from test_write_crash import origin as versions
 
 from edgecache.config.settings import load
 from edgecache.invalidation import log_runs, version_vector
@@ -26,27 +25,11 @@ from edgecache.invalidation.log_entry import Draft
 from edgecache.invalidation.region_log import home_store
 from edgecache.invalidation.stream_store import Visit
 
-assert versions  # a fixture
-FRESH = ("Cache-Control", "max-age=60")
-
 
 def copy(source: Server, target: Server) -> None:
     """Everything that lies on one server, as a snapshot of it restores it on another run."""
     for key in source.db.keys("*"):
         target.db.restore(key, max(0, source.db.pttl(key)), source.db.dump(key), replace=True)
-
-
-class Site:
-    """A page that says its version."""
-
-    version = 1
-
-    def reply(self, request: ReceivedRequest) -> Reply:
-        """The page, or that it has not changed."""
-        etag = f'"{self.version}"'
-        if request.get("If-None-Match") == etag:
-            return Reply(304, fields=[FRESH, ("ETag", etag)])
-        return Reply(fields=[FRESH, ("ETag", etag)], body=b"v%d" % self.version)
 
 
 async def pops_page(origin: OriginDouble, server: Server) -> bytes:
@@ -56,7 +39,7 @@ async def pops_page(origin: OriginDouble, server: Server) -> bytes:
         return (await pop.get("/page")).body
 
 
-async def fill(pop: Pop, site: Site) -> None:
+async def fill(pop: Pop, site: VersionedPage) -> None:
     """Store the page in the region."""
     await pop.caught_up()
     assert (await pop.get("/page")).body == b"v%d" % site.version
@@ -65,7 +48,7 @@ async def fill(pop: Pop, site: Site) -> None:
 
 async def test_a_snapshot_from_before_an_acknowledged_purge_serves_nothing_old(origin: OriginDouble) -> None:
     """All POPs restart, and the server comes back with page and log as they were: the page is validated, then a hit."""
-    site = Site()
+    site = VersionedPage()
     origin.otherwise(site.reply)
     with running_valkey() as before, running_valkey() as after:
         async with running_pop(origin, origin.clock, regional=before.url, regional_timeout="2s") as pop:
@@ -81,7 +64,7 @@ async def test_a_snapshot_from_before_an_acknowledged_purge_serves_nothing_old(o
 
 async def test_a_pop_that_lives_on_learns_of_another_run_too(origin: OriginDouble) -> None:
     """It looks at each of its looks at the log, whatever it has applied."""
-    site = Site()
+    site = VersionedPage()
     origin.otherwise(site.reply)
     with running_valkey() as server:
         async with running_pop(origin, origin.clock, regional=server.url, regional_timeout="2s") as pop:
@@ -103,7 +86,7 @@ async def test_a_pop_that_lives_on_learns_of_another_run_too(origin: OriginDoubl
 
 async def test_the_same_run_goes_on_with_its_log(origin: OriginDouble, valkey: Server) -> None:
     """All POPs restart, the server does not: nothing is validated for that."""
-    site = Site()
+    site = VersionedPage()
     origin.otherwise(site.reply)
     async with running_pop(origin, origin.clock, regional=valkey.url, regional_timeout="2s") as pop:
         await fill(pop, site)
@@ -132,7 +115,7 @@ async def test_who_sees_another_run_first_begins_anew_and_nobody_else(valkey: Se
 
 @pytest.mark.slow
 @pytest.mark.parametrize("clean", [True, False])
-def test_the_embedded_server_loses_power(versions: Origin, tmp_path: Path, clean: bool) -> None:
+def test_the_embedded_server_loses_power(versions: VersionedOrigin, tmp_path: Path, clean: bool) -> None:
     """Killed before it has saved a purge: what is older is validated. Ended as it should, it goes on."""
     settings = {
         "worker": REAL,

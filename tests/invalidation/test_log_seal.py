@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from harness.client import until
 from harness.origin import OriginDouble
 from harness.pop import Pop, running_pop
+from harness.purging import BEARER, TOKEN
 from harness.valkey import Server
-from test_log_runs import Site
-from test_purges import BEARER, TOKEN
+from harness.versions import VersionedPage
 
 from edgecache.config.settings import load
 from edgecache.invalidation import version_vector
@@ -109,7 +109,7 @@ async def page(pop: Pop) -> bytes:
 
 async def test_purges_and_writes_are_sealed_and_known(origin: OriginDouble, valkey: Server) -> None:
     """At another POP, in the ledger, and to the writer; who reads the Valkey learns no URL."""
-    site = Site()
+    site = VersionedPage()
     origin.otherwise(site.reply)
     async with (
         running_pop(origin, origin.clock, pop="a", **options(valkey)) as a,
@@ -137,7 +137,7 @@ async def test_what_somebody_else_writes_there_names_nothing_and_hides_nothing(
     origin: OriginDouble, valkey: Server
 ) -> None:
     """A forged entry has everything validated, once; a purge that is taken out of the log is missed by nobody."""
-    site = Site()
+    site = VersionedPage()
     origin.otherwise(site.reply)
     async with running_pop(origin, origin.clock, pop="a", **options(valkey)) as pop:
         await pop.caught_up()
@@ -164,7 +164,7 @@ async def test_what_somebody_else_writes_there_names_nothing_and_hides_nothing(
 
 async def test_a_log_from_before_the_key(origin: OriginDouble, valkey: Server) -> None:
     """What was stored before its entries is validated; what is appended from now on is sealed, and is believed."""
-    site = Site()
+    site = VersionedPage()
     origin.otherwise(site.reply)
     async with running_pop(origin, origin.clock, **options(valkey, regional_key="")) as pop:
         await pop.caught_up()

@@ -14,8 +14,8 @@ from harness.client import let_others_run
 from harness.fault_proxy import FaultProxy
 from harness.origin import OriginDouble
 from harness.pop import Pop, environment, running_pop
+from harness.purging import BEARER, TOKEN, Site, body
 from harness.valkey import Server, running_valkey
-from test_purges import BEARER, TOKEN, Site, body
 
 from edgecache.config.settings import PurgeToken, load
 from edgecache.invalidation.purge_auth import Credentials, PurgeRefused

@@ -12,37 +12,14 @@ from harness.client import ReceivedResponse, let_others_run
 from harness.clock import FakeClock
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
+from harness.purging import BEARER, TOKEN, Site, body
 from harness.valkey import Server, running_valkey
 
 from edgecache.invalidation.log_entry import Draft
 from edgecache.invalidation.purge_log import Kind
 from edgecache.invalidation.version_vector import Vector
 
-FRESH = ("Cache-Control", "max-age=60")
-TOKEN = "a-token-that-may-purge"
-BEARER = ("Authorization", f"Bearer {TOKEN}")
 HOST = "www.example.test"
-
-
-class Site:
-    """An origin whose pages say their version; each bears the tag of its first letter, and all the tag `all`."""
-
-    def __init__(self, origin: OriginDouble) -> None:
-        self.version = 1
-        self.fields: list[tuple[str, str]] = [FRESH]
-        self.origin = origin
-        origin.otherwise(self.reply)
-
-    def reply(self, request: ReceivedRequest) -> Reply:
-        """The page in its present version; a write makes the next one."""
-        if request.method not in ("GET", "HEAD"):
-            self.version += 1
-            return Reply(body=b"written")
-        tags = f"{request.target[1:2]} all"
-        etag = ("ETag", f'"{self.version}"')
-        if request.get("If-None-Match") == etag[1]:
-            return Reply(304, fields=[*self.fields, etag])
-        return Reply(fields=[*self.fields, ("Surrogate-Key", tags), etag], body=b"v%d" % self.version)
 
 
 @pytest.fixture
@@ -76,12 +53,6 @@ async def applied(*pops: Pop) -> None:
     last = Vector(await pops[0].worker.logs.writer.store.tops(["eu"]))
     for pop in pops:
         assert await pop.worker.logs.follower.reaches(last, 5)
-
-
-async def body(pop: Pop, target: str, *fields: tuple[str, str]) -> bytes:
-    """What a GET is answered with."""
-    response = await pop.get(target, *fields)
-    return response.body
 
 
 async def purge(pop: Pop, target: str, *fields: tuple[str, str]) -> ReceivedResponse:

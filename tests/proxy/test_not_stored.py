@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 from harness.client import until
+from harness.observed import logged, samples
 from harness.origin import OriginDouble, Reply
 from harness.pop import Pop, running_pop
 from harness.valkey import Server
 from harness.wire import Truncated
-from test_request_metrics import samples
 
 FRESH = ("Cache-Control", "max-age=60")
 PREFIX = "edgecache_not_stored_total,"
@@ -21,17 +20,6 @@ def counted(pop: Pop) -> dict[str, float]:
     """Responses not stored so far, by reason, without those that are 0."""
     found = samples(pop.worker.snapshot())
     return {key.removeprefix(PREFIX): value for key, value in found.items() if key.startswith(PREFIX) and value}
-
-
-def logged(pop: Pop) -> list[dict[str, Any]]:
-    """The access log from here on, filled as the POP is flushed."""
-    lines: list[dict[str, Any]] = []
-
-    def write(chunk: bytes) -> None:
-        lines.extend(json.loads(line) for line in chunk.splitlines())
-
-    pop.worker._log._writer._write = write
-    return lines
 
 
 REFUSED = [

@@ -6,25 +6,11 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application, Request
+from harness.admin import FakePop
 
 from edgecache import __version__
 from edgecache.server.admin.allowed_hosts import is_own
-from edgecache.server.admin.app import PAGES, Readiness, application
-
-
-class FakePop:
-    """A POP in whatever state a test wants."""
-
-    def __init__(self, state: str = "ready") -> None:
-        self.state = state
-
-    def readiness(self) -> Readiness:
-        """The state, with one worker."""
-        return Readiness(self.state, {"worker_0": "ready"})  # type: ignore[arg-type]
-
-    async def metrics(self) -> bytes:
-        """One sample."""
-        return b"requests_total 1.0\n"
+from edgecache.server.admin.app import PAGES, application
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestServer
-from test_admin import FakePop
+from harness.admin import FakePop
 
 from edgecache.config.settings import Settings, load
 from edgecache.server import healthcheck

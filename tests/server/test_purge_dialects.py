@@ -2,57 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from harness.origin import OriginDouble, ReceivedRequest, Reply
-from harness.pop import Pop, running_pop
-from test_parents import chain
+from harness.origin import OriginDouble, Reply
+from harness.parents import chain
+from harness.pop import running_pop
+from harness.purging import CMS, HOST, PAGES, SHOP, filled, send, stale
 
-HOST = "www.example.test"
-CMS = "a-token-that-may-purge"
-SHOP = "another-token-of-a-shop"
-PAGES = ("/", "/blog/", "/blog/a", "/blog/a?page=2", "/blogger", "/shop/", "/images/1.png", "/feed/")
 BLOG = ("/blog/", "/blog/a", "/blog/a?page=2")
 ADDRESS = {"purge_from": "127.0.0.0/8"}
-
-
-@asynccontextmanager
-async def filled(origin: OriginDouble, **settings: object) -> AsyncIterator[Pop]:
-    """A POP that has stored every page; each says its number of answers, and bears its path's first word as a tag."""
-    asked: dict[tuple[str, str], int] = {}
-
-    def reply(request: ReceivedRequest) -> Reply:
-        key = (request.get("Host") or "", request.target)
-        asked[key] = asked.get(key, 0) + 1
-        first = request.target.split("/")[1].partition("?")[0] or "home"
-        fields = [("Cache-Control", "max-age=600"), ("Surrogate-Key", f"{first} all")]
-        fields += [("X-Magento-Tags", f"cat_p_{len(first)},{first},FPC"), ("Cache-Tag", f"the {first}, any")]
-        fields += [("X-Cache-Tags", f"{first},any"), ("Cache-Tags", f"{first} any")]
-        return Reply(fields=fields, body=b"v%d" % asked[key])
-
-    origin.otherwise(reply)
-    options = {"purge_tokens": f"cms={CMS},shop@shop.example.test={SHOP}", **settings}
-    async with running_pop(origin, **options) as pop:
-        assert await stale(pop) == set()
-        yield pop
-
-
-async def stale(pop: Pop, host: str = HOST, pages: Iterable[str] = PAGES) -> set[str]:
-    """Of the pages, those whose first answer is not the one that is served now."""
-    return {page for page in pages if (await pop.get(page, ("Host", host))).body != b"v1"}
-
-
-async def send(pop: Pop, *lines: str) -> tuple[int, dict[str, object]]:
-    """These lines as a request; status and answer."""
-    async with pop.client() as client:
-        await client.send("\r\n".join([*lines, "", ""]).encode("latin-1"), lines[0].partition(" ")[0])
-        response = await client.response()
-    return response.status, json.loads(response.body)
 
 
 HOST_LINE = f"Host: {HOST}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness.origin import OriginDouble
-from test_purge_dialects import filled, send, stale
+from harness.purging import filled, send, stale
 
 PAGE = (Path(__file__).parents[2] / "docs" / "purging.md").read_text()
 RELAYED = "\nX-Forwarded-For: 10.0.0.7"  # as if it came from the machine of the recipes

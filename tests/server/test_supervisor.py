@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_worker import FakeWorker
+from harness.fake_worker import FakeWorker
 from harness.pop_process import DEADLINE, RunningPop, running_pop
 
 from edgecache.config.settings import Address, load
@@ -247,7 +247,7 @@ def test_a_pop_that_is_ended_while_it_starts_ends_quietly(number: signal.Signals
 @pytest.mark.slow
 def test_what_there_is_to_look_at_is_told_once_it_is_ready() -> None:
     """While a worker starts slowly only the start is said; the addresses follow when `/readyz` says ready, once."""
-    with running_pop(worker="fake_worker:SlowWorker", workers=2) as pop:
+    with running_pop(worker="harness.fake_worker:SlowWorker", workers=2) as pop:
         admin = int(pop.expect(r"starting workers=2 listen=http://\S+ admin=http://127\.0\.0\.1:(\d+)"))
         wait_until(lambda: readiness(admin) is not None)
         seen = [readiness(admin)]
@@ -314,7 +314,7 @@ def test_a_worker_that_gets_sigterm_is_relieved(number: signal.Signals) -> None:
 @pytest.mark.slow
 def test_a_successor_that_does_not_start_leaves_the_old_worker_in_place() -> None:
     """A relief that fails changes nothing for the clients."""
-    with running_pop(worker="fake_worker:OnlyOnce") as pop:
+    with running_pop(worker="harness.fake_worker:OnlyOnce") as pop:
         old = pop.expect_worker()
         pop.process.send_signal(signal.SIGUSR2)
         pop.expect("relief failed, the old worker stays")
@@ -359,7 +359,7 @@ def test_a_hanging_worker_is_killed_and_replaced() -> None:
 @pytest.mark.slow
 def test_gives_up_where_workers_never_start() -> None:
     """A worker that fails on every start ends the POP with exit 1 instead of a loop without end."""
-    with running_pop(worker="fake_worker:BrokenWorker") as pop:
+    with running_pop(worker="harness.fake_worker:BrokenWorker") as pop:
         pop.expect("broken on purpose")
         pop.expect("workers do not start")
 

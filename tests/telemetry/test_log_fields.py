@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from harness.certificates import Authority
 from harness.client import until
+from harness.observed import logged
 from harness.origin import OriginDouble, Reply
 from harness.pop import Pop, running_pop
 from harness.tls_client import secured
 from harness.valkey import Server
-from test_not_stored import logged
 
 from edgecache.config.settings import load
 from edgecache.semantics.errors import ConfigError

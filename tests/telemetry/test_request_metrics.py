@@ -10,27 +10,17 @@ from typing import Any
 
 import pytest
 from harness.client import until
+from harness.observed import samples
 from harness.origin import OriginDouble, Reply, hang
 from harness.pop import Pop, running_pop
 from harness.valkey import Server
 from harness.wire import Truncated
-from prometheus_client.parser import text_string_to_metric_families
 
 from edgecache.semantics.outcomes import TIERS, Result
 from edgecache.storage.resident_clock import clock_of
-from edgecache.telemetry.metrics import Snapshot, render
 from edgecache.telemetry.request_metrics import SAMPLED, USUAL
 
 FRESH = ("Cache-Control", "max-age=60")
-
-
-def samples(snapshot: Snapshot) -> dict[str, float]:
-    """Each rendered sample by its name and label values in the order of the labels' names."""
-    return {
-        ",".join([sample.name, *(value for _, value in sorted(sample.labels.items()))]): sample.value
-        for family in text_string_to_metric_families(render(snapshot).decode())
-        for sample in family.samples
-    }
 
 
 def requests(pop: Pop) -> dict[str, float]:

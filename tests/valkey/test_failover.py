@@ -14,10 +14,10 @@ from harness.client import until
 from harness.fault_proxy import FaultProxy
 from harness.origin import OriginDouble, Reply
 from harness.pop import running_pop
+from harness.purging import BEARER, TOKEN
 from harness.valkey import Server, running_valkey
 from harness.valkey_kinds import cluster
 from redis.exceptions import ResponseError
-from test_purges import BEARER, TOKEN
 
 from edgecache.config.settings import load
 from edgecache.invalidation.log_entry import Draft

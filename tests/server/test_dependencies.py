@@ -17,8 +17,8 @@ from harness.origin import OriginDouble, Reply
 from harness.pop import refusing_port
 from harness.pop import running_pop as running_worker
 from harness.pop_process import DEADLINE, RunningPop, running_pop
+from harness.serving import REAL, get, refusal
 from harness.valkey import Server, running_valkey
-from test_regional_server import REAL, get, refusal
 
 from edgecache.config.settings import Settings, load
 from edgecache.server.dependencies import HOLD, Changes, Surroundings

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application, Request
-from test_admin import FakePop
+from harness.admin import FakePop
 
 from edgecache.config.settings import load
 from edgecache.invalidation.in_process_log import Hub

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from array import array
 from typing import Final
 
 import pytest
 from harness.often import examples
+from harness.ranged import numbered
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,12 +16,6 @@ from edgecache.wire.body import MOST_SMALL, Body
 
 SIZES = st.lists(st.integers(1, 40) | st.integers(GATHERED - 2, GATHERED + 2) | st.just(WHOLE), min_size=1, max_size=9)
 SOME: Final = examples(60)
-
-
-def numbered(size: int, at: int = 0) -> bytes:
-    """So many bytes, no two places alike over a long way."""
-    numbers = array("I", range(at // 4, (at + size) // 4 + 1))
-    return numbers.tobytes()[at % 4 :][:size]
 
 
 def in_pieces(sizes: list[int]) -> tuple[bytes, Content]:

@@ -6,9 +6,9 @@ import pytest
 from harness.client import until
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import running_pop
+from harness.ranged import numbered
+from harness.tiers import TIERS, pops
 from harness.valkey import Server
-from test_content import numbered
-from test_content_ways import TIERS, pops
 
 from edgecache.storage.regional_chunks import CHUNK
 

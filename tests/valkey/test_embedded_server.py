@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from harness.pop_process import DEADLINE, RunningPop, running_pop
+from harness.serving import get, refusal, regional_state, socket_of
 from redis import Redis, RedisError
-from test_regional_server import get, page, refusal, regional_state, socket_of
 
 from edgecache.config.settings import Settings, load
 from edgecache.semantics.errors import ConfigError
@@ -24,8 +24,6 @@ from edgecache.telemetry.metrics import Registry
 from edgecache.valkey import embedded_server
 
 REAL = "edgecache.server.worker:Worker"
-
-__all__ = ["page"]
 
 
 def settings(**more: str) -> Settings:

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from typing import Any
 
 import pytest
 from harness.pop_process import RunningPop, running_pop
-from test_write_crash import Origin
-from test_write_crash import origin as origin  # a fixture
+from harness.purging import TOKEN
+from harness.versions import VersionedOrigin, ask
 
 from edgecache.server.worker_main import DEFAULT_WORKER
-
-TOKEN = "a-token-that-may-purge"
-
-
-def ask(port: int, method: str, target: str, body: bytes = b"", **fields: str) -> tuple[int, bytes]:
-    """One request on a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    try:
-        connection.request(method, target, body, {"Host": "site", **fields})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
 
 
 def all_workers(pop: RunningPop) -> set[bytes]:
@@ -40,11 +26,11 @@ def admin(pop: RunningPop, method: str, path: str, what: Any = None) -> tuple[in
 
 
 @pytest.mark.slow
-def test_what_one_worker_invalidates_all_know(origin: Origin) -> None:
+def test_what_one_worker_invalidates_all_know(versions: VersionedOrigin) -> None:
     """A write, a PURGE, and a purge by the API: four workers, no Valkey, nothing old once it is answered."""
-    origin.may_change.set()
-    origin.may_answer.set()
-    settings = {"origin": origin.url, "workers": 4, "admin_token": TOKEN, "worker": DEFAULT_WORKER}
+    versions.may_change.set()
+    versions.may_answer.set()
+    settings = {"origin": versions.url, "workers": 4, "admin_token": TOKEN, "worker": DEFAULT_WORKER}
     with running_pop(**settings) as pop:
         for _ in range(4):
             pop.expect_worker()
@@ -52,12 +38,12 @@ def test_what_one_worker_invalidates_all_know(origin: Origin) -> None:
         for expected in (b"v2", b"v3", b"v4"):
             assert ask(pop.port, "PUT", "/page", b"x")[0] == 200
             assert all_workers(pop) == {expected}
-        origin.version = 5
+        versions.version = 5
         assert all_workers(pop) == {b"v4"}
         status, answer = ask(pop.port, "PURGE", "/page", Authorization=f"Bearer {TOKEN}")
         assert (status, json.loads(answer)["status"]) == (200, "ok")
         assert all_workers(pop) == {b"v5"}
-        origin.version = 6
+        versions.version = 6
         status, done = admin(pop, "POST", "/purges", {"prefixes": ["site/page"]})
         assert (status, done["state"]) == (201, "applied")
         assert all_workers(pop) == {b"v6"}

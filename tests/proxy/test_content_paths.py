@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,13 +10,13 @@ import pytest
 from harness.client import RawClient, ReceivedResponse
 from harness.clock import FakeClock
 from harness.often import examples
-from harness.origin import OriginDouble, ReceivedRequest, Reply, running_origin
-from harness.pop import Pop, running_pop
-from harness.ranged import RangedOrigin
+from harness.origin import ReceivedRequest, Reply, running_origin
+from harness.pop import Pop
+from harness.ranged import RangedOrigin, numbered
+from harness.tiers import TIERS, pops
 from harness.valkey import Server
 from hypothesis import given
 from hypothesis import strategies as st
-from test_content import numbered
 
 from edgecache.proxy.fastpath.head_memo import LONGEST_ANSWER
 from edgecache.semantics.ranges import MOST_IN_PARTS
@@ -33,7 +31,6 @@ BOUNDS: Final = sorted(
 )
 SIZES: Final = st.builds(lambda bound, by: max(0, bound + by), st.sampled_from(BOUNDS), st.integers(-2, 2))
 WAYS_IN: Final = ("whole", "chunked", "until the close", "rest of a part", "parts", "one part that is all")
-TIERS: Final = ("memory", "regional", "parent")
 PART: Final = re.compile(rb"Content-Range: bytes (\d+)-(\d+)/(\d+)\r\n\r\n")
 ETAG: Final = '"v1"'
 
@@ -51,25 +48,6 @@ class Framed:
         if reply.status != 200 or self.framing == "length":
             return reply
         return Reply(200, reply.fields, reply.body, framing="chunked" if self.framing == "chunked" else "close")
-
-
-@asynccontextmanager
-async def pops(origin: OriginDouble, tier: str, url: str) -> AsyncIterator[tuple[Pop, Pop]]:
-    """The POP by which things come in, and the one that is asked for them then."""
-    common = {"pop_secret": "a-secret-of-this-fleet"}
-    if tier == "regional":
-        common |= {"regional": url, "regional_timeout": "2s", "max_object_memory": "100KiB"}
-    async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(running_pop(origin, origin.clock, pop="first", **common))
-        if tier == "memory":
-            yield first, first
-            return
-        parents = {"parents": f"http://127.0.0.1:{first.port}"} if tier == "parent" else {}
-        second = await stack.enter_async_context(running_pop(origin, origin.clock, pop="second", **common, **parents))
-        if tier == "regional":
-            await first.caught_up()
-            await second.caught_up()
-        yield first, second
 
 
 async def bring_in(pop: Pop, way: str, content: bytes, cuts: list[int]) -> None:

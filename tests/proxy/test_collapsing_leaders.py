@@ -8,7 +8,7 @@ import pytest
 from harness.client import let_others_run
 from harness.origin import OriginDouble, Reply
 from harness.pop import running_pop
-from test_content import numbered
+from harness.ranged import numbered
 
 FRESH = ("Cache-Control", "max-age=60")
 ETAG = ("ETag", '"1"')
