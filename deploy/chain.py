@@ -94,7 +94,7 @@ def ask(
 def administer(service: str, target: str, method: str = "GET", body: object = None, token: str | None = None) -> Answer:
     """One exchange with a POP's admin listener, with the admin token or another."""
     token = environment()["EDGECACHE_ADMIN_TOKEN"] if token is None else token
-    fields = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    fields = {"Host": "127.0.0.1", "Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     connection = connect(service, admin=True, timeout=30.0)
     try:
         return ask_on(connection, target, method, None if body is None else json.dumps(body), fields)

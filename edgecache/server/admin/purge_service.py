@@ -34,6 +34,7 @@ from edgecache.valkey.client import Failure
 audit = logging.getLogger("edgecache.audit")
 LONGEST_WAIT: Final = 60.0  # seconds
 USUAL_WAIT: Final = 10.0
+PREDECESSORS: Final = 10.0  # seconds after the start until silent workers of this POP are those of one that was killed
 CLOSE_WITHIN: Final = 1.0  # seconds
 MOST_LISTED: Final = 1000
 CLOCKS_DIFFER: Final = 600_000  # milliseconds by which the clocks of two regions may differ
@@ -146,6 +147,12 @@ class PurgeDesk(Desk):
     def start(self) -> None:
         """Copy the logs of the other regions, from now on."""
         self._tasks = [spawn(copier.run(), f"copy the log of {copier.peer}") for copier in self._copiers]
+        self._tasks.append(spawn(self._forget_predecessors(), "workers of a POP that was killed"))
+
+    async def _forget_predecessors(self) -> None:
+        """Purges no longer wait for workers that a killed supervisor of this POP has left behind."""
+        await asyncio.sleep(PREDECESSORS)
+        await self._forget(f"{self._pop}/", silent=PREDECESSORS / 2)
 
     def buried(self, pid: int) -> None:
         """The worker that was this process is no more: nobody has to wait for it."""
@@ -155,9 +162,11 @@ class PurgeDesk(Desk):
         """Per peer, why its log cannot be copied; empty where it can."""
         return {copier.peer: copier.trouble for copier in self._copiers}
 
-    async def _forget(self, prefix: str) -> None:
+    async def _forget(self, prefix: str, silent: float = 0.0) -> None:
+        """Forget the workers whose names begin so and that have said nothing for `silent` seconds."""
         with contextlib.suppress(*Failure):
-            dead = [one.name for one in await self._writer.store.members() if one.name.startswith(prefix)]
+            members = await self._writer.store.members()
+            dead = [one.name for one in members if one.name.startswith(prefix) and one.silent >= silent]
             if dead:
                 await self._writer.store.leave(*dead)
 
