@@ -3,87 +3,73 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fuzz bench restart chain real-sites load reload-load dashboards-check purge-load hostile-load
-.PHONY: docs readme heads-cost correctness
+# Each target's line says what it does after `##`: `make help`, the default goal, lists them. What a target passes on to
+# its program is in ARGS: make bench ARGS="--only hit --rounds 1".
+ARGS ?=
+.DEFAULT_GOAL := help
 
-# A POP in front of EDGECACHE_ORIGIN, or of a small demo service if none is given; Ctrl-C drains.
-run: $(VENV)/.installed
+.PHONY: help
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "%-17s %s\n", $$1, $$2 }'
+
+.PHONY: run test check fuzz
+run: $(VENV)/.installed ## a POP before EDGECACHE_ORIGIN, or before a small demo service; Ctrl-C drains
 	@echo 'Starting a POP: it tells what to look at as soon as it is ready.'
 	@EDGECACHE_REGIONAL=$${EDGECACHE_REGIONAL-embedded} $(BIN)/edgecache serve --demo
 
-# In as many processes as there are cores, up to four: a Valkey, ports and files of its own each. What is compiled is
-# kept, whatever the shell says of bytecode: it is half of the time that collecting the tests takes.
+# In as many processes as there are cores, up to four: a Valkey, ports and files of its own each. Bytecode is kept
+# whatever PYTHONDONTWRITEBYTECODE says: it halves the time that collecting the tests takes.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-# Every test.
-test: $(VENV)/.installed-test
-	$(PYTEST)
+test: $(VENV)/.installed-test ## every test; ARGS="tests/wire -k tls" for some
+	$(PYTEST) $(ARGS)
 
-# What to run before each commit: style, types, and the tests that take less than a second each. Properties get a
-# quarter of their examples.
-check: $(VENV)/.installed-test
+# Properties get a quarter of their examples.
+check: $(VENV)/.installed-test ## before each commit: style, types, imports, and the tests that take less than a second each
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(PYTEST) -q -m "not slow" --hypothesis-profile=check
+	$(PYTEST) -q -m "not slow" --hypothesis-profile=check $(ARGS)
 
-# Mutated and generated messages: 1,000,000 without sockets, 50,000 over them; FUZZ="--inputs 10000 --seed 7" for others.
-fuzz: $(VENV)/.installed-test
-	cd tests && ../$(BIN)/python -m fuzz $(FUZZ)
+fuzz: ARGS += $(FUZZ)
+fuzz: $(VENV)/.installed-test ## 1,000,000 mutated messages without sockets, 50,000 over them; ARGS="--inputs 10000 --seed 7"
+	cd tests && ../$(BIN)/python -m fuzz $(ARGS)
 
-# Speed beside nginx, HAProxy and varnish, as far as they are installed.
-bench: $(VENV)/.installed-test
-	$(BIN)/python loadtests/bench.py
+# Load tests, `python -m loadtests NAME`: ARGS=--help says more of each. The variables of their own are older than ARGS.
+LOADTESTS := bench heads-cost restart trace-policies chain hostile-load purge-load reload-load correctness real-sites \
+	plugin-purges dashboards-check
+.PHONY: load local-chain $(LOADTESTS)
+bench: ## speed beside nginx, HAProxy and varnish, as far as they are installed
+heads-cost: ## what a memory hit costs by the kind of its head, without sockets
+restart: ## the hit ratio before and after a restart, on a Zipf workload
+trace-policies: ## recorded traces replayed through the eviction policies
+chain: ## a chain of POPs over a WAN of relays: latency and origin requests with and without tiers, and what breaks it
+hostile-load: ## hostile clients and accidents, each figure beside its bound: eight minutes; ARGS="--quick --only sockets"
+purge-load: ## purges over three regions with delays and cuts between them: how exact, how soon, at what cost
+reload-load: ## certificates renewed, 100 reloads, workers relieved under load: 0 failed requests
+correctness: ## random requests, each response checked against a model; ARGS="--requests 100000 --seed 7 --only parent"
+real-sites: ## nginx with /usr/share/doc, Datasette and Django behind edgecache, compared with themselves
+plugin-purges: ## Wagtail, fastly-purge and WordPress plug-ins purge by their own code; ARGS="--plugins DIR"
+dashboards-check: ## every query of dashboards, rules and alerts, asked of a Prometheus that scrapes a small chain
+chain: ARGS += $(CHAIN)
+hostile-load: ARGS += $(HOSTILE)
+purge-load: ARGS += $(PURGES)
+correctness: ARGS += $(CORRECTNESS)
+plugin-purges: ARGS += $(PLUGINS)
+$(LOADTESTS): $(VENV)/.installed-test
+	$(BIN)/python -m loadtests $@ $(ARGS)
 
-# What a memory hit costs by the kind of its head, without sockets.
-heads-cost: $(VENV)/.installed-test
-	$(BIN)/python loadtests/heads_cost.py
-
-# The hit ratio before and after a restart of the POP, on a Zipf workload.
-restart: $(VENV)/.installed-test
-	$(BIN)/python loadtests/restart.py
-# A chain of POPs over a WAN of relays: latency and origin requests with and without tiers, and what breaks it.
-chain: $(VENV)/.installed-test
-	$(BIN)/python loadtests/chain.py $(CHAIN)
-
-# The main job on real input: nginx with /usr/share/doc and Datasette, behind edgecache.
-real-sites: $(VENV)/.installed-test
-	$(BIN)/python loadtests/real_sites.py
-
-# Wagtail, npm's fastly-purge, and WordPress plug-ins (PLUGINS="--plugins DIR") purge by their own code.
-.PHONY: plugin-purges
-plugin-purges: $(VENV)/.installed-test
-	$(BIN)/python loadtests/plugin_purges.py $(PLUGINS)
-
-# Load on a chain of two edge regions, a shield and an origin, every answer verified; SCENARIO=zipf, flash, purge, write
-# or several, TRACE=a file of id,size lines for zipf, LOAD="--seconds 10 --ui" and more (see loadtests/load.py --help).
+# SCENARIO is zipf, flash, purge, write or several; TRACE a file of id,size lines for zipf.
 SCENARIO ?= zipf
-load: $(VENV)/.installed-load
-	$(BIN)/python loadtests/load.py $(SCENARIO) $(if $(TRACE),--trace "$(TRACE)") $(LOAD)
+load: ARGS += $(SCENARIO) $(if $(TRACE),--trace "$(TRACE)") $(LOAD)
+load: ## load on two edges, a shield and an origin, every answer verified; ARGS="zipf flash purge write --seconds 10"
+local-chain: ## the same chain without load, until Ctrl-C
+local-chain load: $(VENV)/.installed-load
+	$(BIN)/python -m loadtests $@ $(ARGS)
 
-# Every query of dashboards, rules and alerts, asked of a real Prometheus that scrapes a small chain under load.
-dashboards-check: $(VENV)/.installed-test
-	$(BIN)/python loadtests/dashboards_check.py
-
-# Certificates renewed, the configuration reloaded 100 times and the workers relieved under load: 0 failed requests.
-reload-load: $(VENV)/.installed-test
-	$(BIN)/python loadtests/reload_load.py
-
-# Purges over three regions with delays and cuts between them: how exact, how soon, at what cost.
-purge-load: $(VENV)/.installed-test
-	$(BIN)/python loadtests/purge_load.py $(PURGES)
-
-# Hostile clients and accidents under load, each figure beside its bound: eight minutes; HOSTILE="--quick --only sockets".
-hostile-load: $(VENV)/.installed-test
-	$(BIN)/python loadtests/hostile_load.py $(HOSTILE)
-
-# Random requests in three arrangements of POPs, each response checked against a model of the content:
-# CORRECTNESS="--requests 100000 --seed 7 --only parent" for others.
-correctness: $(VENV)/.installed-test
-	cd loadtests && ../$(BIN)/python -m correctness $(CORRECTNESS)
-
-# Write the reference of settings into docs/settings.md, and the sample file docs/edgecache.env.example.
+.PHONY: docs readme
+docs: ## write the reference of settings into docs/settings.md, and the sample file docs/edgecache.env.example
 docs readme: $(VENV)/.installed
 	$(BIN)/edgecache check-config --markdown > $(VENV)/settings.md
 	sed -i -e '/<!-- settings -->/,/<!-- end of settings -->/{//!d;}' \
@@ -112,32 +98,27 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || \
 		{ rm -rf $(VENV); echo 'python3 cannot make a virtual environment: apt-get install python3-venv' >&2; exit 1; }
 
-# The chain of containers in deploy/: two edges, a shield, two origins; OBSERVE=1 adds Prometheus, Grafana and Jaeger.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) -f deploy/docker-compose.yml
 .PHONY: deploy-up deploy-secrets deploy-smoke deploy-image deploy-lock deploy-down
-deploy-up: deploy-secrets
+deploy-up: deploy-secrets ## containers: two edges, a shield, two origins; OBSERVE=1 adds Prometheus, Grafana and Jaeger
 	$(if $(OBSERVE),EDGECACHE_OTLP_ENDPOINT=http://jaeger:4318) $(COMPOSE) $(if $(OBSERVE),--profile observe) up --build --detach
 
-# Prove that it works: hits, tiers, geography, purges, failover; then every container stopped, killed and restarted.
-deploy-smoke:
-	$(PYTHON) deploy/smoke.py $(SMOKE)
+deploy-smoke: ARGS += $(SMOKE)
+deploy-smoke: ## prove that they work: hits, tiers, purges, failover; each container stopped, killed and restarted
+	$(PYTHON) deploy/smoke.py $(ARGS)
 
-# The image: built twice and compared, its size, how soon it is ready.
-deploy-image:
+deploy-image: ## the image built twice and compared, its size, how soon it is ready
 	$(PYTHON) deploy/image.py
 
-# What the images hold, by version and hash; to be made again when dependencies change.
 LOCK = $(BIN)/uv pip compile -q --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --upgrade
-deploy-lock: $(VENV)/.installed-test
+deploy-lock: $(VENV)/.installed-test ## pin what the images hold by version and hash, after dependencies have changed
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv
 	$(LOCK) --extra embedded --extra otel pyproject.toml -o deploy/requirements.txt
 	$(LOCK) deploy/build-requirements.in -o deploy/build-requirements.txt
 	$(LOCK) deploy/site/requirements.in -o deploy/site/requirements.txt
 
-# Stop it and delete its volumes.
-deploy-down:
+deploy-down: ## stop the containers and delete their volumes
 	$(COMPOSE) --profile observe down --volumes --timeout 20
 
-# Its secrets, in deploy/.env; those that are there stay.
-deploy-secrets:
+deploy-secrets: ## their secrets, in deploy/.env and deploy/secrets; those that are there stay
 	@$(PYTHON) deploy/make_env.py

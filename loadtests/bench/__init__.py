@@ -1,1 +1,1 @@
-"""The parts of `loadtests/bench.py`: what is measured, against whom, and how the figures are taken."""
+"""The parts of bench: what is measured, against whom, and how the figures are taken."""

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import heads, rawload
-from .origin import BODY, Origin
-from .peers import Contestant
-from .processes import Server, StartError, running
-from .rounds import say
-from .scenarios import VerifyError
+from loadtests.bench import heads, rawload
+from loadtests.bench.origin import BODY, Origin
+from loadtests.bench.peers import Contestant
+from loadtests.bench.processes import Server, StartError, running
+from loadtests.bench.rounds import say
+from loadtests.bench.scenarios import VerifyError
 
 OBJECTS = 100_000
 IDLE = 10_000

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .heads import ETAG
-from .processes import LOAD_CORE, Command, free_port, probe, running
+from loadtests.bench.heads import ETAG
+from loadtests.bench.processes import LOAD_CORE, Command, free_port, probe, running
 
 BODY = ("<p>The quick brown fox jumps over the lazy dog, as it did on every page before.</p>\n" * 16)[:1024]
 BIG_BYTES = 10 * 1024 * 1024

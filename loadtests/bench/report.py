@@ -7,9 +7,9 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-from .memory import Figure
-from .rounds import CROWDED, Round, Standing
-from .scenarios import Scenario
+from loadtests.bench.memory import Figure
+from loadtests.bench.rounds import CROWDED, Round, Standing
+from loadtests.bench.scenarios import Scenario
 
 Cost = Callable[[Round], float]
 

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import procstat, rawload
-from .load import Load
-from .origin import Origin
-from .peers import Contestant
-from .processes import SERVER_CORE, Server, StartError, running
-from .scenarios import Scenario, VerifyError, verify
-from .wrk import Wrk
+from loadtests.bench import rawload
+from loadtests.bench.load import Load
+from loadtests.bench.origin import Origin
+from loadtests.bench.peers import Contestant
+from loadtests.bench.processes import SERVER_CORE, Server, StartError, running
+from loadtests.bench.scenarios import Scenario, VerifyError, verify
+from loadtests.bench.wrk import Wrk
+from loadtests.lab import procstat
 
 Generator = Callable[[int, int], Load]
 SETTLE_SECONDS = 0.1

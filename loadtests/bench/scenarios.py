@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from . import heads, rawload
-from .origin import Origin
-from .processes import Answer, Server, probe
+from loadtests.bench import heads, rawload
+from loadtests.bench.origin import Origin
+from loadtests.bench.processes import Answer, Server, probe
 
 CONNECTIONS = 32
 

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from .load import Load
+from loadtests.bench.load import Load
 
 SOCKET_ERRORS = ("connect", "read", "write", "timeout")
 SCRIPT = """\

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from correctness.content import Resource
+from loadtests.correctness.content import Resource
 
 ROUNDING: Final = 1.3  # seconds: Age counts whole seconds, and so does Date
 HOP: Final = 1.1  # seconds more for each further POP in the chain, which counts whole seconds again

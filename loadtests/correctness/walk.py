@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from correctness.client import Client, Cut, Received
-from correctness.content import BOUNDS, LANGUAGES, Resource
-from correctness.history import History
-from correctness.judge import Asked, problem
-from correctness.origin import WRITE_FIELD, Content
+from loadtests.correctness.client import Client, Cut, Received
+from loadtests.correctness.content import BOUNDS, LANGUAGES, Resource
+from loadtests.correctness.history import History
+from loadtests.correctness.judge import Asked, problem
+from loadtests.correctness.origin import WRITE_FIELD, Content
 
 Purge = Callable[[str, str, bool], Awaitable[bool]]  # (target or empty, tag or empty, soft) → acknowledged
 

@@ -7,19 +7,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from correctness import judge, places
-from correctness.client import Received, parts_of
-from correctness.content import Resource
-from correctness.history import History
+
+from loadtests.correctness import judge, places
+from loadtests.correctness.client import Received, parts_of
+from loadtests.correctness.content import Resource
+from loadtests.correctness.history import History
 
 TESTS = Path(__file__).parents[1]
-LOADTESTS = TESTS.parent / "loadtests"
+ROOT = TESTS.parent
 
 
 def run(place: str, requests: int, product: str = "") -> subprocess.CompletedProcess[str]:
     """The program, in a process of its own."""
-    command = [sys.executable, "-m", "correctness", "--only", place, "--requests", str(requests), "--product", product]
-    return subprocess.run(command, cwd=LOADTESTS, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-m", "loadtests", "correctness", "--only", place]
+    command += ["--requests", str(requests), "--product", product]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.slow

@@ -17,15 +17,16 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from load import report, tiers, verify
-from load.floors import Floors
-from load.tally import Histogram, Tally
-from load.traces import Zipf, from_trace, read_trace
-from local_chain import objects
-from local_chain.chain import Plan, running_chain
-from local_chain.origin import application
 
-LOADTESTS = Path(__file__).parents[2] / "loadtests"
+from loadtests.lab import objects
+from loadtests.lab.chain import Plan, running_chain
+from loadtests.lab.origin import application
+from loadtests.locust import report, tiers, verify
+from loadtests.locust.floors import Floors
+from loadtests.locust.tally import Histogram, Tally
+from loadtests.locust.traces import Zipf, from_trace, read_trace
+
+ROOT = Path(__file__).parents[2]
 TARGET = objects.target("news", "1", size=500, ttl=60)
 
 
@@ -339,10 +340,10 @@ def test_a_chain_can_be_killed_in_part_and_ends_whole(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_scenario_runs_without_an_error_or_an_old_answer() -> None:
     """A chain of real processes and locust, in two processes, for a few seconds each."""
-    command = [sys.executable, str(LOADTESTS / "load.py"), "zipf", "flash", "purge", "write"]
+    command = [sys.executable, "-m", "loadtests", "load", "zipf", "flash", "purge", "write"]
     command += ["--seconds", "4", "--users", "8", "--rate", "100", "--processes", "2"]
     patient = {**os.environ, "LOAD_BOUND": "20"}  # seconds that a write may take elsewhere: how fast it is, is no test
-    done = subprocess.run(command, env=patient, capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=patient, capture_output=True, text=True, timeout=150, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(
@@ -367,7 +368,7 @@ class Yes(BaseHTTPRequestHandler):
 @pytest.mark.slow
 def test_a_purge_that_does_nothing_is_found_out(tmp_path: Path) -> None:
     """The storm fails if what was acknowledged as purged is answered nevertheless."""
-    command = [sys.executable, "-m", "locust", "-f", str(LOADTESTS / "locustfile.py"), "Purge", "--headless"]
+    command = [sys.executable, "-m", "locust", "-f", "loadtests/locust/locustfile.py", "Purge", "--headless"]
     command += ["-u", "8", "-r", "8", "-t", "3s", "--rate", "100", "--json-file", str(tmp_path / "locust")]
     with running_chain(Plan(regions=("eu",)), tmp_path) as chain, ThreadingHTTPServer(("127.0.0.1", 0), Yes) as liar:
         threading.Thread(target=liar.serve_forever, daemon=True).start()
@@ -377,7 +378,7 @@ def test_a_purge_that_does_nothing_is_found_out(tmp_path: Path) -> None:
             "LOAD_OBJECT_ORIGIN": chain.origin_url,
         }
         done = subprocess.run(
-            command, env={**os.environ, **told}, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=ROOT, env={**os.environ, **told}, capture_output=True, text=True, timeout=60, check=False
         )
         liar.shutdown()
 

@@ -7,7 +7,6 @@ import importlib
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from harness.certificates import Authority
@@ -17,18 +16,13 @@ from harness.pop_process import RunningPop
 from harness.pop_process import running_pop as running_process
 from harness.valkey import Server
 
+from loadtests.correctness.dashboards import queries
+
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="Debian's package prometheus")
 PENDING = {"edgecache_event_loop_lag_seconds_bucket": {"le"}}  # metrics of parts that are on their way
 FRESH = ("Cache-Control", "max-age=60")
-
-
-@pytest.fixture
-def queries(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module that takes the queries apart."""
-    monkeypatch.syspath_prepend(str(ROOT / "loadtests"))
-    return importlib.import_module("dashboards.queries")
 
 
 def promtool(*arguments: str) -> None:
@@ -45,7 +39,7 @@ def test_rules_and_alerts_do_what_they_say() -> None:
     promtool("test", "rules", "alerts_test.yml")
 
 
-def test_every_alert_and_every_ratio_has_a_test(queries: Any) -> None:
+def test_every_alert_and_every_ratio_has_a_test() -> None:
     """None is without a situation in which it fires."""
     tested = (PROMETHEUS / "alerts_test.yml").read_text()
     for query in queries.of_alerts():
@@ -95,7 +89,7 @@ def test_the_dashboards_are_those_of_the_table(monkeypatch: pytest.MonkeyPatch) 
         ('edgecache:hit_ratio:rate5m{tier="memory"}', ["edgecache:hit_ratio:rate5m has no label tier"]),
     ],
 )
-def test_a_query_for_what_is_not_there_is_found(queries: Any, expression: str, wrong: list[str]) -> None:
+def test_a_query_for_what_is_not_there_is_found(expression: str, wrong: list[str]) -> None:
     """The check itself can fail: for a metric, a label in a selector, a label in a grouping."""
     assert queries.faults(queries.Query("", "", expression), {"edgecache_requests_total": {"tier"}}) == wrong
 
@@ -115,9 +109,7 @@ async def metrics(pop: RunningPop, *requests: tuple[str, str], until: str) -> st
 
 
 @pytest.mark.slow
-async def test_every_query_asks_for_what_is_exported(
-    origin: OriginDouble, valkey: Server, queries: Any, tmp_path: Path
-) -> None:
+async def test_every_query_asks_for_what_is_exported(origin: OriginDouble, valkey: Server, tmp_path: Path) -> None:
     """Each metric and label in a dashboard, rule or alert is exported by a POP that has had some traffic."""
     origin.on("/a", Reply(fields=[FRESH], body=b"hello", date=False))
     settings = {"worker": "edgecache.server.worker:Worker", "access_log": "off", "regional": valkey.url}

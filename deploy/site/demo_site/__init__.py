@@ -1,1 +1,1 @@
-"""The blog of loadtests/real_sites as a site behind a CDN: it tags its pages, and has an API for editors."""
+"""The blog of the load tests as a site behind a CDN: it tags its pages, and has an API for editors."""

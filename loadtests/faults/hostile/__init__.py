@@ -1,0 +1,1 @@
+"""The parts of hostile-load: who attacks, who is served meanwhile, and what is measured."""
