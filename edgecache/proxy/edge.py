@@ -117,10 +117,11 @@ class Edge:
             return self._alike_hits.answers(connection, raw)
         now = self.clock()
         if type(known) is KnownPass:
-            if known.client != connection.peer or self.flights.marks.get(known.key, 0.0) < now:
+            until = self.flights.marks.get(known.key, 0.0)
+            if known.client != connection.peer or until < now:
                 self.known.forget_one(raw)
                 return False
-            self.relays.pass_known(connection, known, raw, now)
+            self.relays.pass_known(connection, known, raw, now, until)
             return True
         if type(known) is KnownRead:
             return self._hits is not None and self._hits.ask_known(connection, known, raw)

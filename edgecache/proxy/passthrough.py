@@ -6,11 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from edgecache.invalidation.purge_log import Stamp
 from edgecache.invalidation.validity import Invalidation
 from edgecache.proxy import responses
 from edgecache.proxy.cache_fill import Fills, Reply
-from edgecache.proxy.collapsing import Flights
+from edgecache.proxy.collapsing import OFTEN, Flights
 from edgecache.proxy.fastpath.head_memo import KnownPass
 from edgecache.semantics import cache_status, ranges, rfc9111
 from edgecache.semantics.cache_key import primary_key
@@ -65,11 +64,12 @@ class Relays:
         self._fills = fills
         self._flights = flights
         self._invalidation = invalidation
-        self._log = invalidation.log
+        self.now_known = invalidation.log.stamp  # what is known of the log: every question carries it
         self.clock = clock  # resident time
         self._wall = wall  # epoch seconds, for Date
         self._ask = upstream.ask
-        self.count_refused = fills.count_refused
+        self.came = upstream.came
+        self.count_refused, self.renew_mark = fills.count_refused, flights.renew
         self._unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
 
     def begin(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
@@ -89,7 +89,7 @@ class Relays:
         mark: bytes = b"",
     ) -> None:
         """Ask the origin `question` for `exchange` alone, at `now` in resident time, because of `mark` if it is."""
-        seen = self._log.stamp()
+        seen = self.now_known()
         if (child := exchange.request.child) is not None:  # what it knows, it knew before this question
             seen = seen._replace(vector=seen.vector.merged(child.required))
         relay = exchange.inquiry = Relay(question, now, seen)
@@ -99,9 +99,11 @@ class Relays:
         relay.mark = mark
         self.upstream.ask(relay)
 
-    def pass_known(self, connection: ClientConnection, known: KnownPass, raw: bytes, now: float) -> None:
-        """Pass through the request whose head is `raw`, at `now` in resident time."""
+    def pass_known(self, connection: ClientConnection, known: KnownPass, raw: bytes, now: float, until: float) -> None:
+        """Pass through the request whose head is `raw`, at `now` in resident time; its mark ends at `until`."""
         relay = _KnownPass(self, connection, known, raw, now)
+        if until - now < self._flights.hit_for_miss - OFTEN:  # else it is renewed often enough
+            relay.mark = known.key
         connection.adopt(relay)
         self._ask(relay)
 
@@ -134,10 +136,6 @@ class Relays:
         if get is None:
             return self._fills.refuse(reply, Refused.METHOD)
         return isinstance(self._fills.learn(get, reply), Stored)
-
-    def now_known(self) -> Stamp:
-        """What is known of the log: every question carries it."""
-        return self._log.stamp()
 
     def unstored_head(self, response: Response, why: Forward) -> UnstoredHead | None:
         """The head to pass on of a response that no request could make storable; None of any other.
@@ -322,11 +320,11 @@ class _KnownPass(Exchange, Relay):
         self.began = connection.site.clock()
         self.head_in = known.size
         self.opened_on = self._connection = connection
-        self.question = known.question.anew()
+        question = known.question
+        self.question = question if question.wording is None else question.anew()
         self.asked = self.upstream_asked = now
         self.seen = relays.now_known()
         self.relays = relays
-        self.mark = known.key
 
     @property
     def exchange(self) -> Exchange:  # type: ignore[override]
@@ -334,20 +332,24 @@ class _KnownPass(Exchange, Relay):
         return self
 
     def on_whole(self, response: Response, content: bytes) -> None:
-        response = self.relays.upstream.as_public(self.request, response)
-        unstored = self.relays.unstored_head(response, self.why)
+        relays = self.relays
+        if relays.upstream.own_urls is not None:
+            response = relays.upstream.as_public(self.request, response)
+        unstored = relays.unstored_head(response, self.why)
         if unstored is None:
             self.on_answer(response, Body.of(content))
             return
         connection = self._connection
         if connection is None:
             return
-        self.relays.renew(self)
-        self.relays.upstream.came(self.answered_by, response.status)
-        self.relays.count_refused(unstored.refused)
+        if self.mark:
+            relays.renew_mark(self.mark, self.asked, relays.clock)
+        relays.came(self.answered_by, response.status)
+        relays.count_refused(unstored.refused)
         self.refused = unstored.refused
-        self.cache_status, self.status, self.bytes_out = unstored.member, response.status, len(content)
-        self.answered_on, self.upstream_status = self.asked_on, response.status
+        self.cache_status, self.bytes_out = unstored.member, len(content)
+        self.status = self.upstream_status = response.status
+        self.answered_on = self.asked_on
         self._connection = None
         head = self.head_out = unstored.head + connection.ending(self.request, unstored.head)
         connection.transport.write(head + content)

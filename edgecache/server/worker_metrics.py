@@ -263,7 +263,7 @@ class Watch:
     def upstream_answered(self, by: Tier | None, status: int) -> None:
         """The origin has answered with that status, or a parent has."""
         responses = self.origin_responses if by is None else self.parent_responses
-        responses[min(status // 100, 5)].value += 1
+        responses[status // 100 if status < 600 else 5].value += 1
         if by is None:
             self._failed_in_a_row = self._failed_in_a_row + 1 if status in FAILING else 0
 

@@ -40,6 +40,7 @@ class Upstream:
         self.ask = switch.ask  # send an inquiry
         self.came = came  # told who has answered, if not the origin, and with which status
         self._gateway = gateway
+        self.own_urls = gateway.own  # None: what the origin calls itself is left as it is
         self._log = log
         self._clock = clock
         self._is_trusted = is_trusted  # whether a peer's Forwarded is believed
@@ -47,7 +48,7 @@ class Upstream:
 
     def tune(self, gateway: Gateway, is_trusted: Callable[[str], bool]) -> None:
         """Go on with other settings."""
-        self._gateway, self._is_trusted = gateway, is_trusted
+        self._gateway, self._is_trusted, self.own_urls = gateway, is_trusted, gateway.own
         if self._to_parents is not None:
             self._to_parents.is_trusted = is_trusted
 
@@ -94,7 +95,7 @@ class Upstream:
 
     def as_public(self, request: Request, response: Response) -> Response:
         """`response` to `request` with the origin's own URLs as clients, and invalidations, have to know them."""
-        own = self._gateway.own
+        own = self.own_urls
         return response if own is None else own.as_public(request, response)
 
     async def fetch(self, request: Request, fields: Fields, client: str, watchers: Iterable[Exchange]) -> Reply:

@@ -95,13 +95,15 @@ class OriginPool:
     def ask(self, inquiry: Inquiry) -> None:
         """Send a question at once on an idle connection, or on a new one, or when one becomes free."""
         self.asked += 1
-        if inquiry.uploads and not self._may_upload(inquiry):
+        question = inquiry.question
+        held = question.body is not None or question.upgrade
+        if held and inquiry.uploads and not self._may_upload(inquiry):
             self._line_up(inquiry, self._uploads_waiting)
             return
+        now = self.clock()
         while self._idle:
             connection = self._idle.pop()
-            if connection.may_take(inquiry):
-                connection.ask(inquiry)
+            if connection.ask_if_open(inquiry, now):
                 return
             connection.close()
         if len(self._open) + self._connecting < self._most:
@@ -141,7 +143,7 @@ class OriginPool:
         elif inquiry.cancelled:
             self.idle(connection)
         else:
-            connection.ask(inquiry)
+            connection.ask(inquiry, self.clock())
 
     async def _new_connection(self) -> OriginConnection:
         """A connection to the first address that accepts; raises `OriginError`."""
@@ -200,7 +202,7 @@ class OriginPool:
         while self._waiting:
             _, inquiry = self._waiting.popleft()
             if not inquiry.cancelled:
-                connection.ask(inquiry)
+                connection.ask(inquiry, self.clock())
                 return
         self._idle.append(connection)
 

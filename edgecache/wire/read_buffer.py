@@ -13,7 +13,10 @@ KEPT_UP: Final = 1024 * 1024  # bytes that readers have taken as they came, from
 
 
 class ReadBuffer:
-    """One for all connections of an event loop: each copies out what it has read before another one reads."""
+    """One for all connections of an event loop: each copies out what it has read before another one reads.
+
+    Both sizes begin at the same byte.
+    """
 
     def __init__(self) -> None:
         self._whole = memoryview(bytearray(MUCH))
@@ -22,7 +25,3 @@ class ReadBuffer:
     def after(self, taken: int) -> memoryview:
         """Room for what is to be read next, once readers have taken so many bytes as they came."""
         return self._little if taken < KEPT_UP else self._whole
-
-    def first(self, size: int) -> bytes:
-        """The first `size` bytes of what was read."""
-        return bytes(self._whole[:size])

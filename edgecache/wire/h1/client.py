@@ -21,7 +21,7 @@ from edgecache.wire.slow_readers import Laggards
 from edgecache.wire.upstream_request import Inquiry
 
 log = logging.getLogger("edgecache")
-JUST_USED: Final = 0.001  # seconds since the last question, in which no origin takes a connection for idle
+JUST_USED: Final = 0.02  # seconds since the last question, in which no origin takes a connection for idle
 MEASURED: Final = 3  # questions of each connection whose answers are timed
 REPEATED: Final = 64 * 1024  # bytes of a safe question's body that are kept until its answer begins
 QUICK: Final = 0.02  # seconds in which readers that keep up take what they are given
@@ -51,6 +51,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         "_resting",
         "_reusable",
         "_reused",
+        "_room",
         "_sending",
         "_sized",
         "_taken",
@@ -85,6 +86,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         self.closed = False
         self.writable = True
         self._buffer = b""
+        self._room = pool.buffer.after(0)  # where to read into
         self._taken = 0  # bytes of the answer that readers have taken as they came
         self._laggards = Laggards()
         self._inquiry: Inquiry | None = None
@@ -115,18 +117,24 @@ class OriginConnection(asyncio.BufferedProtocol):
 
     # --- the question
 
-    def ask(self, inquiry: Inquiry) -> None:
-        """Send a question; only on a connection that is new or idle."""
+    def ask_if_open(self, inquiry: Inquiry, now: float) -> bool:
+        """Send a question on this idle connection unless it has ended, which one that was just used has no time for."""
+        if self.closed:
+            return False
+        just_used = now - self._asked_at < JUST_USED and inquiry.question.is_safe
+        if not just_used and stale_connection.has_ended(self.transport):
+            return False
+        self.ask(inquiry, now)
+        return True
+
+    def ask(self, inquiry: Inquiry, now: float) -> None:
+        """Send a question, at `now` in monotonic seconds; only on a connection that is new or idle."""
         question = inquiry.question
         self._inquiry = inquiry
         inquiry.asked_on = self
         self.used += 1
         self._reused = self.idle_since != inf
-        self._asked_at = self._pool.clock()
-        self._answered = False
-        self._taken = 0
-        self._interim_count = 0
-        self._reusable = not self.retired
+        self._asked_at = now
         self.deadline = 0.0
         self.transport.write(question.head)
         if question.body is not None:
@@ -179,12 +187,11 @@ class OriginConnection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to read into, and how much at once."""
-        return self._pool.buffer.after(self._taken)
+        return self._room
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes were read."""
-        self._taken += nbytes
-        self.data_received(self._pool.buffer.first(nbytes))
+        self.data_received(bytes(self._room[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the origin."""
@@ -314,6 +321,8 @@ class OriginConnection(asyncio.BufferedProtocol):
         reader, body = self._reader, self._body
         if reader is None or body is None:
             return
+        self._taken += len(data)
+        self._room = self._pool.buffer.after(self._taken)
         if self.deadline is not inf:
             self.deadline = self._pool.clock() + self._patience
         if self._buffer:  # what was left over in the last turn of the event loop
@@ -355,6 +364,8 @@ class OriginConnection(asyncio.BufferedProtocol):
             return
         self._inquiry, self._reader, self._cursor = None, None, None
         self.deadline = inf
+        self._answered, self._interim_count, self._taken = False, 0, 0  # as on a connection that is new
+        self._room = self._pool.buffer.after(0)
         if self._reusable and not self._buffer and not self.closed:
             self._pool.idle(self)
         else:  # bytes after the answer: an answer to nothing
@@ -371,14 +382,6 @@ class OriginConnection(asyncio.BufferedProtocol):
             after = self._pool.clock() - self._asked_at
             self._unread = stale_connection.closed_unread(self.transport, after, self._pool.fastest)
         return False
-
-    def may_take(self, inquiry: Inquiry) -> bool:
-        """Whether this connection, which is idle, has not ended: one that was just used has no time for that."""
-        if self.closed:
-            return False
-        if inquiry.question.is_safe and self._pool.clock() - self._asked_at < JUST_USED:
-            return True
-        return not stale_connection.has_ended(self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
@@ -501,6 +504,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         self.deadline = now + self._patience
         if self.held_for(now) > QUICK:
             self._taken = 0
+            self._room = self._pool.buffer.after(0)
         self._held_since = inf
         self._laggards.held_back_no_more()
         if self._reader is not None and self._reader.tired:
