@@ -166,10 +166,10 @@ class Bench:
         connection.connection_made(transport)
         for piece in pieces:
             connection.data_received(piece)
-            while not transport.ended and connection._exchange is None and connection._at < len(connection._buffer):
-                before = connection._at, len(connection._buffer)
-                connection._advance()  # what `call_soon` would do in its next turn
-                if before == (connection._at, len(connection._buffer)):
+            while not transport.ended and connection.exchange is None and connection.unread:
+                before = connection.unread
+                connection.advance()  # what `call_soon` would do in its next turn
+                if before == connection.unread:
                     break
         status, reason = self.reasons[-1] if self.reasons else (0, "")
         assert len(self.reasons) < 2, f"refused twice: {self.reasons}"

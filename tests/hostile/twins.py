@@ -94,7 +94,7 @@ class Twin:
                 self.connection.data_received(piece)
         connection = self.connection
         for _ in range(20):
-            if connection._exchange is None and connection._at == len(connection._buffer):
+            if connection.exchange is None and not connection.unread:
                 break
             await asyncio.sleep(0)  # large answers take turns; what is not complete stays
         written = bytes(self.transport.written) + (b" and closed" if self.transport.ended else b"")

@@ -443,7 +443,7 @@ async def test_a_follower_that_comes_before_its_leader_takes_nothing_away(origin
         await leader.request("GET", "/page")
         await origin.request_seen()
         (flight,) = pop.worker.edge.flights._out.values()
-        (last,) = (one for one in pop.worker.connections if one._exchange is None)  # the follower's
+        (last,) = (one for one in pop.worker.connections if one.exchange is None)  # the follower's
         first.set()
         while not flight._landed.done():
             await let_others_run(1)

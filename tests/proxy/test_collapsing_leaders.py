@@ -32,7 +32,7 @@ async def test_one_that_needs_no_body_lets_the_others_have_it(origin: OriginDoub
                 await origin.request_seen()
             await let_others_run(20)
         if how == "leaves":
-            exchanges = [one._exchange for one in pop.worker.connections if one._exchange is not None]
+            exchanges = [one.exchange for one in pop.worker.connections if one.exchange is not None]
             sorted(exchanges, key=lambda one: one.began)[place].leave()
         gate.set()
         await let_others_run(200)

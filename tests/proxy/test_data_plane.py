@@ -239,7 +239,7 @@ async def test_silent_and_dripping_clients_are_ended(origin: OriginDouble) -> No
     """A head must come whole within its time; who sends nothing at all is closed without a word."""
     async with running_pop(origin, head_timeout="10s") as pop, pop.client() as silent, pop.client() as slow:
         await slow.send(b"GET / HTTP/1.1\r\nHost", method="GET")
-        await until(lambda: any(connection._buffer for connection in pop.worker.connections))
+        await until(lambda: any(connection.unread for connection in pop.worker.connections))
         pop.pass_time(11)
         response = await slow.response()
         await silent.closed()

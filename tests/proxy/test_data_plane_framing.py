@@ -165,9 +165,10 @@ async def test_an_origin_that_does_not_read_stops_the_client(origin: OriginDoubl
         sending = asyncio.get_running_loop().create_task(client.request("PUT", "/file", body=bytes(size)))
         await origin.request_seen()
         (connection,) = pop.worker.connections
-        await until(lambda: connection._paused)
+        await until(lambda: connection.reading_paused)
         await let_others_run(500)
-        assert connection._body_bytes < 16 * MIB
+        assert connection.incoming is not None
+        assert connection.incoming.size < 16 * MIB
         assert not sending.done()
         gate.set()
         assert (await client.response("PUT")).body == b"taken"

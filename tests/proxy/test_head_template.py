@@ -586,7 +586,7 @@ async def test_a_connection_whose_heads_are_known_is_kept_as_long_as_any(origin:
         await client.request("GET", "/", ())
         await client.response()
         assert pop.worker.watch.requests.known_hits == before + 1
-        assert [one._fresh for one in pop.worker.connections] == [False, False]
+        assert [one.fresh for one in pop.worker.connections] == [False, False]
 
 
 class EveryLine:

@@ -19,7 +19,7 @@ from harness.pop_process import DEADLINE, RunningPop
 from harness.pop_process import running_pop as running_process
 from harness.wire import Closed, Truncated
 
-from edgecache.wire.h1.server import DRAIN_IDLE
+from edgecache.wire.h1.deadlines import DRAIN_IDLE
 
 WORKER = "edgecache.server.worker:Worker"
 FRESH = ("Cache-Control", "max-age=60")

@@ -33,7 +33,7 @@ async def pages(pop: Pop, numbers: range) -> None:
 
 def waiting(pop: Pop) -> int:
     """How many clients of `pop` have asked, and are not answered yet."""
-    return sum(connection._exchange is not None for connection in pop.worker.connections)
+    return sum(connection.exchange is not None for connection in pop.worker.connections)
 
 
 async def warm(origin: OriginDouble, url: str, numbers: range, **settings: object) -> int:

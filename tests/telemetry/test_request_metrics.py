@@ -321,7 +321,7 @@ async def test_a_head_that_does_not_come_is_logged_with_its_time(origin: OriginD
     async with running_pop(origin, access_log="json") as pop, pop.client() as client:
         pop.worker._log._writer._write = lines.append
         await client.send(b"HEAD /slow HTTP/1.1\r\nHo")
-        await until(lambda: any(connection._buffer for connection in pop.worker.connections))
+        await until(lambda: any(connection.unread for connection in pop.worker.connections))
         pop.pass_time(pop.worker.head_timeout + 1)
         answer = await client.response("HEAD")
         counts = by_status(pop)

@@ -12,6 +12,7 @@ from harness.pop import Pop, running_pop
 from harness.wire import Closed
 
 from edgecache.semantics.message import Fields
+from edgecache.wire.h1.server import ClientConnection
 
 FRESH = ("Cache-Control", "max-age=60")
 LINE, FIELDS, HEAD = 512, 10, 2048
@@ -23,6 +24,11 @@ async def answered(pop: Pop, head: bytes) -> int:
     async with pop.client() as client:
         await client.send(head)
         return (await client.response()).status
+
+
+def body_bytes(connection: ClientConnection) -> int:
+    """The bytes of content that it has read of the request's body under way."""
+    return connection.incoming.size if connection.incoming is not None else 0
 
 
 async def ended(client: RawClient) -> int:
@@ -75,7 +81,7 @@ async def test_the_head_is_bounded(origin: OriginDouble, more: int, status: int)
 
 async def read(pop: Pop, count: int) -> None:
     """Wait until the one connection of `pop` holds so many bytes that are no whole head."""
-    await until(lambda: [len(connection._buffer) for connection in pop.worker.connections] == [count])
+    await until(lambda: [connection.unread for connection in pop.worker.connections] == [count])
 
 
 @pytest.mark.parametrize("start", [b"", b"GET / HT"], ids=["silent", "half a head"])
@@ -108,7 +114,7 @@ async def test_a_body_has_its_time(origin: OriginDouble) -> None:
     origin.otherwise(Reply())
     async with running_pop(origin, body_timeout="10s") as pop, pop.client() as client:
         await client.send(f"POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 10\r\n\r\nhalf".encode(), "POST")
-        await until(lambda: [one._body_bytes for one in pop.worker.connections] == [4])
+        await until(lambda: [body_bytes(one) for one in pop.worker.connections] == [4])
         pop.pass_time(9)
         await let_others_run()
         assert len(pop.worker.connections) == 1
@@ -171,9 +177,9 @@ async def test_pipelined_hits_that_nobody_reads_are_bounded(origin: OriginDouble
             sending = asyncio.get_running_loop().create_task(client.send(one * count, method=None))
             await let_others_run(2000)
             (connection,) = pop.worker.connections
-            held = connection.transport.get_write_buffer_size() + len(connection._buffer)
+            held = connection.transport.get_write_buffer_size() + connection.unread
             assert held < 1024 * 1024
-            assert not sending.done() or connection._paused
+            assert not sending.done() or connection.reading_paused
             for _ in range(count):
                 assert (await client.response("GET")).body == b"a" * 2000
             await sending
@@ -206,7 +212,7 @@ async def test_a_body_that_only_trickles_is_ended(origin: OriginDouble) -> None:
         await client.send(f"POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 9999\r\n\r\n".encode(), "POST")
         for count in range(1, 4):
             await client.send(b"a", method=None)
-            await until(lambda count=count: [one._body_bytes for one in pop.worker.connections] == [count])
+            await until(lambda count=count: [body_bytes(one) for one in pop.worker.connections] == [count])
             pop.pass_time(4)
         assert await ended(client) == 408
 

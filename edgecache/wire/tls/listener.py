@@ -16,7 +16,9 @@ from typing import Final, Protocol, cast
 from edgecache.semantics.client_address import Trust, plain_address
 from edgecache.tasks import spawn
 from edgecache.wire.errors import BadRequest
-from edgecache.wire.h1.server import LINGER, ClientConnection
+from edgecache.wire.h1.connection_state import Event
+from edgecache.wire.h1.deadlines import LINGER
+from edgecache.wire.h1.server import ClientConnection
 from edgecache.wire.handler import Site
 from edgecache.wire.proxy_protocol import FIXED, LONGEST_V2, read_preface
 from edgecache.wire.refusal import Refusal
@@ -70,7 +72,7 @@ class SecureConnection(ClientConnection):
         if self._for_pops:
             self.peer_pop = pop_name(transport.get_extra_info("peercert"))
             if not self.peer_pop:
-                self._ready, self._lingering = False, True  # whatever it sent is thrown away
+                self._on(Event.CLOSE)
                 cast(asyncio.Transport, transport).abort()
                 return
         self.tag = b"\t%b\t%b\n" % (self.server_name, self.peer_pop)
@@ -82,10 +84,6 @@ class SecureConnection(ClientConnection):
         """The connection has ended."""
         if self.fit:
             super().connection_lost(exc)
-
-    def eof_received(self) -> bool:
-        """TLS ends in both directions at once."""
-        return False
 
 
 class SecureListener:
