@@ -27,11 +27,11 @@ from edgecache.config.addresses import (
     origin,
 )
 from edgecache.config.certificates import key_pairs
+from edgecache.config.valkey_url import parse_url
 from edgecache.semantics import uri
 from edgecache.semantics.geo import CODE, CONTINENTS, GeoRules
 from edgecache.semantics.ignored_parameters import ignored_parameters
 from edgecache.telemetry.log_field_names import chosen
-from edgecache.valkey.client import parse_url
 
 T = TypeVar("T")
 

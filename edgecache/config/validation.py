@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgecache.config.addresses import Address, Origin, is_loopback
 from edgecache.config.certificates import KeyPair, described
+from edgecache.config.valkey_url import parse_url
 from edgecache.semantics.errors import ConfigError
-from edgecache.valkey.client import parse_url
 
 if TYPE_CHECKING:
     from edgecache.config.settings import Settings

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from edgecache.invalidation.purge_log import (
     NO_POSITION,
@@ -33,13 +33,19 @@ from edgecache.semantics.memoize import remember
 from edgecache.storage.memory import Entry, Memory
 
 if TYPE_CHECKING:
-    from edgecache.proxy.collapsing import Flights
     from edgecache.storage.record import Record
 
 logger = logging.getLogger("edgecache")
 AVAILABLE: Final = "available"
 AVAILABLE_EVERYWHERE: Final[Mapping[bytes, str]] = {b"": AVAILABLE}
 CUT_OFF: Final = b"cut-off"  # in Cache-Status
+
+
+class SharedFetches(Protocol):
+    """Upstream fetches under way that several requests share."""
+
+    def dissolve(self, names: frozenset[bytes]) -> None:
+        """Let no further request join a fetch for a URL with one of these names."""
 
 
 class Invalidation:
@@ -49,12 +55,12 @@ class Invalidation:
         self,
         log: PurgeLog,
         memory: Memory,
-        flights: Flights,
+        fetches: SharedFetches,
         cut_off_modes: Mapping[bytes, str] = AVAILABLE_EVERYWHERE,
     ) -> None:
         self.log = log
         self._memory = memory
-        self._flights = flights
+        self._fetches = fetches
         self._cut_off_modes = cut_off_modes  # path prefix → available or consistent; the empty one is for all others
         self.replaying = False  # entries from before this worker began are still being read: no record is proven
         self.cut_off = False  # nothing was heard of some region's log for too long
@@ -213,7 +219,7 @@ class Invalidation:
         for url in urls:
             self._memory.invalidate(url)
         if urls:
-            self._flights.dissolve(frozenset(map(uri.name, urls)))
+            self._fetches.dissolve(frozenset(map(uri.name, urls)))
 
 
 def subject_of(entry: Entry) -> Subject:

@@ -6,7 +6,6 @@ What is passed on as it comes is answered by `proxy/passthrough.py`.
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
 
 from edgecache.proxy import responses
 from edgecache.proxy.cache_fill import Reply
@@ -22,8 +21,6 @@ from edgecache.storage.memory import Entry
 from edgecache.upstream.peering import tell_of_entry, tell_of_reply
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.upstream_request import Question
-
-KNOWN_HIT: Final = b"hit"  # in the log, for Cache-Status: its ttl is in the head only
 
 
 class Delivery:
@@ -48,7 +45,7 @@ class Delivery:
             return False
         answer = rendered.answer
         exchange.result, exchange.entry = Result.HIT, entry
-        exchange.cache_status = KNOWN_HIT
+        exchange.cache_status = cache_status.KNOWN_HIT
         if exchange.request.child is not None:
             tell_of_entry(exchange, entry, self._invalidation, now)
         exchange.reply(answer.status, answer.head, answer.content)

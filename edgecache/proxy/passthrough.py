@@ -18,7 +18,7 @@ from edgecache.semantics.outcomes import OF_THE_RESPONSE, Forward, Refused, Resu
 from edgecache.semantics.stored_response import Stored
 from edgecache.storage.memory import Entry
 from edgecache.upstream.fetcher import Upstream, interim_head
-from edgecache.upstream.peer_fields import is_internal
+from edgecache.upstream.peer_fields import is_internal, required_by
 from edgecache.upstream.peering import tell_of_reply
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
@@ -91,7 +91,7 @@ class Relays:
         """Ask the origin `question` for `exchange` alone, at `now` in resident time, because of `mark` if it is."""
         seen = self.now_known()
         if (child := exchange.request.child) is not None:  # what it knows, it knew before this question
-            seen = seen._replace(vector=seen.vector.merged(child.required))
+            seen = seen._replace(vector=seen.vector.merged(required_by(child)))
         relay = exchange.inquiry = Relay(question, now, seen)
         exchange.why, exchange.upstream_asked = why, now
         exchange.alone = result is Result.PASS

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Final
 
 from edgecache.semantics.outcomes import Forward, Refused
+
+KNOWN_HIT: Final = b"hit"  # a memory hit in the access log: its ttl is in the response head only
 
 
 def hit(pop: bytes, ttl: float, detail: bytes = b"") -> bytes:

@@ -6,12 +6,10 @@ Named tuples, not dataclasses: one is made for every message, and a frozen datac
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, KeysView, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgecache.semantics.outcomes import Revalidation
-
-if TYPE_CHECKING:
-    from edgecache.upstream.peer_fields import Child
 
 FieldLine = tuple[bytes, bytes]
 FEW = 40  # lines of which most likely none has the name of another
@@ -116,6 +114,17 @@ class Framing(NamedTuple):
 
 
 NO_BODY = Framing(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """The POP that forwarded a request to this one, and what it says of that request."""
+
+    name: bytes
+    client: str = ""  # the client's address; empty if unknown
+    jurisdiction: str = ""  # of the client; empty if unknown
+    regions: tuple[str, ...] = ()  # that the request has passed through
+    behind: bool = False  # this POP lacks log entries that the child requires: nothing stored here is proven to it
 
 
 class Request(NamedTuple):

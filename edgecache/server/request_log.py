@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from edgecache.proxy.deliver import KNOWN_HIT
 from edgecache.proxy.fastpath.head_memo import KnownHit
 from edgecache.proxy.fastpath.head_template import Alike
+from edgecache.semantics.cache_status import KNOWN_HIT
 from edgecache.storage.resident_clock import Clock
 from edgecache.telemetry.access_log import AccessLog, Quoted, members_of, members_of_alike
 from edgecache.telemetry.log_fields import LineFormat, Seen

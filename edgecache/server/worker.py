@@ -40,6 +40,7 @@ from edgecache.server.request_log import Journal
 from edgecache.server.worker_metrics import Watch
 from edgecache.storage.resident_clock import Clock, clock_of
 from edgecache.tasks import spawn
+from edgecache.telemetry import observed
 from edgecache.telemetry.access_log import AccessLog
 from edgecache.telemetry.log_field_names import USUAL
 from edgecache.telemetry.log_fields import LineFormat
@@ -52,7 +53,6 @@ from edgecache.upstream.peering import Children
 from edgecache.upstream.pool import OriginPool
 from edgecache.wire.connection_limits import Admission, fitted
 from edgecache.wire.errors import BadRequest
-from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1.head import HeadLimits, RequestHeads
 from edgecache.wire.h1.server import ClientConnection
 from edgecache.wire.listeners import Listeners
@@ -244,7 +244,7 @@ class Worker:
         self.watch.read_tracer(tracer)
         return tracer
 
-    def _believes(self, exchange: Exchange) -> bool:
+    def _believes(self, exchange: observed.Exchange) -> bool:
         """Whether its peer decides if it is traced."""
         return exchange.request.child is not None or self._trusted(exchange.client)
 

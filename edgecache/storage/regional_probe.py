@@ -7,8 +7,9 @@ from contextlib import suppress
 from typing import Final
 
 from edgecache.config.settings import Settings
+from edgecache.config.valkey_url import parse_url
 from edgecache.semantics.errors import ConfigError
-from edgecache.valkey.client import Access, Failure, Link, is_refused, parse_url
+from edgecache.valkey.client import Access, Failure, Link, is_refused
 
 VARIABLE: Final = "EDGECACHE_REGIONAL"
 PEERS: Final = "EDGECACHE_PEERS"

@@ -25,7 +25,7 @@ from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.trace_context import trace_id
 
 if TYPE_CHECKING:
-    from edgecache.proxy.fastpath.head_template import Alike
+    from edgecache.telemetry.observed import TemplatedRequest
 
 Text = str | bytes
 Record = tuple[float, Text, str, int, int, float, Text, str, str]
@@ -200,7 +200,7 @@ def members_of(request: Request, quoted: Quoted) -> str:
     )
 
 
-def members_of_alike(alike: Alike, quoted: Quoted) -> str:
+def members_of_alike(alike: TemplatedRequest, quoted: Quoted) -> str:
     """The same of a request that is like known ones, a GET, without making one of it."""
     likeness, (agent, referer) = alike.likeness, alike.agent_and_referer
     return (

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from edgecache.proxy.deliver import KNOWN_HIT
+from edgecache.semantics.cache_status import KNOWN_HIT
 from edgecache.semantics.client_address import Trust, client_address
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.trace_context import trace_id
@@ -18,12 +18,8 @@ from edgecache.telemetry.access_log import Quoted, Text
 from edgecache.telemetry.log_field_names import USUAL
 
 if TYPE_CHECKING:
-    from edgecache.semantics.stored_response import Stored
-    from edgecache.storage.memory import Entry
-    from edgecache.storage.record import Record
+    from edgecache.telemetry.observed import Connection, Exchange, StoredResponse
     from edgecache.telemetry.request_metrics import Tally
-    from edgecache.wire.exchange import Exchange
-    from edgecache.wire.h1.server import ClientConnection
 
 COUNTRY: Final = b"edgecache-geo-country"
 AGE: Final = re.compile(rb"\r\nage:[ \t]*([0-9]{1,10})[ \t]*\r", re.IGNORECASE)
@@ -47,8 +43,8 @@ class Seen(NamedTuple):
     head: bytes  # of the answer
     cache: bytes
     tally: Tally
-    entry: Entry | Stored | Record | None  # what is stored of the answer
-    connection: ClientConnection | None
+    entry: StoredResponse | None  # what is stored of the answer
+    connection: Connection | None
     exchange: Exchange | None = None  # None of a hit by a known head
 
 

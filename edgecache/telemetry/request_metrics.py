@@ -14,7 +14,7 @@ from edgecache.semantics.outcomes import TIERS, Forward, Result, Tier
 from edgecache.telemetry.metrics import Counter, Registry
 
 if TYPE_CHECKING:
-    from edgecache.wire.exchange import Exchange
+    from edgecache.telemetry.observed import Exchange
 
 SECONDS: Final = (  # from a memory hit, which takes microseconds, to an origin that hangs
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from math import inf, log
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from edgecache.semantics import trace_context
 from edgecache.semantics.outcomes import TIERS
@@ -22,11 +22,12 @@ from edgecache.semantics.trace_context import TraceParent
 from edgecache.telemetry.access_log import printable
 
 if TYPE_CHECKING:
+    from edgecache.telemetry.observed import Exchange
     from edgecache.telemetry.request_metrics import Tally
-    from edgecache.wire.exchange import Exchange
 
 MOST_PENDING: Final = 2048  # spans that wait to be fetched; they are every second
 LONGEST_TEXT: Final = 256  # bytes of an attribute
+E = TypeVar("E", bound="Exchange")
 
 # Trace id, span id, id of its parent or "", name, kind, begin and end in epoch seconds, whether it failed, attributes
 Span = tuple[str, str, str, str, str, float, float, bool, dict[str, Any]]
@@ -117,10 +118,10 @@ class Tracer:
         self.made += len(spans)
         self._spans += spans
 
-    def finishing(self, answered: Callable[[Exchange, float], Tally]) -> Callable[[Exchange, float], Tally]:
+    def finishing(self, answered: Callable[[E, float], Tally]) -> Callable[[E, float], Tally]:
         """`answered`, and the spans of those that are sampled."""
 
-        def finishes(exchange: Exchange, took: float) -> Tally:
+        def finishes(exchange: E, took: float) -> Tally:
             tally = answered(exchange, took)
             if exchange.trace is not None:
                 self.finish(exchange, exchange.trace, took, tally)

@@ -19,7 +19,8 @@ From anybody else, such fields are dropped in either spelling; clients never see
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from edgecache.invalidation.version_vector import NOTHING, Vector, is_region
 from edgecache.invalidation.write_effects import TOKEN
@@ -28,7 +29,7 @@ from edgecache.semantics.client_address import parsed_address
 from edgecache.semantics.client_claims import is_told, judged
 from edgecache.semantics.forwarding import CHAINS, INTERNAL_PREFIX, SCHEMES, under_scheme
 from edgecache.semantics.geo import GEO_FIELDS
-from edgecache.semantics.message import FieldLine, Fields, Request, Response
+from edgecache.semantics.message import Child, FieldLine, Fields, Request, Response
 
 CLIENT: Final = b"edgecache-client"
 SCHEME: Final = b"edgecache-scheme"
@@ -43,15 +44,16 @@ UNSENT: Final = frozenset(  # details of an error's Cache-Status: the origin has
 MARKS: Final = (b"\nedgecache-", b"\nedgecache_")
 
 
-class Child(NamedTuple):
-    """The POP that passes a request on to this one, and what it says of it."""
+@dataclass(frozen=True, slots=True)
+class VersionedChild(Child):
+    """A child with the version vector that its request requires."""
 
-    name: bytes
-    client: str = ""  # the client's address; empty where it is not known
     required: Vector = NOTHING
-    jurisdiction: str = ""  # of the client; empty where the child does not say
-    regions: tuple[str, ...] = ()  # that the question has come through
-    behind: bool = False  # this POP does not know what is required: nothing that it has is proven to the child
+
+
+def required_by(child: Child) -> Vector:
+    """The log positions that a response to `child` must reflect."""
+    return child.required if isinstance(child, VersionedChild) else NOTHING
 
 
 def has_internal(raw: bytes) -> bool:
@@ -101,7 +103,8 @@ def from_child(request: Request, name: bytes) -> Request | None:
     regions = tuple((fields.get(REGION) or b"").decode("latin-1").split(","))
     if not all(is_region(name) for name in (jurisdiction, *regions) if name):
         return None
-    child = Child(name, "" if address is None else str(address), required, jurisdiction, regions)
+    address_text = "" if address is None else str(address)
+    child = VersionedChild(name, address_text, jurisdiction, regions, required=required)
     place = tuple(line for line in fields if line[0].lower() in GEO_FIELDS)
     claims = [(name[len(CLAIM) :], value) for name, value in fields if name.lower().startswith(CLAIM)]
     own = without_internal(fields).without((*CHAINS, *request.claims)).plus(*place, *claims)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from edgecache.invalidation.purge_log import UNKNOWN, Stamp, Verdict
@@ -25,6 +26,7 @@ from edgecache.upstream.peer_fields import (
     from_child,
     has_internal,
     internal_lines,
+    required_by,
     seen_of,
     without_internal,
 )
@@ -88,7 +90,7 @@ class Parental:
         """The head of a question to a parent that is asked by `scheme`, signed now."""
         child = request.child
         address = client_address(client, request.fields, self.is_trusted) if child is None else child.client
-        required = self._log.vector if child is None else self._log.vector.merged(child.required)
+        required = self._log.vector if child is None else self._log.vector.merged(required_by(child))
         internal = internal_lines(request, address, required, self._region)
         lines = [line for line in upstream_lines(request, fields, self._gateway, "") if not is_claim(line[0].lower())]
         signed = [*request.place, *internal]
@@ -154,12 +156,13 @@ class Children:
         exchange.request = request if self._located is None or request.place else self._located(request, asks.client)
         exchange.raw = b""  # its bytes are signed for a moment only: nothing is remembered by them
         exchange.extra = NOTHING_SEEN
-        if self._log.vector.covers(asks.required):
+        required = required_by(asks)
+        if self._log.vector.covers(required):
             child(exchange)
-        elif self._is_stuck(asks.required):
+        elif self._is_stuck(required):
             _answer_behind(exchange, child)
         else:
-            self._wait(exchange, asks.required, child)
+            self._wait(exchange, required, child)
 
     def _from_child(self, exchange: Exchange) -> Request | None:
         request, connection = exchange.request, exchange.connection
@@ -211,7 +214,7 @@ def _answer_behind(exchange: Exchange, go: Go) -> None:
     """Answer a child that knows more than this POP: nothing that is here is proven to it."""
     request = exchange.request
     assert request.child is not None, "it is a child's"
-    exchange.request = request._replace(child=request.child._replace(behind=True))
+    exchange.request = request._replace(child=replace(request.child, behind=True))
     go(exchange)
 
 

@@ -14,9 +14,7 @@ from edgecache.wire.errors import BadRequest
 from edgecache.wire.h1 import serializer as render
 
 if TYPE_CHECKING:
-    from edgecache.semantics.stored_response import Stored
-    from edgecache.storage.memory import Entry
-    from edgecache.storage.record import Record
+    from edgecache.telemetry.observed import StoredResponse
     from edgecache.telemetry.tracing import Trace
     from edgecache.wire.h1.client import OriginConnection
     from edgecache.wire.h1.server import ClientConnection
@@ -50,7 +48,7 @@ class Exchange:
     answered_with: Body | None = None  # the body of that answer
     answered_on: OriginConnection | None = None  # the connection that it came on
     upstream_status = 0  # of that answer; 0 = there was none
-    entry: Entry | Stored | Record | None = None  # what is stored of the answer, or will be
+    entry: StoredResponse | None = None  # what is stored of the answer, or will be
     head_out = b""  # of the answer, as it was sent
     first_byte = 0.0  # monotonic seconds: when the answer began, if that was before its end
     trace: Trace | None = None  # the ids of one that is sampled

@@ -15,7 +15,7 @@ from harness.serving import REAL, get, refusal, regional_state, socket_of
 from harness.valkey import Server, running_valkey
 from redis import Redis
 
-from edgecache.valkey.client import parse_url
+from edgecache.config.valkey_url import parse_url
 
 
 @pytest.mark.slow

@@ -13,9 +13,10 @@ from harness.origin import OriginDouble, Reply
 from harness.pop import Pop, running_pop
 from harness.valkey import Server
 
+from edgecache.config.valkey_url import parse_url
 from edgecache.upstream import resolver
 from edgecache.valkey import turnover
-from edgecache.valkey.client import Access, Failure, Link, parse_url
+from edgecache.valkey.client import Access, Failure, Link
 
 NO_STORE = [("Cache-Control", "no-store")]
 NAME = "origin.test"
