@@ -39,7 +39,6 @@ class Parts:
 class Limits:
     """What the operator may change while requests are under way."""
 
-    hosts: frozenset[bytes]  # site names answered; empty = any
     follower_timeout: float  # seconds that a request waits for the flight of another
     stale_wait: float  # seconds that a request waits where something stale may stand in
     max_ranges: int

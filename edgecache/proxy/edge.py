@@ -6,7 +6,7 @@ Rule 3: the tiers do not know each other; only this file knows their order.
 
     bytes ──► answer_known            a head seen before whose response is still valid: one look-up, one write
       ├─────► fastpath/responder.py   a head that differs from a known one only in unkeyed fields: split, not parsed
-      └─────► answer                  synchronous: refuse, pass, or respond from memory
+      └─────► answer                  synchronous: pass, or respond from memory
                 └─► answer_regional   called back: what the region's Valkey has, if there is one
                       └─► ask         one flight per key: lead, follow, or go alone
                             ├─► fetch.py        the flight's task: the region's lease, the origin, what comes of it
@@ -20,10 +20,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, assert_never
 
-from edgecache.invalidation.purge_dialects import METHODS as PURGE_METHODS
 from edgecache.invalidation.purge_log import Verdict
 from edgecache.invalidation.version_vector import Vector
-from edgecache.invalidation.write_effects import is_write, token_of
+from edgecache.invalidation.write_effects import TOKEN, is_write, token_of
 from edgecache.proxy import responses
 from edgecache.proxy.cache_fill import Reply
 from edgecache.proxy.collapsing import Failed, Filling, Flight, Outcome, Refreshed, Risen, Unshareable
@@ -33,7 +32,6 @@ from edgecache.proxy.fastpath.head_memo import KnownHit, KnownPass, KnownRead
 from edgecache.proxy.fastpath.head_template import Alike
 from edgecache.proxy.fastpath.responder import AlikeHits
 from edgecache.proxy.fetch import Refill
-from edgecache.proxy.purge_method import PurgeMethod
 from edgecache.proxy.regional_deliver import RegionalHits
 from edgecache.proxy.regional_ranges import RegionalParts
 from edgecache.proxy.responses import Answer
@@ -41,13 +39,11 @@ from edgecache.proxy.task_guard import seen_through
 from edgecache.proxy.write_through import Reaches, Writes
 from edgecache.semantics import ranges, rfc9111
 from edgecache.semantics.cache_key import primary_key
-from edgecache.semantics.forwarding import loops, no_forwards_left
 from edgecache.semantics.message import Request
 from edgecache.semantics.outcomes import Forward, Result, Revalidation
 from edgecache.semantics.preconditions import is_unconditional
 from edgecache.semantics.rfc9111 import Fresh, MustAsk, StaleWhileRevalidate
 from edgecache.semantics.stored_response import Stored
-from edgecache.semantics.uri import host_of
 from edgecache.storage.memory import Entry
 from edgecache.storage.regional import Found
 from edgecache.tasks import spawn
@@ -68,7 +64,6 @@ class Edge:
         limits: Limits,
         *,
         writes: Writes,
-        purges: PurgeMethod,
         on_known_hit: Callable[[ClientConnection, KnownHit | Alike, float], None],
         reaches: Reaches | None = None,
         token_cookie: bool = False,
@@ -91,10 +86,11 @@ class Edge:
         self._grown = 0  # what the memory knew of codings, then
         self._retired = 0  # of the memory, when answers were last let go
         self.writes = writes
-        self.purges = purges
         self.on_known_hit = on_known_hit  # told of each, with the time: to count and log
         self._reaches = reaches  # None: there is no log but this worker's own
         self._token_cookie = token_cookie
+        self.reads = frozenset((TOKEN, b"cookie")) if token_cookie else frozenset((TOKEN,))  # fields, beside the rules
+        self.on_lookup: Callable[[Exchange], bool] | None = None  # of middleware: whether to bypass the cache
         self.delivery = Delivery(parts, limits.max_ranges)
         self.refill = Refill(parts)
         self._alike_hits = AlikeHits(parts, self.delivery, on_known_hit)
@@ -149,20 +145,18 @@ class Edge:
     def answer(self, exchange: Exchange) -> None:
         """Answer `exchange` now if nothing has to be waited for; else see to it that it will be."""
         request = exchange.request
-        if refusal := self._refusal(request):
-            self.delivery.ours(exchange, refusal)
-        elif request.method in PURGE_METHODS:
-            self.purges.answer(exchange, exchange.began)
-        elif request.jurisdiction != self.jurisdiction:
+        if request.jurisdiction != self.jurisdiction:
             self._pass_foreign(exchange)
         elif why := rfc9111.why_pass(request):
             self._pass_on(exchange, why)
+        elif self.on_lookup is not None and self.on_lookup(exchange):
+            self._pass_on(exchange, Forward.BYPASS)
         elif (token := self._token(request)) is not None:
             spawn(seen_through(exchange, self._look_up_after(token, exchange)), "wait for a write")
         elif request.child is not None and request.child.behind:  # nothing that is here is proven to who asks
             self.relays.begin(exchange, Forward.STALE, Result.MISS)
         else:
-            self._look_up(exchange, request)
+            self._look_up(exchange, exchange.request)
 
     def _pass_on(self, exchange: Exchange, why: Forward) -> None:
         """Pass through what is not for the cache."""
@@ -333,19 +327,6 @@ class Edge:
                 if answered and usual:
                     self.delivery.learn_hit(exchange, entry)
         return None if answered else MustAsk(Forward.PARTIAL)
-
-    def _refusal(self, request: Request) -> Answer | None:
-        """Our own answer to what is neither cached nor passed on."""
-        hosts = self.limits.hosts
-        if hosts and host_of(request.host) not in hosts:
-            return responses.of_ours(421, "unknown-site", "this server does not answer for that site")
-        if loops(request, self.pop):
-            return responses.of_ours(508, "loop", "the request has been here before")
-        if no_forwards_left(request):
-            return responses.of_ours(
-                405, "max-forwards", "this server does not answer that method", (b"Allow", b"GET, HEAD")
-            )
-        return None
 
     # --- one question upstream for all who ask
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Final
 
 ACCEPT_ENCODING: Final = b"accept-encoding"
+READS: Final = frozenset((ACCEPT_ENCODING,))
 IDENTITY: Final = b"identity"
 OTHERS: Final = b"others"  # codings that no answer has used: a client of these may yet be the first to get one
 REFUSED: Final = b"!"  # before the name of a coding that is not acceptable

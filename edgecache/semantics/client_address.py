@@ -15,6 +15,7 @@ MOST_EMPTY: Final = 32  # empty ones among them (RFC 9110 §5.6.1.2); what is le
 UNKNOWN: Final = ""  # the address of a client that no trusted proxy names
 NODE: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+)(?::[0-9]{1,5})?|([0-9A-Fa-f:.]+)", re.ASCII)
 FOR: Final = re.compile(rb'(?i:for)=(?:"([^"\\]*)"|([^"\\]*))')
+CLIENT_ADDRESS_FIELDS: Final = frozenset((b"forwarded", b"x-forwarded-for"))
 
 Network = IPv4Network | IPv6Network
 Trust = Callable[[str], bool]  # whether a peer's word is believed, by its address

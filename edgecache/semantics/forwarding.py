@@ -40,6 +40,8 @@ NOT_PASSED_ON: Final = OURS | FORWARDED | {b"proxy"}  # CVE-2016-5385: it is HTT
 NEVER_ASKED: Final = NOT_PASSED_ON | ADDRESSES | OVERRIDES  # where the cache key does not tell what they change
 ASKING_FAMILIES: Final = (*PREFIXES, *OVERRIDE_FAMILIES)
 SCHEMES: Final = frozenset((b"http", b"https"))
+SCHEME_FIELDS: Final = frozenset((b"x-forwarded-proto", b"forwarded"))
+LIMIT_FIELDS: Final = frozenset((b"cdn-loop", b"max-forwards"))
 MOST_FORWARDS: Final = 999
 
 

@@ -9,6 +9,7 @@ from edgecache.semantics.http_date import parse_date
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.stored_response import Stored
 
+READS: Final = frozenset((b"if-none-match", b"if-modified-since", b"range"))
 ENTITY_TAG: Final = re.compile(rb"[ \t]*((?:W/)?\"[!#-~\x80-\xff]*\")[ \t]*(?:,|\Z)")
 
 

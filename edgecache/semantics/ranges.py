@@ -16,6 +16,7 @@ from edgecache.semantics.message import Request, Response
 from edgecache.semantics.rope import Content, cut, joined
 from edgecache.semantics.stored_response import Stored
 
+READS: Final = frozenset((b"range", b"if-range"))
 BYTES_RANGE: Final = re.compile(rb"bytes[ \t]*=[ \t]*(.*)", re.IGNORECASE)
 SPEC: Final = re.compile(rb"([0-9]+)?-([0-9]+)?")
 CONTENT_RANGE: Final = re.compile(rb"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)

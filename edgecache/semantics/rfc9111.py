@@ -45,6 +45,8 @@ CONDITIONS: Final = (
     b"range",
 )
 
+READS: Final = frozenset((b"authorization", b"cache-control", b"connection", b"pragma", b"upgrade", *CONDITIONS))
+
 
 def why_pass(request: Request) -> Forward | None:
     """Why the cache has no part in `request`, or None where it has."""

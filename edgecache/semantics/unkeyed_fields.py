@@ -1,8 +1,9 @@
-"""Which field lines of a request cannot influence the answer that a stored response gives to it.
+"""Unkeyed fields: request fields that cannot influence the response that a stored response gives.
 
-What no rule reads on the way from a head to a hit is immaterial: who reads it is the origin, or the access log. The
-one exception is `Vary`, by which an origin may make any field material to one of its responses: whoever leaves a field
-out has to ask what the response varies by. Every name that is not listed here is material.
+    HARMLESS − what the rules of HTTP caching read − what the active middleware reads = the unkeyed fields
+
+Every field that is not harmless keys a hit, and so does a harmless one that anything declares to read. The exception
+is `Vary`, by which an origin may let any field select among its responses: that is looked up for each response.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from edgecache.semantics import accept_encoding, forwarding, preconditions, ranges, rfc9111
 from edgecache.semantics.message import FieldLine
 
-IMMATERIAL: Final = frozenset(
+HARMLESS: Final = frozenset(
     b"accept accept-language cookie device-memory dnt downlink dpr ect origin priority purpose referer rtt save-data "
     b"user-agent upgrade-insecure-requests viewport-width x-requested-with "
     b"sec-ch-ua sec-ch-ua-arch sec-ch-ua-bitness sec-ch-ua-form-factors sec-ch-ua-full-version "
@@ -27,9 +29,13 @@ NEVER_TWICE: Final = frozenset(  # their values are one client's, or one request
     b"cookie x-amz-cf-id x-amzn-trace-id x-b3-traceid x-b3-spanid x-b3-parentspanid x-cloud-trace-context "
     b"x-correlation-id x-request-id x-request-start x-trace-id x-forwarded-for".split()
 )
-OF_CLIENTS_ADDRESS: Final = frozenset((b"x-forwarded-for",))  # material where geography asks for the client's address
-OF_CLIENTS_TOKEN: Final = frozenset((b"cookie",))  # material where it may hold a token of what the client has written
+RULES: Final = rfc9111.READS | preconditions.READS | ranges.READS | accept_encoding.READS | forwarding.LIMIT_FIELDS
 IN_A_VALUE: Final = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))  # RFC 9110 §5.5
+
+
+def unkeyed(*reads: frozenset[bytes]) -> frozenset[bytes]:
+    """The fields that key no hit, where all that is active declares to read these."""
+    return HARMLESS.difference(RULES, *reads)
 
 
 def field_line(line: bytes) -> FieldLine:

@@ -67,6 +67,7 @@ class Assembled:
     tier: Regional | None
     logs: RegionLog | None  # None without a tier: there is no log but this process's own
     own_log: OwnLog
+    purges: PurgeMethod
 
 
 def assemble(
@@ -91,7 +92,6 @@ def assemble(
         parts,
         limits_of(settings),
         writes=writes,
-        purges=PurgeMethod(settings, recorder, watch.refused, is_trusted),
         on_known_hit=on_known_hit,
         reaches=reaches,
         token_cookie=settings.token_cookie,
@@ -100,7 +100,7 @@ def assemble(
         rules, peers = settings.residency_rules, logs.writer.peers
         near = {region: store for region, store in peers.items() if rules.of_region(region) == rules.home}
         writes.refresh = Refresher(edge, tier.codec, clock, near).refresh
-    return Assembled(edge, tier, logs, own_log)
+    return Assembled(edge, tier, logs, own_log, PurgeMethod(settings, recorder, watch.refused, is_trusted))
 
 
 def _parts(
@@ -194,7 +194,6 @@ def server_tls(settings: Settings) -> ServerTls | None:
 def limits_of(settings: Settings) -> Limits:
     """The limits of the request path."""
     return Limits(
-        hosts=frozenset(host.encode() for host in settings.hosts),
         follower_timeout=settings.follower_timeout,
         stale_wait=settings.stale_wait,
         max_ranges=settings.max_ranges,

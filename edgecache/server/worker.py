@@ -1,6 +1,6 @@
 """One worker: the life of a request path, from its start to its end.
 
-`assembly.py` puts the path together, `proxy/middleware/chain.py` says what requests pass on the way to it,
+`assembly.py` puts the path together, `proxy/pipeline.py` the middleware around it,
 `wire/listeners.py` brings clients, `request_log.py` counts and logs responses. What remains: settings that change,
 deadlines, the start and the end.
 """
@@ -17,24 +17,13 @@ from typing import Final
 
 from edgecache.config import system_resources
 from edgecache.config.settings import TO_ORIGINS, Settings
-from edgecache.proxy.middleware.chain import (
-    Way,
-    believing,
-    hearing,
-    ignoring,
-    judging,
-    locating,
-    redirecting,
-    residing,
-    telling_apart,
-    tracing,
-)
-from edgecache.proxy.middleware.geo_database import Geo, Locator
+from edgecache.proxy.geo_database import Geo, Locator
+from edgecache.proxy.hooks import Context
+from edgecache.proxy.pipeline import Pipeline, configured
 from edgecache.proxy.purge_method import is_purged
 from edgecache.semantics.client_address import trust_of
 from edgecache.semantics.ignored_parameters import ignored_of
 from edgecache.semantics.message import Request
-from edgecache.semantics.unkeyed_fields import IMMATERIAL, OF_CLIENTS_ADDRESS, OF_CLIENTS_TOKEN
 from edgecache.server.assembly import assemble, gateway_of, limits_of, policy_of, server_tls
 from edgecache.server.request_log import Journal
 from edgecache.server.worker_metrics import Watch
@@ -100,7 +89,7 @@ class Worker:
         self._journal = Journal(self._log, self._requests, self._time, logging=settings.access_log > 0, layout=layout)
         assembled = assemble(settings, self._switch, self.watch, self._trusts, self._time, self._journal.known_hit)
         self.edge, self._regional = assembled.edge, assembled.tier
-        self.logs, self.own_log = assembled.logs, assembled.own_log
+        self.logs, self.own_log, self.purges = assembled.logs, assembled.own_log, assembled.purges
         self.edge.known.hsts = self.hsts
         self._read_heads(settings)
         self.watch.read(self.edge, self._switch, self.connections, self._log)
@@ -115,7 +104,7 @@ class Worker:
         if self._tls is not None:
             self.watch.read_tls(lambda: self._tls.ends if self._tls is not None else 0.0)
         self.children = self._new_children(settings)
-        self._open_doors(settings)
+        self.compose(settings)
 
     def _take(self, settings: Settings) -> None:
         """What is a plain value, for its connections and for itself."""
@@ -180,7 +169,7 @@ class Worker:
         if way is not None:
             self._switch.replace(way)
         self._retune(settings)
-        self._open_doors(settings)
+        self.compose(settings)
 
     def _differs(self, settings: Settings, names: Iterable[str]) -> bool:
         """Whether any of these settings is another than the one in use."""
@@ -211,31 +200,24 @@ class Worker:
         fields = settings.access_log_fields
         return None if fields == USUAL else LineFormat(fields, self._trusted)
 
-    def _open_doors(self, settings: Settings) -> None:
-        """From now on, requests come to the request path in this way; the last door is the first they pass."""
+    def compose(self, settings: Settings) -> None:
+        """From now on, requests pass the middleware that these settings want."""
         ignored = self.edge.invalidation.ignored = ignored_of(settings.ignored_parameters)
-        self.edge.alike.judge_by(self._immaterial(settings), ignored)
-        way = ignoring(Way(self.edge.answer, self.edge.answer_known), ignored)
-        if self._tracer is not None:
-            way = tracing(way, self._tracer)
-        way = inner = residing(way, settings.residency_rules)
-        if settings.https_redirect:
-            way = redirecting(way, settings.https_redirect, self.edge.limits.hosts)
-        if settings.trusted_proxies:
-            way = believing(way, self._trusted)
-        if self._locator is not None:
-            way = locating(way, self._locator)
-        if self._tls is not None:
-            way = telling_apart(way)
-        way = judging(way, self._trusted)
-        self.answer, self.answer_known = hearing(way, inner, self.children)
-        answered = self._journal.answered
-        self.answered = answered if self._tracer is None else self._tracer.finishing(answered)
-
-    def _immaterial(self, settings: Settings) -> frozenset[bytes]:
-        """The fields of requests that cannot influence a hit, as long as these settings hold."""
-        located = OF_CLIENTS_ADDRESS if self._locator is not None else frozenset()
-        return IMMATERIAL - located - (OF_CLIENTS_TOKEN if settings.token_cookie else frozenset())
+        context = Context(
+            settings,
+            self._trusted,
+            self.children,
+            self.purges,
+            ignored,
+            self._locator,
+            self._tracer,
+            has_tls=self._tls is not None,
+        )
+        self.pipeline = pipeline = Pipeline(configured(context), self.edge)
+        self.edge.known.forget_all()
+        self.edge.alike.judge_by(pipeline.unkeyed, ignored)
+        self.answer, self.answer_known = pipeline.answer, pipeline.answer_known
+        self.answered = pipeline.logging(self._journal.answered)
 
     def _new_tracer(self, settings: Settings) -> Tracer | None:
         if not settings.otlp_endpoint:

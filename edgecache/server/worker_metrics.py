@@ -18,7 +18,7 @@ from edgecache.valkey.circuit_breaker import State
 if TYPE_CHECKING:
     from edgecache.config.addresses import Origin
     from edgecache.proxy.edge import Edge
-    from edgecache.proxy.middleware.geo_database import Geo
+    from edgecache.proxy.geo_database import Geo
     from edgecache.storage.regional import Regional
     from edgecache.storage.resident_clock import Clock
     from edgecache.telemetry.access_log import AccessLog

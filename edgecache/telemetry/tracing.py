@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from math import inf, log
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from edgecache.semantics import trace_context
 from edgecache.semantics.outcomes import TIERS
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 MOST_PENDING: Final = 2048  # spans that wait to be fetched; they are every second
 LONGEST_TEXT: Final = 256  # bytes of an attribute
-E = TypeVar("E", bound="Exchange")
 
 # Trace id, span id, id of its parent or "", name, kind, begin and end in epoch seconds, whether it failed, attributes
 Span = tuple[str, str, str, str, str, float, float, bool, dict[str, Any]]
@@ -117,17 +116,6 @@ class Tracer:
             return
         self.made += len(spans)
         self._spans += spans
-
-    def finishing(self, answered: Callable[[E, float], Tally]) -> Callable[[E, float], Tally]:
-        """`answered`, and the spans of those that are sampled."""
-
-        def finishes(exchange: E, took: float) -> Tally:
-            tally = answered(exchange, took)
-            if exchange.trace is not None:
-                self.finish(exchange, exchange.trace, took, tally)
-            return tally
-
-        return finishes
 
     def take(self, most: int) -> list[Span]:
         """Up to so many spans, the oldest first."""

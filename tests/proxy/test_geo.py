@@ -16,7 +16,7 @@ from netaddr import IPSet
 from edgecache.config.addresses import network, networks
 from edgecache.config.settings import load
 from edgecache.config.types import geo_overrides, geo_rules
-from edgecache.proxy.middleware.geo_database import Geo, Overrides
+from edgecache.proxy.geo_database import Geo, Overrides
 from edgecache.semantics.client_address import UNKNOWN, client_address, plain_address, trust_of
 from edgecache.semantics.errors import ConfigError
 from edgecache.semantics.geo import CONTINENT_OF, NO_RULES, NOWHERE, Place, place_of

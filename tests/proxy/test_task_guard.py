@@ -16,7 +16,11 @@ async def test_a_bug_is_one_failed_request(
     secret = "a-token-of-sixteen-characters-and-more"
     async with running_pop(origin, purge_tokens=f"ci={secret}") as pop, pop.client() as client:
         edge = pop.worker.edge
-        broken = {"GET": (edge.refill, "flight"), "HEAD": (edge.relays, "begin"), "PURGE": (edge.purges, "_purge")}
+        broken = {
+            "GET": (edge.refill, "flight"),
+            "HEAD": (edge.relays, "begin"),
+            "PURGE": (pop.worker.purges, "_purge"),
+        }
 
         def fails(*arguments: object, **more: object) -> None:
             raise ZeroDivisionError("a bug")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import math
 import os
 import signal
@@ -93,13 +92,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 # --- what is applied
 
 
-def doors_of(worker: Worker) -> list[str]:
-    """The doors that a request passes, from the outermost on."""
-    names, answer = [], worker.answer
-    while "locals" in answer.__qualname__:
-        names.append(answer.__qualname__)
-        answer = inspect.getclosurevars(answer).nonlocals["way"].answer
-    return names
+def middleware_of(worker: Worker) -> list[str]:
+    """The middleware that a request passes, in its order."""
+    return [type(one).__name__ for one in worker.pipeline.middleware]
 
 
 PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
@@ -137,7 +132,7 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "forwarded": ("off", lambda worker: worker.edge.upstream._gateway),
     "client_revalidation": ("honour", lambda worker: worker.edge.limits.revalidation),
     "ignored_parameters": ("utm_*", lambda worker: (worker.edge.invalidation.ignored, worker.edge.alike._ignored)),
-    "hosts": ("a.test,b.test", lambda worker: worker.edge.limits.hosts),
+    "hosts": ("a.test,b.test", lambda worker: middleware_of(worker)),
     "trusted_proxies": (
         "192.0.2.0/24",
         lambda worker: [
@@ -146,7 +141,7 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
         ],
     ),
     "tls_certificates": ("", lambda worker: worker._tls and worker._tls.pairs),
-    "https_redirect": ("8443", lambda worker: doors_of(worker)),
+    "https_redirect": ("8443", lambda worker: middleware_of(worker)),
     "hsts": ("max-age=5", lambda worker: (worker.hsts, worker.edge.known.hsts)),
     "pop_ca": ("", lambda worker: worker._tls and worker._tls.identity),
     "geo_db": ("", lambda worker: worker._locator and worker._locator.geo._path),

@@ -250,7 +250,7 @@ async def test_a_worker_that_has_not_applied_it_is_no_200(
     """202 while the supervisor does not know that all workers have applied it; 200 once it does."""
     monkeypatch.setattr("edgecache.invalidation.in_process_log.WITHIN", 0.05)  # nothing that comes would end the wait
     async with filled(origin, **ADDRESS) as pop:
-        own = pop.worker.edge.purges._recorder
+        own = pop.worker.purges._recorder
         for said, status in ((None, 202), (False, 202), (True, 200)):
 
             def tell(message: Mapping[str, Any], said: bool | None = said) -> None:

@@ -1,12 +1,11 @@
-"""Requests that differ from known ones in nothing that matters: the way of heads that are new each time.
+"""Templates of heads: the fast path for GETs whose heads differ from an earlier one only in unkeyed fields.
 
-Each visitor's heads are its own, by cookies, user agents, ids of requests; no rule asks about those when the answer
-comes out of the memory (`semantics/unkeyed_fields.py`). The other field lines of a head, in their order, and what the
-doors have put before it, are its essence. When a plain GET with some essence was parsed, accepted and answered by a
+Each visitor's heads are its own, by cookies, user agents, request IDs; nothing reads those when the response comes out
+of memory (`semantics/unkeyed_fields.py`). The other field lines of a head, in their order, and the fingerprint that
+middleware puts before it, are its essence. When a plain GET with some essence was parsed, accepted and answered by a
 hit, and that for the second time, what follows from the essence is remembered. The next head is then split into its
-lines, not parsed: immaterial lines are well-formed by a look at each or by having been seen before, the request line by
-a grammar of its own that takes plain GETs only, and the material lines because they are exactly those that were
-accepted.
+lines, not parsed: unkeyed lines are well-formed by a look at each or by having been seen before, the request line by a
+grammar of its own that takes plain GETs only, and the other lines because they are exactly those that were accepted.
 
 So the parser's verdict comes first here too: it is reached line by line. A head is accepted iff each of its lines is
 well-formed, its lines are neither too many nor too long, and its material lines, Host and framing and all, are
@@ -26,7 +25,7 @@ from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.ignored_parameters import IgnoredParameters
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.preconditions import is_unconditional
-from edgecache.semantics.unkeyed_fields import IMMATERIAL, IN_A_VALUE, NEVER_TWICE, field_line, named_lines
+from edgecache.semantics.unkeyed_fields import IN_A_VALUE, NEVER_TWICE, field_line, named_lines
 from edgecache.semantics.vary import nominated
 from edgecache.storage.memory import Entry
 from edgecache.upstream.peer_fields import has_internal
@@ -65,7 +64,7 @@ class JudgedLines(dict[bytes, bool]):
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__()
-        self.immaterial = IMMATERIAL  # the names that are so here
+        self.unkeyed: frozenset[bytes] = frozenset()  # names
         self.left = 0  # new lines that are judged of the head in hand
         self._most_bytes = most_bytes
         self._bytes = 0
@@ -76,7 +75,7 @@ class JudgedLines(dict[bytes, bool]):
             raise NewLine
         name, colon, value = line.partition(b":")
         name = name.lower()
-        material = name not in self.immaterial or not colon or value.translate(None, IN_A_VALUE) != b""
+        material = name not in self.unkeyed or not colon or value.translate(None, IN_A_VALUE) != b""
         if material or name not in NEVER_TWICE:
             self._remember(line, material)
         if material:
@@ -104,18 +103,18 @@ class Likeness:
 
     __slots__ = ("fields", "host", "is_plain", "number", "origin", "scheme")
 
-    def __init__(self, request: Request, immaterial: frozenset[bytes], number: int) -> None:
+    def __init__(self, request: Request, unkeyed: frozenset[bytes], number: int) -> None:
         self.number = number  # no other has it
         self.scheme, self.host = request.scheme, request.host
         self.origin = primary_key(request._replace(target=b""))
-        self.fields = request.fields.without(immaterial)
+        self.fields = request.fields.without(unkeyed)
         self.is_plain = is_unconditional(self.fields)  # each gets the whole, as all plain GETs do
 
 
 class Alike:
     """One request that is like known ones."""
 
-    __slots__ = ("_immaterial", "_lines", "key", "likeness", "rendered", "target")
+    __slots__ = ("_lines", "_unkeyed", "key", "likeness", "rendered", "target")
 
     rendered: Rendered  # its answer, once that is found
 
@@ -124,21 +123,21 @@ class Alike:
         likeness: Likeness,
         target: bytes,
         lines: list[bytes],
-        immaterial: frozenset[bytes],
+        unkeyed: frozenset[bytes],
         ignored: IgnoredParameters | None,
     ) -> None:
         self.likeness = likeness
         self.target = target
         self.key = likeness.origin + (target if ignored is None else ignored.without(target))  # as `primary_key` has it
         self._lines = lines  # all of its head's field lines
-        self._immaterial = immaterial
+        self._unkeyed = unkeyed
 
     def selecting(self, names: tuple[bytes, ...]) -> Fields:
         """The fields by which a response that varies by `names` is selected."""
         fields, names = self.likeness.fields, nominated(names)
-        if self._immaterial.isdisjoint(names):
+        if self._unkeyed.isdisjoint(names):
             return fields
-        return fields.plus(*named_lines(self._lines, self._immaterial.intersection(names)))
+        return fields.plus(*named_lines(self._lines, self._unkeyed.intersection(names)))
 
     @property
     def size(self) -> int:
@@ -195,11 +194,11 @@ class AlikeHeads:
         self._longest = min(limits.line, limits.head, LONGEST_HEAD)
         self._most_lines = min(limits.fields, MOST_LINES)
 
-    def judge_by(self, immaterial: frozenset[bytes], ignored: IgnoredParameters | None = None) -> None:
-        """From now on these fields are immaterial, of those that may be, and so are these parameters."""
+    def judge_by(self, unkeyed: frozenset[bytes], ignored: IgnoredParameters | None = None) -> None:
+        """From now on these fields key no hit, and neither do these query parameters."""
         self.forget_all()
         self._ignored = ignored
-        self._judged.immaterial = IMMATERIAL & immaterial
+        self._judged.unkeyed = unkeyed
 
     def find(self, raw: bytes) -> Alike | None:
         """The request whose head is `raw`, if it is a GET like known ones; never one that would be refused."""
@@ -224,7 +223,7 @@ class AlikeHeads:
             self._credit += 1
         if not likeness.is_plain:
             self._wanted = raw, essence  # the answer out of this entry may be new
-        return Alike(likeness, start[2], lines, judged.immaterial, self._ignored)
+        return Alike(likeness, start[2], lines, judged.unkeyed, self._ignored)
 
     def answer(self, likeness: Likeness, entry: Entry) -> Rendered | None:
         """What a request that is not plain gets out of `entry`, if that is known."""
@@ -245,7 +244,7 @@ class AlikeHeads:
             return
         likeness = self._likenesses.get(essence)
         if likeness is None:
-            likeness = Likeness(request, self._judged.immaterial, next(self._numbers))
+            likeness = Likeness(request, self._judged.unkeyed, next(self._numbers))
             self._likenesses.remember(essence, likeness)
         if make is not None:
             rendered = make(request._replace(fields=likeness.fields))

@@ -1,1 +1,1 @@
-"""What looks at requests and responses on their way."""
+"""Middleware: one class per file, composed by `proxy/pipeline.py`; none imports another."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 from edgecache.config.types import geo_overrides, geo_rules
-from edgecache.proxy.middleware.geo_database import Geo
+from edgecache.proxy.geo_database import Geo
 from loadtests import ROOT
 
 DATABASE = ROOT / "tests" / "data" / "geo" / "GeoIP2-Country-Test.mmdb"

@@ -1,0 +1,90 @@
+"""What a middleware is: a class with any of the hooks below, an order, and the request fields that it reads.
+
+    on_request(exchange) -> Answer | Held | None     before the request path; a local reply ends the request
+    on_lookup(exchange) -> bytes | Bypass | None         bytes that become a part of the cache key, or no cache at all
+    on_fetch(request, fields) -> Fields                  the fields of a request upstream
+    on_response(request, response) -> Response           a response from upstream, before it is stored
+    on_deliver(request, says) -> Sequence[FieldLine]     fields added to a response that is sent
+    on_log(exchange, took, tally)                        after the response, for counting and logging
+    fingerprint(connection) -> bytes | None              what decides beside a head's bytes, as one line; None: parse it
+    around_known(answer_known) -> AnswerKnown            a gate before the fast path
+
+The fast path answers requests by the bytes of their heads, without running these hooks. It may do so because `reads`
+names every request field that influences them: those fields key a hit from then on (`semantics/unkeyed_fields.py`).
+A middleware that takes part in requests and declares no `reads` turns the fast path off, so it can only cost speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, Final, Protocol, Self
+
+from edgecache.config.settings import Settings
+from edgecache.proxy.geo_database import Locator
+from edgecache.proxy.purge_method import PurgeMethod
+from edgecache.semantics.client_address import Trust
+from edgecache.semantics.ignored_parameters import IgnoredParameters
+from edgecache.telemetry.tracing import Tracer
+from edgecache.upstream.peering import Children
+from edgecache.wire.exchange import Exchange
+
+NOTHING: Final[frozenset[bytes]] = frozenset()  # for `reads`: no field of the request
+Go = Callable[[Exchange], None]
+AnswerKnown = Callable[[Any, bytes], bool]  # of a connection and what was read from it
+
+
+class Connection(Protocol):
+    """What is known of the connection that a request comes on."""
+
+    peer: str  # the address of the client, or of the proxy in front
+    peer_pop: bytes  # the POP that the peer has proved to be
+    server_name: bytes  # that TLS was opened for
+    tag: bytes  # of a connection over TLS: its site
+
+
+class Held(Enum):
+    """The request goes on later, or is answered by the middleware itself."""
+
+    HELD = "held"
+
+
+class Bypass(Enum):
+    """The response to this request neither comes from a tier nor goes into one."""
+
+    BYPASS = "bypass"
+
+
+HELD: Final = Held.HELD
+BYPASS: Final = Bypass.BYPASS
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a middleware may be configured from."""
+
+    settings: Settings
+    is_trusted: Trust  # whether a peer is a trusted proxy
+    children: Children
+    purges: PurgeMethod
+    ignored: IgnoredParameters | None
+    locator: Locator | None
+    tracer: Tracer | None
+    has_tls: bool
+
+
+class Middleware:
+    """Base of all middleware; a class defines the hooks that it needs and no others."""
+
+    order: ClassVar[int]  # the lowest sees a request first
+    reads: frozenset[bytes] | None = None  # request fields, in lower case, that influence it; None: it may be any
+    for_peers: ClassVar[bool] = True  # False: requests of other POPs pass it by, their first POP has done its work
+
+    @classmethod
+    def configured(cls, context: Context) -> Self | None:
+        """The middleware as the settings want it; None if they do not."""
+        raise NotImplementedError
+
+    def bind(self, clients: Go, peers: Go) -> None:
+        """Learn how requests go on after this middleware: those of clients, and those of other POPs."""

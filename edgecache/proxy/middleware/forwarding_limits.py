@@ -1,0 +1,34 @@
+"""Requests that must not be passed on: those that loop, and those with no forwards left."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from edgecache.proxy.hooks import Context, Middleware
+from edgecache.proxy.responses import Answer, of_ours
+from edgecache.semantics.forwarding import LIMIT_FIELDS, loops, no_forwards_left
+from edgecache.wire.exchange import Exchange
+
+
+class ForwardingLimits(Middleware):
+    """Refuses loops (RFC 8586 §2) and answers TRACE and OPTIONS at their last hop (RFC 9110 §7.6.2)."""
+
+    order = 1000
+    reads = LIMIT_FIELDS
+
+    def __init__(self, pop: bytes) -> None:
+        self._pop = pop
+
+    @classmethod
+    def configured(cls, context: Context) -> Self:
+        """Always."""
+        return cls(context.settings.pop.encode())
+
+    def on_request(self, exchange: Exchange) -> Answer | None:
+        """Refuse, or let the request go on."""
+        request = exchange.request
+        if loops(request, self._pop):
+            return of_ours(508, "loop", "the request has been here before")
+        if no_forwards_left(request):
+            return of_ours(405, "max-forwards", "this server does not answer that method", (b"Allow", b"GET, HEAD"))
+        return None

@@ -1,0 +1,173 @@
+"""The registry of middleware, and its composition into closures around the request path.
+
+Middleware that is not configured, and hooks that none has, are in no closure: they cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, reduce
+from hashlib import blake2b
+from typing import Any, Final
+
+from edgecache.proxy.edge import Edge
+from edgecache.proxy.hooks import BYPASS, HELD, AnswerKnown, Connection, Context, Go, Middleware
+from edgecache.proxy.middleware.client_claims import ClientClaims
+from edgecache.proxy.middleware.forwarding_limits import ForwardingLimits
+from edgecache.proxy.middleware.geo import Geo
+from edgecache.proxy.middleware.host_check import HostCheck
+from edgecache.proxy.middleware.https_redirect import HttpsRedirect
+from edgecache.proxy.middleware.ignored_parameters import IgnoredParameters
+from edgecache.proxy.middleware.peer_authentication import PeerAuthentication
+from edgecache.proxy.middleware.purge import Purge
+from edgecache.proxy.middleware.residency import Residency
+from edgecache.proxy.middleware.sni_check import SniCheck
+from edgecache.proxy.middleware.tracing import Tracing
+from edgecache.proxy.middleware.trusted_proxies import TrustedProxies
+from edgecache.proxy.responses import Answer
+from edgecache.semantics.unkeyed_fields import unkeyed
+from edgecache.telemetry.request_metrics import Tally
+from edgecache.wire.exchange import Exchange
+
+REGISTRY: Final[list[type[Middleware]]] = [
+    PeerAuthentication,
+    ClientClaims,
+    SniCheck,
+    Geo,
+    TrustedProxies,
+    HttpsRedirect,
+    Residency,
+    Tracing,
+    IgnoredParameters,
+    HostCheck,
+    ForwardingLimits,
+    Purge,
+]
+TAKING_PART: Final = ("on_request", "on_lookup", "on_fetch", "on_deliver")  # hooks that the fast path does not run
+Hook = Callable[..., Any]
+Fingerprint = Callable[[Connection], bytes | None]
+Answered = Callable[[Exchange, float], Tally]
+
+
+def configured(context: Context) -> list[Middleware]:
+    """The middleware that the settings want, in its order."""
+    made = [kind.configured(context) for kind in sorted(REGISTRY, key=lambda kind: kind.order)]
+    return [one for one in made if one is not None]
+
+
+class Pipeline:
+    """A request path with the middleware around it. `answer` and `answer_known` are its entrances."""
+
+    def __init__(self, middleware: Sequence[Middleware], edge: Edge) -> None:
+        self.middleware = middleware
+        self.unkeyed = unkeyed(edge.reads, *(one.reads or frozenset() for one in middleware))
+        self._edge = edge
+        fingerprint = fingerprint_of(middleware)
+        self.answer = self._path(fingerprint)
+        self.answer_known = self._fast_path(fingerprint)
+        edge.on_lookup = lookup_of(hooks(middleware, "on_lookup"))
+
+    def _path(self, fingerprint: Fingerprint | None) -> Go:
+        """The way of a request whose head was parsed; POPs and clients part where POPs are authenticated."""
+        parting = [isinstance(one, PeerAuthentication) for one in self.middleware].index(True) + 1
+        rest = self.middleware[parting:]
+        marks = () if fingerprint is None else (partial(note_fingerprint, fingerprint),)
+        clients = self._chain((*marks, *hooks(rest, "on_request")), self._edge.answer)
+        peers = self._chain(hooks((one for one in rest if one.for_peers), "on_request"), self._edge.answer)
+        self.middleware[parting - 1].bind(clients, peers)
+        return self._chain(hooks(self.middleware[:parting], "on_request"), clients)
+
+    def _chain(self, steps: Sequence[Hook], last: Go) -> Go:
+        """One closure that takes these steps in order, until one answers or holds the request."""
+        reply: Callable[[Exchange, Answer], None] = self._edge.delivery.ours
+
+        def answer(exchange: Exchange) -> None:
+            for step in steps:
+                answered = step(exchange)
+                if answered is not None:
+                    if answered is not HELD:
+                        reply(exchange, answered)
+                    return
+            last(exchange)
+
+        return answer if steps else last
+
+    def _fast_path(self, fingerprint: Fingerprint | None) -> AnswerKnown:
+        """The way of a head that may be known."""
+        gates = hooks(self.middleware, "around_known")
+        known: AnswerKnown = reduce(lambda inner, gate: gate(inner), reversed(gates), self._edge.answer_known)
+        if fingerprint is None:
+            return known
+
+        def answer_known(connection: Any, raw: bytes) -> bool:
+            part = fingerprint(connection)
+            return part is not None and known(connection, part + raw)
+
+        return answer_known
+
+    def logging(self, answered: Answered) -> Answered:
+        """`answered`, and after it the hooks for logging."""
+        steps = hooks(self.middleware, "on_log")
+
+        def answered_and_logged(exchange: Exchange, took: float) -> Tally:
+            tally = answered(exchange, took)
+            for step in steps:
+                step(exchange, took, tally)
+            return tally
+
+        return answered_and_logged if steps else answered
+
+
+def hooks(middleware: Iterable[Middleware], name: str) -> tuple[Hook, ...]:
+    """The hooks of that name, of the middleware that has one."""
+    return tuple([getattr(one, name) for one in middleware if hasattr(one, name)])
+
+
+def is_undeclared(one: Middleware) -> bool:
+    """Whether the fast path cannot know what decides the part that `one` takes in a request.
+
+    Fields that `one` adds to responses may depend on none of the request: all who get a stored response share its head.
+    """
+    takes_part = any(hasattr(one, hook) for hook in TAKING_PART)
+    return takes_part and (one.reads is None or (hasattr(one, "on_deliver") and bool(one.reads)))
+
+
+def fingerprint_of(middleware: Sequence[Middleware]) -> Fingerprint | None:
+    """What decides beside the bytes of a head; of a connection whose heads must all be parsed, None."""
+    if any(is_undeclared(one) for one in middleware):
+        return lambda connection: None
+    parts = hooks(middleware, "fingerprint")
+
+    def joined(connection: Connection) -> bytes | None:
+        whole = b""
+        for of in parts:
+            part = of(connection)
+            if part is None:
+                return None
+            whole = part + whole
+        return whole
+
+    return joined if len(parts) > 1 else parts[0] if parts else None
+
+
+def note_fingerprint(fingerprint: Fingerprint, exchange: Exchange) -> None:
+    """Have the head of `exchange` remembered together with what decides beside its bytes, or not at all."""
+    connection = exchange.connection
+    part = None if connection is None else fingerprint(connection)
+    exchange.raw = b"" if part is None else part + exchange.raw
+
+
+def lookup_of(steps: Sequence[Hook]) -> Callable[[Exchange], bool] | None:
+    """Adds to the cache key of a request what these hooks say; the closure returns whether to bypass the cache."""
+
+    def on_lookup(exchange: Exchange) -> bool:
+        for step in steps:
+            part = step(exchange)
+            if part is BYPASS:
+                return True
+            if part is not None:
+                digest = blake2b(part, digest_size=16).hexdigest().encode()
+                exchange.request = exchange.request._replace(group=exchange.request.group + b" " + digest)
+        return False
+
+    return on_lookup if steps else None
