@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
+from edgecache.config.rows import MASK, FromMachine, Row
 from edgecache.config.secret_files import Confidential
-from edgecache.config.settings import LIVE, MASK, PREFIX, RESTART, ROWS, FromMachine, Row, found_by_machine
+from edgecache.config.settings import GROUPS, LIVE, PREFIX, RESTART, ROWS, found_by_machine
 
-# The headings of the reference, each with the first of its settings: the others follow it in the table.
-HEADINGS: Final = {
-    "Site and origin": "origin",
-    "Listeners, and proxies in front": "listen",
-    "TLS": "tls_listen",
-    "Listener for other POPs": "pop_listen",
-    "Geography and residency": "geo_db",
-    "This POP and its workers": "pop",
-    "Logs and traces": "access_log",
-    "Memory": "memory",
-    "Regional tier": "regional",
-    "Purges and regions": "peers",
-    "Writes": "write_ack",
-    "Regions that are cut off": "cut_off",
-    "Tags and consistency tokens": "tag_fields",
-    "Clients: limits and timeouts": "max_connections",
-    "Origin: connections and timeouts": "connect_timeout",
-    "Parents": "parents",
-    "Balancing and health of origins and parents": "origin_eject_after",
-    "What is stored, and for how long": "heuristics",
-}
 SAMPLE_HEAD: Final = """\
 # Sample configuration of edgecache: every setting with its default, commented out. `edgecache serve --config FILE`
 # reads it; variables of the environment override it. docs/settings.md describes the values that a setting takes, and
@@ -55,23 +35,14 @@ def effective_table(environ: Mapping[str, str], file: Mapping[str, str] | None =
     )
 
 
-def groups() -> Iterator[tuple[str, list[str]]]:
-    """The headings of the table, each with its variables."""
-    variables = list(ROWS)
-    starts = [variables.index(PREFIX + first.upper()) for first in HEADINGS.values()]
-    for heading, start, end in zip(HEADINGS, starts, [*starts[1:], len(variables)], strict=True):
-        yield heading, variables[start:end]
-
-
 def reference() -> str:
     """The reference of all settings, docs/settings.md: for each heading a table in Markdown."""
-    return "\n\n".join(_section(heading, variables) for heading, variables in groups())
+    return "\n\n".join(_section(heading, rows) for heading, rows in GROUPS.items())
 
 
-def _section(heading: str, variables: list[str]) -> str:
+def _section(heading: str, rows: Mapping[str, Row]) -> str:
     lines = [f"## {heading}", "", "| Variable | Default | Value | Meaning |", "| --- | --- | --- | --- |"]
-    for variable in variables:
-        row = ROWS[variable]
+    for variable, row in rows.items():
         example = row.kind.example.replace("|", "\\|")
         value = _value_words(row) + (f", such as `{example}`" if example else "")
         lines.append(f"| `{variable}` | {_default_words(row)} | {value} | {row.doc}{_reload_words(variable)} |")
@@ -80,13 +51,12 @@ def _section(heading: str, variables: list[str]) -> str:
 
 def sample_file() -> str:
     """A configuration file of all settings, commented out: docs/edgecache.env.example."""
-    return "\n".join([SAMPLE_HEAD, *(_sample_section(heading, variables) for heading, variables in groups())])
+    return "\n".join([SAMPLE_HEAD, *(_sample_section(heading, rows) for heading, rows in GROUPS.items())])
 
 
-def _sample_section(heading: str, variables: list[str]) -> str:
+def _sample_section(heading: str, rows: Mapping[str, Row]) -> str:
     lines = ["", f"# ---- {heading}"]
-    for variable in variables:
-        row = ROWS[variable]
+    for variable, row in rows.items():
         words = [row.doc]
         if isinstance(row.default, FromMachine):
             words.append(f"Default: {row.default.words}.")
