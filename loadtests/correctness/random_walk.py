@@ -21,7 +21,7 @@ from loadtests.correctness.content import resources
 from loadtests.correctness.origin import Content, Origin
 from loadtests.correctness.walk import Tally, Walk
 
-SHOWN = ("hits", "writes", "hard purges", "soft purges", "left", "cut")
+SHOWN = ("hits", "writes", "writes not known to all", "hard purges", "soft purges", "left", "cut")
 
 
 async def walk(place: str, requests: int, seed: int, product: str, logs: str = "") -> Tally:
