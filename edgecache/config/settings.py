@@ -97,6 +97,11 @@ class Settings(
         return _pair(self.origin_certificate, self.origin_certificate_key)
 
     @property
+    def pop_pair(self) -> KeyPair | None:
+        """Our certificate for parents."""
+        return _pair(self.pop_certificate, self.pop_certificate_key)
+
+    @property
     def regional_pair(self) -> KeyPair | None:
         """Client certificate for the regional tier."""
         return _pair(self.regional_certificate, self.regional_certificate_key)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from edgecache.invalidation.purge_log import Stamp
 from edgecache.invalidation.scopes import LONGEST_TARGET
 from edgecache.invalidation.validity import Invalidation, written
 from edgecache.semantics import ranges, rfc9111
@@ -14,29 +13,17 @@ from edgecache.semantics.cache_tags import TooManyTags
 from edgecache.semantics.client_specific import is_of_one_client
 from edgecache.semantics.content_length import is_proven
 from edgecache.semantics.message import Fields, Framing, Request, Response
-from edgecache.semantics.outcomes import Refused, Tier
+from edgecache.semantics.outcomes import Refused
 from edgecache.semantics.ranges import Segments
 from edgecache.semantics.rfc9111 import DoNotStore, Store
 from edgecache.semantics.rope import Content
-from edgecache.semantics.stored_response import DATE, Policy, Stored, Times
+from edgecache.semantics.stored_response import DATE, Policy, Stored
 from edgecache.storage.memory import Entry, Memory
 from edgecache.storage.regional import INLINE, Found, Regional
 from edgecache.storage.regional_chunks import ChunkWriter
+from edgecache.upstream.reply import Reply
 from edgecache.wire.body import Body
 from edgecache.wire.h1.head import passed_head
-
-
-class Reply(NamedTuple):
-    """An answer from upstream: head, body (perhaps still arriving), times, and what of the log was known when asked."""
-
-    response: Response
-    body: Body
-    times: Times
-    seen: Stamp
-    tier: bytes = b""  # the Cache-Status member of the tier that it came from; empty: upstream
-    by: Tier | None = None  # who answered, if not the origin
-    rest: Callable[[int], Body] | None = None  # the body from a byte on, once more, where the tier has it
-    tags: tuple[bytes, ...] | None = None  # of what the tier has, whose fields do not bear them; None: see the response
 
 
 class Fills:

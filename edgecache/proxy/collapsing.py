@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from edgecache.proxy.cache_fill import Reply
 from edgecache.semantics import uri
 from edgecache.semantics.message import Fields
 from edgecache.semantics.outcomes import Refused
 from edgecache.semantics.rfc9111 import NEW_FOR
 from edgecache.semantics.stored_response import Stored
 from edgecache.storage.memory import Entry
+from edgecache.upstream.reply import Reply
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import partial
 
 from edgecache.proxy import responses
-from edgecache.proxy.cache_fill import Reply
 from edgecache.proxy.components import Parts
 from edgecache.proxy.fastpath.head_memo import KnownHit, KnownPass, Rendered
 from edgecache.proxy.responses import Answer
@@ -19,8 +18,9 @@ from edgecache.semantics.preconditions import is_not_modified
 from edgecache.semantics.stored_response import Stored
 from edgecache.storage.memory import Entry
 from edgecache.upstream.peering import tell_of_entry, tell_of_reply
+from edgecache.upstream.reply import Reply
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.upstream_request import Question
+from edgecache.wire.upstream_request import UpstreamRequest
 
 
 class Delivery:
@@ -131,7 +131,7 @@ class Delivery:
             self._learn_hit(exchange, self._rendering_for(entry, exchange.request), own=True)
             self._alike.learn(exchange, partial(self._rendering_for, entry))
 
-    def learn_pass(self, exchange: Exchange, key: bytes, question: Question) -> None:
+    def learn_pass(self, exchange: Exchange, key: bytes, question: UpstreamRequest) -> None:
         """Remember that requests of exactly this head are passed on, and the question that they become."""
         request = exchange.request
         if request.persists and self._known.learns(exchange.raw):

@@ -24,7 +24,6 @@ from edgecache.invalidation.purge_log import Verdict
 from edgecache.invalidation.version_vector import Vector
 from edgecache.invalidation.write_effects import TOKEN, is_write, token_of
 from edgecache.proxy import responses
-from edgecache.proxy.cache_fill import Reply
 from edgecache.proxy.collapsing import Failed, Filling, Flight, Outcome, Refreshed, Risen, Unshareable
 from edgecache.proxy.components import Limits, Parts
 from edgecache.proxy.deliver import Delivery
@@ -47,6 +46,7 @@ from edgecache.semantics.stored_response import Stored
 from edgecache.storage.memory import Entry
 from edgecache.storage.regional import Found
 from edgecache.tasks import spawn
+from edgecache.upstream.reply import Reply
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1.server import ClientConnection
 

@@ -9,7 +9,6 @@ flight ──► the one that is out, to be followed
 from __future__ import annotations
 
 from edgecache.invalidation.purge_log import Verdict
-from edgecache.proxy.cache_fill import Reply
 from edgecache.proxy.collapsing import Failed, Filling, Flight, Outcome, Refreshed, Risen, Unshareable, of_authorized
 from edgecache.proxy.components import Parts
 from edgecache.proxy.regional_fetch import Region, Turn
@@ -22,6 +21,7 @@ from edgecache.semantics.stored_response import Stored
 from edgecache.storage.memory import Entry
 from edgecache.storage.regional import Found
 from edgecache.tasks import spawn
+from edgecache.upstream.reply import Reply
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
 

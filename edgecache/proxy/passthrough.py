@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from edgecache.invalidation.validity import Invalidation
 from edgecache.proxy import responses
-from edgecache.proxy.cache_fill import Fills, Reply
+from edgecache.proxy.cache_fill import Fills
 from edgecache.proxy.collapsing import OFTEN, Flights
 from edgecache.proxy.fastpath.head_memo import KnownPass
 from edgecache.semantics import cache_status, ranges, rfc9111
@@ -20,13 +20,14 @@ from edgecache.storage.memory import Entry
 from edgecache.upstream.fetcher import Upstream, interim_head
 from edgecache.upstream.peer_fields import is_internal, required_by
 from edgecache.upstream.peering import tell_of_reply
+from edgecache.upstream.reply import Reply
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1 import serializer as render
-from edgecache.wire.h1.client import OriginConnection
 from edgecache.wire.h1.server import ClientConnection
-from edgecache.wire.upstream_request import Inquiry, Question
+from edgecache.wire.upstream_connection import UpstreamConnection
+from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
 
 MOST_UNSTORED: Final = 256
 LASTING: Final = OF_THE_RESPONSE | {Refused.AUTHORIZATION}  # of the next answer too, it is to be expected
@@ -80,7 +81,7 @@ class Relays:
 
     def ask(
         self,
-        question: Question,
+        question: UpstreamRequest,
         exchange: Exchange,
         why: Forward,
         result: Result,
@@ -364,7 +365,7 @@ class _KnownPass(Exchange, Relay):
 class _TunnelEnd:
     """What is to be cancelled when the client of a tunnel leaves."""
 
-    def __init__(self, origin: OriginConnection) -> None:
+    def __init__(self, origin: UpstreamConnection) -> None:
         self._origin = origin
 
     def cancel(self) -> None:
@@ -372,7 +373,7 @@ class _TunnelEnd:
         self._origin.end_tunnel()
 
 
-def join(client: ClientConnection, origin: OriginConnection, exchange: Exchange) -> None:
+def join(client: ClientConnection, origin: UpstreamConnection, exchange: Exchange) -> None:
     """Bytes from either side go to the other, as fast as it takes them, until one of them ends."""
 
     def from_origin(data: bytes | None) -> None:
@@ -396,7 +397,7 @@ def join(client: ClientConnection, origin: OriginConnection, exchange: Exchange)
     origin.become_tunnel(from_origin, partial(resume_reading, client))
 
 
-def resume_reading(side: ClientConnection | OriginConnection) -> None:
+def resume_reading(side: ClientConnection | UpstreamConnection) -> None:
     """The other side of a tunnel can take more."""
     if not side.transport.is_closing():
         side.transport.resume_reading()

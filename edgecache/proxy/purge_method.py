@@ -18,7 +18,7 @@ from edgecache.proxy.task_guard import seen_through
 from edgecache.semantics.client_address import Trust, client_address, trust_of
 from edgecache.semantics.outcomes import Result
 from edgecache.tasks import spawn
-from edgecache.upstream.pool import tag_field_names
+from edgecache.upstream.pool_options import tag_field_names
 from edgecache.valkey.client import Failure
 from edgecache.wire.connection_limits import address_of
 from edgecache.wire.exchange import Exchange

@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 
 from edgecache.invalidation.purge_log import Stamp, Verdict
 from edgecache.invalidation.validity import Invalidation
-from edgecache.proxy.cache_fill import Reply
 from edgecache.proxy.collapsing import Failed, Filling, Outcome, Refreshed, Risen, Unshareable
 from edgecache.semantics import cache_status, ranges, rfc9111
 from edgecache.semantics.cache_key import primary_key
@@ -27,6 +26,7 @@ from edgecache.storage.regional import Found, Regional
 from edgecache.storage.regional_chunks import ChunkReader
 from edgecache.tasks import spawn
 from edgecache.upstream.fetcher import Upstream
+from edgecache.upstream.reply import Reply
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
 from edgecache.wire.h1 import serializer as render

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from edgecache.invalidation.stream_store import LogStore
 from edgecache.invalidation.validity import written
-from edgecache.proxy.cache_fill import Reply
 from edgecache.proxy.collapsing import Filling
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.content_length import is_proven
@@ -21,6 +20,7 @@ from edgecache.storage.record import Codec, storage_key
 from edgecache.storage.regional import INLINE, record_of, useful_life
 from edgecache.storage.resident_clock import Clock
 from edgecache.tasks import spawn
+from edgecache.upstream.reply import Reply
 from edgecache.valkey.client import Failure
 from edgecache.wire.body import Body
 

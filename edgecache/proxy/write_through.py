@@ -162,7 +162,7 @@ class Writes:
         gate = write.gate = Gate(body, write.exchange.request.framing.length)
         gate.on_end = partial(self._body_over, write)
         gate.on_whole = partial(self._body_whole, writer, write)
-        write.question = write.question._replace(body=gate.out)
+        write.question = write.question.with_body(gate.out)
         gate.start()
         self._ask(write)
 

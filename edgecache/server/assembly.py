@@ -42,7 +42,7 @@ from edgecache.storage.resident_clock import Clock
 from edgecache.upstream.active_upstream import Switch
 from edgecache.upstream.fetcher import Upstream
 from edgecache.upstream.peering import Parental
-from edgecache.upstream.pool import hidden_fields
+from edgecache.upstream.pool_options import hidden_fields
 from edgecache.valkey.availability import Guard
 from edgecache.valkey.batching import MOST_BYTES
 from edgecache.valkey.circuit_breaker import Breaker

@@ -42,6 +42,7 @@ from edgecache.upstream.peering import Children
 from edgecache.upstream.pool import OriginPool
 from edgecache.wire.connection_limits import Admission, fitted
 from edgecache.wire.errors import BadRequest
+from edgecache.wire.h1.client_factory import Http1
 from edgecache.wire.h1.head import HeadLimits, RequestHeads
 from edgecache.wire.h1.server import ClientConnection
 from edgecache.wire.listeners import Listeners
@@ -142,11 +143,11 @@ class Worker:
 
     def _new_way(self, settings: Settings) -> WayUp:
         self.watch.forget_members()
-        way = WayUp(settings, self.watch.origin_failed, self.watch.parent_failed)
+        way = WayUp(settings, Http1, self.watch.origin_failed, self.watch.parent_failed)
         if isinstance(way.origin, Origins):
             self.watch.read_origins(way.origin)
         else:
-            self.watch.read_origin(way.origin.origin, settings.region, settings.origin_eject_after)
+            self.watch.read_origin(way.origin.options.origin, settings.region, settings.origin_eject_after)
         if way.parents is not None:
             self.watch.read_parents(way.parents)
         return way

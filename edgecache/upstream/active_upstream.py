@@ -10,6 +10,8 @@ from edgecache.upstream.load_balancer import Balancer
 from edgecache.upstream.origin_group import Confined, Origins
 from edgecache.upstream.parent_selection import Parents
 from edgecache.upstream.pool import OriginPool
+from edgecache.upstream.pool_options import for_origin
+from edgecache.wire.upstream_connection import ProtocolFactory
 from edgecache.wire.upstream_request import Inquiry
 
 
@@ -17,17 +19,21 @@ class WayUp:
     """The origin, or the origins, and the parents that stand before them, if there are any."""
 
     def __init__(
-        self, settings: Settings, origin_failed: Callable[[str], None], parent_failed: Callable[[str], None]
+        self,
+        settings: Settings,
+        protocol: ProtocolFactory,
+        origin_failed: Callable[[str], None],
+        parent_failed: Callable[[str], None],
     ) -> None:
         direct: Confined | OriginPool | Origins
         self.origin: OriginPool | Origins
         if settings.origins:
-            direct = self.origin = Origins(settings, failed=origin_failed)
+            direct = self.origin = Origins(settings, protocol, failed=origin_failed)
         else:
-            direct = self.origin = OriginPool(settings, failed=origin_failed)
+            direct = self.origin = OriginPool(for_origin(settings, settings.origin), protocol, failed=origin_failed)
             if settings.pop_secret or settings.pop_ca or settings.residency_rules.home:
                 direct = Confined(self.origin, settings.residency_rules.home)
-        self.parents = Parents(settings, direct, failed=parent_failed) if settings.parents else None
+        self.parents = Parents(settings, direct, protocol, failed=parent_failed) if settings.parents else None
         self.ask = (self.parents or direct).ask  # send a question
 
     def sweep(self, now: float) -> None:

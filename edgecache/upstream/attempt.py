@@ -11,8 +11,8 @@ from edgecache.semantics.outcomes import Word
 from edgecache.upstream.health import may_ask_another
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginBusy, OriginError
-from edgecache.wire.h1.client import OriginConnection
-from edgecache.wire.upstream_request import Inquiry, Question
+from edgecache.wire.upstream_connection import UpstreamConnection
+from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
 
 if TYPE_CHECKING:
     from edgecache.upstream.load_balancer import Balancer, Check, Member
@@ -33,9 +33,9 @@ class Speaks(Word):
 class Delegate(Inquiry):
     """A question asked in the stead of an inquiry's own: who cancels that one cancels this one too."""
 
-    def __init__(self, question: Question, inquiry: Inquiry) -> None:
+    def __init__(self, question: UpstreamRequest, inquiry: Inquiry) -> None:
         self._ended = False
-        self._asked_on: OriginConnection | None = None
+        self._asked_on: UpstreamConnection | None = None
         self.inquiry = inquiry
         super().__init__(question, inquiry.asked, inquiry.seen)
 
@@ -49,12 +49,12 @@ class Delegate(Inquiry):
         self._ended = value
 
     @property
-    def asked_on(self) -> OriginConnection | None:
+    def asked_on(self) -> UpstreamConnection | None:
         """The connection that it is under way on: the inquiry's too, so that it can be cancelled."""
         return self._asked_on
 
     @asked_on.setter
-    def asked_on(self, connection: OriginConnection | None) -> None:
+    def asked_on(self, connection: UpstreamConnection | None) -> None:
         self._asked_on = self.inquiry.asked_on = connection
 
     @property
@@ -186,7 +186,7 @@ class Checking(Inquiry):
     is_check = True
 
     def __init__(self, balancer: Balancer, member: Member, how: Check) -> None:
-        super().__init__(Question(how.head.split(b" ", 1)[0], how.head), 0.0, UNKNOWN)
+        super().__init__(how.request, 0.0, UNKNOWN)
         self._balancer = balancer
         self._member = member
         self._is_good = how.is_good

@@ -6,22 +6,21 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from edgecache.invalidation.purge_log import PurgeLog, Stamp
-from edgecache.proxy.cache_fill import Reply
 from edgecache.semantics import rfc9111
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.forwarding import Gateway, upstream_lines
-from edgecache.semantics.message import Fields, Request, Response
+from edgecache.semantics.message import FieldLine, Fields, Request, Response
 from edgecache.semantics.outcomes import Revalidation, Tier
 from edgecache.semantics.rfc9111 import expects_shared
 from edgecache.semantics.stored_response import Times
 from edgecache.storage.resident_clock import Clock
 from edgecache.upstream.active_upstream import Switch
 from edgecache.upstream.peering import Parental, may_go_to_parents
+from edgecache.upstream.reply import Reply
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.h1 import serializer as render
-from edgecache.wire.upstream_request import Inquiry, Question
+from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
 
 
 class Upstream:
@@ -52,17 +51,18 @@ class Upstream:
         if self._to_parents is not None:
             self._to_parents.is_trusted = is_trusted
 
-    def question(self, request: Request, fields: Fields, client: str, body: Body | None = None) -> Question:
+    def question(self, request: Request, fields: Fields, client: str, body: Body | None = None) -> UpstreamRequest:
         """The request as it goes upstream, with `fields` for its own."""
         wording = None
         if self._to_parents is not None and may_go_to_parents(request):
             wording = Words(self, self._to_parents, request, fields, client)
-        head = b"" if wording is not None else self.origin_head(request, fields, client)
+        lines = [] if wording is not None else self.origin_fields(request, fields, client)
         other = request.method != b"GET" and request.method != b"HEAD"  # what may answer those is theirs to say
         conditional = other or b"if-none-match" in fields or b"if-modified-since" in fields
-        return Question(
+        return UpstreamRequest(
             request.method,
-            head,
+            request.target,
+            lines,
             body,
             request.framing.chunked,
             request.is_upgrade,
@@ -74,14 +74,12 @@ class Upstream:
             not rfc9111.is_safe(request),
         )
 
-    def origin_head(self, request: Request, fields: Fields, client: str) -> bytes:
-        """The head of the request as the origin gets it."""
+    def origin_fields(self, request: Request, fields: Fields, client: str) -> list[FieldLine]:
+        """The fields of the request as the origin gets them."""
         child = request.child
         trusted = child is None and self._is_trusted(client)
-        lines = upstream_lines(
-            request, fields, self._gateway, client if child is None else child.client, trusted=trusted
-        )
-        return render.request_line(request.method, request.target) + render.field_block(lines) + b"\r\n"
+        address = client if child is None else child.client
+        return upstream_lines(request, fields, self._gateway, address, trusted=trusted)
 
     def stamp(self) -> tuple[float, Stamp]:
         """Now, in resident time, and what is known of the log: every question carries both."""
@@ -100,7 +98,8 @@ class Upstream:
 
     async def fetch(self, request: Request, fields: Fields, client: str, watchers: Iterable[Exchange]) -> Reply:
         """Ask, and wait for the head of the answer; raises `OriginError`. Interim responses go to `watchers`."""
-        question = self.question(request, fields, client)._replace(shared=expects_shared(request, fields))
+        question = self.question(request, fields, client)
+        question.shared = expects_shared(request, fields)
         inquiry = _Fetch(self, request, question, watchers)
         self.ask(inquiry)
         try:
@@ -111,7 +110,7 @@ class Upstream:
 
 
 class Words:
-    """One question in two wordings: for a parent, which believes what this POP signs, and for the origin."""
+    """One request in two wordings: for a parent, which believes what this POP signs, and for the origin."""
 
     __slots__ = ("_client", "_fields", "_forced", "_parental", "_request", "_upstream", "key")
 
@@ -124,19 +123,19 @@ class Words:
         self._forced = False
         self.key = primary_key(request)
 
-    def for_origin(self) -> bytes:
-        """The head as the origin gets it."""
-        return self._upstream.origin_head(self._request, self._fields, self._client)
+    def for_origin(self) -> list[FieldLine]:
+        """The fields as the origin gets them."""
+        return self._upstream.origin_fields(self._request, self._fields, self._client)
 
-    def for_parent(self, scheme: bytes) -> bytes:
-        """The head as a parent that is asked by `scheme` gets it, signed now."""
+    def for_parent(self, scheme: bytes) -> list[FieldLine]:
+        """The fields as a parent that is asked by `scheme` gets them, signed now."""
         self._forced = self._parental.must_ask_itself(self.key)
         fields = self._fields
         if self._request.revalidation is Revalidation.IGNORE:  # a parent cannot tell it from what this POP asks for
             fields = rfc9111.accepting(fields)
         if self._forced:
             fields = fields.without((b"cache-control", b"pragma")).plus((b"Cache-Control", b"no-cache"))
-        return self._parental.head(self._request, fields, self._client, scheme)
+        return self._parental.fields(self._request, fields, self._client, scheme)
 
     def anew(self) -> Words:
         """The same for another time that it is asked."""
@@ -150,7 +149,9 @@ class Words:
 class _Fetch(Inquiry):
     """An inquiry whose answer somebody awaits."""
 
-    def __init__(self, upstream: Upstream, request: Request, question: Question, watchers: Iterable[Exchange]) -> None:
+    def __init__(
+        self, upstream: Upstream, request: Request, question: UpstreamRequest, watchers: Iterable[Exchange]
+    ) -> None:
         super().__init__(question, *upstream.stamp())
         self._upstream = upstream
         self._request = request

@@ -17,11 +17,12 @@ from edgecache.upstream.attempt import Attempt, Checking, Speaks
 from edgecache.upstream.health import FAILING, UNAVAILABLE, Health, Latencies, may_ask_another
 from edgecache.upstream.retry_budget import RetryBudget
 from edgecache.valkey.circuit_breaker import Breaker, State
-from edgecache.wire.upstream_request import Inquiry, Question
+from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
 
 if TYPE_CHECKING:
     from edgecache.upstream.pool import OriginPool
 
+USER_AGENT: Final = (b"User-Agent", b"edgecache")  # of active checks
 MOST_TRIES: Final = 3  # servers that one question is put to
 MOST_SAVED: Final = 20.0  # retries that good times may save up for bad ones: more would make a storm of them
 
@@ -29,7 +30,7 @@ MOST_SAVED: Final = 20.0  # retries that good times may save up for bad ones: mo
 class Check(NamedTuple):
     """How a server is asked whether it is well."""
 
-    head: bytes
+    request: UpstreamRequest
     is_good: Callable[[Response], bool]
 
 
@@ -92,7 +93,7 @@ class Balancer:
 
     # --- for the subclass to say
 
-    def choose(self, question: Question, tried: tuple[Member, ...]) -> Member | None:
+    def choose(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> Member | None:
         """Who is to be asked of those not `tried`; None: nobody."""
         raise NotImplementedError
 
@@ -100,11 +101,11 @@ class Balancer:
         """There is nobody to ask: answer, or see to it."""
         raise NotImplementedError
 
-    def has_untried(self, question: Question, tried: tuple[Member, ...]) -> bool:
+    def has_untried(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> bool:
         """Whether there is anybody but those `tried`."""
         raise NotImplementedError
 
-    def fitted(self, question: Question, member: Member) -> Question:
+    def fitted(self, question: UpstreamRequest, member: Member) -> UpstreamRequest:
         """The question as `member` is to get it."""
         return question
 
@@ -146,7 +147,7 @@ class Balancer:
         return next((member for member in ejected if member.health.is_well(may_probe=True, now=now)), None)
 
     def may_try_another(
-        self, question: Question, tried: tuple[Member, ...], *, sent: bool, lost_since: float = inf
+        self, question: UpstreamRequest, tried: tuple[Member, ...], *, sent: bool, lost_since: float = inf
     ) -> bool:
         """Whether a question may be put to somebody else: within the budget, if one who was tried has had it.
 

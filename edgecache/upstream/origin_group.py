@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Final
 
 from edgecache.config.settings import Settings
@@ -12,11 +11,13 @@ from edgecache.semantics.message import Response
 from edgecache.semantics.residency import REASON, may_have
 from edgecache.upstream.attempt import Attempt
 from edgecache.upstream.health import least_loaded, may_ask_another
-from edgecache.upstream.load_balancer import Balancer, Check, Member
+from edgecache.upstream.load_balancer import USER_AGENT, Balancer, Check, Member
 from edgecache.upstream.pool import OriginPool
+from edgecache.upstream.pool_options import for_origin
 from edgecache.valkey.circuit_breaker import State
 from edgecache.wire.errors import OriginBusy
-from edgecache.wire.upstream_request import Inquiry, Question
+from edgecache.wire.upstream_connection import ProtocolFactory
+from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
 
 SILENT: Final = 1.5  # seconds without any answer of an origin
 SILENT_TO: Final = 5  # questions, at least, that wait so long
@@ -29,6 +30,7 @@ class Origins(Balancer):
     def __init__(
         self,
         settings: Settings,
+        protocol: ProtocolFactory,
         clock: Callable[[], float] = time.monotonic,
         failed: Callable[[str], None] = lambda reason: None,
     ) -> None:
@@ -44,7 +46,7 @@ class Origins(Balancer):
             Member(
                 origin,
                 region,
-                OriginPool(replace(settings, origin=origin, origins={}), clock, failed),
+                OriginPool(for_origin(settings, origin), protocol, clock, failed),
                 self.new_health(),
                 settings.residency_rules.of_region(region),
             )
@@ -54,7 +56,7 @@ class Origins(Balancer):
 
     # --- who is asked
 
-    def choose(self, question: Question, tried: tuple[Member, ...]) -> Member | None:
+    def choose(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> Member | None:
         """One of its region, or of any region if none of those is well; the least loaded of two that are drawn."""
         now = self.clock()
         may_probe = may_ask_another(question.method, sent=True, has_body=question.body is not None)
@@ -71,7 +73,7 @@ class Origins(Balancer):
                 return well[least_loaded([member.load(now) for member in well], self.chance.randrange)]
         return near[least_loaded([member.load(now) for member in near], self.chance.randrange)]  # all are ill: try
 
-    def _allowed(self, question: Question) -> list[Member]:
+    def _allowed(self, question: UpstreamRequest) -> list[Member]:
         """Those that are in the jurisdiction that the answer must not leave."""
         wanted = question.jurisdiction
         return [member for member in self.members if may_have(member.jurisdiction, wanted)] if wanted else self.members
@@ -89,18 +91,15 @@ class Origins(Balancer):
         self._failed(REASON)
         inquiry.fail(OriginBusy(REASON, NO_ORIGIN))
 
-    def has_untried(self, question: Question, tried: tuple[Member, ...]) -> bool:
+    def has_untried(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> bool:
         """Whether there is another origin."""
         return any(member not in tried for member in self._allowed(question))
 
-    def fitted(self, question: Question, member: Member) -> Question:
+    def fitted(self, question: UpstreamRequest, member: Member) -> UpstreamRequest:
         """The question with the origin's own Host, if that is the setting."""
         if not self._own_host:
             return question
-        line, _, rest = question.head.partition(b"\r\n")
-        _, _, rest = rest.partition(b"\r\n")  # Host is the first field
-        host = member.origin.authority.encode()
-        return question._replace(head=b"%b\r\nHost: %b\r\n%b" % (line, host, rest))
+        return question.for_host(member.origin.authority.encode())
 
     # --- life
 
@@ -152,8 +151,8 @@ class Origins(Balancer):
         if not self._check_path:
             return None
         host = self._check_host or member.origin.authority
-        head = f"GET {self._check_path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: edgecache\r\n\r\n"
-        return Check(head.encode(), is_below_400)
+        fields = ((b"Host", host.encode()), USER_AGENT)
+        return Check(UpstreamRequest(b"GET", self._check_path.encode(), fields), is_below_400)
 
 
 def host_of_requests(settings: Settings) -> str:

@@ -13,23 +13,24 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
-from edgecache.config.settings import Origin, Settings
+from edgecache.config.settings import Settings
 from edgecache.semantics.message import Response
 from edgecache.semantics.outcomes import Tier
 from edgecache.semantics.residency import may_have
 from edgecache.upstream.attempt import Attempt, Delegate, Speaks
 from edgecache.upstream.health import UNAVAILABLE
-from edgecache.upstream.load_balancer import Balancer, Check, Member
+from edgecache.upstream.load_balancer import USER_AGENT, Balancer, Check, Member
 from edgecache.upstream.origin_group import Confined, Origins
 from edgecache.upstream.peer_fields import has_not_asked, passed_through, seen_of
 from edgecache.upstream.pool import OriginPool
+from edgecache.upstream.pool_options import for_parent
 from edgecache.upstream.rendezvous_hash import ranked_by_load
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginBusy, OriginError
-from edgecache.wire.upstream_request import Inquiry, Question
+from edgecache.wire.upstream_connection import ProtocolFactory
+from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
 
 log = logging.getLogger("edgecache")
 SILENT: Final = 1.0  # seconds without a sign of life from a parent, after which its questions are put to another
@@ -44,6 +45,7 @@ class Parents(Balancer):
         self,
         settings: Settings,
         origin: Confined | OriginPool | Origins,
+        protocol: ProtocolFactory,
         clock: Callable[[], float] = time.monotonic,
         failed: Callable[[str], None] = lambda reason: None,
     ) -> None:
@@ -54,12 +56,11 @@ class Parents(Balancer):
         self.bypass = Bypass(
             origin, settings.parent_bypass, settings.origin_queue, settings.origin_queue_timeout, clock
         )
-        patience = settings.first_byte_timeout + settings.connect_timeout  # a parent's own error comes before ours
         self.members = [
             Member(
                 parent,
                 region or settings.region,
-                OriginPool(for_parent(settings, parent, patience), clock, failed, is_pop=True),
+                OriginPool(for_parent(settings, parent), protocol, clock, failed),
                 self.new_health(),
                 settings.residency_rules.of_region(region or settings.region),
                 parent.name,
@@ -77,7 +78,7 @@ class Parents(Balancer):
         else:
             super().ask(inquiry)
 
-    def choose(self, question: Question, tried: tuple[Member, ...]) -> Member | None:
+    def choose(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> Member | None:
         """The owner of the key among those that are well: the region's first."""
         now = self.clock()
         wanted = question.jurisdiction
@@ -91,7 +92,7 @@ class Parents(Balancer):
         return None
 
     @staticmethod
-    def _owner(question: Question, members: list[Member], now: float) -> Member:
+    def _owner(question: UpstreamRequest, members: list[Member], now: float) -> Member:
         assert question.wording is not None, "other questions go past the parents"
         named = {member.name: member for member in members}
         weights = {name: member.health.share(now) for name, member in named.items()}
@@ -102,14 +103,14 @@ class Parents(Balancer):
         """Past all parents, to the origin."""
         self.bypass.ask(inquiry)
 
-    def has_untried(self, question: Question, tried: tuple[Member, ...]) -> bool:
+    def has_untried(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> bool:
         """There is always the origin."""
         return True
 
-    def fitted(self, question: Question, member: Member) -> Question:
+    def fitted(self, question: UpstreamRequest, member: Member) -> UpstreamRequest:
         """The question in the words that parents understand, signed now."""
         assert question.wording is not None, "other questions go past the parents"
-        return question._replace(head=question.wording.for_parent(member.origin.scheme.encode()))
+        return question.with_fields(question.wording.for_parent(member.origin.scheme.encode()))
 
     # --- what comes back
 
@@ -155,11 +156,9 @@ class Parents(Balancer):
 
     def check_of(self, member: Member) -> Check | None:
         """A question that no POP passes on: any answer of a POP is a sign of life, but not if it is this one."""
-        head = (
-            f"HEAD / HTTP/1.1\r\nHost: {member.origin.authority}\r\nCache-Control: only-if-cached\r\n"
-            f"CDN-Loop: {self._pop}\r\nUser-Agent: edgecache\r\n\r\n"
-        )
-        return Check(head.encode(), self._is_alive)
+        host, pop = (b"Host", member.origin.authority.encode()), (b"CDN-Loop", self._pop.encode())
+        fields = (host, (b"Cache-Control", b"only-if-cached"), pop, USER_AGENT)
+        return Check(UpstreamRequest(b"HEAD", b"/", fields), self._is_alive)
 
     @staticmethod
     def _is_alive(response: Response) -> bool:
@@ -242,7 +241,7 @@ class _Detour(Delegate):
     def __init__(self, bypass: Bypass, inquiry: Inquiry) -> None:
         wording = inquiry.question.wording
         assert wording is not None, "other questions go there without a bound"
-        super().__init__(inquiry.question._replace(head=wording.for_origin()), inquiry)
+        super().__init__(inquiry.question.with_fields(wording.for_origin()), inquiry)
         self._bypass = bypass
 
     def on_answer(self, response: Response, body: Body) -> None:
@@ -256,18 +255,3 @@ class _Detour(Delegate):
     def on_failure(self, error: OriginError) -> None:
         self._bypass.over(self)
         self.inquiry.fail(error)
-
-
-def for_parent(settings: Settings, parent: Origin, patience: float) -> Settings:
-    """The settings of connections to `parent`, who is always verified, and may ask who we are."""
-    return replace(
-        settings,
-        origin=parent,
-        origins={},
-        parents={},
-        first_byte_timeout=patience,
-        origin_ca=settings.parent_ca,
-        origin_tls_verify=True,
-        origin_certificate=settings.pop_certificate,
-        origin_certificate_key=settings.pop_certificate_key,
-    )

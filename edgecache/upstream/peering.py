@@ -19,7 +19,7 @@ from edgecache.semantics.cache_tags import TooManyTags, tags_of
 from edgecache.semantics.client_address import Trust, client_address
 from edgecache.semantics.client_claims import is_claim
 from edgecache.semantics.forwarding import Gateway, upstream_lines
-from edgecache.semantics.message import Fields, Request, Response
+from edgecache.semantics.message import FieldLine, Fields, Request, Response
 from edgecache.upstream.peer_auth import Distrust, signature_line, verified_pop
 from edgecache.upstream.peer_fields import (
     answer_lines,
@@ -31,12 +31,11 @@ from edgecache.upstream.peer_fields import (
     without_internal,
 )
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.h1 import serializer as render
 
 if TYPE_CHECKING:
     from edgecache.invalidation.validity import Invalidation
-    from edgecache.proxy.cache_fill import Reply
     from edgecache.storage.memory import Entry
+    from edgecache.upstream.reply import Reply
 
 CATCH_UP: Final = 0.25  # seconds that a child's question waits for this POP's log
 DEFAULT_PORTS: Final = (b":80", b":443")  # parents may be asked by the other scheme, where they mean nothing
@@ -86,20 +85,18 @@ class Parental:
         log = self._log
         return self._invalidation.is_unproven(key) or log.check_vector(Subject(key), log.vector) is not Verdict.USABLE
 
-    def head(self, request: Request, fields: Fields, client: str, scheme: bytes) -> bytes:
-        """The head of a question to a parent that is asked by `scheme`, signed now."""
+    def fields(self, request: Request, fields: Fields, client: str, scheme: bytes) -> list[FieldLine]:
+        """The fields of a request to a parent that is asked by `scheme`, signed now."""
         child = request.child
         address = client_address(client, request.fields, self.is_trusted) if child is None else child.client
         required = self._log.vector if child is None else self._log.vector.merged(required_by(child))
         internal = internal_lines(request, address, required, self._region)
         lines = [line for line in upstream_lines(request, fields, self._gateway, "") if not is_claim(line[0].lower())]
-        signed = [*request.place, *internal]
-        block = render.field_block(lines) + render.field_block(internal)
-        if self._secret:  # else the connection proves who we are
-            asked = request._replace(scheme=scheme)
-            proof = signature_line(self._secret, self._gateway.pop, self._clock(), asked, signed)
-            block += render.field_block([proof])
-        return render.request_line(request.method, request.target) + block + b"\r\n"
+        lines += internal
+        if self._secret:  # else the connection proves which POP this is
+            asked, signed = request._replace(scheme=scheme), [*request.place, *internal]
+            lines.append(signature_line(self._secret, self._gateway.pop, self._clock(), asked, signed))
+        return lines
 
     def proven(self, key: bytes, asked: Stamp, response: Response) -> Stamp:
         """What was known when the answer of a parent, asked at `asked`, was asked of the origin.

@@ -11,33 +11,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from edgecache.config.settings import Settings
-from edgecache.semantics.cache_tags import BETWEEN_POPS, TAG_FIELDS
 from edgecache.tasks import spawn
-from edgecache.upstream.peer_fields import SEEN
+from edgecache.upstream.pool_options import PoolOptions
 from edgecache.upstream.resolver import Names
 from edgecache.wire.errors import OriginBusy, OriginError, OriginTimeout
-from edgecache.wire.h1.client import OriginConnection
-from edgecache.wire.h1.head import ResponseHeads, most_of_responses
-from edgecache.wire.read_buffer import ReadBuffer
 from edgecache.wire.tls.contexts import ClientTls
+from edgecache.wire.upstream_connection import ProtocolFactory, UpstreamConnection
 from edgecache.wire.upstream_request import Inquiry
 
 log = logging.getLogger("edgecache")
-ALT_SVC: Final = frozenset((b"alt-svc",))  # RFC 7838 §2.1: of the origin as clients reach it, which is this POP
-OF_POPS: Final = frozenset((SEEN, BETWEEN_POPS))  # fields of answers that are believed of POPs alone
 HELD_BACK: Final = 2.0  # seconds that readers may take nothing of an answer while others wait for its connection
-
-
-def tag_field_names(settings: Settings) -> frozenset[bytes]:
-    """The fields of answers that bear tags by the operator's word, in lower case."""
-    return frozenset(name.encode() for name in settings.tag_field_names)
-
-
-def hidden_fields(settings: Settings) -> frozenset[bytes]:
-    """The fields of answers that clients do not see."""
-    tags = TAG_FIELDS | tag_field_names(settings) if settings.tag_fields == "hide" else frozenset()
-    return tags | (ALT_SVC if settings.origin_alt_svc == "drop" else frozenset())
 
 
 class OriginPool:
@@ -51,36 +34,25 @@ class OriginPool:
 
     def __init__(
         self,
-        settings: Settings,
+        options: PoolOptions,
+        protocol: ProtocolFactory,
         clock: Callable[[], float] = time.monotonic,
         failed: Callable[[str], None] = lambda reason: None,
-        *,
-        is_pop: bool = False,
     ) -> None:
-        assert settings.origin is not None, "checked by the caller"
+        self.options = options
         self.clock = clock
         self.failed = failed
-        self.origin = settings.origin
-        self.origin_text = str(settings.origin)  # for the log
-        self.first_byte_timeout = settings.first_byte_timeout
-        self.between_bytes_timeout = settings.between_bytes_timeout
-        self.tunnel_timeout = settings.tunnel_timeout
-        self.min_rate = settings.origin_min_rate
-        unbelieved = frozenset() if is_pop else OF_POPS
-        most = most_of_responses(settings.max_fields, is_pop=is_pop)
-        self.heads = ResponseHeads(hidden_fields(settings), unbelieved, tag_field_names(settings), most)
-        self.buffer = ReadBuffer()
-        self.max_head = settings.max_head
-        self._connect_timeout = settings.connect_timeout
-        self._keepalive = settings.origin_keepalive
-        self._greatest_age = settings.origin_connection_age
-        self._most = settings.origin_connections
-        self._queue_most = settings.origin_queue
-        self._queue_timeout = settings.origin_queue_timeout
-        self._names = Names(self.origin.host, self.origin.port, settings.dns_ttl, clock)
-        self._tls = origin_tls(settings) if self.origin.scheme == "https" else None
-        self._idle: list[OriginConnection] = []  # the one used last is used next, so that the others may expire
-        self._open: set[OriginConnection] = set()
+        self.origin_text = str(options.origin)  # for the log
+        self.first_byte_timeout = options.first_byte_timeout
+        self.between_bytes_timeout = options.between_bytes_timeout
+        self.tunnel_timeout = options.tunnel_timeout
+        self.min_rate = options.min_rate
+        self._new = protocol(options.responses)
+        self._most = options.connections
+        self._names = Names(options.origin.host, options.origin.port, options.dns_ttl, clock)
+        self._tls = client_tls(options) if options.origin.scheme == "https" else None
+        self._idle: list[UpstreamConnection] = []  # the one used last is used next, so that the others may expire
+        self._open: set[UpstreamConnection] = set()
         self._connecting = 0
         self.asked = 0  # questions ever, those asked again included
         self.repeated = 0  # questions that met a connection's end, and were asked again
@@ -113,8 +85,8 @@ class OriginPool:
             self._line_up(inquiry, self._waiting)
 
     def _line_up(self, inquiry: Inquiry, line: deque[tuple[float, Inquiry]]) -> None:
-        if len(line) < self._queue_most:
-            line.append((self.clock() + self._queue_timeout, inquiry))
+        if len(line) < self.options.queue:
+            line.append((self.clock() + self.options.queue_timeout, inquiry))
         else:
             self._refuse(inquiry, OriginBusy("origin-queue-full", "too many requests wait for the upstream"))
 
@@ -145,35 +117,37 @@ class OriginPool:
         else:
             connection.ask(inquiry, self.clock())
 
-    async def _new_connection(self) -> OriginConnection:
+    async def _new_connection(self) -> UpstreamConnection:
         """A connection to the first address that accepts; raises `OriginError`."""
-        loop = asyncio.get_running_loop()
+        loop, origin = asyncio.get_running_loop(), self.options.origin
         failure = OriginError("connect", "the upstream cannot be reached")
         try:
-            async with asyncio.timeout(self._connect_timeout):
+            async with asyncio.timeout(self.options.connect_timeout):
                 for family, address in await self._names.addresses():
                     try:
                         _, protocol = await loop.create_connection(
-                            lambda: OriginConnection(self),
+                            lambda: self._new(self),
                             str(address[0]),
-                            self.origin.port,
+                            origin.port,
                             family=family,
                             ssl=self._tls.context if self._tls else None,
-                            server_hostname=self.origin.host if self._tls else None,
+                            server_hostname=origin.host if self._tls else None,
                         )
                     except ssl.SSLError as error:
                         failure = OriginError("tls", f"TLS with the upstream failed: {error.reason}")
                     except OSError as error:
                         failure = OriginError("connect", f"the upstream cannot be reached: {error.strerror}")
                     else:
-                        age = self._greatest_age * random.uniform(0.9, 1.0)  # what was opened at once ends in turn
+                        age = self.options.connection_age * random.uniform(
+                            0.9, 1.0
+                        )  # what was opened at once ends in turn
                         protocol.peer, protocol.leaves_at = str(address[0]), self.clock() + age
                         return protocol
         except TimeoutError:
             raise OriginTimeout("connect-timeout", "the upstream did not accept in time") from None
         raise failure
 
-    def unanswered(self, inquiry: Inquiry, error: OriginError, connection: OriginConnection, *, unread: bool) -> None:
+    def unanswered(self, inquiry: Inquiry, error: OriginError, connection: UpstreamConnection, *, unread: bool) -> None:
         """A kept `connection` ended without a byte of an answer.
 
         If it did not end because of the question (`unread`), what may be repeated is asked once more, on a connection
@@ -196,7 +170,7 @@ class OriginPool:
 
     # --- connections
 
-    def idle(self, connection: OriginConnection) -> None:
+    def idle(self, connection: UpstreamConnection) -> None:
         """`connection` is free: it takes the question that has waited longest."""
         connection.idle_since = 0.0
         while self._waiting:
@@ -206,7 +180,7 @@ class OriginPool:
                 return
         self._idle.append(connection)
 
-    def closed(self, connection: OriginConnection) -> None:
+    def closed(self, connection: UpstreamConnection) -> None:
         """`connection` has ended."""
         self._open.discard(connection)
         if connection in self._idle:
@@ -241,7 +215,7 @@ class OriginPool:
         for connection in tuple(self._idle):
             if connection.idle_since == 0.0:
                 connection.idle_since = now
-            elif now - connection.idle_since > self._keepalive:
+            elif now - connection.idle_since > self.options.keepalive:
                 self._idle.remove(connection)
                 connection.close()
 
@@ -284,11 +258,11 @@ class OriginPool:
         return f"<OriginPool {len(self._open)} open, {len(self._idle)} idle, {len(self._waiting)} waiting>"
 
 
-def origin_tls(settings: Settings) -> ClientTls:
-    """TLS with the origin: verified against the system's store or `origin_ca`, with our certificate if there is one."""
+def client_tls(options: PoolOptions) -> ClientTls:
+    """TLS with a server: verified against the system's store or our own, with our certificate if there is one."""
     return ClientTls(
-        ca=settings.origin_ca,
-        verify=settings.origin_tls_verify,
-        pair=settings.origin_pair,
+        ca=options.ca,
+        verify=options.verify,
+        pair=options.pair,
         told=lambda line, good: log.log(logging.INFO if good else logging.WARNING, "%s", line),
     )

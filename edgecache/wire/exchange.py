@@ -16,8 +16,8 @@ from edgecache.wire.h1 import serializer as render
 if TYPE_CHECKING:
     from edgecache.telemetry.observed import StoredResponse
     from edgecache.telemetry.tracing import Trace
-    from edgecache.wire.h1.client import OriginConnection
     from edgecache.wire.h1.server import ClientConnection
+    from edgecache.wire.upstream_connection import UpstreamConnection
 
 
 BURST: Final = 128 * 1024  # bytes that a client gets before the others have their turn, however fast it is
@@ -46,7 +46,7 @@ class Exchange:
     failure = ""  # why the answer is one of our own: a fixed word
     refused: Refused | None = None  # why the answer from upstream is not stored, if its body does not tell
     answered_with: Body | None = None  # the body of that answer
-    answered_on: OriginConnection | None = None  # the connection that it came on
+    answered_on: UpstreamConnection | None = None  # the connection that it came on
     upstream_status = 0  # of that answer; 0 = there was none
     entry: StoredResponse | None = None  # what is stored of the answer, or will be
     head_out = b""  # of the answer, as it was sent

@@ -1,4 +1,4 @@
-"""A question upstream, and what is told of it: `Question` is what is asked, `Inquiry` is one time that it is asked.
+"""A request upstream, and what comes of it: `UpstreamRequest` is the message, `Inquiry` is one time that it is sent.
 
 An `Inquiry` is told what comes back by calls in this order: any number of `on_interim`, then one of `on_answer`,
 `on_whole` and `on_failure`.
@@ -6,61 +6,84 @@ An `Inquiry` is told what comes back by calls in this order: any number of `on_i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from edgecache.invalidation.purge_log import Stamp
-from edgecache.semantics.message import Response
+from edgecache.semantics.message import FieldLine, Response
 from edgecache.semantics.outcomes import Tier
 from edgecache.semantics.rfc9111 import SAFE_METHODS
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
 
 if TYPE_CHECKING:
-    from edgecache.wire.h1.client import OriginConnection
+    from edgecache.wire.upstream_connection import UpstreamConnection
+
+Stamp: TypeAlias = Any  # what is known of the invalidation log when a request is sent: opaque here
 
 
 class Wording(Protocol):
-    """A question that may go to a parent or to the origin: its head is written when it is known to whom."""
+    """The fields of a request that may go to a parent or to the origin: made when it is known to which."""
 
     key: bytes  # of the object that is asked for
 
-    def for_parent(self, scheme: bytes) -> bytes:
-        """The head as a parent that is asked by `scheme` is to get it, signed now."""
+    def for_parent(self, scheme: bytes) -> list[FieldLine]:
+        """The fields for a parent that is asked by `scheme`, signed now."""
 
-    def for_origin(self) -> bytes:
-        """The head as the origin is to get it."""
+    def for_origin(self) -> list[FieldLine]:
+        """The fields for the origin."""
 
     def anew(self) -> Wording:
-        """The same for another time that it is asked."""
+        """The same for another time that it is sent."""
 
     def proven(self, asked: Stamp, response: Response) -> Stamp:
-        """What is known of when the answer of a parent, asked at `asked`, was asked of the origin."""
+        """What is known of when a parent's response, asked for at `asked`, was asked of the origin."""
 
 
-class Question(NamedTuple):
-    """A request as it goes to the origin: the rendered head, and the body if there is one."""
+@dataclass(slots=True, eq=False)
+class UpstreamRequest:
+    """A request as it goes upstream. Once sent, nothing of it changes but its serialised form, a cache."""
 
     method: bytes
-    head: bytes
+    target: bytes
+    fields: Sequence[FieldLine]  # Host comes first
     body: Body | None = None
     chunked: bool = False
     upgrade: bool = False
     conditional: bool = False  # a 304 may answer it
     ranged: bool = False  # a 206 may answer it
     region: bytes = b""  # whose origins it is for; empty where geography does not say
-    wording: Wording | None = None  # of what may go to a parent; then there is no head yet
-    jurisdiction: str = ""  # that the answer must not leave; empty: it may go anywhere
+    wording: Wording | None = None  # of what may go to a parent; then there are no fields yet
+    jurisdiction: str = ""  # that the response must not leave; empty: it may go anywhere
     unsafe: bool = False  # whatever its method: a field of it may name another
-    shared: bool = False  # the answer is expected to serve others too: nothing in the question makes it one client's
+    shared: bool = False  # the response is expected to serve others too: nothing in the request makes it one client's
+    is_safe: bool = field(init=False)  # it asks for no change (RFC 9110 §9.2.1): nothing is lost if it is read twice
+    h1: bytes = field(init=False, default=b"")  # the head in HTTP/1, once it was sent in it
+    _by_host: dict[bytes, UpstreamRequest] | None = field(init=False, default=None)
 
-    def anew(self) -> Question:
-        """The same question for another time that it is asked."""
-        return self if self.wording is None else self._replace(wording=self.wording.anew())
+    def __post_init__(self) -> None:
+        self.is_safe = not self.unsafe and self.method in SAFE_METHODS
 
-    @property
-    def is_safe(self) -> bool:
-        """Whether it asks for no change (RFC 9110 §9.2.1): nothing is lost if it is read twice."""
-        return not self.unsafe and self.method in SAFE_METHODS
+    def anew(self) -> UpstreamRequest:
+        """The same request for another time that it is sent."""
+        return self if self.wording is None else replace(self, wording=self.wording.anew())
+
+    def with_body(self, body: Body | None) -> UpstreamRequest:
+        """The same request with another body."""
+        return replace(self, body=body)
+
+    def with_fields(self, fields: Sequence[FieldLine]) -> UpstreamRequest:
+        """The same request with these fields."""
+        return replace(self, fields=fields)
+
+    def for_host(self, host: bytes) -> UpstreamRequest:
+        """The same request with `host` for its Host field; remembered, as requests may be sent again and again."""
+        if self._by_host is None:
+            self._by_host = {}
+        known = self._by_host.get(host)
+        if known is None:
+            known = self._by_host[host] = self.with_fields([(b"Host", host), *self.fields[1:]])
+        return known
 
     @property
     def may_be_repeated(self) -> bool:
@@ -68,20 +91,20 @@ class Question(NamedTuple):
         return self.is_safe and (self.body is None or self.body.joinable)
 
     def may_be_answered(self, status: int) -> bool:
-        """Whether `status` can answer this question at all (RFC 9110 §15.3.7, §15.4.5)."""
+        """Whether `status` can answer this request at all (RFC 9110 §15.3.7, §15.4.5)."""
         return (status != 304 or self.conditional) and (status != 206 or self.ranged)
 
 
 class Inquiry:
-    """One question on its way; a subclass says what becomes of the answer. It may be `cancel`led at any time."""
+    """One request on its way; a subclass says what becomes of the response. It may be `cancel`led at any time."""
 
     cancelled = False
     retried = False
-    is_check = False  # of whether somebody is well: what becomes of it is not a request's failure
+    is_check = False  # an active health check: what becomes of it is not a request's failure
     answered_by: Tier | None = None  # if not by the origin
-    asked_on: OriginConnection | None = None  # the connection that it is under way on
+    asked_on: UpstreamConnection | None = None  # the connection that it is under way on
 
-    def __init__(self, question: Question, asked: float, seen: Stamp) -> None:
+    def __init__(self, question: UpstreamRequest, asked: float, seen: Stamp) -> None:
         self.question = question
         self.asked = asked  # epoch seconds
         self.seen = seen  # what of the purge log was known then
@@ -98,12 +121,12 @@ class Inquiry:
         self.on_answer(response, Body.of(content))
 
     def on_failure(self, error: OriginError) -> None:
-        """There is no answer."""
+        """There is no response."""
         raise NotImplementedError
 
     @property
     def uploads(self) -> bool:
-        """Whether the question has its connection for as long as its client likes: a body that comes, or a tunnel."""
+        """Whether the request has its connection for as long as its client likes: a body that comes, or a tunnel."""
         body = self.question.body
         if self.question.upgrade and not self.cancelled:
             return self.asked_on is None or self.asked_on.belongs_to(self)
@@ -112,13 +135,13 @@ class Inquiry:
         return self.asked_on is None or self.asked_on.is_sending(self)
 
     def cancel(self) -> None:
-        """Nobody wants the answer any more."""
+        """The response is not wanted any more."""
         self.cancelled = True
         if self.asked_on is not None:
             self.asked_on.close()
 
     def fail(self, error: OriginError) -> None:
-        """There will be no answer."""
+        """There will be no response."""
         if not self.cancelled:
             self.cancelled = True
             self.on_failure(error)

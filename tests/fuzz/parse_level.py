@@ -21,9 +21,9 @@ from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
 from edgecache.wire.h1 import serializer as render
 from edgecache.wire.h1.client import OriginConnection
-from edgecache.wire.h1.head import ResponseHeads
-from edgecache.wire.read_buffer import ReadBuffer
-from edgecache.wire.upstream_request import Inquiry, Question
+from edgecache.wire.h1.client_factory import Http1
+from edgecache.wire.upstream_connection import ResponseRules
+from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
 from fuzz.mutate import VALUE_TOKENS, Mutator
 
 NAMES = [
@@ -83,7 +83,7 @@ class Recorder(Inquiry):
 
     writable = True
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: UpstreamRequest) -> None:
         super().__init__(question, 0.0, 0)
         self.response: Response | None = None
         self.content = bytearray()
@@ -117,12 +117,8 @@ class OneConnection:
     """The `Pool` of a connection under test."""
 
     first_byte_timeout = between_bytes_timeout = tunnel_timeout = 10.0
-    max_head = 32 * 1024
+    origin_text = ""
     fastest = 0.0
-
-    def __init__(self, heads: ResponseHeads) -> None:
-        self.heads = heads
-        self.buffer = ReadBuffer()
 
     def clock(self) -> float:
         """It stands still."""
@@ -149,16 +145,17 @@ class Responses:
 
     def __init__(self, random: Random) -> None:
         self.mutator = Mutator(random, response_seeds())
-        self.heads = ResponseHeads()
+        self.http1 = Http1(ResponseRules())
 
     def one(self, data: bytes) -> str:
         """Judge one input; in a word what came of it."""
         random = self.mutator.random
         method = b"HEAD" if random.random() < 0.1 else b"GET"
-        inquiry = Recorder(Question(method, b"", conditional=random.random() < 0.2, ranged=random.random() < 0.2))
-        connection = OriginConnection(OneConnection(self.heads))
+        conditional, ranged = random.random() < 0.2, random.random() < 0.2
+        inquiry = Recorder(UpstreamRequest(method, b"/", (), conditional=conditional, ranged=ranged))
+        connection = self.http1(OneConnection())
         connection.connection_made(Transport())
-        connection.ask(inquiry)
+        connection.ask(inquiry, 1.0)
         for piece in self.mutator.pieces(data):
             if not connection.closed:
                 connection.data_received(piece)

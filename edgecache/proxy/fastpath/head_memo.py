@@ -21,7 +21,7 @@ from edgecache.semantics.message import Fields, Request
 from edgecache.storage.memory import Entry
 from edgecache.wire.h1.head import weight_of
 from edgecache.wire.h1.serializer import says_hsts
-from edgecache.wire.upstream_request import Question
+from edgecache.wire.upstream_request import UpstreamRequest
 
 MOST_HEADS: Final = 4096
 LONGEST_HEAD: Final = 4096  # bytes; longer ones are parsed each time
@@ -89,7 +89,7 @@ class KnownPass:
 
     __slots__ = ("client", "key", "question", "request", "size")
 
-    def __init__(self, request: Request, size: int, key: bytes, client: str, question: Question) -> None:
+    def __init__(self, request: Request, size: int, key: bytes, client: str, question: UpstreamRequest) -> None:
         self.request = request
         self.size = size  # bytes of the head
         self.key = key

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from math import inf
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from edgecache.semantics.message import Response, is_event_stream
 from edgecache.semantics.rope import Piece
@@ -15,10 +15,13 @@ from edgecache.wire.errors import OriginError, OriginTimeout, WireError
 from edgecache.wire.h1 import serializer as render
 from edgecache.wire.h1 import stale_connection
 from edgecache.wire.h1.body_framing import BodyReader, body_reader
-from edgecache.wire.h1.pool import Pool
 from edgecache.wire.lowest_rate import LowestRate
 from edgecache.wire.slow_readers import Laggards
-from edgecache.wire.upstream_request import Inquiry
+from edgecache.wire.upstream_connection import UpstreamConnection, UpstreamPool
+from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
+
+if TYPE_CHECKING:
+    from edgecache.wire.h1.client_factory import Http1
 
 log = logging.getLogger("edgecache")
 JUST_USED: Final = 0.02  # seconds since the last question, in which no origin takes a connection for idle
@@ -29,7 +32,7 @@ LOOKED_AT: Final = frozenset((206, 304, 408))  # statuses that may be no answer 
 MAX_INTERIM: Final = 32  # 1xx responses before a final one
 
 
-class OriginConnection(asyncio.BufferedProtocol):
+class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
     """One connection to the origin. It is the `Source` of the answer's body and the `Sink` of the question's."""
 
     __slots__ = (
@@ -53,27 +56,22 @@ class OriginConnection(asyncio.BufferedProtocol):
         "_reused",
         "_room",
         "_sending",
+        "_shared",
         "_sized",
         "_taken",
         "_tunnel",
         "_tunnel_room",
         "_unread",
-        "closed",
         "deadline",
-        "idle_since",
-        "leaves_at",
-        "peer",
         "retired",
-        "transport",
         "used",
-        "writable",
     )
 
-    transport: asyncio.Transport
-
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: UpstreamPool, shared: Http1) -> None:
         self._pool = pool
-        self._known_head = pool.heads.known
+        self._shared = shared
+        self._known_head = shared.heads.known
+        self.origin_text = pool.origin_text
         self.used = 0  # questions asked on it
         self.idle_since = inf  # monotonic seconds; 0 = the next sweep notes it; infinity = it never was
         self._asked_at = 0.0  # monotonic seconds
@@ -86,7 +84,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         self.closed = False
         self.writable = True
         self._buffer = b""
-        self._room = pool.buffer.after(0)  # where to read into
+        self._room = shared.buffer.after(0)  # where to read into
         self._taken = 0  # bytes of the answer that readers have taken as they came
         self._laggards = Laggards()
         self._inquiry: Inquiry | None = None
@@ -105,11 +103,6 @@ class OriginConnection(asyncio.BufferedProtocol):
         self._fin = False  # the origin has said that it sends no more
         self._tunnel: Callable[[bytes | None], None] | None = None
         self._tunnel_room: Callable[[], None] | None = None  # told when a tunnel's origin can take more
-
-    @property
-    def origin_text(self) -> str:
-        """Whom it leads to, as a URL."""
-        return self._pool.origin_text
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The origin has accepted."""
@@ -136,7 +129,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         self._reused = self.idle_since != inf
         self._asked_at = now
         self.deadline = 0.0
-        self.transport.write(question.head)
+        self.transport.write(question.h1 or serialized(question))
         if question.body is not None:
             self._sending = True
             if self._reused and question.is_safe:
@@ -248,13 +241,13 @@ class OriginConnection(asyncio.BufferedProtocol):
         while self._reader is None and self._inquiry is not None:
             end = self._buffer.find(b"\r\n\r\n") + 4
             if end < 4:
-                if len(self._buffer) > self._pool.max_head:
+                if len(self._buffer) > self._shared.max_head:
                     raise OriginError("head-too-large", "the upstream's head is too large")
                 return
-            if end > self._pool.max_head:
+            if end > self._shared.max_head:
                 raise OriginError("head-too-large", "the upstream's head is too large")
             raw, self._buffer = self._buffer[:end], self._buffer[end:]
-            response = self._pool.heads.parse(raw, self._inquiry.question.method)
+            response = self._shared.heads.parse(raw, self._inquiry.question.method)
             if response.status >= 200:
                 self._begin_answer(response)
             elif response.status == 101:
@@ -322,7 +315,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         if reader is None or body is None:
             return
         self._taken += len(data)
-        self._room = self._pool.buffer.after(self._taken)
+        self._room = self._shared.buffer.after(self._taken)
         if self.deadline is not inf:
             self.deadline = self._pool.clock() + self._patience
         if self._buffer:  # what was left over in the last turn of the event loop
@@ -365,7 +358,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         self._inquiry, self._reader, self._cursor = None, None, None
         self.deadline = inf
         self._answered, self._interim_count, self._taken = False, 0, 0  # as on a connection that is new
-        self._room = self._pool.buffer.after(0)
+        self._room = self._shared.buffer.after(0)
         if self._reusable and not self._buffer and not self.closed:
             self._pool.idle(self)
         else:  # bytes after the answer: an answer to nothing
@@ -504,7 +497,7 @@ class OriginConnection(asyncio.BufferedProtocol):
         self.deadline = now + self._patience
         if self.held_for(now) > QUICK:
             self._taken = 0
-            self._room = self._pool.buffer.after(0)
+            self._room = self._shared.buffer.after(0)
         self._held_since = inf
         self._laggards.held_back_no_more()
         if self._reader is not None and self._reader.tired:
@@ -530,3 +523,10 @@ class OriginConnection(asyncio.BufferedProtocol):
         if self._buffer:
             data, self._buffer = self._buffer, b""
             receive(data)
+
+
+def serialized(request: UpstreamRequest) -> bytes:
+    """The head of `request` in HTTP/1, remembered with it."""
+    line = render.request_line(request.method, request.target)
+    request.h1 = line + render.field_block(request.fields) + b"\r\n"
+    return request.h1

@@ -36,8 +36,6 @@ RESPONSE_HEAD: Final = re.compile(  # RFC 9112 §5.1: whitespace before a respon
     + rb"\r\n"
 )
 MOST_FIELDS: Final = 100
-ADDED: Final = 6  # field lines that a response has more of when it leaves this POP
-FEWEST_BOUND: Final = 32  # field lines that every response may have
 BLANK_BEFORE_COLON: Final = re.compile(rb"(?m)^[^:\r\n]*[\t ]:")
 ABSOLUTE: Final = re.compile(rb"(?i:(https?))://([^/?#@]*)([/?][!-~]*)?")
 BARE_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
@@ -89,11 +87,6 @@ class HeadLimits:
     line: int = 8 * 1024
     fields: int = MOST_FIELDS
     head: int = 32 * 1024
-
-
-def most_of_responses(most: int, *, is_pop: bool) -> int:
-    """How many field lines a response may have, so that no client gets more than `most`: a POP has added its own."""
-    return max(FEWEST_BOUND, most if is_pop else most - ADDED)
 
 
 def weight_of(raw: bytes, request: object) -> int:
