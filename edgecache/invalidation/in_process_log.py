@@ -41,8 +41,8 @@ class OwnLog:
             del self._waiting[number]
         return f"local:{number}", everywhere
 
-    def hear(self, message: Message) -> None:
-        """The supervisor says something."""
+    def receive(self, message: Message) -> None:
+        """Handle a message from the supervisor."""
         match message:
             case {"log": "apply", "n": number}:
                 scopes, soft = _read(message)
@@ -62,7 +62,7 @@ class Listener(Protocol):
     def ready(self) -> bool:
         """Whether it serves."""
 
-    def tell(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Send it a message."""
 
 
@@ -74,8 +74,8 @@ class Hub:
         self._numbers = count(1)
         self._late: dict[int, tuple[set[int], asyncio.Event]] = {}
 
-    def hear(self, worker: Listener, message: Message) -> None:
-        """A worker says something."""
+    def receive(self, worker: Listener, message: Message) -> None:
+        """Handle a message from a worker."""
         match message:
             case {"log": "append", "n": number}:
                 spawn(self._relay(worker, number, message), "tell the other workers")
@@ -88,7 +88,7 @@ class Hub:
     async def _relay(self, worker: Listener, number: int, message: Message) -> None:
         scopes, soft = _read(message)
         everywhere = await self.apply(scopes, soft=soft, but=worker)
-        worker.tell({"log": "done", "n": number, "all": everywhere})
+        worker.send({"log": "done", "n": number, "all": everywhere})
 
     async def apply(self, scopes: Sequence[bytes], *, soft: bool, but: Listener | None = None) -> bool:
         """Have every worker apply it, `but` one; whether all have, in time."""
@@ -98,7 +98,7 @@ class Hub:
         self._late[number] = late, all_know
         try:
             for worker in told:
-                worker.tell({"log": "apply", "n": number, **_written(scopes, soft)})
+                worker.send({"log": "apply", "n": number, **_written(scopes, soft)})
             if told:
                 await asyncio.wait_for(all_know.wait(), WITHIN)
             return True

@@ -1,4 +1,4 @@
-"""How a worker's request path is put together out of the settings: which part is given which."""
+"""Assembly of a worker's request path from the settings."""
 
 from __future__ import annotations
 
@@ -51,36 +51,41 @@ from edgecache.wire.h1.server import ClientConnection
 from edgecache.wire.tls.contexts import ServerTls
 
 REGISTER_BYTES: Final = 1024  # allowed for each purged name
-GAPS: Final = 8  # an eighth of the memory is for the allocator's gaps, and for what is not counted
-ALIKE: Final = 64  # what is known of heads by the lines that matter holds a sixty-fourth at most
-KNOWN: Final = 8  # known heads and rendered answers hold an eighth of the memory at most
-BREAKER_FAILURES: Final = 5  # in a row, until the regional tier is let alone
+GAPS: Final = 8  # an eighth of the memory covers fragmentation and what is not counted
+ALIKE: Final = 64  # head templates hold a sixty-fourth of the memory at most
+KNOWN: Final = 8  # known heads and rendered responses hold an eighth at most
+BREAKER_FAILURES: Final = 5  # consecutive, that open the breaker
 BREAKER_OPEN_FOR: Final = 0.5  # seconds
-LEAST_UNWRITTEN: Final = 4 * 1024 * 1024  # bytes that wait to be written to the regional tier, however small the memory
+LEAST_UNWRITTEN: Final = 4 * 1024 * 1024  # bytes waiting for the regional tier, however small the memory
 
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """A request path, and the parts of it that have a life of their own."""
+    """A request path, and those of its parts that are started and closed."""
 
     edge: Edge
     tier: Regional | None
-    logs: RegionLog | None  # None without a tier: there is no log but this process's own
+    logs: RegionLog | None  # None without a regional tier
     own_log: OwnLog
     purges: PurgeMethod
 
 
-def assemble(
-    settings: Settings,
-    switch: Switch,
-    watch: Watch,
-    is_trusted: Trust,
-    clock: Clock,
-    on_known_hit: Callable[[ClientConnection, KnownHit | Alike, float], None],
-) -> Assembled:
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a request path is assembled from."""
+
+    settings: Settings
+    switch: Switch
+    watch: Watch
+    is_trusted: Trust
+    clock: Clock
+
+
+def assemble(given: Given, on_known_hit: Callable[[ClientConnection, KnownHit | Alike, float], None]) -> Assembled:
     """The request path that the settings describe, on the running event loop."""
+    settings, watch, clock, is_trusted = given.settings, given.watch, given.clock, given.is_trusted
     tier = regional_tier(settings, watch.regional, clock)
-    parts = _parts(settings, switch, watch, is_trusted, clock, tier)
+    parts = _parts(given, tier)
     own_log = OwnLog(parts.invalidation)
     logs = None
     if tier is not None:
@@ -103,27 +108,14 @@ def assemble(
     return Assembled(edge, tier, logs, own_log, PurgeMethod(settings, recorder, watch.refused, is_trusted))
 
 
-def _parts(
-    settings: Settings,
-    switch: Switch,
-    watch: Watch,
-    is_trusted: Trust,
-    clock: Clock,
-    tier: Regional | None,
-) -> Parts:
+def _parts(given: Given, tier: Regional | None) -> Parts:
+    settings, watch, clock = given.settings, given.watch, given.clock
     pop, home = settings.pop.encode(), settings.residency_rules.home
-    log = PurgeLog(settings.purge_registers, REGISTER_BYTES * settings.purge_registers)
-    budget = settings.worker_memory - settings.worker_memory // GAPS
-    memory = Memory(budget, settings.memory_policy, settings.largest_object, settings.max_variants, watch.not_stored)
-    memory.select_language = settings.select_language
+    memory, log = _memory(settings, watch), _purge_log(settings)
     flights = Flights(settings.hit_for_miss)
     invalidation = Invalidation(log, memory, flights, cut_off_modes(settings))
     fills = Fills(memory, invalidation, policy_of(settings), watch.not_stored, tier)
-    parental = None
-    if settings.parents:
-        secret = settings.pop_secret[0] if settings.pop_secret else b""
-        parental = Parental(pop, settings.region, secret, invalidation, clock.wall, is_trusted)
-    upstream = Upstream(switch, gateway_of(settings), log, clock, is_trusted, parental, watch.upstream_answered)
+    upstream = _upstream(given, invalidation)
     return Parts(
         pop=pop,
         clock=clock.now,
@@ -144,28 +136,46 @@ def _parts(
         ),
         known=KnownHeads(memory.account.budget // KNOWN, memory.account.hold),
         alike=AlikeHeads(memory.account.budget // ALIKE, memory.account.hold),
-        region=_region(settings, tier, memory, invalidation, upstream, clock),
+        region=_region(given, tier, memory, invalidation, upstream),
         jurisdiction=home,
     )
 
 
+def _memory(settings: Settings, watch: Watch) -> Memory:
+    budget = settings.worker_memory - settings.worker_memory // GAPS
+    memory = Memory(budget, settings.memory_policy, settings.largest_object, settings.max_variants, watch.not_stored)
+    memory.select_language = settings.select_language
+    return memory
+
+
+def _purge_log(settings: Settings) -> PurgeLog:
+    return PurgeLog(settings.purge_registers, REGISTER_BYTES * settings.purge_registers)
+
+
+def _upstream(given: Given, invalidation: Invalidation) -> Upstream:
+    settings, clock, is_trusted = given.settings, given.clock, given.is_trusted
+    parental = None
+    if settings.parents:
+        secret = settings.pop_secret[0] if settings.pop_secret else b""
+        pop = settings.pop.encode()
+        parental = Parental(pop, settings.region, secret, invalidation, clock.wall, is_trusted)
+    gateway, on_response = gateway_of(settings), given.watch.upstream_answered
+    return Upstream(given.switch, gateway, invalidation.log, clock, is_trusted, parental, on_response)
+
+
 def _region(
-    settings: Settings,
-    tier: Regional | None,
-    memory: Memory,
-    invalidation: Invalidation,
-    upstream: Upstream,
-    clock: Clock,
+    given: Given, tier: Regional | None, memory: Memory, invalidation: Invalidation, upstream: Upstream
 ) -> Region | None:
     if tier is None:
         return None
     tier.used = memory.codings.used
-    name = settings.region.encode() + b"/regional"
-    return Region(tier, memory, invalidation, upstream, clock.now, settings.follower_timeout, name)
+    name = given.settings.region.encode() + b"/regional"
+    patience = given.settings.follower_timeout
+    return Region(tier, memory, invalidation, upstream, given.clock.now, patience, name)
 
 
 def regional_tier(settings: Settings, counts: RegionalCounts, clock: Clock) -> Regional | None:
-    """The tier that the settings name, on the running event loop; None if they name none."""
+    """The regional tier, on the running event loop; None if it is off."""
     if settings.regional == "off":
         return None
     access = access_of(settings, timeout=max(4 * settings.regional_timeout, 1.5))
@@ -187,7 +197,7 @@ def regional_tier(settings: Settings, counts: RegionalCounts, clock: Clock) -> R
 
 
 def server_tls(settings: Settings) -> ServerTls | None:
-    """The certificates that the settings name; raises OSError or ValueError if they cannot be read."""
+    """Certificates of the TLS listeners; raises OSError or ValueError if they cannot be read."""
     return ServerTls(settings.tls_certificates, settings.pop_ca) if settings.tls_certificates else None
 
 
@@ -202,12 +212,12 @@ def limits_of(settings: Settings) -> Limits:
 
 
 def cut_off_modes(settings: Settings) -> dict[bytes, str]:
-    """What to do while cut off, by path prefix; the empty one is for all others."""
+    """Modes of operation while cut off, by path prefix; the empty prefix matches all other paths."""
     return {b"": settings.cut_off, **{path.encode(): mode for path, mode in settings.cut_off_paths.items()}}
 
 
 def write_policy_of(settings: Settings) -> WritePolicy:
-    """The operator's choices about writes."""
+    """The policy of writes."""
     return WritePolicy(
         ack=settings.write_ack,
         timeout=settings.write_timeout,
@@ -219,7 +229,7 @@ def write_policy_of(settings: Settings) -> WritePolicy:
 
 
 def policy_of(settings: Settings) -> Policy:
-    """The operator's choices, as the rules take them."""
+    """The policy of storing (RFC 9111 §3)."""
     return Policy(
         heuristics=settings.heuristics,
         heuristic_max=settings.heuristic_max,
@@ -233,7 +243,7 @@ def policy_of(settings: Settings) -> Policy:
 
 
 def gateway_of(settings: Settings) -> Gateway:
-    """Who this POP is to the origin."""
+    """This POP as the origin sees it: Via, Host, and URLs of its own."""
     host = {"client": "", "origin": settings.origin.authority}.get(settings.origin_host, settings.origin_host).encode()
     own = None
     if host and settings.origin_urls == "map":

@@ -1,4 +1,4 @@
-"""The supervisor: it owns the listening sockets, keeps one worker in each slot, and adds up what they count.
+"""The supervisor: owns the listening sockets, keeps a worker running in each slot, and adds up their metrics.
 
 Every slot has a listening socket of its own (SO_REUSEPORT: the kernel spreads the connections), which the supervisor
 keeps open all the time. A worker that dies or hangs leaves its queue of connections in that socket, and its
@@ -37,7 +37,7 @@ from edgecache.server.config_reload import Configuration
 from edgecache.server.dependencies import Surroundings
 from edgecache.server.sd_notify import LOOK_EVERY, ServiceManager
 from edgecache.server.worker_main import DEFAULT_WORKER
-from edgecache.server.worker_slot import KILL_AFTER, Life, Slot
+from edgecache.server.worker_slot import KILL_AFTER, Slot, WorkerEvents, WorkerProcess
 from edgecache.storage.regional_probe import Probe
 from edgecache.tasks import spawn
 from edgecache.telemetry import metrics, otlp_exporter
@@ -52,7 +52,7 @@ HELPERS_END_WITHIN: Final = 2.0  # seconds
 FUTILE_STARTS = 5  # quick deaths of one slot before any worker was ever ready: the start has failed
 START_WITHIN: Final = 30.0  # seconds in which a worker must become ready
 FILE_LOOK: Final = 1.0  # seconds between two looks at the files of the configuration
-CHECKS: Final = 4  # times that a worker is asked for a sign of life before it counts as hung
+CHECKS: Final = 4  # times that a worker is asked for a sign of process before it counts as hung
 
 
 def make_listeners(address: Address, count: int) -> list[socket.socket]:
@@ -135,34 +135,33 @@ class Supervisor:
         self._registry = metrics.Registry()
         self._configuration = Configuration(source, settings, self._registry)
         self._reload_asked = asyncio.Event()
-        command = [sys.executable, "-m", "edgecache", "_worker", "--worker", worker]
-        told = self._configuration.environ
         self._to_relieve: asyncio.Queue[Slot] = asyncio.Queue()
         self._stopping = asyncio.Event()
         self._probe = Probe(settings)
         self._manager = ServiceManager()
         self._exit_code = 0
         self._exporter = otlp_exporter.Exporter(settings, self._registry) if settings.otlp_endpoint else None
-        on_spans = self._exporter.take if self._exporter is not None else _no_spans
-        self._slots = [
-            Slot(number, one, command, told, self._on_relief, on_spans) for number, one in enumerate(listeners)
-        ]
-        self._hub = Hub(lambda: [life for slot in self._slots for life in slot.lives])
-        for slot in self._slots:
-            slot.on_log = self._hub.hear
-            slot.on_end = self._on_end
+        self._hub = Hub(lambda: [process for slot in self._slots for process in slot.processes])
+        self._slots = self._new_slots(worker, listeners)
         self._desk: Desk | None = None
         self._deaths = self._registry.counter("edgecache_worker_deaths", "Workers that ended unasked.")
         self._hangs = self._registry.counter("edgecache_worker_hangs", "Workers killed because they hung.")
         self._reliefs = self._registry.counter("edgecache_worker_reliefs", "Workers relieved by a successor.")
         self._surroundings = Surroundings(
             lambda: self._settings,
-            lambda: [slot.of_the_moment for slot in self._slots],
+            lambda: [slot.current_snapshot for slot in self._slots],
             lambda: [slot.snapshot for slot in self._slots],
             lambda: (self._probe.state, self._probe.problem),
             lambda: self._desk.peers() if self._desk is not None else {},
         )
         self._declare_metrics()
+
+    def _new_slots(self, worker: str, listeners: Sequence[Mapping[str, socket.socket]]) -> list[Slot]:
+        command = [sys.executable, "-m", "edgecache", "_worker", "--worker", worker]
+        on_spans = self._exporter.take if self._exporter is not None else _drop_spans
+        events = WorkerEvents(self._on_relief, on_spans, self._hub.receive, self._on_end)
+        environ = self._configuration.environ
+        return [Slot(number, own, command, environ, events) for number, own in enumerate(listeners)]
 
     def _declare_metrics(self) -> None:
         gauge = self._registry.gauge
@@ -249,19 +248,21 @@ class Supervisor:
     async def _keep(self, slot: Slot) -> None:
         quick_deaths = 0
         while not self._stopping.is_set():
-            life = slot.current = slot.current or slot.begin()
-            await life.over.wait()
+            process = slot.current = slot.current or slot.begin()
+            await process.over.wait()
             if self._stopping.is_set():
                 return
-            if life is not slot.current:  # it was relieved
+            if process is not slot.current:  # it was relieved
                 continue
             slot.current = None
-            lived = time.monotonic() - life.began
+            lived = time.monotonic() - process.began
             self._deaths.value += 1
-            quick = lived < QUICK_DEATH or not life.was_ready  # a slow machine takes longer to fail
+            quick = lived < QUICK_DEATH or not process.was_ready  # a slow machine takes longer to fail
             quick_deaths = quick_deaths + 1 if quick else 0
             pause = pause_before_restart(quick_deaths)
-            log.warning("worker died slot=%d code=%s lived=%.1fs restart=%.1fs", slot.number, life.code, lived, pause)
+            log.warning(
+                "worker died slot=%d code=%s lived=%.1fs restart=%.1fs", slot.number, process.code, lived, pause
+            )
             self._give_up_if_futile(quick_deaths)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
@@ -349,9 +350,9 @@ class Supervisor:
             self._reliefs.value += 1
             await self._see_off([old])
 
-    async def _see_off(self, lives: Sequence[Life]) -> None:
+    async def _see_off(self, processes: Sequence[WorkerProcess]) -> None:
         """Wait until workers that drain have ended; kill those that outlast the grace."""
-        leaving = {life.task: life for life in lives}
+        leaving = {process.task: process for process in processes}
         if not leaving:
             return
         _, late = await asyncio.wait(leaving, timeout=self._settings.drain_grace + KILL_AFTER)
@@ -364,33 +365,33 @@ class Supervisor:
     # --- the watchdog
 
     async def _watch(self) -> None:
-        """Kill workers whose event loop gives no sign of life for `worker_timeout`; the keepers replace them."""
+        """Kill workers whose event loop gives no sign of process for `worker_timeout`; the keepers replace them."""
         while True:
             pause = self._settings.worker_timeout / CHECKS
             before = time.monotonic()
             await asyncio.sleep(pause)
             late = time.monotonic() - before - pause  # our own: a machine that slept says nothing of the workers
             for slot in self._slots:
-                for life in tuple(slot.lives):
-                    life.heard += late
-                    self._check(slot, life)
+                for process in tuple(slot.processes):
+                    process.last_message += late
+                    self._check(slot, process)
 
-    def _check(self, slot: Slot, life: Life) -> None:
+    def _check(self, slot: Slot, process: WorkerProcess) -> None:
         limit = self._settings.worker_timeout
-        silent = time.monotonic() - life.heard
-        if silent > (limit if life.ready else max(limit, START_WITHIN)):
-            log.error("worker hangs, killing it slot=%d pid=%d silent=%.1fs", slot.number, life.pid, silent)
+        silent = time.monotonic() - process.last_message
+        if silent > (limit if process.ready else max(limit, START_WITHIN)):
+            log.error("worker hangs, killing it slot=%d pid=%d silent=%.1fs", slot.number, process.pid, silent)
             self._hangs.value += 1
-            life.kill()
+            process.kill()
         else:
-            life.ask("snapshot")
+            process.command("snapshot")
 
     # --- the end
 
     async def _drain(self, keepers: Sequence[asyncio.Task[None]]) -> None:
         for slot in self._slots:
             slot.drain()
-        await self._see_off([life for slot in self._slots for life in slot.lives])
+        await self._see_off([process for slot in self._slots for process in slot.processes])
         await asyncio.gather(*keepers)
 
     def _kill_all(self) -> None:
@@ -412,5 +413,5 @@ class Supervisor:
         return metrics.render(metrics.merge([self._registry.snapshot(), *snapshots]))
 
 
-def _no_spans(spans: Sequence[Sequence[Any]]) -> None:
-    """Nobody asked for them."""
+def _drop_spans(spans: Sequence[Sequence[Any]]) -> None:
+    """There is no exporter."""

@@ -24,7 +24,7 @@ from edgecache.proxy.purge_method import is_purged
 from edgecache.semantics.client_address import trust_of
 from edgecache.semantics.ignored_parameters import ignored_of
 from edgecache.semantics.message import Request
-from edgecache.server.assembly import assemble, gateway_of, limits_of, policy_of, server_tls
+from edgecache.server.assembly import Given, assemble, gateway_of, limits_of, policy_of, server_tls
 from edgecache.server.request_log import Journal
 from edgecache.server.worker_metrics import Watch
 from edgecache.storage.resident_clock import Clock, clock_of
@@ -86,9 +86,9 @@ class Worker:
         self._shares = self._share = 1  # of a round, and connections of each
         self._tls = server_tls(settings)
         self._listeners = Listeners(self, self._context, self._trusts, expects_preface=settings.proxy_protocol)
-        layout = self._layout(settings)
-        self._journal = Journal(self._log, self._requests, self._time, logging=settings.access_log > 0, layout=layout)
-        assembled = assemble(settings, self._switch, self.watch, self._trusts, self._time, self._journal.known_hit)
+        self._journal = self._new_journal(settings)
+        given = Given(settings, self._switch, self.watch, self._trusts, self._time)
+        assembled = assemble(given, self._journal.known_hit)
         self.edge, self._regional = assembled.edge, assembled.tier
         self.logs, self.own_log, self.purges = assembled.logs, assembled.own_log, assembled.purges
         self.edge.known.hsts = self.hsts
@@ -195,6 +195,10 @@ class Worker:
         self._journal.logging, self._journal.layout = settings.access_log > 0, self._layout(settings)
         if self._tracer is not None:
             self._tracer.tune(settings.trace_sample)
+
+    def _new_journal(self, settings: Settings) -> Journal:
+        layout = self._layout(settings)
+        return Journal(self._log, self._requests, self._time, logging=settings.access_log > 0, layout=layout)
 
     def _layout(self, settings: Settings) -> LineFormat | None:
         """What writes the lines of the access log; None: they are the usual ones."""

@@ -150,7 +150,7 @@ class LedWorker:
                     case {"ask": "drain"}:
                         self.drain()
                     case {"log": _} as message if self._own_log is not None:
-                        self._own_log.hear(message)
+                        self._own_log.receive(message)
                     case {"ask": "reload", "environ": environ}:
                         await self._reload(environ)
         except ConnectionError:  # it was killed before it had read all that we had to say

@@ -1,8 +1,7 @@
-"""One slot of the supervisor: its listening sockets, and the worker processes that serve them, one after the other.
+"""A slot of the supervisor: its listening sockets, and the worker processes that serve them, one after the other.
 
-The sockets are the slot's: every worker of the slot inherits the same ones, so what waits in a queue is lost neither
-when a worker dies nor when one is relieved. While a worker is relieved there are two: the successor accepts before the
-predecessor stops.
+The slot owns the sockets and every worker inherits them, so that queued connections survive the death or replacement of
+a worker. During a replacement there are two workers: the successor accepts before its predecessor stops.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -23,14 +23,14 @@ from edgecache.telemetry import metrics
 
 log = logging.getLogger("edgecache.supervisor")
 
-RELOAD_WITHIN: Final = 20.0  # seconds in which a worker must have taken other settings
-FRESH_WITHIN: Final = 0.25  # seconds that /metrics waits for fresh numbers of a worker
+RELOAD_WITHIN: Final = 20.0  # seconds for a worker to apply new settings
+FRESH_WITHIN: Final = 0.25  # seconds that /metrics waits for a worker's snapshot
 KILL_AFTER: Final = 2.0  # seconds beyond the grace, or after the end of the control socket
 CONTROL_LINE: Final = 16 * 1024 * 1024  # bytes: the longest snapshot
 
 
-class Life:
-    """One worker process, from its start to its end. `over` is set when it has ended or was relieved."""
+class WorkerProcess:
+    """A worker process from start to end. `over` is set when it has ended or been replaced."""
 
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
@@ -42,7 +42,7 @@ class Life:
         self.over = asyncio.Event()
         self._reloaded: asyncio.Future[bool] | None = None
         self.draining = False
-        self.began = self.heard = time.monotonic()  # the start, and the last word from its event loop
+        self.began = self.last_message = time.monotonic()
         self.snapshot: metrics.Snapshot = {}
         self.code: int | str | None = None  # of its exit, or why it did not start
         self.task = spawn(self._run(), name=f"worker-{slot.number}")
@@ -55,17 +55,17 @@ class Life:
     async def _run(self) -> None:
         try:
             await self._listen(await self._start())
-        except (OSError, ValueError) as error:  # none starts, or it says what no worker says
+        except (OSError, ValueError) as error:  # it could not be started, or sent a malformed message
             self.code = repr(error)
         finally:
             self.ready = False
             await self._end()
-            self._slot.buried(self)
-            self._answer_reload(True)  # whoever succeeds it has them
+            self._slot.on_exit(self)
+            self._finish_reload(True)  # its successor starts with the new settings
             self.settled.set()
             self.over.set()
 
-    def _answer_reload(self, good: bool) -> None:
+    def _finish_reload(self, good: bool) -> None:
         if self._reloaded is not None and not self._reloaded.done():
             self._reloaded.set_result(good)
 
@@ -87,19 +87,19 @@ class Life:
         finally:
             theirs.close()
         reader, self._control = await asyncio.open_unix_connection(sock=ours, limit=CONTROL_LINE)
-        if slot.environ is not environ:  # a reload came meanwhile
-            self._tell_settings()
+        if slot.environ is not environ:  # a reload happened during the start
+            self._send_settings()
         if self.draining:
-            self.ask("drain")
+            self.command("drain")
         return reader
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         with suppress(ConnectionError):
             async for line in reader:
-                self._hear(orjson.loads(line))
+                self._receive(orjson.loads(line))
 
-    def _hear(self, message: Mapping[str, Any]) -> None:
-        self.heard = time.monotonic()
+    def _receive(self, message: Mapping[str, Any]) -> None:
+        self.last_message = time.monotonic()
         match message:
             case {"ready": True}:
                 self.ready = self.was_ready = self._slot.ever_ready = True
@@ -109,13 +109,13 @@ class Life:
                 self.snapshot = snapshot
                 self._fresh.set()
             case {"spans": spans}:
-                self._slot.on_spans(spans)
+                self._slot.events.spans(spans)
             case {"reloaded": bool(good)}:
-                self._answer_reload(good)
+                self._finish_reload(good)
             case {"log": _}:
-                self._slot.on_log(self, message)
+                self._slot.events.log(self, message)
             case {"relief": True}:
-                self._slot.on_relief(self._slot)
+                self._slot.events.relief(self._slot)
 
     async def _end(self) -> None:
         if self._control is not None:
@@ -128,56 +128,61 @@ class Life:
                 self.code = await self._process.wait()
 
     async def refresh(self) -> None:
-        """Ask the worker for its numbers, and wait for them a moment."""
+        """Request a metrics snapshot from the worker, and wait for it briefly."""
         if self.ready:
             self._fresh.clear()
-            self.ask("snapshot")
+            self.command("snapshot")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._fresh.wait(), FRESH_WITHIN)
 
     async def reload(self) -> bool:
-        """Let the worker go on with the slot's environment; whether it does, or ends anyway."""
+        """Apply the slot's environment in the worker; False if it could not."""
         if self.draining:
             return True
         reloaded = self._reloaded = asyncio.get_running_loop().create_future()
-        self._tell_settings()
+        self._send_settings()
         try:
             return await asyncio.wait_for(reloaded, RELOAD_WITHIN) if self.ready else True
         except TimeoutError:
             return False
 
-    def _tell_settings(self) -> None:
+    def _send_settings(self) -> None:
         settings = {name: value for name, value in self._slot.environ.items() if name.startswith(PREFIX)}
-        self.ask("reload", environ=settings)
+        self.command("reload", environ=settings)
 
     def drain(self) -> None:
-        """Let the worker accept no more, finish what it serves, and end."""
+        """Stop accepting; the worker finishes its requests and ends."""
         self.draining = True
-        self.ask("drain")
+        self.command("drain")
 
     def kill(self) -> None:
-        """End the process at once, if there is one."""
+        """Kill the process, if it runs."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
-    def ask(self, what: str, **more: Any) -> None:
-        """Send the worker an order."""
-        self.tell({"ask": what, **more})
+    def command(self, what: str, **more: Any) -> None:
+        """Send a command to the worker."""
+        self.send({"ask": what, **more})
 
-    def tell(self, message: Mapping[str, Any]) -> None:
-        """Send the worker a message; one that cannot hear it any more is about to end anyway."""
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send a message to the worker; one whose control socket is closed is about to end."""
         if self._control is not None and not self._control.is_closing():
             self._control.write(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerEvents:
+    """Callbacks for messages and ends of workers."""
+
+    relief: Callable[[Slot], None]  # the current worker requests a successor
+    spans: Callable[[Sequence[Sequence[Any]]], None]
+    log: Callable[[WorkerProcess, Mapping[str, Any]], None]
+    end: Callable[[int], None]  # of the process with this id
+
+
 class Slot:
-    """Listening sockets, by kind (`listen`, `tls`, `pop`), and who serves them: the worker of the moment, and others.
-
-    The others are on their way in or out.
-
-    `on_relief` is told when the worker of the moment asks to be relieved, `on_spans` gets the spans of any.
-    """
+    """Listening sockets by kind (`listen`, `tls`, `pop`), the current worker, and those that start or drain."""
 
     def __init__(
         self,
@@ -185,80 +190,76 @@ class Slot:
         listeners: Mapping[str, socket.socket],
         command: Sequence[str],
         environ: Mapping[str, str],
-        on_relief: Callable[[Slot], None],
-        on_spans: Callable[[Sequence[Sequence[Any]]], None] = lambda spans: None,
+        events: WorkerEvents,
     ) -> None:
         self.number = number
         self.listeners = listeners
         self.command = command
         self.environ = environ
-        self.on_relief = on_relief
-        self.on_end: Callable[[int], None] = lambda pid: None
-        self.on_log: Callable[[Life, Mapping[str, Any]], None] = lambda life, message: None
-        self.on_spans = on_spans
+        self.events = events
         self.ever_ready = False
-        self.current: Life | None = None
-        self.lives: list[Life] = []  # every process of this slot that has not ended
-        self._past: metrics.Snapshot = {}  # what the dead ones have counted
+        self.current: WorkerProcess | None = None
+        self.processes: list[WorkerProcess] = []  # processes that have not ended
+        self._past: metrics.Snapshot = {}  # counts of ended workers
 
-    def begin(self) -> Life:
-        """Start one more worker on the listening sockets."""
-        life = Life(self)
-        self.lives.append(life)
-        return life
+    def begin(self) -> WorkerProcess:
+        """Start another worker on the listening sockets."""
+        process = WorkerProcess(self)
+        self.processes.append(process)
+        return process
 
-    def hand_over(self, successor: Life) -> None:
-        """Make `successor` the worker of the moment; the one before drains."""
+    def hand_over(self, successor: WorkerProcess) -> None:
+        """Make `successor` the current worker; its predecessor drains."""
         old, self.current = self.current, successor
         if old is not None:
             old.drain()
             old.over.set()
 
-    def buried(self, life: Life) -> None:
-        """`life` has ended: keep what it counted."""
-        self.lives.remove(life)
-        self.on_end(life.pid)
-        self._past = metrics.merge([self._past, metrics.cumulative(life.snapshot)])
+    def on_exit(self, process: WorkerProcess) -> None:
+        """Keep the counts of a worker that has ended."""
+        self.processes.remove(process)
+        self.events.end(process.pid)
+        self._past = metrics.merge([self._past, metrics.cumulative(process.snapshot)])
 
     @property
     def ready(self) -> bool:
-        """Whether the worker of the moment serves."""
+        """Whether the current worker serves."""
         return self.current is not None and self.current.ready
 
     @property
     def state(self) -> str:
-        """The worker of the moment in one word."""
+        """State of the current worker."""
         if self.current is None:
             return "down"
         return "ready" if self.current.ready else "starting"
 
     @property
-    def of_the_moment(self) -> metrics.Snapshot:
-        """What the worker of the moment has told last; nothing of one that is not ready."""
+    def current_snapshot(self) -> metrics.Snapshot:
+        """Last metrics of the current worker; empty until it is ready."""
         return self.current.snapshot if self.current is not None and self.current.ready else {}
 
     @property
     def snapshot(self) -> metrics.Snapshot:
-        """What the workers of this slot have counted, the dead ones included."""
-        return metrics.merge([self._past, *(life.snapshot for life in self.lives)])
+        """Counts of all workers of this slot, including ended ones."""
+        return metrics.merge([self._past, *(process.snapshot for process in self.processes)])
 
     async def reload(self, environ: Mapping[str, str]) -> bool:
-        """Let every worker of now and later go on with the settings of `environ`; whether those of now do."""
+        """Apply `environ` in all workers, and in later ones; False if one could not."""
         self.environ = environ
-        return all(await asyncio.gather(*(life.reload() for life in self.lives)))
+        return all(await asyncio.gather(*(process.reload() for process in self.processes)))
 
     async def refresh(self) -> None:
-        """Ask every worker for its numbers."""
-        await asyncio.gather(*(life.refresh() for life in self.lives))
+        """Request metrics from every worker."""
+        await asyncio.gather(*(process.refresh() for process in self.processes))
 
     def drain(self) -> None:
-        """Close the listening sockets and let the workers finish what they serve."""
+        """Close the listening sockets and drain the workers."""
         for listener in self.listeners.values():
             listener.close()
-        for life in self.lives:
-            life.drain()
+        for process in self.processes:
+            process.drain()
 
     def kill(self) -> None:
-        """End every worker at once."""
-        for life in self.lives:
-            life.kill()
+        """Kill every worker."""
+        for process in self.processes:
+            process.kill()

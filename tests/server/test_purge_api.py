@@ -38,10 +38,10 @@ class Workers(list[tuple[list[str], bool]]):
         self.hub = Hub(lambda: [self])
         self.ready = True
 
-    def tell(self, message: Any) -> None:
+    def send(self, message: Any) -> None:
         """Apply it, and say so."""
         self.append((message["scopes"], message["soft"]))
-        self.hub.hear(self, {"log": "applied", "n": message["n"]})
+        self.hub.receive(self, {"log": "applied", "n": message["n"]})
 
     def __hash__(self) -> int:
         return id(self)
@@ -119,7 +119,7 @@ async def test_what_is_not_done_is_no_200(path: str, key: str, body: str, status
 async def test_a_worker_that_has_not_applied_it_is_no_200() -> None:
     """202 while one is late."""
     workers = Workers()
-    workers.tell = lambda message: None  # type: ignore[method-assign]
+    workers.send = lambda message: None  # type: ignore[method-assign]
     async with admin(workers) as client:
         assert (await ask(client, "POST", "/service/abc/purge/a"))[0] == 202
 

@@ -255,7 +255,7 @@ async def test_a_worker_that_has_not_applied_it_is_no_200(
 
             def tell(message: Mapping[str, Any], said: bool | None = said) -> None:
                 if said is not None:
-                    own.hear({"log": "done", "n": message["n"], "all": said})
+                    own.receive({"log": "done", "n": message["n"], "all": said})
 
             own.send = tell
             assert (await send(pop, "PURGE / HTTP/1.1", HOST_LINE))[0] == status

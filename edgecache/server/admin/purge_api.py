@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import orjson
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from edgecache.invalidation.purge_auth import Caller, Credentials, PurgeRefused
 from edgecache.proxy.purge_method import CHALLENGE
@@ -86,15 +86,19 @@ def _said(request: web.Request, name: str) -> bytes | None:
 async def _body(request: web.Request) -> bytes:
     if (request.content_length or 0) > LARGEST:
         raise PurgeRefused(413, "purge-too-large", "a purge has at most 1 MiB: a tag or a prefix says more with less")
-    body = b""
     try:
         async with asyncio.timeout(BODY_WITHIN):
-            async for piece in request.content.iter_any():
-                body += piece
-                if len(body) > LARGEST:
-                    raise PurgeRefused(413, "purge-too-large", "a purge has at most 1 MiB")
+            return await _bounded(request.content)
     except TimeoutError:
         raise PurgeRefused(408, "purge-too-slow", "the purge took too long to arrive") from None
+
+
+async def _bounded(content: StreamReader) -> bytes:
+    body = b""
+    async for piece in content.iter_any():
+        body += piece
+        if len(body) > LARGEST:
+            raise PurgeRefused(413, "purge-too-large", "a purge has at most 1 MiB")
     return body
 
 
