@@ -16,7 +16,8 @@ from typing import Final
 from edgecache.semantics.client_address import UNKNOWN, Trust, client_address
 from edgecache.semantics.message import Request
 from edgecache.semantics.rope import Piece
-from edgecache.wire.body import Body, Cursor
+from edgecache.wire.body import Body
+from edgecache.wire.body_readers import Cursor
 from edgecache.wire.connection_limits import address_of
 
 WAIT_FOR_IT: Final = "1"  # seconds, in Retry-After, for a client that writes too much at once

@@ -67,6 +67,15 @@ def pieces_of(content: Content) -> Iterable[Piece]:
     return content.pieces if isinstance(content, Pieces) else (content,)
 
 
+def whole_of(content: Content) -> Content:
+    """What `content` is a part of, and keeps in memory; itself if it is no part."""
+    if isinstance(content, bytes):
+        return content
+    if isinstance(content, Pieces):
+        return content.whole
+    return content.obj if isinstance(content.obj, bytes) else content
+
+
 def cut(content: Content, first: int, end: int) -> Content:
     """The bytes [first, end) of `content`; where that is much, without a copy of them."""
     if isinstance(content, Pieces):

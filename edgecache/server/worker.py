@@ -89,7 +89,7 @@ class Worker:
         self._journal = self._new_journal(settings)
         given = Given(settings, self._switch, self.watch, self._trusts, self._time)
         assembled = assemble(given, self._journal.known_hit)
-        self.edge, self._regional = assembled.edge, assembled.tier
+        self.edge, self._regional, self.room = assembled.edge, assembled.tier, assembled.edge.memory.account
         self.logs, self.own_log, self.purges = assembled.logs, assembled.own_log, assembled.purges
         self.edge.known.hsts = self.hsts
         self._read_heads(settings)
@@ -291,6 +291,7 @@ class Worker:
         """A client's connection has ended."""
         if connection in self.connections:
             self.connections.remove(connection)
+            self.room.closed(connection.transport)
             self._admission.leave(connection.peer)
             if not self.connections:
                 self._all_left.set()
@@ -394,10 +395,9 @@ class Worker:
         self._cut_readers()
 
     def _cut_readers(self) -> None:
-        """Cut whoever has read slowest of what has left the memory, while such readers hold too much of it for long."""
-        account = self.edge.memory.account
-        account.look()
-        contents = account.to_cut()
+        """Cut off the slowest readers of contents that have left the store, while those hold too much for too long."""
+        self.room.look()
+        contents = self.room.to_cut()
         if contents:
             had_time = self.clock() - READ_WITHIN
             readers = [one for one in self.connections if id(one.reads) in contents and one.began < had_time]

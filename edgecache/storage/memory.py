@@ -8,7 +8,7 @@ whoever holds on to one must look.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from edgecache.semantics import uri
@@ -22,8 +22,9 @@ from edgecache.semantics.rope import Content
 from edgecache.semantics.stored_response import Stored, etag_of, last_modified_of
 from edgecache.semantics.vary import selecting_values
 from edgecache.storage.eviction import POLICIES, EvictionPolicy
-from edgecache.storage.memory_budget import LARGE, Account
+from edgecache.storage.memory_budget import Account
 from edgecache.storage.variants import UsedCodings, Variants
+from edgecache.wire.body_charge import LARGE
 from edgecache.wire.h1.serializer import field_block
 
 log = logging.getLogger("edgecache")
@@ -126,6 +127,11 @@ class Entry:
         )
 
     @property
+    def contents(self) -> tuple[Content, ...]:
+        """The content, or that of each part."""
+        return (self.content,) if self.segments is None else tuple(content for _, content in self.segments.parts)
+
+    @property
     def codings(self) -> Codings:
         """The codings that the content is in."""
         return codings_in_block(self.block)
@@ -144,6 +150,12 @@ class Entry:
 
 
 Slot = Entry | Variants
+
+
+def _entries_of(slot: Slot | None) -> Iterable[Entry]:
+    if slot is None:
+        return ()
+    return slot.by_values.values() if isinstance(slot, Variants) else (slot,)
 
 
 class Memory:
@@ -289,6 +301,8 @@ class Memory:
         return self._keep(key, slot, entry)
 
     def _keep(self, key: bytes, slot: Slot, entry: Entry) -> Entry | None:
+        for content in entry.contents:
+            self.account.entered(content)
         try:
             self._slots[key] = slot
         except ValueError:  # larger than the whole budget
@@ -355,13 +369,10 @@ class Memory:
 
     def _retire(self, slot: Slot | None) -> None:
         self.retired += 1
-        if isinstance(slot, Entry):
-            slot.gone = True
-            self.account.left(slot.content)
-        elif slot is not None:
-            for entry in slot.by_values.values():
-                entry.gone = True
-                self.account.left(entry.content)
+        for entry in _entries_of(slot):
+            entry.gone = True
+            for content in entry.contents:
+                self.account.left(content)
 
     @property
     def size(self) -> int:

@@ -1,77 +1,82 @@
-"""Bytes of the memory's budget that lie outside of its store, so that all together stay within it.
+"""Bytes of the memory budget that lie outside of the store, so that everything together stays within it.
 
-Heads and answers kept rendered, bodies that still arrive to be stored, bodies that only flow, and contents that left
-the store while clients read them. What lies here the store gives up. To evict what is being read wins nothing until its
-readers are done: for a body that arrives, and may flow as well, little of that is evicted. Readers are cut if they are
-in the way and had their time.
+Heads and responses kept serialised, bodies that arrive to be stored, transient bodies, and contents that are read but
+not stored. What lies here the store gives up. Readers of contents are counted: to evict a content that is being read
+frees nothing until its readers have left, so that little of that is evicted for a body that arrives, which can pass
+through as well. Slow readers are cut off if they keep others from being stored.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from sys import getrefcount
 from typing import Final
 
-from edgecache.semantics.rope import Content
+from edgecache.semantics.rope import Content, whole_of
+from edgecache.wire.body_charge import LARGE
 
-LARGE: Final = 64 * 1024  # bytes of a content from which on it matters who still reads it
 FILLING: Final = 4  # bodies that arrive, and what is read outside of the store: a fourth, or the largest body
-FLOWING: Final = 2  # bodies that only flow take half of the budget from the store at most
+FLOWING: Final = 2  # transient bodies take half of the budget from the store at most
 CALM: Final = 8  # while they hold less than an eighth, each of them may hold more
 WIDE: Final = 256 * 1024  # bytes
 NARROW: Final = 32 * 1024  # bytes
-READ: Final = 8  # for bodies that arrive no more is evicted that is read, where such contents hold an eighth
+READ: Final = 8  # an eighth of the budget may be evicted while it is read, for bodies that arrive
 LEAST: Final = 8  # the store has an eighth of the budget, whatever happens
-NOBODY: Final = 3  # references to a content that nobody reads: its holder's, a variable's, `getrefcount`'s own
 
 
 class Account:
-    """What is held elsewhere. `changed` is told, each time, what is left for the store, and says if that fits."""
+    """What is held outside of the store, and who reads what is in it.
 
-    def __init__(self, budget: int, largest: int, changed: Callable[[int], bool]) -> None:
+    `limit_store` is called with what is left for the store, whenever that changes, and returns whether it fits.
+    """
+
+    def __init__(self, budget: int, largest: int, limit_store: Callable[[int], bool]) -> None:
         self.budget = budget
         self.filling = 0  # bytes of bodies that arrive to be stored
-        self.flowing = 0  # bytes of bodies that are not stored, and wait for their readers
-        self.lingering = 0  # bytes of contents that left the store and are still read
-        self.read_on = 0  # bytes of contents in the store that those still read for whom they came
-        self.held = 0  # all of it
+        self.flowing = 0  # bytes of transient bodies, which wait for their readers
+        self.lingering = 0  # bytes of contents that are read, and not in the store
+        self.read_on = 0  # bytes of contents that those still read for whom they were fetched
+        self.held = 0  # all of it but `read_on`
         self._most_filling = max(budget // FILLING, largest)
-        self._changed = changed
-        self._read: list[Content] = []
-        self._just_left: list[Content] = []
-        self._will_linger = 0  # bytes of those that are read, as was seen when they left
-        self._in_the_way: set[int] = set()  # identities of what was spared since `to_cut` was last asked
+        self._limit_store = limit_store
         self._fits = True
+        self._grew = False  # `held` has changed in the midst of an eviction
+        # Contents go by their identities: a reader, and the store, hold on to what they have announced.
+        self._readers: dict[int, int] = {}  # how many there are
+        self._stored: set[int] = set()
+        self._lingering: set[int] = set()
+        self._unsent: dict[asyncio.WriteTransport, list[Content]] = {}  # written whole, and not yet flushed
+        self._in_the_way: set[int] = set()  # what was spared since `to_cut` was last called
 
     def hold(self, more: int) -> None:
-        """So many bytes more are held, or less if `more` is below 0."""
+        """Charge `more` bytes; a negative number returns them."""
         self.held += more
-        self._tell()
+        self._resize_store()
         self.settle()
 
-    def _tell(self) -> None:
+    def _resize_store(self) -> None:
         excess = max(0, self.flowing - self.budget // FLOWING)
-        self._fits = self._changed(max(self.budget - self.held + excess, self.budget // LEAST))
+        self._fits = self._limit_store(max(self.budget - self.held + excess, self.budget // LEAST))
 
     # --- bodies that arrive
 
     @property
     def crowded(self) -> bool:
-        """Whether half of what may be held of bodies is."""
+        """Whether more than half of the room for bodies that arrive is taken."""
         return self.filling + self.lingering > self._most_filling // 2
 
     @property
     def window(self) -> int:
-        """Bytes that a body which only flows may hold for its slowest reader: fewer while there are many of them."""
+        """Bytes that a transient body may hold for its slowest reader: fewer while there are many such bodies."""
         return WIDE if self.flowing <= self.budget // CALM else NARROW
 
     def take(self, size: int, *, begins: bool = False) -> bool:
-        """Hold `size` more bytes of a body that arrives; False if that is too much.
+        """Charge `size` more bytes of a body that arrives; False if there is no room.
 
-        What `begins`, and may become long, is not let in where others need what is left to get to their ends.
+        One that `begins`, of unknown length, is refused where bodies under way need what is left to get to their ends.
         """
         if not self._has_room(size, begins=begins):
-            self.look()  # some may be read to the end by now
+            self.look()  # some may be flushed by now
             if not self._has_room(size, begins=begins):
                 return False
         self.filling += size
@@ -86,58 +91,110 @@ class Account:
         return self.filling + self.lingering + self.read_on + size <= self._most_filling
 
     def give(self, size: int) -> None:
-        """So many bytes back that were taken."""
+        """Return `size` bytes that were taken."""
         self.filling -= size
         self.hold(-size)
 
     def flow(self, size: int) -> None:
-        """Hold `size` more bytes of a body that only flows, or less if it is below 0: it is bounded by itself."""
+        """Charge `size` more bytes of transient bodies, which bound themselves; a negative size returns them."""
         self.flowing += size
         self.hold(size)
 
-    def read(self, size: int) -> None:
-        """`size` more bytes in the store are still read by those for whom they came, or less if it is below 0."""
-        self.read_on += size
+    # --- contents and their readers
 
-    # --- contents that left the store
+    def acquire(self, content: Content, *, filled: bool = False) -> None:
+        """Count one more reader of `content`; `filled` if it reads since before the content was complete."""
+        if filled:
+            self.read_on += len(content)
+        whole = whole_of(content)
+        if len(whole) < LARGE:
+            return
+        number = id(whole)
+        readers = self._readers.get(number, 0)
+        self._readers[number] = readers + 1
+        if not readers and number not in self._stored:
+            self._linger(number, len(whole))
+            self.settle()
+
+    def release(self, content: Content, *, filled: bool = False) -> None:
+        """Count one reader of `content` less."""
+        if filled:
+            self.read_on -= len(content)
+        whole = whole_of(content)
+        if len(whole) < LARGE:
+            return
+        number = id(whole)
+        self._readers[number] -= 1
+        if not self._readers[number]:
+            del self._readers[number]
+            self._linger_no_more(number, len(whole))
+            self.settle()
+
+    def entered(self, content: Content) -> None:
+        """`content` is in the store from now on."""
+        whole = whole_of(content)
+        if len(whole) >= LARGE:
+            self._stored.add(id(whole))
+            self._linger_no_more(id(whole), len(whole))
 
     def left(self, content: Content) -> None:
-        """`content` is leaving the store: `look` will find out whether anybody still reads it."""
-        if len(content) >= LARGE:
-            self._just_left.append(content)
+        """`content` is leaving the store; that frees nothing as long as it is read."""
+        whole = whole_of(content)
+        if len(whole) >= LARGE:
+            self._stored.discard(id(whole))
+            if id(whole) in self._readers:
+                self._linger(id(whole), len(whole))
+
+    def _linger(self, number: int, size: int) -> None:
+        if number not in self._lingering:
+            self._lingering.add(number)
+            self._add_lingering(size)
+
+    def _linger_no_more(self, number: int, size: int) -> None:
+        if number in self._lingering:
+            self._lingering.remove(number)
+            self._add_lingering(-size)
+
+    def _add_lingering(self, size: int) -> None:
+        self.lingering += size
+        self.held += size
+        self._grew = True
 
     def settle(self) -> None:
-        """Count what has left the store just now: it made no room if it is still read."""
-        while self._just_left:
-            self.look()
+        """Fit the store to what has changed while it evicted."""
+        while self._grew:
+            self._grew = False
+            self._resize_store()
+
+    def sent(self, content: Content, transport: asyncio.WriteTransport) -> None:
+        """Count `transport` as a reader of `content`, written to it whole, until it has flushed it."""
+        if transport.get_write_buffer_size():
+            self._unsent.setdefault(transport, []).append(content)
+            self.acquire(content)
+
+    def closed(self, transport: asyncio.WriteTransport) -> None:
+        """`transport` holds nothing any more."""
+        for content in self._unsent.pop(transport, ()):
+            self.release(content)
 
     def look(self) -> None:
-        """Count what left the store and still has a reader, and forget what has none."""
-        if not self._just_left and not self._read:
-            if not self._fits:
-                self._tell()
-            return
-        candidates, self._just_left, self._will_linger = self._read + self._just_left, [], 0
-        self._read = candidates
-        still = [content for content in candidates if getrefcount(content) > NOBODY]
-        before, self.lingering, self._read = self.lingering, sum(map(len, still)), still
-        if self.lingering != before or not self._fits:
-            self.held += self.lingering - before
-            self._tell()
+        """Find out which transports have flushed what was written to them."""
+        for transport in [one for one in self._unsent if not one.get_write_buffer_size()]:
+            self.closed(transport)
+        if not self._fits:
+            self._resize_store()
 
     def spares(self, content: Content) -> bool:
-        """Whether `content`, a large one that would leave the store, is to stay because it is read."""
-        if getrefcount(content) <= NOBODY:
+        """Whether `content`, a large one that would be evicted, is to stay because it is read."""
+        number = id(whole_of(content))
+        if number not in self._readers or self.lingering + len(content) <= self.budget // READ:
             return False
-        if self.lingering + self._will_linger + len(content) <= self.budget // READ:
-            self._will_linger += len(content)
-            return False
-        self._in_the_way.add(id(content))
+        self._in_the_way.add(number)
         return True
 
     def to_cut(self) -> set[int]:
-        """The identities of contents whose readers are in the way of others since this was last asked."""
+        """The identities of contents whose readers have been in the way of others since the last call."""
         if self.lingering > self.budget // READ:
-            self._in_the_way.update(map(id, self._read))
+            self._in_the_way |= self._lingering
         there, self._in_the_way = self._in_the_way, set()
         return there

@@ -19,8 +19,9 @@ from edgecache.semantics.ranges import Span
 from edgecache.semantics.rope import Piece
 from edgecache.storage.record import Codec, Corrupt, Record, chunk_key
 from edgecache.valkey.batching import Commands, Reads
-from edgecache.wire.body import Body, Cursor
-from edgecache.wire.slow_readers import Laggards
+from edgecache.wire.body import Body
+from edgecache.wire.body_readers import Cursor
+from edgecache.wire.slow_readers import SlowReaders
 
 CHUNK: Final = 128 * 1024  # bytes; a slow reader holds one
 BACKLOG: Final = 4 * 1024 * 1024  # bytes that one body may have waiting to be written
@@ -209,7 +210,7 @@ class ChunkReader:
         self._hole = hole
         self._next = 0  # the chunk to ask for
         self._kept_up = 0  # bytes that readers have taken as they came
-        self._laggards = Laggards()
+        self._slow_readers = SlowReaders()
         self._out = 0  # asked for and not yet there
         self._there: dict[int, bytes] = {}
         self._written = 0  # chunks
@@ -251,7 +252,7 @@ class ChunkReader:
             return
         if self._written == len(self._keys):
             self._over = True
-            self._laggards.held_back_no_more()
+            self._slow_readers.unwatch()
             self.body.finish()
         else:
             self._kept_up = 0 if self._paused else self._kept_up + CHUNK
@@ -305,12 +306,12 @@ class ChunkReader:
     def pause_reading(self) -> None:
         """Read no further for now."""
         self._paused = True
-        self._laggards.watch(self.body)
+        self._slow_readers.watch(self.body)
 
     def resume_reading(self) -> None:
         """Go on."""
         self._paused = False
-        self._laggards.held_back_no_more()
+        self._slow_readers.unwatch()
         if self._rest is not None and self._rest_cursor is not None:
             self._rest.taken(self._rest_cursor)
         else:
@@ -319,7 +320,7 @@ class ChunkReader:
     def abandoned(self) -> None:
         """Nobody reads this any more."""
         self._over = True
-        self._laggards.held_back_no_more()
+        self._slow_readers.unwatch()
         if self._rest is not None and self._rest_cursor is not None:
             self._rest.leave(self._rest_cursor)
         self.body.fail()

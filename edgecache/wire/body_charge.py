@@ -1,97 +1,109 @@
-"""What one body counts for in the memory's account, from its first byte until its last reader is done.
+"""What one body costs the memory budget, from its first byte until its last reader has left.
 
-kept ──► it is taken, piece by piece, or reserved at once where the length is known
-  ├────► only flows: there is no room to keep it; what its slowest reader has not taken counts
-  └────► stored: it counts in the store, and as long as it is read it is not easily evicted
+kept ──► charged piece by piece, or reserved at once where the length is known
+  ├────► transient: there is no room to keep it; only what its slowest reader has not taken is charged
+  └────► stored: charged to the store; its readers are counted, so that the store does not evict it for nothing
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
+from typing import Final, Protocol
+
+from edgecache.semantics.rope import Content
+
+LARGE: Final = 64 * 1024  # bytes of a content from which on its readers are counted
 
 
 class Room(Protocol):
-    """Where the bytes count that are held of bodies."""
+    """The memory budget that bodies are charged to."""
 
     @property
     def crowded(self) -> bool:
-        """Whether it is time to hold back what nobody is waiting for."""
+        """Whether memory is short: bodies that run ahead of all of their readers are held back."""
 
     @property
     def window(self) -> int:
-        """Bytes that a body which only flows may hold for its slowest reader."""
+        """Bytes that a transient body may hold for its slowest reader."""
 
     def take(self, size: int, *, begins: bool = False) -> bool:
-        """Whether `size` more bytes may be kept; they count from now on. More may follow what `begins`."""
+        """Charge `size` more bytes that are to be kept, if there is room; `begins` marks a body's first bytes."""
 
     def give(self, size: int) -> None:
-        """`size` bytes that were taken are held no longer, or not to be kept."""
+        """Return `size` bytes that were taken."""
 
     def flow(self, size: int) -> None:
-        """`size` more bytes are held for a while, or less if it is below 0, of what is not kept."""
+        """Charge `size` more bytes of transient bodies; a negative size returns them."""
 
-    def read(self, size: int) -> None:
-        """`size` more bytes of what is stored have readers, or less if it is below 0."""
+    def acquire(self, content: Content, *, filled: bool = False) -> None:
+        """Count one more reader of `content`; `filled` if it reads since before the content was complete."""
+
+    def release(self, content: Content, *, filled: bool = False) -> None:
+        """Count one reader of `content` less."""
+
+    def sent(self, content: Content, transport: asyncio.WriteTransport) -> None:
+        """Count `transport` as a reader of `content`, written to it whole, until it has flushed it."""
 
 
-class Holding:
-    """The share of one body in a room."""
+class Charge:
+    """The share of one body in the budget."""
 
-    __slots__ = ("_bytes", "_flows", "_read", "reserved", "room")
+    __slots__ = ("_bytes", "_complete", "_reads", "_transient", "reserved", "room")
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, *, complete: bool = False) -> None:
         self.room = room
-        self.reserved = False  # all of its length counts already
-        self._bytes = 0  # that count
-        self._flows = False  # they are not to be kept
-        self._read = 0  # bytes of what is stored, while it is read
+        self.reserved = False  # its whole length is charged already
+        self._complete = complete  # from the beginning: no fill of this process
+        self._bytes = 0  # charged
+        self._transient = False
+        self._reads: Content | None = None  # the complete content, while this body has readers
 
     def reserve(self, length: int) -> bool:
-        """Whether all of `length` may be kept."""
+        """Charge the whole `length`, if there is room."""
         if self.room.take(length):
             self._bytes, self.reserved = length, True
         return self.reserved
 
     def add(self, size: int) -> bool:
-        """Whether so many bytes more may be kept; those of what only flows count whatever there is."""
+        """Charge `size` more bytes; False if there is no room, which a transient body does not need."""
         if self.reserved:
             return True
-        if self._flows:
+        if self._transient:
             self.room.flow(size)
         elif not self.room.take(size, begins=not self._bytes):
             return False
         self._bytes += size
         return True
 
-    def only_flow(self, held: int) -> None:
-        """It is not to be kept; so many bytes of it are here."""
+    def make_transient(self, held: int) -> None:
+        """Charge the body as transient from now on, with the `held` bytes that are here."""
         if self._bytes:
             self.room.give(self._bytes)
-        self._flows, self.reserved, self._bytes = True, False, held
+        self._transient, self.reserved, self._bytes = True, False, held
         self.room.flow(held)
 
-    def let_go(self, size: int) -> None:
-        """So many bytes are no longer here."""
+    def drop(self, size: int) -> None:
+        """Return the charge of `size` bytes that are no longer held."""
         if size:
             self._bytes -= size
-            if self._flows:
+            if self._transient:
                 self.room.flow(-size)
             else:
                 self.room.give(size)
 
-    def stored(self) -> None:
-        """From now on it counts in the store."""
-        self.let_go(self._bytes)
+    def move_to_store(self) -> None:
+        """Return the whole charge: the store is charged from now on."""
+        self.drop(self._bytes)
 
-    def read_on(self, size: int) -> None:
-        """Of what is stored, which is so large, somebody for whom it came is not done with it."""
-        if not self._read:
-            self._read = size
-            self.room.read(size)
+    def acquire(self, content: Content) -> None:
+        """Count this body as a reader of its complete `content`, once."""
+        if self._reads is None:
+            self._reads = content
+            self.room.acquire(content, filled=not self._complete)
 
-    def leave(self) -> None:
-        """Nobody reads it any more."""
-        self.let_go(self._bytes)
-        if self._read:
-            self.room.read(-self._read)
-            self._read = 0
+    def release(self) -> None:
+        """Return everything: the body has ended and has no readers."""
+        self.drop(self._bytes)
+        if self._reads is not None:
+            self.room.release(self._reads, filled=not self._complete)
+            self._reads = None

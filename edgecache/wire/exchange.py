@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from edgecache.semantics.message import Request
 from edgecache.semantics.outcomes import Forward, Refused, Result, Tier
-from edgecache.semantics.rope import Content, Piece, Pieces
-from edgecache.wire.body import SLICE, Body, Cursor
+from edgecache.semantics.rope import Content, Piece, Pieces, whole_of
+from edgecache.wire.body import Body
+from edgecache.wire.body_buffer import SLICE
+from edgecache.wire.body_charge import LARGE
+from edgecache.wire.body_readers import Cursor
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.h1 import serializer as render
 
@@ -115,13 +118,15 @@ class Exchange:
             # not all at once: what waits for a slow client is a slice, and it is known who reads what
             connection.transport.write(head)
             self.bytes_out, self._length, self.first_byte = 0, size, connection.site.clock()
-            self._read(Body.of(content))
+            self._read(Body.of(content, connection.site.room))
             return
         if size <= COPIED:
             connection.transport.write(head + content)
         else:
             connection.transport.write(head)
             connection.transport.write(content)
+            if size >= LARGE:
+                connection.site.room.sent(content, connection.transport)
         self._connection = self._cursor = None
         connection.exchange_done(self)
 
@@ -165,9 +170,7 @@ class Exchange:
     def reads(self) -> Content | None:
         """The complete content that the client is still reading, if it is one."""
         content = self._cursor[0].content if self._cursor is not None else None
-        if isinstance(content, Pieces):
-            return content.whole
-        return content.obj if isinstance(content, memoryview) and isinstance(content.obj, bytes) else content
+        return None if content is None else whole_of(content)
 
     def write(self, piece: Piece) -> None:
         """A piece of the answer's body."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from edgecache.semantics.message import Request
 from edgecache.telemetry.metrics import Counter
+from edgecache.wire.body_charge import Room
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
 
@@ -26,6 +27,7 @@ class Site(Protocol):
     max_request_body: int
     finish_abandoned: bool  # what is of use to its client alone goes on though the client has sent FIN
     bytes_in: Counter  # received from clients
+    room: Room  # the memory budget, which counts who reads what
     hsts: bytes  # the line that answers to https get, or nothing
 
     def joined(self, connection: ClientConnection) -> BadRequest | None:

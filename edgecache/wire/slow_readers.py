@@ -1,6 +1,6 @@
-"""Readers of a body that hold back the others: once they have done so for a while, the body goes on without them.
+"""Readers of a shared body that hold back the others: after a while, the body goes on without them.
 
-Whoever can get the rest by another way does; who cannot is cut off in the end, for the others wait for it.
+Those that can fetch the rest by another way are detached; the others are cut off in the end, since clients wait.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from edgecache.wire.body import Body, Cursor
+from edgecache.wire.body import Body
+from edgecache.wire.body_readers import Cursor
 
 LAG: Final = 0.1  # seconds that a reader may take nothing while others wait for it
 STEADY: Final = 1.0  # seconds in which it may be the slowest each time that the others had to wait
-PATIENCE: Final = 2.0  # seconds that who has no other way may take nothing
+PATIENCE: Final = 2.0  # seconds that a reader without another way may take nothing
 
 
-class Laggards:
-    """Those of the body that one source brings. Mutable state: who is the slowest, since when, and a timer."""
+class SlowReaders:
+    """Watches the body of one source while that is paused. Mutable state: the slowest reader, since when, a timer."""
 
     __slots__ = ("_held_since", "_slowest", "_slowest_since", "_timer")
 
@@ -26,18 +27,18 @@ class Laggards:
         self._slowest: Cursor | None = None
 
     def watch(self, body: Body) -> None:
-        """The source of `body` is held back from now on."""
-        if not body.shared or self._timer is not None:
+        """The source of `body` is paused from now on."""
+        if len(body.readers) <= 1 or self._timer is not None:
             return
         loop = asyncio.get_running_loop()
         now = self._held_since = loop.time()
-        slowest = body.slowest
+        slowest = body.readers.slowest
         if slowest is not self._slowest:
             self._slowest, self._slowest_since = slowest, now
         steady = now - self._slowest_since > STEADY
         self._timer = loop.call_later(0.0 if steady else LAG, self._look, body)
 
-    def held_back_no_more(self) -> None:
+    def unwatch(self) -> None:
         """The source goes on, or has ended."""
         if self._timer is not None:
             self._timer.cancel()
@@ -47,5 +48,5 @@ class Laggards:
         self._timer = None
         loop = asyncio.get_running_loop()
         waited = loop.time() - self._held_since
-        if not body.part_with_laggards(stuck=waited >= LAG, cut=waited > PATIENCE) and body.shared:
+        if not body.detach_slow_readers(stuck=waited >= LAG, cut=waited > PATIENCE) and len(body.readers) > 1:
             self._timer = loop.call_later(LAG, self._look, body)

@@ -23,7 +23,7 @@ from edgecache.semantics.ranges import MOST_IN_PARTS
 from edgecache.semantics.rope import GATHERED, MOST_COPIED, WHOLE
 from edgecache.storage.regional import INLINE
 from edgecache.storage.regional_chunks import CHUNK
-from edgecache.wire.body import SLICE
+from edgecache.wire.body_buffer import SLICE
 
 KIB: Final = 1024
 BOUNDS: Final = sorted(

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from edgecache.semantics.ranges import MOST_SEGMENTS, Segments, Span
 from edgecache.semantics.rope import GATHERED, WHOLE, Content, Pieces, content_of, cut, joined, pieces_of
-from edgecache.wire.body import MOST_SMALL, Body
+from edgecache.wire.body import Body
+from edgecache.wire.body_buffer import MOST_SMALL
 
 SIZES = st.lists(st.integers(1, 40) | st.integers(GATHERED - 2, GATHERED + 2) | st.just(WHOLE), min_size=1, max_size=9)
 SOME: Final = examples(60)

@@ -14,7 +14,8 @@ from harness.pop import Pop, running_pop
 
 from edgecache.semantics.rope import Pieces
 from edgecache.server.worker import READ_WITHIN
-from edgecache.wire.body import SLICE, Body
+from edgecache.wire.body import Body
+from edgecache.wire.body_buffer import SLICE
 
 FRESH = ("Cache-Control", "max-age=60")
 ETAG = ("ETag", '"v"')

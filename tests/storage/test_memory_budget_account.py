@@ -9,8 +9,11 @@ from edgecache.semantics.message import Fields
 from edgecache.semantics.stored_response import Stored
 from edgecache.storage.eviction import MOST_SPARED, POLICIES, EvictionPolicy
 from edgecache.storage.memory import Memory
-from edgecache.storage.memory_budget import LARGE, NARROW, WIDE, Account
-from edgecache.wire.body import UNDECIDED, WINDOW, Body
+from edgecache.storage.memory_budget import NARROW, WIDE, Account
+from edgecache.wire.backpressure import UNDECIDED
+from edgecache.wire.body import Body
+from edgecache.wire.body_charge import LARGE
+from edgecache.wire.body_readers import WINDOW
 
 KIB, MIB = 1024, 1024 * 1024
 BUDGET = 16 * MIB
@@ -190,18 +193,20 @@ def test_what_is_evicted_for_others_makes_room_before_they_come() -> None:
 def test_what_is_read_is_spared_and_who_reads_it_is_in_the_way() -> None:
     """Of contents that are read an eighth is evicted at most; for a body that arrives there is no room then."""
     memory = new_memory()
-    contents = [bytes(MIB) for _ in range(15)]  # each has a reader: this list
+    account = memory.account
+    contents = [bytes(MIB) for _ in range(15)]
     for number, content in enumerate(contents):
         put(memory, str(number), content)
-    account = memory.account
+        account.acquire(content)
     assert not account.take(4 * MIB)
     assert account.lingering <= BUDGET // 8
     assert memory.size + account.held <= BUDGET
     assert memory.size > BUDGET // 2
     assert account.to_cut() <= {id(content) for content in contents}
     assert not account.to_cut()  # they were told once
-    contents.clear()
-    account.look()
+    for content in contents:
+        account.release(content)
+    assert account.lingering == 0
     assert account.take(4 * MIB)
     assert memory.size + account.held <= BUDGET
 
@@ -212,6 +217,7 @@ def test_small_objects_get_in_whatever_is_read() -> None:
     contents = [bytes(MIB) for _ in range(15)]
     for number, content in enumerate(contents):
         put(memory, str(number), content)
+        memory.account.acquire(content)
     for number in range(100):
         put(memory, f"small-{number}", bytes(10 * KIB))
     assert sum(memory.has(b"http://site/small-%d" % number) for number in range(100)) > 50

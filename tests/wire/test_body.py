@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.wire.body import WINDOW, Body
+from edgecache.wire.body import Body
+from edgecache.wire.body_readers import WINDOW
 
 
 class FakeSource:

@@ -8,8 +8,9 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.wire import body as body_module
-from edgecache.wire.body import Body, Cursor
+from edgecache.wire import backpressure
+from edgecache.wire.body import Body
+from edgecache.wire.body_readers import Cursor
 
 
 @dataclass
@@ -138,7 +139,7 @@ Steps = st.lists(
 @given(keep=st.sampled_from([0, 5, 30, 1000]), steps=Steps, fails=st.booleans())
 def test_every_reader_gets_the_same_bytes_or_an_abort(keep: int, steps: list[tuple[str, int]], fails: bool) -> None:
     """However writes, reads and departures interleave, whoever stays gets every byte and the true end, once."""
-    with mock.patch.object(body_module, "WINDOW", 16):
+    with mock.patch.object(backpressure, "WINDOW", 16):
         play = Play(keep)
         for step in steps:
             play.step(*step)

@@ -11,7 +11,7 @@ from harness.client import let_others_run
 from harness.origin import OriginDouble, Reply
 from harness.pop import running_pop
 
-from edgecache.wire.body import SLICE
+from edgecache.wire.body_buffer import SLICE
 from edgecache.wire.exchange import BURST
 from edgecache.wire.h1.server import ClientConnection
 

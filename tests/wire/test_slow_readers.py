@@ -11,8 +11,9 @@ from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
 
 from edgecache.wire import slow_readers
-from edgecache.wire.body import WINDOW, Body
-from edgecache.wire.slow_readers import Laggards
+from edgecache.wire.body import Body
+from edgecache.wire.body_readers import WINDOW
+from edgecache.wire.slow_readers import SlowReaders
 
 FRESH, ETAG = ("Cache-Control", "max-age=60"), ("ETag", '"v"')
 CONTENT = bytes(range(256)) * 16 * 1024
@@ -115,19 +116,19 @@ class Reader:
 
 
 class Held:
-    """A source that may be held back, and looks for laggards."""
+    """A source that may be held back, and watches for slow readers."""
 
     def __init__(self) -> None:
         self.body = Body(self)
-        self.laggards = Laggards()
+        self.slow_readers = SlowReaders()
 
     def pause_reading(self) -> None:
         """Held back."""
-        self.laggards.watch(self.body)
+        self.slow_readers.watch(self.body)
 
     def resume_reading(self) -> None:
         """No more."""
-        self.laggards.held_back_no_more()
+        self.slow_readers.unwatch()
 
     def abandoned(self) -> None:
         """It must not come to that."""

@@ -18,7 +18,7 @@ from harness.tls_client import TlsClient, secured
 from edgecache.config.certificates import KeyPair, described
 from edgecache.config.settings import load
 from edgecache.semantics.rope import MOST_COPIED, WHOLE
-from edgecache.wire.body import SLICE
+from edgecache.wire.body_buffer import SLICE
 from edgecache.wire.tls.contexts import ServerSide, ServerTls, hush_names
 from edgecache.wire.tls.listener import UNSENT
 

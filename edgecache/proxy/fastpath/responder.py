@@ -9,7 +9,8 @@ from edgecache.proxy.deliver import Delivery
 from edgecache.proxy.fastpath.head_template import Alike
 from edgecache.storage.memory import Entry
 from edgecache.storage.variants import Variants
-from edgecache.wire.body import SLICE
+from edgecache.wire.body_buffer import SLICE
+from edgecache.wire.body_charge import LARGE
 from edgecache.wire.h1.server import ClientConnection
 
 
@@ -46,6 +47,8 @@ class AlikeHits:
         elif isinstance(content, bytes) and len(content) <= SLICE:  # what is longer is read slice by slice
             connection.transport.write(rendered.head)
             connection.transport.write(content)
+            if len(content) >= LARGE:
+                connection.site.room.sent(content, connection.transport)
         else:
             return False
         alike.rendered = rendered

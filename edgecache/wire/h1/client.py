@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Final, cast
 
 from edgecache.semantics.message import Response, is_event_stream
 from edgecache.semantics.rope import Piece
-from edgecache.wire.body import Body, Cursor
+from edgecache.wire.body import Body
+from edgecache.wire.body_readers import Cursor
 from edgecache.wire.errors import OriginError, OriginTimeout, WireError
 from edgecache.wire.h1 import serializer as render
 from edgecache.wire.h1 import stale_connection
 from edgecache.wire.h1.body_framing import BodyReader, body_reader
 from edgecache.wire.lowest_rate import LowestRate
-from edgecache.wire.slow_readers import Laggards
+from edgecache.wire.slow_readers import SlowReaders
 from edgecache.wire.upstream_connection import UpstreamConnection, UpstreamPool
 from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
 
@@ -46,7 +47,6 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         "_inquiry",
         "_interim_count",
         "_known_head",
-        "_laggards",
         "_patience",
         "_pool",
         "_rate",
@@ -58,6 +58,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         "_sending",
         "_shared",
         "_sized",
+        "_slow_readers",
         "_taken",
         "_tunnel",
         "_tunnel_room",
@@ -86,7 +87,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         self._buffer = b""
         self._room = shared.buffer.after(0)  # where to read into
         self._taken = 0  # bytes of the answer that readers have taken as they came
-        self._laggards = Laggards()
+        self._slow_readers = SlowReaders()
         self._inquiry: Inquiry | None = None
         self._reader: BodyReader | None = None  # of the answer under way, once its head is there
         self._body: Body | None = None
@@ -487,7 +488,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         self._rate.held_back()
         self._held_since = self._pool.clock()
         if self._body is not None:
-            self._laggards.watch(self._body)
+            self._slow_readers.watch(self._body)
         if not self.transport.is_closing():
             self.transport.pause_reading()
 
@@ -499,7 +500,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
             self._taken = 0
             self._room = self._shared.buffer.after(0)
         self._held_since = inf
-        self._laggards.held_back_no_more()
+        self._slow_readers.unwatch()
         if self._reader is not None and self._reader.tired:
             self._rest()
             return
