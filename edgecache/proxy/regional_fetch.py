@@ -174,11 +174,10 @@ class Region:
     def reader(self, found: Found, request: Request, client: str, span: Span | None = None) -> ChunkReader:
         """What reads a body in chunks, or a `span` of it; what is lost on the way comes from the origin."""
 
-        def hole(at: int) -> None:
+        def hole(reader: ChunkReader, at: int) -> None:  # it must not hold on to its reader: no cycle
             spawn(self._go_on(reader, request, found, at, client), "hole in a stored body")
 
-        reader = self.tier.stream(found, hole, span)
-        return reader
+        return self.tier.stream(found, hole, span)
 
     def _keep(self, url: bytes, found: Found, body: Body) -> None:
         if body.finished and body.whole:

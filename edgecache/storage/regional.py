@@ -25,7 +25,7 @@ from edgecache.semantics.vary import selecting_values
 from edgecache.storage.fetch_lease import Came, Lease, Leases, News, Waiting
 from edgecache.storage.memory import Entry
 from edgecache.storage.record import Codec, Corrupt, Record, storage_key, variant_key
-from edgecache.storage.regional_chunks import LONGER, ChunkReader, ChunkWriter, chunk_keys
+from edgecache.storage.regional_chunks import LONGER, ChunkReader, ChunkWriter, Hole, chunk_keys
 from edgecache.storage.resident_clock import Clock
 from edgecache.storage.server_memory import ServerMemory
 from edgecache.tasks import spawn
@@ -207,8 +207,8 @@ class Regional:
             return False
         return True
 
-    def stream(self, found: Found, hole: Callable[[int], None], span: Span | None = None) -> ChunkReader:
-        """What reads the body of `found`, or a `span` of it, once it is started; `hole` is told where it ends early."""
+    def stream(self, found: Found, hole: Hole, span: Span | None = None) -> ChunkReader:
+        """A reader of the body of `found`, or of a `span` of it, to be started; `hole` is called if it ends early."""
         span = span or Span(0, found.record.length)
         return ChunkReader(self.bulk, self.codec, found.base, found.record, span, hole)
 

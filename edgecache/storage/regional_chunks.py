@@ -78,13 +78,15 @@ class ChunkWriter:
         self.given_up = False
         self._record = b""  # where it lies, once it is on its way behind its chunks
         self._patience: asyncio.TimerHandle | None = None
-        self.cursor: Cursor | None = None
-        self.body: Body | None = None
+        self._reads: tuple[Body, Cursor] | None = None
 
     def read(self, body: Body) -> None:
-        """Write `body` as it comes."""
-        self.body = body
-        self.cursor = body.read_into(self, behind=True)
+        """Write `body` as it arrives."""
+        cursor = body.read_into(self, behind=True)
+        if self.given_up:
+            body.leave(cursor)
+        elif cursor in body.readers:
+            self._reads = (body, cursor)
 
     @property
     def writable(self) -> bool:
@@ -149,11 +151,13 @@ class ChunkWriter:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
-            if self.body is not None and self.cursor is not None and not self.given_up:
-                self.body.taken(self.cursor)
+            if self._reads is not None:
+                body, cursor = self._reads
+                body.taken(cursor)
 
     def finish(self) -> None:
         """The body is complete."""
+        self._reads = None
         if self.given_up:
             return
         if self._size <= self._inline:
@@ -170,6 +174,7 @@ class ChunkWriter:
 
     def abort(self) -> None:
         """The body will never be complete."""
+        self._reads = None
         self._give_up()
 
     def goes_alone(self, at: int) -> bool:
@@ -186,21 +191,26 @@ class ChunkWriter:
             self._writes.send(("UNLINK", self._record))
         for number in range(self._number):
             self._writes.send(("UNLINK", chunk_key(self._base, self._name, number)))
-        body, cursor = self.body, self.cursor
-        if body is not None and cursor is not None:
+        if self._reads is not None:
+            (body, cursor), self._reads = self._reads, None
             body.leave(cursor)
             body.taken(cursor)
+
+
+class Hole(Protocol):
+    """Called when a chunk is missing."""
+
+    def __call__(self, reader: ChunkReader, at: int, /) -> None:
+        """The body of `reader` ends at byte `at` of the whole."""
 
 
 class ChunkReader:
     """The source of the bytes `span` of a body that lies in chunks: only the chunks that hold them are read.
 
-    `hole` is told where it ends early, to go on from there or to fail.
+    `hole` is called with the place at which it ends early, to go on from there or to fail.
     """
 
-    def __init__(
-        self, reads: Reads, codec: Codec, base: bytes, record: Record, span: Span, hole: Callable[[int], None]
-    ) -> None:
+    def __init__(self, reads: Reads, codec: Codec, base: bytes, record: Record, span: Span, hole: Hole) -> None:
         self.body = Body(self)
         self.span = span
         self._reads = reads
@@ -216,8 +226,7 @@ class ChunkReader:
         self._written = 0  # chunks
         self._paused = False
         self._over = False
-        self._rest: Body | None = None
-        self._rest_cursor: Cursor | None = None
+        self._rest: tuple[Body, Cursor] | None = None
 
     def start(self) -> None:
         """Begin to read."""
@@ -238,7 +247,7 @@ class ChunkReader:
         content = self._opened(number, value)
         if content is None:
             self._over = True
-            self._hole(self.span.first + self.body.size)
+            self._hole(self, self.span.first + self.body.size)
             return
         self._there[number] = content
         self._pass_on()
@@ -260,8 +269,9 @@ class ChunkReader:
 
     def go_on_with(self, rest: Body, skip: int) -> None:
         """Take what is missing from `rest` instead, after `skip` bytes of it."""
-        self._rest = rest
-        self._rest_cursor = rest.read_into(self, skip=skip)
+        cursor = rest.read_into(self, skip=skip)
+        if cursor in rest.readers:
+            self._rest = (rest, cursor)
 
     # --- a Sink, of the rest that comes from elsewhere
 
@@ -276,6 +286,7 @@ class ChunkReader:
 
     def finish(self) -> None:
         """The rest is complete."""
+        self._rest = None
         if self.body.size == len(self.span):
             self.body.finish()
         else:
@@ -283,6 +294,7 @@ class ChunkReader:
 
     def abort(self) -> None:
         """The rest will never be complete."""
+        self._rest = None
         self.body.fail()
 
     def goes_alone(self, at: int) -> bool:
@@ -312,8 +324,9 @@ class ChunkReader:
         """Go on."""
         self._paused = False
         self._slow_readers.unwatch()
-        if self._rest is not None and self._rest_cursor is not None:
-            self._rest.taken(self._rest_cursor)
+        if self._rest is not None:
+            rest, cursor = self._rest
+            rest.taken(cursor)
         else:
             self._ask()
 
@@ -321,6 +334,7 @@ class ChunkReader:
         """Nobody reads this any more."""
         self._over = True
         self._slow_readers.unwatch()
-        if self._rest is not None and self._rest_cursor is not None:
-            self._rest.leave(self._rest_cursor)
+        if self._rest is not None:
+            (rest, cursor), self._rest = self._rest, None
+            rest.leave(cursor)
         self.body.fail()

@@ -14,7 +14,7 @@ WINDOW: Final = 256 * 1024  # bytes held for the slowest reader of a transient b
 class Cursor:
     """One reader's place in a body."""
 
-    __slots__ = ("_skip", "next_piece", "sink", "waits")
+    __slots__ = ("__weakref__", "_skip", "next_piece", "sink", "waits")
 
     def __init__(self, sink: Sink, skip: int, waits: bool) -> None:
         self.sink = sink

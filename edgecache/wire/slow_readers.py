@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Final
+from weakref import ref
 
 from edgecache.wire.body import Body
 from edgecache.wire.body_readers import Cursor
@@ -24,7 +25,7 @@ class SlowReaders:
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
         self._held_since = self._slowest_since = 0.0  # seconds of the event loop
-        self._slowest: Cursor | None = None
+        self._slowest: ref[Cursor] | None = None  # weak: it keeps an exchange
 
     def watch(self, body: Body) -> None:
         """The source of `body` is paused from now on."""
@@ -33,8 +34,8 @@ class SlowReaders:
         loop = asyncio.get_running_loop()
         now = self._held_since = loop.time()
         slowest = body.readers.slowest
-        if slowest is not self._slowest:
-            self._slowest, self._slowest_since = slowest, now
+        if slowest is not None and (self._slowest is None or slowest is not self._slowest()):
+            self._slowest, self._slowest_since = ref(slowest), now
         steady = now - self._slowest_since > STEADY
         self._timer = loop.call_later(0.0 if steady else LAG, self._look, body)
 

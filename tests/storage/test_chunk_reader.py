@@ -61,7 +61,7 @@ def test_a_hole_met_while_a_piece_is_taken_ends_the_body_there() -> None:
     record = cast(Record, SimpleNamespace(length=16 * CHUNK, chunks=b"name"))
     keys = list(chunk_keys(BASE, record, Span(0, 16 * CHUNK)))
     contents = [bytes([number]) * CHUNK for number in range(16)]
-    reader = ChunkReader(cast(Reads, tier), codec, BASE, record, Span(0, 16 * CHUNK), holes.append)
+    reader = ChunkReader(cast(Reads, tier), codec, BASE, record, Span(0, 16 * CHUNK), lambda _, at: holes.append(at))
     slow.writable = True
     reader.body.read_into(slow)
     reader.start()
