@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from edgecache.invalidation import scopes
 from edgecache.invalidation.purge_auth import Caller
 from edgecache.semantics import uri
 
@@ -35,7 +34,7 @@ def _host_in(scope: bytes) -> bytes:
     kind, value = scope[:1], scope[1:]
     match kind:
         case b"u":
-            return scopes.site_of(value)
+            return uri.site_of(value)
         case b"p" | b"s" | b"g":
             return uri.host_of(value.partition(b"\0")[0].partition(b"/")[0])
     return b""

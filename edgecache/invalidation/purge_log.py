@@ -27,10 +27,11 @@ from edgecache.invalidation import scopes
 from edgecache.invalidation.registers import Registers, Verdict, worse
 from edgecache.invalidation.scopes import Subject
 from edgecache.invalidation.version_vector import NOTHING, Vector, beyond, incarnation_of, mark
+from edgecache.semantics import uri
 from edgecache.semantics.outcomes import Word
+from edgecache.semantics.stored_response import NO_POSITION
 
 __all__ = ("Applied", "Kind", "LogEntry", "PurgeLog", "Stamp", "Verdict", "Write", "worse")
-NO_POSITION: Final = -1  # before all others: whatever carries it is unproven
 NO_FENCE: Final = -(1 << 62)  # what nothing has ever passed at
 HERE: Final = ""  # the region of what only this process knows; no vector ever leaves with it
 
@@ -149,14 +150,14 @@ class PurgeLog:
         """Whether a response to a question asked here at position `seen` may be used."""
         worst = Verdict.UNPROVEN if seen < self._floor_at else Verdict.USABLE
         names = self._names(subject)
-        worst = worse(worst, self.registers.verdict_at(names, scopes.site_of(subject.key), seen))
+        worst = worse(worst, self.registers.verdict_at(names, uri.site_of(subject.key), seen))
         return worse(worst, self._doubt(names)) if self._doubts else worst
 
     def check_vector(self, subject: Subject, seen: Vector) -> Verdict:
         """Whether a response that came with `seen` may be used. If so, it is as if it had been asked here, now."""
         worst = Verdict.USABLE if seen.covers(self._floor) else Verdict.UNPROVEN
         names = self._names(subject)
-        worst = worse(worst, self.registers.verdict(names, scopes.site_of(subject.key), seen))
+        worst = worse(worst, self.registers.verdict(names, uri.site_of(subject.key), seen))
         return worse(worst, self._doubt(names)) if self._doubts else worst
 
     def _doubt(self, names: list[bytes]) -> Verdict:

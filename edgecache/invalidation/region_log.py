@@ -83,4 +83,4 @@ def far_store(settings: Settings, url: str) -> LogStore:
 
 def codec_of(settings: Settings) -> Codec | None:
     """What seals the entries of the logs; None without a key for the tier."""
-    return Codec(AESGCM(settings.regional_key)) if settings.regional_key else None
+    return Codec(AESGCM(settings.regional_key), os.urandom) if settings.regional_key else None

@@ -91,11 +91,6 @@ def depth(prefix: bytes) -> int:
     return prefix.count(b"/")
 
 
-def site_of(key: bytes) -> bytes:
-    """The host in a cache key, or in the name of a URL."""
-    return uri.parted(key)[0]
-
-
 def host_of(scope: bytes) -> bytes:
     """The host whose objects alone a canonical scope names; empty if they may be anybody's."""
     kind, value = scope[:1], scope[1:]
@@ -143,7 +138,7 @@ class LookedFor:
 def naming(subject: Subject, deepest: int) -> list[bytes]:
     """Every canonical scope that names `subject`, but for path prefixes of more than `deepest` segments."""
     key, tags, alias = subject
-    name, host = uri.name(key), site_of(key)
+    name, host = uri.name(key), uri.site_of(key)
     names = [b"u" + name, b"s" + host, EVERYTHING]
     if alias and alias != key:
         names.append(b"u" + uri.name(alias))

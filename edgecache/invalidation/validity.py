@@ -15,7 +15,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
 from edgecache.invalidation.purge_log import (
-    NO_POSITION,
     Applied,
     Kind,
     LogEntry,
@@ -30,6 +29,7 @@ from edgecache.invalidation.version_vector import NOTHING, Vector
 from edgecache.semantics import uri
 from edgecache.semantics.ignored_parameters import IgnoredParameters
 from edgecache.semantics.memoize import remember
+from edgecache.semantics.stored_response import NO_POSITION
 from edgecache.storage.memory import Entry, Memory
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import Final
 
 from edgecache.invalidation import scopes
 from edgecache.invalidation.version_vector import Vector
+from edgecache.semantics import uri
 from edgecache.semantics.cache_key import same_origin_key
 from edgecache.semantics.cache_tags import group_names
 from edgecache.semantics.message import Fields, Request, Response
@@ -42,7 +43,7 @@ def invalidated_scopes(request: Request, response: Response) -> tuple[bytes, ...
     if not keys:
         return ()
     named = [scopes.url(key) for key in keys]
-    host = scopes.site_of(keys[0])
+    host = uri.site_of(keys[0])
     groups = group_names(response.fields.get(b"cache-group-invalidation"))
     named += [scopes.site_tag(host, group) for group in groups]
     named += _own_purge(response.fields.get(OWN_PURGE), keys[0], host)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from edgecache.semantics.accept_encoding import Codings, codings_in
 from edgecache.semantics.cache_control import (
@@ -24,6 +24,7 @@ INTERNAL = b"edgecache-"  # fields between POPs
 ONE_ETAG = re.compile(rb"(?:W/)?\"[^\"]{0,1024}\"|(?!\*\Z)[^\s\",]{1,1024}")  # the latter: not quoted, as some have it
 LONGEST_DATE = 64  # bytes
 AGE = frozenset((b"age",))
+NO_POSITION: Final = -1  # in the purge log, before all others: whatever carries it is unproven
 DATE = frozenset((b"date",))
 HOP_BY_HOP = frozenset(  # RFC 9110 §7.6.1, RFC 9111 §3.1
     b"connection keep-alive proxy-authenticate proxy-authentication-info proxy-authorization proxy-connection te "

@@ -97,6 +97,11 @@ def parted(key: bytes) -> tuple[bytes, bytes, bytes]:
     return host_of(authority), slash + path, mark + query
 
 
+def site_of(key: bytes) -> bytes:
+    """The host in a cache key, or in the name of a URL."""
+    return parted(key)[0]
+
+
 def path_of(target: bytes) -> bytes:
     """The path of a target as an origin that removes dot segments understands it."""
     return without_dots(_normal(target.partition(b"?")[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -185,6 +186,7 @@ def regional_tier(settings: Settings, counts: RegionalCounts, clock: Clock) -> R
         guard,
         Codec(
             AESGCM(settings.regional_key) if settings.regional_key else None,
+            os.urandom,
             scope=settings.residency_rules.home.encode(),
         ),
         budget=settings.regional_timeout,

@@ -180,16 +180,20 @@ class Leases:
     async def _listen(self) -> None:
         while not self._closed:
             try:
-                async with self._guard.link.subscription() as subscription:
-                    await subscription.subscribe(CHANNEL)
-                    self.listening.set()
-                    async for message in subscription.listen():
-                        self._heard(message.get("data"))
+                await self._listen_once()
             except Exception as error:  # redis-py takes a reply apart before it looks at its kind
                 if not isinstance(error, Failure):
                     log.warning("a message from the regional tier was none: %r", error)
             self.listening.clear()
             await asyncio.sleep(RECONNECT)
+
+    async def _listen_once(self) -> None:
+        """Hear what the region's leaders announce, until the connection is lost."""
+        async with self._guard.link.subscription() as subscription:
+            await subscription.subscribe(CHANNEL)
+            self.listening.set()
+            async for message in subscription.listen():
+                self._heard(message.get("data"))
 
     def _heard(self, data: object) -> None:
         try:

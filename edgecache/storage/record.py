@@ -23,8 +23,8 @@ import dataclasses
 import struct
 from collections.abc import Callable
 from hashlib import blake2b
+from itertools import accumulate
 from math import isfinite
-from os import urandom
 from typing import Final, NamedTuple, Protocol
 
 import orjson
@@ -85,13 +85,13 @@ class Cipher(Protocol):
 
 
 class Codec:
-    """To and from bytes; `cipher` encrypts all of it, None leaves it readable.
+    """Records to and from bytes; `cipher` encrypts them, with nonces of `random` bytes.
 
     `scope` is what the records belong to beside their keys, such as a jurisdiction: another's are `Corrupt` here.
     """
 
     def __init__(
-        self, cipher: Cipher | None = None, random: Callable[[int], bytes] = urandom, scope: bytes = b""
+        self, cipher: Cipher | None = None, random: Callable[[int], bytes] | None = None, scope: bytes = b""
     ) -> None:
         self._cipher = cipher
         self._random = random
@@ -135,52 +135,29 @@ class Codec:
             fixed = FIXED.unpack_from(rest)
         except struct.error:
             raise Corrupt("malformed") from None
-        status, urls, blocks, metas, tagged, seens, names, length, *times, machine, up = fixed
-        received, age, lifetime, stale_at, if_error = times
-        block_at = FIXED.size + urls
-        if urls != len(url) or not rest.startswith(url, FIXED.size):
+        status, *lengths, length, received, age, lifetime, stale_at, if_error, machine, up = fixed
+        _, block_at, meta_at, tags_at, seen_at, chunks_at, body_at = accumulate((FIXED.size, *lengths))
+        if lengths[0] != len(url) or not rest.startswith(url, FIXED.size):
             raise Corrupt("key")
-        meta_at = block_at + blocks
-        tags_at = meta_at + metas
-        seen_at = tags_at + tagged
-        name_at = seen_at + seens
-        body_at = name_at + names
-        if body_at > len(rest) or (not names and len(rest) - body_at != length):
+        if body_at > len(rest) or (chunks_at == body_at and len(rest) - body_at != length):
             raise Corrupt("length")
         try:
             reason, vary, selecting, directives = _meta(rest[meta_at:tags_at])
-            seen = rest[seen_at:name_at].decode("ascii")
+            seen = rest[seen_at:chunks_at].decode("ascii")
         except (ValueError, TypeError, AttributeError):
             raise Corrupt("malformed") from None
-        tags = tuple(rest[tags_at:seen_at].split(b"\n")) if tagged else ()
         if not isfinite(received + age + lifetime + stale_at + if_error + up):
             raise Corrupt("malformed")
-        return Record(
-            url,
-            status,
-            reason,
-            received,
-            age,
-            lifetime,
-            stale_at,
-            if_error,
-            vary,
-            selecting,
-            directives,
-            tags,
-            seen,
-            length,
-            rest[name_at:body_at],
-            rest[block_at:meta_at],
-            rest[body_at:],
-            machine,
-            up,
-        )
+        tags = tuple(rest[tags_at:seen_at].split(b"\n")) if tags_at < seen_at else ()
+        times = (received, age, lifetime, stale_at, if_error)
+        parts = (rest[chunks_at:body_at], rest[block_at:meta_at], rest[body_at:])
+        return Record(url, status, reason, *times, vary, selecting, directives, tags, seen, length, *parts, machine, up)
 
     def seal(self, key: bytes, plain: bytes) -> bytes:
         """`plain` with what proves that it was put under `key`; also for chunks."""
         key = self._scope + key
         if self._cipher is not None:
+            assert self._random is not None, "a cipher needs nonces"
             nonce = self._random(NONCE_SIZE)
             return SEALED + nonce + self._cipher.encrypt(nonce, plain, SEALED + key)
         return MAGIC + _digest(key, plain) + plain

@@ -14,13 +14,12 @@ from functools import partial
 from os import urandom
 from typing import Final
 
-from edgecache.invalidation.purge_log import NO_POSITION
 from edgecache.semantics.accept_encoding import Codings, codings_in_block, keyed, keyed_under
 from edgecache.semantics.content_length import content_length
 from edgecache.semantics.message import Fields
 from edgecache.semantics.outcomes import Word
 from edgecache.semantics.ranges import Span, strong_etag
-from edgecache.semantics.stored_response import Stored
+from edgecache.semantics.stored_response import NO_POSITION, Stored
 from edgecache.semantics.vary import selecting_values
 from edgecache.storage.fetch_lease import Came, Lease, Leases, News, Waiting
 from edgecache.storage.memory import Entry

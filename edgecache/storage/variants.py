@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from edgecache.invalidation.scopes import site_of
+from edgecache.semantics import uri
 from edgecache.semantics.accept_encoding import ACCEPT_ENCODING, Codings, keyed_at, keyed_under
 from edgecache.semantics.message import Fields
 from edgecache.semantics.vary import preferred_language, selecting_values
@@ -47,7 +47,7 @@ class UsedCodings:
 
     def of(self, key: bytes) -> SiteCodings:
         """What is known, and will be, of the site of a cache key."""
-        host = site_of(key)
+        host = uri.site_of(key)
         site = self._sites.get(host)
         if site is None:
             if len(self._sites) >= MOST_SITES:
@@ -57,7 +57,7 @@ class UsedCodings:
 
     def used(self, key: bytes) -> Codings | None:
         """What the site of a cache key is known to have used."""
-        site = self._sites.get(site_of(key))
+        site = self._sites.get(uri.site_of(key))
         return None if site is None else site.used
 
     def learn(self, key: bytes, vary: tuple[bytes, ...], codings: Codings) -> None:

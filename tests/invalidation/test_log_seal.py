@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ KEY = "00112233445566778899aabbccddeeff" * 2
 STREAM = stream_key("eu")
 DRAFT = Draft(Kind.PURGE, (b"uhttp://a/\xff",), soft=True, author="cms")
 PLACE = Place(STREAM, b"000000000100000007", b"5-0", b"6-0")
-CODEC = Codec(AESGCM(bytes.fromhex(KEY)))
+CODEC = Codec(AESGCM(bytes.fromhex(KEY)), os.urandom)
 
 
 def fields_at(place: Place, content: bytes) -> dict[bytes, bytes]:
@@ -71,7 +72,7 @@ def test_what_is_altered_or_of_another_key_is_not_believed() -> None:
         assert opened(CODEC, STREAM, PLACE.id, fields_at(PLACE, other)) is None
     plain = dict(zip(DRAFT.fields()[::2], DRAFT.fields()[1::2], strict=True))
     assert opened(CODEC, STREAM, PLACE.id, {**fields_at(PLACE, b""), **plain}) is None
-    assert opened(Codec(AESGCM(bytes(32))), STREAM, PLACE.id, fields_at(PLACE, content)) is None
+    assert opened(Codec(AESGCM(bytes(32)), os.urandom), STREAM, PLACE.id, fields_at(PLACE, content)) is None
 
 
 async def test_many_append_at_once_and_each_has_its_place(valkey: Server) -> None:

@@ -10,6 +10,7 @@ from edgecache.invalidation import scopes, version_vector
 from edgecache.invalidation.purge_log import Kind, LogEntry, PurgeLog, Verdict
 from edgecache.invalidation.registers import CROWD, Registers
 from edgecache.invalidation.scopes import Subject
+from edgecache.semantics import uri
 
 EPOCH = version_vector.incarnation(1, 7)
 VICTIM, BYSTANDER = Subject(b"http://victim/page"), Subject(b"https://bystander:8443/page")
@@ -132,7 +133,7 @@ def test_whatever_is_pushed_out_nothing_that_was_named_is_usable(seed: int) -> N
     for _ in range(200):
         subject = chance.choice(subjects)
         asked.append((subject, site.log.position, site.log.vector))
-        kinds = [scopes.url(subject.key)] * 8 + [scopes.site(scopes.site_of(subject.key)), scopes.EVERYTHING]
+        kinds = [scopes.url(subject.key)] * 8 + [scopes.site(uri.site_of(subject.key)), scopes.EVERYTHING]
         scope = chance.choice(kinds)
         site.name(scope)
         named.append((scope, site.log.position))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from edgecache.semantics.cache_control import ResponseDirectives
 from edgecache.storage.record import Codec, Corrupt, Record, chunk_key, storage_key, variant_key
 
 PLAIN = Codec()
-SEALED = Codec(AESGCM(bytes(range(32))))
+SEALED = Codec(AESGCM(bytes(range(32))), os.urandom)
 seconds = st.floats(min_value=0.0, max_value=1e10)
 name = st.binary(min_size=1, max_size=8)
 tag = st.binary(min_size=1, max_size=8).filter(lambda value: b"\n" not in value)
