@@ -65,13 +65,13 @@ async def no_files(origin: int, quick: bool) -> list[Figure]:
 
 
 PARTS: dict[str, tuple[str, Part]] = {
-    "sockets": ("Silent and dripping sockets (FAULTS 30)", slow_sockets),
+    "sockets": ("Silent and dripping sockets", slow_sockets),
     "readers": ("A reader at a byte a second of what twenty others share", slow_readers),
-    "rolling": ("Rolling restart of the workers (FAULTS 59)", rolling_restart),
-    "crash": ("kill -9 of a worker; a full disk for the log (FAULTS 60)", accidents),
-    "budget": ("A working set of ten times the memory (FAULTS 60)", working_set),
-    "descriptors": ("1,000 connects to a POP of 256 open files (FAULTS 37)", no_files),
-    "flood": ("A flood of random queries (FAULTS 38)", cache_busting),
+    "rolling": ("Rolling restart of the workers", rolling_restart),
+    "crash": ("kill -9 of a worker; a full disk for the log", accidents),
+    "budget": ("A working set of ten times the memory", working_set),
+    "descriptors": ("1,000 connects to a POP of 256 open files", no_files),
+    "flood": ("A flood of random queries", cache_busting),
 }
 
 

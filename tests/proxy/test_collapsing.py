@@ -329,7 +329,7 @@ async def test_a_mixed_crowd_is_answered_each_by_its_own_question(origin: Origin
 
 
 async def test_a_write_ends_the_reuse_of_a_fetch_under_way(origin: OriginDouble) -> None:
-    """What the origin was asked before a write succeeded is not given to those who ask after it (DESIGN §5)."""
+    """What the origin was asked before a write succeeded is not given to those who ask after it."""
     gate = asyncio.Event()
     first = Reply(fields=[FRESH], pieces=[b"old ", b"words"], gates=[None, gate])
     origin.on("/page", first, Reply(204), Reply(fields=[FRESH], body=b"new words"))
@@ -380,7 +380,7 @@ async def test_a_reload_is_not_answered_by_an_older_question(origin: OriginDoubl
 
 
 async def test_a_private_answer_reaches_one_client_only(origin: OriginDouble) -> None:
-    """Followers of a fetch whose answer is for one user never see any of it, not even its status (DESIGN §1)."""
+    """Followers of a fetch whose answer is for one user never see any of it, not even its status."""
     gate = asyncio.Event()
 
     def answer(request: ReceivedRequest) -> Reply:

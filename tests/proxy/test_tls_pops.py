@@ -1,4 +1,4 @@
-"""Certificates that prove something: POPs to us, and we to origins and to Valkey (FAULTS 45)."""
+"""Certificates that prove something: POPs to us, and we to origins and to Valkey."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The admin listener under who asks nothing, or for ever: a health check still gets in (FAULTS 30, 37)."""
+"""The admin listener under who asks nothing, or for ever: a health check still gets in."""
 
 from __future__ import annotations
 

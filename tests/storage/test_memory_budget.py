@@ -1,4 +1,4 @@
-"""What lies in memory beside the store counts in its budget, and slow readers share what is stored (FAULTS 60)."""
+"""What lies in memory beside the store counts in its budget, and slow readers share what is stored."""
 
 from __future__ import annotations
 

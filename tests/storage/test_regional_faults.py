@@ -1,4 +1,4 @@
-"""FAULTS group G: whatever the regional tier does, clients get whole and right answers."""
+"""Whatever the regional tier does, clients get whole and right answers."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ async def test_cut_at_every_byte() -> None:
 
 
 def test_there_are_enough_of_them() -> None:
-    """At least 300 cases are written by hand, each under an id of its own (issue 7)."""
+    """At least 300 cases are written by hand, each under an id of its own."""
     ids = [case.id for case in all_cases()]
 
     assert len(ids) >= 300

@@ -1,4 +1,4 @@
-"""Little that costs much: pipelines, chunks of one byte, values chosen to be long, tunnels (FAULTS group D)."""
+"""Little that costs much: pipelines, chunks of one byte, values chosen to be long, tunnels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def by_target(request: ReceivedRequest) -> Reply:
 
 @pytest.mark.parametrize("size", [401, 999, 3001])
 async def test_a_pipeline_longer_than_is_read_ahead_goes_on(origin: OriginDouble, size: int) -> None:
-    """Reading stops while much waits, wherever a read has cut a head, and always goes on (FAULTS 34)."""
+    """Reading stops while much waits, wherever a read has cut a head, and always goes on."""
     origin.otherwise(by_target)
     count = 600_000 // size
     heads = [f"GET /{number} HTTP/1.1\r\nHost: {HOST}\r\nX: ".encode() for number in range(count)]

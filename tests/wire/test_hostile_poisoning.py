@@ -1,4 +1,4 @@
-"""Cache poisoning and cache deception that take more than one request (FAULTS groups B and C, 39 to 47).
+"""Cache poisoning and cache deception that take more than one request.
 
 What one request's bytes can tell is in `tests/hostile/tables/b_poisoning.txt` and `c_storing.txt`.
 """
@@ -34,7 +34,7 @@ async def asked_for(pop: Pop, origin: OriginDouble, target: str, *fields: tuple[
 
 
 async def test_override_fields_in_pairs() -> None:
-    """No two of the fields that override host, scheme, URL or method together get a canary anywhere (FAULTS 14)."""
+    """No two of the fields that override host, scheme, URL or method together get a canary anywhere."""
     async with running_arena() as arena:
         for number, (one, two) in enumerate(combinations(OVERRIDES, 2)):
             head = f"GET /pair/{number} HTTP/1.1\r\nHost: a\r\n{one}: evil\r\n{two}: evil\r\n\r\n"
@@ -84,7 +84,7 @@ async def test_a_fat_get_poisons_nothing(origin: OriginDouble) -> None:
 
 
 async def test_a_head_on_a_cold_key_stores_no_empty_page(origin: OriginDouble) -> None:
-    """HEAD, TRACE, OPTIONS and QUERY leave nothing that a GET would be answered with (FAULTS 18)."""
+    """HEAD, TRACE, OPTIONS and QUERY leave nothing that a GET would be answered with."""
     origin.otherwise(lambda request: Reply(200, [FRESH], request.method.encode()))
     async with running_pop(origin) as pop:
         for method in ("HEAD", "TRACE", "OPTIONS", "QUERY", "PROPFIND", "SEARCH"):
@@ -154,7 +154,7 @@ async def test_a_vary_that_changes_serves_nobody_anothers(origin: OriginDouble) 
     [("Accept-Language", "fr"), ("X-Tenant", "two"), ("Accept", "image/webp"), ("User-Agent", "victim")],
 )
 async def test_what_is_not_forwarded_does_not_select(origin: OriginDouble, name: str, attack: str) -> None:
-    """A field that the sender nominates in Connection never reaches the origin, so it picks no variant (FAULTS 23)."""
+    """A field that the sender nominates in Connection never reaches the origin, so it picks no variant."""
     origin.otherwise(lambda request: Reply(200, [FRESH, ("Vary", name)], (request.get(name) or "none").encode()))
     async with running_pop(origin) as pop:
         await pop.get("/page", (name, attack), ("Connection", name))
@@ -164,7 +164,7 @@ async def test_what_is_not_forwarded_does_not_select(origin: OriginDouble, name:
 
 
 async def test_what_is_not_forwarded_does_not_authorize(origin: OriginDouble) -> None:
-    """An Authorization that is nominated away makes an anonymous question, and an anonymous answer (FAULTS 23)."""
+    """An Authorization that is nominated away makes an anonymous question, and an anonymous answer."""
     origin.otherwise(lambda request: Reply(200, [FRESH], (request.get("authorization") or "anonymous").encode()))
     async with running_pop(origin) as pop:
         nominated = [("Authorization", "alice"), ("Connection", "close, Authorization")]
@@ -236,7 +236,7 @@ async def test_no_extension_makes_a_page_storable(said: list[tuple[str, str]]) -
 
 
 async def test_one_site_has_one_key(origin: OriginDouble) -> None:
-    """A site is the same under another case, a final dot, the default port, or named by the target (FAULTS 8)."""
+    """A site is the same under another case, a final dot, the default port, or named by the target."""
     origin.otherwise(Reply(200, [FRESH], b"page"))
     heads = [
         *(f"GET /page HTTP/1.1\r\nHost: {host}\r\n\r\n" for host in ("a.test", "A.Test", "a.test.", "a.test:80")),
@@ -255,7 +255,7 @@ async def test_one_site_has_one_key(origin: OriginDouble) -> None:
 @pytest.mark.parametrize("method", ["DELETE", "POST", "PUT", "PATCH", "MKCOL", "LINK"])
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 500])
 async def test_a_refused_write_removes_nothing(origin: OriginDouble, method: str, status: int) -> None:
-    """What the origin refuses to do leaves what is stored in place, whoever asks (RFC 9111 §4.4, FAULTS 44)."""
+    """What the origin refuses to do leaves what is stored in place, whoever asks (RFC 9111 §4.4)."""
     origin.otherwise(lambda request: Reply(200 if request.method == "GET" else status, [FRESH], b"page"))
     async with running_pop(origin) as pop:
         await pop.get("/page")
@@ -266,7 +266,7 @@ async def test_a_refused_write_removes_nothing(origin: OriginDouble, method: str
 
 
 async def test_a_purge_where_nobody_may_removes_nothing(origin: OriginDouble) -> None:
-    """Without a token in the settings PURGE is no method, and the origin does not hear of it (FAULTS 44)."""
+    """Without a token in the settings PURGE is no method, and the origin does not hear of it."""
     origin.otherwise(Reply(200, [FRESH], b"page"))
     async with running_pop(origin) as pop:
         await pop.get("/page")
@@ -278,7 +278,7 @@ async def test_a_purge_where_nobody_may_removes_nothing(origin: OriginDouble) ->
 
 @pytest.mark.parametrize("location", ["http://169.254.169.254/latest", "http://127.0.0.1:6379/", "//evil.example/"])
 async def test_a_redirect_is_passed_on_and_never_followed(origin: OriginDouble, location: str) -> None:
-    """Where an origin redirects to is the client's affair (FAULTS 47)."""
+    """Where an origin redirects to is the client's affair."""
     origin.otherwise(Reply(302, [("Location", location)]))
     async with running_pop(origin) as pop:
         response = await pop.get("/page")
@@ -288,7 +288,7 @@ async def test_a_redirect_is_passed_on_and_never_followed(origin: OriginDouble, 
 
 
 async def test_an_unknown_site_is_misdirected(origin: OriginDouble) -> None:
-    """Where sites are listed, every other Host gets 421, and the origin nothing (FAULTS 8)."""
+    """Where sites are listed, every other Host gets 421, and the origin nothing."""
     origin.otherwise(Reply(200, [FRESH], b"page"))
     async with running_pop(origin, hosts="a.test,b.test") as pop:
         for host in ("c.test", "a.test.c.test", "c.test:81", "127.0.0.1", "xa.test", "a-test"):
@@ -313,7 +313,7 @@ async def test_an_unknown_site_is_misdirected(origin: OriginDouble) -> None:
 async def test_what_a_trusted_proxy_lets_pass_is_no_other_host(
     origin: OriginDouble, said: list[tuple[str, str]]
 ) -> None:
-    """A balancer passes on what it does not know: nothing of it names a host or a path to the origin (FAULTS 14)."""
+    """A balancer passes on what it does not know: nothing of it names a host or a path to the origin."""
     origin.otherwise(lambda request: Reply(200, [FRESH], request.raw))
     async with running_pop(origin, trusted_proxies="127.0.0.0/8") as pop:
         await pop.get("/page", *said)
@@ -328,7 +328,7 @@ async def test_what_a_trusted_proxy_lets_pass_is_no_other_host(
 async def test_the_scheme_behind_a_trusted_proxy_is_in_the_key(
     origin: OriginDouble, https: list[tuple[str, str]]
 ) -> None:
-    """The redirect that the origin has for http is never shown over https: it would lead to itself (FAULTS 14)."""
+    """The redirect that the origin has for http is never shown over https: it would lead to itself."""
 
     def answer(request: ReceivedRequest) -> Reply:
         if request.get("x-forwarded-proto") == "https":

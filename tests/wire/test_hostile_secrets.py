@@ -1,4 +1,4 @@
-"""Secrets never turn up where they do not belong, and no client forges a line of the log (FAULTS 48)."""
+"""Secrets never turn up where they do not belong, and no client forges a line of the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers that are one client's, and come by ways on which nothing is stored anew (FAULTS groups B, C and E).
+"""Answers that are one client's, and come by ways on which nothing is stored anew.
 
 A 304 and a HEAD's answer change what is stored; an error may be one client's doing; interim responses have an asker.
 """
@@ -98,7 +98,7 @@ async def test_a_heads_answer_for_one_client_is_not_for_the_next(
 
 
 async def test_directives_that_connection_took_hold_after_a_304(origin: OriginDouble) -> None:
-    """`no-cache` in a Cache-Control that was for one connection is obeyed before and after a 304 (FAULTS 23)."""
+    """`no-cache` in a Cache-Control that was for one connection is obeyed before and after a 304."""
     said = [ETAG, ("Connection", "Cache-Control"), ("Cache-Control", "no-cache, max-age=60")]
     modified = ("Last-Modified", "Mon, 14 Nov 2022 22:13:20 GMT")
     origin.otherwise(

@@ -1,4 +1,4 @@
-"""What clients cost that read slowly or not at all: memory here, memory of the kernel, time of others (FAULTS D)."""
+"""What clients cost that read slowly or not at all: memory here, memory of the kernel, time of others."""
 
 from __future__ import annotations
 

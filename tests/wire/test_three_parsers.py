@@ -1,4 +1,4 @@
-"""Whatever reaches the origin is read alike by h11, by llhttp and by our own reading of RFC 9112 (issue 7).
+"""Whatever reaches the origin is read alike by h11, by llhttp and by our own reading of RFC 9112.
 
 `hostile/readers.py` holds the three; the hand-written and the generated cases are judged by them too, in their files.
 """

@@ -274,7 +274,7 @@ def _refuse_repeated(fields: Fields) -> None:
 def connection_options(fields: Fields) -> set[bytes]:
     """What `Connection` says, in lower case: options, and names of fields for this connection (RFC 9110 §7.6.1)."""
     options = {option.strip(b" \t") for option in (fields.get(b"connection") or b"").lower().split(b",")}
-    if not FRAMING_FIELDS.isdisjoint(options):  # FAULTS 23: nobody may strip what delimits the message
+    if not FRAMING_FIELDS.isdisjoint(options):  # Connection must not remove framing fields (RFC 9110 §7.6.1)
         raise BadRequest(400, "connection-option", "Connection names a field that delimits the message")
     return options
 

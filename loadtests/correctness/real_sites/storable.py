@@ -20,7 +20,7 @@ MARGIN: Final = 3.0  # seconds; a life that ends about when it is asked for deci
 RULES: Final = (
     "may be a hit: an explicit lifetime (s-maxage, max-age, Expires), or for statuses that allow it a tenth of the "
     "time since Last-Modified, that is not over when the second crawl asks; no no-store, private, no-cache, Vary: *",
-    "Set-Cookie: left out and counted as `kept out` (not stored by default, as issue 2 asks)",
+    "Set-Cookie: left out and counted as `kept out` (not stored by default)",
     "a hit where the origin forbids it or names no lifetime, or with Set-Cookie, is a DIFFERENCE",
 )
 

@@ -1,4 +1,4 @@
-"""A working set of ten times the memory: how far the resident memory grows beyond the idle process (FAULTS 60)."""
+"""A working set of ten times the memory: how far the resident memory grows beyond the idle process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kill -9 of a worker in the middle of fills, and a log that cannot be written (FAULTS 60)."""
+"""kill -9 of a worker in the middle of fills, and a log that cannot be written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thousand connects to a POP of 256 open files: no spin, others are told, the admin page answers (FAULTS 37).
+"""A thousand connects to a POP of 256 open files: no spin, others are told, the admin page answers.
 
 Three rounds of figures: a crowd that holds what it gets; a crowd that comes again as soon as it is turned away; and a
 worker that has really no file left (its bound is lowered under it), which the bounds on connections cannot foresee.

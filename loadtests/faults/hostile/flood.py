@@ -1,4 +1,4 @@
-"""Random queries at ten times the normal rate: what becomes of the hit ratio of what is asked for (FAULTS 38)."""
+"""Random queries at ten times the normal rate: what becomes of the hit ratio of what is asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that are relieved one by one, again and again, under requests and downloads: nothing may fail (FAULTS 59)."""
+"""Workers that are relieved one by one, again and again, under requests and downloads: nothing may fail."""
 
 from __future__ import annotations
 

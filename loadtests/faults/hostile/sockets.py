@@ -1,4 +1,4 @@
-"""Thousands of silent and dripping sockets: what clean requests notice of them, and whether they end (FAULTS 30)."""
+"""Thousands of silent and dripping sockets: what clean requests notice of them, and whether they end."""
 
 from __future__ import annotations
 
