@@ -85,7 +85,7 @@ class Worker:
         self._unswept: list[ClientConnection] = []  # connections of this round that were not looked at yet
         self._shares = self._share = 1  # of a round, and connections of each
         self._tls = server_tls(settings)
-        self._listeners = Listeners(self, self._context, self._trusts, expects_preface=settings.proxy_protocol)
+        self._listeners = Listeners(self, self._context, self._trusts, expects_header=settings.proxy_protocol)
         self._journal = self._new_journal(settings)
         given = Given(settings, self._switch, self.watch, self._trusts, self._time)
         assembled = assemble(given, self._journal.known_hit)
@@ -340,7 +340,7 @@ class Worker:
 
     async def _left_alone(self) -> None:
         """Wait until nobody is connected, and nobody is about to be."""
-        await self._listeners.hands_shaken()
+        await self._listeners.settled()
         if self.connections:
             await self._all_left.wait()
 

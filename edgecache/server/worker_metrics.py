@@ -242,7 +242,7 @@ class Watch:
         )
 
     def handshake_failed(self, reason: str) -> None:
-        """A TLS handshake failed; `reason` is one of the fixed words in `wire/tls/listener.py`."""
+        """A TLS handshake failed; `reason` is one of the fixed words in `wire/tls/failures.py`."""
         self.registry.counter(
             "edgecache_tls_handshake_failures", "TLS handshakes that failed, by reason.", reason=reason
         ).value += 1

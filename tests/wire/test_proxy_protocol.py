@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.wire.errors import BadRequest
-from edgecache.wire.proxy_protocol import LONGEST_V1, LONGEST_V2, SIGNATURE, Preface, read_preface
+from edgecache.wire.proxy_protocol import LONGEST_V1, LONGEST_V2, SIGNATURE, ProxyHeader, parse_proxy_header
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 SETTINGS = {"trusted_proxies": "127.0.0.1,10.0.0.0/8", "proxy_protocol": "on"}
@@ -95,9 +95,9 @@ def test_a_whole_header_is_read_and_every_part_of_it_awaits_the_rest(name: str) 
     """Cut at each byte; what follows it is left alone."""
     header, client = WHOLE[name]
     for cut in range(1, len(header)):
-        assert read_preface(header[:cut]) is None
-    assert read_preface(header) == Preface(client, len(header))
-    assert read_preface(header + GET) == Preface(client, len(header))
+        assert parse_proxy_header(header[:cut]) is None
+    assert parse_proxy_header(header) == ProxyHeader(client, len(header))
+    assert parse_proxy_header(header + GET) == ProxyHeader(client, len(header))
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -105,24 +105,24 @@ def test_a_broken_header_is_refused_however_it_is_cut(name: str) -> None:
     """At the latest when all of it has come, and never taken for a shorter one."""
     for cut in range(1, len(BROKEN[name])):
         try:
-            assert read_preface(BROKEN[name][:cut]) is None
+            assert parse_proxy_header(BROKEN[name][:cut]) is None
         except BadRequest:
             break
     with pytest.raises(BadRequest):
-        read_preface(BROKEN[name])
+        parse_proxy_header(BROKEN[name])
 
 
 @given(st.binary(min_size=1, max_size=200) | st.binary(max_size=60).map(lambda rest: SIGNATURE + rest))
 def test_no_bytes_do_more_than_be_refused(data: bytes) -> None:
     """The reader ends in a header, a wait that is bounded, or a refusal."""
     try:
-        preface = read_preface(data)
+        header = parse_proxy_header(data)
     except BadRequest:
         return
-    if preface is None:
+    if header is None:
         assert len(data) < (16 + LONGEST_V2 if data.startswith(SIGNATURE[: len(data)]) else LONGEST_V1)
     else:
-        assert 0 < preface.size <= len(data)
+        assert 0 < header.size <= len(data)
 
 
 # --- on the listener
@@ -239,16 +239,16 @@ async def test_who_does_not_finish_it_is_cut_off(origin: OriginDouble, said: byt
     """After the deadline of a head; and one that leaves is forgotten."""
     async with running_pop(origin, **SETTINGS, head_timeout="10s") as pop:
         slow, gone = await held(pop, said), await held(pop, said)
-        assert len(pop.worker._listeners.prefaced) == 2
+        assert len(pop.worker._listeners.pending) == 2
         gone.close()
         for _ in range(10):
             await let_others_run()
-        (waiting,) = pop.worker._listeners.prefaced
+        (waiting,) = pop.worker._listeners.pending
         waiting.sweep(pop.worker.clock() + 9)
-        assert pop.worker._listeners.prefaced
+        assert pop.worker._listeners.pending
         waiting.sweep(pop.worker.clock() + 11)
         assert (await slow.response_or_broken("GET")).status == 408
-        assert not pop.worker._listeners.prefaced
+        assert not pop.worker._listeners.pending
         slow.close()
 
 

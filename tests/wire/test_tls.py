@@ -18,9 +18,9 @@ from harness.tls_client import TlsClient, secured
 from edgecache.config.certificates import KeyPair, described
 from edgecache.config.settings import load
 from edgecache.semantics.rope import MOST_COPIED, WHOLE
+from edgecache.wire.accepted import UNSENT
 from edgecache.wire.body_buffer import SLICE
 from edgecache.wire.tls.contexts import ServerSide, ServerTls, hush_names
-from edgecache.wire.tls.listener import UNSENT
 
 SITE, OTHER = "www.example.test", "shop.example.test"
 FRESH = [("Cache-Control", "max-age=60")]

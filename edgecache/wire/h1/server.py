@@ -67,6 +67,7 @@ class ClientConnection(asyncio.Protocol):
         "_scanned",
         "_tunnel",
         "_tunnel_room",
+        "admitted",
         "closing",
         "exchange",
         "fresh",
@@ -86,7 +87,6 @@ class ClientConnection(asyncio.Protocol):
     )
 
     transport: asyncio.Transport
-    admitted = False  # before `connection_made`
 
     def __init__(self, site: Site, scheme: bytes = b"http", client: str = "") -> None:
         self.site = site
@@ -96,6 +96,7 @@ class ClientConnection(asyncio.Protocol):
         self.peer_pop = b""  # the POP that the peer has proved to be
         self.server_name = b""  # the name in the TLS handshake
         self.tag = b""  # precedes a head's bytes where it decides the answer too; begins as no head does
+        self.admitted = False  # it counts as a connection already
         self.state = IDLE
         self.writable = True
         self.closing = False  # the connection closes after the response under way (RFC 9112 §9.6)

@@ -17,9 +17,9 @@ from functools import partial
 from typing import Any, Final
 
 from edgecache.config.certificates import Described, KeyPair, described, load_pair
+from edgecache.wire.protocols import HTTP_1_1, PROTOCOLS
 
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; those of 1.3 are all good
-HTTP_1_1: Final = ["http/1.1"]  # with h2.py this list grows, and `SecureConnection` hands such connections on
 POP_URI: Final = re.compile(r"edgecache:pop:([A-Za-z0-9._-]{1,64})")
 HOST_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
 IP_LITERAL: Final = re.compile(r"[0-9.]+|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*", re.ASCII)
@@ -102,7 +102,7 @@ def _server_context() -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(HTTP_1_1)
+    context.set_alpn_protocols(list(PROTOCOLS))
     return context
 
 
@@ -140,7 +140,7 @@ def client_context(*, ca: str = "", verify: bool = True, pair: KeyPair | None = 
     """
     context = ssl.create_default_context(cafile=ca or None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(HTTP_1_1)
+    context.set_alpn_protocols([HTTP_1_1])
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
