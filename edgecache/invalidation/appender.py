@@ -34,7 +34,7 @@ Recorded = Callable[[int], object]  # told the mark of an entry
 OVERFLOW: Final = "outbox overflow"  # the author of what is invalidated instead
 
 
-class LogWriter:
+class LogAppender:
     """Appends to the log of one region. Mutable state: the outbox."""
 
     def __init__(

@@ -41,7 +41,7 @@ class Counts(Protocol):
         """The log cannot be read at the moment, or began anew: `restarted`."""
 
 
-class Follower:
+class LogConsumer:
     """What a worker knows of the logs, and how. Mutable state: where it reads, when it last heard, who waits for it."""
 
     def __init__(

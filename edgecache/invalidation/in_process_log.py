@@ -20,7 +20,7 @@ WITHIN: Final = 1.0  # seconds that all workers have to apply an entry
 Message = Mapping[str, Any]
 
 
-class OwnLog:
+class InProcessLog:
     """A worker's end. Mutable state: who waits for which entry to be known to all."""
 
     def __init__(self, invalidation: Invalidation) -> None:
@@ -66,7 +66,7 @@ class Listener(Protocol):
         """Send it a message."""
 
 
-class Hub:
+class InProcessLogHub:
     """The supervisor's end. Mutable state: per entry under way, who has not applied it."""
 
     def __init__(self, workers: Callable[[], Iterable[Listener]]) -> None:

@@ -9,8 +9,8 @@ from edgecache.invalidation.purge_log import Applied, PurgeLog
 from edgecache.telemetry.metrics import Counter, Histogram, Registry
 
 if TYPE_CHECKING:
-    from edgecache.invalidation.appender import LogWriter
-    from edgecache.invalidation.consumer import Follower
+    from edgecache.invalidation.appender import LogAppender
+    from edgecache.invalidation.consumer import LogConsumer
 
 PROPAGATION: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
 
@@ -25,7 +25,7 @@ class LogCounts:
         self._propagation: dict[str, Histogram] = {}
         self._failures: dict[str, Counter] = {}
 
-    def read(self, log: PurgeLog, follower: Follower, writer: LogWriter) -> None:
+    def read(self, log: PurgeLog, follower: LogConsumer, writer: LogAppender) -> None:
         """Export what these know of themselves."""
         gauge = self._registry.gauge
         gauge("edgecache_purge_registers", "Purged names that are remembered.", read=lambda: len(log))
@@ -45,7 +45,7 @@ class LogCounts:
         for region in follower.lags():
             self._show(region, log, follower)
 
-    def _show(self, region: str, log: PurgeLog, follower: Follower) -> None:
+    def _show(self, region: str, log: PurgeLog, follower: LogConsumer) -> None:
         self._registry.timestamp(
             "edgecache_log_position_timestamp_seconds",
             "edgecache_log_position",

@@ -311,6 +311,6 @@ def unproven_at(position: int) -> int:
     return NO_POSITION - 1 - position
 
 
-def asked_at(passed: int) -> int:
+def requested_at(passed: int) -> int:
     """The position that is remembered, as it is or by `unproven_at`."""
     return passed if passed >= NO_POSITION else NO_POSITION - 1 - passed

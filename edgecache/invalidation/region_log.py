@@ -11,8 +11,8 @@ from random import random
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgecache.config.settings import Settings
-from edgecache.invalidation.appender import LogWriter
-from edgecache.invalidation.consumer import Follower
+from edgecache.invalidation.appender import LogAppender
+from edgecache.invalidation.consumer import LogConsumer
 from edgecache.invalidation.metrics import LogCounts
 from edgecache.invalidation.stream_store import LogStore
 from edgecache.invalidation.validity import Invalidation
@@ -38,7 +38,7 @@ class RegionLog:
         counts: LogCounts,
         wall: Callable[[], float],
     ) -> None:
-        self.follower = Follower(
+        self.follower = LogConsumer(
             home_store(settings),
             invalidation,
             region=settings.region,
@@ -58,12 +58,12 @@ class RegionLog:
         await self.follower.close()
 
 
-def writer_of(settings: Settings, counts: LogCounts, known: Callable[[], int]) -> LogWriter:
+def writer_of(settings: Settings, counts: LogCounts, known: Callable[[], int]) -> LogAppender:
     """What appends to the log of the settings' region; `known` is the last mark of it that this process has seen."""
     store = home_store(settings)
     breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)
     guard = Guard(store.link, breaker, time.monotonic, counts)
-    return LogWriter(store, guard, settings.region, known, peer_stores(settings))
+    return LogAppender(store, guard, settings.region, known, peer_stores(settings))
 
 
 def home_store(settings: Settings) -> LogStore:

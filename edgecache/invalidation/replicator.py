@@ -29,7 +29,7 @@ REFUSED: Final = "credentials refused"
 Part = Callable[[LogStore, LogStore], Awaitable[None]]
 
 
-class Copier:
+class LogReplicator:
     """Copies from the Valkey of `peer` into that of `region`. Mutable state: how far each log was read."""
 
     def __init__(

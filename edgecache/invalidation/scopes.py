@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from edgecache.semantics import uri
-from edgecache.semantics.memoize import remember
+from edgecache.semantics.memoize import memoize
 
 EVERYTHING: Final = b"*"
 LONGEST_SCOPE: Final = 65536  # bytes
@@ -62,14 +62,14 @@ def site(host: bytes) -> bytes:
     return b"s" + host
 
 
-@remember(4096)
+@memoize(4096)
 def canonical(scope: bytes) -> bytes:
     """`scope` as it is compared: every spelling of what it names has one."""
     kind, value = scope[:1], scope[1:]
     if kind == b"u":
-        return b"u" + uri.name(value)
+        return b"u" + uri.normalised(value)
     if kind == b"p":
-        path = uri.name(value).partition(b"?")[0].rstrip(b"/")
+        path = uri.normalised(value).partition(b"?")[0].rstrip(b"/")
         return (b"p" if b"/" in path else b"s") + path
     if kind == b"s":
         return b"s" + uri.host_of(value)
@@ -138,16 +138,16 @@ class LookedFor:
 def naming(subject: Subject, deepest: int) -> list[bytes]:
     """Every canonical scope that names `subject`, but for path prefixes of more than `deepest` segments."""
     key, tags, alias = subject
-    name, host = uri.name(key), uri.site_of(key)
+    name, host = uri.normalised(key), uri.site_of(key)
     names = [b"u" + name, b"s" + host, EVERYTHING]
     if alias and alias != key:
-        names.append(b"u" + uri.name(alias))
+        names.append(b"u" + uri.normalised(alias))
     if tags:
         names += [b"t" + tag for tag in tags]
         names += [b"g" + host + b"\0" + tag for tag in tags]
     if deepest:
         names += _prefixes(name, len(host), deepest)
-        if (dotted := uri.name_with_dots(key)) != name:  # nobody knows whether the origin removes dot segments
+        if (dotted := uri.normalised_with_dots(key)) != name:  # nobody knows whether the origin removes dot segments
             names += _prefixes(dotted, len(host), deepest)
     return names
 

@@ -21,14 +21,14 @@ from edgecache.invalidation.purge_log import (
     PurgeLog,
     Stamp,
     Verdict,
-    asked_at,
+    requested_at,
     unproven_at,
 )
 from edgecache.invalidation.scopes import Subject
 from edgecache.invalidation.version_vector import NOTHING, Vector
 from edgecache.semantics import uri
 from edgecache.semantics.ignored_parameters import IgnoredParameters
-from edgecache.semantics.memoize import remember
+from edgecache.semantics.memoize import memoize
 from edgecache.semantics.stored_response import NO_POSITION
 from edgecache.storage.memory import Entry, Memory
 
@@ -84,7 +84,7 @@ class Invalidation:
         if not self.cut_off:
             return False
         modes = self._cut_off_modes
-        path = uri.parted(uri.name(url))[1] or b"/"
+        path = uri.split_key(uri.normalised(url))[1] or b"/"
         while path and path not in modes:
             path = path.rpartition(b"/")[0]
         return modes.get(path, AVAILABLE) != AVAILABLE
@@ -101,7 +101,7 @@ class Invalidation:
             return Verdict.USABLE
         if self.is_unproven(entry.url):
             return Verdict.UNPROVEN
-        verdict = log.check(subject_of(entry), asked_at(entry.passed))
+        verdict = log.check(subject_of(entry), requested_at(entry.passed))
         match verdict:
             case Verdict.USABLE:
                 entry.passed = log.position
@@ -119,7 +119,7 @@ class Invalidation:
         log = self.log
         if entry.passed == log.fence:
             return True
-        if self.cut_off or log.check(subject_of(entry), asked_at(entry.passed)) is not Verdict.USABLE:
+        if self.cut_off or log.check(subject_of(entry), requested_at(entry.passed)) is not Verdict.USABLE:
             return False
         entry.passed = log.position
         return True
@@ -219,7 +219,7 @@ class Invalidation:
         for url in urls:
             self._memory.invalidate(url)
         if urls:
-            self._fetches.dissolve(frozenset(map(uri.name, urls)))
+            self._fetches.dissolve(frozenset(map(uri.normalised, urls)))
 
 
 def subject_of(entry: Entry) -> Subject:
@@ -227,7 +227,7 @@ def subject_of(entry: Entry) -> Subject:
     return Subject(entry.url, entry.tags, entry.key)
 
 
-@remember(2048, longest=4096)
+@memoize(2048, longest=4096)
 def vector_of(text: str) -> Vector | None:
     """The vector that a record carries; None if it is none."""
     if not text:

@@ -10,8 +10,8 @@ from edgecache.invalidation.validity import Invalidation, written
 from edgecache.semantics import ranges, rfc9111
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.cache_tags import TooManyTags
-from edgecache.semantics.client_specific import is_of_one_client
-from edgecache.semantics.content_length import is_proven
+from edgecache.semantics.client_specific import is_client_specific
+from edgecache.semantics.content_length import is_complete
 from edgecache.semantics.message import Fields, Framing, Request, Response
 from edgecache.semantics.outcomes import Refused
 from edgecache.semantics.ranges import Segments
@@ -88,7 +88,7 @@ class Fills:
         assert self._region is not None, "there is a tier to write to"
 
         def allowed(length: int) -> bool:
-            if not is_proven(stored, length, reply.response.framing.length):
+            if not is_complete(stored, length, reply.response.framing.length):
                 return self.refuse(reply, Refused.LENGTH)
             return self._passed(key, stored, reply) is not None
 
@@ -142,7 +142,7 @@ class Fills:
         if stored.whole_length is not None:
             self._put_part(key, request, stored, reply, content, passed)
             return
-        if not is_proven(stored, len(content), reply.response.framing.length):
+        if not is_complete(stored, len(content), reply.response.framing.length):
             self.refuse(reply, Refused.LENGTH)
             return
         entry = self._memory.put(key, stored, content, passed=passed)
@@ -199,7 +199,7 @@ class Fills:
         decision = rfc9111.may_store(request, reply.response, reply.times, self._policy)
         if not isinstance(decision, DoNotStore):
             return False
-        return is_of_one_client(request, reply.response.status, decision.reason)
+        return is_client_specific(request, reply.response.status, decision.reason)
 
     def freshen(self, request: Request, entry: Entry, reply: Reply) -> Entry | None:
         """Update `entry` by a 304 or a HEAD's 200; None if it was purged or dropped meanwhile.
@@ -220,7 +220,7 @@ class Fills:
             return None
         if reason := rfc9111.forbids_keeping(request, stored, freshened, reply.response, self._policy):
             self.refuse(reply, reason)
-            if not (stored.is_fresh(reply.times.received) and is_of_one_client(request, 304, reason)):
+            if not (stored.is_fresh(reply.times.received) and is_client_specific(request, 304, reason)):
                 self._memory.drop(entry)
                 if self._region is not None:
                     self._region.forget(primary_key(request))
@@ -252,7 +252,7 @@ class Fills:
             return self.refuse(reply, Refused.TOO_MANY_TAGS)
         if reason := rfc9111.forbids_keeping(request, stored, freshened, reply.response, self._policy):
             self.refuse(reply, reason)
-            if not (stored.is_fresh(reply.times.received) and is_of_one_client(request, 304, reason)):
+            if not (stored.is_fresh(reply.times.received) and is_client_specific(request, 304, reason)):
                 self._region.forget(key)
             return False
         entry.passed = passed

@@ -153,7 +153,7 @@ class Flights:
 
     def dissolve(self, names: frozenset[bytes]) -> None:
         """URLs were invalidated: nobody follows what is out for them from now on (nor is it stored: see `PurgeLog`)."""
-        for flight in [flight for flight in self._out.values() if uri.name(flight.primary) in names]:
+        for flight in [flight for flight in self._out.values() if uri.normalised(flight.primary) in names]:
             self.end(flight)
 
     def mark(self, primary: bytes, now: float) -> None:

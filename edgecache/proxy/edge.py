@@ -41,7 +41,7 @@ from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.message import Request
 from edgecache.semantics.outcomes import Forward, Result, Revalidation
 from edgecache.semantics.preconditions import is_unconditional
-from edgecache.semantics.rfc9111 import Fresh, MustAsk, StaleWhileRevalidate
+from edgecache.semantics.rfc9111 import Fresh, MustValidate, StaleWhileRevalidate
 from edgecache.semantics.stored_response import Stored
 from edgecache.storage.memory import Entry
 from edgecache.storage.regional import Found
@@ -147,7 +147,7 @@ class Edge:
         request = exchange.request
         if request.jurisdiction != self.jurisdiction:
             self._pass_foreign(exchange)
-        elif why := rfc9111.why_pass(request):
+        elif why := rfc9111.pass_reason(request):
             self._pass_on(exchange, why)
         elif self.on_lookup is not None and self.on_lookup(exchange):
             self._pass_on(exchange, Forward.BYPASS)
@@ -187,7 +187,7 @@ class Edge:
             if not exchange.gone:
                 self._look_up(exchange, exchange.request)
         elif not exchange.gone:
-            exchange.request = rfc9111.asking_newer(exchange.request)  # a parent may not know of the write either
+            exchange.request = rfc9111.with_no_cache(exchange.request)  # a parent may not know of the write either
             self.relays.begin(exchange, Forward.REQUEST, Result.PASS)
 
     def _look_up(self, exchange: Exchange, request: Request) -> None:
@@ -261,15 +261,15 @@ class Edge:
             entry, why = self.memory.adopt(found.entry, found.record.length) or found.entry, verdict.why
         self._go_on(exchange, key, entry, why)
 
-    def _answer_found(self, exchange: Exchange, key: bytes, found: Found, why: Forward) -> MustAsk | None:
+    def _answer_found(self, exchange: Exchange, key: bytes, found: Found, why: Forward) -> MustValidate | None:
         """Answer with a whole out of the regional tier, if that is allowed; else why not."""
         assert self.region is not None, "something was found in it"
         request, entry, now = exchange.request, found.entry, self.clock()
         if entry.passed != self.log.position:
-            return MustAsk(Forward.STALE)  # it is not proven
+            return MustValidate(Forward.STALE)  # it is not proven
         plain = rfc9111.is_plain(request.fields)
         verdict = Fresh() if plain and now < entry.stale_at else rfc9111.may_reuse(entry.stored, request, now)
-        if isinstance(verdict, MustAsk):
+        if isinstance(verdict, MustValidate):
             return verdict
         if isinstance(verdict, StaleWhileRevalidate) or self.region.tier.rises(key):
             self.memory.adopt(entry, found.record.length)
@@ -304,11 +304,11 @@ class Edge:
             )
         return (entry is None or in_part) and self._wants_ranges(request)
 
-    def _answer_from(self, entry: Entry, exchange: Exchange) -> MustAsk | None:
+    def _answer_from(self, entry: Entry, exchange: Exchange) -> MustValidate | None:
         """Answer with what is stored, if that is allowed and enough; else why not."""
         request, now = exchange.request, self.clock()
         if entry.passed != self.log.fence and (proof := self.invalidation.check(entry, now)) is not Verdict.USABLE:
-            return MustAsk(Forward.URI_MISS if proof is Verdict.PURGED else Forward.STALE)
+            return MustValidate(Forward.URI_MISS if proof is Verdict.PURGED else Forward.STALE)
         plain = rfc9111.is_plain(request.fields)
         usual = plain and entry.segments is None and not self.invalidation.cut_off
         shared = usual and request.method == b"GET" and is_unconditional(request.fields)
@@ -316,7 +316,7 @@ class Edge:
             return None
         verdict = Fresh() if plain and now < entry.stale_at else rfc9111.may_reuse(entry.stored, request, now)
         match verdict:
-            case MustAsk():
+            case MustValidate():
                 return verdict
             case StaleWhileRevalidate():
                 answered = self.delivery.from_entry(exchange, entry, Result.STALE, now)
@@ -326,7 +326,7 @@ class Edge:
                 answered = self.delivery.from_entry(exchange, entry, Result.HIT, now)
                 if answered and usual:
                     self.delivery.learn_hit(exchange, entry)
-        return None if answered else MustAsk(Forward.PARTIAL)
+        return None if answered else MustValidate(Forward.PARTIAL)
 
     # --- one question upstream for all who ask
 
@@ -367,7 +367,7 @@ class Edge:
 
     def _may_follow(self, stored: Stored, request: Request) -> bool:
         """Whether `stored`, which answers another's question, may be used for `request` too (RFC 9111 §4)."""
-        return not isinstance(rfc9111.may_reuse(stored, rfc9111.as_follower(request), self.clock()), MustAsk)
+        return not isinstance(rfc9111.may_reuse(stored, rfc9111.as_follower(request), self.clock()), MustValidate)
 
     def _may_join(self, flight: Flight, stored: Stored, reply: Reply, request: Request) -> bool:
         """Whether `reply`, which answers the leader of `flight`, may be used for `request` too."""

@@ -14,7 +14,7 @@ from edgecache.proxy.components import Parts
 from edgecache.proxy.regional_fetch import Region, Turn
 from edgecache.semantics import rfc9111, trace_context
 from edgecache.semantics.cache_key import primary_key
-from edgecache.semantics.client_specific import is_of_one_client
+from edgecache.semantics.client_specific import is_client_specific
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.outcomes import OF_THE_RESPONSE, Refused
 from edgecache.semantics.stored_response import Stored
@@ -96,7 +96,7 @@ class Refill:
 
     def _may_wait(self, region: Region, flight: Flight, request: Request) -> bool:
         """Whether the answer to another POP or worker of the region would do for `request`."""
-        if rfc9111.wants_newer(request) or self._flights.mark_on(flight.primary, request.fields, self._clock()):
+        if rfc9111.requires_validation(request) or self._flights.mark_on(flight.primary, request.fields, self._clock()):
             return False
         return not region.is_led_by(request)
 
@@ -161,7 +161,7 @@ class Refill:
             case Unshareable(reply, reason):
                 self._flights.end(flight)
                 if reply.response.status < 500 and reason in OF_THE_RESPONSE:
-                    own = is_of_one_client(request, reply.response.status, reason)
+                    own = is_client_specific(request, reply.response.status, reason)
                     self._not_for_sharing(flight.primary, request, known, own=own)
                 elif reason is Refused.AUTHORIZATION and (known is None or self._clock() >= known.stale_at):
                     self._flights.mark(of_authorized(flight.primary), self._clock())
@@ -190,9 +190,9 @@ class Refill:
 
 def asks_for_itself(request: Request, entry: Entry | None) -> bool:
     """Whether another's answer will not do: the client wants a newer one, or it has to be validated each time."""
-    if entry is not None and entry.segments is None and rfc9111.is_never_reused_unasked(entry.stored):
+    if entry is not None and entry.segments is None and rfc9111.always_needs_validation(entry.stored):
         return True
-    return not rfc9111.is_plain(request.fields) and rfc9111.wants_newer(request)
+    return not rfc9111.is_plain(request.fields) and rfc9111.requires_validation(request)
 
 
 def _question(request: Request, entry: Entry | None) -> Fields:
@@ -200,5 +200,5 @@ def _question(request: Request, entry: Entry | None) -> Fields:
     if entry is None:
         return rfc9111.unconditional(request)
     if entry.segments is not None:
-        return rfc9111.rest_question(request, entry.stored, entry.segments)
-    return rfc9111.validation_question(request, entry.stored)
+        return rfc9111.resumption_fields(request, entry.stored, entry.segments)
+    return rfc9111.conditional_fields(request, entry.stored)

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import maxminddb
 
-from edgecache.semantics.bounded_cache import Remembered
+from edgecache.semantics.bounded_cache import BoundedCache
 from edgecache.semantics.client_address import Network, Trust, client_address, parsed_address
 from edgecache.semantics.geo import CONTINENT_OF, GEO_FIELDS, NOWHERE, GeoRules, Place, geo_lines, place_of
 from edgecache.semantics.message import FieldLine, Request
@@ -73,7 +73,7 @@ class Geo:
         self._home = home  # the region of whom no rule names
         self._version: Version = None
         self._database: Database | None = None
-        self._known: Remembered[str, Location] = Remembered(MOST_ADDRESSES)
+        self._known: BoundedCache[str, Location] = BoundedCache(MOST_ADDRESSES)
         self.reload_failures = 0
         self.generation = 0  # of the database
         self.reload()
@@ -122,7 +122,7 @@ class Geo:
             log.warning("the geographic database cannot be read, the last one stays in use: %s", type(error).__name__)
             return False
         self.generation += 1
-        self._known = Remembered(MOST_ADDRESSES)  # after the reader: what is remembered here comes from the new one
+        self._known = BoundedCache(MOST_ADDRESSES)  # after the reader: what is remembered here comes from the new one
         return True
 
     @property

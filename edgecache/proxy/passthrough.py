@@ -141,7 +141,7 @@ class Relays:
     def unstored_head(self, response: Response, why: Forward) -> UnstoredHead | None:
         """The head to pass on of a response that no request could make storable; None of any other.
 
-        Remembered for the responses that the pool remembers, and as long as it does.
+        BoundedCache for the responses that the pool remembers, and as long as it does.
         """
         known = self._unstored.get(id(response))
         if known is not None and known.response is response and known.why is why:

@@ -12,7 +12,7 @@ from edgecache.invalidation.stream_store import LogStore
 from edgecache.invalidation.validity import written
 from edgecache.proxy.collapsing import Filling
 from edgecache.semantics.cache_key import primary_key
-from edgecache.semantics.content_length import is_proven
+from edgecache.semantics.content_length import is_complete
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.stored_response import Stored
 from edgecache.storage.memory import Entry
@@ -59,7 +59,7 @@ class Refresher:
         if not (body.finished and body.whole) or body.size > INLINE:
             return
         content = b"".join(body.pieces)
-        if not is_proven(stored, len(content), reply.response.framing.length):
+        if not is_complete(stored, len(content), reply.response.framing.length):
             return
         life = useful_life(stored, self._clock.now())
         record = record_of(Entry(key, stored, content), key, written(reply.seen.vector), len(content), b"", content)

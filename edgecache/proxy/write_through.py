@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
-from edgecache.invalidation.appender import LogWriter
-from edgecache.invalidation.in_process_log import OwnLog
+from edgecache.invalidation.appender import LogAppender
+from edgecache.invalidation.in_process_log import InProcessLog
 from edgecache.invalidation.log_entry import Draft
 from edgecache.invalidation.purge_log import Kind
 from edgecache.invalidation.validity import Invalidation
@@ -69,7 +69,7 @@ class Writes:
         relays: Relays,
         invalidation: Invalidation,
         policy: WritePolicy,
-        log: LogWriter | OwnLog,
+        log: LogAppender | InProcessLog,
         reaches: Reaches | None = None,
         is_trusted: Trust = lambda peer: False,
     ) -> None:
@@ -77,8 +77,8 @@ class Writes:
         self._relays = relays
         self._invalidation = invalidation
         self._policy = policy
-        self._own = log if isinstance(log, OwnLog) else None
-        self._writer = log if isinstance(log, LogWriter) else None
+        self._own = log if isinstance(log, InProcessLog) else None
+        self._writer = log if isinstance(log, LogAppender) else None
         self._reaches = reaches
         self.clock = relays.clock  # resident time
         self.refresh: Callable[[Request], None] = _nothing  # told of each write that has an effect
@@ -112,7 +112,7 @@ class Writes:
         write.client = self.in_doubt.address(request, exchange.client)
         return write
 
-    async def _begin_and_ask(self, writer: LogWriter, write: _Write) -> None:
+    async def _begin_and_ask(self, writer: LogAppender, write: _Write) -> None:
         """A write whose body is here: nothing of it is sent before its BEGIN is in the log."""
         refusal = await self._begin(writer, write)
         if write.exchange.gone:  # nothing was sent
@@ -123,7 +123,7 @@ class Writes:
         else:
             self._ask(write)
 
-    async def _begin(self, writer: LogWriter, write: _Write) -> Answer | None:
+    async def _begin(self, writer: LogAppender, write: _Write) -> Answer | None:
         """Put the BEGIN into the log; what the client is told if the write must not be whole at the origin."""
         if self.in_doubt.is_full(write.client):
             return self._too_many()
@@ -157,7 +157,7 @@ class Writes:
         exchange.why, exchange.upstream_asked = write.why, write.asked
         upstream.ask(write)
 
-    def _ask_as_it_comes(self, writer: LogWriter, write: _Write, body: Body) -> None:
+    def _ask_as_it_comes(self, writer: LogAppender, write: _Write, body: Body) -> None:
         """A body that is still on its way: it goes upstream as it comes, and its last bytes once it has begun."""
         gate = write.gate = Gate(body, write.exchange.request.framing.length)
         gate.on_end = partial(self._body_over, write)
@@ -166,7 +166,7 @@ class Writes:
         gate.start()
         self._ask(write)
 
-    def _body_whole(self, writer: LogWriter, write: _Write) -> None:
+    def _body_whole(self, writer: LogAppender, write: _Write) -> None:
         if write.over:  # it is answered, and was ended
             write.release()
         else:
@@ -174,7 +174,7 @@ class Writes:
                 seen_through(write.exchange, self._begin_at_its_end(writer, write)), "begin of a write"
             )
 
-    async def _begin_at_its_end(self, writer: LogWriter, write: _Write) -> None:
+    async def _begin_at_its_end(self, writer: LogAppender, write: _Write) -> None:
         refusal = await self._begin(writer, write)
         if refusal is None or write.over:
             write.release()
@@ -215,7 +215,7 @@ class Writes:
         if named:
             self.refresh(exchange.request)
 
-    async def _record(self, writer: LogWriter, named: tuple[bytes, ...], begun: int) -> bytes:
+    async def _record(self, writer: LogAppender, named: tuple[bytes, ...], begun: int) -> bytes:
         """End the write in the log; the field lines that tell the writer how far it is known."""
         policy = self._policy
         settle = self._spread(named)

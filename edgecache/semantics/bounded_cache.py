@@ -11,7 +11,7 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 
-class Remembered(dict[K, T]):
+class BoundedCache(dict[K, T]):
     """Results by what they follow from, such as what heads parse to by their exact bytes.
 
     Bounded: when it is full, the oldest eighth is forgotten. `most_bytes` bounds what it all weighs, which is told to
@@ -74,7 +74,7 @@ class Remembered(dict[K, T]):
             self._hold(weight)
 
 
-class Seen:
+class RecentlySeen:
     """What was seen lately, by its hash: what comes once only is not worth remembering. Bounded."""
 
     def __init__(self, most: int = MOST_SEEN) -> None:

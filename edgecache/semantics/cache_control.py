@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
-from edgecache.semantics.memoize import remember
+from edgecache.semantics.memoize import memoize
 from edgecache.semantics.structured_fields import parse_dictionary
 
 LONGEST_READ: Final = 4096  # bytes; nobody who means it says more, and what is not read might have been `no-store`
@@ -103,7 +103,7 @@ class ResponseDirectives:
         return self.must_revalidate or self.proxy_revalidate or self.no_cache or self.s_maxage is not None
 
 
-@remember(1024)
+@memoize(1024)
 def parse_request_directives(cache_control: bytes | None, pragma: bytes | None) -> RequestDirectives:
     """The directives of a request; `Pragma: no-cache` counts only without `Cache-Control` (RFC 9111 §5.4).
 
@@ -153,7 +153,7 @@ def without_wishes(cache_control: bytes) -> bytes:
     return b", ".join(kept)
 
 
-@remember(4096)
+@memoize(4096)
 def parse_response_directives(cache_control: bytes | None, cdn_cache_control: bytes | None) -> ResponseDirectives:
     """The directives that a shared cache obeys: `CDN-Cache-Control` alone where it is valid (RFC 9213 §2.1)."""
     if max(len(cache_control or b""), len(cdn_cache_control or b"")) > LONGEST_READ:

@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import unquote_plus
 
 from edgecache.semantics import uri
-from edgecache.semantics.memoize import remember
+from edgecache.semantics.memoize import memoize
 from edgecache.semantics.message import Request
 from edgecache.semantics.structured_fields import parse_dictionary
 
@@ -75,7 +75,7 @@ def parameter_name(part: bytes) -> str:
     return unquote_plus(part.partition(b"=")[0].decode("latin-1"))
 
 
-@remember(256)
+@memoize(256)
 def no_vary_search(value: bytes | None) -> SearchVariance | None:
     """The `No-Vary-Search` field as a value; None where it is absent, malformed, or changes nothing.
 

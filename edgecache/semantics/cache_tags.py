@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from edgecache.semantics.memoize import remember
+from edgecache.semantics.memoize import memoize
 from edgecache.semantics.message import Fields
 from edgecache.semantics.structured_fields import parse_list
 
@@ -42,7 +42,7 @@ def tags_of(fields: Fields) -> tuple[bytes, ...]:
     return tags
 
 
-@remember(1024)
+@memoize(1024)
 def _split(name: bytes, value: bytes) -> tuple[bytes, ...]:
     if name == b"cache-groups":
         return group_names(value)

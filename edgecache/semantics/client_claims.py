@@ -94,7 +94,7 @@ def is_place(name: bytes) -> bool:
     return name not in NAMES and name.startswith(PLACE_FAMILIES)
 
 
-def is_told(name: bytes) -> bool:
+def is_sent_to_parent(name: bytes) -> bool:
     """Whether a child tells its parent of the field `name`, in lower case: the group of answers depends on it."""
     return name not in ADDRESSES and is_claim(name)
 
@@ -106,10 +106,10 @@ def is_override(name: bytes) -> bool:
 
 def overrides_method(request: Request) -> bool:
     """Whether `request` goes on with a field that makes it one of another method, perhaps an unsafe one."""
-    return not METHODS.isdisjoint(request.fields.names()) and not is_key_at_stake(request)
+    return not METHODS.isdisjoint(request.fields.names()) and not is_never_cached(request)
 
 
-def judged(request: Request, *, believed: bool) -> Request:
+def without_untrusted(request: Request, *, believed: bool) -> Request:
     """`request`, which makes claims, without those that are not believed; what is believed parts it from others."""
     claims = request.claims
     if not believed:
@@ -129,6 +129,6 @@ def _group(fields: Fields, places: Collection[bytes]) -> bytes:
     return b" " + blake2b(text, digest_size=16).hexdigest().encode()
 
 
-def is_key_at_stake(request: Request) -> bool:
+def is_never_cached(request: Request) -> bool:
     """Whether the answer to `request` may be stored, or come from store (RFC 9110 §9.2.3)."""
     return request.method in (b"GET", b"HEAD") and request.framing.length == 0

@@ -23,14 +23,14 @@ ORDINARY: Final = frozenset(  # what any browser, crawler or proxy sends: none o
 )
 
 
-def is_of_one_client(request: Request, status: int, reason: Refused) -> bool:
+def is_client_specific(request: Request, status: int, reason: Refused) -> bool:
     """Whether the answer to `request`, which is refused for `reason`, is about who asked and not about the URL."""
     if 400 <= status < 500 and status not in OF_THE_URL:
         return True
-    return reason in OF_ONE or has_something_of_its_own(request)
+    return reason in OF_ONE or has_client_specific_field(request)
 
 
-def has_something_of_its_own(request: Request) -> bool:
+def has_client_specific_field(request: Request) -> bool:
     """Whether `request` carries a field by which an origin may answer it differently from all others."""
     places = {name.lower() for name, _ in request.place}  # the country of a client is not the client's own
     return any(

@@ -28,7 +28,7 @@ def content_length(fields: Fields) -> int | None:
     return UNREADABLE if values or not LENGTH.fullmatch(said) else int(said)
 
 
-def is_proven(stored: Stored, size: int, length: int | None = None) -> bool:
+def is_complete(stored: Stored, size: int, length: int | None = None) -> bool:
     """Whether `size` bytes are all of `stored`'s content: its head says so, and so does `length`, if that is known."""
     if stored.whole_length is not None:  # a part is no whole (RFC 9111 §3.3)
         return False
@@ -36,7 +36,7 @@ def is_proven(stored: Stored, size: int, length: int | None = None) -> bool:
     return (said is None or said == size) and (length is None or length == size)
 
 
-def are_proven(stored: Stored, segments: Segments) -> bool:
+def are_consistent(stored: Stored, segments: Segments) -> bool:
     """Whether `segments` are parts of `stored`'s whole: in order, apart from each other, within it (RFC 9111 §3.4)."""
     spans = [(first, first + len(content)) for first, content in segments.parts]
     if not spans or segments.whole != stored.whole_length or spans[0][0] < 0 or spans[-1][1] > segments.whole:

@@ -12,7 +12,7 @@ from edgecache.semantics.client_claims import (
     OVERRIDE_FAMILIES,
     OVERRIDES,
     is_claim,
-    is_key_at_stake,
+    is_never_cached,
     is_override,
 )
 from edgecache.semantics.message import FieldLine, Fields, Framing, Request
@@ -108,7 +108,7 @@ def upstream_lines(
     request: Request, fields: Fields, gateway: Gateway, client: str, *, trusted: bool = False
 ) -> list[FieldLine]:
     """The field lines of the request to the origin, made of `fields` (the request's, perhaps made conditional)."""
-    at_stake = is_key_at_stake(request)
+    at_stake = is_never_cached(request)
     drop, families = (NEVER_ASKED, ASKING_FAMILIES) if at_stake else (NOT_PASSED_ON, PREFIXES)
     if is_malformed_codings(fields.get(b"accept-encoding")):
         drop |= {b"accept-encoding"}

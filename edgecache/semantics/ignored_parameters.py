@@ -11,9 +11,9 @@ import re
 from typing import Final, NamedTuple
 
 from edgecache.semantics.cache_key import MOST_PARAMETERS, parameter_name
-from edgecache.semantics.client_claims import is_key_at_stake
+from edgecache.semantics.client_claims import is_never_cached
 from edgecache.semantics.message import Request
-from edgecache.semantics.rfc9111 import why_pass
+from edgecache.semantics.rfc9111 import pass_reason
 
 TRACKING: Final = tuple(  # by which mails, advertisers and social networks tell where a visitor comes from
     name.decode()
@@ -47,7 +47,7 @@ class IgnoredParameters(NamedTuple):
 
     def request(self, request: Request) -> Request:
         """`request` less these parameters, if its answer may be stored, or come from store."""
-        if b"?" not in request.target or not is_key_at_stake(request) or why_pass(request) is not None:
+        if b"?" not in request.target or not is_never_cached(request) or pass_reason(request) is not None:
             return request
         target = self.without(request.target)
         return request if target == request.target else request._replace(target=target, written=request.target)

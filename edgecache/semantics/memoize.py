@@ -17,10 +17,10 @@ Values = TypeVarTuple("Values")
 R = TypeVar("R")
 
 
-def remember(most: int, longest: int = LONGEST) -> Callable[[Callable[[*Values], R]], Callable[[*Values], R]]:
+def memoize(most: int, longest: int = LONGEST) -> Callable[[Callable[[*Values], R]], Callable[[*Values], R]]:
     """Remember the last `most` results of a function of its positional arguments, but for those of long strings."""
 
-    def remembering(function: Callable[[*Values], R]) -> Callable[[*Values], R]:
+    def decorate(function: Callable[[*Values], R]) -> Callable[[*Values], R]:
         known = lru_cache(maxsize=most)(function)
 
         @wraps(function)
@@ -34,4 +34,4 @@ def remember(most: int, longest: int = LONGEST) -> Callable[[Callable[[*Values],
         result.forget = known.cache_clear  # type: ignore[attr-defined]
         return result
 
-    return remembering
+    return decorate

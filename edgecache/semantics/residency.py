@@ -34,6 +34,6 @@ class Residency(NamedTuple):
         return self.of_regions.get(region, "")
 
 
-def may_have(jurisdiction: str, wanted: str) -> bool:
+def may_serve(jurisdiction: str, wanted: str) -> bool:
     """Whether who is of `jurisdiction` may be asked for what has to stay in `wanted`; empty: anybody may."""
     return not wanted or jurisdiction == wanted

@@ -48,7 +48,7 @@ CONDITIONS: Final = (
 READS: Final = frozenset((b"authorization", b"cache-control", b"connection", b"pragma", b"upgrade", *CONDITIONS))
 
 
-def why_pass(request: Request) -> Forward | None:
+def pass_reason(request: Request) -> Forward | None:
     """Why the cache has no part in `request`, or None where it has."""
     if request.method != b"GET" and request.method != b"HEAD":
         return Forward.METHOD
@@ -84,7 +84,7 @@ def may_store(
 ) -> Store | DoNotStore:
     """Whether the response to `request` may be stored; `previous` is what it would replace."""
     directives = response_directives(response)
-    if reason := _law_forbids(request, response, directives):
+    if reason := _rfc_forbids(request, response, directives):
         return DoNotStore(reason)
     try:
         stored = kept_response(request, response, times, policy)
@@ -130,7 +130,7 @@ def never_stored(response: Response) -> Refused | None:
     return Refused.PRIVATE if directives.private else None
 
 
-def _law_forbids(request: Request, response: Response, directives: ResponseDirectives) -> Refused | None:
+def _rfc_forbids(request: Request, response: Response, directives: ResponseDirectives) -> Refused | None:
     """The conditions of RFC 9111 §3, in its order."""
     status = response.status
     if request.method != b"GET":
@@ -177,7 +177,7 @@ def _policy_forbids(request: Request, response: Response, stored: Stored, policy
         return Refused.CODING
     if b"set-cookie" in response.fields and not (policy.store_set_cookie and has_explicit_lifetime(response)):
         return Refused.SET_COOKIE
-    if _leads_to_itself(request, response):
+    if _redirects_to_itself(request, response):
         return Refused.SELF_REDIRECT
     if response.status in CLIENT_ERRORS and not policy.store_client_errors:
         return Refused.CLIENT_ERROR
@@ -192,7 +192,7 @@ def _coded(request: Request, stored: Stored) -> tuple[bytes | None, frozenset[by
     return selecting_values((ACCEPT_ENCODING,), request.fields)[0], stored.codings
 
 
-def _leads_to_itself(request: Request, response: Response) -> bool:
+def _redirects_to_itself(request: Request, response: Response) -> bool:
     """Whether a redirect leads to where it comes from: kept, it would send everybody round in circles."""
     location = response.fields.get(b"location")
     if location is None or not 300 <= response.status < 400:
@@ -230,13 +230,13 @@ class StaleWhileRevalidate:
 
 
 @dataclass(frozen=True, slots=True)
-class MustAsk:
+class MustValidate:
     """It may not be used before the origin has been asked."""
 
     why: Forward
 
 
-Verdict = Fresh | StaleWhileRevalidate | MustAsk
+Verdict = Fresh | StaleWhileRevalidate | MustValidate
 
 
 def may_reuse(stored: Stored, request: Request, now: float) -> Verdict:
@@ -248,26 +248,26 @@ def may_reuse(stored: Stored, request: Request, now: float) -> Verdict:
         asked = asked.accepting
     age = stored.age(now)
     if asked.no_cache:  # §5.2.1.4
-        return MustAsk(Forward.REQUEST)
+        return MustValidate(Forward.REQUEST)
     if directives.no_cache:  # §5.2.2.4
-        return MustAsk(Forward.STALE)
+        return MustValidate(Forward.STALE)
     if asked.max_age is not None and age > asked.max_age and not directives.immutable:  # §5.2.1.1, RFC 8246 §2
-        return MustAsk(Forward.REQUEST)
+        return MustValidate(Forward.REQUEST)
     if stored.lifetime > age:
         if asked.min_fresh is not None and stored.lifetime - age < asked.min_fresh:  # §5.2.1.3
-            return MustAsk(Forward.REQUEST)
+            return MustValidate(Forward.REQUEST)
         return Fresh()
     if directives.forbids_stale:  # §4.2.4
-        return MustAsk(Forward.STALE)
+        return MustValidate(Forward.STALE)
     staleness = age - stored.lifetime
     if asked.max_stale is not None and staleness <= asked.max_stale:  # §5.2.1.2
         return Fresh()
     if staleness < stored.stale_while_revalidate and asked.max_age is None and asked.min_fresh is None:
         return StaleWhileRevalidate()
-    return MustAsk(Forward.STALE)
+    return MustValidate(Forward.STALE)
 
 
-def is_never_reused_unasked(stored: Stored) -> bool:
+def always_needs_validation(stored: Stored) -> bool:
     """Whether every use of `stored` needs a validation of its own: it was never fresh, or says so (§5.2.2.4)."""
     directives = stored.directives
     return directives.no_cache or (stored.lifetime <= 0 and not stored.stale_while_revalidate)
@@ -301,7 +301,7 @@ def is_plain(fields: Fields) -> bool:
     return b"cache-control" not in index and b"pragma" not in index
 
 
-def wants_newer(request: Request) -> bool:
+def requires_validation(request: Request) -> bool:
     """Whether only a question asked after this request may answer it (RFC 9111 §5.2.1.4, §5.2.1.1 with 0)."""
     if request.revalidation is not Revalidation.HONOUR:
         return False
@@ -309,7 +309,7 @@ def wants_newer(request: Request) -> bool:
     return asked.no_cache or asked.max_age == 0
 
 
-def asking_newer(request: Request) -> Request:
+def with_no_cache(request: Request) -> Request:
     """`request` as one that nothing stored may answer, here or further up (RFC 9111 §5.2.1.4)."""
     fields = request.fields.plus((b"Cache-Control", b"no-cache"))
     return request._replace(fields=fields, revalidation=Revalidation.HONOUR)
@@ -355,7 +355,7 @@ def only_if_cached(request: Request) -> bool:
 # --- What to ask the origin, and what its answer means (RFC 9111 §4.3) ---------------------------------------------
 
 
-def validation_question(request: Request, stored: Stored) -> Fields:
+def conditional_fields(request: Request, stored: Stored) -> Fields:
     """The fields of a request that asks whether `stored` is still good (RFC 9111 §4.3.1)."""
     conditions = []
     if stored.etag is not None:
@@ -365,7 +365,7 @@ def validation_question(request: Request, stored: Stored) -> Fields:
     return unconditional(request).plus(*conditions)
 
 
-def rest_question(request: Request, stored: Stored, segments: ranges.Segments) -> Fields:
+def resumption_fields(request: Request, stored: Stored, segments: ranges.Segments) -> Fields:
     """The fields of a request for what is missing at the end of a stored part (RFC 9111 §3.4), else for the whole."""
     missing = segments.missing_after()
     if missing is None:

@@ -19,7 +19,7 @@ MOST_COPIED: Final = 64 * 1024  # bytes of a part that are copied out of one pie
 Piece = bytes | memoryview  # a part of one that is large is a view of it
 
 
-class Pieces:
+class Rope:
     """A large content, or a part of one, as pieces of bytes. Never changed."""
 
     __slots__ = ("_ends", "_whole", "pieces")
@@ -51,36 +51,36 @@ class Pieces:
             number += 1
 
     def __repr__(self) -> str:
-        return f"<Pieces {len(self)} bytes in {len(self.pieces)}>"
+        return f"<Rope {len(self)} bytes in {len(self.pieces)}>"
 
 
-Content = Piece | Pieces
+Content = Piece | Rope
 
 
 def content_of(pieces: Sequence[Piece]) -> Content:
     """What `pieces` are together."""
-    return b"".join(pieces) if sum(map(len, pieces)) <= WHOLE else Pieces(pieces)
+    return b"".join(pieces) if sum(map(len, pieces)) <= WHOLE else Rope(pieces)
 
 
 def pieces_of(content: Content) -> Iterable[Piece]:
     """`content`, piece by piece."""
-    return content.pieces if isinstance(content, Pieces) else (content,)
+    return content.pieces if isinstance(content, Rope) else (content,)
 
 
 def whole_of(content: Content) -> Content:
     """What `content` is a part of, and keeps in memory; itself if it is no part."""
     if isinstance(content, bytes):
         return content
-    if isinstance(content, Pieces):
+    if isinstance(content, Rope):
         return content.whole
     return content.obj if isinstance(content.obj, bytes) else content
 
 
 def cut(content: Content, first: int, end: int) -> Content:
     """The bytes [first, end) of `content`; where that is much, without a copy of them."""
-    if isinstance(content, Pieces):
+    if isinstance(content, Rope):
         part = content.between(first, end)
-        return b"".join(part) if end - first <= WHOLE else Pieces(part, content.whole)
+        return b"".join(part) if end - first <= WHOLE else Rope(part, content.whole)
     return _part(content, first, end)
 
 

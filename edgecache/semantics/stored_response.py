@@ -16,7 +16,7 @@ from edgecache.semantics.cache_control import (
 )
 from edgecache.semantics.cache_tags import tags_of
 from edgecache.semantics.http_date import format_date, parse_date
-from edgecache.semantics.memoize import remember
+from edgecache.semantics.memoize import memoize
 from edgecache.semantics.message import Fields, Request, Response
 
 HEURISTICALLY_CACHEABLE = frozenset((200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501))  # RFC 9110 §15.1
@@ -136,7 +136,7 @@ class Stored(NamedTuple):
 NOT_UPDATED = frozenset((b"content-length", b"content-encoding", b"content-range", b"transfer-encoding"))
 
 
-@remember(256)
+@memoize(256)
 def _dropped_names(connection: bytes) -> frozenset[bytes]:
     return HOP_BY_HOP | {name.strip(b" \t").lower() for name in connection.split(b",")} - FOR_ALL
 

@@ -18,7 +18,7 @@ from typing import Final
 
 import idna
 
-from edgecache.semantics.memoize import remember
+from edgecache.semantics.memoize import memoize
 
 DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 AUTHORITY: Final = re.compile(  # RFC 9110 §7.2, RFC 3986 §3.2.2: a name, an IPv4 or a bracketed IPv6 address; a port
@@ -75,21 +75,21 @@ def _encoded(character: str) -> str:
     return "".join([f"%{octet:02X}" for octet in character.encode()])
 
 
-@remember(4096)
-def name(key: bytes) -> bytes:
+@memoize(4096)
+def normalised(key: bytes) -> bytes:
     """The name of the URL whose cache key, or own name, is `key`: normalised by RFC 3986 §6.2.2."""
-    host, path, query = parted(key)
+    host, path, query = split_key(key)
     return host + without_dots(_normal(path)) + _normal(query)
 
 
-@remember(4096)
-def name_with_dots(key: bytes) -> bytes:
+@memoize(4096)
+def normalised_with_dots(key: bytes) -> bytes:
     """The same with its dot segments in place, as an origin may understand them that does not remove them."""
-    host, path, query = parted(key)
+    host, path, query = split_key(key)
     return host + _normal(path) + _normal(query)
 
 
-def parted(key: bytes) -> tuple[bytes, bytes, bytes]:
+def split_key(key: bytes) -> tuple[bytes, bytes, bytes]:
     """Host, path and query, with its question mark, of a cache key."""
     rest = KEY_START.sub(b"", key, count=1)
     path, mark, query = rest.partition(b"?")
@@ -99,7 +99,7 @@ def parted(key: bytes) -> tuple[bytes, bytes, bytes]:
 
 def site_of(key: bytes) -> bytes:
     """The host in a cache key, or in the name of a URL."""
-    return parted(key)[0]
+    return split_key(key)[0]
 
 
 def path_of(target: bytes) -> bytes:

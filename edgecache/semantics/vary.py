@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from edgecache.semantics.memoize import LONGEST, remember
+from edgecache.semantics.memoize import LONGEST, memoize
 from edgecache.semantics.message import Fields
 
 VARY_STAR: Final = b"*"
@@ -26,7 +26,7 @@ MEMBER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)(?:[ \t]*;[ \t]*[qQ]
 MAX_MEMBERS: Final = 64
 
 
-@remember(1024)
+@memoize(1024)
 def _names(value: bytes) -> tuple[bytes, ...]:
     names = {name.strip(b" \t").lower() for name in value.split(b",")} - {b""}
     unreadable = len(names) > MOST_NAMES or not all(NAME.fullmatch(name) for name in names)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgecache.config.addresses import bracketed
 from edgecache.config.settings import Settings
-from edgecache.invalidation.in_process_log import OwnLog
+from edgecache.invalidation.in_process_log import InProcessLog
 from edgecache.invalidation.metrics import LogCounts
 from edgecache.invalidation.purge_log import PurgeLog
 from edgecache.invalidation.region_log import RegionLog
@@ -34,7 +34,7 @@ from edgecache.semantics.forwarding import Gateway
 from edgecache.semantics.origin_urls import own_urls
 from edgecache.semantics.outcomes import Revalidation
 from edgecache.semantics.stored_response import Policy
-from edgecache.server.worker_metrics import RegionalCounts, Watch
+from edgecache.server.worker_metrics import RegionalCounts, WorkerMetrics
 from edgecache.storage.memory import Memory
 from edgecache.storage.record import Codec
 from edgecache.storage.regional import Regional
@@ -67,7 +67,7 @@ class Assembled:
     edge: Edge
     tier: Regional | None
     logs: RegionLog | None  # None without a regional tier
-    own_log: OwnLog
+    own_log: InProcessLog
     purges: PurgeMethod
 
 
@@ -77,7 +77,7 @@ class Given:
 
     settings: Settings
     switch: Switch
-    watch: Watch
+    watch: WorkerMetrics
     is_trusted: Trust
     clock: Clock
 
@@ -87,7 +87,7 @@ def assemble(given: Given, on_known_hit: Callable[[ClientConnection, KnownHit | 
     settings, watch, clock, is_trusted = given.settings, given.watch, given.clock, given.is_trusted
     tier = regional_tier(settings, watch.regional, clock)
     parts = _parts(given, tier)
-    own_log = OwnLog(parts.invalidation)
+    own_log = InProcessLog(parts.invalidation)
     logs = None
     if tier is not None:
         logs = RegionLog(settings, parts.invalidation, LogCounts(watch.registry, settings.region), clock.wall)
@@ -142,7 +142,7 @@ def _parts(given: Given, tier: Regional | None) -> Parts:
     )
 
 
-def _memory(settings: Settings, watch: Watch) -> Memory:
+def _memory(settings: Settings, watch: WorkerMetrics) -> Memory:
     budget = settings.worker_memory - settings.worker_memory // GAPS
     memory = Memory(budget, settings.memory_policy, settings.largest_object, settings.max_variants, watch.not_stored)
     memory.select_language = settings.select_language

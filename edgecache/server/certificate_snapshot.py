@@ -1,8 +1,7 @@
 """Copies of the files that a configuration was found good with, so that workers get those and no others.
 
-What is written into a file after it was checked, or is broken by the time that a worker has to be replaced, must not
-reach a worker. Copies lie in memory, as files that have no name; a worker opens them by the supervisor's descriptors.
-Where the system does not let it, workers read the files themselves.
+Changes of a file after its check must not reach a worker. The copies are unnamed files in memory, which a worker opens
+by the supervisor's descriptors. Where the system forbids that, workers read the files themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from edgecache.config.certificates import KeyPair
 GENERATIONS: Final = 2  # configurations whose copies are kept: a worker may just be starting with the one before
 
 
-class Copies:
+class CertificateSnapshot:
     """Mutable state: the descriptors of the copies, by what is in them, and the generation that used each last."""
 
     def __init__(self) -> None:

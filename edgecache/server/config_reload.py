@@ -12,7 +12,7 @@ from edgecache.config.settings import LIVE, PREFIX, RESTART, Settings, load
 from edgecache.config.sizing import of_machine, refuse_too_much
 from edgecache.config.sources import Source
 from edgecache.semantics.errors import ConfigError
-from edgecache.server.certificate_snapshot import Copies
+from edgecache.server.certificate_snapshot import CertificateSnapshot
 from edgecache.telemetry.metrics import Registry
 from edgecache.wire.tls.contexts import Files
 
@@ -45,7 +45,7 @@ class Configuration:
 
     def __init__(self, source: Source, settings: Settings, registry: Registry) -> None:
         self._source = source
-        self._copies = Copies()
+        self._copies = CertificateSnapshot()
         self.settings = settings
         self._written = self._completed(source.merged())
         self.environ = self._told(self._written, settings)  # for workers

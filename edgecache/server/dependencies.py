@@ -25,7 +25,7 @@ FAILING: Final = "failing"
 UNKNOWN: Final = "unknown"  # no worker has told yet
 
 
-class Changes:
+class StateChanges:
     """Says each change of state once. Mutable state: what was said last of each subject, and since when it differs."""
 
     def __init__(self, hold: float = HOLD, clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,7 +53,7 @@ class Changes:
         self._ill.intersection_update(subjects)
 
 
-class Surroundings:
+class Dependencies:
     """The state of origins, parents, the regional tier and peers, and of the log's lines."""
 
     def __init__(
@@ -63,14 +63,14 @@ class Surroundings:
         whole: Callable[[], list[Snapshot]],
         regional: Callable[[], tuple[str, str]],
         peers: Callable[[], Mapping[str, str]],
-        changes: Changes | None = None,
+        changes: StateChanges | None = None,
     ) -> None:
         self._settings = settings
         self._workers = workers  # the metrics of each worker of the moment
         self._whole = whole  # those of each slot, dead workers included
         self._regional = regional  # the state of the tier, and what is wrong
         self._peers = peers  # what is wrong with the copy of each peer's log; empty: nothing
-        self._changes = changes or Changes()
+        self._changes = changes or StateChanges()
         self._dropped = 0.0
 
     def parts(self) -> dict[str, str]:

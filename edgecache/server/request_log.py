@@ -10,13 +10,13 @@ from edgecache.proxy.fastpath.head_template import Alike
 from edgecache.semantics.cache_status import KNOWN_HIT
 from edgecache.storage.resident_clock import Clock
 from edgecache.telemetry.access_log import AccessLog, Quoted, members_of, members_of_alike
-from edgecache.telemetry.log_fields import LineFormat, Seen
+from edgecache.telemetry.log_fields import LineFormat, LogContext
 from edgecache.telemetry.request_metrics import SAMPLED, RequestCounts, Tally
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1.server import ClientConnection
 
 
-class Journal:
+class RequestLog:
     """Counts and logs every answer of a worker. The request path only adds: a number and a tuple.
 
     With a `layout`, it logs the lines that this writes, else the usual ones.
@@ -113,9 +113,9 @@ class Journal:
         known.logged = members_of(known.request, self._quoted)
         return known.logged
 
-    def _seen_hit(self, connection: ClientConnection, known: KnownHit | Alike, now: float) -> Seen:
+    def _seen_hit(self, connection: ClientConnection, known: KnownHit | Alike, now: float) -> LogContext:
         rendered = known.rendered
-        return Seen(
+        return LogContext(
             time=now,
             took=0.0,
             client=connection.peer,
@@ -132,9 +132,9 @@ class Journal:
         )
 
 
-def _seen(exchange: Exchange, began: float, took: float, tally: Tally) -> Seen:
+def _seen(exchange: Exchange, began: float, took: float, tally: Tally) -> LogContext:
     request = exchange.request
-    return Seen(
+    return LogContext(
         time=began,
         took=took,
         client=exchange.client,

@@ -27,14 +27,14 @@ from edgecache import __version__
 from edgecache.config import system_resources
 from edgecache.config.settings import Address, Settings
 from edgecache.config.sources import Source
-from edgecache.invalidation.in_process_log import Hub
+from edgecache.invalidation.in_process_log import InProcessLogHub
 from edgecache.semantics.errors import ConfigError
 from edgecache.server.admin import app as admin
 from edgecache.server.admin.connections import AdminConnections
-from edgecache.server.admin.local_purge_service import OwnDesk
-from edgecache.server.admin.purge_service import Desk, PurgeDesk
+from edgecache.server.admin.local_purge_service import LocalPurgeService
+from edgecache.server.admin.purge_service import PurgeService, RegionPurgeService
 from edgecache.server.config_reload import Configuration
-from edgecache.server.dependencies import Surroundings
+from edgecache.server.dependencies import Dependencies
 from edgecache.server.sd_notify import LOOK_EVERY, ServiceManager
 from edgecache.server.worker_main import DEFAULT_WORKER
 from edgecache.server.worker_slot import KILL_AFTER, Slot, WorkerEvents, WorkerProcess
@@ -141,18 +141,18 @@ class Supervisor:
         self._manager = ServiceManager()
         self._exit_code = 0
         self._exporter = otlp_exporter.Exporter(settings, self._registry) if settings.otlp_endpoint else None
-        self._hub = Hub(lambda: [process for slot in self._slots for process in slot.processes])
+        self._hub = InProcessLogHub(lambda: [process for slot in self._slots for process in slot.processes])
         self._slots = self._new_slots(worker, listeners)
-        self._desk: Desk | None = None
+        self._service: PurgeService | None = None
         self._deaths = self._registry.counter("edgecache_worker_deaths", "Workers that ended unasked.")
         self._hangs = self._registry.counter("edgecache_worker_hangs", "Workers killed because they hung.")
         self._reliefs = self._registry.counter("edgecache_worker_reliefs", "Workers relieved by a successor.")
-        self._surroundings = Surroundings(
+        self._dependencies = Dependencies(
             lambda: self._settings,
             lambda: [slot.current_snapshot for slot in self._slots],
             lambda: [slot.snapshot for slot in self._slots],
             lambda: (self._probe.state, self._probe.problem),
-            lambda: self._desk.peers() if self._desk is not None else {},
+            lambda: self._service.peers() if self._service is not None else {},
         )
         self._declare_metrics()
 
@@ -189,7 +189,7 @@ class Supervisor:
             spawn(self._reload_when_asked(), name="reloads"),
             spawn(self._watch_files(), name="files"),
             spawn(self._probe.run(), name="regional probe"),
-            spawn(self._surroundings.run(), name="surroundings"),
+            spawn(self._dependencies.run(), name="surroundings"),
             spawn(self._manager.run(lambda: self.readiness().state), name="service manager"),
         ]
         if self._on_ready is not None:
@@ -206,8 +206,8 @@ class Supervisor:
         await asyncio.wait(helpers, timeout=HELPERS_END_WITHIN)
         self._admin_connections.close()
         await runner.cleanup()
-        if self._desk is not None:
-            await self._desk.close()
+        if self._service is not None:
+            await self._service.close()
         log.info("ended code=%d", self._exit_code)
         return self._exit_code
 
@@ -237,12 +237,12 @@ class Supervisor:
 
     async def _open_admin(self) -> web.AppRunner:
         if self._settings.regional == "off":
-            self._desk = OwnDesk(self._settings, self._registry, self._hub)
+            self._service = LocalPurgeService(self._settings, self._registry, self._hub)
         else:
-            self._desk = PurgeDesk(self._settings, self._registry)
-        self._desk.start()
+            self._service = RegionPurgeService(self._settings, self._registry)
+        self._service.start()
         names = system_resources.own_names(self._settings.pop, self._settings.admin_listen.host)
-        app = admin.application(self, self._settings.admin_token, self._desk, names)
+        app = admin.application(self, self._settings.admin_token, self._service, names)
         return await self._admin_connections.serve(app, self._admin_listener)
 
     async def _keep(self, slot: Slot) -> None:
@@ -296,8 +296,8 @@ class Supervisor:
             self._configuration.applied(False)
             return
         self._settings = change.settings
-        if self._desk is not None:
-            self._desk.tune(change.settings)
+        if self._service is not None:
+            self._service.tune(change.settings)
         logging.getLogger().setLevel(change.settings.log_level.upper())
         if change.relief:  # whole configurations only: these workers go on with the last one until they are relieved
             for slot in self._slots:
@@ -320,8 +320,8 @@ class Supervisor:
             self._to_relieve.put_nowait(slot)
 
     def _on_end(self, pid: int) -> None:
-        if self._desk is not None and pid:
-            self._desk.buried(pid)
+        if self._service is not None and pid:
+            self._service.worker_ended(pid)
 
     def _on_relief(self, slot: Slot) -> None:
         log.info("worker asks to be relieved slot=%d", slot.number)
@@ -401,7 +401,7 @@ class Supervisor:
     def readiness(self) -> admin.Readiness:
         """Ready when every slot has a ready worker and no drain has begun."""
         parts = {f"worker_{slot.number}": slot.state for slot in self._slots}
-        parts |= self._surroundings.parts()
+        parts |= self._dependencies.parts()
         if self._stopping.is_set():
             return admin.Readiness("draining", parts)
         return admin.Readiness("ready" if self._count_ready() == len(self._slots) else "starting", parts)

@@ -25,8 +25,8 @@ from edgecache.semantics.client_address import trust_of
 from edgecache.semantics.ignored_parameters import ignored_of
 from edgecache.semantics.message import Request
 from edgecache.server.assembly import Given, assemble, gateway_of, limits_of, policy_of, server_tls
-from edgecache.server.request_log import Journal
-from edgecache.server.worker_metrics import Watch
+from edgecache.server.request_log import RequestLog
+from edgecache.server.worker_metrics import WorkerMetrics
 from edgecache.storage.resident_clock import Clock, clock_of
 from edgecache.tasks import spawn
 from edgecache.telemetry import observed
@@ -75,7 +75,7 @@ class Worker:
         self._all_left = asyncio.Event()
         self.clock = time.monotonic
         self._time = clock_of(clock)
-        self.watch = Watch()
+        self.watch = WorkerMetrics()
         self._requests = self.watch.requests
         self.bytes_in = self._requests.bytes_in
         self._switch = Switch(self._new_way(settings))
@@ -86,9 +86,9 @@ class Worker:
         self._shares = self._share = 1  # of a round, and connections of each
         self._tls = server_tls(settings)
         self._listeners = Listeners(self, self._context, self._trusts, expects_header=settings.proxy_protocol)
-        self._journal = self._new_journal(settings)
+        self._request_log = self._new_journal(settings)
         given = Given(settings, self._switch, self.watch, self._trusts, self._time)
-        assembled = assemble(given, self._journal.known_hit)
+        assembled = assemble(given, self._request_log.known_hit)
         self.edge, self._regional, self.room = assembled.edge, assembled.tier, assembled.edge.memory.account
         self.logs, self.own_log, self.purges = assembled.logs, assembled.own_log, assembled.purges
         self.edge.known.hsts = self.hsts
@@ -192,13 +192,13 @@ class Worker:
         if edge.region is not None:
             edge.region.patience = patience
         self._log.tune(settings.access_log)
-        self._journal.logging, self._journal.layout = settings.access_log > 0, self._layout(settings)
+        self._request_log.logging, self._request_log.layout = settings.access_log > 0, self._layout(settings)
         if self._tracer is not None:
             self._tracer.tune(settings.trace_sample)
 
-    def _new_journal(self, settings: Settings) -> Journal:
+    def _new_journal(self, settings: Settings) -> RequestLog:
         layout = self._layout(settings)
-        return Journal(self._log, self._requests, self._time, logging=settings.access_log > 0, layout=layout)
+        return RequestLog(self._log, self._requests, self._time, logging=settings.access_log > 0, layout=layout)
 
     def _layout(self, settings: Settings) -> LineFormat | None:
         """What writes the lines of the access log; None: they are the usual ones."""
@@ -222,7 +222,7 @@ class Worker:
         self.edge.known.forget_all()
         self.edge.alike.judge_by(pipeline.unkeyed, ignored)
         self.answer, self.answer_known = pipeline.answer, pipeline.answer_known
-        self.answered = pipeline.logging(self._journal.answered)
+        self.answered = pipeline.logging(self._request_log.answered)
 
     def _new_tracer(self, settings: Settings) -> Tracer | None:
         if not settings.otlp_endpoint:

@@ -24,7 +24,7 @@ import orjson
 import uvloop
 
 from edgecache.config.settings import Settings, load
-from edgecache.invalidation.in_process_log import OwnLog
+from edgecache.invalidation.in_process_log import InProcessLog
 from edgecache.semantics.errors import ConfigError
 from edgecache.server import signals
 from edgecache.server.malloc_tuning import give_back
@@ -100,7 +100,7 @@ async def _live(
     make: Callable[[Settings], Worker],
 ) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=control, limit=ORDER_LINE)
-    led = LedWorker(make(settings), sockets, secure, writer)
+    led = ControlledWorker(make(settings), sockets, secure, writer)
     await led.start()
     gc.set_threshold(*(GC_OFTEN if settings.worker_memory < SMALL_MEMORY else GC_THRESHOLDS))
     for number in (signal.SIGTERM, signal.SIGQUIT):
@@ -113,7 +113,7 @@ async def _live(
     await led.stop()
 
 
-class LedWorker:
+class ControlledWorker:
     """A worker, its listening sockets and its end of the control socket. `over` is set when the process is to end."""
 
     def __init__(
@@ -128,7 +128,7 @@ class LedWorker:
         self._secure = secure
         self._writer = writer
         self._drain: asyncio.Task[None] | None = None
-        self._own_log: OwnLog | None = getattr(worker, "own_log", None)
+        self._own_log: InProcessLog | None = getattr(worker, "own_log", None)
         if self._own_log is not None:
             self._own_log.send = self._send
         self.over = asyncio.Event()

@@ -48,7 +48,7 @@ FAILURES: Final = (  # the usual ones, exported from the start, so that a rate s
 )
 
 
-class Watch:
+class WorkerMetrics:
     """The metrics of one worker. Label values come from closed sets only."""
 
     def __init__(self) -> None:

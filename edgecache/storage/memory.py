@@ -14,7 +14,7 @@ from typing import Final
 from edgecache.semantics import uri
 from edgecache.semantics.accept_encoding import Codings, codings_in_block, keyed, keyed_under
 from edgecache.semantics.cache_key import SearchVariance, no_vary_search
-from edgecache.semantics.content_length import are_proven, is_proven
+from edgecache.semantics.content_length import are_consistent, is_complete
 from edgecache.semantics.message import Fields
 from edgecache.semantics.outcomes import Refused
 from edgecache.semantics.ranges import Segments
@@ -198,7 +198,7 @@ class Memory:
         if not self._search:
             return []
         path, mark, query = key.partition(b"?")
-        return [self.normal_key(one + mark + query) for one in self._spellings.get(uri.name(path), ())]
+        return [self.normal_key(one + mark + query) for one in self._spellings.get(uri.normalised(path), ())]
 
     def lookup(self, key: bytes, fields: Fields) -> tuple[Entry | None, bool]:
         """The stored response for a request, and whether anything is stored for its URL."""
@@ -254,7 +254,7 @@ class Memory:
 
         `passed` is the log's position at which it was known to be usable, `length` what the tier that had it says.
         """
-        proven = is_proven(stored, len(content), length) if segments is None else are_proven(stored, segments)
+        proven = is_complete(stored, len(content), length) if segments is None else are_consistent(stored, segments)
         if not proven:
             self._unproven(key)
             return None
@@ -351,11 +351,11 @@ class Memory:
                 self._forget_search(next(iter(self._search)))
             self._search_count += 1
             self._search[path] = (rule, self._search_count)
-            self._spellings.setdefault(uri.name(path), set()).add(path)
+            self._spellings.setdefault(uri.normalised(path), set()).add(path)
 
     def _forget_search(self, path: bytes) -> None:
         del self._search[path]
-        name = uri.name(path)
+        name = uri.normalised(path)
         self._spellings[name].discard(path)
         if not self._spellings[name]:
             del self._spellings[name]

@@ -30,7 +30,7 @@ from typing import Final, NamedTuple, Protocol
 import orjson
 
 from edgecache.semantics.cache_control import ResponseDirectives
-from edgecache.semantics.memoize import remember
+from edgecache.semantics.memoize import memoize
 
 MAGIC: Final = b"ecr\x04"  # the last byte is the schema's version
 SEALED: Final = b"ecs\x04"  # the same, encrypted
@@ -187,7 +187,7 @@ def _digest(key: bytes, rest: bytes) -> bytes:
 Meta = tuple[bytes, tuple[bytes, ...], tuple[bytes | None, ...], ResponseDirectives]
 
 
-@remember(1024)
+@memoize(1024)
 def _meta(data: bytes) -> Meta:
     """Reason, Vary, selecting values and directives; raises ValueError, TypeError or AttributeError."""
     reason, vary, selecting, directives = orjson.loads(data)

@@ -29,7 +29,7 @@ CONTENT_TYPE: Final = re.compile(rb"\r\ncontent-type:[ \t]*([^\r\n]*)", re.IGNOR
 Value = Text | int | float | None
 
 
-class Seen(NamedTuple):
+class LogContext(NamedTuple):
     """One request that was answered, by whichever way."""
 
     time: float  # when it began, seconds since 1970
@@ -48,7 +48,7 @@ class Seen(NamedTuple):
     exchange: Exchange | None = None  # None of a hit by a known head
 
 
-Read = Callable[[Seen], Value]
+Read = Callable[[LogContext], Value]
 
 
 class LogField(NamedTuple):
@@ -84,12 +84,12 @@ def _of_head(pattern: re.Pattern[bytes]) -> Read:
     return lambda seen: found[1] if (found := pattern.search(seen.head)) is not None else None
 
 
-def _age(seen: Seen) -> Value:
+def _age(seen: LogContext) -> Value:
     found = AGE.search(seen.head)
     return int(found[1]) if found is not None else None
 
 
-def _ttl(seen: Seen) -> Value:
+def _ttl(seen: LogContext) -> Value:
     """As Cache-Status says it of a hit; of what was fetched, what is left after the age that it came with."""
     told = TTL.findall(seen.cache if seen.cache != KNOWN_HIT else seen.head)
     if told:
@@ -100,12 +100,12 @@ def _ttl(seen: Seen) -> Value:
     return int(seen.entry.lifetime - (age if isinstance(age, int) else seen.entry.initial_age))
 
 
-def _request_bytes(seen: Seen) -> Value:
+def _request_bytes(seen: LogContext) -> Value:
     body = seen.exchange.body if seen.exchange is not None else None
     return seen.head_in + (0 if body is None else body.size)
 
 
-def _first_byte(seen: Seen) -> Value:
+def _first_byte(seen: LogContext) -> Value:
     """An answer that was handed over at once began as it ended."""
     exchange = seen.exchange
     if not seen.status:
@@ -114,12 +114,12 @@ def _first_byte(seen: Seen) -> Value:
     return began * 1000
 
 
-def _not_stored(seen: Seen) -> Value:
+def _not_stored(seen: LogContext) -> Value:
     reason = seen.exchange.not_stored if seen.exchange is not None else None
     return None if reason is None else reason.value
 
 
-def _upstream(seen: Seen) -> Value:
+def _upstream(seen: LogContext) -> Value:
     asked = seen.exchange.answered_on if seen.exchange is not None else None
     return None if asked is None else asked.origin_text
 
@@ -203,15 +203,15 @@ class LineFormat:
             if field.name in names and not (self.extends and field.name in USUAL)
         ]
 
-    def line(self, seen: Seen) -> str:
+    def line(self, seen: LogContext) -> str:
         """The line of what was `seen`."""
         return "{" + ",".join(self._members(seen)) + "}\n"
 
-    def more(self, seen: Seen) -> str:
+    def more(self, seen: LogContext) -> str:
         """The members beyond the usual ones, each with a comma before it."""
         return "".join("," + member for member in self._members(seen))
 
-    def _members(self, seen: Seen) -> list[str]:
+    def _members(self, seen: LogContext) -> list[str]:
         quoted, members = self._quoted, []
         for name, read, always in self._fields:
             value = read(seen)
@@ -223,7 +223,7 @@ class LineFormat:
                 members.append(name + quoted[value or ""])
         return members
 
-    def _forwarded_client(self, seen: Seen) -> Value:
+    def _forwarded_client(self, seen: LogContext) -> Value:
         child = seen.request.child
         if child is not None:
             return child.client or None

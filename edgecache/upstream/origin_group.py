@@ -8,7 +8,7 @@ from typing import Final
 
 from edgecache.config.settings import Settings
 from edgecache.semantics.message import Response
-from edgecache.semantics.residency import REASON, may_have
+from edgecache.semantics.residency import REASON, may_serve
 from edgecache.upstream.attempt import Attempt
 from edgecache.upstream.health import least_loaded, may_ask_another
 from edgecache.upstream.load_balancer import USER_AGENT, Balancer, Check, Member
@@ -76,7 +76,7 @@ class Origins(Balancer):
     def _allowed(self, question: UpstreamRequest) -> list[Member]:
         """Those that are in the jurisdiction that the answer must not leave."""
         wanted = question.jurisdiction
-        return [member for member in self.members if may_have(member.jurisdiction, wanted)] if wanted else self.members
+        return [member for member in self.members if may_serve(member.jurisdiction, wanted)] if wanted else self.members
 
     def _near(self, members: list[Member], region: str) -> list[Member]:
         """The members of `region`, else of this POP's own, else all."""
@@ -171,7 +171,7 @@ class Confined:
 
     def ask(self, inquiry: Inquiry) -> None:
         """Ask the origin, if its answer may be in this jurisdiction."""
-        if may_have(self._jurisdiction, inquiry.question.jurisdiction):
+        if may_serve(self._jurisdiction, inquiry.question.jurisdiction):
             self._pool.ask(inquiry)
         else:
             self._pool.failed(REASON)

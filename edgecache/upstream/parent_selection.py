@@ -18,7 +18,7 @@ from typing import Final
 from edgecache.config.settings import Settings
 from edgecache.semantics.message import Response
 from edgecache.semantics.outcomes import Tier
-from edgecache.semantics.residency import may_have
+from edgecache.semantics.residency import may_serve
 from edgecache.upstream.attempt import Attempt, Delegate, Speaks
 from edgecache.upstream.health import UNAVAILABLE
 from edgecache.upstream.load_balancer import USER_AGENT, Balancer, Check, Member
@@ -82,7 +82,7 @@ class Parents(Balancer):
         """The owner of the key among those that are well: the region's first."""
         now = self.clock()
         wanted = question.jurisdiction
-        left = [one for one in self.members if one not in tried and may_have(one.jurisdiction, wanted)]
+        left = [one for one in self.members if one not in tried and may_serve(one.jurisdiction, wanted)]
         near = [member for member in left if member.region == self._home]
         for candidates in (near, left):
             if (probed := self.due(candidates, now)) is not None:

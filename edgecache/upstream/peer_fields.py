@@ -26,7 +26,7 @@ from edgecache.invalidation.version_vector import NOTHING, Vector, is_region
 from edgecache.invalidation.write_effects import TOKEN
 from edgecache.semantics.cache_tags import between_pops
 from edgecache.semantics.client_address import parsed_address
-from edgecache.semantics.client_claims import is_told, judged
+from edgecache.semantics.client_claims import is_sent_to_parent, without_untrusted
 from edgecache.semantics.forwarding import CHAINS, INTERNAL_PREFIX, SCHEMES, under_scheme
 from edgecache.semantics.geo import GEO_FIELDS
 from edgecache.semantics.message import Child, FieldLine, Fields, Request, Response
@@ -83,7 +83,9 @@ def internal_lines(request: Request, client: str, known: Vector, region: str) ->
     if request.jurisdiction:
         lines.append((b"Edgecache-Residency", request.jurisdiction.encode()))
     if request.group:
-        lines += [(b"Edgecache-Claim-" + name, value) for name, value in request.fields if is_told(name.lower())]
+        lines += [
+            (b"Edgecache-Claim-" + name, value) for name, value in request.fields if is_sent_to_parent(name.lower())
+        ]
     return lines
 
 
@@ -111,7 +113,7 @@ def from_child(request: Request, name: bytes) -> Request | None:
     asked = under_scheme(request, scheme)
     named = tuple([name.lower() for name, _ in claims])
     heard = asked._replace(fields=own, place=place, child=child, jurisdiction=jurisdiction, claims=named)
-    return judged(heard, believed=True)
+    return without_untrusted(heard, believed=True)
 
 
 def answer_lines(seen: Vector, tags: tuple[bytes, ...]) -> bytes:

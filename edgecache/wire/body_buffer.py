@@ -1,6 +1,6 @@
 """The buffer of a body: its pieces from the first one on, or only those that some reader has yet to take.
 
-Pieces are numbered from the body's first. Dropping pieces does not renumber the others; cutting them anew does, so
+Rope are numbered from the body's first. Dropping pieces does not renumber the others; cutting them anew does, so
 those methods take the numbers at which readers stand, and return the new ones.
 """
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from edgecache.semantics.message import Request
 from edgecache.semantics.outcomes import Forward, Refused, Result, Tier
-from edgecache.semantics.rope import Content, Piece, Pieces, whole_of
+from edgecache.semantics.rope import Content, Piece, Rope, whole_of
 from edgecache.wire.body import Body
 from edgecache.wire.body_buffer import SLICE
 from edgecache.wire.body_charge import LARGE
@@ -114,7 +114,7 @@ class Exchange:
         self.status, self.started, self.bytes_out = status, True, size
         head += self.extra + connection.ending(self.request, head)
         self.head_out = head
-        if size > SLICE or isinstance(content, Pieces):
+        if size > SLICE or isinstance(content, Rope):
             # not all at once: what waits for a slow client is a slice, and it is known who reads what
             connection.transport.write(head)
             self.bytes_out, self._length, self.first_byte = 0, size, connection.site.clock()

@@ -70,7 +70,7 @@ class Twin:
 
     def _known_hit(self, connection: ClientConnection, known: Any, now: float) -> None:
         self.alike += isinstance(known, Alike)
-        self.worker._journal.known_hit(connection, known, now)
+        self.worker._request_log.known_hit(connection, known, now)
 
     def store(self, request: Request, lines: list[FieldLine], content: bytes, status: int = 200) -> None:
         """What the origin answers to `request`, stored as the rules say, if they let it be stored."""

@@ -19,7 +19,7 @@ from harness.valkey import Server, running_valkey
 
 from edgecache.config.settings import PurgeToken, load
 from edgecache.invalidation.purge_auth import Credentials, PurgeRefused
-from edgecache.server.admin.purge_service import PurgeDesk
+from edgecache.server.admin.purge_service import RegionPurgeService
 from edgecache.telemetry.metrics import Registry
 
 NAMES = ("eu", "us", "ap")
@@ -33,7 +33,7 @@ class Region:
         self.name = name
         self.valkey = valkey
         self.pops: list[Pop] = []
-        self.desk: PurgeDesk
+        self.desk: RegionPurgeService
         self.ways: dict[str, FaultProxy] = {}  # to the Valkeys of the others
 
     def cut(self, *, latency: float = 0.0) -> None:
@@ -69,7 +69,7 @@ async def world(
                 "purge_tokens": f"cms={TOKEN}",
                 **settings,
             }
-            one.desk = PurgeDesk(
+            one.desk = RegionPurgeService(
                 load(environment(origin.url, {**options, "pop": f"{one.name}-desk"}.items())), Registry()
             )
             one.desk.start()

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 
 from edgecache.invalidation import scopes, version_vector
-from edgecache.invalidation.purge_log import Kind, LogEntry, PurgeLog, Verdict, asked_at, unproven_at
+from edgecache.invalidation.purge_log import Kind, LogEntry, PurgeLog, Verdict, requested_at, unproven_at
 from edgecache.invalidation.scopes import Subject
 
 PAGE = Subject(b"http://a/")
@@ -183,7 +183,7 @@ class World:
     @staticmethod
     def passes(log: PurgeLog, passed: int) -> bool:
         """As `Invalidation.check` has it: who passed at the fence is not checked again."""
-        return passed == log.fence or log.check(PAGE, asked_at(passed)) is Verdict.USABLE
+        return passed == log.fence or log.check(PAGE, requested_at(passed)) is Verdict.USABLE
 
     @staticmethod
     def owed(state: State, reader: Reader) -> int:

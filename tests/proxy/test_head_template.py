@@ -37,7 +37,7 @@ from hostile.twins import PEER, Twins
 from edgecache.invalidation.version_vector import Vector
 from edgecache.proxy.fastpath.head_template import AlikeHeads
 from edgecache.semantics import message, unkeyed_fields
-from edgecache.semantics.bounded_cache import Seen
+from edgecache.semantics.bounded_cache import RecentlySeen
 from edgecache.semantics.message import Fields
 from edgecache.semantics.vary import vary_names
 from edgecache.tasks import spawn
@@ -400,7 +400,7 @@ def test_what_comes_once_is_not_remembered() -> None:
     assert len(heads._parsed) == 0
     heads.parse(head(b"/1"))
     assert len(heads._parsed) == 1
-    seen = Seen(most=10)
+    seen = RecentlySeen(most=10)
     assert [seen.again(number) for number in range(100)] == [False] * 100
     assert seen.again(99)
     assert len(seen._marks) <= 10

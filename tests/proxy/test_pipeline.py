@@ -162,5 +162,5 @@ async def test_what_is_not_configured_costs_nothing() -> None:
     assert names == ["PeerAuthentication", "ClientClaims", "ForwardingLimits", "Purge"]
     assert worker.answer_known == worker.edge.answer_known
     assert worker.edge.on_lookup is None
-    assert worker.answered.__name__ == worker._journal.answered.__name__
+    assert worker.answered.__name__ == worker._request_log.answered.__name__
     await twins.end()

@@ -250,8 +250,8 @@ async def test_the_canaries_find_a_leak(
 ) -> None:
     """Without the rule that says who may be asked, or the one that says who may store, something is found."""
     if weakened == "asked":
-        monkeypatch.setattr(edgecache.upstream.origin_group, "may_have", lambda own, wanted: True)
-        monkeypatch.setattr(edgecache.upstream.parent_selection, "may_have", lambda own, wanted: True)
+        monkeypatch.setattr(edgecache.upstream.origin_group, "may_serve", lambda own, wanted: True)
+        monkeypatch.setattr(edgecache.upstream.parent_selection, "may_serve", lambda own, wanted: True)
     found = []
     for seed in range(8):
         chance = random.Random(seed)

@@ -11,11 +11,11 @@ from harness.pop import running_pop
 from harness.valkey import Server
 
 from edgecache.semantics.cache_control import ResponseDirectives
-from edgecache.semantics.content_length import are_proven, content_length, is_proven
+from edgecache.semantics.content_length import are_consistent, content_length, is_complete
 from edgecache.semantics.message import Fields
 from edgecache.semantics.outcomes import Refused
 from edgecache.semantics.ranges import Segments
-from edgecache.semantics.rope import WHOLE, Content, Pieces
+from edgecache.semantics.rope import WHOLE, Content, Rope
 from edgecache.semantics.stored_response import Stored
 from edgecache.storage.memory import Entry, Memory
 from edgecache.wire.body import Body
@@ -51,7 +51,7 @@ def stored(length: bytes | None = None, status: int = 200, whole: int | None = N
 )
 def test_a_length_is_proven(head: Stored, size: int, tier: int | None, right: bool) -> None:
     """By the head, by the bytes, and by the tier; a part proves no whole."""
-    assert is_proven(head, size, tier) == right
+    assert is_complete(head, size, tier) == right
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_parts_are_proven(whole: int, parts: list[tuple[int, int]], right: bool)
     """They lie apart from each other, within the whole that their head speaks of."""
     segments = Segments(whole, tuple((first, bytes(size)) for first, size in parts))
 
-    assert are_proven(stored(whole=10), segments) == right
+    assert are_consistent(stored(whole=10), segments) == right
 
 
 def test_content_length_is_read_strictly() -> None:
@@ -84,7 +84,7 @@ def test_content_length_is_read_strictly() -> None:
     ]
 
 
-@pytest.mark.parametrize("content", [b"12345", memoryview(b"12345"), Pieces([b"123", b"45"])])
+@pytest.mark.parametrize("content", [b"12345", memoryview(b"12345"), Rope([b"123", b"45"])])
 def test_the_memory_takes_nothing_else(content: Content, caplog: pytest.LogCaptureFixture) -> None:
     """Neither what is put nor what another tier has made; it is counted, and said once."""
     refused: list[Refused] = []

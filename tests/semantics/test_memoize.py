@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from edgecache.semantics.cache_control import parse_request_directives, parse_response_directives
-from edgecache.semantics.memoize import LONGEST, remember
+from edgecache.semantics.memoize import LONGEST, memoize
 
 
 def test_short_values_are_worked_out_once_and_long_ones_each_time() -> None:
     """The sum of what is remembered is bounded by number and by length."""
     seen: list[bytes | None] = []
 
-    @remember(2)
+    @memoize(2)
     def doubled(value: bytes | None) -> bytes:
         seen.append(value)
         return (value or b"") * 2

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.semantics.ranges import MOST_SEGMENTS, Segments, Span
-from edgecache.semantics.rope import GATHERED, WHOLE, Content, Pieces, content_of, cut, joined, pieces_of
+from edgecache.semantics.rope import GATHERED, WHOLE, Content, Rope, content_of, cut, joined, pieces_of
 from edgecache.wire.body import Body
 from edgecache.wire.body_buffer import MOST_SMALL
 
@@ -51,17 +51,17 @@ def test_joined_contents_are_their_bytes(contents: list[list[int]]) -> None:
     whole = joined(*(content for _, content in parts))
 
     assert bytes(whole) == b"".join(text for text, _ in parts)
-    assert isinstance(whole, Pieces) == (len(whole) > WHOLE)
+    assert isinstance(whole, Rope) == (len(whole) > WHOLE)
     assert len(tuple(pieces_of(whole))) <= 2 * len(whole) // GATHERED + 1
 
 
 def test_what_is_cut_out_keeps_no_copy_and_says_of_what_it_is() -> None:
     """A large part of a content in pieces is its pieces, and views of those at its ends."""
     _, content = in_pieces([WHOLE, WHOLE, WHOLE])
-    assert isinstance(content, Pieces)
+    assert isinstance(content, Rope)
     part = cut(content, 100, 2 * WHOLE + 100_000)
 
-    assert isinstance(part, Pieces)
+    assert isinstance(part, Rope)
     assert part.whole is content
     assert part.pieces[1] is content.pieces[1]
     assert [type(piece) for piece in part.pieces] == [memoryview, bytes, memoryview]
@@ -149,10 +149,10 @@ def test_a_whole_has_few_parts() -> None:
 
 def test_parts_that_grow_by_a_byte_stay_in_few_pieces() -> None:
     """Ranges of a byte each, one after the other, make one part that is held in few pieces."""
-    segments = Segments(1 << 20, ((0, Pieces([bytes(WHOLE), bytes(WHOLE)])),))
+    segments = Segments(1 << 20, ((0, Rope([bytes(WHOLE), bytes(WHOLE)])),))
     for number in range(1000):
         segments = segments.joined(2 * WHOLE + number, b"x")
 
     ((_, content),) = segments.parts
-    assert isinstance(content, Pieces)
+    assert isinstance(content, Rope)
     assert len(content.pieces) == 3

@@ -151,7 +151,7 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "worker_timeout": ("9s", lambda worker: worker._settings.worker_timeout),
     "access_log": (
         "0.5",
-        lambda worker: (worker._journal.logging, worker._log.add.__qualname__, worker.answered.__name__),
+        lambda worker: (worker._request_log.logging, worker._log.add.__qualname__, worker.answered.__name__),
     ),
     "log_level": ("error", lambda worker: worker._settings.log_level),
     "trace_sample": ("0", lambda worker: (worker._tracer._fraction, worker._tracer.to_pass == math.inf)),
@@ -166,7 +166,10 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "max_fields": ("7", lambda worker: worker._heads.limits),
     "max_head": ("16KiB", lambda worker: (worker._heads.limits, worker.check_unfinished.__self__.limits)),
     "max_ranges": ("7", lambda worker: (worker.edge.limits.max_ranges, worker.edge.delivery.max_ranges)),
-    "access_log_fields": ("time,status", lambda worker: worker._journal.layout and len(worker._journal.layout._fields)),
+    "access_log_fields": (
+        "time,status",
+        lambda worker: worker._request_log.layout and len(worker._request_log.layout._fields),
+    ),
     "finish_abandoned": ("on", lambda worker: worker.finish_abandoned),
     "max_request_body": ("7", lambda worker: worker.max_request_body),
     "heuristics": ("off", lambda worker: worker.edge.fills._policy),

@@ -21,7 +21,7 @@ from harness.serving import REAL, get, refusal
 from harness.valkey import Server, running_valkey
 
 from edgecache.config.settings import Settings, load
-from edgecache.server.dependencies import HOLD, Changes, Surroundings
+from edgecache.server.dependencies import HOLD, Dependencies, StateChanges
 from edgecache.telemetry.metrics import Registry, Snapshot
 
 
@@ -35,8 +35,8 @@ class World:
         self.tier = ("off", "")
         self.peers: dict[str, str] = {}
         self.clock = FakeClock()
-        changes = Changes(clock=self.clock)
-        self.surroundings = Surroundings(
+        changes = StateChanges(clock=self.clock)
+        self.surroundings = Dependencies(
             lambda: self.settings,
             lambda: self.workers,
             lambda: self.workers,

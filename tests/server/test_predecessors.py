@@ -10,7 +10,7 @@ from harness.valkey import Server
 from edgecache.config.settings import load
 from edgecache.invalidation.stream_store import POPS
 from edgecache.server.admin import purge_service
-from edgecache.server.admin.purge_service import PurgeDesk
+from edgecache.server.admin.purge_service import RegionPurgeService
 from edgecache.telemetry.metrics import Registry
 
 
@@ -23,7 +23,7 @@ async def test_silent_workers_of_a_killed_predecessor_are_forgotten(
     silent, speaking = b"%d " % ((seconds - 60) * 1000), b"%d " % ((seconds + 60) * 1000)
     valkey.db.hset(POPS, mapping={"here/9.0": silent, "here/10.0": speaking, "there/9.0": silent})
     settings = load(environment("http://origin.test", {"pop": "here", "regional": valkey.url}.items()))
-    desk = PurgeDesk(settings, Registry())
+    desk = RegionPurgeService(settings, Registry())
     desk.start()
     try:
         await until(lambda: not valkey.db.hexists(POPS, "here/9.0"), within=10.0)

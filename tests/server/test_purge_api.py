@@ -14,9 +14,9 @@ from aiohttp.web import Application, Request
 from harness.admin import FakePop
 
 from edgecache.config.settings import load
-from edgecache.invalidation.in_process_log import Hub
+from edgecache.invalidation.in_process_log import InProcessLogHub
 from edgecache.server.admin.app import application
-from edgecache.server.admin.local_purge_service import OwnDesk
+from edgecache.server.admin.local_purge_service import LocalPurgeService
 from edgecache.telemetry.metrics import Registry
 
 ADMIN = "the-token-of-the-admin"
@@ -35,7 +35,7 @@ class Workers(list[tuple[list[str], bool]]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hub = Hub(lambda: [self])
+        self.hub = InProcessLogHub(lambda: [self])
         self.ready = True
 
     def send(self, message: Any) -> None:
@@ -50,7 +50,7 @@ class Workers(list[tuple[list[str], bool]]):
 @asynccontextmanager
 async def admin(workers: Workers, **more: str) -> AsyncIterator[Client]:
     """A client of the admin listener."""
-    desk = OwnDesk(load(ENVIRONMENT | more), Registry(), workers.hub)
+    desk = LocalPurgeService(load(ENVIRONMENT | more), Registry(), workers.hub)
     async with TestClient(TestServer(application(FakePop(), ADMIN, desk))) as client:
         yield client
 

@@ -20,7 +20,7 @@ from harness.pop_process import DEADLINE, RunningPop, running_pop
 from edgecache.config.settings import Address, load
 from edgecache.semantics.errors import ConfigError
 from edgecache.server.supervisor import listen_or_refuse, make_listeners, pause_before_restart
-from edgecache.server.worker_main import LedWorker
+from edgecache.server.worker_main import ControlledWorker
 from edgecache.tasks import spawn
 
 
@@ -420,7 +420,7 @@ async def test_a_worker_ends_with_a_supervisor_that_was_killed_in_the_middle() -
     """What the supervisor has not read makes the end of its socket a reset: that ends the worker too."""
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_unix_connection(sock=ours)
-    led = LedWorker(FakeWorker(load({"EDGECACHE_ORIGIN": "http://a.test"})), [], {}, writer)
+    led = ControlledWorker(FakeWorker(load({"EDGECACHE_ORIGIN": "http://a.test"})), [], {}, writer)
     obeying = spawn(led.obey(reader), "orders")
     writer.write(b"unread\n")
     await writer.drain()

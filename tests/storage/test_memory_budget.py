@@ -12,7 +12,7 @@ from harness.client import RawClient, let_others_run
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
 
-from edgecache.semantics.rope import Pieces
+from edgecache.semantics.rope import Rope
 from edgecache.server.worker import READ_WITHIN
 from edgecache.wire.body import Body
 from edgecache.wire.body_buffer import SLICE
@@ -73,7 +73,7 @@ def test_readers_go_on_in_what_is_stored(places: tuple[int, ...], size: int) -> 
 
     assert [bytes(sink.taken) == content and sink.finished for sink in sinks] == [True] * len(places)
     assert bytes(settled) == content
-    if isinstance(settled, Pieces):  # none is there twice
+    if isinstance(settled, Rope):  # none is there twice
         assert all(mine is theirs for mine, theirs in zip(settled.pieces, body.pieces, strict=True))
     else:
         assert all((piece.obj if isinstance(piece, memoryview) else piece) is settled for piece in body.pieces)

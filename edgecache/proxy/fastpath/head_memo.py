@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from edgecache.proxy.responses import Answer
-from edgecache.semantics.bounded_cache import Remembered, Seen
+from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen
 from edgecache.semantics.message import Fields, Request
 from edgecache.storage.memory import Entry
 from edgecache.wire.h1.head import weight_of
@@ -120,9 +120,11 @@ class KnownHeads:
     """The remembered heads and rendered answers, the oldest forgotten first."""
 
     def __init__(self, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None) -> None:
-        self._known: Remembered[bytes, Known] = Remembered(MOST_HEADS, most_bytes // 2, _known_weight, hold)
-        self._rendered: Remembered[int, Rendered] = Remembered(MOST_RENDERED, most_bytes // 2, _rendered_weight, hold)
-        self._seen = Seen()
+        self._known: BoundedCache[bytes, Known] = BoundedCache(MOST_HEADS, most_bytes // 2, _known_weight, hold)
+        self._rendered: BoundedCache[int, Rendered] = BoundedCache(
+            MOST_RENDERED, most_bytes // 2, _rendered_weight, hold
+        )
+        self._seen = RecentlySeen()
         self._stopped = False
         self._passed_over = 0
         self.hsts = b""  # the line that answers to https get, or nothing

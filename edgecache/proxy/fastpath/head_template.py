@@ -20,7 +20,7 @@ from itertools import count
 from typing import Final
 
 from edgecache.proxy.fastpath.head_memo import Rendered
-from edgecache.semantics.bounded_cache import Remembered, Seen
+from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.ignored_parameters import IgnoredParameters
 from edgecache.semantics.message import Fields, Request
@@ -179,10 +179,10 @@ class AlikeHeads:
         if hold is not None:
             hold(most_bytes // 4)  # all that lines may ever take
         most = most_bytes // 8 * 3
-        self._likenesses: Remembered[Essence, Likeness] = Remembered(MOST_LIKENESSES, most, _weight, hold)
-        self._answers: Remembered[Asked, Rendered] = Remembered(MOST_ANSWERS, most, _answer_weight, hold)
+        self._likenesses: BoundedCache[Essence, Likeness] = BoundedCache(MOST_LIKENESSES, most, _weight, hold)
+        self._answers: BoundedCache[Asked, Rendered] = BoundedCache(MOST_ANSWERS, most, _answer_weight, hold)
         self._numbers = count()
-        self._seen = Seen()
+        self._seen = RecentlySeen()
         self._credit = MOST_CREDIT  # so that a flood of heads that are like none costs no more than reading them
         self._wanted: tuple[bytes, Essence] | None = None  # what was asked for in vain last, and its head
         self._stopped = False

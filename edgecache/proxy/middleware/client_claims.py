@@ -6,7 +6,7 @@ from typing import Self
 
 from edgecache.proxy.hooks import Context, Middleware
 from edgecache.semantics.client_address import Trust
-from edgecache.semantics.client_claims import NAMES, is_claim, judged
+from edgecache.semantics.client_claims import NAMES, is_claim, without_untrusted
 from edgecache.semantics.unkeyed_fields import HARMLESS
 from edgecache.wire.exchange import Exchange
 
@@ -29,4 +29,4 @@ class ClientClaims(Middleware):
     def on_request(self, exchange: Exchange) -> None:
         """Drop what is not believed."""
         if exchange.request.claims:
-            exchange.request = judged(exchange.request, believed=self._is_trusted(exchange.client))
+            exchange.request = without_untrusted(exchange.request, believed=self._is_trusted(exchange.client))

@@ -17,8 +17,8 @@ from aiohttp.typedefs import Handler, Middleware
 from edgecache.invalidation.purge_auth import PurgeRefused
 from edgecache.proxy.purge_method import Attempts
 from edgecache.server.admin.allowed_hosts import is_own
-from edgecache.server.admin.purge_api import PurgePages
-from edgecache.server.admin.purge_service import Desk
+from edgecache.server.admin.purge_api import PurgeApi
+from edgecache.server.admin.purge_service import PurgeService
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # what an orchestrator asks, without secrets
 GUARDED = ("/purges/", "/service/")  # each page below asks for a secret that may purge
@@ -84,7 +84,7 @@ PAGES: Mapping[str, tuple[Page, str]] = {
 }
 
 
-def application(pop: Pop, token: str, desk: Desk | None = None, names: Collection[str] = ()) -> web.Application:
+def application(pop: Pop, token: str, desk: PurgeService | None = None, names: Collection[str] = ()) -> web.Application:
     """The admin application; `token` empty leaves every page open but those of purges, which `desk` takes.
 
     Without a token, `names` of this machine, its addresses and localhost are the only hosts that are answered.
@@ -94,7 +94,7 @@ def application(pop: Pop, token: str, desk: Desk | None = None, names: Collectio
     for path, (page, _) in PAGES.items():
         app.router.add_get(path, _bound(page, pages))
     if desk is not None:
-        PurgePages(desk).add_to(app)
+        PurgeApi(desk).add_to(app)
     return app
 
 

@@ -16,16 +16,16 @@ from aiohttp import web
 
 from edgecache.invalidation.purge_auth import Caller
 from edgecache.invalidation.purge_request import MOST_NAMED, all_of, malformed, purge_of, refuse_repeated, tag_scopes
-from edgecache.server.admin.purge_service import Desk
+from edgecache.server.admin.purge_service import PurgeService
 
 OK: Final = {201: 200}  # Fastly's clients take nothing else for done
 
 
-class FastlyPages:
+class FastlyApi:
     """The pages; each is called with a caller that is known already."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, desk: PurgeService) -> None:
+        self._service = desk
 
     async def key(self, request: web.Request, caller: Caller, content: bytes) -> web.Response:
         """Purge by one key."""
@@ -45,12 +45,12 @@ class FastlyPages:
         """Purge everything of the caller."""
         _refuse_content(content)
         purge = purge_of(all_of(caller), soft=_is_soft(request))
-        status, _ = await self._desk.carry_out(purge, caller, request.remote or "")
+        status, _ = await self._service.carry_out(purge, caller, request.remote or "")
         return _json({"status": "ok"}, OK.get(status, status))
 
     async def _purge(self, request: web.Request, caller: Caller, keys: list[str]) -> tuple[int, str]:
         named = [scope for key in keys for scope in tag_scopes(key.encode("utf-8", "surrogateescape"), caller)]
-        status, answer = await self._desk.carry_out(
+        status, answer = await self._service.carry_out(
             purge_of(named, soft=_is_soft(request)), caller, request.remote or ""
         )
         return OK.get(status, status), answer["id"]

@@ -9,20 +9,20 @@ from itertools import count, islice
 from typing import Final
 
 from edgecache.config.settings import Settings
-from edgecache.invalidation.in_process_log import Hub
+from edgecache.invalidation.in_process_log import InProcessLogHub
 from edgecache.invalidation.ledger import shown, visible_to
 from edgecache.invalidation.log_entry import Draft
 from edgecache.invalidation.purge_auth import Caller, PurgeRefused
-from edgecache.server.admin.purge_service import Desk, Json
+from edgecache.server.admin.purge_service import Json, PurgeService
 from edgecache.telemetry.metrics import Registry
 
 REMEMBERED: Final = 1000  # purges
 
 
-class OwnDesk(Desk):
+class LocalPurgeService(PurgeService):
     """Mutable state, too: the last purges."""
 
-    def __init__(self, settings: Settings, registry: Registry, hub: Hub) -> None:
+    def __init__(self, settings: Settings, registry: Registry, hub: InProcessLogHub) -> None:
         super().__init__(settings, registry)
         self._hub = hub
         self._numbers = count(1)

@@ -12,26 +12,26 @@ from aiohttp import StreamReader, web
 
 from edgecache.invalidation.purge_auth import Caller, Credentials, PurgeRefused
 from edgecache.proxy.purge_method import CHALLENGE
-from edgecache.server.admin.fastly_api import FastlyPages
-from edgecache.server.admin.purge_service import MOST_LISTED, Desk, read_wait
+from edgecache.server.admin.fastly_api import FastlyApi
+from edgecache.server.admin.purge_service import MOST_LISTED, PurgeService, read_wait
 
 LARGEST: Final = 1024 * 1024  # bytes of a purge
 BODY_WITHIN: Final = 10.0  # seconds
 Page = Callable[[web.Request, Caller], Awaitable[web.Response]]
 
 
-class PurgePages:
+class PurgeApi:
     """`POST /purges`, `GET /purges`, `GET /purges/{id}`, and Fastly's API; each asks for a secret that may purge."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, desk: PurgeService) -> None:
+        self._service = desk
 
     def add_to(self, app: web.Application) -> None:
         """Serve them."""
         app.router.add_post("/purges", self._guarded(self._purge))
         app.router.add_get("/purges", self._guarded(self._ledger))
         app.router.add_get("/purges/{id}", self._guarded(self._report))
-        fastly = FastlyPages(self._desk)
+        fastly = FastlyApi(self._service)
         app.router.add_post("/service/{service}/purge/{key}", self._guarded(with_content(fastly.key)))
         app.router.add_post("/service/{service}/purge", self._guarded(with_content(fastly.keys)))
         app.router.add_post("/service/{service}/purge_all", self._guarded(with_content(fastly.everything)))
@@ -40,13 +40,13 @@ class PurgePages:
         async def answer(request: web.Request) -> web.Response:
             try:
                 given = Credentials(_said(request, "Authorization"), _said(request, "Fastly-Key"))
-                caller = self._desk.caller(given, request.remote or "", time.monotonic())
+                caller = self._service.caller(given, request.remote or "", time.monotonic())
             except PurgeRefused as refused:  # it is written down already
                 return _problem(refused)
             try:
                 return await page(request, caller)
             except PurgeRefused as refused:
-                self._desk.refused(refused, request.remote or "")
+                self._service.refused(refused, request.remote or "")
                 return _problem(refused)
 
         return answer
@@ -56,17 +56,17 @@ class PurgePages:
             raise PurgeRefused(400, "purge-malformed", f"{unknown[0][:64]!r} is none of wait, timeout")
         wait, within = read_wait(request.query.get("wait", "none"), request.query.get("timeout", ""))
         body = await _body(request)
-        status, answer = await self._desk.purge(body, caller, request.remote or "", wait, within)
+        status, answer = await self._service.purge(body, caller, request.remote or "", wait, within)
         return _json(answer, status, {"Location": f"/purges/{answer['id']}"})
 
     async def _ledger(self, request: web.Request, caller: Caller) -> web.Response:
         limit = request.query.get("limit", "50")
         if not limit.isascii() or not limit.isdigit() or len(limit) > 9 or not 0 < int(limit) <= MOST_LISTED:
             raise PurgeRefused(400, "purge-malformed", f"limit is a number from 1 to {MOST_LISTED}")
-        return _json({"purges": await self._desk.ledger(int(limit), caller)})
+        return _json({"purges": await self._service.ledger(int(limit), caller)})
 
     async def _report(self, request: web.Request, caller: Caller) -> web.Response:
-        return _json(await self._desk.report(request.match_info["id"], caller))
+        return _json(await self._service.report(request.match_info["id"], caller))
 
 
 def with_content(page: Callable[[web.Request, Caller, bytes], Awaitable[web.Response]]) -> Page:

@@ -16,7 +16,7 @@ import orjson
 
 from edgecache.config.settings import Settings
 from edgecache.invalidation import version_vector
-from edgecache.invalidation.appender import LogWriter
+from edgecache.invalidation.appender import LogAppender
 from edgecache.invalidation.ledger import names_none_of, shown, visible_to
 from edgecache.invalidation.log_entry import Draft, author_of, purge_id, read_entry, read_purge_id
 from edgecache.invalidation.metrics import LogCounts
@@ -24,7 +24,7 @@ from edgecache.invalidation.purge_auth import Caller, Credentials, PurgeRefused
 from edgecache.invalidation.purge_log import Kind
 from edgecache.invalidation.purge_request import Purge, purge_of_json, refuse_repeated
 from edgecache.invalidation.region_log import far_store, home_store, writer_of
-from edgecache.invalidation.replicator import Copier
+from edgecache.invalidation.replicator import LogReplicator
 from edgecache.invalidation.stream_store import LogStore, Member, Row
 from edgecache.proxy.purge_method import Attempts, callers_of
 from edgecache.tasks import spawn
@@ -41,7 +41,7 @@ CLOCKS_DIFFER: Final = 600_000  # milliseconds by which the clocks of two region
 Json = dict[str, Any]
 
 
-class Desk:
+class PurgeService:
     """Takes purges from callers who may purge. Mutable state: failed attempts. A subclass says where they go."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
@@ -58,7 +58,7 @@ class Desk:
     def start(self) -> None:
         """Begin what it does by itself."""
 
-    def buried(self, pid: int) -> None:
+    def worker_ended(self, pid: int) -> None:
         """The worker that was this process is no more: nobody has to wait for it."""
 
     def peers(self) -> dict[str, str]:
@@ -122,17 +122,17 @@ class Desk:
         raise NotImplementedError
 
 
-class PurgeDesk(Desk):
+class RegionPurgeService(PurgeService):
     """The desk of a POP with a region's log. Mutable state, too: the last mark seen, and the copiers."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         super().__init__(settings, registry)
         self._region = settings.region
         self._seen = 0  # the last mark of our region that this process has seen
-        self._writer: LogWriter = writer_of(settings, LogCounts(registry, settings.region), lambda: self._seen)
+        self._writer: LogAppender = writer_of(settings, LogCounts(registry, settings.region), lambda: self._seen)
         self._stores: dict[str, LogStore] = {settings.region: self._writer.store, **self._writer.peers}
         self._copiers = [
-            Copier(
+            LogReplicator(
                 lambda: home_store(settings),
                 lambda url=url: far_store(settings, url),  # type: ignore[misc]
                 region=settings.region,
@@ -154,7 +154,7 @@ class PurgeDesk(Desk):
         await asyncio.sleep(PREDECESSORS)
         await self._forget(f"{self._pop}/", silent=PREDECESSORS / 2)
 
-    def buried(self, pid: int) -> None:
+    def worker_ended(self, pid: int) -> None:
         """The worker that was this process is no more: nobody has to wait for it."""
         spawn(self._forget(f"{self._pop}/{pid}."), "a worker is no more")
 
@@ -273,7 +273,7 @@ def _add(pop: Json, member: Member, when: int | None, applied: bool, appended: i
         pop["after_ms"] = max(pop["after_ms"] or 0, when - appended)
 
 
-def _export(registry: Registry, copier: Copier) -> None:
+def _export(registry: Registry, copier: LogReplicator) -> None:
     registry.counter(
         "edgecache_log_copied", "Entries copied from another region.", read=lambda: copier.copied, peer=copier.peer
     )

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Final
 
 from edgecache.semantics import uri
-from edgecache.semantics.bounded_cache import Remembered, Seen
+from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen
 from edgecache.semantics.cache_tags import with_tags
 from edgecache.semantics.client_claims import claims_in
 from edgecache.semantics.forwarding import is_disguised
@@ -107,8 +107,8 @@ class RequestHeads:
     ) -> None:
         self.limits = limits
         self._purging = purging  # whether anybody may purge
-        self._parsed: Remembered[bytes, Request] = Remembered(MOST_REMEMBERED, most_bytes, weight_of, hold)
-        self._seen = Seen()
+        self._parsed: BoundedCache[bytes, Request] = BoundedCache(MOST_REMEMBERED, most_bytes, weight_of, hold)
+        self._seen = RecentlySeen()
         self._splitter = Splitter()
 
     def forget_all(self) -> None:
@@ -293,7 +293,7 @@ class ResponseHeads:
         self._unbelieved = unbelieved  # fields that only a POP may send
         self._tagging = tagging  # further fields that bear tags
         self._hidden = hidden  # fields that are not passed on, beside those that are for this connection only
-        self._parsed: Remembered[bytes, Response] = Remembered(MOST_REMEMBERED // 4)
+        self._parsed: BoundedCache[bytes, Response] = BoundedCache(MOST_REMEMBERED // 4)
         self.known = self._parsed.get  # the response whose head is exactly these bytes, to any method but HEAD
 
     def parse(self, raw: bytes, method: bytes) -> Response:

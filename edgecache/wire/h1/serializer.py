@@ -8,7 +8,7 @@ from typing import Final
 
 import orjson
 
-from edgecache.semantics.memoize import remember
+from edgecache.semantics.memoize import memoize
 from edgecache.semantics.message import FieldLine
 from edgecache.semantics.rope import Piece
 
@@ -20,7 +20,7 @@ def status_line(status: int, reason: bytes = b"") -> bytes:
     return _status_line(status, reason)
 
 
-@remember(1024)
+@memoize(1024)
 def _status_line(status: int, reason: bytes) -> bytes:
     return b"HTTP/1.1 %d %s\r\n" % (status, reason or REASONS.get(status, b""))
 
