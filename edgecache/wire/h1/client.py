@@ -9,15 +9,14 @@ from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from edgecache.semantics.message import Response, is_event_stream
-from edgecache.semantics.rope import Piece
 from edgecache.wire.body import Body
-from edgecache.wire.body_readers import Cursor
 from edgecache.wire.errors import OriginError, OriginTimeout, WireError
 from edgecache.wire.h1 import serializer as render
 from edgecache.wire.h1 import stale_connection
 from edgecache.wire.h1.body_framing import BodyReader, body_reader
-from edgecache.wire.lowest_rate import LowestRate
-from edgecache.wire.slow_readers import SlowReaders
+from edgecache.wire.h1.client_state import State, checked
+from edgecache.wire.h1.response_pace import Pace
+from edgecache.wire.h1.upload import Upload
 from edgecache.wire.upstream_connection import UpstreamConnection, UpstreamPool
 from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
 
@@ -28,43 +27,36 @@ log = logging.getLogger("edgecache")
 JUST_USED: Final = 0.02  # seconds since the last question, in which no origin takes a connection for idle
 MEASURED: Final = 3  # questions of each connection whose answers are timed
 REPEATED: Final = 64 * 1024  # bytes of a safe question's body that are kept until its answer begins
-QUICK: Final = 0.02  # seconds in which readers that keep up take what they are given
 LOOKED_AT: Final = frozenset((206, 304, 408))  # statuses that may be no answer to the question
 MAX_INTERIM: Final = 32  # 1xx responses before a final one
 
 
 class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
-    """One connection to the origin. It is the `Source` of the answer's body and the `Sink` of the question's."""
+    """One connection to a server; the `Source` of its responses' bodies. `client_state.py` has its states."""
 
     __slots__ = (
-        "_answered",
         "_asked_at",
         "_body",
         "_buffer",
-        "_cursor",
         "_fin",
-        "_held_since",
         "_inquiry",
         "_interim_count",
         "_known_head",
-        "_patience",
         "_pool",
-        "_rate",
         "_reader",
         "_resting",
         "_reusable",
         "_reused",
         "_room",
-        "_sending",
         "_shared",
-        "_sized",
-        "_slow_readers",
         "_taken",
         "_tunnel",
         "_tunnel_room",
         "_unread",
-        "deadline",
+        "_upload",
+        "pace",
         "retired",
+        "state",
         "used",
     )
 
@@ -72,42 +64,39 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         self._pool = pool
         self._shared = shared
         self._known_head = shared.heads.known
+        self.state = State.IDLE
         self.origin_text = pool.origin_text
-        self.used = 0  # questions asked on it
+        self.used = 0  # requests sent on it
         self.idle_since = inf  # monotonic seconds; 0 = the next sweep notes it; infinity = it never was
         self._asked_at = 0.0  # monotonic seconds
-        self._reused = False  # it was idle before the question under way
-        self._unread = False  # it ended too soon to have ended because of that question
-        self.deadline = inf  # monotonic seconds; 0 = as long from the next sweep on as the first byte may take
-        self.peer = ""  # the origin's address
+        self._reused = False  # it was idle before the request under way
+        self._unread = False  # it ended too soon to have ended because of that request
+        self.peer = ""  # the server's address
         self.leaves_at = inf  # monotonic seconds: its greatest age
-        self.retired = False  # it takes no other question
-        self.closed = False
+        self.retired = False  # it takes no other request
+        self.closed = False  # the transport has ended, or is about to
         self.writable = True
         self._buffer = b""
         self._room = shared.buffer.after(0)  # where to read into
-        self._taken = 0  # bytes of the answer that readers have taken as they came
-        self._slow_readers = SlowReaders()
+        self._taken = 0  # bytes of the response that readers have taken as they came
+        self.pace = Pace(pool)
         self._inquiry: Inquiry | None = None
-        self._reader: BodyReader | None = None  # of the answer under way, once its head is there
+        self._reader: BodyReader | None = None  # of the response under way, once its head is there
         self._body: Body | None = None
-        self._cursor: tuple[Body, Cursor] | None = None
+        self._upload: Upload | None = None  # of the request under way, while its body is being sent
         self._resting = False  # others have their turn before the rest of what is here is read
-        self._answered = False  # the final head has come
-        self._sending = False  # the question's body is still going out
         self._reusable = True  # so far
         self._interim_count = 0
-        self._sized = False  # the answer under way says how long it is
-        self._rate = LowestRate()
-        self._patience = 0.0  # seconds between two bytes of the answer under way
-        self._held_since = inf  # monotonic seconds; since when its readers hold it back
-        self._fin = False  # the origin has said that it sends no more
+        self._fin = False  # the server has said that it sends no more
         self._tunnel: Callable[[bytes | None], None] | None = None
-        self._tunnel_room: Callable[[], None] | None = None  # told when a tunnel's origin can take more
+        self._tunnel_room: Callable[[], None] | None = None  # called when a tunnel's server can take more
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The origin has accepted."""
+        """The server has accepted."""
         self.transport = cast(asyncio.Transport, transport)
+
+    def _enter(self, state: State) -> None:
+        self.state = checked(self.state, state)
 
     # --- the question
 
@@ -122,47 +111,35 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         return True
 
     def ask(self, inquiry: Inquiry, now: float) -> None:
-        """Send a question, at `now` in monotonic seconds; only on a connection that is new or idle."""
+        """Send a request, at `now` in monotonic seconds; only on a connection that is new or idle."""
+        assert self.state is State.IDLE, "one request at a time"
+        self.state = State.AWAITING_HEAD  # for every request, hence without a call
         question = inquiry.question
         self._inquiry = inquiry
         inquiry.asked_on = self
         self.used += 1
         self._reused = self.idle_since != inf
         self._asked_at = now
-        self.deadline = 0.0
+        self.pace.deadline = 0.0
         self.transport.write(question.h1 or serialized(question))
         if question.body is not None:
-            self._sending = True
             if self._reused and question.is_safe:
                 question.body.keep_up_to(REPEATED)
-            cursor = question.body.read_into(self)
-            if self._sending:
-                self._cursor = (question.body, cursor)
+            self._upload = Upload(self, chunked=question.chunked)
+            self._upload.begin(question.body)
 
-    def write(self, piece: Piece) -> None:
-        """A piece of the question's body."""
-        if self._inquiry is not None and piece:
-            self.transport.write(render.chunk(piece) if self._inquiry.question.chunked else piece)
-            self.deadline = 0.0
-
-    def finish(self) -> None:
-        """The question's body is complete."""
-        if self._inquiry is not None and self._inquiry.question.chunked:
-            self.transport.write(render.LAST_CHUNK)
-        self._sending, self._cursor = False, None
+    def upload_complete(self) -> None:
+        """The request's body is sent."""
+        self._upload = None
         if self._reader is not None and self._reader.done:
             self._release()
 
-    def abort(self) -> None:
-        """The question's body will not be complete: the origin must see that."""
-        self._sending, self._cursor = False, None
-        if not self._answered:
+    def upload_cut(self) -> None:
+        """The request's body ends early: the server must see that."""
+        self._upload = None
+        if self.state is State.AWAITING_HEAD:
             self._fail(OriginError("client-left", "the request's body was cut short"))
         self.close()
-
-    def goes_alone(self, at: int) -> bool:
-        """A question has no other way."""
-        return False
 
     def pause_writing(self) -> None:
         """The origin does not keep up with the question's body."""
@@ -173,9 +150,8 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         self.writable = True
         if self._tunnel_room is not None:
             self._tunnel_room()
-        elif self._cursor is not None:
-            body, cursor = self._cursor
-            body.taken(cursor)
+        elif self._upload is not None:
+            self._upload.go_on()
 
     # --- the answer
 
@@ -193,7 +169,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         if inquiry is None:
             if self._tunnel is not None:
                 self._tunnel(data)
-            else:  # unasked: whatever it is, it is not an answer
+            else:  # unasked: whatever it is, it is no response
                 self.close()
             return
         try:
@@ -225,14 +201,16 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         """Take an answer that is all there in one read, under a head seen before; whether it was one."""
         end = data.find(b"\r\n\r\n") + 4
         response = self._known_head(data[:end])
-        if response is None or response.framing.length != len(data) - end or self._sending:
+        if response is None or response.framing.length != len(data) - end or self._upload is not None:
             return False
         if inquiry.question.method == b"HEAD" or response.status in LOOKED_AT:
             return False
         inquiry.on_whole(response, data[end:])
         self._inquiry = None
+        self._interim_count = 0
+        self.state = State.IDLE
         if self._reusable and response.keep_alive and not self.closed:
-            self.deadline = inf
+            self.pace.deadline = inf
             self._pool.idle(self)
         else:
             self.close()
@@ -266,8 +244,8 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         protocol = response.fields.get(b"upgrade") or b""
         if inquiry is None or not inquiry.question.upgrade or protocol.lower() != b"websocket":
             raise OriginError("unasked-upgrade", "the upstream switched protocols unasked")
-        self._answered = True
-        self.deadline = inf
+        self._enter(State.SWITCHED)
+        self.pace.deadline = inf
         inquiry.on_answer(response, Body())
 
     def _begin_answer(self, response: Response) -> None:
@@ -281,21 +259,18 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
             return
         if not inquiry.question.may_be_answered(response.status):
             raise OriginError("unasked-status", "the upstream answered what it was not asked")
-        self._answered = True
         self._reusable = self._reusable and response.keep_alive
         length = response.framing.length
         if length is not None and length == len(self._buffer):  # all there, in one read
             content, self._buffer = self._buffer, b""
+            self._enter(State.ANSWERED)
             inquiry.on_whole(response, content)
             self._end_answer()
             return
+        self._enter(State.READING_BODY)
         reader = self._reader = body_reader(response.framing)
         body = self._body = Body(self)
-        self._sized = length is not None
-        self._rate.begin()
-        quiet = is_event_stream(response)
-        self._patience = self._pool.tunnel_timeout if quiet else self._pool.between_bytes_timeout
-        self.deadline = self._pool.clock() + self._patience
+        self.pace.begin(sized=length is not None, quiet=is_event_stream(response))
         inquiry.on_answer(response, body)
         if reader.done:
             self._end_answer()
@@ -317,8 +292,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
             return
         self._taken += len(data)
         self._room = self._shared.buffer.after(self._taken)
-        if self.deadline is not inf:
-            self.deadline = self._pool.clock() + self._patience
+        self.pace.moved()
         if self._buffer:  # what was left over in the last turn of the event loop
             data, self._buffer = self._buffer + data, b""
         for piece in reader.feed(data):
@@ -335,30 +309,32 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         if not self._resting:
             self._resting = True
             asyncio.get_running_loop().call_soon(self._go_on)
-        if self._held_since == inf and not self.transport.is_closing():
+        if not self.pace.is_held and not self.transport.is_closing():
             self.transport.pause_reading()
 
     def _go_on(self) -> None:
         self._resting = False
-        if self._held_since == inf and not self.closed and self._reader is not None:
+        if not self.pace.is_held and not self.closed and self._reader is not None:
             self.transport.resume_reading()
             self.data_received(b"")
 
     def _end_answer(self) -> None:
         body, self._body = self._body, None
         if body is not None:
+            self._enter(State.ANSWERED)
             body.finish()
-        if not self._sending:
+        if self._upload is None:
             self._release()
         else:
-            self.close()  # answered before the question was complete: nobody knows what it has read
+            self.close()  # answered before the request was complete: what of it the server has read is not known
 
     def _release(self) -> None:
         if self._inquiry is None:
             return
-        self._inquiry, self._reader, self._cursor = None, None, None
-        self.deadline = inf
-        self._answered, self._interim_count, self._taken = False, 0, 0  # as on a connection that is new
+        self._enter(State.IDLE)
+        self._inquiry, self._reader, self._upload = None, None, None
+        self.pace.deadline = inf
+        self._interim_count = self._taken = 0  # as on a connection that is new
         self._room = self._shared.buffer.after(0)
         if self._reusable and not self._buffer and not self.closed:
             self._pool.idle(self)
@@ -387,7 +363,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         elif self._reader is not None and self._body is not None and self._reader.end() and self._fin and exc is None:
             self._end_answer()
         else:
-            whole = self._answered and self._body is None
+            whole = self.state is State.ANSWERED or self.state is State.SWITCHED
             if not (by_us or whole or self._inquiry is None or self._unheard):
                 self._let_down("closed")
             unread = self._unread or exc is not None
@@ -406,19 +382,18 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
     @property
     def _unheard(self) -> bool:
         """Whether this connection was idle before, and not a byte has come of the answer under way."""
-        return self._reused and not (self._answered or self._buffer or self._interim_count)
+        return self._reused and self.state is State.AWAITING_HEAD and not (self._buffer or self._interim_count)
 
     def _fail(self, error: OriginError, *, unread: bool = False) -> None:
         inquiry, self._inquiry = self._inquiry, None
-        self.deadline = inf
-        if self._cursor is not None:
-            body, cursor = self._cursor
-            self._cursor = None
-            body.leave(cursor)
+        self.pace.deadline = inf
+        if self._upload is not None:
+            self._upload.leave()
+            self._upload = None
         if self._body is not None:
             body, self._body = self._body, None
             body.fail()
-        elif inquiry is not None and not self._answered and not inquiry.cancelled:
+        elif inquiry is not None and self.state is State.AWAITING_HEAD and not inquiry.cancelled:
             if self._unheard:
                 self._pool.unanswered(inquiry, error, self, unread=unread)
             else:
@@ -426,48 +401,34 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """End the connection; an answer under way fails."""
-        self.deadline = inf
+        self.pace.deadline = inf
         self.closed = True
         self.transport.abort()
 
     def sweep(self, now: float) -> None:
         """End what is overdue; `now` in monotonic seconds."""
-        if self.deadline == 0.0:
-            self.deadline = now + self._pool.first_byte_timeout
-        elif now > self.deadline:
-            self._too_late("between-bytes-timeout" if self._answered else "first-byte-timeout")
-        elif self._body is not None and self.deadline != inf:
-            self._sweep_rate(now, self._body)
-
-    def _sweep_rate(self, now: float, body: Body) -> None:
-        """An answer must keep the lowest rate; a stream of unknown length that nobody keeps may be as slow as it is."""
-        pool = self._pool
-        kept = self._rate.is_kept(now, body.size, pool.min_rate, self._patience)
-        if not kept and (self._sized or body.kept):
-            self._too_late("lowest-rate")
+        if reason := self.pace.overdue(now, self._body, answered=self.state is not State.AWAITING_HEAD):
+            self._let_down(reason)
+            self._fail(OriginTimeout(reason, "the upstream did not answer in time"))
+            self.close()
 
     def _let_down(self, reason: str) -> None:
         if self._inquiry is None or not self._inquiry.is_check:
             self._pool.failed(reason)
 
-    def _too_late(self, reason: str) -> None:
-        self._let_down(reason)
-        self._fail(OriginTimeout(reason, "the upstream did not answer in time"))
-        self.close()
-
     # --- when connections are short
 
     def is_sending(self, inquiry: Inquiry) -> bool:
         """Whether the body of `inquiry` still goes out here."""
-        return self._sending and self._inquiry is inquiry
+        return self._upload is not None and self._inquiry is inquiry
 
     def belongs_to(self, inquiry: Inquiry) -> bool:
         """Whether `inquiry` is under way here, or has become the tunnel that this is."""
-        return not self.closed and (self._inquiry is inquiry or self._tunnel is not None)
+        return not self.closed and (self._inquiry is inquiry or self.state is State.TUNNEL)
 
     def held_for(self, now: float) -> float:
         """For how many seconds the answer's readers have held it back; negative infinity if they do not."""
-        return now - self._held_since
+        return self.pace.held_for(now)
 
     def retire(self) -> None:
         """Take no other question: end now if none is under way, else after the answer; a tunnel stays."""
@@ -483,28 +444,19 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
     # --- back-pressure on the answer's body, and leaving HTTP
 
     def pause_reading(self) -> None:
-        """The readers of the answer do not keep up; the origin is not to blame for the time."""
-        self.deadline = inf
-        self._rate.held_back()
-        self._held_since = self._pool.clock()
-        if self._body is not None:
-            self._slow_readers.watch(self._body)
+        """The readers of the response do not keep up; the server is not to blame for the time."""
+        self.pace.hold(self._body)
         if not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """The readers have caught up."""
-        now = self._pool.clock()
-        self.deadline = now + self._patience
-        if self.held_for(now) > QUICK:
+        if not self.pace.resume():
             self._taken = 0
             self._room = self._shared.buffer.after(0)
-        self._held_since = inf
-        self._slow_readers.unwatch()
         if self._reader is not None and self._reader.tired:
             self._rest()
-            return
-        if not self.transport.is_closing():
+        elif not self.transport.is_closing():
             self.transport.resume_reading()
 
     def abandoned(self) -> None:
@@ -513,12 +465,13 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
 
     def end_tunnel(self) -> None:
         """The client has gone: what it sent before still goes out, in its time."""
-        self.deadline = self._pool.clock() + self._pool.between_bytes_timeout
+        self.pace.deadline = self._pool.clock() + self._pool.between_bytes_timeout
         if not self.transport.is_closing():
             self.transport.close()
 
     def become_tunnel(self, receive: Callable[[bytes | None], None], on_room: Callable[[], None]) -> None:
         """Hand all further bytes to `receive`, and None at the end; tell `on_room` when more can be taken again."""
+        self._enter(State.TUNNEL)
         self._tunnel, self._tunnel_room = receive, on_room
         self._inquiry = None
         if self._buffer:
