@@ -23,7 +23,6 @@ from edgecache.storage.regional import INLINE, Found, Regional
 from edgecache.storage.regional_chunks import ChunkWriter
 from edgecache.upstream.reply import Reply
 from edgecache.wire.body import Body
-from edgecache.wire.h1.head import passed_head
 
 
 class Fills:
@@ -47,6 +46,11 @@ class Fills:
     def _largest(self) -> int:
         """Bytes of the largest body that some tier takes."""
         return max(self._memory.largest, self._region.largest if self._region is not None else 0)
+
+    @property
+    def hidden(self) -> frozenset[bytes]:
+        """The response fields that clients do not see."""
+        return self._policy.hidden
 
     def tune(self, policy: Policy) -> None:
         """Go on with another policy; what is stored stays as it is."""
@@ -280,9 +284,7 @@ class Fills:
         fields = stored.fields.without(response.fields.names() | DATE).lines + response.fields.lines
         kept = Fields(fields).without((b"content-range", b"content-length"))
         kept = kept.plus((b"Content-Length", b"%d" % segments.whole))
-        framing = Framing(segments.whole)
-        passed_on = passed_head(200, b"", kept, framing, bodiless=False, hidden=self._policy.hidden)
-        whole = Response(200, kept, b"", framing, passed_on=passed_on)
+        whole = Response(200, kept, b"", Framing(segments.whole))
         reply.body.begin_with(segments.parts[0][1])
         return reply._replace(response=whole)
 

@@ -10,7 +10,6 @@ from functools import partial
 from edgecache.proxy import responses
 from edgecache.proxy.components import Parts
 from edgecache.proxy.fastpath.head_memo import KnownHit, KnownPass, Rendered
-from edgecache.proxy.responses import Answer
 from edgecache.semantics import cache_status
 from edgecache.semantics.message import Request
 from edgecache.semantics.outcomes import Forward, Result
@@ -20,6 +19,7 @@ from edgecache.storage.memory import Entry
 from edgecache.upstream.peering import tell_of_entry, tell_of_reply
 from edgecache.upstream.reply import Reply
 from edgecache.wire.exchange import Exchange
+from edgecache.wire.response import FullResponse
 from edgecache.wire.upstream_request import UpstreamRequest
 
 
@@ -29,7 +29,7 @@ class Delivery:
     def __init__(self, parts: Parts, max_ranges: int) -> None:
         self.max_ranges = max_ranges
         self._pop = parts.pop
-        self._tier_name = parts.region.name if parts.region is not None else b""
+        self._region = parts.region
         self._clock = parts.clock  # resident time
         self._invalidation = parts.invalidation
         self._relays = parts.relays
@@ -48,7 +48,7 @@ class Delivery:
         exchange.cache_status = cache_status.KNOWN_HIT
         if exchange.request.child is not None:
             tell_of_entry(exchange, entry, self._invalidation, now)
-        exchange.reply(answer.status, answer.head, answer.content)
+        exchange.send(answer)
         if rendered.full and exchange.request.persists:
             self._learn_hit(exchange, rendered)
         self._alike.learn(exchange)
@@ -74,25 +74,24 @@ class Delivery:
         else:
             refused = exchange.refused
             member = cache_status.forwarded(self._pop, why, status=304, collapsed=collapsed, refused=refused)
-        answer = responses.from_entry(entry, exchange.request, now, member, self.max_ranges)
-        if answer is None:
+        return self._from(exchange, entry, result, now, member)
+
+    def from_tier(self, exchange: Exchange, entry: Entry, now: float, why: Forward, *, collapsed: bool = False) -> None:
+        """Answer out of `entry`, a whole that came from the regional tier."""
+        assert self._region is not None, "it came from there"
+        member = self._region.outcome(self._pop, entry, now, why, collapsed=collapsed)
+        answered = self._from(exchange, entry, Result.REGIONAL, now, member)
+        assert answered, "a whole entry answers every request"
+
+    def _from(self, exchange: Exchange, entry: Entry, result: Result, now: float, member: bytes) -> bool:
+        response = responses.respond(entry, exchange.request, now, member, self.max_ranges)
+        if response is None:
             return False
         exchange.result, exchange.cache_status, exchange.entry = result, member, entry
         if exchange.request.child is not None:
             tell_of_entry(exchange, entry, self._invalidation, now)
-        exchange.reply(answer.status, answer.head, answer.content)
+        exchange.send(response)
         return True
-
-    def from_tier(self, exchange: Exchange, entry: Entry, now: float, why: Forward, *, collapsed: bool = False) -> None:
-        """Answer out of `entry`, a whole that came from the regional tier."""
-        tier = cache_status.hit(self._tier_name, entry.lifetime - entry.age(now), self._invalidation.detail)
-        member = cache_status.from_tier(self._pop, tier, why, collapsed=collapsed)
-        answer = responses.from_entry(entry, exchange.request, now, member, self.max_ranges)
-        assert answer is not None, "a whole entry answers every request"
-        exchange.result, exchange.cache_status, exchange.entry = Result.REGIONAL, member, entry
-        if exchange.request.child is not None:
-            tell_of_entry(exchange, entry, self._invalidation, now)
-        exchange.reply(answer.status, answer.head, answer.content)
 
     # --- with something else
 
@@ -107,21 +106,17 @@ class Delivery:
         member = cache_status.forwarded(
             self._pop, why, status=status, stored=refused is None, collapsed=collapsed, refused=refused
         )
-        answer = responses.not_modified(stored, int(stored.age(self._clock())), member)
+        response = responses.not_modified(stored, self._clock(), member)
         exchange.result, exchange.cache_status, exchange.answered_with = Result.MISS, member, reply.body
         if exchange.request.child is not None:
             tell_of_reply(exchange, reply, self._invalidation)
-        exchange.reply(answer.status, answer.head)
+        exchange.send(response)
         reply.body.discard()
 
-    def ours(self, exchange: Exchange, answer: Answer, why: Forward | None = None, detail: str = "") -> None:
-        """Answer with something of our own; `detail` is a fixed word."""
-        exchange.result, exchange.failure = Result.ERROR, answer.failure
-        head = answer.head
-        if why is not None:
-            exchange.cache_status = cache_status.forwarded(self._pop, why, detail=detail.encode())
-            head += b"Cache-Status: " + exchange.cache_status + b"\r\n"
-        exchange.reply(answer.status, head, b"" if exchange.request.method == b"HEAD" else answer.content)
+    def ours(self, exchange: Exchange, response: FullResponse, why: Forward | None = None, detail: str = "") -> None:
+        """Answer with a response of our own; `detail` is a fixed word."""
+        outcome = b"" if why is None else cache_status.forwarded(self._pop, why, detail=detail.encode())
+        responses.reply_locally(exchange, response, outcome)
 
     # --- heads that are known from then on
 
@@ -141,19 +136,20 @@ class Delivery:
         if self._known.learns(exchange.raw) and rendered.is_right(self._clock()) and rendered.full:
             self._known.learn(exchange.raw, KnownHit(exchange.request, rendered, exchange.head_in, own=own))
 
-    def _whole(self, entry: Entry, now: float) -> Answer:
+    def _whole(self, entry: Entry, now: float) -> FullResponse:
         """The whole of `entry`, as a plain GET gets it."""
-        return responses.whole(entry, now, cache_status.hit(self._pop, entry.lifetime - entry.age(now)))
+        outcome = cache_status.hit(self._pop, entry.lifetime - entry.age(now))
+        return responses.whole(entry, now, outcome, entry.content, len(entry.content))
 
     def _rendering_for(self, entry: Entry, request: Request) -> Rendered:
         """What `entry`, a whole that is fresh, gives to `request`."""
-        rendered = Rendered(entry, partial(self._answer_to, request), self._known.hsts)
+        rendered = self._known.render(entry, partial(self._answer_to, request))
         rendered.is_right(self._clock())
         return rendered
 
-    def _answer_to(self, request: Request, entry: Entry, now: float) -> Answer:
+    def _answer_to(self, request: Request, entry: Entry, now: float) -> FullResponse:
         """What `entry`, a whole, gives to `request`."""
         member = cache_status.hit(self._pop, entry.lifetime - entry.age(now))
-        answer = responses.from_entry(entry, request, now, member, self.max_ranges)
-        assert answer is not None, "a whole entry answers every request"
-        return answer
+        response = responses.respond(entry, request, now, member, self.max_ranges)
+        assert response is not None, "a whole entry answers every request"
+        return response._replace(content=b"") if request.method == b"HEAD" else response

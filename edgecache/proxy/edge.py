@@ -23,7 +23,6 @@ from typing import Final, assert_never
 from edgecache.invalidation.purge_log import Verdict
 from edgecache.invalidation.version_vector import Vector
 from edgecache.invalidation.write_effects import TOKEN, is_write, token_of
-from edgecache.proxy import responses
 from edgecache.proxy.collapsing import Failed, Filling, Flight, Outcome, Refreshed, Risen, Unshareable
 from edgecache.proxy.components import Limits, Parts
 from edgecache.proxy.deliver import Delivery
@@ -33,7 +32,6 @@ from edgecache.proxy.fastpath.responder import AlikeHits
 from edgecache.proxy.fetch import Refill
 from edgecache.proxy.regional_deliver import RegionalHits
 from edgecache.proxy.regional_ranges import RegionalParts
-from edgecache.proxy.responses import Answer
 from edgecache.proxy.task_guard import seen_through
 from edgecache.proxy.write_through import Reaches, Writes
 from edgecache.semantics import ranges, rfc9111
@@ -48,7 +46,8 @@ from edgecache.storage.regional import Found
 from edgecache.tasks import spawn
 from edgecache.upstream.reply import Reply
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.h1.server import ClientConnection
+from edgecache.wire.response import FullResponse, local_reply
+from edgecache.wire.response_writer import ResponseWriter
 
 TOKEN_PATIENCE: Final = 1.0  # seconds that who has written waits for this worker to know it
 LOOPED: Final = 508  # of one who forged CDN-Loop, it says nothing of others' requests
@@ -64,7 +63,7 @@ class Edge:
         limits: Limits,
         *,
         writes: Writes,
-        on_known_hit: Callable[[ClientConnection, KnownHit | Alike, float], None],
+        on_known_hit: Callable[[ResponseWriter, KnownHit | Alike, float], None],
         reaches: Reaches | None = None,
         token_cookie: bool = False,
     ) -> None:
@@ -106,7 +105,7 @@ class Edge:
 
     # --- without waiting
 
-    def answer_known(self, connection: ClientConnection, raw: bytes) -> bool:
+    def answer_known(self, connection: ResponseWriter, raw: bytes) -> bool:
         """Answer, or pass on, the request whose head is exactly `raw`, if it is known and that is still right."""
         known = self.known.get(raw)
         if known is None:
@@ -128,7 +127,7 @@ class Edge:
         if not rendered.is_right(now):
             self.known.forget_one(raw)
             return False
-        connection.transport.write(rendered.full)
+        connection.send_serialized(rendered.full)
         self.on_known_hit(connection, known, now)
         return True
 
@@ -412,17 +411,15 @@ class Edge:
                     return False
                 else:  # a crowd must not run at an origin that is failing
                     self.delivery.ours(
-                        exchange, responses.of_ours(502, "upstream-status", "the upstream answered an error"), why
+                        exchange, local_reply(502, "upstream-status", "the upstream answered an error"), why
                     )
             case Failed(error):
-                self.delivery.ours(
-                    exchange, responses.of_ours(error.status, error.reason, str(error)), why, error.reason
-                )
+                self.delivery.ours(exchange, local_reply(error.status, error.reason, str(error)), why, error.reason)
             case _:
                 assert_never(outcome)
         return True
 
 
-def nothing_stored() -> Answer:
+def nothing_stored() -> FullResponse:
     """Our own answer to who wants nothing but what is stored (RFC 9111 §5.2.1.7)."""
-    return responses.of_ours(504, "only-if-cached", "nothing stored may be used")
+    return local_reply(504, "only-if-cached", "nothing stored may be used")

@@ -1,6 +1,6 @@
 """What a middleware is: a class with any of the hooks below, an order, and the request fields that it reads.
 
-    on_request(exchange) -> Answer | Held | None     before the request path; a local reply ends the request
+    on_request(exchange) -> FullResponse | Held | None     before the request path; a local reply ends the request
     on_lookup(exchange) -> bytes | Bypass | None         bytes that become a part of the cache key, or no cache at all
     on_fetch(request, fields) -> Fields                  the fields of a request upstream
     on_response(request, response) -> Response           a response from upstream, before it is stored

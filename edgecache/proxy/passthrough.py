@@ -17,16 +17,15 @@ from edgecache.semantics.message import Fields, Response
 from edgecache.semantics.outcomes import OF_THE_RESPONSE, Forward, Refused, Result, Tier
 from edgecache.semantics.stored_response import Stored
 from edgecache.storage.memory import Entry
-from edgecache.upstream.fetcher import Upstream, interim_head
+from edgecache.upstream.fetcher import Upstream
 from edgecache.upstream.peer_fields import is_internal, required_by
 from edgecache.upstream.peering import tell_of_reply
 from edgecache.upstream.reply import Reply
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.h1 import serializer as render
-from edgecache.wire.h1.server import ClientConnection
-from edgecache.wire.upstream_connection import UpstreamConnection
+from edgecache.wire.response import FullResponse, local_reply
+from edgecache.wire.response_writer import ResponseWriter
 from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
 
 MOST_UNSTORED: Final = 256
@@ -35,13 +34,13 @@ LONGEST_UNSTORED: Final = 2048  # bytes of field lines
 
 
 class UnstoredHead(NamedTuple):
-    """How a response that is never stored is passed on: its head but for the empty line, and its Cache-Status."""
+    """How a response that is never stored is passed on: its fields, packed, and its Cache-Status."""
 
     response: Response
     why: Forward
     refused: Refused
     member: bytes
-    head: bytes
+    fields: bytes
 
 
 class Relays:
@@ -100,7 +99,7 @@ class Relays:
         relay.mark = mark
         self.upstream.ask(relay)
 
-    def pass_known(self, connection: ClientConnection, known: KnownPass, raw: bytes, now: float, until: float) -> None:
+    def pass_known(self, connection: ResponseWriter, known: KnownPass, raw: bytes, now: float, until: float) -> None:
         """Pass through the request whose head is `raw`, at `now` in resident time; its mark ends at `until`."""
         relay = _KnownPass(self, connection, known, raw, now)
         if until - now < self._flights.hit_for_miss - OFTEN:  # else it is renewed often enough
@@ -150,7 +149,8 @@ class Relays:
         if refused is None:
             return None
         member = cache_status.forwarded(self.pop, why, status=response.status, refused=refused)
-        known = UnstoredHead(response, why, refused, member, responses.from_upstream(response, member, self._wall()))
+        fields = responses.relayed(response, member, self._wall(), self._fills.hidden)
+        known = UnstoredHead(response, why, refused, member, fields)
         if b"date" in response.fields and response.fields.weight <= LONGEST_UNSTORED:
             if len(self._unstored) >= MOST_UNSTORED:
                 self._unstored.clear()
@@ -167,7 +167,7 @@ class Relays:
         stored: bool = False,
         more: bytes = b"",
     ) -> None:
-        """Answer `exchange` with `reply` as it arrives, and with `more` field lines."""
+        """Answer `exchange` with `reply` as it arrives, and with `more` packed fields."""
         collapsed = result is Result.COLLAPSED
         status = reply.response.status
         exchange.tier = Tier.REGIONAL if reply.tier else reply.by
@@ -183,12 +183,12 @@ class Relays:
         exchange.alone = not stored
         if exchange.request.child is not None:
             tell_of_reply(exchange, reply, self._invalidation)
-        head = responses.from_upstream(reply.response, member, self._wall()) + more
+        fields = responses.relayed(reply.response, member, self._wall(), self._fills.hidden) + more
         if reply.rest is not None:
             exchange.ask_for_rest = partial(_go_on, reply.rest)
         elif self._has_rest(exchange, reply):
             exchange.ask_for_rest = partial(self._ask_for_rest, reply.response)
-        exchange.stream(status, head, reply.response.framing.length, reply.body)
+        exchange.stream(status, fields, reply.response.content_length, reply.body, reply.response.reason)
 
     @staticmethod
     def _has_rest(exchange: Exchange, reply: Reply) -> bool:
@@ -246,7 +246,7 @@ class Relay(Inquiry):
 
     def on_interim(self, response: Response) -> None:
         """It goes to the client."""
-        self.exchange.interim(interim_head(response))
+        self.exchange.interim(response)
 
     def on_answer(self, response: Response, body: Body) -> None:
         """Learn from it, and pass it on."""
@@ -280,29 +280,22 @@ class Relay(Inquiry):
         relays.count_refused(unstored.refused)
         exchange.result, exchange.cache_status, exchange.refused = self.result, unstored.member, unstored.refused
         exchange.answered_on, exchange.upstream_status = self.asked_on, response.status
-        exchange.reply(response.status, unstored.head, content)
+        exchange.send(FullResponse(response.status, unstored.fields, content, len(content), response.reason))
 
     def on_failure(self, error: OriginError) -> None:
         """Answer with an error of our own."""
-        answer = responses.of_ours(error.status, error.reason, str(error))
         member = cache_status.forwarded(self.relays.pop, self.why, detail=error.reason.encode())
         self.exchange.inquiry = None
-        self.exchange.result, self.exchange.cache_status = Result.ERROR, member
-        self.exchange.failure = error.reason
-        content = b"" if self.exchange.request.method == b"HEAD" else answer.content
-        self.exchange.reply(answer.status, answer.head + b"Cache-Status: " + member + b"\r\n", content)
+        responses.reply_locally(self.exchange, local_reply(error.status, error.reason, str(error)), member)
 
     def _tunnel(self, response: Response) -> None:
         """Join both connections byte for byte (RFC 9110 §7.8)."""
-        connection, client = self.asked_on, self.exchange.connection
-        if client is None or connection is None:
+        if self.asked_on is None:
             return
         fields = Fields(
             line for line in response.fields if (name := line[0].lower()) != b"content-length" and not is_internal(name)
         )
-        client.transport.write(render.status_line(101, response.reason) + render.field_block(fields) + b"\r\n")
-        self.exchange.status = 101
-        join(client, connection, self.exchange)
+        self.exchange.switch_protocols(response._replace(fields=fields), self.asked_on)
 
 
 class _KnownPass(Exchange, Relay):
@@ -313,14 +306,14 @@ class _KnownPass(Exchange, Relay):
     entry = None
     alone = True
 
-    def __init__(self, relays: Relays, connection: ClientConnection, known: KnownPass, raw: bytes, now: float) -> None:
+    def __init__(self, relays: Relays, connection: ResponseWriter, known: KnownPass, raw: bytes, now: float) -> None:
         self.request = known.request  # as Exchange.__init__ would; a call less counts here
         self.raw = raw
         self.body = None
         self.client = connection.peer
-        self.began = connection.site.clock()
+        self.began = connection.clock()
         self.head_in = known.size
-        self.opened_on = self._connection = connection
+        self.opened_on = self._writer = connection
         question = known.question
         self.question = question if question.wording is None else question.anew()
         self.asked = self.upstream_asked = now
@@ -340,8 +333,8 @@ class _KnownPass(Exchange, Relay):
         if unstored is None:
             self.on_answer(response, Body.of(content))
             return
-        connection = self._connection
-        if connection is None:
+        writer = self._writer
+        if writer is None:
             return
         if self.mark:
             relays.renew_mark(self.mark, self.asked, relays.clock)
@@ -351,53 +344,13 @@ class _KnownPass(Exchange, Relay):
         self.cache_status, self.bytes_out = unstored.member, len(content)
         self.status = self.upstream_status = response.status
         self.answered_on = self.asked_on
-        self._connection = None
-        head = self.head_out = unstored.head + connection.ending(self.request, unstored.head)
-        connection.transport.write(head + content)
-        connection.exchange_done(self)
+        self._writer = None
+        self.head_out = writer.send(
+            self.request, response.status, unstored.fields, len(content), response.reason, content
+        )
+        writer.exchange_done(self)
 
     def leave(self) -> None:
         super().leave()
         if not self.started:
             self.cancel()
-
-
-class _TunnelEnd:
-    """What is to be cancelled when the client of a tunnel leaves."""
-
-    def __init__(self, origin: UpstreamConnection) -> None:
-        self._origin = origin
-
-    def cancel(self) -> None:
-        """Let what the client sent arrive, then end."""
-        self._origin.end_tunnel()
-
-
-def join(client: ClientConnection, origin: UpstreamConnection, exchange: Exchange) -> None:
-    """Bytes from either side go to the other, as fast as it takes them, until one of them ends."""
-
-    def from_origin(data: bytes | None) -> None:
-        if data is None:
-            client.transport.close()
-        elif not client.transport.is_closing():
-            client.transport.write(data)
-            client.moved()
-            exchange.bytes_out += len(data)
-            if not client.writable:
-                origin.transport.pause_reading()
-
-    def from_client(data: bytes) -> None:
-        if not origin.transport.is_closing():
-            origin.transport.write(data)
-            if not origin.writable:
-                client.transport.pause_reading()
-
-    exchange.inquiry = _TunnelEnd(origin)
-    exchange.become_tunnel(from_client, partial(resume_reading, origin))
-    origin.become_tunnel(from_origin, partial(resume_reading, client))
-
-
-def resume_reading(side: ClientConnection | UpstreamConnection) -> None:
-    """The other side of a tunnel can take more."""
-    if not side.transport.is_closing():
-        side.transport.resume_reading()

@@ -24,10 +24,10 @@ from edgecache.proxy.middleware.residency import Residency
 from edgecache.proxy.middleware.sni_check import SniCheck
 from edgecache.proxy.middleware.tracing import Tracing
 from edgecache.proxy.middleware.trusted_proxies import TrustedProxies
-from edgecache.proxy.responses import Answer
 from edgecache.semantics.unkeyed_fields import unkeyed
 from edgecache.telemetry.request_metrics import Tally
 from edgecache.wire.exchange import Exchange
+from edgecache.wire.response import FullResponse
 
 REGISTRY: Final[list[type[Middleware]]] = [
     PeerAuthentication,
@@ -79,7 +79,7 @@ class Pipeline:
 
     def _chain(self, steps: Sequence[Hook], last: Go) -> Go:
         """One closure that takes these steps in order, until one answers or holds the request."""
-        reply: Callable[[Exchange, Answer], None] = self._edge.delivery.ours
+        reply: Callable[[Exchange, FullResponse], None] = self._edge.delivery.ours
 
         def answer(exchange: Exchange) -> None:
             for step in steps:

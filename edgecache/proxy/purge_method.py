@@ -13,16 +13,17 @@ from edgecache.invalidation.log_entry import Draft
 from edgecache.invalidation.purge_auth import Caller, Credentials, PurgeRefused, caller_of, is_near
 from edgecache.invalidation.purge_dialects import purge_of_request
 from edgecache.invalidation.purge_request import Purge
-from edgecache.proxy import responses
+from edgecache.proxy.responses import reply_locally
 from edgecache.proxy.task_guard import seen_through
 from edgecache.semantics.client_address import Trust, client_address, trust_of
+from edgecache.semantics.field_codec import pack
 from edgecache.semantics.outcomes import Result
 from edgecache.tasks import spawn
 from edgecache.upstream.pool_options import tag_field_names
 from edgecache.valkey.client import Failure
 from edgecache.wire.connection_limits import address_of
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.h1 import serializer as render
+from edgecache.wire.response import FullResponse, local_reply
 
 audit = logging.getLogger("edgecache.audit")
 MOST_FAILURES: Final = 10  # wrong tokens from one address, within
@@ -135,11 +136,9 @@ class PurgeMethod:
         audit.info("purge id=%s by=%s from=%s names=%d soft=%s", number, caller.name, client, named, purge.soft)
         status, state = (200, "ok") if everywhere else (202, "recorded")  # RFC 9110 §15.3.3: a worker is late
         content = orjson.dumps({"status": state, "id": number})
-        head = render.status_line(status) + render.field_block(
-            [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(content))]
-        )
         exchange.result = Result.PURGE
-        exchange.reply(status, head, content)
+        fields = pack([(b"Content-Type", b"application/json")])
+        exchange.send(FullResponse(status, fields, content, len(content)))
 
     def _refuse(self, exchange: Exchange, refused: PurgeRefused) -> None:
         self._refused(refused.reason)
@@ -147,8 +146,6 @@ class PurgeMethod:
         more = [(b"WWW-Authenticate", CHALLENGE)] if refused.status == 401 else []
         if refused.status == 405:
             more = [(b"Allow", b"GET, HEAD")]
-        answer = responses.of_ours(refused.status, refused.reason, str(refused), *more)
-        exchange.result, exchange.failure = Result.ERROR, answer.failure
         if exchange.connection is not None and refused.status != 503:
             exchange.connection.closing = True
-        exchange.reply(answer.status, answer.head, answer.content)
+        reply_locally(exchange, local_reply(refused.status, refused.reason, str(refused), *more))

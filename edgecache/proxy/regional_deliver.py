@@ -14,16 +14,14 @@ from typing import Final
 from edgecache.proxy.components import Parts
 from edgecache.proxy.fastpath.head_memo import KnownRead
 from edgecache.proxy.regional_fetch import Region
-from edgecache.semantics import cache_status
+from edgecache.proxy.responses import WITHOUT_LENGTH, whole
 from edgecache.semantics.message import Request
 from edgecache.semantics.outcomes import Forward, Result
 from edgecache.storage.regional import Found
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.h1.serializer import status_line
-from edgecache.wire.h1.server import ClientConnection
+from edgecache.wire.response_writer import ResponseWriter
 
 NOT_PLAIN: Final = frozenset((b"cache-control", b"pragma", b"if-none-match", b"if-modified-since", b"range"))
-WITHOUT_LENGTH: Final = frozenset((204, 304))
 AnswerRegional = Callable[[Exchange, bytes, None, Forward, Found | None], None]
 
 
@@ -45,7 +43,7 @@ class RegionalHits:
         self._clock = parts.clock  # resident time
         self._otherwise = otherwise  # told what was found for a known head
 
-    def ask_known(self, connection: ClientConnection, known: KnownRead, raw: bytes) -> bool:
+    def ask_known(self, connection: ResponseWriter, known: KnownRead, raw: bytes) -> bool:
         """Look up the request whose head is `raw`; False if memory may have it by now, or nobody may share it."""
         key = known.key
         if key in self._marks or self._memory.has(key):
@@ -75,18 +73,9 @@ class RegionalHits:
         if self._tier.rises(key) and len(body) <= self._memory.largest:
             self._region.check(found)
             self._memory.adopt(found.entry, record.length)
-        age = int(record.initial_age + max(0.0, now - record.received))
-        hit = cache_status.hit(self._region.name, record.lifetime - age, self._invalidation.detail)
-        member = cache_status.from_tier(self._pop, hit, why)
-        head = b"%b%bContent-Length: %d\r\nAge: %d\r\nCache-Status: %b\r\n" % (
-            status_line(record.status, record.reason),
-            record.block,
-            len(body),
-            age,
-            member,
-        )
-        exchange.result, exchange.cache_status, exchange.entry = Result.REGIONAL, member, record
-        exchange.reply(record.status, head, body)
+        outcome = self._region.outcome(self._pop, record, now, why)
+        exchange.result, exchange.cache_status, exchange.entry = Result.REGIONAL, outcome, record
+        exchange.send(whole(record, now, outcome, body, len(body)))
         if type(exchange) is not _Reading and request.persists:
             self._learn(exchange, key, found)
         return True

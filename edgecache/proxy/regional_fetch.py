@@ -15,11 +15,13 @@ from typing import Final, NamedTuple
 from edgecache.invalidation.purge_log import Stamp, Verdict
 from edgecache.invalidation.validity import Invalidation
 from edgecache.proxy.collapsing import Failed, Filling, Outcome, Refreshed, Risen, Unshareable
+from edgecache.proxy.responses import Kept
 from edgecache.semantics import cache_status, ranges, rfc9111
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.message import Framing, Request, Response
+from edgecache.semantics.outcomes import Forward
 from edgecache.semantics.ranges import Span
-from edgecache.semantics.stored_response import Times
+from edgecache.semantics.stored_response import Times, current_age
 from edgecache.storage.fetch_lease import Came, Lease, News
 from edgecache.storage.memory import Entry, Memory
 from edgecache.storage.regional import Found, Regional
@@ -29,7 +31,6 @@ from edgecache.upstream.fetcher import Upstream
 from edgecache.upstream.reply import Reply
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
-from edgecache.wire.h1 import serializer as render
 
 MOST_TURNS: Final = 3  # leaders that give up, which one flight waits for
 
@@ -63,6 +64,12 @@ class Region:
         self._upstream = upstream
         self._clock = clock  # resident time
         self.patience = patience  # seconds that a flight waits for another worker's
+
+    def outcome(self, pop: bytes, kept: Kept, now: float, why: Forward, *, collapsed: bool = False) -> bytes:
+        """The Cache-Status of a response of the POP `pop` that comes out of the tier."""
+        ttl = kept.lifetime - int(current_age(kept, now))
+        hit = cache_status.hit(self.name, ttl, self._invalidation.detail)
+        return cache_status.from_tier(pop, hit, why, collapsed=collapsed)
 
     def is_led_by(self, request: Request) -> bool:
         """Whether it comes through a POP of this region: that one holds the lease, and must not be waited for."""
@@ -149,14 +156,11 @@ class Region:
         """An answer whose body is read from the tier while it is sent; it is as good as one asked for at `seen`."""
         entry, length = found.entry, found.record.length
         stored = entry.stored
-
         reader = self.reader(found, request, client)
         now = self._clock()
         age = entry.age(now)
-        head = render.status_line(entry.status, entry.reason) + entry.block
-        head += b"Content-Length: %d\r\nAge: %d\r\n" % (length, age)
         member = cache_status.hit(self.name, entry.lifetime - age)
-        response = Response(entry.status, stored.fields, entry.reason, Framing(length), passed_on=head)
+        response = Response(entry.status, stored.fields.plus((b"Age", b"%d" % age)), entry.reason, Framing(length))
         if length <= self._memory.largest:
             reader.body.keep_up_to(self._memory.largest, self._memory.account)
             url = primary_key(request)

@@ -10,17 +10,14 @@ from collections.abc import Callable
 from edgecache.proxy import responses
 from edgecache.proxy.components import Parts
 from edgecache.proxy.regional_fetch import Region
-from edgecache.proxy.responses import Answer
 from edgecache.proxy.task_guard import seen_through
-from edgecache.semantics import cache_status, ranges
+from edgecache.semantics import ranges
 from edgecache.semantics.outcomes import Forward, Result
-from edgecache.semantics.preconditions import is_not_modified
 from edgecache.semantics.ranges import Span
 from edgecache.storage.regional import Found
 from edgecache.tasks import spawn
 from edgecache.upstream.peering import tell_of_entry
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.h1.serializer import status_line
 
 GoOn = Callable[[Exchange, bytes, None, Forward], None]
 
@@ -40,22 +37,18 @@ class RegionalParts:
         request = exchange.request
         if found.whole or not self._region.may_reuse(found, request):
             return False
-        stored, now = found.entry.stored, self._clock()
-        length, age, member = found.record.length, found.entry.age(now), self._member(found, why, now)
-        if is_not_modified(request, stored):
-            self._reply(exchange, found, member, responses.not_modified(stored, age, member))
+        entry, now = found.entry, self._clock()
+        outcome = self._region.outcome(self._pop, entry, now, why)
+        response = responses.respond(entry, request, now, outcome, most_ranges, found.record.length)
+        if response is not None:
+            self._mark(exchange, found, outcome)
+            exchange.send(response)
             return True
-        if request.method == b"HEAD":
-            self._reply(exchange, found, member, head_of(found, age, member))
-            return True
-        spans = ranges.wanted_spans(request, stored, length, most_ranges)
+        spans = ranges.wanted_spans(request, entry.stored, found.record.length, most_ranges)
         if spans is None or len(spans) > 1:
             return False
-        if not spans:
-            self._reply(exchange, found, member, responses.unsatisfiable(stored, length, age, member))
-        else:
-            work = self._answer(exchange, key, found, why, spans[0])
-            spawn(seen_through(exchange, work), "a range out of the regional tier")
+        work = self._answer(exchange, key, found, why, spans[0])
+        spawn(seen_through(exchange, work), "a range out of the regional tier")
         return True
 
     async def _answer(self, exchange: Exchange, key: bytes, found: Found, why: Forward, span: Span) -> None:
@@ -64,38 +57,15 @@ class RegionalParts:
             if not exchange.gone:
                 self._go_on(exchange, key, None, why)
             return
-        now = self._clock()
-        member = self._member(found, why, now)
-        entry = found.entry
-        head = responses.part_head(entry.stored, span, found.record.length, entry.age(now), member)
-        self._mark(exchange, found, member)
+        entry, now = found.entry, self._clock()
+        outcome = self._region.outcome(self._pop, entry, now, why)
+        response = responses.part(entry.stored, span, found.record.length, now, outcome)
+        self._mark(exchange, found, outcome)
         reader = self._region.reader(found, exchange.request, exchange.client, span)
-        exchange.stream(206, head, len(span), reader.body)
+        exchange.stream(response.status, response.fields, response.length, reader.body)
         reader.start()
-
-    def _member(self, found: Found, why: Forward, now: float) -> bytes:
-        entry = found.entry
-        hit = cache_status.hit(self._region.name, entry.lifetime - entry.age(now), self._invalidation.detail)
-        return cache_status.from_tier(self._pop, hit, why)
-
-    def _reply(self, exchange: Exchange, found: Found, member: bytes, answer: Answer) -> None:
-        self._mark(exchange, found, member)
-        exchange.reply(answer.status, answer.head)
 
     def _mark(self, exchange: Exchange, found: Found, member: bytes) -> None:
         exchange.result, exchange.cache_status, exchange.entry = Result.REGIONAL, member, found.entry
         if exchange.request.child is not None:
             tell_of_entry(exchange, found.entry, self._invalidation, self._clock())
-
-
-def head_of(found: Found, age: int, member: bytes) -> Answer:
-    """The head of the whole."""
-    entry = found.entry
-    head = b"%b%bContent-Length: %d\r\nAge: %d\r\nCache-Status: %b\r\n" % (
-        status_line(entry.status, entry.reason),
-        entry.block,
-        found.record.length,
-        age,
-        member,
-    )
-    return Answer(entry.status, head)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-from edgecache.proxy import responses
-from edgecache.semantics.outcomes import Result
+from edgecache.proxy.responses import reply_locally
 from edgecache.wire.exchange import Exchange
+from edgecache.wire.response import local_reply
 
 
 async def seen_through(exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
@@ -15,7 +15,5 @@ async def seen_through(exchange: Exchange, work: Coroutine[Any, Any, None]) -> N
     try:
         await work
     except Exception:
-        answer = responses.of_ours(500, "internal", "the request failed here")
-        exchange.result, exchange.failure = Result.ERROR, answer.failure
-        exchange.reply(answer.status, answer.head, b"" if exchange.request.method == b"HEAD" else answer.content)
+        reply_locally(exchange, local_reply(500, "internal", "the request failed here"))
         raise

@@ -24,9 +24,8 @@ from edgecache.invalidation.purge_log import Kind
 from edgecache.invalidation.validity import Invalidation
 from edgecache.invalidation.version_vector import Vector
 from edgecache.invalidation.write_effects import invalidated_scopes, target_scopes, token_lines
-from edgecache.proxy import responses
 from edgecache.proxy.passthrough import Relay, Relays
-from edgecache.proxy.responses import Answer
+from edgecache.proxy.responses import reply_locally
 from edgecache.proxy.task_guard import seen_through
 from edgecache.proxy.write_gate import WAIT_FOR_IT, Gate, InDoubt
 from edgecache.semantics.client_address import Trust
@@ -37,6 +36,7 @@ from edgecache.valkey.client import Failure
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
+from edgecache.wire.response import FullResponse, local_reply
 
 STATE_NAME: Final = b"Edgecache-Invalidation"
 CONFIRM_WITHIN: Final = 2.0  # seconds that a writer waits for those who have to know
@@ -123,7 +123,7 @@ class Writes:
         else:
             self._ask(write)
 
-    async def _begin(self, writer: LogAppender, write: _Write) -> Answer | None:
+    async def _begin(self, writer: LogAppender, write: _Write) -> FullResponse | None:
         """Put the BEGIN into the log; what the client is told if the write must not be whole at the origin."""
         if self.in_doubt.is_full(write.client):
             return self._too_many()
@@ -134,21 +134,20 @@ class Writes:
             write.begun = await writer.append(Draft(Kind.BEGIN, named, within=policy.timeout, author=policy.author))
         except Failure:
             if policy.refuse_unrecorded:
-                return responses.of_ours(503, "log-unreachable", "the write was not sent: nobody could be told of it")
+                return local_reply(503, "log-unreachable", "the write was not sent: nobody could be told of it")
         return None
 
-    def _too_many(self) -> Answer:
+    def _too_many(self) -> FullResponse:
         self.in_doubt.refused += 1
         later = (b"Retry-After", WAIT_FOR_IT.encode())
-        return responses.of_ours(429, "too-many-writes", "too many writes of this client are not yet answered", later)
+        return local_reply(429, "too-many-writes", "too many writes of this client are not yet answered", later)
 
-    def _refuse(self, write: _Write, answer: Answer) -> None:
+    def _refuse(self, write: _Write, response: FullResponse) -> None:
         """Answer by ourselves: the origin has nothing of the write, or not the whole."""
         exchange = write.exchange
         self._leave(write)
         exchange.inquiry = None
-        exchange.result, exchange.failure = Result.ERROR, answer.failure
-        exchange.reply(answer.status, answer.head, answer.content)
+        reply_locally(exchange, response)
 
     def _ask(self, write: _Write) -> None:
         upstream, exchange = self._relays.upstream, write.exchange

@@ -17,7 +17,7 @@ from edgecache.semantics.client_claims import (
 )
 from edgecache.semantics.message import FieldLine, Fields, Framing, Request
 from edgecache.semantics.origin_urls import OwnUrls
-from edgecache.semantics.stored_response import HOP_BY_HOP, end_to_end
+from edgecache.semantics.stored_response import HOP_BY_HOP, end_to_end, hop_by_hop
 from edgecache.semantics.vary import is_malformed_codings
 
 FORWARDED: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
@@ -43,6 +43,7 @@ SCHEMES: Final = frozenset((b"http", b"https"))
 SCHEME_FIELDS: Final = frozenset((b"x-forwarded-proto", b"forwarded"))
 LIMIT_FIELDS: Final = frozenset((b"cdn-loop", b"max-forwards"))
 MOST_FORWARDS: Final = 999
+CONTENT_LENGTH: Final = frozenset((b"content-length",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,15 @@ def upstream_lines(
     if gateway.forwarded:
         lines += _forwarded_lines(request, client)
     return lines
+
+
+def downstream_lines(fields: Fields, hidden: frozenset[bytes] = frozenset()) -> list[FieldLine]:
+    """The lines of a response's `fields` that go to the client: neither hop-by-hop nor `hidden` nor between POPs.
+
+    Content-Length is not among them: the length is said anew (RFC 9110 §8.6).
+    """
+    drop = hop_by_hop(fields) | CONTENT_LENGTH | hidden
+    return [line for line in fields.lines if (name := line[0].lower()) not in drop and name[:10] != INTERNAL_PREFIX]
 
 
 def _body_lines(framing: Framing) -> list[FieldLine]:

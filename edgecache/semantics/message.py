@@ -183,7 +183,17 @@ class Response(NamedTuple):
     reason: bytes = b""
     framing: Framing = NO_BODY
     keep_alive: bool = True
-    passed_on: bytes = b""  # the head as a client gets it, but for what this POP adds and the empty line
+
+    @property
+    def content_length(self) -> int | None:
+        """The length to announce: that of the content, or, without any, what Content-Length says of another message.
+
+        A response to HEAD, and a 304, speak of the response to a GET (RFC 9110 §8.6).
+        """
+        if self.framing.length != 0:
+            return self.framing.length
+        said = None if self.status == 204 or self.status < 200 else self.fields.get(b"content-length")
+        return None if said is None else int(said.partition(b",")[0])  # several were found to be equal
 
 
 def is_event_stream(response: Response) -> bool:

@@ -32,14 +32,11 @@ class OwnUrls(NamedTuple):
         index = response.fields.index
         if not any(name in index for name in NAMING) or request.host in self.sites:
             return response
-        lines, head = [], response.passed_on
-        for line in response.fields:
-            name, value = line
-            public = self._value(request, name.lower(), value) if name.lower() in NAMING else value
-            if public != value:
-                head = head.replace(b"\r\n%b: %b\r\n" % line, b"\r\n%b: %b\r\n" % (name, public), 1)
-            lines.append((name, public))
-        return response._replace(fields=Fields(lines), passed_on=head)
+        lines = [
+            (name, self._value(request, name.lower(), value) if name.lower() in NAMING else value)
+            for name, value in response.fields
+        ]
+        return response._replace(fields=Fields(lines))
 
     def _value(self, request: Request, name: bytes, value: bytes) -> bytes:
         if name == OWN_PURGE:

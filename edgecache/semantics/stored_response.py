@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from edgecache.semantics.accept_encoding import Codings, codings_in
 from edgecache.semantics.cache_control import (
@@ -66,6 +66,23 @@ class Times(NamedTuple):
         return self.received + self.ahead
 
 
+class Received(Protocol):
+    """What has an age."""
+
+    @property
+    def received(self) -> float:
+        """When it came: epoch seconds."""
+
+    @property
+    def initial_age(self) -> float:
+        """Its corrected_initial_age."""
+
+
+def current_age(response: Received, now: float) -> float:
+    """RFC 9111 §4.2.3 current_age, in seconds; a clock set back never makes it younger than it came."""
+    return response.initial_age + max(0.0, now - response.received)
+
+
 class Stored(NamedTuple):
     """One response as kept: end-to-end fields, age and freshness worked out once, when it arrived.
 
@@ -90,8 +107,8 @@ class Stored(NamedTuple):
     tags: tuple[bytes, ...] = ()  # by which it can be purged
 
     def age(self, now: float) -> float:
-        """RFC 9111 §4.2.3 current_age, in seconds; a clock set back never makes it younger than it came."""
-        return self.initial_age + max(0.0, now - self.received)
+        """Its age in seconds."""
+        return current_age(self, now)
 
     @property
     def stale_at(self) -> float:

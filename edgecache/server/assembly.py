@@ -48,7 +48,8 @@ from edgecache.valkey.availability import Guard
 from edgecache.valkey.batching import MOST_BYTES
 from edgecache.valkey.circuit_breaker import Breaker
 from edgecache.valkey.client import Link
-from edgecache.wire.h1.server import ClientConnection
+from edgecache.wire.h1.serializer import persistent_head
+from edgecache.wire.response_writer import ResponseWriter
 from edgecache.wire.tls.contexts import ServerTls
 
 REGISTER_BYTES: Final = 1024  # allowed for each purged name
@@ -82,7 +83,7 @@ class Given:
     clock: Clock
 
 
-def assemble(given: Given, on_known_hit: Callable[[ClientConnection, KnownHit | Alike, float], None]) -> Assembled:
+def assemble(given: Given, on_known_hit: Callable[[ResponseWriter, KnownHit | Alike, float], None]) -> Assembled:
     """The request path that the settings describe, on the running event loop."""
     settings, watch, clock, is_trusted = given.settings, given.watch, given.clock, given.is_trusted
     tier = regional_tier(settings, watch.regional, clock)
@@ -135,7 +136,7 @@ def _parts(given: Given, tier: Regional | None) -> Parts:
             wall=clock.wall,
             jurisdiction=home,
         ),
-        known=KnownHeads(memory.account.budget // KNOWN, memory.account.hold),
+        known=KnownHeads(persistent_head, memory.account.budget // KNOWN, memory.account.hold),
         alike=AlikeHeads(memory.account.budget // ALIKE, memory.account.hold),
         region=_region(given, tier, memory, invalidation, upstream),
         jurisdiction=home,

@@ -13,7 +13,7 @@ from edgecache.telemetry.access_log import AccessLog, Quoted, members_of, member
 from edgecache.telemetry.log_fields import LineFormat, LogContext
 from edgecache.telemetry.request_metrics import SAMPLED, RequestCounts, Tally
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.h1.server import ClientConnection
+from edgecache.wire.response_writer import ResponseWriter
 
 
 class RequestLog:
@@ -81,7 +81,7 @@ class RequestLog:
             more += f',"regional_ms":{exchange.regional_took * 1000:.3f}'
         return more
 
-    def known_hit(self, connection: ClientConnection, known: KnownHit | Alike, now: float) -> None:
+    def known_hit(self, connection: ResponseWriter, known: KnownHit | Alike, now: float) -> None:
         """A request was answered at `now`, in resident time, by a known head, or by one that is like known ones."""
         requests = self._requests
         answer = known.rendered.answer
@@ -113,7 +113,7 @@ class RequestLog:
         known.logged = members_of(known.request, self._quoted)
         return known.logged
 
-    def _seen_hit(self, connection: ClientConnection, known: KnownHit | Alike, now: float) -> LogContext:
+    def _seen_hit(self, connection: ResponseWriter, known: KnownHit | Alike, now: float) -> LogContext:
         rendered = known.rendered
         return LogContext(
             time=now,

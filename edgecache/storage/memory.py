@@ -1,6 +1,6 @@
 """L1: whole and partial responses in this worker's memory, within a budget of bytes. Synchronous.
 
-What lies here is compact: an entry keeps the head as the bytes that are sent, and rebuilds the `Stored` value that the
+What lies here is compact: an entry keeps its fields packed, and rebuilds the `Stored` value that the
 rules ask about only for requests that are not plain. An entry is `gone` once it was evicted, replaced or invalidated;
 whoever holds on to one must look.
 """
@@ -15,17 +15,17 @@ from edgecache.semantics import uri
 from edgecache.semantics.accept_encoding import Codings, codings_in_block, keyed, keyed_under
 from edgecache.semantics.cache_key import SearchVariance, no_vary_search
 from edgecache.semantics.content_length import are_consistent, is_complete
+from edgecache.semantics.field_codec import pack, unpack
 from edgecache.semantics.message import Fields
 from edgecache.semantics.outcomes import Refused
 from edgecache.semantics.ranges import Segments
 from edgecache.semantics.rope import Content
-from edgecache.semantics.stored_response import Stored, etag_of, last_modified_of
+from edgecache.semantics.stored_response import Stored, current_age, etag_of, last_modified_of
 from edgecache.semantics.vary import selecting_values
 from edgecache.storage.eviction import POLICIES, EvictionPolicy
 from edgecache.storage.memory_budget import Account
 from edgecache.storage.variants import UsedCodings, Variants
 from edgecache.wire.body_charge import LARGE
-from edgecache.wire.h1.serializer import field_block
 
 log = logging.getLogger("edgecache")
 
@@ -73,7 +73,7 @@ class Entry:
 
     def adopt(self, stored: Stored) -> None:
         """Take over the head and the freshness of `stored`, for the same content."""
-        self.block = field_block(stored.fields.without((b"content-length",)))  # the length is that of what is sent
+        self.block = pack(stored.fields.without((b"content-length",)))  # the length is that of what is sent
         self.status = stored.status
         self.reason = stored.reason
         self.directives = stored.directives
@@ -103,11 +103,7 @@ class Entry:
     @property
     def stored(self) -> Stored:
         """The value that the rules ask about, rebuilt."""
-        lines = []
-        for line in self.block.split(b"\r\n")[:-1]:
-            name, _, value = line.partition(b": ")
-            lines.append((name, value))
-        fields = Fields(lines)
+        fields = unpack(self.block)
         return Stored(
             status=self.status,
             reason=self.reason,
@@ -143,7 +139,11 @@ class Entry:
 
     def age(self, now: float) -> int:
         """The value of `Age`, in whole seconds."""
-        return int(self.initial_age + max(0.0, now - self.received))
+        return int(current_age(self, now))
+
+    def older_at(self, now: float) -> float:
+        """When `age` is next another than at `now`."""
+        return self.received - self.initial_age + self.age(now) + 1
 
     def __repr__(self) -> str:
         return f"<Entry {self.status}, {self.size} bytes{', gone' if self.gone else ''}>"

@@ -159,9 +159,8 @@ class _Fetch(Inquiry):
         self.landed: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
     def on_interim(self, response: Response) -> None:
-        head = interim_head(response)
         for exchange in tuple(self._watchers):
-            exchange.interim(head)
+            exchange.interim(response)
 
     def on_answer(self, response: Response, body: Body) -> None:
         self._tell_times(response.status)
@@ -183,8 +182,3 @@ class _Fetch(Inquiry):
         self._tell_times()
         if not self.landed.done():
             self.landed.set_exception(error)
-
-
-def interim_head(response: Response) -> bytes:
-    """A 1xx response as it is passed on (RFC 9110 §15.2); it has no length (§8.6)."""
-    return response.passed_on + b"\r\n"

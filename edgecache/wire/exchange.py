@@ -6,25 +6,24 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from edgecache.semantics.message import Request
+from edgecache.semantics.field_codec import pack
+from edgecache.semantics.message import Request, Response
 from edgecache.semantics.outcomes import Forward, Refused, Result, Tier
 from edgecache.semantics.rope import Content, Piece, Rope, whole_of
 from edgecache.wire.body import Body
 from edgecache.wire.body_buffer import SLICE
-from edgecache.wire.body_charge import LARGE
 from edgecache.wire.body_readers import Cursor
 from edgecache.wire.errors import BadRequest
-from edgecache.wire.h1 import serializer as render
+from edgecache.wire.response import FullResponse
 
 if TYPE_CHECKING:
     from edgecache.telemetry.observed import StoredResponse
     from edgecache.telemetry.tracing import Trace
-    from edgecache.wire.h1.server import ClientConnection
+    from edgecache.wire.response_writer import ResponseWriter
     from edgecache.wire.upstream_connection import UpstreamConnection
 
 
 BURST: Final = 128 * 1024  # bytes that a client gets before the others have their turn, however fast it is
-COPIED: Final = 16 * 1024  # bytes that are copied rather than written in three parts
 
 
 class Cancellable(Protocol):
@@ -61,26 +60,25 @@ class Exchange:
     alone = False  # nobody but its client has any use for the answer: no cache, no other client
     inquiry: Cancellable | None = None  # to be cancelled if the client leaves before the end
     _cursor: tuple[Body, Cursor] | None = None
-    _chunked = False
     _length: int | None = None  # bytes that the head has promised, if the body follows
     _burst = 0  # bytes of the body that were sent in this turn of the event loop, or in some before
-    extra = b""  # field lines that end the head of the answer: what only a POP is told
+    extra = b""  # packed fields that end the head of the response: what only a POP is told
     ask_for_rest: Callable[[Exchange, int], None] | None = None  # how to get the answer's rest by another way
 
-    def __init__(self, connection: ClientConnection, request: Request, raw: bytes, body: Body | None) -> None:
+    def __init__(self, writer: ResponseWriter, request: Request, raw: bytes, body: Body | None) -> None:
         self.request = request
         self.raw = raw  # the head's exact bytes
         self.body = body  # of the request; None where it has none
-        self.client = connection.peer  # its address
-        self.began = connection.site.clock()
+        self.client = writer.peer  # its address
+        self.began = writer.clock()
         self.head_in = len(raw)
-        self.opened_on: ClientConnection | None = connection  # the same, as long as the exchange lives
-        self._connection: ClientConnection | None = connection
+        self.opened_on: ResponseWriter | None = writer  # for the log: it outlasts the response
+        self._writer: ResponseWriter | None = writer
 
     @property
     def gone(self) -> bool:
         """Whether nobody waits for this answer any more: it is complete, or the client has left."""
-        return self._connection is None
+        return self._writer is None
 
     @property
     def not_stored(self) -> Refused | None:
@@ -90,75 +88,59 @@ class Exchange:
     @property
     def writable(self) -> bool:
         """Whether the client keeps up, and has not had its share of this turn of the event loop."""
-        return self._connection is None or (self._connection.writable and self._burst < BURST)
+        return self._writer is None or (self._writer.room and self._burst < BURST)
 
     def refused_by(self, error: BadRequest, size: int = 0) -> None:
         """It is refused, by an answer of ours with `size` bytes of content that the connection sends."""
         self.status, self.bytes_out = error.status, size
         self.result, self.failure = Result.ERROR, error.reason
 
-    def interim(self, head: bytes) -> None:
-        """Send a 1xx response; HTTP/1.0 knows none (RFC 9110 §15.2)."""
-        if self._connection is not None and not self.started and not self.request.http_1_0:
-            self._connection.transport.write(head)
+    def interim(self, response: Response) -> None:
+        """Send a 1xx response (RFC 9110 §15.2)."""
+        if self._writer is not None and not self.started:
+            self._writer.interim(self.request, response.status, pack(response.fields), response.reason)
 
-    def reply(self, status: int, head: bytes, content: Content = b"") -> None:
-        """The whole answer: `head` is status line and fields, with Content-Length where it needs one."""
-        connection = self._connection
-        if connection is None:
+    def send(self, response: FullResponse) -> None:
+        """Answer with `response`; with its head only if the method is HEAD."""
+        writer = self._writer
+        if writer is None:
             return
-        if self.started:  # another answer has begun: this one cannot be told from its rest
+        if self.started:  # another response has begun: this one cannot be told from its rest
             self.abort()
             return
+        status, fields, content, length, reason, _ = response
+        if self.request.method == b"HEAD":
+            content = b""
+        if self.extra:
+            fields += self.extra
         size = len(content)
         self.status, self.started, self.bytes_out = status, True, size
-        head += self.extra + connection.ending(self.request, head)
-        self.head_out = head
         if size > SLICE or isinstance(content, Rope):
             # not all at once: what waits for a slow client is a slice, and it is known who reads what
-            connection.transport.write(head)
-            self.bytes_out, self._length, self.first_byte = 0, size, connection.site.clock()
-            self._read(Body.of(content, connection.site.room))
+            self.head_out = writer.head(self.request, status, fields, length, reason)
+            self.bytes_out, self._length, self.first_byte = 0, size, writer.clock()
+            self._read(Body.of(content, writer.budget))
             return
-        if size <= COPIED:
-            connection.transport.write(head + content)
-        else:
-            connection.transport.write(head)
-            connection.transport.write(content)
-            if size >= LARGE:
-                connection.site.room.sent(content, connection.transport)
-        self._connection = self._cursor = None
-        connection.exchange_done(self)
+        self.head_out = writer.send(self.request, status, fields, length, reason, content)
+        self._writer = self._cursor = None
+        writer.exchange_done(self)
 
-    def start(self, status: int, head: bytes, length: int | None) -> None:
-        """Begin an answer whose body follows by `write` and `finish`; `length` None = unknown."""
-        connection = self._connection
-        if connection is None:
-            return
-        self.status, self.started, self._length = status, True, length
-        if length is None:
-            if self.request.http_1_0:  # RFC 9112 §6.3 step 8
-                connection.closing = True
-            else:
-                self._chunked = True
-                head += b"Transfer-Encoding: chunked\r\n"
-        self.head_out = head + self.extra + connection.ending(self.request, head)
-        self.first_byte = connection.site.clock()
-        connection.transport.write(self.head_out)
-
-    def stream(self, status: int, head: bytes, length: int | None, body: Body) -> None:
-        """Answer with `body` as it arrives; of a HEAD's answer only the head is sent."""
-        if self._connection is None:
+    def stream(self, status: int, fields: bytes, length: int | None, body: Body, reason: bytes = b"") -> None:
+        """Answer with `body` as it arrives; `length` None: it is not known. A HEAD is answered with the head only."""
+        writer = self._writer
+        if writer is None:
             body.discard()
             return
         if self.request.method == b"HEAD" or status in (204, 304):
-            self.reply(status, head)
+            self.send(FullResponse(status, fields, b"", length, reason))
             body.discard()  # it goes on if it is stored
             return
         if body.finished and len(body.pieces) <= 1 and body.size == length:  # all there: one write
-            self.reply(status, head, body.pieces[0] if body.pieces else b"")
+            self.send(FullResponse(status, fields, body.pieces[0] if body.pieces else b"", length, reason))
             return
-        self.start(status, head, length)
+        self.status, self.started, self._length = status, True, length
+        self.head_out = writer.head(self.request, status, fields + self.extra, length, reason)
+        self.first_byte = writer.clock()
         self._read(body)
 
     def _read(self, body: Body, skip: int = 0) -> None:
@@ -174,19 +156,14 @@ class Exchange:
 
     def write(self, piece: Piece) -> None:
         """A piece of the answer's body."""
-        connection = self._connection
-        if connection is not None and piece:
+        writer = self._writer
+        if writer is not None and piece:
             size = len(piece)
             self.bytes_out += size
             self._burst += size
             if self._burst >= BURST > self._burst - size:
                 asyncio.get_running_loop().call_soon(self._have_a_turn)
-            if not self._chunked:
-                connection.transport.write(piece)
-            elif size <= COPIED:
-                connection.transport.write(render.chunk(piece))
-            else:  # what waits for the client is what is stored, and no copy of it
-                connection.transport.writelines((b"%x\r\n" % size, piece, b"\r\n"))
+            writer.data(piece)
 
     def _have_a_turn(self) -> None:
         self._burst = 0
@@ -194,24 +171,23 @@ class Exchange:
 
     def finish(self) -> None:
         """The answer's body is complete."""
-        if self._connection is None:
+        if self._writer is None:
             return
         if self._length is not None and self.bytes_out != self._length:  # RFC 9112 §8: the client must see that
             self.abort()
             return
-        if self._chunked:
-            self._connection.transport.write(render.LAST_CHUNK)
+        self._writer.end()
         self._complete()
 
     def abort(self) -> None:
-        """The answer cannot be completed: the connection is cut, which no client takes for an end."""
-        if self._connection is not None:
+        """The response cannot be completed, and the client must see that."""
+        if self._writer is not None:
             self.failure = "cut-short"
-            self._connection.cut()
+            self._writer.reset()
 
     def goes_alone(self, at: int) -> bool:
         """Whether the rest from byte `at` on comes by another way: others must not wait for this client."""
-        if self.ask_for_rest is None or self._connection is None:
+        if self.ask_for_rest is None or self._writer is None:
             return False
         self._cursor = None
         self.ask_for_rest(self, at)  # no cycle: what a miss leaves behind is freed at once
@@ -219,7 +195,7 @@ class Exchange:
 
     def go_on_with(self, rest: Body, skip: int = 0) -> None:
         """The rest of the answer's body comes from here, after `skip` bytes."""
-        if self._connection is None:
+        if self._writer is None:
             rest.discard()
         else:
             self._read(rest, skip)
@@ -232,7 +208,7 @@ class Exchange:
 
     def leave(self) -> None:
         """The client is gone."""
-        self._connection = None
+        self._writer = None
         if self._cursor is not None:
             body, cursor = self._cursor
             self._cursor = None
@@ -245,20 +221,22 @@ class Exchange:
             self.inquiry.cancel()
 
     @property
-    def connection(self) -> ClientConnection | None:
-        """The client's connection, or None if the client has left or is answered."""
-        return self._connection
+    def connection(self) -> ResponseWriter | None:
+        """The way to the client, or None if the client has left or is answered."""
+        return self._writer
 
-    def become_tunnel(self, receive: Callable[[bytes], None], on_room: Callable[[], None]) -> None:
-        """Take the connection out of HTTP (RFC 9110 §7.8): `receive` gets all further bytes."""
-        if self._connection is not None:
-            self.started = True
-            self._connection.become_tunnel(receive, on_room)
+    def switch_protocols(self, response: Response, origin: UpstreamConnection) -> None:
+        """Send the 101 `response`, and take the connection out of HTTP (RFC 9110 §7.8): all else passes to `origin`."""
+        writer = self._writer
+        if writer is not None:
+            writer.interim(self.request, response.status, pack(response.fields), response.reason)
+            self.status, self.started = response.status, True
+            writer.tunnel(self, origin)
 
     def _complete(self) -> None:
-        connection, self._connection, self._cursor = self._connection, None, None
-        if connection is not None:
-            connection.exchange_done(self)
+        writer, self._writer, self._cursor = self._writer, None, None
+        if writer is not None:
+            writer.exchange_done(self)
 
     def __repr__(self) -> str:
         return f"<Exchange {self.request.method.decode()} {'gone' if self.gone else 'open'} {self.status}>"

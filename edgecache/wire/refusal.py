@@ -11,7 +11,7 @@ from edgecache.wire.exchange import Exchange
 from edgecache.wire.handler import Site
 
 if TYPE_CHECKING:
-    from edgecache.wire.h1.server import ClientConnection
+    from edgecache.wire.response_writer import ResponseWriter
 
 LONGEST_TARGET: Final = 1024  # bytes of it that are logged
 REQUEST_LINE: Final = re.compile(rb"(?:\r\n)?([!-~]{1,64}) ([^ \r\n]{0,%d})" % LONGEST_TARGET)
@@ -28,7 +28,7 @@ class Refusal(Exchange):
         client: str,
         scheme: bytes,
         head: bytes = b"",
-        connection: ClientConnection | None = None,
+        connection: ResponseWriter | None = None,
     ) -> None:
         line = REQUEST_LINE.match(head)
         method, target = (line[1], line[2]) if line else (b"", b"")
@@ -39,7 +39,7 @@ class Refusal(Exchange):
         self.began = site.clock()
         self.head_in = len(head)
         self.opened_on = connection
-        self._connection = None
+        self._writer = None
         self.refused_by(error)
 
 

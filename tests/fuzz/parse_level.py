@@ -10,7 +10,7 @@ from zlib import crc32
 import h11
 from hostile import rfc9112
 from hostile.readers import agreed
-from hostile.rig import Bench, Transport
+from hostile.rig import Bench, Transport, passed_on
 from hostile.tables import ANSWERS, REQUESTS, STORING, all_cases
 
 from edgecache.semantics import cache_control, cache_key, http_date, preconditions, ranges, vary
@@ -196,7 +196,7 @@ def strictly(data: bytes, method: bytes) -> rfc9112.Response | None:
 
 def check_passed_on(response: Response, content: bytes, method: bytes) -> None:
     """What the client gets is read alike by h11 and by our own reader, as this status with this content."""
-    head = response.passed_on
+    head = passed_on(response)
     if response.framing.length is None and method != b"HEAD":
         data = head + b"Transfer-Encoding: chunked\r\n\r\n" + (render.chunk(content) if content else b"")
         data += render.LAST_CHUNK

@@ -10,18 +10,20 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from edgecache.semantics.forwarding import Gateway, upstream_lines
-from edgecache.semantics.message import Request
+from edgecache.semantics.field_codec import pack
+from edgecache.semantics.forwarding import Gateway, downstream_lines, upstream_lines
+from edgecache.semantics.message import Request, Response
 from edgecache.telemetry.metrics import Counter
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1 import serializer as render
 from edgecache.wire.h1.head import HeadLimits, RequestHeads
 from edgecache.wire.h1.server import ClientConnection
+from edgecache.wire.response import FullResponse
 from hostile.readers import Seen
 
 GATEWAY = Gateway(b"test")
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
+OK = FullResponse(200, b"", b"ok", 2)
 
 
 class Outcome(NamedTuple):
@@ -55,7 +57,7 @@ class Collected:
     def finish(self) -> None:
         """The body is whole."""
         self.whole = True
-        self.exchange.reply(200, ANSWER, b"ok")
+        self.exchange.send(OK)
 
     def abort(self) -> None:
         """The body will never be whole."""
@@ -132,7 +134,7 @@ class Bench:
         """Take a request: answer it, once its body is whole."""
         if exchange.body is None:
             self.exchanges.append((exchange, None))
-            exchange.reply(200, ANSWER, b"ok")
+            exchange.send(OK)
         else:
             sink = Collected(exchange)
             self.exchanges.append((exchange, sink))
@@ -199,6 +201,12 @@ def question(request: Request, body: bytes = b"") -> bytes:
     if request.framing.chunked:
         return head + (render.chunk(body) if body else b"") + render.LAST_CHUNK
     return head + body
+
+
+def passed_on(response: Response) -> bytes:
+    """The head of `response` as it is passed on to a client, without what this POP adds, and the empty line."""
+    fields = pack(downstream_lines(response.fields))
+    return render.response_head(response.status, response.reason, fields, response.content_length)
 
 
 def problem_of(written: bytes) -> dict[str, Any]:

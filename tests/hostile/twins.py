@@ -24,10 +24,10 @@ from edgecache.server.assembly import policy_of
 from edgecache.server.worker import Worker
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1.server import ClientConnection
+from edgecache.wire.response import FullResponse
 from hostile.rig import Transport
 
 PEER = "192.0.2.7"
-HEAD = b"HTTP/1.1 200 Asked\r\nContent-Length: 0\r\n"
 
 
 OF_THE_WAY = frozenset(  # fields of the log that tell who has answered it how, and when, not what
@@ -66,7 +66,7 @@ class Twin:
         self.upstream.append(exchange.request.target)
         if exchange.body is not None:
             exchange.body.discard()
-        exchange.reply(200, HEAD)
+        exchange.send(FullResponse(200, b"", length=0, reason=b"Asked"))
 
     def _known_hit(self, connection: ClientConnection, known: Any, now: float) -> None:
         self.alike += isinstance(known, Alike)

@@ -15,9 +15,9 @@ from hostile.twins import PEER, Twins
 
 from edgecache.proxy import pipeline
 from edgecache.proxy.hooks import BYPASS, NOTHING, Bypass, Context, Middleware
-from edgecache.proxy.responses import Answer, of_ours
 from edgecache.semantics.unkeyed_fields import HARMLESS
 from edgecache.wire.exchange import Exchange
+from edgecache.wire.response import FullResponse, local_reply
 
 COOKIES = (b"one", b"two", b"en", b"")
 
@@ -45,10 +45,10 @@ class KeysByCookie(Planted):
 class RefusesByCookie(Planted):
     """Refuses some cookies; declares nothing."""
 
-    def on_request(self, exchange: Exchange) -> Answer | None:
+    def on_request(self, exchange: Exchange) -> FullResponse | None:
         """What is refused."""
         cookie = exchange.request.fields.get(b"cookie") or b""
-        return of_ours(403, "cookie", "not with this cookie") if b"two" in cookie else None
+        return local_reply(403, "cookie", "not with this cookie") if b"two" in cookie else None
 
 
 def declared(kind: type[Middleware], *names: bytes) -> type[Middleware]:

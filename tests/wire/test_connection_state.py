@@ -241,8 +241,9 @@ class Driver:
 
     def upgrade(self, _: int) -> None:
         """The request under way becomes a tunnel."""
-        if self.site.waiting:
-            self.site.waiting.pop(0).become_tunnel(lambda data: None, lambda: None)
+        if self.site.waiting and not (exchange := self.site.waiting.pop(0)).gone:
+            exchange.started = True
+            self.connection.become_tunnel(lambda data: None, lambda: None)
 
     def sweep(self, number: int) -> None:
         """Time passes."""

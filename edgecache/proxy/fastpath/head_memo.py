@@ -13,14 +13,13 @@ Bounded in number and bytes; only requests without a body; always behind the par
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
-from edgecache.proxy.responses import Answer
-from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen
+from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen, weight_of_head
 from edgecache.semantics.message import Fields, Request
 from edgecache.storage.memory import Entry
-from edgecache.wire.h1.head import weight_of
-from edgecache.wire.h1.serializer import says_hsts
+from edgecache.wire.response import FullResponse
 from edgecache.wire.upstream_request import UpstreamRequest
 
 MOST_HEADS: Final = 4096
@@ -31,18 +30,23 @@ MOST_BYTES: Final = 64 * 1024 * 1024  # of heads and rendered answers together, 
 ONE_OF: Final = 16  # heads that could do without being known, when there are many
 
 
+Make = Callable[[Entry, float], FullResponse]  # the response out of an entry at a time in epoch seconds
+Serialize = Callable[[FullResponse, bytes], bytes]  # its head on a connection that persists, with that line for HSTS
+
+
 class Rendered:
-    """An answer out of an entry, made anew when its Age has changed or the entry was freshened."""
+    """A response out of an entry with its serialized form, made anew when its Age changes or the entry is freshened."""
 
-    __slots__ = ("_age", "_block", "_hsts", "_make", "answer", "entry", "full", "head")
+    __slots__ = ("_block", "_hsts", "_make", "_serialize", "_until", "answer", "entry", "full", "head")
 
-    def __init__(self, entry: Entry, make: Callable[[Entry, float], Answer], hsts: bytes = b"") -> None:
+    def __init__(self, entry: Entry, make: Make, serialize: Serialize, hsts: bytes = b"") -> None:
         self.entry = entry
-        self._make = make  # the answer out of an entry at a time in epoch seconds
+        self._make = make
+        self._serialize = serialize
         self._hsts = hsts if entry.key.startswith(b"https:") else b""  # a line that goes with it, unless it has one
-        self._age = -1
+        self._until = -inf  # epoch seconds: when Age changes
         self._block = b""
-        self.answer = Answer(0, b"")
+        self.answer = FullResponse(0, b"")
         self.head = b""  # as it goes out on a connection that persists, with its empty line
         self.full = b""  # that and the content, unless it is long
 
@@ -51,13 +55,11 @@ class Rendered:
         entry = self.entry
         if entry.gone or now >= entry.stale_at:
             return False
-        age = int(now - entry.received + entry.initial_age)
-        if age != self._age or entry.block is not self._block:
-            self._age, self._block = age, entry.block
+        if now >= self._until or entry.block is not self._block:
+            self._until, self._block = entry.older_at(now), entry.block
             answer = self.answer = self._make(entry, now)
             short = len(answer.content) <= LONGEST_ANSWER
-            hsts = b"" if self._hsts and says_hsts(answer.head) else self._hsts
-            self.head = b"%b%b\r\n" % (answer.head, hsts)
+            self.head = self._serialize(answer, self._hsts)
             self.full = self.head + bytes(answer.content) if short else b""
         return True
 
@@ -113,13 +115,16 @@ Known = KnownHit | KnownPass | KnownRead
 
 
 def _known_weight(raw: bytes, known: Known) -> int:
-    return weight_of(raw, known) + (known.own_bytes if type(known) is KnownHit else 0)
+    return weight_of_head(raw, known) + (known.own_bytes if type(known) is KnownHit else 0)
 
 
 class KnownHeads:
     """The remembered heads and rendered answers, the oldest forgotten first."""
 
-    def __init__(self, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, serialize: Serialize, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None
+    ) -> None:
+        self._serialize = serialize  # for the protocol whose heads are known here
         self._known: BoundedCache[bytes, Known] = BoundedCache(MOST_HEADS, most_bytes // 2, _known_weight, hold)
         self._rendered: BoundedCache[int, Rendered] = BoundedCache(
             MOST_RENDERED, most_bytes // 2, _rendered_weight, hold
@@ -151,11 +156,15 @@ class KnownHeads:
         """Forget the head `raw`."""
         self._known.forget(raw)
 
-    def rendered(self, entry: Entry, make: Callable[[Entry, float], Answer]) -> Rendered:
-        """The one rendered answer that every plain GET of `entry` shares."""
+    def render(self, entry: Entry, make: Make) -> Rendered:
+        """A rendered response out of `entry`, not yet up to date."""
+        return Rendered(entry, make, self._serialize, self.hsts)
+
+    def rendered(self, entry: Entry, make: Make) -> Rendered:
+        """The one rendered response that every plain GET of `entry` shares."""
         rendered = self._rendered.get(id(entry))
         if rendered is None or rendered.entry is not entry:
-            rendered = Rendered(entry, make, self.hsts)
+            rendered = self.render(entry, make)
             if len(entry.content) <= LONGEST_ANSWER:  # what is evicted must not live on here
                 before = len(self._rendered)
                 self._rendered.remember(id(entry), rendered)

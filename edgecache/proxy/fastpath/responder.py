@@ -10,15 +10,14 @@ from edgecache.proxy.fastpath.head_template import Alike
 from edgecache.storage.memory import Entry
 from edgecache.storage.variants import Variants
 from edgecache.wire.body_buffer import SLICE
-from edgecache.wire.body_charge import LARGE
-from edgecache.wire.h1.server import ClientConnection
+from edgecache.wire.response_writer import ResponseWriter
 
 
 class AlikeHits:
     """Answers GETs that are like known ones out of the memory. Whatever is new or not fresh is left to the long way."""
 
     def __init__(
-        self, parts: Parts, delivery: Delivery, on_hit: Callable[[ClientConnection, Alike, float], None]
+        self, parts: Parts, delivery: Delivery, on_hit: Callable[[ResponseWriter, Alike, float], None]
     ) -> None:
         self._find = parts.alike.find
         self._answer = parts.alike.answer
@@ -29,7 +28,7 @@ class AlikeHits:
         self._delivery = delivery
         self._on_hit = on_hit  # told of each, with the time: to count and log
 
-    def answers(self, connection: ClientConnection, raw: bytes) -> bool:
+    def answers(self, connection: ResponseWriter, raw: bytes) -> bool:
         """Whether the request whose head is `raw` is answered now; if so, with what `Edge.answer` would answer."""
         alike = self._find(raw)
         if alike is None:
@@ -43,12 +42,9 @@ class AlikeHits:
             return False
         content = rendered.answer.content
         if rendered.full:
-            connection.transport.write(rendered.full)
+            connection.send_serialized(rendered.full)
         elif isinstance(content, bytes) and len(content) <= SLICE:  # what is longer is read slice by slice
-            connection.transport.write(rendered.head)
-            connection.transport.write(content)
-            if len(content) >= LARGE:
-                connection.site.room.sent(content, connection.transport)
+            connection.send_serialized(rendered.head, content)
         else:
             return False
         alike.rendered = rendered

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Self
 
 from edgecache.proxy.hooks import Context, Middleware
-from edgecache.proxy.responses import Answer, of_ours
 from edgecache.semantics.forwarding import LIMIT_FIELDS, loops, no_forwards_left
 from edgecache.wire.exchange import Exchange
+from edgecache.wire.response import FullResponse, local_reply
 
 
 class ForwardingLimits(Middleware):
@@ -24,11 +24,11 @@ class ForwardingLimits(Middleware):
         """Always."""
         return cls(context.settings.pop.encode())
 
-    def on_request(self, exchange: Exchange) -> Answer | None:
+    def on_request(self, exchange: Exchange) -> FullResponse | None:
         """Refuse, or let the request go on."""
         request = exchange.request
         if loops(request, self._pop):
-            return of_ours(508, "loop", "the request has been here before")
+            return local_reply(508, "loop", "the request has been here before")
         if no_forwards_left(request):
-            return of_ours(405, "max-forwards", "this server does not answer that method", (b"Allow", b"GET, HEAD"))
+            return local_reply(405, "max-forwards", "this server does not answer that method", (b"Allow", b"GET, HEAD"))
         return None

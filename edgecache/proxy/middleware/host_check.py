@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Self
 
 from edgecache.proxy.hooks import NOTHING, Context, Middleware
-from edgecache.proxy.responses import Answer, of_ours
 from edgecache.semantics.uri import host_of
 from edgecache.wire.exchange import Exchange
+from edgecache.wire.response import FullResponse, local_reply
 
 
 class HostCheck(Middleware):
@@ -25,8 +25,8 @@ class HostCheck(Middleware):
         hosts = context.settings.hosts
         return cls(frozenset(host.encode() for host in hosts)) if hosts else None
 
-    def on_request(self, exchange: Exchange) -> Answer | None:
+    def on_request(self, exchange: Exchange) -> FullResponse | None:
         """Refuse a request for another site."""
         if host_of(exchange.request.host) in self.hosts:
             return None
-        return of_ours(421, "unknown-site", "this server does not answer for that site")
+        return local_reply(421, "unknown-site", "this server does not answer for that site")

@@ -6,10 +6,11 @@ from typing import Self
 
 from edgecache.invalidation.purge_dialects import METHODS as PURGE_METHODS
 from edgecache.proxy.hooks import NOTHING, Context, Middleware
-from edgecache.proxy.responses import Answer, redirect
+from edgecache.proxy.responses import redirect
 from edgecache.semantics.sni import secure_location, stays_plain
 from edgecache.semantics.uri import host_of
 from edgecache.wire.exchange import Exchange
+from edgecache.wire.response import FullResponse
 
 
 class HttpsRedirect(Middleware):
@@ -30,7 +31,7 @@ class HttpsRedirect(Middleware):
         hosts = frozenset(host.encode() for host in settings.hosts)
         return cls(settings.https_redirect, hosts) if settings.https_redirect else None
 
-    def on_request(self, exchange: Exchange) -> Answer | None:
+    def on_request(self, exchange: Exchange) -> FullResponse | None:
         """Redirect, unless the path has to stay plain."""
         request = exchange.request
         if request.scheme != b"http" or request.method in PURGE_METHODS:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Self
 
 from edgecache.proxy.hooks import NOTHING, Connection, Context, Middleware
-from edgecache.proxy.responses import Answer, of_ours
 from edgecache.semantics.sni import is_misdirected
 from edgecache.wire.exchange import Exchange
+from edgecache.wire.response import FullResponse, local_reply
 
 
 class SniCheck(Middleware):
@@ -26,11 +26,11 @@ class SniCheck(Middleware):
         """Heads are known for one site of one connection only; a POP says more than its head's bytes."""
         return None if connection.peer_pop else connection.tag
 
-    def on_request(self, exchange: Exchange) -> Answer | None:
+    def on_request(self, exchange: Exchange) -> FullResponse | None:
         """Refuse a request for another site than TLS was opened for."""
         connection = exchange.connection
         if connection is None or not connection.tag or connection.peer_pop:
             return None
         if not is_misdirected(connection.server_name, exchange.request.host):
             return None
-        return of_ours(421, "misdirected", "the connection was opened for another site")
+        return local_reply(421, "misdirected", "the connection was opened for another site")

@@ -15,15 +15,13 @@ from functools import lru_cache
 from typing import Final
 
 from edgecache.semantics import uri
-from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen
+from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen, weight_of_head
 from edgecache.semantics.cache_tags import with_tags
 from edgecache.semantics.client_claims import claims_in
-from edgecache.semantics.forwarding import is_disguised
+from edgecache.semantics.forwarding import downstream_lines, is_disguised
 from edgecache.semantics.message import NO_BODY, FieldLine, Fields, Framing, Request, Response
-from edgecache.semantics.stored_response import hop_by_hop
 from edgecache.wire.errors import BadRequest, OriginError
 from edgecache.wire.h1.llhttp import Splitter
-from edgecache.wire.h1.serializer import status_line
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # RFC 9110 §5.6.2
 FIELD_LINES: Final = rb"((?:" + TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+)"  # RFC 9112 §5: no fold, no space before ":"
@@ -40,7 +38,6 @@ BLANK_BEFORE_COLON: Final = re.compile(rb"(?m)^[^:\r\n]*[\t ]:")
 ABSOLUTE: Final = re.compile(rb"(?i:(https?))://([^/?#@]*)([/?][!-~]*)?")
 BARE_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
 LENGTH: Final = re.compile(rb"[0-9]{1,18}")
-INTERNAL: Final = b"edgecache-"  # fields between POPs
 METHODS: Final = frozenset(
     b"GET HEAD POST PUT DELETE PATCH OPTIONS TRACE QUERY PURGE PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH "
     b"REPORT CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE MKCALENDAR ACL BIND REBIND UNBIND LINK UNLINK "
@@ -62,7 +59,6 @@ NOT_REPEATABLE: Final = frozenset(
         b"max-forwards",
     )
 )
-CONTENT_LENGTH: Final = frozenset((b"content-length",))
 BODILESS: Final = frozenset((204, 304))  # final statuses whose responses have no content, to whatever method
 FRAMING_FIELDS: Final = frozenset((b"host", b"content-length", b"transfer-encoding"))
 NOT_NOMINATED: Final = frozenset(  # options of Connection, and fields that it cannot take from us
@@ -89,11 +85,6 @@ class HeadLimits:
     head: int = 32 * 1024
 
 
-def weight_of(raw: bytes, request: object) -> int:
-    """What a head and what it parses to keep in memory, in bytes: about so much, measured on heads of browsers."""
-    return 1000 + 4 * len(raw)
-
-
 class RequestHeads:
     """A reader of request heads."""
 
@@ -107,7 +98,7 @@ class RequestHeads:
     ) -> None:
         self.limits = limits
         self._purging = purging  # whether anybody may purge
-        self._parsed: BoundedCache[bytes, Request] = BoundedCache(MOST_REMEMBERED, most_bytes, weight_of, hold)
+        self._parsed: BoundedCache[bytes, Request] = BoundedCache(MOST_REMEMBERED, most_bytes, weight_of_head, hold)
         self._seen = RecentlySeen()
         self._splitter = Splitter()
 
@@ -340,8 +331,9 @@ def parse_response_head(
     bodiless = method == b"HEAD" or status < 200 or status in BODILESS
     if bodiless and _may_have_content(method, fields):
         keep_alive = False
-    passed_on = passed_head(status, reason, fields, framing, bodiless=bodiless, hidden=hidden)
-    return Response(status, fields, reason, framing, keep_alive, passed_on)
+    if status < 200 and status != 101:  # it is passed on at once; to switch protocols, Upgrade must be seen
+        fields = Fields(downstream_lines(fields, hidden))
+    return Response(status, fields, reason, framing, keep_alive)
 
 
 def _may_have_content(method: bytes, fields: Fields) -> bool:
@@ -352,29 +344,6 @@ def _may_have_content(method: bytes, fields: Fields) -> bool:
     """
     length = _agreed_length(fields)
     return length != 0 and (method == b"HEAD" or length is not None or b"transfer-encoding" in fields)
-
-
-def passed_head(
-    status: int,
-    reason: bytes,
-    fields: Fields,
-    framing: Framing,
-    *,
-    bodiless: bool,
-    hidden: frozenset[bytes] = frozenset(),
-) -> bytes:
-    """A response's head as it is passed on: the hop-by-hop fields removed, the framing ours (RFC 9110 §7.6.1).
-
-    Neither what is `hidden` nor what is between POPs is passed on.
-    `bodiless` responses (to HEAD, 304) keep the length that the origin gave: it speaks of another message.
-    """
-    drop = hop_by_hop(fields) | CONTENT_LENGTH | hidden
-    kept = [line for line in fields.lines if (name := line[0].lower()) not in drop and not name.startswith(INTERNAL)]
-    block = b"".join([b"%b: %b\r\n" % line for line in kept])
-    length = _agreed_length(fields) if bodiless else framing.length  # RFC 9110 §8.6: said once, whatever came
-    if length is None or status == 204 or status < 200:
-        return status_line(status, reason) + block
-    return b"%bContent-Length: %d\r\n" % (status_line(status, reason) + block, length)
 
 
 def _field_line(line: bytes) -> FieldLine:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from http import HTTPStatus
 from typing import Final
 
-import orjson
-
+from edgecache.semantics.field_codec import pack
 from edgecache.semantics.memoize import memoize
 from edgecache.semantics.message import FieldLine
 from edgecache.semantics.rope import Piece
-
-REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
+from edgecache.wire.response import REASONS, FullResponse, local_reply
 
 
 def status_line(status: int, reason: bytes = b"") -> bytes:
@@ -25,9 +22,22 @@ def _status_line(status: int, reason: bytes) -> bytes:
     return b"HTTP/1.1 %d %s\r\n" % (status, reason or REASONS.get(status, b""))
 
 
+def response_head(status: int, reason: bytes, fields: bytes, length: int | None = None) -> bytes:
+    """A response's status line, its packed `fields` and Content-Length, without the empty line."""
+    if length is None:
+        return _status_line(status, reason) + fields
+    return b"%b%bContent-Length: %d\r\n" % (_status_line(status, reason), fields, length)
+
+
+def persistent_head(response: FullResponse, hsts: bytes = b"") -> bytes:
+    """The head of `response` on a connection that persists after it, with the line `hsts` unless it has one."""
+    head = response_head(response.status, response.reason, response.fields, response.length)
+    return b"%b%b\r\n" % (head, b"" if hsts and says_hsts(head) else hsts)
+
+
 def field_block(lines: Iterable[FieldLine]) -> bytes:
     """Field lines, each with its CRLF."""
-    return b"".join([b"%b: %b\r\n" % line for line in lines])
+    return pack(lines)
 
 
 def request_line(method: bytes, target: bytes) -> bytes:
@@ -43,28 +53,11 @@ def chunk(piece: Piece) -> bytes:
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
-def problem(status: int, reason: str, detail: str) -> bytes:
-    """The content of one of our own errors (RFC 9457): nothing in it comes from a request or from the origin."""
-    title = REASONS.get(status, b"Error").decode()
-    return orjson.dumps({"title": title, "status": status, "detail": detail, "reason": reason})
-
-
-def problem_head(status: int, content: bytes, *more: FieldLine) -> bytes:
-    """The head of one of our own errors, without its last empty line; never stored."""
-    lines = (
-        (b"Content-Type", b"application/problem+json"),
-        (b"Content-Length", b"%d" % len(content)),
-        (b"Cache-Control", b"no-store"),
-        *more,
-    )
-    return status_line(status) + field_block(lines)
-
-
 def refusal(status: int, reason: str, detail: str, *, head_only: bool = False) -> bytes:
     """A whole answer that refuses a message and announces the end of the connection; `head_only` to a HEAD."""
-    content = problem(status, reason, detail)
-    head = problem_head(status, content, (b"Connection", b"close")) + b"\r\n"
-    return head if head_only else head + content
+    response = local_reply(status, reason, detail, (b"Connection", b"close"))
+    head = response_head(status, b"", response.fields, response.length) + b"\r\n"
+    return head if head_only else head + bytes(response.content)
 
 
 def says_hsts(head: bytes) -> bool:

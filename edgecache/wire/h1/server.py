@@ -31,6 +31,7 @@ from edgecache.wire.h1 import serializer as render
 from edgecache.wire.h1.body_framing import BadBody
 from edgecache.wire.h1.connection_state import Event, State, next_state
 from edgecache.wire.h1.request_body import IncomingBody
+from edgecache.wire.h1.response_writer import H1ResponseWriter
 from edgecache.wire.handler import Site
 from edgecache.wire.refusal import Refusal, head_size
 
@@ -55,7 +56,7 @@ class Pause(Enum):
     BODY = auto()  # the readers of the request's body do not keep up, or a tunnel's origin
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(H1ResponseWriter, asyncio.Protocol):
     """One client's connection. Mutable state: `state`, the buffer, the exchange under way, and the time of progress."""
 
     __slots__ = (
@@ -68,7 +69,6 @@ class ClientConnection(asyncio.Protocol):
         "_tunnel",
         "_tunnel_room",
         "admitted",
-        "closing",
         "exchange",
         "fresh",
         "incoming",
@@ -108,6 +108,7 @@ class ClientConnection(asyncio.Protocol):
         self._buffer = b""
         self._at = 0  # bytes of the buffer that are used up
         self._scanned = 0  # place in the buffer up to which there is no end of a head
+        self._chunked = False
         self._advancing = False
         self._eof = False  # the client has sent FIN
         self._pause = Pause.NONE

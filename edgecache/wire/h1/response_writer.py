@@ -1,0 +1,122 @@
+"""The `ResponseWriter` of HTTP/1: status line, field section, framing (RFC 9112 §6), `Connection`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from edgecache.semantics.message import Request
+from edgecache.semantics.rope import Piece
+from edgecache.wire.body_charge import LARGE
+from edgecache.wire.h1 import serializer as render
+from edgecache.wire.tunnel import join
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from edgecache.wire.body_charge import Room
+    from edgecache.wire.exchange import Exchange
+    from edgecache.wire.handler import Site
+    from edgecache.wire.upstream_connection import UpstreamConnection
+
+COPIED: Final = 16 * 1024  # bytes that are copied rather than written in several parts
+
+
+class H1ResponseWriter:
+    """The half of an HTTP/1 connection that sends responses, one after the other."""
+
+    __slots__ = ("_chunked", "closing")
+
+    site: Site
+    transport: asyncio.Transport
+    closing: bool
+    writable: bool
+
+    @property
+    def room(self) -> bool:
+        """Whether the client keeps up with its response."""
+        return self.writable
+
+    @property
+    def budget(self) -> Room:
+        """The memory budget to which stored contents that are being sent are charged."""
+        return self.site.room
+
+    def clock(self) -> float:
+        """Monotonic seconds."""
+        return self.site.clock()
+
+    def send(
+        self, request: Request, status: int, fields: bytes, length: int | None, reason: bytes, content: Piece
+    ) -> bytes:
+        """Send a complete response, in one write unless it is long; `length` None: without Content-Length."""
+        head = render.response_head(status, reason, fields, length)
+        head += self.ending(request, head)
+        if len(content) <= COPIED:
+            self.transport.write(head + content)
+        else:
+            self.send_serialized(head, content)
+        return head
+
+    def head(self, request: Request, status: int, fields: bytes, length: int | None, reason: bytes) -> bytes:
+        """Send the head of a response whose content follows by `data`; `length` None: it is not known."""
+        head = render.response_head(status, reason, fields, length)
+        self._chunked = length is None and not request.http_1_0
+        if self._chunked:
+            head += b"Transfer-Encoding: chunked\r\n"
+        elif length is None:  # RFC 9112 §6.3 step 8
+            self.closing = True
+        head += self.ending(request, head)
+        self.transport.write(head)
+        return head
+
+    def data(self, piece: Piece) -> None:
+        """Send a piece of the content."""
+        if not self._chunked:
+            self.transport.write(piece)
+        elif len(piece) <= COPIED:
+            self.transport.write(render.chunk(piece))
+        else:  # the bytes that wait for the client are the stored ones, and no copy of them
+            self.transport.writelines((b"%x\r\n" % len(piece), piece, b"\r\n"))
+
+    def end(self) -> None:
+        """The content is complete."""
+        if self._chunked:
+            self.transport.write(render.LAST_CHUNK)
+
+    def reset(self) -> None:
+        """The response cannot be completed: the connection is cut, which no client takes for an end."""
+        self.cut()
+
+    def interim(self, request: Request, status: int, fields: bytes, reason: bytes) -> None:
+        """Send a 1xx response; HTTP/1.0 knows none (RFC 9110 §15.2)."""
+        if not request.http_1_0:
+            self.transport.write(render.response_head(status, reason, fields) + b"\r\n")
+
+    def send_serialized(self, head: bytes, content: Piece = b"") -> None:
+        """Send a response whose head, if not all of it, was serialized for HTTP/1 before."""
+        self.transport.write(head)
+        if content:
+            self.transport.write(content)
+            if len(content) >= LARGE:
+                self.site.room.sent(content, self.transport)
+
+    def tunnel(self, exchange: Exchange, origin: UpstreamConnection) -> None:
+        """Leave HTTP: all further bytes pass between the client and `origin`, and count for `exchange`."""
+        join(self, origin, exchange)
+
+    def become_tunnel(self, receive: Callable[[bytes], None], on_room: Callable[[], None]) -> None:
+        """Hand all further bytes to `receive`; tell `on_room` when the client can take more again."""
+        raise NotImplementedError
+
+    def moved(self) -> None:
+        """Bytes have gone through a tunnel."""
+        raise NotImplementedError
+
+    def ending(self, request: Request, head: bytes) -> bytes:
+        """The end of `head`: the fields of the connection, and the empty line."""
+        raise NotImplementedError
+
+    def cut(self) -> None:
+        """End the connection at once, visibly unfinished."""
+        raise NotImplementedError
