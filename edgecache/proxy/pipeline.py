@@ -154,7 +154,7 @@ def note_fingerprint(fingerprint: Fingerprint, exchange: Exchange) -> None:
     """Have the head of `exchange` remembered together with what decides beside its bytes, or not at all."""
     connection = exchange.connection
     part = None if connection is None else fingerprint(connection)
-    exchange.raw = b"" if part is None else part + exchange.raw
+    exchange.raw = b"" if part is None or not exchange.raw else part + exchange.raw
 
 
 def lookup_of(steps: Sequence[Hook]) -> Callable[[Exchange], bool] | None:

@@ -1,0 +1,171 @@
+"""The request path under a `ResponseWriter` that speaks no protocol: it records status, fields and data."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from harness.origin import OriginDouble, Reply
+from harness.pop import Pop, running_pop
+
+from edgecache.semantics.field_codec import unpack
+from edgecache.semantics.message import Fields, Request
+from edgecache.wire.exchange import Exchange
+
+BODY = bytes(range(256)) * 4
+STORED = [("Cache-Control", "max-age=60"), ("Content-Type", "text/plain"), ("ETag", '"a"'), ("Connection", "X-Hop")]
+HOPS = (b"connection", b"transfer-encoding", b"keep-alive", b"content-length", b"x-hop")
+
+
+class Recorder:
+    """One response. It has no transport, and nothing of HTTP/1."""
+
+    peer, peer_pop, server_name, tag, tls_version = "192.0.2.9", b"", b"", b"", ""
+    number, closing, room = 1, False, True
+
+    def __init__(self, pop: Pop) -> None:
+        self.budget = pop.worker.edge.memory.account
+        self.clock: Callable[[], float] = pop.worker.clock
+        self.status = 0
+        self.fields = Fields(())
+        self.length: int | None = None
+        self.content = b""
+        self.interims: list[int] = []
+        self.over = asyncio.Event()
+        self.was_reset = False
+
+    def head(self, request: Request, status: int, fields: bytes, length: int | None, reason: bytes) -> bytes:
+        """Note the head."""
+        assert not self.status, "one response"
+        self.status, self.fields, self.length = status, unpack(fields), length
+        return b""
+
+    def send(
+        self, request: Request, status: int, fields: bytes, length: int | None, reason: bytes, content: bytes
+    ) -> bytes:
+        """Note all of it."""
+        self.head(request, status, fields, length, reason)
+        self.content = bytes(content)
+        return b""
+
+    def data(self, piece: bytes) -> None:
+        """Note a piece."""
+        self.content += piece
+
+    def end(self) -> None:
+        """Nothing ends a stream that is recorded."""
+
+    def reset(self) -> None:
+        """Note that it is incomplete."""
+        self.was_reset = True
+        self.over.set()
+
+    def interim(self, request: Request, status: int, fields: bytes, reason: bytes) -> None:
+        """Note a 1xx response."""
+        self.interims.append(status)
+
+    def exchange_done(self, exchange: Exchange) -> None:
+        """It is complete."""
+        self.over.set()
+
+
+@pytest.fixture
+async def pop(origin: OriginDouble) -> AsyncIterator[Pop]:
+    """A POP whose origin has one object for all paths, and one that changes each time."""
+
+    def answer(request: Any) -> Reply:
+        if request.target.startswith("/chunked"):
+            return Reply(200, [("Cache-Control", "no-store")], BODY, framing="chunked")
+        if request.target.startswith("/hints"):
+            return Reply(200, STORED, BODY, interim=((103, [("Link", "</a>")]),))
+        return Reply(200, STORED, BODY)
+
+    origin.otherwise(answer)
+    async with running_pop(origin) as running:
+        yield running
+
+
+async def asked(pop: Pop, target: bytes, *lines: tuple[bytes, bytes], method: bytes = b"GET") -> Recorder:
+    """The response to a request that no HTTP/1 connection has brought."""
+    writer = Recorder(pop)
+    fields = Fields(((b"Host", b"www.example.test"), *lines))
+    request = Request(method, target, b"www.example.test", fields)
+    pop.worker.answer(Exchange(writer, request, b"", None))  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        await writer.over.wait()
+    assert not any(name in writer.fields for name in HOPS), "the business of one HTTP/1 connection"
+    return writer
+
+
+async def test_a_miss_and_a_hit(pop: Pop) -> None:
+    """The same response but for what the cache says of it."""
+    miss = await asked(pop, b"/a")
+    hit = await asked(pop, b"/a")
+
+    assert (miss.status, miss.length, miss.content) == (hit.status, hit.length, hit.content) == (200, 1024, BODY)
+    assert miss.fields.get(b"cache-status") == b"test; fwd=uri-miss; fwd-status=200; stored"
+    assert hit.fields.get(b"cache-status") == b"test; hit; ttl=60"
+    assert (miss.fields.get(b"age"), hit.fields.get(b"age")) == (None, b"0")
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_head(pop: Pop, stored: bool) -> None:
+    """The length is that of a GET, and there is no content."""
+    if stored:
+        await asked(pop, b"/a")
+    head = await asked(pop, b"/a", method=b"HEAD")
+
+    assert (head.status, head.length, head.content) == (200, 1024, b"")
+
+
+async def test_conditions_and_ranges(pop: Pop) -> None:
+    """304, 206 of one part and of several, 416: out of memory."""
+    await asked(pop, b"/a")
+    same = await asked(pop, b"/a", (b"If-None-Match", b'"a"'))
+    part = await asked(pop, b"/a", (b"Range", b"bytes=1-3"))
+    parts = await asked(pop, b"/a", (b"Range", b"bytes=0-0,5-6"))
+    none = await asked(pop, b"/a", (b"Range", b"bytes=5000-"))
+
+    assert (same.status, same.length, same.content) == (304, None, b"")
+    assert (part.status, part.length, part.content) == (206, 3, BODY[1:4])
+    assert part.fields.get(b"content-range") == b"bytes 1-3/1024"
+    assert (parts.status, parts.length) == (206, len(parts.content))
+    assert (parts.fields.get(b"content-type") or b"").startswith(b"multipart/byteranges")
+    assert (none.status, none.length, none.fields.get(b"content-range")) == (416, 0, b"bytes */1024")
+
+
+async def test_a_response_of_unknown_length_is_passed_on(pop: Pop) -> None:
+    """Its end is the writer's to say."""
+    response = await asked(pop, b"/chunked")
+
+    assert (response.status, response.length, response.content) == (200, None, BODY)
+
+
+async def test_interim_responses_are_passed_on(pop: Pop) -> None:
+    """Before the final one."""
+    response = await asked(pop, b"/hints")
+
+    assert (response.interims, response.status) == ([103], 200)
+
+
+async def test_errors_of_our_own(pop: Pop, origin: OriginDouble) -> None:
+    """Whether the request is refused or the origin is down."""
+    loop = await asked(pop, b"/a", (b"CDN-Loop", b"test"))
+    none = await asked(pop, b"/b", (b"Cache-Control", b"only-if-cached"))
+    await origin.stop()
+    down = await asked(pop, b"/c")
+
+    assert (loop.status, none.status, down.status) == (508, 504, 502)
+    for response in (loop, none, down):
+        assert response.fields.get(b"content-type") == b"application/problem+json"
+        assert response.length == len(response.content)
+
+
+async def test_nothing_is_remembered_of_a_head_without_bytes(pop: Pop) -> None:
+    """The fast path is by fingerprint: a request that has none leaves none behind."""
+    for _ in range(4):
+        await asked(pop, b"/a")
+
+    assert len(pop.worker.edge.known) == len(pop.worker.edge.alike) == 0
