@@ -4,7 +4,7 @@
     on_lookup(exchange) -> bytes | Bypass | None         bytes that become a part of the cache key, or no cache at all
     on_fetch(request, fields) -> Fields                  the fields of a request upstream
     on_response(request, response) -> Response           a response from upstream, before it is stored
-    on_deliver(request, says) -> Sequence[FieldLine]     fields added to a response that is sent
+    on_deliver(scheme, says) -> Sequence[FieldLine]      fields added to a response, which may have some already
     on_log(exchange, took, tally)                        after the response, for counting and logging
     fingerprint(connection) -> bytes | None              what decides beside a head's bytes, as one line; None: parse it
     around_known(answer_known) -> AnswerKnown            a gate before the fast path
@@ -32,6 +32,7 @@ from edgecache.wire.exchange import Exchange
 
 NOTHING: Final[frozenset[bytes]] = frozenset()  # for `reads`: no field of the request
 Go = Callable[[Exchange], None]
+Says = Callable[[bytes], bool]  # whether a response has the field of that lower-case name
 AnswerKnown = Callable[[Any, bytes], bool]  # of a connection and what was read from it
 
 

@@ -16,6 +16,7 @@ from edgecache.proxy.middleware.client_claims import ClientClaims
 from edgecache.proxy.middleware.forwarding_limits import ForwardingLimits
 from edgecache.proxy.middleware.geo import Geo
 from edgecache.proxy.middleware.host_check import HostCheck
+from edgecache.proxy.middleware.hsts import Hsts
 from edgecache.proxy.middleware.https_redirect import HttpsRedirect
 from edgecache.proxy.middleware.ignored_parameters import IgnoredParameters
 from edgecache.proxy.middleware.peer_authentication import PeerAuthentication
@@ -24,9 +25,11 @@ from edgecache.proxy.middleware.residency import Residency
 from edgecache.proxy.middleware.sni_check import SniCheck
 from edgecache.proxy.middleware.tracing import Tracing
 from edgecache.proxy.middleware.trusted_proxies import TrustedProxies
+from edgecache.semantics.field_codec import pack
 from edgecache.semantics.unkeyed_fields import unkeyed
 from edgecache.telemetry.request_metrics import Tally
 from edgecache.wire.exchange import Exchange
+from edgecache.wire.handler import AddFields
 from edgecache.wire.response import FullResponse
 
 REGISTRY: Final[list[type[Middleware]]] = [
@@ -36,6 +39,7 @@ REGISTRY: Final[list[type[Middleware]]] = [
     Geo,
     TrustedProxies,
     HttpsRedirect,
+    Hsts,
     Residency,
     Tracing,
     IgnoredParameters,
@@ -65,6 +69,7 @@ class Pipeline:
         fingerprint = fingerprint_of(middleware)
         self.answer = self._path(fingerprint)
         self.answer_known = self._fast_path(fingerprint)
+        self.on_deliver = edge.known.on_deliver = delivery_of(middleware)
         edge.on_lookup = lookup_of(hooks(middleware, "on_lookup"))
 
     def _path(self, fingerprint: Fingerprint | None) -> Go:
@@ -155,6 +160,22 @@ def note_fingerprint(fingerprint: Fingerprint, exchange: Exchange) -> None:
     connection = exchange.connection
     part = None if connection is None else fingerprint(connection)
     exchange.raw = b"" if part is None or not exchange.raw else part + exchange.raw
+
+
+def delivery_of(middleware: Iterable[Middleware]) -> AddFields | None:
+    """What adds the fields of these hooks to a response, by its scheme, its packed fields and whether a POP gets it."""
+    clients = hooks(middleware, "on_deliver")
+    peers = hooks((one for one in middleware if one.for_peers), "on_deliver")
+
+    def added(scheme: bytes, fields: bytes, to_peer: bool) -> bytes:
+        lowered = b"\n" + fields.lower()
+
+        def says(name: bytes) -> bool:
+            return b"\n%b:" % name in lowered
+
+        return pack([line for hook in (peers if to_peer else clients) for line in hook(scheme, says)])
+
+    return added if clients else None
 
 
 def lookup_of(steps: Sequence[Hook]) -> Callable[[Exchange], bool] | None:

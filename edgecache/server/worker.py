@@ -91,7 +91,6 @@ class Worker:
         assembled = assemble(given, self._request_log.known_hit)
         self.edge, self._regional, self.room = assembled.edge, assembled.tier, assembled.edge.memory.account
         self.logs, self.own_log, self.purges = assembled.logs, assembled.own_log, assembled.purges
-        self.edge.known.hsts = self.hsts
         self._read_heads(settings)
         self.watch.read(self.edge, self._switch, self.connections, self._log)
         if self._regional is not None:
@@ -117,7 +116,6 @@ class Worker:
         self.min_rate = settings.min_rate
         self.max_request_body = settings.max_request_body
         self.finish_abandoned = settings.finish_abandoned
-        self.hsts = b"Strict-Transport-Security: %b\r\n" % settings.hsts.encode() if settings.hsts else b""
         self._drain_grace = settings.drain_grace
         self._trusted = trust_of(settings.trusted_proxies)
 
@@ -183,7 +181,6 @@ class Worker:
         self._admission.tune(most, most_per_address, self._trusted, clients)
         edge, patience = self.edge, settings.follower_timeout
         edge.tune(limits_of(settings))
-        edge.known.hsts = self.hsts
         self._read_heads(settings)
         edge.fills.tune(policy_of(settings))
         edge.upstream.tune(gateway_of(settings), self._trusted)
@@ -222,6 +219,7 @@ class Worker:
         self.edge.known.forget_all()
         self.edge.alike.judge_by(pipeline.unkeyed, ignored)
         self.answer, self.answer_known = pipeline.answer, pipeline.answer_known
+        self.on_deliver = pipeline.on_deliver
         self.answered = pipeline.logging(self._request_log.answered)
 
     def _new_tracer(self, settings: Settings) -> Tracer | None:

@@ -113,6 +113,8 @@ class Exchange:
             content = b""
         if self.extra:
             fields += self.extra
+        if (added := writer.site.on_deliver) is not None:
+            fields += added(self.request.scheme, fields, self.request.child is not None)
         size = len(content)
         self.status, self.started, self.bytes_out = status, True, size
         if size > SLICE or isinstance(content, Rope):
@@ -139,7 +141,10 @@ class Exchange:
             self.send(FullResponse(status, fields, body.pieces[0] if body.pieces else b"", length, reason))
             return
         self.status, self.started, self._length = status, True, length
-        self.head_out = writer.head(self.request, status, fields + self.extra, length, reason)
+        fields += self.extra
+        if (added := writer.site.on_deliver) is not None:
+            fields += added(self.request.scheme, fields, self.request.child is not None)
+        self.head_out = writer.head(self.request, status, fields, length, reason)
         self.first_byte = writer.clock()
         self._read(body)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from edgecache.semantics.message import Request
@@ -12,6 +13,8 @@ from edgecache.wire.exchange import Exchange
 
 if TYPE_CHECKING:
     from edgecache.wire.h1.server import ClientConnection
+
+AddFields = Callable[[bytes, bytes, bool], bytes]  # to a response: by scheme, packed fields, whether a POP gets it
 
 
 class Site(Protocol):
@@ -28,7 +31,7 @@ class Site(Protocol):
     finish_abandoned: bool  # what is of use to its client alone goes on though the client has sent FIN
     bytes_in: Counter  # received from clients
     room: Room  # the memory budget, which counts who reads what
-    hsts: bytes  # the line that answers to https get, or nothing
+    on_deliver: AddFields | None  # for each response; None: nothing is added
 
     def joined(self, connection: ClientConnection) -> BadRequest | None:
         """A client has connected; why it is to be turned away, if it is."""

@@ -10,6 +10,7 @@ from edgecache.semantics.rope import Piece
 if TYPE_CHECKING:
     from edgecache.wire.body_charge import Room
     from edgecache.wire.exchange import Exchange
+    from edgecache.wire.handler import Site
     from edgecache.wire.upstream_connection import UpstreamConnection
 
 
@@ -28,6 +29,7 @@ class ResponseWriter(Protocol):
     closing: bool  # no request follows the one under way
 
     number: int  # of its connection, in this process
+    site: Site  # the service behind it
 
     @property
     def tls_version(self) -> str:

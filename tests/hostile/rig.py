@@ -112,7 +112,7 @@ class Bench:
     draining = False
     head_timeout = body_timeout = idle_timeout = 10.0
     min_rate = max_request_body = 0
-    hsts = b""
+    on_deliver = None
 
     def __init__(self, limits: HeadLimits | None = None) -> None:
         heads = RequestHeads(limits or HeadLimits())

@@ -142,7 +142,7 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     ),
     "tls_certificates": ("", lambda worker: worker._tls and worker._tls.pairs),
     "https_redirect": ("8443", lambda worker: middleware_of(worker)),
-    "hsts": ("max-age=5", lambda worker: (worker.hsts, worker.edge.known.hsts)),
+    "hsts": ("max-age=5", lambda worker: worker.on_deliver and worker.on_deliver(b"https", b"", False)),
     "pop_ca": ("", lambda worker: worker._tls and worker._tls.identity),
     "geo_db": ("", lambda worker: worker._locator and worker._locator.geo._path),
     "geo_overrides": ("192.0.2.0/24=DE", lambda worker: worker._locator and worker._locator.geo.locate("192.0.2.1")),

@@ -19,6 +19,7 @@ from typing import Final
 from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen, weight_of_head
 from edgecache.semantics.message import Fields, Request
 from edgecache.storage.memory import Entry
+from edgecache.wire.handler import AddFields
 from edgecache.wire.response import FullResponse
 from edgecache.wire.upstream_request import UpstreamRequest
 
@@ -31,19 +32,19 @@ ONE_OF: Final = 16  # heads that could do without being known, when there are ma
 
 
 Make = Callable[[Entry, float], FullResponse]  # the response out of an entry at a time in epoch seconds
-Serialize = Callable[[FullResponse, bytes], bytes]  # its head on a connection that persists, with that line for HSTS
+Serialize = Callable[[FullResponse], bytes]  # its head on a connection that persists
 
 
 class Rendered:
     """A response out of an entry with its serialized form, made anew when its Age changes or the entry is freshened."""
 
-    __slots__ = ("_block", "_hsts", "_make", "_serialize", "_until", "answer", "entry", "full", "head")
+    __slots__ = ("_added", "_block", "_make", "_serialize", "_until", "answer", "entry", "full", "head")
 
-    def __init__(self, entry: Entry, make: Make, serialize: Serialize, hsts: bytes = b"") -> None:
+    def __init__(self, entry: Entry, make: Make, serialize: Serialize, added: AddFields | None = None) -> None:
         self.entry = entry
         self._make = make
         self._serialize = serialize
-        self._hsts = hsts if entry.key.startswith(b"https:") else b""  # a line that goes with it, unless it has one
+        self._added = added
         self._until = -inf  # epoch seconds: when Age changes
         self._block = b""
         self.answer = FullResponse(0, b"")
@@ -59,9 +60,16 @@ class Rendered:
             self._until, self._block = entry.older_at(now), entry.block
             answer = self.answer = self._make(entry, now)
             short = len(answer.content) <= LONGEST_ANSWER
-            self.head = self._serialize(answer, self._hsts)
+            self.head = self._serialize(self._delivered(answer))
             self.full = self.head + bytes(answer.content) if short else b""
         return True
+
+    def _delivered(self, response: FullResponse) -> FullResponse:
+        """`response` with the fields that middleware adds to it."""
+        if self._added is None:
+            return response
+        scheme, fields = b"https" if self.entry.key.startswith(b"https") else b"http", response.fields
+        return response._replace(fields=fields + self._added(scheme, fields, False))
 
 
 def _rendered_weight(_: int, rendered: Rendered) -> int:
@@ -132,7 +140,7 @@ class KnownHeads:
         self._seen = RecentlySeen()
         self._stopped = False
         self._passed_over = 0
-        self.hsts = b""  # the line that answers to https get, or nothing
+        self.on_deliver: AddFields | None = None  # what middleware adds to each response
         self.get = self._known.get
 
     def learns(self, raw: bytes) -> bool:
@@ -158,7 +166,7 @@ class KnownHeads:
 
     def render(self, entry: Entry, make: Make) -> Rendered:
         """A rendered response out of `entry`, not yet up to date."""
-        return Rendered(entry, make, self._serialize, self.hsts)
+        return Rendered(entry, make, self._serialize, self.on_deliver)
 
     def rendered(self, entry: Entry, make: Make) -> Rendered:
         """The one rendered response that every plain GET of `entry` shares."""

@@ -51,7 +51,7 @@ class H1ResponseWriter:
     ) -> bytes:
         """Send a complete response, in one write unless it is long; `length` None: without Content-Length."""
         head = render.response_head(status, reason, fields, length)
-        head += self.ending(request, head)
+        head += self.ending(request)
         if len(content) <= COPIED:
             self.transport.write(head + content)
         else:
@@ -66,7 +66,7 @@ class H1ResponseWriter:
             head += b"Transfer-Encoding: chunked\r\n"
         elif length is None:  # RFC 9112 §6.3 step 8
             self.closing = True
-        head += self.ending(request, head)
+        head += self.ending(request)
         self.transport.write(head)
         return head
 
@@ -113,8 +113,8 @@ class H1ResponseWriter:
         """Bytes have gone through a tunnel."""
         raise NotImplementedError
 
-    def ending(self, request: Request, head: bytes) -> bytes:
-        """The end of `head`: the fields of the connection, and the empty line."""
+    def ending(self, request: Request) -> bytes:
+        """The end of a head: the fields of the connection, and the empty line."""
         raise NotImplementedError
 
     def cut(self) -> None:

@@ -29,10 +29,9 @@ def response_head(status: int, reason: bytes, fields: bytes, length: int | None 
     return b"%b%bContent-Length: %d\r\n" % (_status_line(status, reason), fields, length)
 
 
-def persistent_head(response: FullResponse, hsts: bytes = b"") -> bytes:
-    """The head of `response` on a connection that persists after it, with the line `hsts` unless it has one."""
-    head = response_head(response.status, response.reason, response.fields, response.length)
-    return b"%b%b\r\n" % (head, b"" if hsts and says_hsts(head) else hsts)
+def persistent_head(response: FullResponse) -> bytes:
+    """The head of `response` on a connection that persists after it."""
+    return response_head(response.status, response.reason, response.fields, response.length) + b"\r\n"
 
 
 def field_block(lines: Iterable[FieldLine]) -> bytes:
@@ -58,8 +57,3 @@ def refusal(status: int, reason: str, detail: str, *, head_only: bool = False) -
     response = local_reply(status, reason, detail, (b"Connection", b"close"))
     head = response_head(status, b"", response.fields, response.length) + b"\r\n"
     return head if head_only else head + bytes(response.content)
-
-
-def says_hsts(head: bytes) -> bool:
-    """Whether the origin has said it: one such field is the most there may be (RFC 6797 §7.1)."""
-    return b"\nstrict-transport-security:" in head.lower()

@@ -400,16 +400,13 @@ class ClientConnection(H1ResponseWriter, asyncio.Protocol):
         exchange.refused_by(error, len(answer) - len(exchange.head_out))
         self.site.answered(exchange, self.site.clock() - exchange.began)
 
-    def ending(self, request: Request, head: bytes) -> bytes:
-        """The end of `head`: the fields of the connection (RFC 9112 §9.3), and the empty line."""
-        hsts = self.site.hsts
-        if hsts and (request.scheme != b"https" or request.child is not None or render.says_hsts(head)):
-            hsts = b""
+    def ending(self, request: Request) -> bytes:
+        """The end of a head: the fields of the connection (RFC 9112 §9.3), and the empty line."""
         last = self.state in BODY_STATES or (self._eof and not self._has_head())
         if last or self.closing or self.site.draining:
             self.closing = True
-            return hsts + b"Connection: close\r\n\r\n"
-        return hsts + (b"Connection: keep-alive\r\n\r\n" if request.http_1_0 else b"\r\n")
+            return b"Connection: close\r\n\r\n"
+        return b"Connection: keep-alive\r\n\r\n" if request.http_1_0 else b"\r\n"
 
     # --- what others may know
 
