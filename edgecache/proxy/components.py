@@ -9,7 +9,7 @@ from edgecache.invalidation.validity import Invalidation
 from edgecache.proxy.cache_fill import Fills
 from edgecache.proxy.collapsing import Flights
 from edgecache.proxy.fastpath.head_memo import KnownHeads
-from edgecache.proxy.fastpath.head_template import AlikeHeads
+from edgecache.proxy.fastpath.head_template import HeadTemplates
 from edgecache.proxy.passthrough import Relays
 from edgecache.proxy.regional_fetch import Region
 from edgecache.semantics.outcomes import Revalidation
@@ -30,7 +30,7 @@ class Parts:
     upstream: Upstream
     relays: Relays
     known: KnownHeads
-    alike: AlikeHeads
+    alike: HeadTemplates
     region: Region | None = None  # None: there is no regional tier
     jurisdiction: str = ""  # of this POP and all that it stores; empty: residency is not kept
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from edgecache.proxy import responses
 from edgecache.proxy.components import Parts
-from edgecache.proxy.fastpath.head_memo import KnownHit, KnownPass, Rendered
+from edgecache.proxy.fastpath.head_memo import Hit, Pass, Rendered
 from edgecache.semantics import cache_status
 from edgecache.semantics.message import Request
 from edgecache.semantics.outcomes import Forward, Result
@@ -43,12 +43,9 @@ class Delivery:
         rendered = self.rendering(entry)
         if not rendered.is_right(now):
             return False
-        answer = rendered.answer
-        exchange.result, exchange.entry = Result.HIT, entry
-        exchange.cache_status = cache_status.KNOWN_HIT
         if exchange.request.child is not None:
             tell_of_entry(exchange, entry, self._invalidation, now)
-        exchange.send(answer)
+        responses.send_stored(exchange, rendered.answer, entry, Result.HIT, cache_status.KNOWN_HIT)
         if rendered.full and exchange.request.persists:
             self._learn_hit(exchange, rendered)
         self._alike.learn(exchange)
@@ -87,10 +84,9 @@ class Delivery:
         response = responses.respond(entry, exchange.request, now, member, self.max_ranges)
         if response is None:
             return False
-        exchange.result, exchange.cache_status, exchange.entry = result, member, entry
         if exchange.request.child is not None:
             tell_of_entry(exchange, entry, self._invalidation, now)
-        exchange.send(response)
+        responses.send_stored(exchange, response, entry, result, member)
         return True
 
     # --- with something else
@@ -130,11 +126,11 @@ class Delivery:
         """Remember that requests of exactly this head are passed on, and the question that they become."""
         request = exchange.request
         if request.persists and self._known.learns(exchange.raw):
-            self._known.learn(exchange.raw, KnownPass(request, exchange.head_in, key, exchange.client, question))
+            self._known.learn(exchange.raw, Pass(request, exchange.head_in, key, exchange.client, question))
 
     def _learn_hit(self, exchange: Exchange, rendered: Rendered, *, own: bool = False) -> None:
         if self._known.learns(exchange.raw) and rendered.is_right(self._clock()) and rendered.full:
-            self._known.learn(exchange.raw, KnownHit(exchange.request, rendered, exchange.head_in, own=own))
+            self._known.learn(exchange.raw, Hit(exchange.request, rendered, exchange.head_in, own=own))
 
     def _whole(self, entry: Entry, now: float) -> FullResponse:
         """The whole of `entry`, as a plain GET gets it."""

@@ -4,8 +4,7 @@ Rule 1: every branch that a request can take is visible here.
 Rule 2: this file decides nothing about HTTP: it calls `semantics/` and follows the verdict.
 Rule 3: the tiers do not know each other; only this file knows their order.
 
-    bytes ──► answer_known            a head seen before whose response is still valid: one look-up, one write
-      ├─────► fastpath/responder.py   a head that differs from a known one only in unkeyed fields: split, not parsed
+    bytes ──► fastpath/responder.py   a head that was answered before, or is like one that was: no parser, one write
       └─────► answer                  synchronous: pass, or respond from memory
                 └─► answer_regional   called back: what the region's Valkey has, if there is one
                       └─► ask         one flight per key: lead, follow, or go alone
@@ -26,9 +25,7 @@ from edgecache.invalidation.write_effects import TOKEN, is_write, token_of
 from edgecache.proxy.collapsing import Failed, Filling, Flight, Outcome, Refreshed, Risen, Unshareable
 from edgecache.proxy.components import Limits, Parts
 from edgecache.proxy.deliver import Delivery
-from edgecache.proxy.fastpath.head_memo import KnownHit, KnownPass, KnownRead
-from edgecache.proxy.fastpath.head_template import Alike
-from edgecache.proxy.fastpath.responder import AlikeHits
+from edgecache.proxy.fastpath.responder import FastPath, OnHit
 from edgecache.proxy.fetch import Refill
 from edgecache.proxy.regional_deliver import RegionalHits
 from edgecache.proxy.regional_ranges import RegionalParts
@@ -47,7 +44,6 @@ from edgecache.tasks import spawn
 from edgecache.upstream.reply import Reply
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import FullResponse, local_reply
-from edgecache.wire.response_writer import ResponseWriter
 
 TOKEN_PATIENCE: Final = 1.0  # seconds that who has written waits for this worker to know it
 LOOPED: Final = 508  # of one who forged CDN-Loop, it says nothing of others' requests
@@ -63,7 +59,7 @@ class Edge:
         limits: Limits,
         *,
         writes: Writes,
-        on_known_hit: Callable[[ResponseWriter, KnownHit | Alike, float], None],
+        on_known_hit: OnHit,
         reaches: Reaches | None = None,
         token_cookie: bool = False,
     ) -> None:
@@ -85,15 +81,14 @@ class Edge:
         self._grown = 0  # what the memory knew of codings, then
         self._retired = 0  # of the memory, when answers were last let go
         self.writes = writes
-        self.on_known_hit = on_known_hit  # told of each, with the time: to count and log
         self._reaches = reaches  # None: there is no log but this worker's own
         self._token_cookie = token_cookie
         self.reads = frozenset((TOKEN, b"cookie")) if token_cookie else frozenset((TOKEN,))  # fields, beside the rules
         self.on_lookup: Callable[[Exchange], bool] | None = None  # of middleware: whether to bypass the cache
         self.delivery = Delivery(parts, limits.max_ranges)
         self.refill = Refill(parts)
-        self._alike_hits = AlikeHits(parts, self.delivery, on_known_hit)
         self._hits = None if parts.region is None else RegionalHits(parts, parts.region, self.answer_regional)
+        self.fast_path = FastPath(parts, self.delivery, self._hits, on_known_hit)
         self._in_part = None if parts.region is None else RegionalParts(parts, parts.region, self._go_on)
 
     def tune(self, limits: Limits) -> None:
@@ -104,32 +99,6 @@ class Edge:
         self.alike.forget_all()
 
     # --- without waiting
-
-    def answer_known(self, connection: ResponseWriter, raw: bytes) -> bool:
-        """Answer, or pass on, the request whose head is exactly `raw`, if it is known and that is still right."""
-        known = self.known.get(raw)
-        if known is None:
-            return self._alike_hits.answers(connection, raw)
-        now = self.clock()
-        if type(known) is KnownPass:
-            until = self.flights.marks.get(known.key, 0.0)
-            if known.client != connection.peer or until < now:
-                self.known.forget_one(raw)
-                return False
-            self.relays.pass_known(connection, known, raw, now, until)
-            return True
-        if type(known) is KnownRead:
-            return self._hits is not None and self._hits.ask_known(connection, known, raw)
-        assert type(known) is KnownHit, "there are three kinds"
-        rendered = known.rendered
-        if not self.invalidation.still_passes(rendered.entry):
-            return False
-        if not rendered.is_right(now):
-            self.known.forget_one(raw)
-            return False
-        connection.send_serialized(rendered.full)
-        self.on_known_hit(connection, known, now)
-        return True
 
     def sweep(self) -> None:
         """Let go of what is remembered of entries that have left the memory."""

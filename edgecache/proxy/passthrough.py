@@ -10,7 +10,7 @@ from edgecache.invalidation.validity import Invalidation
 from edgecache.proxy import responses
 from edgecache.proxy.cache_fill import Fills
 from edgecache.proxy.collapsing import OFTEN, Flights
-from edgecache.proxy.fastpath.head_memo import KnownPass
+from edgecache.proxy.fastpath.head_memo import Pass
 from edgecache.semantics import cache_status, ranges, rfc9111
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.message import Fields, Response
@@ -99,7 +99,7 @@ class Relays:
         relay.mark = mark
         self.upstream.ask(relay)
 
-    def pass_known(self, connection: ResponseWriter, known: KnownPass, raw: bytes, now: float, until: float) -> None:
+    def pass_known(self, connection: ResponseWriter, known: Pass, raw: bytes, now: float, until: float) -> None:
         """Pass through the request whose head is `raw`, at `now` in resident time; its mark ends at `until`."""
         relay = _KnownPass(self, connection, known, raw, now)
         if until - now < self._flights.hit_for_miss - OFTEN:  # else it is renewed often enough
@@ -306,7 +306,7 @@ class _KnownPass(Exchange, Relay):
     entry = None
     alone = True
 
-    def __init__(self, relays: Relays, connection: ResponseWriter, known: KnownPass, raw: bytes, now: float) -> None:
+    def __init__(self, relays: Relays, connection: ResponseWriter, known: Pass, raw: bytes, now: float) -> None:
         self.request = known.request  # as Exchange.__init__ would; a call less counts here
         self.raw = raw
         self.body = None

@@ -100,7 +100,7 @@ class Pipeline:
     def _fast_path(self, fingerprint: Fingerprint | None) -> AnswerKnown:
         """The way of a head that may be known."""
         gates = hooks(self.middleware, "around_known")
-        known: AnswerKnown = reduce(lambda inner, gate: gate(inner), reversed(gates), self._edge.answer_known)
+        known: AnswerKnown = reduce(lambda inner, gate: gate(inner), reversed(gates), self._edge.fast_path.answer)
         if fingerprint is None:
             return known
 

@@ -1,6 +1,6 @@
 """The quick way of a regional hit: a plain GET, answered by a fresh whole out of the region's Valkey.
 
-    known head ──► `ask_known`   what was parsed once needs no parsing: straight to the read
+    known head ──► `look_up`     what was parsed once needs no parsing: straight to the read
                         └──► `answers`   the record as it came: no entry is made, no task runs
 Whatever is not so plain goes the way that `proxy/edge.py` tells.
 """
@@ -12,9 +12,9 @@ from functools import partial
 from typing import Final
 
 from edgecache.proxy.components import Parts
-from edgecache.proxy.fastpath.head_memo import KnownRead
+from edgecache.proxy.fastpath.head_memo import RegionalRead
 from edgecache.proxy.regional_fetch import Region
-from edgecache.proxy.responses import WITHOUT_LENGTH, whole
+from edgecache.proxy.responses import WITHOUT_LENGTH, send_stored, whole
 from edgecache.semantics.message import Request
 from edgecache.semantics.outcomes import Forward, Result
 from edgecache.storage.regional import Found
@@ -43,7 +43,7 @@ class RegionalHits:
         self._clock = parts.clock  # resident time
         self._otherwise = otherwise  # told what was found for a known head
 
-    def ask_known(self, connection: ResponseWriter, known: KnownRead, raw: bytes) -> bool:
+    def look_up(self, connection: ResponseWriter, known: RegionalRead, raw: bytes) -> bool:
         """Look up the request whose head is `raw`; False if memory may have it by now, or nobody may share it."""
         key = known.key
         if key in self._marks or self._memory.has(key):
@@ -74,15 +74,14 @@ class RegionalHits:
             self._region.check(found)
             self._memory.adopt(found.entry, record.length)
         outcome = self._region.outcome(self._pop, record, now, why)
-        exchange.result, exchange.cache_status, exchange.entry = Result.REGIONAL, outcome, record
-        exchange.send(whole(record, now, outcome, body, len(body)))
+        send_stored(exchange, whole(record, now, outcome, body, len(body)), record, Result.REGIONAL, outcome)
         if type(exchange) is not _Reading and request.persists:
             self._learn(exchange, key, found)
         return True
 
     def _learn(self, exchange: Exchange, key: bytes, found: Found) -> None:
         if self._known.learns(exchange.raw) and not self._memory.has(key):
-            self._known.learn(exchange.raw, KnownRead(exchange.request, exchange.head_in, key, found.base))
+            self._known.learn(exchange.raw, RegionalRead(exchange.request, exchange.head_in, key, found.base))
 
 
 def wants_the_whole(request: Request) -> bool:

@@ -41,8 +41,8 @@ class RegionalParts:
         outcome = self._region.outcome(self._pop, entry, now, why)
         response = responses.respond(entry, request, now, outcome, most_ranges, found.record.length)
         if response is not None:
-            self._mark(exchange, found, outcome)
-            exchange.send(response)
+            self._tell(exchange, found)
+            responses.send_stored(exchange, response, entry, Result.REGIONAL, outcome)
             return True
         spans = ranges.wanted_spans(request, entry.stored, found.record.length, most_ranges)
         if spans is None or len(spans) > 1:
@@ -60,12 +60,12 @@ class RegionalParts:
         entry, now = found.entry, self._clock()
         outcome = self._region.outcome(self._pop, entry, now, why)
         response = responses.part(entry.stored, span, found.record.length, now, outcome)
-        self._mark(exchange, found, outcome)
+        self._tell(exchange, found)
+        exchange.result, exchange.cache_status, exchange.entry = Result.REGIONAL, outcome, entry
         reader = self._region.reader(found, exchange.request, exchange.client, span)
         exchange.stream(response.status, response.fields, response.length, reader.body)
         reader.start()
 
-    def _mark(self, exchange: Exchange, found: Found, member: bytes) -> None:
-        exchange.result, exchange.cache_status, exchange.entry = Result.REGIONAL, member, found.entry
+    def _tell(self, exchange: Exchange, found: Found) -> None:
         if exchange.request.child is not None:
             tell_of_entry(exchange, found.entry, self._invalidation, self._clock())

@@ -19,6 +19,7 @@ from edgecache.semantics.ranges import Span
 from edgecache.semantics.rope import Content, cut
 from edgecache.semantics.stored_response import Stored, current_age
 from edgecache.storage.memory import Entry
+from edgecache.telemetry.observed import StoredResponse
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import FullResponse
 
@@ -168,6 +169,14 @@ def redirect(request: Request, location: bytes) -> FullResponse:
     """The response that sends a client elsewhere for good, with the method that it used (RFC 9110 §15.4.2, §15.4.9)."""
     status = 301 if request.method in (b"GET", b"HEAD") else 308
     return FullResponse(status, pack([(b"Location", location)]), length=0, failure="redirect")
+
+
+def send_stored(
+    exchange: Exchange, response: FullResponse, entry: StoredResponse, result: Result, outcome: bytes
+) -> None:
+    """Answer with a `response` that was built out of `entry`; `outcome` is its Cache-Status."""
+    exchange.result, exchange.cache_status, exchange.entry = result, outcome, entry
+    exchange.send(response)
 
 
 def reply_locally(exchange: Exchange, response: FullResponse, outcome: bytes = b"") -> None:

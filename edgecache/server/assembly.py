@@ -22,8 +22,8 @@ from edgecache.proxy.cache_fill import Fills
 from edgecache.proxy.collapsing import Flights
 from edgecache.proxy.components import Limits, Parts
 from edgecache.proxy.edge import Edge
-from edgecache.proxy.fastpath.head_memo import KnownHeads, KnownHit
-from edgecache.proxy.fastpath.head_template import Alike, AlikeHeads
+from edgecache.proxy.fastpath.head_memo import Hit, KnownHeads
+from edgecache.proxy.fastpath.head_template import HeadTemplates, TemplateHit
 from edgecache.proxy.passthrough import Relays
 from edgecache.proxy.purge_method import PurgeMethod
 from edgecache.proxy.regional_fetch import Region
@@ -83,7 +83,7 @@ class Given:
     clock: Clock
 
 
-def assemble(given: Given, on_known_hit: Callable[[ResponseWriter, KnownHit | Alike, float], None]) -> Assembled:
+def assemble(given: Given, on_known_hit: Callable[[ResponseWriter, Hit | TemplateHit, float], None]) -> Assembled:
     """The request path that the settings describe, on the running event loop."""
     settings, watch, clock, is_trusted = given.settings, given.watch, given.clock, given.is_trusted
     tier = regional_tier(settings, watch.regional, clock)
@@ -137,7 +137,7 @@ def _parts(given: Given, tier: Regional | None) -> Parts:
             jurisdiction=home,
         ),
         known=KnownHeads(persistent_head, memory.account.budget // KNOWN, memory.account.hold),
-        alike=AlikeHeads(memory.account.budget // ALIKE, memory.account.hold),
+        alike=HeadTemplates(memory.account.budget // ALIKE, memory.account.hold),
         region=_region(given, tier, memory, invalidation, upstream),
         jurisdiction=home,
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from edgecache.proxy.fastpath.head_memo import KnownHit
-from edgecache.proxy.fastpath.head_template import Alike
+from edgecache.proxy.fastpath.head_memo import Hit
+from edgecache.proxy.fastpath.head_template import TemplateHit
 from edgecache.semantics.cache_status import KNOWN_HIT
 from edgecache.storage.resident_clock import Clock
 from edgecache.telemetry.access_log import AccessLog, Quoted, members_of, members_of_alike
@@ -81,7 +81,7 @@ class RequestLog:
             more += f',"regional_ms":{exchange.regional_took * 1000:.3f}'
         return more
 
-    def known_hit(self, connection: ResponseWriter, known: KnownHit | Alike, now: float) -> None:
+    def known_hit(self, connection: ResponseWriter, known: Hit | TemplateHit, now: float) -> None:
         """A request was answered at `now`, in resident time, by a known head, or by one that is like known ones."""
         requests = self._requests
         answer = known.rendered.answer
@@ -102,18 +102,18 @@ class RequestLog:
                 self._log.add_line(partial(layout.line, seen))
                 return
             more = layout.more(seen)
-        if type(known) is KnownHit:
+        if type(known) is Hit:
             request = known.logged or self._remember(known)
         else:
-            assert type(known) is Alike, "there are two kinds"
+            assert type(known) is TemplateHit, "there are two kinds"
             request = members_of_alike(known, self._quoted)
         self._log.add((wall, connection.peer, request, answer.status, size, 0.0, KNOWN_HIT, requests.hit_words, more))
 
-    def _remember(self, known: KnownHit) -> str:
+    def _remember(self, known: Hit) -> str:
         known.logged = members_of(known.request, self._quoted)
         return known.logged
 
-    def _seen_hit(self, connection: ResponseWriter, known: KnownHit | Alike, now: float) -> LogContext:
+    def _seen_hit(self, connection: ResponseWriter, known: Hit | TemplateHit, now: float) -> LogContext:
         rendered = known.rendered
         return LogContext(
             time=now,

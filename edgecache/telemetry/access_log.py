@@ -202,11 +202,11 @@ def members_of(request: Request, quoted: Quoted) -> str:
 
 def members_of_alike(alike: TemplatedRequest, quoted: Quoted) -> str:
     """The same of a request that is like known ones, a GET, without making one of it."""
-    likeness, (agent, referer) = alike.likeness, alike.agent_and_referer
+    template, (agent, referer) = alike.template, alike.agent_and_referer
     return (
-        f'"method":"GET","scheme":{quoted[likeness.scheme]},"host":{quoted[likeness.host]}'
+        f'"method":"GET","scheme":{quoted[template.scheme]},"host":{quoted[template.host]}'
         f',"target":{quoted[alike.target]},"protocol":"HTTP/1.1"'
-        f',"user_agent":{quoted[agent]},"referer":{quoted[referer]}{_trace(likeness.fields, quoted)}'
+        f',"user_agent":{quoted[agent]},"referer":{quoted[referer]}{_trace(template.fields, quoted)}'
     )
 
 

@@ -118,7 +118,7 @@ class TemplatedRequest(Protocol):
     """A GET that was answered by a template, without being parsed into a `Request`."""
 
     @property
-    def likeness(self) -> KnownFields:
+    def template(self) -> KnownFields:
         """What it has in common with others."""
 
     @property

@@ -14,7 +14,7 @@ from harness.clock import FakeClock
 from harness.pop import environment
 
 from edgecache.config.settings import load
-from edgecache.proxy.fastpath.head_template import Alike
+from edgecache.proxy.fastpath.head_template import TemplateHit
 from edgecache.semantics import rfc9111
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.message import FieldLine, Fields, Framing, Request, Response
@@ -49,7 +49,7 @@ class Twin:
         edge: Any = self.worker.edge
         edge._go_on = edge.relays.begin = edge.relays.ask = edge.writes.pass_on = self._asked
         edge.refill.behind = lambda entry, request: None
-        edge.on_known_hit = edge._alike_hits._on_hit = self._known_hit
+        edge.fast_path.on_hit = self._known_hit
         self.tell(PEER)
 
     def tell(self, peer: str, scheme: bytes = b"http", tag: bytes = b"") -> None:
@@ -69,7 +69,7 @@ class Twin:
         exchange.send(FullResponse(200, b"", length=0, reason=b"Asked"))
 
     def _known_hit(self, connection: ClientConnection, known: Any, now: float) -> None:
-        self.alike += isinstance(known, Alike)
+        self.alike += isinstance(known, TemplateHit)
         self.worker._request_log.known_hit(connection, known, now)
 
     def store(self, request: Request, lines: list[FieldLine], content: bytes, status: int = 200) -> None:

@@ -35,7 +35,7 @@ from hostile.tables import all_cases
 from hostile.twins import PEER, Twins
 
 from edgecache.invalidation.version_vector import Vector
-from edgecache.proxy.fastpath.head_template import AlikeHeads
+from edgecache.proxy.fastpath.head_template import HeadTemplates
 from edgecache.semantics import message, unkeyed_fields
 from edgecache.semantics.bounded_cache import RecentlySeen
 from edgecache.semantics.message import Fields
@@ -353,7 +353,7 @@ async def test_no_client_puts_a_doors_mark_before_its_head(mark: bytes) -> None:
 # --- what it costs at most
 
 
-def flood(alike: AlikeHeads, count: int, lines: int) -> None:
+def flood(alike: HeadTemplates, count: int, lines: int) -> None:
     """So many heads, of so many random lines each."""
     dice = random.Random(5)
     for _ in range(count):
@@ -368,7 +368,7 @@ def test_a_flood_of_new_lines_is_bounded_in_memory() -> None:
     def hold(more: int) -> None:
         held[0] += more
 
-    alike = AlikeHeads(64 * 1024, hold)
+    alike = HeadTemplates(64 * 1024, hold)
     flood(alike, 5000, 10)
     assert alike._judged._bytes <= 16 * 1024 <= held[0] <= 64 * 1024
     assert sum(map(len, alike._judged)) <= alike._judged._bytes
@@ -386,7 +386,7 @@ async def test_likenesses_are_bounded() -> None:
             await twins.quick.send(raw.replace(b"\r\n\r\n", b"\r\nCookie: %d\r\n\r\n" % turn))
     most = account.budget // 64
     assert len(alike) > 20
-    assert alike._likenesses.bytes + alike._judged._bytes <= most
+    assert alike._templates.bytes + alike._judged._bytes <= most
     alike.forget_all()
     assert account.held <= before + most
     await twins.end()

@@ -160,7 +160,7 @@ async def test_what_is_not_configured_costs_nothing() -> None:
     worker.compose(worker._settings)
     names = [type(one).__name__ for one in worker.pipeline.middleware]
     assert names == ["PeerAuthentication", "ClientClaims", "ForwardingLimits", "Purge"]
-    assert worker.answer_known == worker.edge.answer_known
+    assert worker.answer_known == worker.edge.fast_path.answer
     assert worker.edge.on_lookup is None
     assert worker.answered.__name__ == worker._request_log.answered.__name__
     await twins.end()

@@ -76,7 +76,7 @@ def _rendered_weight(_: int, rendered: Rendered) -> int:
     return 1000 + len(rendered.entry.content)
 
 
-class KnownHit:
+class Hit:
     """One head and its answer, which is the one that all plain GETs share, or its own."""
 
     __slots__ = ("logged", "own_bytes", "rendered", "request", "size")
@@ -94,7 +94,7 @@ class KnownHit:
         return self.request.fields
 
 
-class KnownPass:
+class Pass:
     """One head that is passed through, and the question that it becomes for clients at one address."""
 
     __slots__ = ("client", "key", "question", "request", "size")
@@ -107,7 +107,7 @@ class KnownPass:
         self.question = question
 
 
-class KnownRead:
+class RegionalRead:
     """One plain head whose answer the regional tier had, and where it lies there."""
 
     __slots__ = ("base", "key", "request", "size")
@@ -119,11 +119,11 @@ class KnownRead:
         self.base = base  # the storage key of its URL
 
 
-Known = KnownHit | KnownPass | KnownRead
+Known = Hit | Pass | RegionalRead
 
 
 def _known_weight(raw: bytes, known: Known) -> int:
-    return weight_of_head(raw, known) + (known.own_bytes if type(known) is KnownHit else 0)
+    return weight_of_head(raw, known) + (known.own_bytes if type(known) is Hit else 0)
 
 
 class KnownHeads:
@@ -183,14 +183,14 @@ class KnownHeads:
     def _forget_unshared(self) -> None:
         """Let go of heads whose answer was shared, and is forgotten: nobody counts it any more."""
         for raw, known in list(self._known.items()):
-            if type(known) is KnownHit and not known.own_bytes:
+            if type(known) is Hit and not known.own_bytes:
                 shared = self._rendered.get(id(known.rendered.entry))
                 if shared is not known.rendered:
                     self._known.forget(raw)
 
     def forget_gone(self) -> None:
         """Let go of answers out of entries that are no longer in memory."""
-        for raw in [raw for raw, known in self._known.items() if type(known) is KnownHit and known.rendered.entry.gone]:
+        for raw in [raw for raw, known in self._known.items() if type(known) is Hit and known.rendered.entry.gone]:
             self._known.forget(raw)
         for number in [number for number, rendered in self._rendered.items() if rendered.entry.gone]:
             self._rendered.forget(number)

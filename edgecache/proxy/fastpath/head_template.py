@@ -32,7 +32,7 @@ from edgecache.upstream.peer_fields import has_internal
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1.head import NOT_NOMINATED, HeadLimits, connection_options
 
-MOST_LIKENESSES: Final = 4096
+MOST_TEMPLATES: Final = 4096
 MOST_LINES: Final = 60  # of a head
 LONGEST_HEAD: Final = 4096  # bytes
 MOST_NEW: Final = 24  # lines of a head that are judged if they are new
@@ -49,7 +49,7 @@ END: Final = b"\r\n\r\n"
 GET: Final = re.compile(rb'((?:[^\r]*\n)?)GET (/[!-"$-~]*+) HTTP/1\.1\r\n')  # first what the doors have put there
 
 Essence = tuple[bytes, ...]  # what the doors have put before a head, and its material lines
-Asked = tuple[int, int]  # the number of a likeness, and the identity of an entry
+Asked = tuple[int, int]  # the number of a template, and the identity of an entry
 
 
 class NewLine(Exception):
@@ -98,7 +98,7 @@ class JudgedLines(dict[bytes, bool]):
         self._bytes = 0
 
 
-class Likeness:
+class Template:
     """What GETs of one essence have in common."""
 
     __slots__ = ("fields", "host", "is_plain", "number", "origin", "scheme")
@@ -111,30 +111,30 @@ class Likeness:
         self.is_plain = is_unconditional(self.fields)  # each gets the whole, as all plain GETs do
 
 
-class Alike:
+class TemplateHit:
     """One request that is like known ones."""
 
-    __slots__ = ("_lines", "_unkeyed", "key", "likeness", "rendered", "target")
+    __slots__ = ("_lines", "_unkeyed", "key", "rendered", "target", "template")
 
     rendered: Rendered  # its answer, once that is found
 
     def __init__(
         self,
-        likeness: Likeness,
+        template: Template,
         target: bytes,
         lines: list[bytes],
         unkeyed: frozenset[bytes],
         ignored: IgnoredParameters | None,
     ) -> None:
-        self.likeness = likeness
+        self.template = template
         self.target = target
-        self.key = likeness.origin + (target if ignored is None else ignored.without(target))  # as `primary_key` has it
+        self.key = template.origin + (target if ignored is None else ignored.without(target))  # as `primary_key` has it
         self._lines = lines  # all of its head's field lines
         self._unkeyed = unkeyed
 
     def selecting(self, names: tuple[bytes, ...]) -> Fields:
         """The fields by which a response that varies by `names` is selected."""
-        fields, names = self.likeness.fields, nominated(names)
+        fields, names = self.template.fields, nominated(names)
         if self._unkeyed.isdisjoint(names):
             return fields
         return fields.plus(*named_lines(self._lines, self._unkeyed.intersection(names)))
@@ -147,13 +147,13 @@ class Alike:
     @property
     def place(self) -> Fields:
         """The fields that say where the client is, if that is known."""
-        return self.likeness.fields
+        return self.template.fields
 
     @property
     def request(self) -> Request:
         """The request itself, for who wants more of it than its answer."""
-        likeness = self.likeness
-        return Request(b"GET", self.target, likeness.host, Fields(map(field_line, self._lines)), scheme=likeness.scheme)
+        template = self.template
+        return Request(b"GET", self.target, template.host, Fields(map(field_line, self._lines)), scheme=template.scheme)
 
     @property
     def agent_and_referer(self) -> tuple[bytes, bytes]:
@@ -171,7 +171,7 @@ class Alike:
         return agent or b"", referer or b""
 
 
-class AlikeHeads:
+class HeadTemplates:
     """Likenesses by their essence, the oldest forgotten first. Bounded in number and bytes."""
 
     def __init__(self, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None) -> None:
@@ -179,7 +179,7 @@ class AlikeHeads:
         if hold is not None:
             hold(most_bytes // 4)  # all that lines may ever take
         most = most_bytes // 8 * 3
-        self._likenesses: BoundedCache[Essence, Likeness] = BoundedCache(MOST_LIKENESSES, most, _weight, hold)
+        self._templates: BoundedCache[Essence, Template] = BoundedCache(MOST_TEMPLATES, most, _weight, hold)
         self._answers: BoundedCache[Asked, Rendered] = BoundedCache(MOST_ANSWERS, most, _answer_weight, hold)
         self._numbers = count()
         self._seen = RecentlySeen()
@@ -200,7 +200,7 @@ class AlikeHeads:
         self._ignored = ignored
         self._judged.unkeyed = unkeyed
 
-    def find(self, raw: bytes) -> Alike | None:
+    def find(self, raw: bytes) -> TemplateHit | None:
         """The request whose head is `raw`, if it is a GET like known ones; never one that would be refused."""
         start = GET.match(raw)
         if start is None or len(raw) > self._longest or raw.count(b"\n") > self._most_lines or not raw.endswith(END):
@@ -213,21 +213,21 @@ class AlikeHeads:
         except NewLine:
             self._credit = max(0, self._credit - 1)
             return None
-        likeness = self._likenesses.get(essence)
-        if likeness is None:
+        template = self._templates.get(essence)
+        if template is None:
             self._credit = max(0, self._credit - 1)
             if self._seen.again(essence):  # it was asked for in vain before: if this comes to a hit, it is learnt
                 self._wanted = raw, essence
             return None
         if self._credit < MOST_CREDIT:
             self._credit += 1
-        if not likeness.is_plain:
+        if not template.is_plain:
             self._wanted = raw, essence  # the answer out of this entry may be new
-        return Alike(likeness, start[2], lines, judged.unkeyed, self._ignored)
+        return TemplateHit(template, start[2], lines, judged.unkeyed, self._ignored)
 
-    def answer(self, likeness: Likeness, entry: Entry) -> Rendered | None:
+    def answer(self, template: Template, entry: Entry) -> Rendered | None:
         """What a request that is not plain gets out of `entry`, if that is known."""
-        return self._answers.get((likeness.number, id(entry)))  # the answer keeps its entry: no other has its identity
+        return self._answers.get((template.number, id(entry)))  # the answer keeps its entry: no other has its identity
 
     def learn(self, exchange: Exchange, make: Callable[[Request], Rendered] | None = None) -> None:
         """A GET was answered by a hit: remember what follows from its essence, if that was wanted.
@@ -242,14 +242,14 @@ class AlikeHeads:
         nominates = b"connection" in request.fields and not connection_options(request.fields) <= NOT_NOMINATED
         if not request.persists or nominates or has_internal(raw) or sum(map(len, essence)) > LONGEST_ESSENCE:
             return
-        likeness = self._likenesses.get(essence)
-        if likeness is None:
-            likeness = Likeness(request, self._judged.unkeyed, next(self._numbers))
-            self._likenesses.remember(essence, likeness)
+        template = self._templates.get(essence)
+        if template is None:
+            template = Template(request, self._judged.unkeyed, next(self._numbers))
+            self._templates.remember(essence, template)
         if make is not None:
-            rendered = make(request._replace(fields=likeness.fields))
+            rendered = make(request._replace(fields=template.fields))
             if not rendered.answer.content:  # contents are kept where they are counted
-                self._answers.remember((likeness.number, id(rendered.entry)), rendered)
+                self._answers.remember((template.number, id(rendered.entry)), rendered)
 
     def forget_gone(self) -> None:
         """Let go of answers out of entries that have left the memory."""
@@ -258,7 +258,7 @@ class AlikeHeads:
 
     def forget_all(self) -> None:
         """Forget all: what follows from an essence has changed."""
-        self._likenesses.clear()
+        self._templates.clear()
         self._answers.clear()
         self._judged.forget_all()
         self._wanted = None
@@ -269,10 +269,10 @@ class AlikeHeads:
         self.forget_all()
 
     def __len__(self) -> int:
-        return len(self._likenesses)
+        return len(self._templates)
 
 
-def _weight(essence: Essence, _: Likeness) -> int:
+def _weight(essence: Essence, _: Template) -> int:
     """Bytes, about so many: measured."""
     return 1500 + 4 * sum(map(len, essence))
 

@@ -1,4 +1,15 @@
-"""Hits whose heads are not parsed in full: `head_template.py` says what is known of such heads."""
+"""The fast path: from the fingerprint of a head to a plan, without parsing the head.
+
+    fingerprint ──► head_memo.py ──► Hit | Pass | RegionalRead     these very bytes were parsed and answered before
+                └─► head_template.py ──► TemplateHit               they differ from such in unkeyed fields only
+
+A fingerprint is a head's bytes after what middleware puts before them (`proxy/pipeline.py`). A hit, from wherever it
+comes, leaves in one of three ways:
+
+    FastPath.answer           serialized before: one write
+    responses.send_stored     one response, built out of a stored one in memory or in the regional tier
+    RegionalParts             a range of a body in chunks, streamed as the chunks come
+"""
 
 from __future__ import annotations
 
@@ -6,52 +17,88 @@ from collections.abc import Callable
 
 from edgecache.proxy.components import Parts
 from edgecache.proxy.deliver import Delivery
-from edgecache.proxy.fastpath.head_template import Alike
+from edgecache.proxy.fastpath.head_memo import Hit, Pass, RegionalRead
+from edgecache.proxy.fastpath.head_template import TemplateHit
+from edgecache.proxy.regional_deliver import RegionalHits
 from edgecache.storage.memory import Entry
 from edgecache.storage.variants import Variants
 from edgecache.wire.body_buffer import SLICE
 from edgecache.wire.response_writer import ResponseWriter
 
+OnHit = Callable[[ResponseWriter, Hit | TemplateHit, float], None]
 
-class AlikeHits:
-    """Answers GETs that are like known ones out of the memory. Whatever is new or not fresh is left to the long way."""
 
-    def __init__(
-        self, parts: Parts, delivery: Delivery, on_hit: Callable[[ResponseWriter, Alike, float], None]
-    ) -> None:
-        self._find = parts.alike.find
-        self._answer = parts.alike.answer
+class FastPath:
+    """Carries out plans. Whatever is new, or not fresh, is left to the parser and to `Edge.answer`."""
+
+    def __init__(self, parts: Parts, delivery: Delivery, regional_hits: RegionalHits | None, on_hit: OnHit) -> None:
+        self.on_hit = on_hit  # for counting and logging: each hit, with the time
+        self._plan = parts.known.get
+        self._forget = parts.known.forget_one
+        self._is_worth_learning = parts.known.is_worth_learning
+        self._template_hit = parts.alike.find
+        self._conditional = parts.alike.answer
         self._slot = parts.memory.slot
         self._still_passes = parts.invalidation.still_passes
-        self._repeats = parts.known.is_worth_learning
         self._clock = parts.clock  # resident time
+        self._marks = parts.flights.marks
+        self._pass = parts.relays.pass_known
         self._delivery = delivery
-        self._on_hit = on_hit  # told of each, with the time: to count and log
+        self._regional_hits = regional_hits
 
-    def answers(self, connection: ResponseWriter, raw: bytes) -> bool:
-        """Whether the request whose head is `raw` is answered now; if so, with what `Edge.answer` would answer."""
-        alike = self._find(raw)
-        if alike is None:
+    def answer(self, connection: ResponseWriter, raw: bytes) -> bool:
+        """Answer, or pass on, the request with the fingerprint `raw`, if there is a plan and it still holds."""
+        plan = self._plan(raw) or self._from_template(raw)
+        if plan is None:
             return False
-        entry = self._select(alike)
-        if entry is None or entry.segments is not None or not self._still_passes(entry):
+        now = self._clock()
+        if type(plan) is Pass:
+            return self._pass_through(connection, plan, raw, now)
+        if type(plan) is RegionalRead:
+            return self._regional_hits is not None and self._regional_hits.look_up(connection, plan, raw)
+        assert type(plan) is Hit or type(plan) is TemplateHit, "there is no other kind"
+        rendered = plan.rendered
+        if not self._still_passes(rendered.entry):
             return False
-        likeness, now = alike.likeness, self._clock()
-        rendered = self._delivery.rendering(entry) if likeness.is_plain else self._answer(likeness, entry)
-        if rendered is None or not rendered.is_right(now) or self._repeats(raw):
+        if not rendered.is_right(now):
+            self._forget(raw)
             return False
-        content = rendered.answer.content
+        if type(plan) is TemplateHit and self._is_worth_learning(raw):
+            return False
         if rendered.full:
             connection.send_serialized(rendered.full)
-        elif isinstance(content, bytes) and len(content) <= SLICE:  # what is longer is read slice by slice
-            connection.send_serialized(rendered.head, content)
-        else:
+        elif isinstance(content := rendered.answer.content, bytes) and len(content) <= SLICE:
+            connection.send_serialized(rendered.head)
+            connection.send_serialized(content)
+        else:  # it is read slice by slice
             return False
-        alike.rendered = rendered
-        self._on_hit(connection, alike, now)
+        self.on_hit(connection, plan, now)
         return True
 
-    def _select(self, alike: Alike) -> Entry | None:
-        """What is stored for it (RFC 9111 §4.1)."""
-        slot = self._slot(alike.key)
-        return slot.select(alike.selecting(slot.names)) if isinstance(slot, Variants) else slot
+    def _pass_through(self, connection: ResponseWriter, plan: Pass, raw: bytes, now: float) -> bool:
+        until = self._marks.get(plan.key, 0.0)
+        if plan.client != connection.peer or until < now:
+            self._forget(raw)
+            return False
+        self._pass(connection, plan, raw, now, until)
+        return True
+
+    def _from_template(self, raw: bytes) -> TemplateHit | None:
+        """The hit that a template gives, if its response is in memory as a whole."""
+        hit = self._template_hit(raw)
+        if hit is None:
+            return None
+        entry = self._select(hit)
+        if entry is None or entry.segments is not None:
+            return None
+        template = hit.template
+        rendered = self._delivery.rendering(entry) if template.is_plain else self._conditional(template, entry)
+        if rendered is None:
+            return None
+        hit.rendered = rendered
+        return hit
+
+    def _select(self, hit: TemplateHit) -> Entry | None:
+        """The stored response that is selected for it (RFC 9111 §4.1)."""
+        slot = self._slot(hit.key)
+        return slot.select(hit.selecting(slot.names)) if isinstance(slot, Variants) else slot

@@ -13,7 +13,7 @@ class PeerAuthentication(Middleware):
     """Sends authenticated requests of POPs past the middleware that is for clients only."""
 
     order = 0
-    reads = NOTHING  # internal fields alone, and no head that has one is answered by likeness
+    reads = NOTHING  # internal fields alone, and no head that has one is answered by template
 
     def __init__(self, children: Children) -> None:
         self._children = children
