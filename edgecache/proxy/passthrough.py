@@ -70,7 +70,7 @@ class Relays:
         self._ask = upstream.ask
         self.came = upstream.came
         self.count_refused, self.renew_mark = fills.count_refused, flights.renew
-        self._unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
+        self.unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
 
     def begin(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
         """Ask the origin for `exchange` alone; `entry` is what is stored for it."""
@@ -142,7 +142,7 @@ class Relays:
 
         BoundedCache for the responses that the pool remembers, and as long as it does.
         """
-        known = self._unstored.get(id(response))
+        known = self.unstored.get(id(response))
         if known is not None and known.response is response and known.why is why:
             return known
         refused = rfc9111.never_stored(response)
@@ -152,9 +152,9 @@ class Relays:
         fields = responses.relayed(response, member, self._wall(), self._fills.hidden)
         known = UnstoredHead(response, why, refused, member, fields)
         if b"date" in response.fields and response.fields.weight <= LONGEST_UNSTORED:
-            if len(self._unstored) >= MOST_UNSTORED:
-                self._unstored.clear()
-            self._unstored[id(response)] = known
+            if len(self.unstored) >= MOST_UNSTORED:
+                self.unstored.clear()
+            self.unstored[id(response)] = known
         return known
 
     def pass_on(
@@ -305,11 +305,11 @@ class _KnownPass(Exchange, Relay):
     result = Result.PASS
     entry = None
     alone = True
+    body = None
 
     def __init__(self, relays: Relays, connection: ResponseWriter, known: Pass, raw: bytes, now: float) -> None:
         self.request = known.request  # as Exchange.__init__ would; a call less counts here
         self.raw = raw
-        self.body = None
         self.client = connection.peer
         self.began = connection.clock()
         self.head_in = known.size
@@ -329,7 +329,9 @@ class _KnownPass(Exchange, Relay):
         relays = self.relays
         if relays.upstream.own_urls is not None:
             response = relays.upstream.as_public(self.request, response)
-        unstored = relays.unstored_head(response, self.why)
+        unstored = relays.unstored.get(id(response))
+        if unstored is None or unstored.response is not response or unstored.why is not self.why:
+            unstored = relays.unstored_head(response, self.why)
         if unstored is None:
             self.on_answer(response, Body.of(content))
             return

@@ -16,6 +16,7 @@ from edgecache.telemetry.metrics import Counter, Registry
 if TYPE_CHECKING:
     from edgecache.telemetry.observed import Exchange
 
+HIT: Final = Result.HIT  # to name a member by its class costs a call of Python before Python 3.12
 SECONDS: Final = (  # from a memory hit, which takes microseconds, to an origin that hangs
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
@@ -109,7 +110,7 @@ class RequestCounts:
     def answered(self, exchange: Exchange, took: float) -> Tally:
         """An answer is complete, after `took` seconds."""
         result = exchange.result
-        why = None if result is Result.HIT else exchange.failure or exchange.why
+        why = None if result is HIT else exchange.failure or exchange.why
         outcome: Outcome = (result, exchange.tier if result in ASKED else None, why, exchange.status // 100)
         tally = self._tallies.get(outcome) or self._tally(outcome)  # the look-up is here, too: this runs for every miss
         tally.requests.value += 1

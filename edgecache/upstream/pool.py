@@ -20,6 +20,7 @@ from edgecache.wire.upstream_connection import ProtocolFactory, UpstreamConnecti
 from edgecache.wire.upstream_request import Inquiry
 
 log = logging.getLogger("edgecache")
+JUST_USED: Final = 0.02  # seconds since the last request, in which no server takes a connection for idle
 HELD_BACK: Final = 2.0  # seconds that readers may take nothing of an answer while others wait for its connection
 
 
@@ -75,7 +76,9 @@ class OriginPool:
         now = self.clock()
         while self._idle:
             connection = self._idle.pop()
-            if connection.ask_if_open(inquiry, now):
+            just_used = not connection.closed and now - connection.asked_at < JUST_USED and question.is_safe
+            if just_used or not connection.has_ended:
+                connection.ask(inquiry, now)
                 return
             connection.close()
         if len(self._open) + self._connecting < self._most:

@@ -13,12 +13,13 @@ from edgecache.wire.upstream_request import Inquiry
 class UpstreamConnection(asyncio.BaseProtocol):
     """One connection to a server. A subclass speaks one protocol."""
 
-    __slots__ = ("closed", "idle_since", "leaves_at", "origin_text", "peer", "transport", "writable")
+    __slots__ = ("asked_at", "closed", "idle_since", "leaves_at", "origin_text", "peer", "transport", "writable")
 
     transport: asyncio.Transport
     peer: str  # the server's address
     closed: bool
     writable: bool
+    asked_at: float  # monotonic seconds: when the last request was sent
     idle_since: float  # monotonic seconds; 0 = the next sweep notes it; infinity = it never was
     leaves_at: float  # monotonic seconds: its greatest age
     origin_text: str  # where it leads to, as a URL
@@ -27,8 +28,9 @@ class UpstreamConnection(asyncio.BaseProtocol):
         """Send a request, at `now` in monotonic seconds; only on a connection that is new or idle."""
         raise NotImplementedError
 
-    def ask_if_open(self, inquiry: Inquiry, now: float) -> bool:
-        """Send a request on this idle connection, unless the server has closed it; whether it was sent."""
+    @property
+    def has_ended(self) -> bool:
+        """Whether this connection, which is idle, takes no request any more: a system call."""
         raise NotImplementedError
 
     def is_sending(self, inquiry: Inquiry) -> bool:

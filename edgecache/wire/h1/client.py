@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from edgecache.wire.h1.client_factory import Http1
 
 log = logging.getLogger("edgecache")
-JUST_USED: Final = 0.02  # seconds since the last question, in which no origin takes a connection for idle
 MEASURED: Final = 3  # questions of each connection whose answers are timed
 REPEATED: Final = 64 * 1024  # bytes of a safe question's body that are kept until its answer begins
 LOOKED_AT: Final = frozenset((206, 304, 408))  # statuses that may be no answer to the question
+IDLE: Final = State.IDLE  # to name a member by its class costs a call of Python before Python 3.12
+AWAITING_HEAD: Final = State.AWAITING_HEAD
 MAX_INTERIM: Final = 32  # 1xx responses before a final one
 
 
@@ -35,7 +36,6 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
     """One connection to a server; the `Source` of its responses' bodies. `client_state.py` has its states."""
 
     __slots__ = (
-        "_asked_at",
         "_body",
         "_buffer",
         "_fin",
@@ -64,11 +64,11 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         self._pool = pool
         self._shared = shared
         self._known_head = shared.heads.known
-        self.state = State.IDLE
+        self.state = IDLE
         self.origin_text = pool.origin_text
         self.used = 0  # requests sent on it
         self.idle_since = inf  # monotonic seconds; 0 = the next sweep notes it; infinity = it never was
-        self._asked_at = 0.0  # monotonic seconds
+        self.asked_at = 0.0  # monotonic seconds
         self._reused = False  # it was idle before the request under way
         self._unread = False  # it ended too soon to have ended because of that request
         self.peer = ""  # the server's address
@@ -100,26 +100,21 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
 
     # --- the question
 
-    def ask_if_open(self, inquiry: Inquiry, now: float) -> bool:
-        """Send a question on this idle connection unless it has ended, which one that was just used has no time for."""
-        if self.closed:
-            return False
-        just_used = now - self._asked_at < JUST_USED and inquiry.question.is_safe
-        if not just_used and stale_connection.has_ended(self.transport):
-            return False
-        self.ask(inquiry, now)
-        return True
+    @property
+    def has_ended(self) -> bool:
+        """Whether this connection, which is idle, has been closed by the server, or brings what is no response."""
+        return self.closed or stale_connection.has_ended(self.transport)
 
     def ask(self, inquiry: Inquiry, now: float) -> None:
         """Send a request, at `now` in monotonic seconds; only on a connection that is new or idle."""
-        assert self.state is State.IDLE, "one request at a time"
-        self.state = State.AWAITING_HEAD  # for every request, hence without a call
+        assert self.state is IDLE, "one request at a time"
+        self.state = AWAITING_HEAD  # for every request, hence without a call
         question = inquiry.question
         self._inquiry = inquiry
         inquiry.asked_on = self
         self.used += 1
         self._reused = self.idle_since != inf
-        self._asked_at = now
+        self.asked_at = now
         self.pace.deadline = 0.0
         self.transport.write(question.h1 or serialized(question))
         if question.body is not None:
@@ -137,7 +132,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
     def upload_cut(self) -> None:
         """The request's body ends early: the server must see that."""
         self._upload = None
-        if self.state is State.AWAITING_HEAD:
+        if self.state is AWAITING_HEAD:
             self._fail(OriginError("client-left", "the request's body was cut short"))
         self.close()
 
@@ -193,7 +188,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
             self.close()
 
     def _time_answer(self) -> None:
-        took = self._pool.clock() - self._asked_at
+        took = self._pool.clock() - self.asked_at
         if not self._buffer and not 0.0 < self._pool.fastest <= took:
             self._pool.fastest = took
 
@@ -208,7 +203,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         inquiry.on_whole(response, data[end:])
         self._inquiry = None
         self._interim_count = 0
-        self.state = State.IDLE
+        self.state = IDLE
         if self._reusable and response.keep_alive and not self.closed:
             self.pace.deadline = inf
             self._pool.idle(self)
@@ -331,7 +326,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
     def _release(self) -> None:
         if self._inquiry is None:
             return
-        self._enter(State.IDLE)
+        self._enter(IDLE)
         self._inquiry, self._reader, self._upload = None, None, None
         self.pace.deadline = inf
         self._interim_count = self._taken = 0  # as on a connection that is new
@@ -349,7 +344,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         if self._inquiry is None and self._tunnel is None:
             self.closed = True
         elif self._unheard:
-            after = self._pool.clock() - self._asked_at
+            after = self._pool.clock() - self.asked_at
             self._unread = stale_connection.closed_unread(self.transport, after, self._pool.fastest)
         return False
 
@@ -382,7 +377,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
     @property
     def _unheard(self) -> bool:
         """Whether this connection was idle before, and not a byte has come of the answer under way."""
-        return self._reused and self.state is State.AWAITING_HEAD and not (self._buffer or self._interim_count)
+        return self._reused and self.state is AWAITING_HEAD and not (self._buffer or self._interim_count)
 
     def _fail(self, error: OriginError, *, unread: bool = False) -> None:
         inquiry, self._inquiry = self._inquiry, None
@@ -393,7 +388,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         if self._body is not None:
             body, self._body = self._body, None
             body.fail()
-        elif inquiry is not None and self.state is State.AWAITING_HEAD and not inquiry.cancelled:
+        elif inquiry is not None and self.state is AWAITING_HEAD and not inquiry.cancelled:
             if self._unheard:
                 self._pool.unanswered(inquiry, error, self, unread=unread)
             else:
@@ -407,7 +402,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
 
     def sweep(self, now: float) -> None:
         """End what is overdue; `now` in monotonic seconds."""
-        if reason := self.pace.overdue(now, self._body, answered=self.state is not State.AWAITING_HEAD):
+        if reason := self.pace.overdue(now, self._body, answered=self.state is not AWAITING_HEAD):
             self._let_down(reason)
             self._fail(OriginTimeout(reason, "the upstream did not answer in time"))
             self.close()

@@ -42,6 +42,7 @@ MOST_HELD: Final = 64 * 1024  # bytes of a body that are here before anything of
 FIRST: Final = b"A"  # no known head begins with a lesser byte; the tags that may precede a head do
 RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: send RST, and drop what was not sent
 IDLE: Final = State.IDLE
+RESPONDING: Final = State.RESPONDING
 BODY_STATES: Final = (State.HOLDING, State.READING_BODY)  # a request's body is coming in
 
 
@@ -54,6 +55,9 @@ class Pause(Enum):
     NONE = auto()  # it is read from
     READ_AHEAD = auto()  # much is buffered behind the request under way
     BODY = auto()  # the readers of the request's body do not keep up, or a tunnel's origin
+
+
+NOT_PAUSED: Final = Pause.NONE  # to name a member by its class costs a call of Python before Python 3.12
 
 
 class ClientConnection(H1ResponseWriter, asyncio.Protocol):
@@ -309,7 +313,8 @@ class ClientConnection(H1ResponseWriter, asyncio.Protocol):
 
     def adopt(self, exchange: Exchange) -> None:
         """Begin an exchange that the site has made, for a known request without a body."""
-        self._on(Event.REQUEST)
+        assert self.state is IDLE, "a known head comes between requests"
+        self.state = RESPONDING  # for every one of them, hence without a call
         self.fresh = False
         self.exchange = exchange
 
@@ -359,6 +364,14 @@ class ClientConnection(H1ResponseWriter, asyncio.Protocol):
         if self.closing:
             self._close_gently()
             return
+        usual = self.state is RESPONDING and self.incoming is None and self._pause is NOT_PAUSED
+        if usual and self.writable and not self._buffer:
+            self.state = IDLE  # as usual, hence without a call
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """A response is complete, and the connection persists."""
         self._on(Event.RESPONSE_COMPLETE)
         self.incoming = None
         if self.state is not IDLE:
