@@ -1,9 +1,9 @@
-"""Variants by `Accept-Encoding`: what of it a site's answers depend on (RFC 9110 §12.5.3, RFC 9111 §4.1). Pure.
+"""Reduction of `Accept-Encoding` to the codings that a site uses (RFC 9110 §12.5.3, RFC 9111 §4.1). Pure.
 
-Browsers, libraries and bots have a handful of values, and most sites have two or three representations. Once it is
-known which codings the answers of a site have used, a value counts as those among them that it accepts, and by whether
-it refuses `identity`. The value under which a response lies names the response's own codings, always: so a request
-whose value equals it accepts them, whoever has learnt what, and no client gets a coding that it does not accept.
+Clients send a handful of values, and most sites have two or three representations. Once the codings used by a site's
+responses are known, a value is reduced to those of them that it accepts, and to whether it refuses `identity`. The
+selecting value of a stored response always names the response's own codings, so that no client gets a coding that it
+does not accept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 ACCEPT_ENCODING: Final = b"accept-encoding"
 READS: Final = frozenset((ACCEPT_ENCODING,))
 IDENTITY: Final = b"identity"
-OTHERS: Final = b"others"  # codings that no answer has used: a client of these may yet be the first to get one
+OTHERS: Final = b"others"  # codings that no response has used yet
 REFUSED: Final = b"!"  # before the name of a coding that is not acceptable
 BLOCK: Final = re.compile(rb"(?i)(?:\A|(?<=\n))content-encoding:[ \t]*([^\r]*)")
 

@@ -1,4 +1,4 @@
-"""A bounded memory of results by what they follow from."""
+"""A bounded cache of derived values, with eviction of the oldest."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class BoundedCache(dict[K, T]):
-    """Results by what they follow from, such as what heads parse to by their exact bytes.
+    """Derived values by their input, such as parsed heads by their exact bytes.
 
-    Bounded: when it is full, the oldest eighth is forgotten. `most_bytes` bounds what it all weighs, which is told to
-    `hold` as it comes and goes; `weigh` must tell the same of a pair as long as it is remembered.
+    When it is full, the oldest eighth is evicted. `most_bytes` bounds the total weight, whose changes `hold` receives;
+    `weigh` must return the same weight for a pair while it is stored.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class BoundedCache(dict[K, T]):
         self.bytes = 0
 
     def remember(self, raw: K, value: T) -> None:
-        """`value` follows from `raw`."""
+        """Store `value` for `raw`."""
         if len(self) >= self._most:
             self._forget_oldest()
         if self._weigh is None:
@@ -48,18 +48,18 @@ class BoundedCache(dict[K, T]):
             self._add(weight)
 
     def forget(self, raw: K) -> None:
-        """Remember nothing of `raw`."""
+        """Remove `raw`."""
         value = self.pop(raw, None)
         if value is not None and self._weigh is not None:
             self._add(-self._weigh(raw, value))
 
     @property
     def half_full(self) -> bool:
-        """Whether half of what may be remembered is."""
+        """Whether it is half full."""
         return 2 * len(self) >= self._most or 2 * self.bytes >= self._most_bytes > 0
 
     def clear(self) -> None:
-        """Remember nothing."""
+        """Remove everything."""
         super().clear()
         if self.bytes:
             self._add(-self.bytes)
@@ -75,14 +75,14 @@ class BoundedCache(dict[K, T]):
 
 
 class RecentlySeen:
-    """What was seen lately, by its hash: what comes once only is not worth remembering. Bounded."""
+    """Hashes of recent inputs, bounded: an input that occurs once is not worth caching."""
 
     def __init__(self, most: int = MOST_SEEN) -> None:
         self._most = most
         self._marks: set[int] = set()
 
     def again(self, one: object) -> bool:
-        """Whether `one` was seen lately; from now on it was."""
+        """Whether `one` was seen recently; marks it as seen."""
         marks, mark = self._marks, hash(one)
         if mark in marks:
             return True

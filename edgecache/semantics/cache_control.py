@@ -1,7 +1,7 @@
 """`Cache-Control` of requests and responses, and `CDN-Cache-Control`, as frozen values.
 
-Whoever writes a directive twice, or with a value that is not a number, gets the most restrictive reading (RFC 9111
-§4.2.1 allows it): the smaller lifetime, an unreadable lifetime is 0, a qualified `private` or `no-cache` counts whole.
+Repeated directives and malformed values get the most restrictive reading (RFC 9111 §4.2.1 allows it): the smaller
+lifetime, 0 for a malformed one, and a qualified `private` or `no-cache` counts as unqualified.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 from edgecache.semantics.memoize import memoize
 from edgecache.semantics.structured_fields import parse_dictionary
 
-LONGEST_READ: Final = 4096  # bytes; nobody who means it says more, and what is not read might have been `no-store`
+LONGEST_READ: Final = 4096  # bytes; longer values are read as the strictest, for their rest might be `no-store`
 FOREVER: Final = 2**31  # RFC 9111 §1.2.2: the value to use for what is larger
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 DIRECTIVE: Final = re.compile(  # possessive: what matches one way is tried one way
@@ -67,11 +67,11 @@ class RequestDirectives:
     no_cache: bool = False
     no_store: bool = False
     only_if_cached: bool = False
-    stale_if_error: int = 0  # RFC 5861 §4: a client may ask for it too
+    stale_if_error: int = 0  # RFC 5861 §4: also a request directive
 
     @property
     def accepting(self) -> RequestDirectives:
-        """These less the wish for something newer than what is stored."""
+        """These without directives that demand validation."""
         return replace(self, no_cache=False, max_age=None, min_fresh=None)
 
 
@@ -107,7 +107,7 @@ class ResponseDirectives:
 def parse_request_directives(cache_control: bytes | None, pragma: bytes | None) -> RequestDirectives:
     """The directives of a request; `Pragma: no-cache` counts only without `Cache-Control` (RFC 9111 §5.4).
 
-    What is longer than anybody means is read as the strictest.
+    Overlong values are read as the strictest.
     """
     if len(cache_control or pragma or b"") > LONGEST_REQUEST:
         return STRICTEST
@@ -141,7 +141,7 @@ def parse_request_directives(cache_control: bytes | None, pragma: bytes | None) 
 
 
 def without_wishes(cache_control: bytes) -> bytes:
-    """`cache_control` of a request less its wishes for something newer, and less what is malformed."""
+    """`cache_control` of a request without directives that demand validation, and without malformed ones."""
     kept = []
     position = 0
     while position < len(cache_control):

@@ -20,12 +20,12 @@ MOST_PARAMETERS: Final = 256  # of a query that is compared with others; a longe
 
 
 def primary_key(request: Request) -> bytes:
-    """The key under which answers to `request` lie: its URL, and the group that others' answers are kept from."""
+    """The cache key of `request`: its URL, and the group of its trusted claims."""
     return request.scheme + request.group + b"://" + request.host + request.target
 
 
 def url_key(request: Request) -> bytes:
-    """The URL that `request` is for: what it invalidates, whichever group it is of."""
+    """The URL of `request`, without its group."""
     return request.scheme + b"://" + request.host + request.target
 
 

@@ -1,4 +1,4 @@
-"""The POP's own member of `Cache-Status` (RFC 9211): why each answer was a hit or a miss."""
+"""The POP's own member of `Cache-Status` (RFC 9211)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def forwarded(
 
 
 def from_tier(pop: bytes, tier: bytes, why: Forward, *, collapsed: bool = False) -> bytes:
-    """A nearer tier had nothing, this one had it: its member first, then the POP's (RFC 9211 §2)."""
+    """A hit in a further tier: its member first, then the POP's (RFC 9211 §2)."""
     return tier + b", " + forwarded(pop, why, collapsed=collapsed)
 
 

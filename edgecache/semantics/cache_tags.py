@@ -1,6 +1,6 @@
-"""The tags that a response bears, by which it can be purged: Surrogate-Key, Cache-Tag, Cache-Groups (RFC 9875). Pure.
+"""Tags of a response for purges: Surrogate-Key, Cache-Tag, Cache-Groups (RFC 9875). Pure.
 
-A response whose tags cannot all be kept must not be stored: a purge by one that was left out would miss it.
+A response whose tags cannot all be kept must not be stored: a purge by an omitted tag would miss it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from edgecache.semantics.message import Fields
 from edgecache.semantics.structured_fields import parse_list
 
 TAG_FIELDS: Final = frozenset((b"surrogate-key", b"cache-tag", b"cache-groups", b"xkey"))
-BETWEEN_POPS: Final = b"edgecache-tags"  # all of them, as one POP tells another
+BETWEEN_POPS: Final = b"edgecache-tags"  # all tags, between POPs
 MOST_TAGS: Final = 1000
 LONGEST_TAG: Final = 1024  # bytes
 
 
 class TooManyTags(ValueError):
-    """More tags, or longer ones, than are kept."""
+    """More or longer tags than are kept."""
 
 
 def tags_of(fields: Fields) -> tuple[bytes, ...]:
@@ -62,7 +62,7 @@ def group_names(value: bytes | None) -> tuple[bytes, ...]:
 
 
 def with_tags(fields: Fields, names: frozenset[bytes]) -> Fields:
-    """`fields` with the tags in further fields, by their `names`, as one POP tells them another."""
+    """`fields` with the tags of further fields, by `names`, in the field between POPs."""
     if names.isdisjoint(fields.index):
         return fields
     told = fields.get(BETWEEN_POPS) or b""
@@ -72,5 +72,5 @@ def with_tags(fields: Fields, names: frozenset[bytes]) -> Fields:
 
 
 def between_pops(tags: Iterable[bytes]) -> bytes:
-    """The value of the field by which one POP tells another the tags of what it sends."""
+    """The value of the tags field between POPs."""
     return b" ".join([quote_from_bytes(tag, safe="-._~!$&'()*+,;=:@/?").encode() for tag in tags])

@@ -1,4 +1,4 @@
-"""Whose request it is, when proxies stand between the client and us (RFC 7239, and X-Forwarded-For before it)."""
+"""Client address behind trusted proxies (RFC 7239, X-Forwarded-For)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FOR: Final = re.compile(rb'(?i:for)=(?:"([^"\\]*)"|([^"\\]*))')
 CLIENT_ADDRESS_FIELDS: Final = frozenset((b"forwarded", b"x-forwarded-for"))
 
 Network = IPv4Network | IPv6Network
-Trust = Callable[[str], bool]  # whether a peer's word is believed, by its address
+Trust = Callable[[str], bool]  # whether the peer with this address is a trusted proxy
 
 
 def parsed_address(text: str) -> IPv4Address | IPv6Address | None:
-    """The address that `text` writes, without its zone; an IPv4-mapped one is the IPv4 address. None if it is none."""
+    """The address in `text` without its zone; IPv4-mapped addresses become IPv4. None if malformed."""
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:
@@ -31,7 +31,7 @@ def parsed_address(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def plain_address(peer: str) -> str:
-    """A socket's address as it is compared, logged and sent on: an IPv4-mapped IPv6 address is the IPv4 address."""
+    """A socket's address in canonical form: IPv4-mapped IPv6 addresses become IPv4."""
     return str(parsed_address(peer) or peer) if ":" in peer else peer
 
 

@@ -1,14 +1,14 @@
-"""Fields of requests that claim what only a server in front may say: who the client is, where, and what it asks for.
+"""Claims: request fields that only a trusted proxy may set, about the client's identity, place and target.
 
     addresses    of the client (`X-Real-IP`), and switches of what is behind a proxy
     identities   that a TLS front or a sign-on proxy vouches for (`X-SSL-Client-Verify`, `Remote-User`, RFC 9440)
     places       that a CDN in front has found (`CF-IPCountry`)
     overrides    of the target, the method, the host or the scheme (`X-Original-URL`, `X-HTTP-Method-Override`)
 
-The first three are dropped from whoever is no trusted proxy. From one that is, an identity makes the request its own
-(nothing is stored or answered from store); a place, or the word that there is no identity, is part of the cache key.
-Overrides, which any client may send (RFC 9110 §5.1), are dropped where an answer may be stored or comes from store: the
-key does not name what they do. Elsewhere they pass, and a request counts as a write to what they may make of it. Pure.
+The first three are dropped unless a trusted proxy sent them. Then an identity makes the request uncacheable; a place,
+or the statement that there is no identity, is part of the cache key. Overrides, which any client may send (RFC 9110
+§5.1), are dropped from cacheable requests, because they are not in the key. Elsewhere they are forwarded, and the
+request counts as a write to the overriding target too. Pure.
 """
 
 from __future__ import annotations
@@ -80,22 +80,22 @@ OVERRIDE_FAMILIES: Final = (b"x-original-", b"x-rewrite-")
 
 
 def claims_in(names: Collection[bytes]) -> tuple[bytes, ...]:
-    """Those of the lower-case names whose fields only a trusted proxy may send."""
+    """Those of the lower-case names that are accepted from trusted proxies only."""
     return tuple([name for name in names if name[:3] in STARTS and is_claim(name)])
 
 
 def is_claim(name: bytes) -> bool:
-    """Whether the field `name`, in lower case, is believed from trusted proxies only."""
+    """Whether the field `name`, in lower case, is accepted from trusted proxies only."""
     return name in NAMES or name.startswith(FAMILIES)
 
 
 def is_place(name: bytes) -> bool:
-    """Whether the field `name`, in lower case, says where the client is."""
+    """Whether the field `name`, in lower case, names the client's place."""
     return name not in NAMES and name.startswith(PLACE_FAMILIES)
 
 
 def is_sent_to_parent(name: bytes) -> bool:
-    """Whether a child tells its parent of the field `name`, in lower case: the group of answers depends on it."""
+    """Whether a child forwards the field `name`, in lower case, to its parent: it is part of the cache key."""
     return name not in ADDRESSES and is_claim(name)
 
 
@@ -105,12 +105,12 @@ def is_override(name: bytes) -> bool:
 
 
 def overrides_method(request: Request) -> bool:
-    """Whether `request` goes on with a field that makes it one of another method, perhaps an unsafe one."""
+    """Whether `request` is forwarded with a field that overrides its method."""
     return not METHODS.isdisjoint(request.fields.names()) and not is_never_cached(request)
 
 
 def without_untrusted(request: Request, *, believed: bool) -> Request:
-    """`request`, which makes claims, without those that are not believed; what is believed parts it from others."""
+    """`request` without untrusted claims; trusted ones become part of its cache key."""
     claims = request.claims
     if not believed:
         return request._replace(fields=request.fields.without(claims), claims=())

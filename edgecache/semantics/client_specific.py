@@ -1,8 +1,7 @@
-"""Whether an answer that may not be shared speaks of the client that asked, or of the URL.
+"""Whether a response that is not stored depends on the client, or on the URL alone.
 
-What one client provokes (a refusal, a limit, a cookie, a page of its own) says nothing of what is stored for the
-others: a stored response stays valid until it is stale (RFC 9111 §4.2). Only an answer that anybody would have got may
-take it away.
+A refusal, a rate limit, a cookie or a personal page says nothing about the response stored for others, which stays
+valid until it is stale (RFC 9111 §4.2). Only a response that is independent of the client may replace or remove it.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ ORDINARY: Final = frozenset(  # what any browser, crawler or proxy sends: none o
 
 
 def is_client_specific(request: Request, status: int, reason: Refused) -> bool:
-    """Whether the answer to `request`, which is refused for `reason`, is about who asked and not about the URL."""
+    """Whether a response that was not stored for `reason` depends on the client rather than on the URL."""
     if 400 <= status < 500 and status not in OF_THE_URL:
         return True
     return reason in OF_ONE or has_client_specific_field(request)
 
 
 def has_client_specific_field(request: Request) -> bool:
-    """Whether `request` carries a field by which an origin may answer it differently from all others."""
-    places = {name.lower() for name, _ in request.place}  # the country of a client is not the client's own
+    """Whether `request` carries a field that may make its response client-specific."""
+    places = {name.lower() for name, _ in request.place}  # shared by all clients of a place
     return any(
         name not in ORDINARY and name not in places and not name.startswith(b"edgecache-")
         for name in request.fields.index

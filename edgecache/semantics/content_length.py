@@ -1,6 +1,6 @@
-"""Whether a content is as long as all who speak of its length say: nothing else is ever stored.
+"""Agreement of a content's size with every declared length: nothing else is stored.
 
-A length that is believed and not counted cuts an object for everybody who gets it out of the store.
+A declared length that is not checked would truncate the stored object for every client.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UNREADABLE: Final = -1  # agrees with no length
 
 
 def content_length(fields: Fields) -> int | None:
-    """The length that `Content-Length` says; None where it is absent. Equal repeats are one (RFC 9110 §8.6)."""
+    """The value of `Content-Length`; None if absent. Equal repeats count once (RFC 9110 §8.6)."""
     value = fields.get(b"content-length")
     if value is None:
         return None
@@ -29,7 +29,7 @@ def content_length(fields: Fields) -> int | None:
 
 
 def is_complete(stored: Stored, size: int, length: int | None = None) -> bool:
-    """Whether `size` bytes are all of `stored`'s content: its head says so, and so does `length`, if that is known."""
+    """Whether `size` bytes are the complete content of `stored`, by its head and by `length` if known."""
     if stored.whole_length is not None:  # a part is no whole (RFC 9111 §3.3)
         return False
     said = 0 if stored.status in WITHOUT_CONTENT else content_length(stored.fields)

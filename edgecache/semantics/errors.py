@@ -1,10 +1,10 @@
-"""The errors of edgecache: a small tree, and the type says who is to blame."""
+"""Exceptions of edgecache."""
 
 from __future__ import annotations
 
 from typing import Final
 
-BAD_CONFIGURATION: Final = 2  # the exit code of a start that the configuration refuses
+BAD_CONFIGURATION: Final = 2  # exit code for invalid configuration
 
 
 class EdgecacheError(Exception):
@@ -12,7 +12,7 @@ class EdgecacheError(Exception):
 
 
 class ConfigError(EdgecacheError):
-    """A setting that refuses the start. Its text is one line that names the variable."""
+    """Invalid configuration; its text is one line that names the variable."""
 
     def __init__(self, variable: str, problem: str) -> None:
         super().__init__(f"{variable}: {problem}")

@@ -1,4 +1,4 @@
-"""What goes to the origin, and what of its answer goes to the client: the duties of a gateway (RFC 9110 §7.6)."""
+"""Forwarding of messages by a gateway (RFC 9110 §7.6)."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ PREFIXES: Final = (  # families of these, whatever else they are called, are for
     *(b"x-forward", b"x-envoy-", b"x-middleware-", b"x-invoke-", b"x-accel-"),
 )
 NOT_IN_A_NAME: Final = re.compile(rb"[^0-9a-z-]")
-ACTED_ON: Final = frozenset(  # beside those: fields that decide what is asked, how it is framed, and who may have it
+ACTED_ON: Final = frozenset(  # further fields that decide target, framing and authorization
     b"transfer-encoding content-length content-type content-encoding content-range accept-encoding accept-language "
     b"cache-control if-match if-none-match if-modified-since if-unmodified-since if-range fastly-key".split()
 )
 DISGUISES: Final = FORWARDED | OURS | HOP_BY_HOP | ACTED_ON
 NOT_PASSED_ON: Final = OURS | FORWARDED | {b"proxy"}  # CVE-2016-5385: it is HTTP_PROXY to CGI
-NEVER_ASKED: Final = NOT_PASSED_ON | ADDRESSES | OVERRIDES  # where the cache key does not tell what they change
+NEVER_FORWARDED: Final = NOT_PASSED_ON | ADDRESSES | OVERRIDES  # unkeyed, and could change the response
 ASKING_FAMILIES: Final = (*PREFIXES, *OVERRIDE_FAMILIES)
 SCHEMES: Final = frozenset((b"http", b"https"))
 SCHEME_FIELDS: Final = frozenset((b"x-forwarded-proto", b"forwarded"))
@@ -48,7 +48,7 @@ CONTENT_LENGTH: Final = frozenset((b"content-length",))
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """Who we are to the origin. `host` replaces the client's Host; empty keeps it."""
+    """This gateway's identity to the origin. `host` replaces the client's Host; empty keeps it."""
 
     pop: bytes
     host: bytes = b""
@@ -57,15 +57,15 @@ class Gateway:
 
 
 def loops(request: Request, pop: bytes) -> bool:
-    """Whether this POP has already passed this request on (RFC 8586 §2)."""
+    """Whether this POP has already forwarded this request (RFC 8586 §2)."""
     value = request.fields.get(b"cdn-loop")
     return value is not None and any(member.partition(b";")[0].strip(b" \t") == pop for member in value.split(b","))
 
 
 def as_forwarded(request: Request) -> Request:
-    """`request`, which came from a trusted proxy, with the scheme that the client used according to it.
+    """`request` of a trusted proxy, with the client's scheme as the proxy names it.
 
-    The scheme is part of the cache key: an answer to `http`, such as a redirect to `https`, is none to `https`.
+    The scheme is part of the cache key: a response to `http`, such as a redirect to `https`, must not answer `https`.
     """
     said = request.fields.get(b"x-forwarded-proto")
     if said is not None:
@@ -77,14 +77,14 @@ def as_forwarded(request: Request) -> Request:
 
 
 def under_scheme(request: Request, scheme: bytes) -> Request:
-    """`request` as one that was asked by `scheme`, whose default port is no part of the site (RFC 9110 §4.2.3)."""
+    """`request` under another scheme, whose default port is not part of the site (RFC 9110 §4.2.3)."""
     if scheme == request.scheme:
         return request
     return request._replace(scheme=scheme, host=uri.under_scheme(request.host, scheme))
 
 
 def is_disguised(name: bytes) -> bool:
-    """Whether a field is one to us and another to an origin that reads its name as CGI does (RFC 3875 §4.1.18).
+    """Whether an origin that maps field names as CGI does (RFC 3875 §4.1.18) would read another field.
 
     There `_` is `-`; what else is no letter or digit may be too: `X.Forwarded.Host` (lighttpd).
     """
@@ -110,7 +110,7 @@ def upstream_lines(
 ) -> list[FieldLine]:
     """The field lines of the request to the origin, made of `fields` (the request's, perhaps made conditional)."""
     at_stake = is_never_cached(request)
-    drop, families = (NEVER_ASKED, ASKING_FAMILIES) if at_stake else (NOT_PASSED_ON, PREFIXES)
+    drop, families = (NEVER_FORWARDED, ASKING_FAMILIES) if at_stake else (NOT_PASSED_ON, PREFIXES)
     if is_malformed_codings(fields.get(b"accept-encoding")):
         drop |= {b"accept-encoding"}
     if b"expect" in fields and (request.http_1_0 or request.framing.length == 0):  # RFC 9110 §10.1.1: it means nothing
@@ -152,7 +152,7 @@ def _body_lines(framing: Framing) -> list[FieldLine]:
 
 
 def _one_less(hops: bytes) -> bytes:
-    """`Max-Forwards` counted down, from the most that we support if it is more (RFC 9110 §7.6.2)."""
+    """`Max-Forwards`, decremented; larger values are capped (RFC 9110 §7.6.2)."""
     if not hops.isdigit():
         return hops
     return b"%d" % (int(hops) - 1 if len(hops) < 4 else MOST_FORWARDS)
@@ -163,7 +163,7 @@ def _appended(before: bytes | None, member: bytes) -> bytes:
 
 
 def _forwarded_lines(request: Request, client: str) -> list[FieldLine]:
-    """Who asked, for which host, how: RFC 7239, and the older fields that most frameworks read."""
+    """Forwarded (RFC 7239) and the X-Forwarded-* fields."""
     address = client.encode()
     node = b'"[%b]"' % address if ":" in client else address or b"unknown"
     host = b'"%b"' % request.host if b":" in request.host else request.host

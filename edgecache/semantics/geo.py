@@ -57,7 +57,7 @@ def _code(record: Mapping[str, object], name: str, inner: str, flat: str = "") -
 
 
 class GeoRules(NamedTuple):
-    """Which region serves whom: by country, else by continent, else whoever is left. Empty where no rule says."""
+    """Regions by client country, else by continent, else for all others; empty where no rule matches."""
 
     countries: Mapping[str, str]
     continents: Mapping[str, str]
@@ -78,7 +78,7 @@ NO_RULES: Final = GeoRules({}, {})
 
 
 def geo_lines(place: Place, region: str) -> tuple[FieldLine, ...]:
-    """What the origin is told of a client's place: a field for each thing that is known."""
+    """Request fields with the client's place, one for each known detail."""
     lines = (
         (b"Edgecache-Geo-Country", place.country.encode()),
         (b"Edgecache-Geo-Continent", place.continent.encode()),

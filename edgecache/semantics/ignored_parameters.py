@@ -1,8 +1,7 @@
-"""Parameters of a query that do not matter to the site, by the operator's word: left out of the key and the question.
+"""Ignored query parameters: left out of the cache key and of the upstream request.
 
-They are left out of both, for what fills the cache must not depend on what its key does not name. Requests that have
-no part in the cache go on as they came. A parameter is known by its decoded name; the others stay as they are spelt,
-in their order. Pure.
+They are left out of both because a stored response must not depend on what its key omits. Uncacheable requests are
+forwarded unchanged. Parameters match by their decoded names; the others keep their spelling and order. Pure.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from edgecache.semantics.client_claims import is_never_cached
 from edgecache.semantics.message import Request
 from edgecache.semantics.rfc9111 import pass_reason
 
-TRACKING: Final = tuple(  # by which mails, advertisers and social networks tell where a visitor comes from
+TRACKING: Final = tuple(  # campaign parameters of mails, advertisers and social networks
     name.decode()
     for name in b"utm_* mtm_* pk_* piwik_* matomo_* hsa_* fbclid gclid gclsrc dclid gbraid wbraid gad_source "
     b"gad_campaignid srsltid msclkid yclid ymclid twclid ttclid li_fat_id igshid igsh ScCid epik rdt_cid s_kwcid ef_id "
@@ -26,7 +25,7 @@ PATTERN: Final = re.compile(r"[A-Za-z0-9_.~:$\[\]-]+\*?", re.ASCII)
 
 
 class IgnoredParameters(NamedTuple):
-    """Which parameters are left out: these, and those whose name begins so."""
+    """Ignored query parameters, by name and by prefix."""
 
     names: frozenset[str]
     prefixes: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
-"""Results of pure functions of field values, remembered where that is cheap.
+"""Memoization of pure functions of field values, bounded in number and in length.
 
-Whoever sends a message chooses its values: a thousand long ones, and what is made of them, would weigh many times the
+Senders choose the values: a thousand long ones, and their results, would weigh many times the
 memory that is meant for content. Long values are worked out each time.
 """
 

@@ -138,27 +138,27 @@ class Request(NamedTuple):
     http_1_0: bool = False
     keep_alive: bool = True
     scheme: bytes = b"http"
-    place: tuple[FieldLine, ...] = ()  # what we know of the client's place: in `fields` too, in the stead of its word
-    child: Child | None = None  # the POP that asks, if it is one
-    jurisdiction: str = ""  # that the answer must not leave; empty: it may go anywhere
-    revalidation: Revalidation = Revalidation.HONOUR  # what becomes of its wish for something newer
-    claims: tuple[bytes, ...] = ()  # its fields, by name, that only trusted proxies may send; those believed, if any
-    written: bytes = b""  # the target as it was received, where `target` is less than that
-    group: bytes = b""  # a part of the cache key: what a trusted proxy says of the client's place, as a digest
+    place: tuple[FieldLine, ...] = ()  # geographic fields set by this POP; also in `fields`, in place of the client's
+    child: Child | None = None  # the POP that forwarded it, if one did
+    jurisdiction: str = ""  # where the response must stay; empty: anywhere
+    revalidation: Revalidation = Revalidation.HONOUR  # policy for its cache directives
+    claims: tuple[bytes, ...] = ()  # names of its fields that only trusted proxies may send
+    written: bytes = b""  # the received target, where `target` is a reduced form of it
+    group: bytes = b""  # part of the cache key: digest of the place that a trusted proxy names
 
     @property
     def received_target(self) -> bytes:
-        """The target as the client wrote it."""
+        """The target as received."""
         return self.written or self.target
 
     @property
     def persists(self) -> bool:
-        """Whether the connection goes on after the answer without a word about it."""
+        """Whether the connection persists by default (RFC 9112 §9.3)."""
         return self.keep_alive and not self.http_1_0
 
     @property
     def is_upgrade(self) -> bool:
-        """Whether the client asks to leave HTTP on this connection by a way that is passed on (RFC 9110 §7.8).
+        """Whether it is an upgrade that this gateway forwards (RFC 9110 §7.8).
 
         WebSocket by GET is (RFC 6455 §4.1); `h2c` would be a tunnel past all rules (RFC 9113 §3.1 has dropped it). A
         request with content is none: parsers do not agree whether its content, or the next protocol, follows its head.

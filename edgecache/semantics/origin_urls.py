@@ -1,9 +1,8 @@
-"""URLs of the origin itself in its answers, where it is asked by another Host than the client's: made public. Pure.
+"""Mapping of the origin's own URLs in its responses to the public site. Pure.
 
-An origin that is asked as `backend:8080` names itself so in `Location`, `Content-Location` and `Refresh`, and in what
-it says that a write has changed. Clients cannot follow that, and nothing is stored under it: the site that was asked
-for takes its place (a reverse proxy's `ProxyPassReverse`). The scheme becomes the client's, too, unless the URL leads
-from http to https on purpose.
+An origin that gets `Host: backend:8080` uses that name in `Location`, `Content-Location`, `Refresh` and in the URLs
+that a write invalidates. Clients cannot follow them, and no cache key has them: the requested site takes their place
+(as by a reverse proxy's `ProxyPassReverse`), with the client's scheme unless the URL is a redirect from http to https.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class OwnUrls(NamedTuple):
     """Which sites are the origin's own."""
 
     sites: frozenset[bytes]
-    by_tls: bool  # the origin is asked by https, so https is no wish of its own
+    by_tls: bool  # requests to the origin use https, so its https URLs are no redirect to https
 
     def as_public(self, request: Request, response: Response) -> Response:
         """`response` to `request` with the origin's own URLs made public."""

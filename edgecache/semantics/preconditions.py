@@ -14,7 +14,7 @@ ENTITY_TAG: Final = re.compile(rb"[ \t]*((?:W/)?\"[!#-~\x80-\xff]*\")[ \t]*(?:,|
 
 
 def is_not_modified(request: Request, stored: Stored) -> bool:
-    """Whether the client already has `stored`, so that 304 answers it.
+    """Whether the client already has `stored`, so that the response is 304.
 
     The order is RFC 9110 §13.2.2's: `If-None-Match` where it is present, else `If-Modified-Since`.
     """

@@ -1,4 +1,4 @@
-"""Byte ranges (RFC 9110 §14): what a request asks for, what a stored response can give, how parts join.
+"""Byte ranges (RFC 9110 §14): parsing, selection, and combination of parts.
 
 Positions are bytes from 0; a `Span` is half-open, [first, end).
 """
@@ -88,10 +88,10 @@ def satisfiable(specs: Iterable[RangeSpec], length: int) -> list[Span]:
 
 
 def wanted_spans(request: Request, stored: Stored, length: int, most: int) -> list[Span] | None:
-    """The spans to answer out of a whole of `length` bytes: None = the whole, empty = none can be satisfied (416).
+    """The spans to send of a representation of `length` bytes: None = all of it, empty = not satisfiable (416).
 
     More than `most` ranges, ranges that overlap, and several that are large together (they would be copied for one
-    client) are not worth answering (RFC 9110 §14.2): the whole is sent.
+    client) are ignored (RFC 9110 §14.2): the complete representation is sent.
     """
     if request.method != b"GET" or stored.status not in (200, 206):
         return None  # §14.2: Range is defined for GET alone
@@ -148,9 +148,9 @@ def storable_part(response: Response) -> bool:
 
 
 def rest_begins(response: Response, etag: bytes, at: int, end: int, whole: int) -> int | None:
-    """After how many bytes of the answer to a question for [at, end) of a whole these begin; None if it has them not.
+    """Offset of [at, end) in the content of the response to a range request; None if it does not contain them.
 
-    `etag` is the strong validator of the whole (RFC 9110 §13.1.5). An origin that knows no ranges sends the whole.
+    `etag` is the strong validator (RFC 9110 §13.1.5). An origin without range support sends the whole.
     """
     if response.fields.get(b"etag") != etag:
         return None
@@ -169,7 +169,7 @@ def strong_etag(stored: Stored) -> bytes | None:
 def may_combine(stored: Stored, other: Stored) -> bool:
     """Whether both are parts of one representation: the same strong validator and length (RFC 9111 §3.4).
 
-    And nothing else speaks against it: who joins what varies otherwise, or is coded otherwise, mistrusts the ETag.
+    Their Vary and Content-Encoding must agree too: origins exist whose ETags do not distinguish those.
     """
     etag = strong_etag(stored)
     if etag is None or etag != strong_etag(other) or stored.whole_length != other.whole_length:
@@ -234,7 +234,7 @@ def content_range_field(span: Span, length: int) -> bytes:
 def multipart(
     spans: Sequence[Span], pieces: Sequence[Content], length: int, content_type: bytes | None, boundary: bytes
 ) -> bytes:
-    """The content of a `multipart/byteranges` answer (RFC 9110 §14.6), parts in the order asked for."""
+    """The content of a `multipart/byteranges` response (RFC 9110 §14.6), parts in the requested order."""
     out = []
     for span, piece in zip(spans, pieces, strict=True):
         typed = b"Content-Type: " + content_type + b"\r\n" if content_type else b""

@@ -1,8 +1,8 @@
-"""Residency: which jurisdiction an answer belongs to, and who may have it. Pure.
+"""Residency: the jurisdiction that a response must stay in. Pure.
 
-Every region belongs to one jurisdiction, and so does every client: to that of the region that serves it. An answer to a
-client is stored, asked for and passed on within its jurisdiction only. A POP of another one passes the request on to
-a parent or an origin of the right one, and stores nothing.
+Every region belongs to one jurisdiction, and every client to that of the region that serves it. A response is fetched,
+stored and forwarded within the client's jurisdiction only. A POP in another one forwards the request to a parent or
+an origin of the right one, and stores nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Residency(NamedTuple):
     home: str = ""  # of this POP
 
     def of(self, request: Request) -> str:
-        """The jurisdiction that `request` is in: as the POP says that asks, else that of the client's region."""
+        """The jurisdiction of `request`: as the child POP declares it, else that of the client's region."""
         child = request.child
         if child is not None and child.jurisdiction:
             return child.jurisdiction
@@ -35,5 +35,5 @@ class Residency(NamedTuple):
 
 
 def may_serve(jurisdiction: str, wanted: str) -> bool:
-    """Whether who is of `jurisdiction` may be asked for what has to stay in `wanted`; empty: anybody may."""
+    """Whether an upstream in `jurisdiction` may serve requests that must stay in `wanted`; empty: any may."""
     return not wanted or jurisdiction == wanted

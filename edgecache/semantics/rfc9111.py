@@ -1,6 +1,6 @@
-"""The questions of RFC 9111, each a pure function: may it be stored, may it be used, what must the origin be asked.
+"""The rules of RFC 9111 as pure functions: storing, reuse, validation, invalidation.
 
-`now` is always an argument, in epoch seconds. Outcomes are members of closed types; the caller acts on them.
+`now` is always an argument, in epoch seconds. Outcomes are members of closed types.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ CLIENT_ERRORS: Final = frozenset(  # provoked by one request's form, or by one c
 )
 UNDERSTOOD: Final = frozenset((200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501))
 PER_USER: Final = (b"cookie", b"authorization")
-STORED_IS_KNOWN: Final = frozenset((b"if-none-match", b"if-modified-since", b"if-range"))  # in a question of ours
-PER_CLIENT: Final = frozenset((b"forwarded", b"x-forwarded-for"))  # that we write: the origin sees another each time
+STORED_IS_KNOWN: Final = frozenset((b"if-none-match", b"if-modified-since", b"if-range"))  # set by this cache
+PER_CLIENT: Final = frozenset((b"forwarded", b"x-forwarded-for"))  # set by this gateway, and different for each client
 FAILURES: Final = frozenset((500, 502, 503, 504))  # RFC 5861 §4
-NEW_FOR: Final = 1.0  # seconds that an answer is new enough for all whose wishes for a newer one are collapsed
+NEW_FOR: Final = 1.0  # seconds for which one revalidation serves all clients that demand one
 SAFE_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PROPFIND", b"REPORT", b"SEARCH", b"QUERY"))
 CONDITIONS: Final = (
     b"if-match",
@@ -153,7 +153,7 @@ def _rfc_forbids(request: Request, response: Response, directives: ResponseDirec
 
 
 def _authorizes(request: Request, directives: ResponseDirectives) -> bool:
-    """Whether the answer is for who has authorized himself alone (RFC 9111 §3.5)."""
+    """Whether only the authorized client may have the response (RFC 9111 §3.5)."""
     if request.claims:
         return True
     shared = directives.public or directives.must_revalidate or directives.s_maxage is not None
@@ -167,7 +167,7 @@ def has_explicit_lifetime(response: Response) -> bool:
 
 
 def _policy_forbids(request: Request, response: Response, stored: Stored, policy: Policy) -> Refused | None:
-    """What the RFC would allow and we do not."""
+    """Restrictions of this cache beyond the RFC's."""
     names = vary_names(response.fields)
     if VARY_STAR in names:
         return Refused.VARY_STAR
@@ -193,7 +193,7 @@ def _coded(request: Request, stored: Stored) -> tuple[bytes | None, frozenset[by
 
 
 def _redirects_to_itself(request: Request, response: Response) -> bool:
-    """Whether a redirect leads to where it comes from: kept, it would send everybody round in circles."""
+    """Whether a redirect leads to its own URL: stored, it would be a loop for every client."""
     location = response.fields.get(b"location")
     if location is None or not 300 <= response.status < 400:
         return False
@@ -202,9 +202,9 @@ def _redirects_to_itself(request: Request, response: Response) -> bool:
 
 
 def as_get(request: Request, response: Response) -> Request | None:
-    """The GET that the answered POST also answers, or None (RFC 9110 §9.3.3).
+    """The GET that the response to a POST may answer too, or None (RFC 9110 §9.3.3).
 
-    So it does if the origin names the target itself as the `Content-Location` and says how long that is fresh.
+    It may if `Content-Location` is the target itself and the response has an explicit lifetime.
     """
     location = response.fields.get(b"content-location")
     if request.method != b"POST" or response.status != 200 or location is None:
@@ -221,17 +221,17 @@ def as_get(request: Request, response: Response) -> Request | None:
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """It may be used as it is."""
+    """Usable without validation."""
 
 
 @dataclass(frozen=True, slots=True)
 class StaleWhileRevalidate:
-    """It may be used, and the origin is to be asked behind the client's back (RFC 5861 §3)."""
+    """Usable while it is validated in the background (RFC 5861 §3)."""
 
 
 @dataclass(frozen=True, slots=True)
 class MustValidate:
-    """It may not be used before the origin has been asked."""
+    """Not usable without validation."""
 
     why: Forward
 
@@ -240,7 +240,7 @@ Verdict = Fresh | StaleWhileRevalidate | MustValidate
 
 
 def may_reuse(stored: Stored, request: Request, now: float) -> Verdict:
-    """Whether `stored`, which matches the request's key and selecting fields, may answer `request` now."""
+    """How `stored`, which matches by key and selecting fields, may be used for `request` now."""
     directives = stored.directives
     fields = request.fields
     asked = parse_request_directives(fields.get(b"cache-control"), fields.get(b"pragma"))
@@ -268,13 +268,13 @@ def may_reuse(stored: Stored, request: Request, now: float) -> Verdict:
 
 
 def always_needs_validation(stored: Stored) -> bool:
-    """Whether every use of `stored` needs a validation of its own: it was never fresh, or says so (§5.2.2.4)."""
+    """Whether every use of `stored` requires validation: it was never fresh, or has `no-cache` (§5.2.2.4)."""
     directives = stored.directives
     return directives.no_cache or (stored.lifetime <= 0 and not stored.stale_while_revalidate)
 
 
 def may_serve_on_error(stored: Stored, request: Request, now: float) -> bool:
-    """Whether `stored` may stand in for an origin that failed (RFC 5861 §4, RFC 9111 §4.2.4)."""
+    """Whether `stored` may be used stale when the origin fails (RFC 5861 §4, RFC 9111 §4.2.4)."""
     if stored.directives.forbids_stale or stored.status >= 500:
         return False
     asked = parse_request_directives(request.fields.get(b"cache-control"), request.fields.get(b"pragma"))
@@ -286,9 +286,9 @@ def may_serve_on_error(stored: Stored, request: Request, now: float) -> bool:
 
 
 def expects_shared(request: Request, fields: Fields) -> bool:
-    """Whether the answer to `request`, asked with `fields`, may well be for others too.
+    """Whether the response to `request`, forwarded with `fields`, is likely to be shared.
 
-    What bears a cookie is one client's until a stored answer, which is validated or completed, says otherwise.
+    With a cookie it is not, unless a stored response is being validated or completed.
     """
     if b"authorization" in request.fields or forbids_storing(request):
         return False
@@ -296,13 +296,13 @@ def expects_shared(request: Request, fields: Fields) -> bool:
 
 
 def is_plain(fields: Fields) -> bool:
-    """Whether a request says nothing about the freshness that it wants (§5.2.1, §5.4)."""
+    """Whether a request has no directives about freshness (§5.2.1, §5.4)."""
     index = fields.index
     return b"cache-control" not in index and b"pragma" not in index
 
 
 def requires_validation(request: Request) -> bool:
-    """Whether only a question asked after this request may answer it (RFC 9111 §5.2.1.4, §5.2.1.1 with 0)."""
+    """Whether only a fetch that starts after this request may answer it (RFC 9111 §5.2.1.4, §5.2.1.1 with 0)."""
     if request.revalidation is not Revalidation.HONOUR:
         return False
     asked = parse_request_directives(request.fields.get(b"cache-control"), request.fields.get(b"pragma"))
@@ -310,20 +310,20 @@ def requires_validation(request: Request) -> bool:
 
 
 def with_no_cache(request: Request) -> Request:
-    """`request` as one that nothing stored may answer, here or further up (RFC 9111 §5.2.1.4)."""
+    """`request` with `no-cache`, so that no stored response answers it here or upstream (RFC 9111 §5.2.1.4)."""
     fields = request.fields.plus((b"Cache-Control", b"no-cache"))
     return request._replace(fields=fields, revalidation=Revalidation.HONOUR)
 
 
 def is_waived(request: Request, stored: Stored, now: float) -> bool:
-    """Whether the wish of `request` for something newer has no weight against `stored`, as the operator has chosen."""
+    """Whether the policy ignores the directives of `request` that demand validation of `stored`."""
     if request.revalidation is Revalidation.COLLAPSE:
         return now - stored.received < NEW_FOR
     return request.revalidation is Revalidation.IGNORE
 
 
 def accepting(fields: Fields) -> Fields:
-    """The fields of a request less its wish for something newer."""
+    """The fields of a request without directives that demand validation."""
     said = fields.get(b"cache-control")
     kept = without_wishes(said) if said is not None else b""
     lines = [(b"Cache-Control", kept)] if kept else []
@@ -331,32 +331,32 @@ def accepting(fields: Fields) -> Fields:
 
 
 def as_follower(request: Request) -> Request:
-    """`request` as one that another's answer will do for which is on its way, unless its wish is honoured."""
+    """`request` as a follower of a fetch under way: without `no-cache`, unless the policy honours it."""
     if request.revalidation is Revalidation.HONOUR:
         return request
     return request._replace(revalidation=Revalidation.IGNORE)
 
 
 def forbids_storing(request: Request) -> bool:
-    """Whether the client wants nothing stored of the answer (RFC 9111 §5.2.1.5)."""
+    """Whether the request forbids storing (RFC 9111 §5.2.1.5)."""
     return parse_request_directives(request.fields.get(b"cache-control"), None).no_store
 
 
 def filling(request: Request) -> Request:
-    """`request` as it is asked of the origin by who may store the answer: a GET, whose head answers a HEAD too."""
+    """`request` as forwarded to fill the cache: HEAD becomes GET, whose response answers both."""
     return request._replace(method=b"GET") if request.method == b"HEAD" else request  # RFC 9110 §9.3.2
 
 
 def only_if_cached(request: Request) -> bool:
-    """Whether the client wants no request sent for it (RFC 9111 §5.2.1.7)."""
+    """Whether the request forbids forwarding (RFC 9111 §5.2.1.7)."""
     return parse_request_directives(request.fields.get(b"cache-control"), None).only_if_cached
 
 
-# --- What to ask the origin, and what its answer means (RFC 9111 §4.3) ---------------------------------------------
+# --- Validation (RFC 9111 §4.3) ------------------------------------------------------------------------------------
 
 
 def conditional_fields(request: Request, stored: Stored) -> Fields:
-    """The fields of a request that asks whether `stored` is still good (RFC 9111 §4.3.1)."""
+    """The fields of a conditional request that validates `stored` (RFC 9111 §4.3.1)."""
     conditions = []
     if stored.etag is not None:
         conditions.append((b"If-None-Match", stored.etag))
@@ -377,12 +377,12 @@ def resumption_fields(request: Request, stored: Stored, segments: ranges.Segment
 
 
 def unconditional(request: Request) -> Fields:
-    """The request's fields less its preconditions and ranges: the question for a whole representation."""
+    """The request's fields without preconditions and ranges."""
     return request.fields.without(CONDITIONS)
 
 
 def validates(stored: Stored, response: Response) -> bool:
-    """Whether a 304 speaks of `stored`: a validator that it has, and which differs, means another (RFC 9111 §4.3.4).
+    """Whether a 304 selects `stored`: its validators, if any, must match (RFC 9111 §4.3.4).
 
     ETags are compared weakly: what weakens that of a 200 on its way, such as compression, may leave a 304's as it is.
     """
@@ -395,7 +395,7 @@ def validates(stored: Stored, response: Response) -> bool:
 
 
 def head_agrees(stored: Stored, length: int, response: Response) -> bool:
-    """Whether a HEAD's 200 speaks of the stored content of `length` bytes (RFC 9111 §4.3.5)."""
+    """Whether a 200 to HEAD agrees with the stored content of `length` bytes (RFC 9111 §4.3.5)."""
     fields = response.fields
     for name, kept in (
         (b"etag", stored.etag),
@@ -408,23 +408,23 @@ def head_agrees(stored: Stored, length: int, response: Response) -> bool:
     return True
 
 
-# --- What a write makes invalid (RFC 9111 §4.4) --------------------------------------------------------------------
+# --- Invalidation by unsafe methods (RFC 9111 §4.4) ----------------------------------------------------------------
 
 
 def is_safe(request: Request) -> bool:
-    """Whether `request` asks for no change (RFC 9110 §9.2.1), as far as the origin may read it."""
+    """Whether the method is safe (RFC 9110 §9.2.1), also for an origin that obeys method overrides."""
     return request.method in SAFE_METHODS and not overrides_method(request)
 
 
 def written_keys(request: Request) -> list[bytes]:
-    """What a write is of: its target, and what it may seem to be to the origin by fields that override that."""
+    """Keys of the target of an unsafe request, and of targets that override fields name."""
     target = url_key(request)
     named = (value for name in TARGETS if (value := request.fields.get(name)) is not None)
     return [target, *(key for value in named if (key := same_origin_key(target, value)) is not None and key != target)]
 
 
 def invalidated_keys(request: Request, response: Response) -> list[bytes]:
-    """The primary keys that the answered `request` invalidates: none for safe methods and for errors."""
+    """The primary keys that the response to `request` invalidates: none for safe methods and errors."""
     if is_safe(request) or not 200 <= response.status < 400:
         return []
     keys = written_keys(request)

@@ -31,7 +31,7 @@ class Rope:
 
     @property
     def whole(self) -> Content:
-        """What this is a part of, and keeps in memory; itself if it is no part."""
+        """The content that this is a slice of, and keeps in memory; itself if it is none."""
         return self if self._whole is None else self._whole
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class Rope:
         return b"".join(self.pieces)
 
     def between(self, first: int, end: int) -> Iterator[Piece]:
-        """What holds the bytes [first, end), piece by piece, without a copy of large ones."""
+        """The pieces that hold the bytes [first, end), without a copy of large ones."""
         number = bisect_right(self._ends, first)
         begin = self._ends[number - 1] if number else 0
         while begin < end and number < len(self.pieces):
@@ -58,7 +58,7 @@ Content = Piece | Rope
 
 
 def content_of(pieces: Sequence[Piece]) -> Content:
-    """What `pieces` are together."""
+    """`pieces` as one content."""
     return b"".join(pieces) if sum(map(len, pieces)) <= WHOLE else Rope(pieces)
 
 
@@ -68,7 +68,7 @@ def pieces_of(content: Content) -> Iterable[Piece]:
 
 
 def whole_of(content: Content) -> Content:
-    """What `content` is a part of, and keeps in memory; itself if it is no part."""
+    """The content that `content` is a slice of, and keeps in memory; itself if it is none."""
     if isinstance(content, bytes):
         return content
     if isinstance(content, Rope):

@@ -24,7 +24,7 @@ INTERNAL = b"edgecache-"  # fields between POPs
 ONE_ETAG = re.compile(rb"(?:W/)?\"[^\"]{0,1024}\"|(?!\*\Z)[^\s\",]{1,1024}")  # the latter: not quoted, as some have it
 LONGEST_DATE = 64  # bytes
 AGE = frozenset((b"age",))
-NO_POSITION: Final = -1  # in the purge log, before all others: whatever carries it is unproven
+NO_POSITION: Final = -1  # before all positions of the purge log: never proven
 DATE = frozenset((b"date",))
 HOP_BY_HOP = frozenset(  # RFC 9110 §7.6.1, RFC 9111 §3.1
     b"connection keep-alive proxy-authenticate proxy-authentication-info proxy-authorization proxy-connection te "
@@ -32,7 +32,7 @@ HOP_BY_HOP = frozenset(  # RFC 9110 §7.6.1, RFC 9111 §3.1
 )
 
 
-FOR_ALL = frozenset(  # RFC 9110 §7.6.1: never appropriate as a connection option; the next cache must hear of them, too
+FOR_ALL = frozenset(  # RFC 9110 §7.6.1: never valid as connection options; forwarded to the next cache
     b"age cache-control cdn-cache-control content-encoding content-range content-type date etag expires last-modified "
     b"no-vary-search pragma set-cookie vary".split()
 )
@@ -40,7 +40,7 @@ FOR_ALL = frozenset(  # RFC 9110 §7.6.1: never appropriate as a connection opti
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The operator's choices where RFC 9111 leaves one. Times in seconds."""
+    """Configurable policy where RFC 9111 leaves a choice. Times in seconds."""
 
     heuristics: bool = True
     heuristic_max: float = 86400.0
@@ -112,7 +112,7 @@ class Stored(NamedTuple):
 
     @property
     def stale_at(self) -> float:
-        """Epoch seconds from when on it is stale."""
+        """Epoch seconds at which it becomes stale."""
         return self.received + self.lifetime - self.initial_age
 
     def is_fresh(self, now: float) -> bool:
@@ -131,7 +131,7 @@ class Stored(NamedTuple):
 
     @property
     def has_validator(self) -> bool:
-        """Whether the origin can be asked if it is still good (RFC 9111 §4.3.1)."""
+        """Whether it can be validated (RFC 9111 §4.3.1)."""
         return self.etag is not None or self.last_modified is not None
 
     def freshened(self, response: Response, times: Times, request: Request, policy: Policy) -> Stored:
@@ -170,7 +170,7 @@ def end_to_end(fields: Fields) -> Fields:
 
 
 def response_directives(response: Response) -> ResponseDirectives:
-    """What the response says to a shared cache."""
+    """The response's directives for a shared cache."""
     fields = response.fields
     return parse_response_directives(fields.get(b"cache-control"), fields.get(b"cdn-cache-control"))
 
@@ -178,7 +178,7 @@ def response_directives(response: Response) -> ResponseDirectives:
 def kept_response(
     request: Request, response: Response, times: Times, policy: Policy, *, age_field: bytes | None = None
 ) -> Stored:
-    """`response` to `request` as the value that is kept; whether it may be kept is another question."""
+    """`response` to `request` as a stored value; `may_store` decides whether to keep it."""
     fields = response.fields
     directives = response_directives(response)
     date = parse_date(fields.get(b"date") or b"", int(times.by_the_wall))
@@ -203,16 +203,16 @@ def kept_response(
 
 
 def etag_of(fields: Fields) -> bytes | None:
-    """The one ETag by which the origin can be asked for news, or None.
+    """The ETag for conditional requests, or None.
 
-    Asked with `*`, or with several in one, it might always say that there are none (RFC 9110 §13.1.2).
+    `*` or a list in its place would match other representations (RFC 9110 §13.1.2).
     """
     value = fields.get(b"etag")
     return value if value is not None and ONE_ETAG.fullmatch(value) else None
 
 
 def last_modified_of(fields: Fields) -> bytes | None:
-    """The Last-Modified by which the origin can be asked for news, or None."""
+    """The Last-Modified for conditional requests, or None."""
     value = fields.get(b"last-modified")
     return value if value is not None and len(value) <= LONGEST_DATE else None
 

@@ -1,6 +1,6 @@
 """W3C Trace Context: the one field by which a request says which trace it is part of.
 
-    traceparent: 00-<trace id, 32 hex digits>-<id of the span that asks, 16>-<flags, 2>
+    traceparent: 00-<trace ID, 32 hex digits>-<parent span ID, 16>-<flags, 2>
 
 What is not well-formed is no trace (§3.2.4): it is passed on as any other field, and starts nothing here.
 """
@@ -11,14 +11,14 @@ import re
 from typing import Final, NamedTuple
 
 NAME: Final = b"traceparent"
-SAMPLED: Final = 0x01  # §3.2.2.5: the asker may have recorded this trace
+SAMPLED: Final = 0x01  # §3.2.2.5: the caller may have recorded trace data
 _SHAPE: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
 _NO_TRACE: Final = b"0" * 32
 _NO_SPAN: Final = b"0" * 16
 
 
 class TraceParent(NamedTuple):
-    """Which trace, which span of it asks, and whether that was recorded. Ids in lower-case hexadecimal digits."""
+    """Trace ID, parent span ID and sampled flag; IDs in lower-case hexadecimal digits."""
 
     trace_id: bytes
     span_id: bytes

@@ -1,12 +1,12 @@
 """Sites and URLs in the one form by which they are compared (RFC 3986 §6.2, RFC 9110 §4.2.3, RFC 3987 §3.1).
 
-    site     the authority of a request: lower case, IPv6 in its shortest form, no final dot, no default port
-    host     a site without its port: what settings, tokens and TLS server names are compared with
-    name     host, path and query of a URL, normalised: what purges and invalidations are compared by
+    site         the authority of a request: lower case, IPv6 in its shortest form, no final dot, no default port
+    host         a site without its port: what settings, tokens and TLS server names are compared with
+    normalised   host, path and query of a URL in canonical form, by which purges and invalidations are compared
 
-A cache key keeps the target as it was received: an origin may tell two spellings apart, so they are two entries, each
-filled by its own question. Both have one name, so that an invalidation by either spelling reaches both, whatever the
-scheme and port they were asked by. What RFC 3986 leaves distinct stays distinct: reserved characters and their
+A cache key keeps the target as received: an origin may distinguish two spellings, so they are two entries, each
+filled by its own request. Both have one normalised form, so that an invalidation by either spelling reaches both,
+whatever their scheme and port. What RFC 3986 leaves distinct stays distinct: reserved characters and their
 encodings (`%2F`), empty path segments (`//`), an empty query and none, the order of parameters. Pure.
 """
 
@@ -49,12 +49,12 @@ def site(authority: bytes, scheme: bytes) -> bytes:
 
 
 def host_of(site: bytes) -> bytes:
-    """The host of a site: all its ports are one site's to those who may name it."""
+    """The host of a site, without its port."""
     return PORT.sub(b"", site) if b":" in site and site[-1:] != b"]" else site
 
 
 def under_scheme(site: bytes, scheme: bytes) -> bytes:
-    """A site as it is named under another scheme than the one by which it was read: less that one's default port."""
+    """A site under another scheme, without that scheme's default port."""
     return site.removesuffix(b":" + DEFAULT_PORTS[scheme]) if site[-1:] != b"]" else site
 
 
@@ -77,14 +77,14 @@ def _encoded(character: str) -> str:
 
 @memoize(4096)
 def normalised(key: bytes) -> bytes:
-    """The name of the URL whose cache key, or own name, is `key`: normalised by RFC 3986 §6.2.2."""
+    """The normalised URL of a cache key, or of a URL (RFC 3986 §6.2.2)."""
     host, path, query = split_key(key)
     return host + without_dots(_normal(path)) + _normal(query)
 
 
 @memoize(4096)
 def normalised_with_dots(key: bytes) -> bytes:
-    """The same with its dot segments in place, as an origin may understand them that does not remove them."""
+    """The same with dot segments kept, for origins that do not remove them."""
     host, path, query = split_key(key)
     return host + _normal(path) + _normal(query)
 

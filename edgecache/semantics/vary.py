@@ -48,7 +48,7 @@ def vary_names(fields: Fields, lists: frozenset[bytes] = frozenset()) -> tuple[b
 
 
 def nominated(names: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """The fields themselves that `vary_names` has named."""
+    """The field names, without the list marks of `vary_names`."""
     return tuple([name.removesuffix(LISTED) for name in names])
 
 
@@ -92,12 +92,12 @@ def _members(value: bytes) -> list[tuple[bytes, float]] | None:
 
 
 def is_malformed_codings(value: bytes | None) -> bool:
-    """Whether an Accept-Encoding cannot be read: then it is not sent on, so that the answer suits everybody."""
+    """Whether Accept-Encoding is malformed; it is then not forwarded, so that every client can read the response."""
     return value is not None and _members(value) is None
 
 
 def _normal_codings(value: bytes) -> bytes:
-    """The content codings that are acceptable, in the order of the alphabet: any of them suits the client."""
+    """The acceptable content codings in alphabetical order."""
     members = _members(value)
     if members is None:
         return b"identity"
@@ -118,7 +118,7 @@ def _normal_preferences(value: bytes) -> bytes:
 
 
 def preferred_language(accept_language: bytes | None) -> bytes | None:
-    """The one language that the client wants above all others, or None if there is none."""
+    """The language with the highest weight; None if there is none, or several."""
     members = _members(accept_language or b"")
     if not members:
         return None
