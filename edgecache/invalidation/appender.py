@@ -19,7 +19,7 @@ from edgecache.invalidation.purge_log import Kind
 from edgecache.invalidation.scopes import EVERYTHING, whole_site
 from edgecache.invalidation.stream_store import LogStore, Member
 from edgecache.tasks import spawn
-from edgecache.valkey.availability import Guard
+from edgecache.valkey.availability import Availability
 from edgecache.valkey.batching import Commands
 from edgecache.valkey.client import Command, Failure
 
@@ -38,7 +38,7 @@ class LogAppender:
     """Appends to the log of one region. Mutable state: the outbox."""
 
     def __init__(
-        self, store: LogStore, guard: Guard, region: str, known: Callable[[], int], peers: Mapping[str, LogStore]
+        self, store: LogStore, guard: Availability, region: str, known: Callable[[], int], peers: Mapping[str, LogStore]
     ) -> None:
         self.store = store
         self.region = region
@@ -55,7 +55,7 @@ class LogAppender:
         return await self.store.append(self.region, draft, self._known(), self._ask)
 
     async def _ask(self, command: Command) -> Any:
-        return await self._commands.ask(command, 256, within=APPEND_WITHIN)
+        return await self._commands.execute(command, 256, within=APPEND_WITHIN)
 
     def append_later(self, draft: Draft, recorded: Recorded | None = None) -> None:
         """Append it as soon as the log can be reached, and call `recorded` with its mark."""

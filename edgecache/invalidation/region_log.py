@@ -18,7 +18,7 @@ from edgecache.invalidation.stream_store import LogStore
 from edgecache.invalidation.validity import Invalidation
 from edgecache.storage.record import Codec
 from edgecache.storage.regional_probe import access_of
-from edgecache.valkey.availability import Guard
+from edgecache.valkey.availability import Availability
 from edgecache.valkey.circuit_breaker import Breaker
 from edgecache.valkey.client import Link
 
@@ -62,7 +62,7 @@ def writer_of(settings: Settings, counts: LogCounts, known: Callable[[], int]) -
     """What appends to the log of the settings' region; `known` is the last mark of it that this process has seen."""
     store = home_store(settings)
     breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)
-    guard = Guard(store.link, breaker, time.monotonic, counts)
+    guard = Availability(store.link, breaker, time.monotonic, counts)
     return LogAppender(store, guard, settings.region, known, peer_stores(settings))
 
 

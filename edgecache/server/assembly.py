@@ -44,7 +44,7 @@ from edgecache.upstream.active_upstream import Switch
 from edgecache.upstream.fetcher import Upstream
 from edgecache.upstream.peering import Parental
 from edgecache.upstream.pool_options import hidden_fields
-from edgecache.valkey.availability import Guard
+from edgecache.valkey.availability import Availability
 from edgecache.valkey.batching import MOST_BYTES
 from edgecache.valkey.circuit_breaker import Breaker
 from edgecache.valkey.client import Link
@@ -182,7 +182,7 @@ def regional_tier(settings: Settings, counts: RegionalCounts, clock: Clock) -> R
         return None
     access = access_of(settings, timeout=max(4 * settings.regional_timeout, 1.5))
     breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)
-    guard = Guard(Link(access), breaker, time.monotonic, counts, settings.regional_timeout)
+    guard = Availability(Link(access), breaker, time.monotonic, counts, settings.regional_timeout)
     return Regional(
         guard,
         Codec(

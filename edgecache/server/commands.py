@@ -219,12 +219,13 @@ def _warn(source: Source, settings: Settings) -> None:
 
 def _with_region(settings: Settings, source: Source, running: ExitStack) -> EmbeddedValkey | None:
     """See to it that workers find the regional tier; the embedded one runs until `running` ends."""
+    from edgecache.invalidation import log_runs
     from edgecache.storage import regional_probe
     from edgecache.valkey import embedded_server
 
     server = None
     if settings.regional == "embedded":
-        server = running.enter_context(embedded_server.running(settings))
+        server = running.enter_context(embedded_server.running(settings, log_runs))
         source.decide("EDGECACHE_REGIONAL", server.url)
         source.decide("EDGECACHE_REGIONAL_DIRECTORY", "")  # it is the server's now
     asyncio.run(regional_probe.check(load(source.merged())))

@@ -20,7 +20,7 @@ from redis.exceptions import InvalidResponse
 
 from edgecache.semantics.outcomes import Word
 from edgecache.tasks import spawn
-from edgecache.valkey.availability import Guard
+from edgecache.valkey.availability import Availability
 from edgecache.valkey.batching import Commands
 from edgecache.valkey.client import Failure
 
@@ -93,7 +93,9 @@ class Waiting:
 class Leases:
     """The leases that this worker holds, and those that it waits for."""
 
-    def __init__(self, guard: Guard, commands: Commands, life: float, token: Callable[[int], bytes] = urandom) -> None:
+    def __init__(
+        self, guard: Availability, commands: Commands, life: float, token: Callable[[int], bytes] = urandom
+    ) -> None:
         self._guard = guard
         self._commands = commands
         self._life = life  # seconds
@@ -131,9 +133,9 @@ class Leases:
         for left in reversed(range(TRIES)):
             try:
                 _, owner, rest = await asyncio.gather(
-                    self._commands.ask(("SET", name, lease.token, "NX", "PX", life), within=within),
-                    self._commands.ask(("GET", name), within=within),
-                    self._commands.ask(("PTTL", name), within=within),
+                    self._commands.execute(("SET", name, lease.token, "NX", "PX", life), within=within),
+                    self._commands.execute(("GET", name), within=within),
+                    self._commands.execute(("PTTL", name), within=within),
                 )
             except LOST:
                 if not left:

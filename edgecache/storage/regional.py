@@ -28,7 +28,7 @@ from edgecache.storage.regional_chunks import LONGER, ChunkReader, ChunkWriter, 
 from edgecache.storage.resident_clock import Clock
 from edgecache.storage.server_memory import ServerMemory
 from edgecache.tasks import spawn
-from edgecache.valkey.availability import Guard
+from edgecache.valkey.availability import Availability
 from edgecache.valkey.batching import MOST_BYTES, Commands, Reads
 from edgecache.valkey.client import Failure
 
@@ -79,7 +79,7 @@ class Regional:
 
     def __init__(
         self,
-        guard: Guard,
+        guard: Availability,
         codec: Codec,
         *,
         budget: float,
@@ -198,7 +198,7 @@ class Regional:
         """Whether every chunk of a body, or of a `span` of it, is there, as far as can be known before it is read."""
         keys = list(chunk_keys(found.base, found.record, span or Span(0, found.record.length)))
         try:
-            there = await self._control.ask(("EXISTS", *keys), within=self._take_within)
+            there = await self._control.execute(("EXISTS", *keys), within=self._take_within)
         except Failure:
             return False
         if there != len(keys):
@@ -255,7 +255,7 @@ class Regional:
                 return b""
             return self.write(record_of(Entry(url, stored, b""), url, seen, length, name, small or b""), life)
 
-        self._memory.ask(self.writes, base)  # before the first chunk: its answer comes before most of them are written
+        self._memory.query(self.writes, base)  # its reply comes before most chunks are written
         length = content_length(stored.fields) or 0
         return ChunkWriter(self.writes, self.codec, base, life, INLINE, lambda: self.largest, length, written, given_up)
 
@@ -281,7 +281,7 @@ class Regional:
 
     def write(self, record: Record, life: float) -> bytes:
         """Write `record` to lie for `life` seconds; under which name, or nothing if it is not taken."""
-        if life <= 0 or self.guard.silent:  # to encode it takes time
+        if life <= 0 or self.guard.unresponsive:  # to encode it takes time
             return b""
         base = storage_key(record.url)
         key = base
@@ -324,7 +324,7 @@ class Regional:
         while self._deleting.get(base):
             wanted = self._deleting[base]
             try:
-                await self.writes.ask(("UNLINK", base))
+                await self.writes.execute(("UNLINK", base))
             except Failure:
                 await asyncio.sleep(0.25)
                 continue
@@ -335,7 +335,7 @@ class Regional:
 
     async def take(self, url: bytes, fields: Fields) -> Lease | Waiting | None:
         """The right to ask the origin for `url`; or who has it, to be waited for; None if the tier cannot say."""
-        if self.guard.silent:
+        if self.guard.unresponsive:
             return None
         key = storage_key(url)
         if (signpost := self._signposts.get(key)) is not None:

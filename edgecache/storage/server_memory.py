@@ -28,11 +28,11 @@ class ServerMemory:
         """The most bytes of one body."""
         return UNKNOWN if self._size is None else self._size // SHARE
 
-    def ask(self, lane: Commands, key: bytes) -> None:
+    def query(self, lane: Commands, key: bytes) -> None:
         """Ask, on `lane`, the server that has `key`."""
-        lane.send(("EVAL", MEMORY, "1", key), 0, self._told)
+        lane.send(("EVAL", MEMORY, "1", key), 0, self._on_reply)
 
-    def _told(self, _: int, size: Any) -> None:
+    def _on_reply(self, _: int, size: Any) -> None:
         if not isinstance(size, int) or size <= 0:  # it may be forbidden to ask: then the setting is the only bound
             return
         if size != self._size:

@@ -1,4 +1,4 @@
-"""Whether Valkey may be asked: a breaker for who is in a hurry, silence for who has a second."""
+"""Availability of the server: a circuit breaker for latency-bound reads; `unresponsive` stops other commands too."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from edgecache.valkey.circuit_breaker import Breaker, State
 from edgecache.valkey.client import Failure, Link
 
 log = logging.getLogger("edgecache")
-QUICK: Final = 0.025  # seconds of a round trip that proves the server well
-PROBE_EVERY: Final = 0.1  # seconds between two looks whether it is time to try the server
+QUICK: Final = 0.025  # seconds of a round trip that proves the server healthy
+PROBE_EVERY: Final = 0.1  # seconds between two checks whether the server may be probed
 PROBE_KEY: Final = b"ec:probe"
 
 
 class Counts(Protocol):
-    """Told what came of it; the words are from closed sets."""
+    """Counters of round trips; the words are from closed sets."""
 
     def batch(self, keys: int, seconds: float) -> None:
         """A batch of reads was answered."""
@@ -27,12 +27,12 @@ class Counts(Protocol):
         """A round trip failed."""
 
 
-class Guard:
-    """What all lanes of one tier share: the link, the breaker, and the clock (seconds, monotonic).
+class Availability:
+    """Whether the server of one tier is used: shared by all of its queues. `clock` is monotonic, in seconds.
 
-    While the breaker is not closed no request reads from the server, not even to try it: a task does that, so that no
-    client waits for a server that may be dead. Patient lanes are for what is worth a second: leases, and what follows
-    from them. They go on asking a server that is only slow, until it is silent.
+    While the breaker is not closed no request reads from the server, not even as a probe: a task probes it, so that no
+    client waits for a server that may be dead. Patient queues are for commands that are worth a second: leases, and
+    what follows from them. They keep using a server that is only slow, until it is unresponsive.
     """
 
     def __init__(
@@ -43,50 +43,50 @@ class Guard:
         self.breaker = breaker
         self.clock = clock
         self.counts = counts
-        self._budget = budget  # seconds in which a server that is well answers
-        self.silent = False  # the last commands had no answer at all: not even who has time waits for one
-        self._lost = False  # the last command had none
+        self._budget = budget  # seconds in which a healthy server answers
+        self.unresponsive = False  # the last commands had no reply at all: none is sent
+        self._lost = False  # the last command had no reply
         self._prober: asyncio.Task[None] | None = None
         self._closed = False  # redis-py may swallow the cancellation of a task
 
     @property
     def open(self) -> bool:
-        """Whether the server is let alone for now. (A closed circuit is an open way: the word is the field's.)"""
+        """Whether the circuit is open or half open: no request reads from the server."""
         return self.breaker.state is not State.CLOSED
 
-    def ok(self) -> None:
+    def answered(self) -> None:
         """A round trip came back in time."""
-        self.silent = self._lost = False
+        self.unresponsive = self._lost = False
         self.breaker.succeeded(self.clock())
 
-    def heard(self) -> None:
-        """A round trip came back, if late: that says nothing of the reads that are in a hurry."""
-        self.silent = self._lost = False
+    def answered_late(self) -> None:
+        """A round trip came back late: that does not close the breaker."""
+        self.unresponsive = self._lost = False
 
-    def unheard(self, word: str, seconds: float) -> None:
-        """Commands had no reply for so long. A timeout is proof, unless it was our event loop that stood still."""
+    def unanswered(self, word: str, seconds: float) -> None:
+        """Commands had no reply for `seconds`. A timeout is proof, unless our own event loop was blocked."""
         timed_out = word == "timeout" and seconds < 1.5 * self.link.timeout
-        self.silent = self.silent or timed_out or self._lost
+        self.unresponsive = self.unresponsive or timed_out or self._lost
         self._lost = True
         self.failed(word)
 
     def failed(self, word: str) -> None:
-        """One did not, or not in time."""
+        """A round trip failed, or came too late."""
         self.breaker.failed(self.clock())
         self.counts.failed(word)
-        if (self.open or self.silent) and self._prober is None:
+        if (self.open or self.unresponsive) and self._prober is None:
             self._prober = spawn(self._probe(), "regional probe")
 
     async def _probe(self) -> None:
-        """Ask behind the clients' backs until there is an answer in time."""
+        """Probe the server in the background until it answers in time."""
         try:
-            while (self.open or self.silent) and not self._closed:
+            while (self.open or self.unresponsive) and not self._closed:
                 await asyncio.sleep(PROBE_EVERY)
                 if not self.open:
                     await self._answers()
                 elif self.breaker.allows(self.clock()):
-                    told = self.breaker.succeeded if await self._answers() else self.breaker.failed
-                    told(self.clock())
+                    record = self.breaker.succeeded if await self._answers() else self.breaker.failed
+                    record(self.clock())
         finally:
             self._prober = None
 
@@ -96,16 +96,16 @@ class Guard:
             began = self.clock()
             await self.link.get_many((PROBE_KEY,))
         except Failure:
-            self.silent = True
+            self.unresponsive = True
             return False
-        except Exception:  # whatever a broken server makes of redis-py: it is tried again
+        except Exception:  # whatever redis-py makes of a broken server: it is probed again
             log.exception("a bug: the regional tier could not be tried")
             return False
-        self.heard()
+        self.answered_late()
         return self.clock() - began <= self._budget
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Probe no more."""
         self._closed = True
         if self._prober is not None:
             await cancel((self._prober,))

@@ -1,11 +1,11 @@
-"""A circuit breaker: whether to ask something that has failed lately. Pure state; the time is an argument.
+"""A circuit breaker: whether to call a service that has failed lately. Pure state; the time is an argument.
 
     closed ──`failures` failures in a row──► open ──its time is over──► half open ──a success──► closed
                                                ▲                            │
                                                └─────────a failure──────────┘
 
-Half open, one probe at a time is let through. A probe whose outcome is never told (its client left) is given up after
-`open_for` seconds, so that the breaker cannot stay shut for want of a word.
+Half open, one probe at a time is let through. A probe whose outcome is never reported (its client left) is abandoned
+after `open_for` seconds, so that the breaker cannot stay open for ever.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edgecache.semantics.outcomes import Word
 
 
 class State(Word):
-    """Where a breaker stands."""
+    """The state of a breaker."""
 
     CLOSED = "closed"  # all are let through
     OPEN = "open"  # none are
@@ -56,10 +56,10 @@ class Breaker:
         self.opened = 0  # how often it went from closed to open
         self._failed = 0  # in a row, while closed
         self._times = 0  # openings in a row
-        self._until = 0.0  # open: the end of its time; half open: when the probe is given up
+        self._until = 0.0  # open: the end of its time; half open: when the probe is abandoned
 
     def allows(self, now: float) -> bool:
-        """Whether to ask at `now`. Half open, a True is the probe: tell what came of it."""
+        """Whether a call may be made at `now`. Half open, a True is the probe: report its outcome."""
         if self.state is State.CLOSED:
             return True
         if now < self._until:
@@ -69,14 +69,14 @@ class Breaker:
         return True
 
     def succeeded(self, now: float) -> None:
-        """A question that was let through was answered. What was asked before it opened does not close it."""
+        """A call succeeded. One that was made before the breaker opened does not close it."""
         if self.state is State.OPEN:
             return
         self.state = State.CLOSED
         self._failed = self._times = 0
 
     def failed(self, now: float) -> None:
-        """A question that was let through failed. What was asked before it opened does not keep it open for longer."""
+        """A call failed. One that was made before the breaker opened does not prolong that."""
         if self.state is State.OPEN:
             return
         self._failed += 1

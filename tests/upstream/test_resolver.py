@@ -15,7 +15,7 @@ from harness.valkey import Server
 
 from edgecache.config.valkey_url import parse_url
 from edgecache.upstream import resolver
-from edgecache.valkey import turnover
+from edgecache.valkey import connection_refresh
 from edgecache.valkey.client import Access, Failure, Link
 
 NO_STORE = [("Cache-Control", "no-store")]
@@ -28,6 +28,10 @@ class Resolver:
     def __init__(self, *addresses: str) -> None:
         self.addresses = addresses
         self.asked = 0
+
+    async def addresses_of(self, host: str, port: int) -> frozenset[str]:
+        """As `connection_refresh.resolve`."""
+        return frozenset(str(address[0]) for _, address in await self.resolve(host, port))
 
     async def resolve(self, host: str, port: int) -> resolver.Addresses:
         """As `resolver.resolve`."""
@@ -55,6 +59,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Resolver:
     """The resolver that a POP asks."""
     names = Resolver("127.0.0.1")
     monkeypatch.setattr(resolver, "resolve", names.resolve)
+    monkeypatch.setattr(connection_refresh, "resolve", names.addresses_of)
     return names
 
 
@@ -130,10 +135,10 @@ async def test_connections_to_a_valkey_leave(
     valkey: Server, names: Resolver, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     """Those for commands, for reads and for messages are made anew, while reads and commands go on and none fails."""
-    monkeypatch.setattr(turnover, "LOOK", 0.05)
+    monkeypatch.setattr(connection_refresh, "CHECK_EVERY", 0.05)
     age = 0.3 if why == "age" else 600.0
     link = Link(Access(parse_url(f"valkey://localhost:{valkey.port}"), 5.0, dns_ttl=0.05, connection_age=age))
-    line, failures, over = link.line(), [], asyncio.Event()
+    line, failures, over = link.mget_connection(), [], asyncio.Event()
 
     async def traffic() -> None:
         answered = asyncio.Event()
@@ -142,7 +147,7 @@ async def test_connections_to_a_valkey_leave(
             failures.extend([error] * (error is not None))
             answered.set()
 
-        line.ask((b"a",), done)
+        line.read((b"a",), done)
         assert await link.run([("SET", "a", "1")]) == [True]
         await answered.wait()
 

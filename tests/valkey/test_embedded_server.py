@@ -18,6 +18,7 @@ from harness.serving import get, refusal, regional_state, socket_of
 from redis import Redis, RedisError
 
 from edgecache.config.settings import Settings, load
+from edgecache.invalidation import log_runs
 from edgecache.semantics.errors import ConfigError
 from edgecache.tasks import spawn
 from edgecache.telemetry.metrics import Registry
@@ -91,7 +92,7 @@ def end(pop: RunningPop) -> None:
 @pytest.mark.slow
 def test_it_is_reached_by_its_socket_only() -> None:
     """It has no password: what other users of the machine can reach is nothing at all."""
-    with embedded_server.running(settings()) as server:
+    with embedded_server.running(settings(), log_runs) as server:
         path = Path(server.url.removeprefix("valkey+unix://"))
         with closing(Redis(unix_socket_path=str(path))) as client:
             assert client.config_get("port") == {"port": "0"}
@@ -134,7 +135,7 @@ async def test_one_that_hangs_is_started_again(monkeypatch: pytest.MonkeyPatch) 
     """A server that is stopped answers nothing: another takes its place, and the reason is counted."""
     monkeypatch.setattr(embedded_server, "SILENT_FOR", 2.0)
     registry = Registry()
-    with embedded_server.running(settings()) as server:
+    with embedded_server.running(settings(), log_runs) as server:
         path = Path(server.url.removeprefix("valkey+unix://"))
         first = process_of(path)
         keeping = spawn(server.keep(registry), "keeper")
@@ -149,7 +150,7 @@ async def test_one_that_hangs_is_started_again(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 async def test_what_it_keeps_survives_a_kill_of_its_directory_s_writer(tmp_path: Path) -> None:
     """A server that is killed while its child writes a dump leaves nobody who writes into the directory."""
-    with embedded_server.running(settings(regional_directory=str(tmp_path / "a b"))) as server:
+    with embedded_server.running(settings(regional_directory=str(tmp_path / "a b")), log_runs) as server:
         path = Path(server.url.removeprefix("valkey+unix://"))
         first = process_of(path)
         with closing(Redis(unix_socket_path=str(path))) as client:
@@ -175,11 +176,14 @@ def test_a_directory_belongs_to_one_pop(tmp_path: Path, monkeypatch: pytest.Monk
     """A second POP on the same directory is refused in one line; once the first has ended it may have it."""
     monkeypatch.setattr(embedded_server, "END_WITHIN", 0.5)
     kept = str(tmp_path / "data")
-    with embedded_server.running(settings(regional_directory=kept)):
-        with pytest.raises(ConfigError) as refused, embedded_server.running(settings(regional_directory=kept)):
+    with embedded_server.running(settings(regional_directory=kept), log_runs):
+        with (
+            pytest.raises(ConfigError) as refused,
+            embedded_server.running(settings(regional_directory=kept), log_runs),
+        ):
             pass
         assert str(refused.value) == f"EDGECACHE_REGIONAL_DIRECTORY: {kept} is in use by another POP"
-    with embedded_server.running(settings(regional_directory=kept)):
+    with embedded_server.running(settings(regional_directory=kept), log_runs):
         pass
 
 
@@ -200,7 +204,7 @@ def test_no_place_for_temporary_files_refuses_the_start(monkeypatch: pytest.Monk
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent/tmp")
     with (
         pytest.raises(ConfigError, match=r"^EDGECACHE_REGIONAL: .* TMPDIR .*") as refused,
-        embedded_server.running(settings()),
+        embedded_server.running(settings(), log_runs),
     ):
         pass
     assert "\n" not in str(refused.value)

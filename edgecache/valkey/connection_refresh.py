@@ -1,8 +1,10 @@
-"""Connections to a Valkey that leave: at a greatest age, and when its name has lost an address that it had."""
+"""Renewal of the connections to a Valkey: at a greatest age, and when its name has lost an address that it had."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -10,16 +12,17 @@ from weakref import WeakSet
 
 from redis.asyncio.connection import ConnectionPool
 
+from edgecache.semantics.client_address import parsed_address
 from edgecache.tasks import spawn
-from edgecache.upstream import resolver
 
 log = logging.getLogger("edgecache")
-LOOK: Final = 5.0  # seconds, at least, between two looks
+CHECK_EVERY: Final = 5.0  # seconds, at least, between two resolutions of the name
 
 
-class Turnover:
-    """When to renew the connections: looked at while traffic flows. Mutable state: the name's last addresses, and since
-    when the connections may exist.
+class ConnectionRefresh:
+    """When to renew the connections, checked while traffic flows.
+
+    Mutable state: the name's last addresses, and the time since which the connections may exist.
     """
 
     def __init__(
@@ -30,8 +33,8 @@ class Turnover:
         renew: Callable[[], Awaitable[None]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._place = None if place is None or resolver.is_address(place[0]) else place
-        self._interval = max(LOOK, ttl) if self._place is not None else age
+        self._place = None if place is None or parsed_address(place[0]) is not None else place
+        self._interval = max(CHECK_EVERY, ttl) if self._place is not None else age
         self._age = age  # seconds
         self._renew = renew
         self._clock = clock
@@ -39,14 +42,14 @@ class Turnover:
         self._next = 0.0 if self._place is not None else self._since + age
         self._known: frozenset[str] = frozenset()
 
-    def look(self) -> None:
-        """Look if it is time; nobody waits for it."""
+    def check(self) -> None:
+        """Check in the background, if it is time."""
         now = self._clock()
         if now >= self._next:
             self._next = now + min(self._interval, self._age)
-            spawn(self._look(now), "look at the connections to the regional tier")
+            spawn(self._check(now), "check the connections to the regional tier")
 
-    async def _look(self, now: float) -> None:
+    async def _check(self, now: float) -> None:
         if await self._has_moved() or now - self._since >= self._age:
             self._since = now
             await self._renew()
@@ -56,10 +59,10 @@ class Turnover:
         if self._place is None:
             return False
         try:
-            found = await resolver.resolve(*self._place)
+            found = await resolve(*self._place)
         except OSError:
             return False
-        before, self._known = self._known, frozenset(str(address[0]) for _, address in found)
+        before, self._known = self._known, found
         if before <= self._known:
             return False
         log.info(
@@ -68,10 +71,16 @@ class Turnover:
         return True
 
 
+async def resolve(host: str, port: int) -> frozenset[str]:
+    """The addresses of a name; raises OSError."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return frozenset(str(address[0]) for *_, address in found)
+
+
 async def renew_idle(pool: ConnectionPool, marked: WeakSet[Any]) -> None:
     """Close the idle connections of a pool, and the others once they are given back.
 
-    One that was in use the last time, too, is never given back: it waits for messages, and is closed.
+    A connection that was in use the last time as well waits for messages: it is never given back, and is closed.
     """
     for connection in tuple(pool._available_connections):
         await connection.disconnect(nowait=True)
