@@ -71,7 +71,7 @@ class Pop:
         async with asyncio.timeout(WITHIN):
             while tier.writes.queued or len(tier.leases) or tier.guard.open:
                 await let_others_run(5)
-            await tier.writes.ask(("GET", "ec:barrier"))
+            await tier.writes.execute(("GET", "ec:barrier"))
 
     async def open(self, **options: Any) -> RawClient:
         """A RawClient that the test closes itself."""
