@@ -52,6 +52,11 @@ class IllegalTransition(RuntimeError):
     """An event in a state that has no transition for it: a bug."""
 
 
+# Bound once: in Python 3.11, every look-up of a member in its class is a call.
+IDLE, BLOCKED, READING_HEAD, HOLDING, READING_BODY, RESPONDING, TUNNEL, LINGERING, CLOSED = State
+DATA, EMPTIED, REQUEST, RESPONSE_COMPLETE = Event.DATA, Event.EMPTIED, Event.REQUEST, Event.RESPONSE_COMPLETE
+
+
 def _staying(state: State, *events: Event) -> dict[Event, State]:
     """Transitions that stay in `state`: pauses of writing concern only the states between requests."""
     return dict.fromkeys((Event.PAUSE_WRITING, Event.RESUME_WRITING, *events), state)

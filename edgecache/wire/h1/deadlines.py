@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from edgecache.wire.errors import BadRequest
-from edgecache.wire.h1.connection_state import State
+from edgecache.wire.h1.connection_state import CLOSED, HOLDING, LINGERING, READING_BODY, RESPONDING, TUNNEL
 
 if TYPE_CHECKING:
     from edgecache.wire.h1.server import ClientConnection
@@ -24,17 +24,17 @@ def check(connection: ClientConnection, now: float) -> None:
         connection.since = now
         return
     waited = now - connection.since
-    if connection.state is State.TUNNEL:
+    if connection.state is TUNNEL:
         if waited > connection.site.tunnel_timeout:
             connection.cut()
-    elif connection.state is State.LINGERING:
+    elif connection.state is LINGERING:
         if waited > LINGER:
             connection.transport.abort()
     elif connection.transport.get_write_buffer_size():
         _check_writing(connection, now, waited)
-    elif connection.state is State.HOLDING or connection.state is State.READING_BODY:
+    elif connection.state is HOLDING or connection.state is READING_BODY:
         _check_body(connection, now, waited)
-    elif connection.state is not State.RESPONDING and connection.state is not State.CLOSED:
+    elif connection.state is not RESPONDING and connection.state is not CLOSED:
         _check_between(connection, waited)
 
 
@@ -58,7 +58,7 @@ def _check_body(connection: ClientConnection, now: float, waited: float) -> None
     if connection.reading_paused or exchange is None or incoming is None:
         return
     took = now - exchange.began
-    if connection.state is State.HOLDING and exchange.request.framing.chunked and took > LONGEST_HELD:
+    if connection.state is HOLDING and exchange.request.framing.chunked and took > LONGEST_HELD:
         connection.release_body()
         return
     too_slow = took > site.body_timeout and incoming.size < took * site.min_rate

@@ -29,7 +29,22 @@ from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1 import deadlines
 from edgecache.wire.h1 import serializer as render
 from edgecache.wire.h1.body_framing import BadBody
-from edgecache.wire.h1.connection_state import Event, State, next_state
+from edgecache.wire.h1.connection_state import (
+    CLOSED,
+    DATA,
+    EMPTIED,
+    HOLDING,
+    IDLE,
+    LINGERING,
+    READING_BODY,
+    READING_HEAD,
+    REQUEST,
+    RESPONDING,
+    RESPONSE_COMPLETE,
+    TUNNEL,
+    Event,
+    next_state,
+)
 from edgecache.wire.h1.request_body import IncomingBody
 from edgecache.wire.h1.response_writer import H1ResponseWriter
 from edgecache.wire.handler import Site
@@ -41,9 +56,7 @@ MOST_AT_ONCE: Final = 32  # pipelined requests taken in one turn of the event lo
 MOST_HELD: Final = 64 * 1024  # bytes of a body that are here before anything of it goes upstream
 FIRST: Final = b"A"  # no known head begins with a lesser byte; the tags that may precede a head do
 RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: send RST, and drop what was not sent
-IDLE: Final = State.IDLE
-RESPONDING: Final = State.RESPONDING
-BODY_STATES: Final = (State.HOLDING, State.READING_BODY)  # a request's body is coming in
+BODY_STATES: Final = (HOLDING, READING_BODY)  # a request's body is coming in
 
 
 _numbers = itertools.count(1)
@@ -52,12 +65,8 @@ _numbers = itertools.count(1)
 class Pause(Enum):
     """Why the connection is not read from."""
 
-    NONE = auto()  # it is read from
     READ_AHEAD = auto()  # much is buffered behind the request under way
     BODY = auto()  # the readers of the request's body do not keep up, or a tunnel's origin
-
-
-NOT_PAUSED: Final = Pause.NONE  # to name a member by its class costs a call of Python before Python 3.12
 
 
 class ClientConnection(H1ResponseWriter, asyncio.Protocol):
@@ -115,7 +124,7 @@ class ClientConnection(H1ResponseWriter, asyncio.Protocol):
         self._chunked = False
         self._advancing = False
         self._eof = False  # the client has sent FIN
-        self._pause = Pause.NONE
+        self._pause: Pause | None = None  # why it is not read from
         self._tunnel: Callable[[bytes], None] | None = None
         self._tunnel_room: Callable[[], None] | None = None  # called when a tunnel's client can take more
 
@@ -152,15 +161,15 @@ class ClientConnection(H1ResponseWriter, asyncio.Protocol):
                 self.since = 0.0
                 self.fresh = False
                 return
-            self._on(Event.DATA)
+            self._on(DATA)
             self.since = self.site.clock()
             self._buffer, self._at, self._scanned = data, 0, 0
-        elif self.state is State.TUNNEL:
+        elif self.state is TUNNEL:
             assert self._tunnel is not None, "set with the state"
             self.moved()
             self._tunnel(data)
             return
-        elif self.state is State.LINGERING or self.state is State.CLOSED:
+        elif self.state is LINGERING or self.state is CLOSED:
             return
         else:
             self._buffer = self._buffer[self._at :] + data
@@ -178,7 +187,7 @@ class ClientConnection(H1ResponseWriter, asyncio.Protocol):
         if self.resting:  # the rest of the body may be buffered
             self._eof = True
             return True
-        if self.state is State.TUNNEL or self.state in BODY_STATES or (self.exchange is None and not self._has_head()):
+        if self.state is TUNNEL or self.state in BODY_STATES or (self.exchange is None and not self._has_head()):
             return False
         if self.exchange is not None and self.exchange.alone and not self.site.finish_abandoned:
             return False
@@ -228,7 +237,7 @@ class ClientConnection(H1ResponseWriter, asyncio.Protocol):
                 if self.resting:
                     return
                 self._read_body()
-            elif self.state is not State.READING_HEAD:
+            elif self.state is not READING_HEAD:
                 return
             elif taken >= MOST_AT_ONCE:  # the other connections have their turn
                 asyncio.get_running_loop().call_soon(self.advance)
@@ -240,33 +249,34 @@ class ClientConnection(H1ResponseWriter, asyncio.Protocol):
 
     def _after_requests(self) -> None:
         """Settle whether the connection is idle, is read from, and stays open."""
-        ahead = self.unread
+        ahead = len(self._buffer) - self._at
         if not ahead:
             self._buffer, self._at, self._scanned = b"", 0, 0
-            if self.state is State.READING_HEAD:
-                self._on(Event.EMPTIED)
-        self._read_or_pause(ahead)
+            if self.state is READING_HEAD:
+                self._on(EMPTIED)
+        if ahead > MAX_PIPELINED or self._pause is not None:
+            self._pause_or_read(ahead)
         if self._eof and self._is_incomplete():
             self._on(Event.CLOSE)
             self.transport.close()
 
-    def _read_or_pause(self, ahead: int) -> None:
+    def _pause_or_read(self, ahead: int) -> None:
         waits = self.exchange is not None or not self.writable
-        if self._pause is Pause.NONE:
+        if self._pause is None:
             if waits and ahead > MAX_PIPELINED:
                 self._pause = Pause.READ_AHEAD
                 self.transport.pause_reading()
             return
         body_waits = self._pause is Pause.READ_AHEAD and self.state in BODY_STATES and not self.resting
         if not waits or body_waits:
-            self._pause = Pause.NONE
+            self._pause = None
             self.transport.resume_reading()
 
     def _is_incomplete(self) -> bool:
         """After FIN: whether what is buffered will never be a whole request."""
         if self.state in BODY_STATES:
             return not self.resting
-        return self.state in (IDLE, State.READING_HEAD) and not self._has_head()
+        return self.state in (IDLE, READING_HEAD) and not self._has_head()
 
     def _next_request(self) -> bool:
         """Take one request off the buffer; False if its head is not complete or it was refused."""
@@ -297,7 +307,7 @@ class ClientConnection(H1ResponseWriter, asyncio.Protocol):
         if not request.keep_alive or self.site.draining:
             self.closing = True
         if request.framing.length == 0:
-            self._on(Event.REQUEST)
+            self._on(REQUEST)
             exchange = self.exchange = Exchange(self, request, raw, None)
             self.site.answer(exchange)
             return
@@ -329,7 +339,7 @@ class ClientConnection(H1ResponseWriter, asyncio.Protocol):
         except BadBody as error:
             self.refuse(BadRequest(error.status, error.reason, str(error)))
             return
-        held = self.state is State.HOLDING
+        held = self.state is HOLDING
         self._buffer = incoming.rest
         if incoming.resting:
             asyncio.get_running_loop().call_soon(self._read_on)
@@ -364,7 +374,7 @@ class ClientConnection(H1ResponseWriter, asyncio.Protocol):
         if self.closing:
             self._close_gently()
             return
-        usual = self.state is RESPONDING and self.incoming is None and self._pause is NOT_PAUSED
+        usual = self.state is RESPONDING and self.incoming is None and self._pause is None
         if usual and self.writable and not self._buffer:
             self.state = IDLE  # as usual, hence without a call
         else:
@@ -372,16 +382,16 @@ class ClientConnection(H1ResponseWriter, asyncio.Protocol):
 
     def _go_on(self) -> None:
         """A response is complete, and the connection persists."""
-        self._on(Event.RESPONSE_COMPLETE)
+        self._on(RESPONSE_COMPLETE)
         self.incoming = None
         if self.state is not IDLE:
             return
         more = self._at < len(self._buffer)
         if more:
-            self._on(Event.DATA)
+            self._on(DATA)
         if not self.writable:
             self._on(Event.PAUSE_WRITING)
-        if (more or self._pause is not Pause.NONE) and not self._advancing:
+        if (more or self._pause is not None) and not self._advancing:
             asyncio.get_running_loop().call_soon(self.advance)
 
     def refuse(self, error: BadRequest, head: bytes = b"", waited: float = 0.0) -> None:
@@ -457,7 +467,7 @@ class ClientConnection(H1ResponseWriter, asyncio.Protocol):
     @property
     def reading_paused(self) -> bool:
         """Whether the connection is not read from."""
-        return self._pause is not Pause.NONE
+        return self._pause is not None
 
     @property
     def has_unreceived(self) -> bool:
@@ -504,8 +514,8 @@ class ClientConnection(H1ResponseWriter, asyncio.Protocol):
         self._on(Event.LAST_RESPONSE)
         self._buffer, self._at = b"", 0
         self.since = self.site.clock()
-        if self._pause is not Pause.NONE:
-            self._pause = Pause.NONE
+        if self._pause is not None:
+            self._pause = None
             self.transport.resume_reading()
         if not self._eof and self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
@@ -521,7 +531,7 @@ class ClientConnection(H1ResponseWriter, asyncio.Protocol):
 
     def resume_reading(self) -> None:
         """The origin has caught up."""
-        self._pause = Pause.NONE
+        self._pause = None
         self.since = self.site.clock()
         self.transport.resume_reading()
 
@@ -537,7 +547,7 @@ class ClientConnection(H1ResponseWriter, asyncio.Protocol):
         self._on(Event.UPGRADED)
         self._tunnel, self._tunnel_room = receive, on_room
         data, self._buffer, self._at = self._buffer[self._at :], b"", 0
-        if self._pause is not Pause.NONE:  # the client has sent much before it had the response
+        if self._pause is not None:  # the client has sent much before it had the response
             self.resume_reading()
         if data:
             receive(data)
