@@ -57,12 +57,23 @@ IDLE, BLOCKED, READING_HEAD, HOLDING, READING_BODY, RESPONDING, TUNNEL, LINGERIN
 DATA, EMPTIED, REQUEST, RESPONSE_COMPLETE = Event.DATA, Event.EMPTIED, Event.REQUEST, Event.RESPONSE_COMPLETE
 
 
+class Row(dict[Event, State]):
+    """The state that follows each event in one state; raises `IllegalTransition` for the others."""
+
+    def __init__(self, state: State, transitions: Mapping[Event, State]) -> None:
+        super().__init__(transitions)
+        self._state = state
+
+    def __missing__(self, event: Event) -> State:
+        raise IllegalTransition(f"{event.name} while {self._state.name}")
+
+
 def _staying(state: State, *events: Event) -> dict[Event, State]:
     """Transitions that stay in `state`: pauses of writing concern only the states between requests."""
     return dict.fromkeys((Event.PAUSE_WRITING, Event.RESUME_WRITING, *events), state)
 
 
-TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
+_TABLE: Final[Mapping[State, Mapping[Event, State]]] = {
     State.IDLE: {
         Event.DATA: State.READING_HEAD,
         Event.PAUSE_WRITING: State.BLOCKED,
@@ -114,11 +125,4 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         State.CLOSED, Event.RESPONSE_COMPLETE, Event.LAST_RESPONSE, Event.UPGRADED, Event.BODY_COMPLETE, Event.CLOSE
     ),
 }
-
-
-def next_state(state: State, event: Event) -> State:
-    """The state that follows `state` on `event`; raises `IllegalTransition`."""
-    try:
-        return TRANSITIONS[state][event]
-    except KeyError:
-        raise IllegalTransition(f"{event.name} while {state.name}") from None
+TRANSITIONS: Final = {state: Row(state, transitions) for state, transitions in _TABLE.items()}
