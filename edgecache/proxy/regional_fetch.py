@@ -22,7 +22,7 @@ from edgecache.semantics.message import Framing, Request, Response
 from edgecache.semantics.outcomes import Forward
 from edgecache.semantics.ranges import Span
 from edgecache.semantics.stored_response import Times, current_age
-from edgecache.storage.fetch_lease import Came, Lease, News
+from edgecache.storage.fetch_lease import Lease, LeaseOutcome, LeaseResult
 from edgecache.storage.memory import Entry, Memory
 from edgecache.storage.regional import Found, Regional
 from edgecache.storage.regional_chunks import ChunkReader
@@ -86,20 +86,20 @@ class Region:
                 break
             if isinstance(turn, Lease):
                 return await self._look_again(turn, request, entry, client)
-            news = await turn.news(max(0.0, until - self._now()))
-            if news is None:
+            result = await turn.result(max(0.0, until - self._now()))
+            if result is None:
                 continue  # its lease has run out, or was renewed
-            match news.came:
-                case Came.GONE:
+            match result.outcome:
+                case LeaseOutcome.GONE:
                     gone += 1
-                case Came.FAILED:
-                    return Turn(Failed(OriginError(news.reason, "another request found the upstream failing")))
-                case Came.STORED:
+                case LeaseOutcome.FAILED:
+                    return Turn(Failed(OriginError(result.reason, "another request found the upstream failing")))
+                case LeaseOutcome.STORED:
                     found = await self.tier.find(url, request.fields)
                     if found is not None and (outcome := await self._outcome(found, request, client)) is not None:
                         return Turn(outcome)
                     break  # it was another variant, or is gone already
-                case Came.ALONE:
+                case LeaseOutcome.ALONE:
                     break
         return Turn(entry=entry)
 
@@ -110,10 +110,10 @@ class Region:
             outcome = None if found is None else await self._outcome(found, request, client)
             chunked = found is not None and outcome is None and entry is None and await self._may_validate(found)
         except BaseException:
-            self.tier.release(lease, News(Came.GONE))
+            self.tier.release(lease, LeaseResult(LeaseOutcome.GONE))
             raise
         if outcome is not None:
-            self.tier.release(lease, News(Came.STORED))
+            self.tier.release(lease, LeaseResult(LeaseOutcome.STORED))
             return Turn(outcome)
         if found is not None and self.is_newer(found, entry):
             entry = self._memory.adopt(found.entry, found.record.length) or entry  # to be validated
@@ -216,25 +216,25 @@ class Region:
         """Give the lease back, once it is known what came of the question."""
         match outcome:
             case Filling(_, reply) if reply.tier:  # validated: it lies there already
-                self.tier.release(lease, News(Came.STORED))
+                self.tier.release(lease, LeaseResult(LeaseOutcome.STORED))
             case Filling(_, reply):
                 reply.body.when_ended(lambda body: self._ended(lease, body))
             case Refreshed() | Risen():
-                self.tier.release(lease, News(Came.STORED))
+                self.tier.release(lease, LeaseResult(LeaseOutcome.STORED))
             case Unshareable(reply) if reply.response.status < 500:
-                self.tier.release(lease, News(Came.ALONE))
+                self.tier.release(lease, LeaseResult(LeaseOutcome.ALONE))
             case Unshareable():
-                self.tier.release(lease, News(Came.FAILED, 502, "upstream-status"))
+                self.tier.release(lease, LeaseResult(LeaseOutcome.FAILED, 502, "upstream-status"))
             case Failed(error):
-                self.tier.release(lease, News(Came.FAILED, error.status, error.reason))
+                self.tier.release(lease, LeaseResult(LeaseOutcome.FAILED, error.status, error.reason))
 
     def _ended(self, lease: Lease, body: Body) -> None:
-        news = News(Came.STORED if body.finished else Came.GONE)
-        asyncio.get_running_loop().call_soon(self.tier.release, lease, news)  # once its readers have the end, too
+        result = LeaseResult(LeaseOutcome.STORED if body.finished else LeaseOutcome.GONE)
+        asyncio.get_running_loop().call_soon(self.tier.release, lease, result)  # once its readers have the end, too
 
     def give_up(self, lease: Lease) -> None:
         """The question failed here, for no fault of the origin's."""
-        self.tier.release(lease, News(Came.GONE))
+        self.tier.release(lease, LeaseResult(LeaseOutcome.GONE))
 
     @staticmethod
     def _now() -> float:

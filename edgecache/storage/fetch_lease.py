@@ -1,8 +1,8 @@
-"""Flights of a whole region: who leads for a key is who holds its lease in Valkey; the others are woken, not polling.
+"""Request collapsing across a region: the worker that holds a key's lease in Valkey fetches; the others wait for it.
 
-A lease is a key with an owner's token and a short life, renewed while its owner lives; so a leader that dies frees it.
-When the leader is done it says on one channel what came of it. A message that is lost costs the rest of the lease:
-whoever waits looks again when that is over.
+A lease is a key with its owner's token and a short life, renewed while its owner lives; so the lease of a dead worker
+runs out. When the fetch is done, its owner publishes the outcome on one channel. A message that is lost costs the rest
+of the lease: those that wait look again when that is over.
 """
 
 from __future__ import annotations
@@ -26,64 +26,64 @@ from edgecache.valkey.client import Failure
 
 log = logging.getLogger("edgecache")
 CHANNEL: Final = b"ec:wake"
-RECONNECT: Final = 0.2  # seconds between two tries to listen
+RECONNECT: Final = 0.2  # seconds between two attempts to subscribe
 RENEW: Final = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('pexpire',KEYS[1],ARGV[2]) end return 0"
 RELEASE: Final = (
     "local held=redis.call('get',KEYS[1])==ARGV[1] if held then redis.call('del',KEYS[1]) end "
     "if held or ARGV[4]~='gone' then return redis.call('publish',ARGV[2],ARGV[3]) end return 0"
 )
-LOST: Final = (LostConnection, ConnectionError, RuntimeError)  # on the way: it may be said again
-TRIES: Final = 2  # to take a lease: a connection may be lost on the way
+LOST: Final = (LostConnection, ConnectionError, RuntimeError)  # the connection: the command may be sent again
+TRIES: Final = 2  # attempts to take a lease: a connection may be lost
 
 
-class Came(Word):
-    """What came of a leader's question, as its region is told."""
+class LeaseOutcome(Word):
+    """The outcome of a fetch, as it is published to the region."""
 
     STORED = "stored"  # read it
-    ALONE = "alone"  # the answer was for one client: everybody asks for himself
+    ALONE = "alone"  # the response is not shareable: each client's request is forwarded
     FAILED = "failed"  # the origin did not answer, or with an error
-    GONE = "gone"  # the leader gave up: somebody else may lead
+    GONE = "gone"  # the owner gave up: another worker may take the lease
 
 
-class News(NamedTuple):
-    """What the leader said; status and reason of a failure."""
+class LeaseResult(NamedTuple):
+    """An outcome, with status and reason of a failure."""
 
-    came: Came
+    outcome: LeaseOutcome
     status: int = 0
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to ask for a key, until it is released."""
+    """The right to fetch for a key, until it is released."""
 
     key: bytes
     token: bytes
 
 
-class Waiting:
-    """Somebody else's lease: to be waited for."""
+class LeaseWait:
+    """A wait for another worker's lease."""
 
     __slots__ = ("_leases", "_told", "key", "left")
 
     def __init__(self, leases: Leases, key: bytes) -> None:
         self._leases = leases
-        self._told: asyncio.Future[News] = asyncio.get_running_loop().create_future()
+        self._told: asyncio.Future[LeaseResult] = asyncio.get_running_loop().create_future()
         self.key = key
         self.left = 0.0  # seconds that the lease runs on if it is not renewed
 
-    async def news(self, within: float) -> News | None:
-        """What the leader says; None if that takes longer than `within` seconds, or than its lease."""
+    async def result(self, within: float) -> LeaseResult | None:
+        """The outcome; None if it takes longer than `within` seconds, or than the lease."""
         try:
             await asyncio.wait((self._told,), timeout=min(within, self.left + 0.01))
             return self._told.result() if self._told.done() else None
         finally:
             self.leave()
 
-    def tell(self, news: News) -> None:
-        """The leader has said something."""
+    def tell(self, result: LeaseResult) -> None:
+        """Deliver the outcome."""
         if not self._told.done():
-            self._told.set_result(news)
+            self._told.set_result(result)
 
     def leave(self) -> None:
         """Wait no longer."""
@@ -91,7 +91,7 @@ class Waiting:
 
 
 class Leases:
-    """The leases that this worker holds, and those that it waits for."""
+    """The leases that this worker holds, and those that it waits for. Mutable state: both, and two tasks."""
 
     def __init__(
         self, guard: Availability, commands: Commands, life: float, token: Callable[[int], bytes] = urandom
@@ -101,21 +101,21 @@ class Leases:
         self._life = life  # seconds
         self._token = token
         self._held: dict[bytes, Lease] = {}
-        self._waiting: dict[bytes, list[Waiting]] = {}
+        self._waiting: dict[bytes, list[LeaseWait]] = {}
         self.listening = asyncio.Event()
         self._closed = False  # redis-py may swallow the cancellation of a task
         self._tasks = [spawn(self._listen(), "wake-ups"), spawn(self._renew(), "leases")]
 
-    async def take(self, key: bytes, within: float) -> Lease | Waiting | None:
-        """The lease of `key`, or somebody else's to wait for; None if the tier does not say so `within` seconds."""
-        waiting = Waiting(self, key)  # listens before it asks: what is said in between is not missed
+    async def take(self, key: bytes, within: float) -> Lease | LeaseWait | None:
+        """The lease of `key`, or a wait for another's; None if the tier does not answer `within` seconds."""
+        waiting = LeaseWait(self, key)  # before the command: no message is missed
         self._waiting.setdefault(key, []).append(waiting)
         lease = Lease(key, self._token(16).hex().encode())
         try:
             owner, left = await self._owner(lease, within)
         except Failure:
             waiting.leave()
-            self._commands.send(_release(lease, News(Came.GONE)))  # it may have been given, and the reply lost
+            self._commands.send(_release(lease, LeaseResult(LeaseOutcome.GONE)))  # its reply may be lost
             return None
         except BaseException:
             waiting.leave()
@@ -128,7 +128,7 @@ class Leases:
         return waiting
 
     async def _owner(self, lease: Lease, within: float) -> tuple[bytes | None, int]:
-        """Whose the key of `lease` is now, and for how many milliseconds; `lease`'s, if it was nobody's."""
+        """The owner's token for the key of `lease`, which takes a free key, and the milliseconds that are left."""
         name, life = _name(lease.key), b"%d" % (self._life * 1000)
         for left in reversed(range(TRIES)):
             try:
@@ -146,26 +146,26 @@ class Leases:
             break
         raise InvalidResponse("no owner of a lease, or no time")
 
-    def release(self, lease: Lease, news: News, after: Commands | None = None) -> None:
-        """Give the lease back and tell the region; `after` what still waits in that queue of commands."""
+    def release(self, lease: Lease, result: LeaseResult, after: Commands | None = None) -> None:
+        """Release the lease and publish the outcome, `after` the commands of that queue."""
         if self._held.pop(lease.key, None) is None:
             return
 
         def done(_size: int, reply: object) -> None:
-            if isinstance(reply, LOST):  # else its key would not be free before it runs out
-                self._commands.send(_release(lease, news))
-            self.tell(lease.key, news)  # who waits in this worker, too, finds what was written
+            if isinstance(reply, LOST):  # else the key would not be free before it expires
+                self._commands.send(_release(lease, result))
+            self.tell(lease.key, result)  # requests of this worker find the record as well
 
-        if not (after or self._commands).send(_release(lease, news), 0, done):
-            self.tell(lease.key, news)
+        if not (after or self._commands).send(_release(lease, result), 0, done):
+            self.tell(lease.key, result)
 
-    def tell(self, key: bytes, news: News) -> None:
-        """Wake who waits for `key` in this worker."""
+    def tell(self, key: bytes, result: LeaseResult) -> None:
+        """Wake the requests of this worker that wait for `key`."""
         for waiting in tuple(self._waiting.get(key, ())):
-            waiting.tell(news)
+            waiting.tell(result)
 
-    def forget(self, waiting: Waiting) -> None:
-        """It waits no longer."""
+    def forget(self, waiting: LeaseWait) -> None:
+        """Remove a wait that is over."""
         others = self._waiting.get(waiting.key, [])
         if waiting in others:
             others.remove(waiting)
@@ -183,31 +183,31 @@ class Leases:
         while not self._closed:
             try:
                 await self._listen_once()
-            except Exception as error:  # redis-py takes a reply apart before it looks at its kind
+            except Exception as error:  # redis-py unpacks a reply before it checks its kind
                 if not isinstance(error, Failure):
                     log.warning("a message from the regional tier was none: %r", error)
             self.listening.clear()
             await asyncio.sleep(RECONNECT)
 
     async def _listen_once(self) -> None:
-        """Hear what the region's leaders announce, until the connection is lost."""
+        """Receive published outcomes, until the connection is lost."""
         async with self._guard.link.subscription() as subscription:
             await subscription.subscribe(CHANNEL)
             self.listening.set()
             async for message in subscription.listen():
-                self._heard(message.get("data"))
+                self._receive(message.get("data"))
 
-    def _heard(self, data: object) -> None:
+    def _receive(self, data: object) -> None:
         try:
             key, came, status, reason = orjson.loads(data if isinstance(data, bytes) else b"")
-            news = News(Came(came), int(status), str(reason))
+            result = LeaseResult(LeaseOutcome(came), int(status), str(reason))
         except (ValueError, TypeError):
             self._guard.counts.failed("message")
             return
-        self.tell(str(key).encode(), news)
+        self.tell(str(key).encode(), result)
 
     async def close(self) -> None:
-        """End; what is held is left to run out."""
+        """Close; the leases that are held run out."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
@@ -218,9 +218,9 @@ class Leases:
         return len(self._held)
 
 
-def _release(lease: Lease, news: News) -> tuple[object, ...]:
-    message = orjson.dumps((lease.key.decode(), news.came.value, news.status, news.reason))
-    return ("EVAL", RELEASE, "1", _name(lease.key), lease.token, CHANNEL, message, news.came.value)
+def _release(lease: Lease, result: LeaseResult) -> tuple[object, ...]:
+    message = orjson.dumps((lease.key.decode(), result.outcome.value, result.status, result.reason))
+    return ("EVAL", RELEASE, "1", _name(lease.key), lease.token, CHANNEL, message, result.outcome.value)
 
 
 def _name(key: bytes) -> bytes:

@@ -7,14 +7,14 @@
     block                           the head's field lines, as they are sent
     meta                            JSON, an array: the reason, Vary, the selecting values, the directives
     tags                            with a line feed between two
-    seen                            what of the invalidation log was known when the origin was asked: a vector
+    seen                            the version vector of the invalidation log when the origin was asked
     chunks                          the name of the body's chunks; empty: the body follows
     body                            whole; or nothing
 
 The digest is bound to the key, so that a record (or a chunk) that lies under another's key is as wrong as one with a
 flipped bit. With a key for encryption, what follows the magic is a nonce and AES-GCM's ciphertext, which is bound in
-the same way. Meta, which many records have in common, is read once and remembered by its bytes. Pure; nothing here
-trusts what it reads: whatever is not a record is `Corrupt`.
+the same way. Meta, which many records have in common, is parsed once and memoized by its bytes. Pure; input is not
+trusted: anything that is not a record is `Corrupt`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _PREFIX: Final = len(MAGIC) + DIGEST_SIZE
 
 
 class Corrupt(Exception):
-    """What was read is no record of ours for that key; the word says why, for the metrics."""
+    """The data are not a record for that key; the word is the reason, for the metrics."""
 
     def __init__(self, word: str) -> None:
         super().__init__(word)
@@ -51,7 +51,7 @@ class Corrupt(Exception):
 
 
 class Record(NamedTuple):
-    """What is kept of one response. Times are epoch seconds, durations seconds, lengths bytes."""
+    """One stored response. Times are epoch seconds, durations seconds, lengths bytes."""
 
     url: bytes  # the full cache key: a digest of it names the record
     status: int
@@ -65,13 +65,13 @@ class Record(NamedTuple):
     selecting: tuple[bytes | None, ...]
     directives: ResponseDirectives
     tags: tuple[bytes, ...]
-    seen: str  # what of the invalidation log was known when the origin was asked: a vector
+    seen: str  # the version vector of the invalidation log when the origin was asked
     length: int  # of the body
     chunks: bytes  # the name of the body's chunks; empty: the body is here
     block: bytes
     body: bytes
-    machine: int = 0  # that received it, in this life between two starts; 0: which one is not known
-    up: float = 0.0  # seconds that it had been up by then
+    machine: int = 0  # that received it, in one boot; 0: not known
+    up: float = 0.0  # its uptime then, in seconds
 
 
 class Cipher(Protocol):
@@ -154,7 +154,7 @@ class Codec:
         return Record(url, status, reason, *times, vary, selecting, directives, tags, seen, length, *parts, machine, up)
 
     def seal(self, key: bytes, plain: bytes) -> bytes:
-        """`plain` with what proves that it was put under `key`; also for chunks."""
+        """`plain`, bound to `key`; also for chunks."""
         key = self._scope + key
         if self._cipher is not None:
             assert self._random is not None, "a cipher needs nonces"
@@ -163,7 +163,7 @@ class Codec:
         return MAGIC + _digest(key, plain) + plain
 
     def open(self, key: bytes, data: bytes) -> bytes:
-        """What was sealed for `key`; raises `Corrupt`."""
+        """The plaintext that was sealed for `key`; raises `Corrupt`."""
         key = self._scope + key
         magic = data[:4]
         if magic != (MAGIC if self._cipher is None else SEALED):
@@ -202,7 +202,7 @@ def _meta(data: bytes) -> Meta:
 
 
 def storage_key(url: bytes) -> bytes:
-    """The name under which what is stored for `url` lies; the braces keep all its parts in one slot of a cluster."""
+    """The key of what is stored for `url`; the braces keep all of its parts in one slot of a cluster."""
     return b"ec:{%b}" % blake2b(url, digest_size=16).hexdigest().encode()
 
 

@@ -1,9 +1,9 @@
-"""L2: responses in a Valkey that every worker and POP of a region shares. Any failure of it is a counted miss.
+"""L2: responses in a Valkey that all workers and POPs of a region share. Any failure of it is a counted miss.
 
     url ──► storage key ──► a record: the response, whole or with the name of its chunks (`storage/regional_chunks.py`)
                        └──► a signpost: the URL varies by these fields; each variant is a record of its own
 
-A read is told to a callback, so that a hit costs no task. What a client or a worker does never cancels a command.
+Reads call back, so that a hit costs no task. A client that leaves never cancels a command.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edgecache.semantics.outcomes import Word
 from edgecache.semantics.ranges import Span, strong_etag
 from edgecache.semantics.stored_response import NO_POSITION, Stored
 from edgecache.semantics.vary import selecting_values
-from edgecache.storage.fetch_lease import Came, Lease, Leases, News, Waiting
+from edgecache.storage.fetch_lease import Lease, LeaseOutcome, LeaseResult, Leases, LeaseWait
 from edgecache.storage.memory import Entry
 from edgecache.storage.record import Codec, Corrupt, Record, storage_key, variant_key
 from edgecache.storage.regional_chunks import LONGER, ChunkReader, ChunkWriter, Hole, chunk_keys
@@ -36,24 +36,24 @@ INLINE: Final = 64 * 1024  # bytes of the largest body that lies in its record; 
 KEEP_FOR_VALIDATION: Final = 600.0  # seconds that a stale response with a validator is kept
 MOST_SIGNPOSTS: Final = 65536
 SECOND_SIGHT: Final = 16384  # URLs whose first read is remembered
-TAKE_WITHIN: Final = 1.25  # seconds to be given a lease, at least, and to read what its last owner stored
-SIGNPOST: Final = 0  # the status of a record that only says by what its URL varies
+TAKE_WITHIN: Final = 1.25  # seconds to take a lease, at least, and to read what its last owner stored
+SIGNPOST: Final = 0  # the status of a record that only names the fields by which its URL varies
 
 
 class Read(Word):
-    """What a read of the tier came to."""
+    """The outcome of a read of the tier."""
 
     HIT = "hit"
     MISS = "miss"
-    CORRUPT = "corrupt"  # no record of ours for that key: deleted
+    CORRUPT = "corrupt"  # not a valid record for that key: deleted
     SLOW = "slow"  # not within the budget
-    OPEN = "open"  # the breaker is open: not asked
+    OPEN = "open"  # the breaker is open: no read was sent
     ERROR = "error"
-    DELETED = "deleted"  # deleted here, which the server has not yet confirmed
+    DELETED = "deleted"  # its deletion is not yet confirmed by the server
 
 
 class Found:
-    """What the tier holds for a request: ready to answer, or the head of a body that lies in chunks."""
+    """A stored response for a request: whole, or the head of a body that lies in chunks."""
 
     __slots__ = ("_entry", "base", "record", "whole")
 
@@ -65,17 +65,17 @@ class Found:
 
     @property
     def entry(self) -> Entry:
-        """As the memory tier has it; made when it is first wanted, which it is not for a plain answer."""
+        """The response as an entry of the memory tier; made on first use, which a plain hit does not need."""
         if self._entry is None:
             self._entry = entry_of(self.record)
         return self._entry
 
 
-Told = Callable[[Found | None], None]
+OnFound = Callable[[Found | None], None]
 
 
 class Regional:
-    """The tier, as one worker sees it. Mutable state: signposts, deletions to be confirmed, what was read lately."""
+    """One worker's client of the tier. Mutable state: signposts, unconfirmed deletions, URLs that were read once."""
 
     def __init__(
         self,
@@ -97,13 +97,13 @@ class Regional:
         self._count = count
         self._clock = clock
         self.reads = Reads(guard, budget)
-        self.bulk = Reads(guard, max(budget, 1.0), patient=True)  # chunks: nobody's first byte waits behind one
-        self._followed = Reads(guard, self._take_within, patient=True)  # what a leader of the region has stored
+        self.bulk = Reads(guard, max(budget, 1.0), patient=True)  # chunks: no first byte waits behind one
+        self._followed = Reads(guard, self._take_within, patient=True)  # what another worker's fetch has stored
         self.writes = Commands(guard, "regional writes", most_unwritten)
         self._control = Commands(guard, "regional control")
         self.leases = Leases(guard, self._control, lease)
         self.reads.suspects = self._weigh
-        self.used: Callable[[bytes], Codings | None] = lambda url: None  # codings that answers of its site have used
+        self.used: Callable[[bytes], Codings | None] = lambda url: None  # codings that responses of its site have used
         self._signposts: dict[bytes, Record] = {}
         self._deleting: dict[bytes, int] = {}  # storage key → how often its deletion is under way
         self._seen_once: set[bytes] = set()
@@ -115,68 +115,72 @@ class Regional:
 
     # --- reading
 
-    def look_up(self, url: bytes, fields: Fields, told: Told) -> None:
-        """Have `told` called with what may answer a request with `fields` for `url`, or with None."""
-        self.look_up_at(storage_key(url), url, fields, told)
+    def look_up(self, url: bytes, fields: Fields, on_found: OnFound) -> None:
+        """Have `on_found` called with the stored response for a request with `fields` for `url`, or with None."""
+        self.look_up_at(storage_key(url), url, fields, on_found)
 
-    def look_up_at(self, base: bytes, url: bytes, fields: Fields, told: Told, reads: Reads | None = None) -> None:
+    def look_up_at(
+        self, base: bytes, url: bytes, fields: Fields, on_found: OnFound, reads: Reads | None = None
+    ) -> None:
         """As `look_up`, where the storage key `base` of `url` is known."""
         reads = reads or self.reads
         signpost = self._signposts.get(base)
         if signpost is None:
-            reads.get(base, partial(self._base_read, reads, url, base, fields, told))
+            reads.get(base, partial(self._base_read, reads, url, base, fields, on_found))
             return
 
         def or_by_the_signpost(found: Found | None) -> None:
-            if found is None and self._signposts.get(base) is signpost:  # it may lead elsewhere by now
-                reads.get(base, partial(self._base_read, reads, url, base, fields, told))
+            if found is None and self._signposts.get(base) is signpost:  # it may have changed since
+                reads.get(base, partial(self._base_read, reads, url, base, fields, on_found))
             else:
-                told(found)
+                on_found(found)
 
         self._read_variant(reads, url, base, signpost, fields, or_by_the_signpost)
 
     async def find(self, url: bytes, fields: Fields) -> Found | None:
-        """As `look_up`, awaited, and with more patience: for who has waited already."""
+        """As `look_up`, awaited and with more patience: for requests that have waited already."""
         found: asyncio.Future[Found | None] = asyncio.get_running_loop().create_future()
         self.look_up_at(storage_key(url), url, fields, found.set_result, self._followed)
         return await found
 
     def _base_read(
-        self, reads: Reads, url: bytes, base: bytes, fields: Fields, told: Told, value: bytes | None, word: str
+        self, reads: Reads, url: bytes, base: bytes, fields: Fields, on_found: OnFound, value: bytes | None, word: str
     ) -> None:
         record = self._decoded(base, base, url, value, word)
         if record is None:
-            told(None)
+            on_found(None)
         elif record.status == SIGNPOST:
             known = self._signposts.get(base)
             if known is not None and known.chunks == record.chunks and known.vary == record.vary:
-                told(None)  # where we have looked already
+                on_found(None)  # the variant was looked up already
                 return
             self._remember(base, record)
-            self._read_variant(reads, url, base, record, fields, told)
+            self._read_variant(reads, url, base, record, fields, on_found)
         else:
-            self._tell(base, record, told)
+            self._deliver(base, record, on_found)
 
     def _read_variant(
-        self, reads: Reads, url: bytes, base: bytes, signpost: Record, fields: Fields, told: Told
+        self, reads: Reads, url: bytes, base: bytes, signpost: Record, fields: Fields, on_found: OnFound
     ) -> None:
         key = variant_key(base, signpost.chunks, self._values(url, signpost.vary, fields))
-        reads.get(key, partial(self._variant_read, url, base, key, told))
+        reads.get(key, partial(self._variant_read, url, base, key, on_found))
 
     def _values(self, url: bytes, names: tuple[bytes, ...], fields: Fields) -> tuple[bytes | None, ...]:
-        """By what a request with `fields` selects among the variants of `url`."""
+        """The values by which a request with `fields` selects among the variants of `url`."""
         return keyed(names, selecting_values(names, fields), self.used(url))
 
-    def _variant_read(self, url: bytes, base: bytes, key: bytes, told: Told, value: bytes | None, word: str) -> None:
+    def _variant_read(
+        self, url: bytes, base: bytes, key: bytes, on_found: OnFound, value: bytes | None, word: str
+    ) -> None:
         record = self._decoded(base, key, url, value, word)
         if record is None:
-            told(None)
+            on_found(None)
         else:
-            self._tell(base, record, told)
+            self._deliver(base, record, on_found)
 
-    def _tell(self, base: bytes, record: Record, told: Told) -> None:
+    def _deliver(self, base: bytes, record: Record, on_found: OnFound) -> None:
         self._count(Read.HIT)
-        told(Found(record, base))
+        on_found(Found(record, base))
 
     def _decoded(self, base: bytes, key: bytes, url: bytes, value: bytes | None, word: str) -> Record | None:
         if value is None:
@@ -195,7 +199,7 @@ class Regional:
             return None
 
     async def complete(self, found: Found, span: Span | None = None) -> bool:
-        """Whether every chunk of a body, or of a `span` of it, is there, as far as can be known before it is read."""
+        """Whether every chunk of a body, or of a `span` of it, exists now."""
         keys = list(chunk_keys(found.base, found.record, span or Span(0, found.record.length)))
         try:
             there = await self._control.execute(("EXISTS", *keys), within=self._take_within)
@@ -212,7 +216,7 @@ class Regional:
         return ChunkReader(self.bulk, self.codec, found.base, found.record, span, hole)
 
     def rises(self, url: bytes) -> bool:
-        """Whether what was just read belongs into memory: it does when it is read for the second time."""
+        """Whether a response that was just read is to be kept in memory: on its second read."""
         if url in self._seen_once:
             return True
         if len(self._seen_once) >= SECOND_SIGHT:
@@ -226,7 +230,7 @@ class Regional:
         self._signposts[base] = signpost
 
     def _weigh(self, keys: object) -> None:
-        """A batch was slow, or no reply: a value that is too large for any record of ours may be why."""
+        """Delete values that are too large for any record: one may have made a batch slow, or its reply invalid."""
         assert isinstance(keys, list)
         for key in keys:
             self._control.send(("EVAL", WEIGH, "1", key, str(4 * INLINE + 1024 * 1024)))
@@ -234,7 +238,7 @@ class Regional:
     # --- writing
 
     def store(self, entry: Entry, url: bytes, seen: str) -> bool:
-        """Write `entry`, a whole, to lie as long as it may be of use; whether it was taken."""
+        """Write `entry`, a whole, for its useful life; whether it was enqueued."""
         life = useful_life(entry.stored, self._clock.now())
         content = entry.content
         return (
@@ -246,7 +250,7 @@ class Regional:
     def writer(
         self, stored: Stored, url: bytes, seen: str, allowed: Callable[[int], bool], given_up: Callable[[], None]
     ) -> ChunkWriter:
-        """What writes a body that is still arriving; `allowed` is asked of its length, `given_up` told if it fails."""
+        """A writer of a body that is still arriving; `allowed` checks its length, `given_up` is called if it fails."""
         life = useful_life(stored, self._clock.now())
         base = storage_key(url)
 
@@ -260,7 +264,7 @@ class Regional:
         return ChunkWriter(self.writes, self.codec, base, life, INLINE, lambda: self.largest, length, written, given_up)
 
     def prolong(self, found: Found, entry: Entry, seen: str) -> None:
-        """What lies in the chunks of `found` is still good: `entry` says for how long."""
+        """Prolong the life of the chunks of `found`, which was validated as `entry`."""
         life, record = useful_life(entry.stored, self._clock.now()), found.record
         if life > 0:
             until = b"%d" % ((life + LONGER) * 1000)
@@ -269,7 +273,7 @@ class Regional:
             self.write(record_of(entry, record.url, seen, record.length, record.chunks, b""), life)
 
     def renew(self, entry: Entry, url: bytes, fields: Fields, seen: str) -> None:
-        """`entry` was validated here; if its body lies in chunks, see to it that they live as long."""
+        """Prolong the life of the chunks of `entry`, which was validated, if its body lies in chunks."""
         spawn(self._renew(entry, url, fields, seen), "renew chunks")
 
     async def _renew(self, entry: Entry, url: bytes, fields: Fields, seen: str) -> None:
@@ -280,8 +284,8 @@ class Regional:
             self.prolong(found, entry, seen)
 
     def write(self, record: Record, life: float) -> bytes:
-        """Write `record` to lie for `life` seconds; under which name, or nothing if it is not taken."""
-        if life <= 0 or self.guard.unresponsive:  # to encode it takes time
+        """Write `record` for `life` seconds; returns its name, empty if it is not enqueued."""
+        if life <= 0 or self.guard.unresponsive:  # before it is encoded, which takes time
             return b""
         base = storage_key(record.url)
         key = base
@@ -294,7 +298,7 @@ class Regional:
         return key if self._set(key, record, life) else b""
 
     def _signpost(self, base: bytes, record: Record) -> Record:
-        """What says by which fields a URL varies. A new one has a new generation: what others led to is not found."""
+        """The record that names the fields by which a URL varies. A new one has a new generation of variants."""
         known = self._signposts.get(base)
         if known is not None and known.vary == record.vary:
             return known
@@ -310,7 +314,7 @@ class Regional:
         return self.writes.send(("SET", key, data, "PX", b"%d" % (life * 1000)), len(data))
 
     def forget(self, url: bytes) -> None:
-        """Delete whatever is stored for `url`. Until the server has confirmed that, nothing is read for it here."""
+        """Delete what is stored for `url`. Until the server has confirmed that, this worker reads nothing for it."""
         base = storage_key(url)
         self._signposts.pop(base, None)
         self._deleting[base] = self._deleting.get(base, 0) + 1
@@ -331,10 +335,10 @@ class Regional:
             if self._deleting[base] == wanted:
                 del self._deleting[base]
 
-    # --- one leader a region
+    # --- one fetch at a time for a region
 
-    async def take(self, url: bytes, fields: Fields) -> Lease | Waiting | None:
-        """The right to ask the origin for `url`; or who has it, to be waited for; None if the tier cannot say."""
+    async def take(self, url: bytes, fields: Fields) -> Lease | LeaseWait | None:
+        """The lease to fetch `url`, or a wait for another worker's; None if the tier does not answer."""
         if self.guard.unresponsive:
             return None
         key = storage_key(url)
@@ -342,19 +346,19 @@ class Regional:
             key = variant_key(key, signpost.chunks, self._values(url, signpost.vary, fields))
         return await self.leases.take(key, self._take_within)
 
-    def release(self, lease: Lease, news: News) -> None:
-        """Tell the region what came of it, once what was written before is written."""
-        self.leases.release(lease, news, self.writes if news.came is Came.STORED else None)
+    def release(self, lease: Lease, result: LeaseResult) -> None:
+        """Release `lease` and publish the outcome, after the writes that are enqueued."""
+        self.leases.release(lease, result, self.writes if result.outcome is LeaseOutcome.STORED else None)
 
     # --- life
 
     @property
     def state(self) -> str:
-        """Of the breaker: closed, open or half-open."""
+        """The state of the breaker: closed, open or half-open."""
         return self.guard.breaker.state.value
 
     async def close(self) -> None:
-        """End every task and connection."""
+        """Close every task and connection."""
         await self.leases.close()
         for lane in (self.reads, self.bulk, self._followed, self.writes, self._control):
             await lane.close()
@@ -369,7 +373,7 @@ WEIGH: Final = (
 
 
 def useful_life(stored: Stored, now: float) -> float:
-    """Seconds for which a response may be of use: fresh, stale within a window, or to be validated."""
+    """Seconds for which a response may be used: fresh, stale within a window, or to be validated."""
     stale = max(stored.stale_if_error, stored.stale_while_revalidate)
     if stored.has_validator:
         stale = max(stale, KEEP_FOR_VALIDATION)

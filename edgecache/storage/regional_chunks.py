@@ -1,10 +1,9 @@
 """Bodies too large for one record: written to the regional tier while they arrive, read from it while they are sent.
 
 No more than a few chunks of a body are in this process at a time. A body larger than a share of the server's memory,
-or whose first chunks the server has evicted while the last ones come, is not stored, and what was written of it goes:
-it would cost others their place, and nobody could read it. The record is written last, so that nobody finds a
-body that is not complete; a chunk that is missing all the same is a hole to be filled from the origin, or the answer
-is cut where everybody sees it.
+or whose first chunks are evicted before the last are written, is not stored, and its chunks are deleted: it would evict
+others, and could not be read. The record is written last, so that no incomplete body is found. A chunk that is missing
+all the same is fetched from the origin, or the response is cut off visibly.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from edgecache.wire.slow_readers import SlowReaders
 
 CHUNK: Final = 128 * 1024  # bytes; a slow reader holds one
 BACKLOG: Final = 4 * 1024 * 1024  # bytes that one body may have waiting to be written
-PATIENCE: Final = 1.0  # seconds that a body is held back for a slow tier; then it is not stored
+PATIENCE: Final = 1.0  # seconds that a body waits for a slow tier; then it is not stored
 AHEAD: Final = 4  # chunks read ahead for a reader that keeps up
 KEPT_UP: Final = 1024 * 1024  # bytes that readers have to take as they come before more is read ahead
 LONGER: Final = 60.0  # seconds that chunks outlive their record
-LOOK_EVERY: Final = 32  # chunks, after which it is looked whether the first one is still there
+LOOK_EVERY: Final = 32  # chunks, after which the first one is checked for eviction
 
 
 def chunk_keys(base: bytes, record: Record, span: Span) -> Iterator[bytes]:
@@ -39,14 +38,14 @@ def chunk_keys(base: bytes, record: Record, span: Span) -> Iterator[bytes]:
 
 
 class Written(Protocol):
-    """What becomes of a body that was written."""
+    """Called when all chunks of a body are enqueued."""
 
     def __call__(self, name: bytes, length: int, small: bytes | None, /) -> bytes:
-        """All chunks under `name` are on their way, or the body is `small` and has none; where its record will lie."""
+        """Write the record of a body in chunks `name`, or that is `small`; returns its key, empty if refused."""
 
 
 class ChunkWriter:
-    """A reader of a body that writes it in chunks. A `Sink`. It gives up on the first thing that goes wrong."""
+    """A reader of a body that writes it in chunks. A `Sink`. It gives up at the first error."""
 
     def __init__(
         self,
@@ -68,7 +67,7 @@ class ChunkWriter:
         self._largest = largest
         self._length = length  # bytes that it will have, or 0
         self._written = written
-        self._told = given_up
+        self._on_given_up = given_up
         self._name = urandom(8).hex().encode()
         self._held: list[Piece] = []
         self._held_size = 0
@@ -76,7 +75,7 @@ class ChunkWriter:
         self._size = 0
         self._backlog = 0
         self.given_up = False
-        self._record = b""  # where it lies, once it is on its way behind its chunks
+        self._record = b""  # its key, once it is enqueued behind its chunks
         self._patience: asyncio.TimerHandle | None = None
         self._reads: tuple[Body, Cursor] | None = None
 
@@ -125,7 +124,7 @@ class ChunkWriter:
         self._held, self._held_size = ([rest] if rest else []), len(rest)
 
     def _done(self, size: int, reply: Any) -> None:
-        """The server has taken a chunk, or not."""
+        """A chunk was written, or refused."""
         self._backlog -= size
         if isinstance(reply, Exception):
             self._give_up()
@@ -134,14 +133,14 @@ class ChunkWriter:
 
     @property
     def _is_too_large(self) -> bool:
-        """Whether the tier has no room for it, by what is known of both now."""
+        """Whether the body is larger than the tier takes, as far as both are known."""
         return max(self._size, self._length) > self._largest()
 
     def _look(self, keys: Sequence[bytes]) -> None:
-        """Give up if one of `keys` is not there once all that was sent before is: the server has evicted it."""
+        """Give up if the server has evicted one of `keys` by the time that all earlier commands are executed."""
 
         def counted(_: int, there: Any) -> None:
-            evicted = isinstance(there, int) and there != len(keys)  # else the server has not said
+            evicted = isinstance(there, int) and there != len(keys)  # else the server did not reply
             if evicted or self._is_too_large:
                 self._give_up()
 
@@ -162,7 +161,7 @@ class ChunkWriter:
             return
         if self._size <= self._inline:
             if not self._written(b"", self._size, b"".join(self._held)):
-                self._told()
+                self._on_given_up()
             return
         self._send(last=True)
         if not self.given_up:
@@ -178,16 +177,16 @@ class ChunkWriter:
         self._give_up()
 
     def goes_alone(self, at: int) -> bool:
-        """It has a patience of its own."""
+        """It has no other way, and a timeout of its own."""
         return False
 
     def _give_up(self) -> None:
         if self.given_up:
             return
         self.given_up = True
-        self._told()
+        self._on_given_up()
         self._held.clear()
-        if self._record:  # a chunk was refused that had gone before it
+        if self._record:  # a chunk that was sent before it was refused
             self._writes.send(("UNLINK", self._record))
         for number in range(self._number):
             self._writes.send(("UNLINK", chunk_key(self._base, self._name, number)))
@@ -205,7 +204,7 @@ class Hole(Protocol):
 
 
 class ChunkReader:
-    """The source of the bytes `span` of a body that lies in chunks: only the chunks that hold them are read.
+    """The source of the bytes `span` of a body that lies in chunks; only the chunks that hold them are read.
 
     `hole` is called with the place at which it ends early, to go on from there or to fail.
     """
@@ -218,10 +217,10 @@ class ChunkReader:
         self._keys = list(chunk_keys(base, record, span))
         self._whole = record.length
         self._hole = hole
-        self._next = 0  # the chunk to ask for
+        self._next = 0  # the chunk to read
         self._kept_up = 0  # bytes that readers have taken as they came
         self._slow_readers = SlowReaders()
-        self._out = 0  # asked for and not yet there
+        self._out = 0  # chunks being read
         self._there: dict[int, bytes] = {}
         self._written = 0  # chunks
         self._paused = False
@@ -229,10 +228,10 @@ class ChunkReader:
         self._rest: tuple[Body, Cursor] | None = None
 
     def start(self) -> None:
-        """Begin to read."""
-        self._ask()
+        """Begin reading."""
+        self._read_ahead()
 
-    def _ask(self) -> None:
+    def _read_ahead(self) -> None:
         most = AHEAD if self._kept_up >= KEPT_UP else 1
         while not self._paused and not self._over and self._next < len(self._keys) and self._out < most:
             number = self._next
@@ -265,15 +264,15 @@ class ChunkReader:
             self.body.finish()
         else:
             self._kept_up = 0 if self._paused else self._kept_up + CHUNK
-            self._ask()
+            self._read_ahead()
 
     def go_on_with(self, rest: Body, skip: int) -> None:
-        """Take what is missing from `rest` instead, after `skip` bytes of it."""
+        """Continue from `rest`, after `skip` bytes of it."""
         cursor = rest.read_into(self, skip=skip)
         if cursor in rest.readers:
             self._rest = (rest, cursor)
 
-    # --- a Sink, of the rest that comes from elsewhere
+    # --- a Sink, of the rest that is fetched elsewhere
 
     @property
     def writable(self) -> bool:
@@ -328,10 +327,10 @@ class ChunkReader:
             rest, cursor = self._rest
             rest.taken(cursor)
         else:
-            self._ask()
+            self._read_ahead()
 
     def abandoned(self) -> None:
-        """Nobody reads this any more."""
+        """Stop: no reader is left."""
         self._over = True
         self._slow_readers.unwatch()
         if self._rest is not None:

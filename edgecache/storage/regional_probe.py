@@ -1,4 +1,4 @@
-"""The regional tier as the supervisor sees it: the check at the start, and whether it is well."""
+"""The supervisor's checks of the regional tier: at the start, and of its health from then on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROBE_TIMEOUT: Final = 1.0
 
 
 def access_of(settings: Settings, timeout: float, url: str = "") -> Access:
-    """How to reach the tier that the settings name, or the one at `url`; `timeout` in seconds."""
+    """The access to the tier of the settings, or to the one at `url`; `timeout` in seconds."""
     return Access(
         parse_url(url or settings.regional),
         timeout=timeout,
@@ -32,7 +32,7 @@ def access_of(settings: Settings, timeout: float, url: str = "") -> Access:
 
 
 async def check(settings: Settings) -> None:
-    """Refuse the start if the tier, or a peer's, will never let us in, or if it is not there and has to be.
+    """Refuse the start if the tier, or a peer's, rejects our credentials, or if it is required and unreachable.
 
     Raises ConfigError.
     """
@@ -49,7 +49,7 @@ async def check(settings: Settings) -> None:
 
 
 async def check_peers(settings: Settings) -> None:
-    """Refuse the start if a peer's Valkey will never let us in; one that is out of reach may come back.
+    """Refuse the start if a peer's Valkey rejects our credentials; an unreachable one may come back.
 
     Raises ConfigError.
     """
@@ -60,7 +60,7 @@ async def check_peers(settings: Settings) -> None:
 
 
 def first_line(problem: BaseException) -> str:
-    """What is wrong, on one line."""
+    """The first line of the message of `problem`."""
     return (str(problem).splitlines() or [""])[0] or type(problem).__name__
 
 
@@ -83,30 +83,30 @@ async def _problem_of(link: Link) -> BaseException | None:
 
 
 class Probe:
-    """Whether the tier is well: `off`, `ready` or `degraded`. A POP without it serves all the same.
+    """The health of the tier: `off`, `ready` or `degraded`. A POP without it serves all the same.
 
-    It asks on a connection that it keeps, as the workers do, for what writes and purges need.
+    It keeps a connection, as the workers do, and executes what writes and purges need.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.state = "off" if settings.regional == "off" else "starting"
-        self.problem = ""  # what is wrong with it
+        self.problem = ""  # the reason, if it is degraded
 
     async def run(self) -> None:
-        """Look every two seconds, for ever; return at once if there is nothing to look at."""
+        """Check every PROBE_EVERY seconds, for ever; return at once without a tier."""
         if self.state == "off":
             return
         link = Link(access_of(self._settings, PROBE_TIMEOUT))
         try:
             while True:
-                await self._look(link)
+                await self._check(link)
                 await asyncio.sleep(PROBE_EVERY)
         finally:
             with suppress(*Failure):
                 await link.close()
 
-    async def _look(self, link: Link) -> None:
+    async def _check(self, link: Link) -> None:
         problem = await _problem_of(link)
         self.problem = "" if problem is None else first_line(problem)
         self.state = "ready" if problem is None else "degraded"

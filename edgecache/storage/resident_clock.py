@@ -1,13 +1,12 @@
-"""The time of one process: how long something has been here never depends on what is done to the wall clock.
+"""The time of one process: resident times that do not depend on steps of the wall clock.
 
-`now` is resident time: what the wall clock read at the start, plus the seconds that have passed since, evenly, also
-while the machine slept (RFC 9111 §4.2.3 calls it resident_time). Freshness, stale windows, hit-for-miss and age are
-reckoned in it. The wall clock is asked only where a moment is compared with what other machines say (`Date`, RFC 9110
-§6.6.1; signatures), or is told to them (logs, traces). What lies in the regional tier carries both: by which machine
-it was received, at what time of that machine's uptime, and when by its wall clock.
+`now` is resident time: the wall clock at the start plus the seconds elapsed since, including those in which the
+machine slept (RFC 9111 §4.2.3). Freshness, stale windows, hit-for-miss and age are computed in it. The wall clock is
+used only where a time is compared with another machine's (`Date`, RFC 9110 §6.6.1; signatures), or sent to one (logs,
+traces). Records in the regional tier carry both: the machine that received them, its uptime then, and its wall clock.
 
-    this machine's     ──► the uptime says when: exact, whatever the wall clocks have done since
-    another machine's  ──► the wall clocks say when; what comes from the future is of unknown age, and is not fresh
+    of this machine     ──► the uptime is exact, whatever the wall clocks have done since
+    of another machine  ──► the wall clocks are compared; a time in the future is an unknown age, and not fresh
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ from typing import Final
 from edgecache.storage.record import Record
 
 log = logging.getLogger("edgecache")
-STEP: Final = 0.5  # seconds: a wall clock that is found so far from where it was has been set
-SKEW: Final = 2.0  # seconds by which the wall clocks of two machines may differ unnoticed
-HELD_UP: Final = 0.1  # seconds between two readings that belong together: nothing is concluded from them
+STEP: Final = 0.5  # seconds: a larger change of the wall clock means that it was set
+SKEW: Final = 2.0  # seconds by which the wall clocks of two machines may differ
+HELD_UP: Final = 0.1  # seconds between two readings that belong together, beyond which they are ignored
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-up_time: Callable[[], float] = (  # seconds since the machine's start, those included in which it slept
+up_time: Callable[[], float] = (  # seconds since the machine's start, including sleep
     partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 )
 
 
 def this_machine() -> int:
-    """A number for this start of this machine, the same in all of its processes; 0 if there is none."""
+    """A number for this boot of this machine, the same in all of its processes; 0 if there is none."""
     with suppress(OSError):
         return int.from_bytes(blake2b(BOOT_ID.read_bytes(), digest_size=8).digest())
     return 0
 
 
 class Clock:
-    """The clock of one process. Mutable state: how long the machine slept, and how far the wall clock was set."""
+    """The clock of one process. Mutable state: the offset of resident time, and the last one of the wall clock."""
 
     __slots__ = ("_ahead_then", "_began", "_monotonic", "_offset", "_up", "machine", "steps", "wall")
 
@@ -58,8 +57,8 @@ class Clock:
         self.machine = this_machine() if machine is None else machine
         self._began = wall() - up()  # the start of the machine in resident time
         self._offset = self._began + up() - monotonic()  # of resident time
-        self._ahead_then = 0.0  # seconds by which the wall clock was ahead when it was last looked at
-        self.steps = 0  # times that it was
+        self._ahead_then = 0.0  # seconds by which the wall clock was ahead at the last check
+        self.steps = 0  # times that the wall clock was set
 
     def now(self) -> float:
         """Resident time: epoch seconds that never step."""
@@ -71,7 +70,7 @@ class Clock:
         return self.wall() - self.now()
 
     def look(self) -> None:
-        """See if the machine has slept, or the wall clock was set; to be called every now and then."""
+        """Check whether the machine has slept or the wall clock was set; to be called regularly."""
         before = self._monotonic()
         wall, up = self.wall(), self._up()
         if self._monotonic() - before > HELD_UP:
@@ -88,7 +87,7 @@ class Clock:
     # --- records, which other processes and machines write and read
 
     def leaving(self, record: Record) -> Record:
-        """`record`, whose times are resident, as it is written."""
+        """`record`, whose times are resident, with the times to be written."""
         ahead = self.ahead
         return record._replace(
             received=record.received + ahead,
@@ -98,7 +97,7 @@ class Clock:
         )
 
     def arriving(self, record: Record) -> Record:
-        """`record` as it was read, with resident times; one from the future is as old as can be, and never fresh."""
+        """`record` with resident times; one from the future is as old as can be, and never fresh."""
         now = self.now()
         if record.machine == self.machine and self.machine:
             received = record.up + self._began
@@ -115,7 +114,7 @@ class Clock:
 
 
 def clock_of(given: Clock | Callable[[], float] | None) -> Clock:
-    """`given` as a clock: None is that of the machine, a function stands for the wall clock and all others."""
+    """`given` as a clock: None is the machine's, a function replaces the wall clock and all others."""
     if given is None:
         return Clock()
     return given if isinstance(given, Clock) else Clock(given, given, given, id(given))

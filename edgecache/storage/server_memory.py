@@ -1,4 +1,4 @@
-"""How much memory the regional tier's server has, of which no single body may take more than a share."""
+"""The memory of the regional tier's server, of which a single body may take no more than a share."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Final
 from edgecache.valkey.batching import Commands
 
 log = logging.getLogger("edgecache")
-SHARE: Final = 10  # a tenth of the server's memory is for one body at most: more would evict what others come for
-UNKNOWN: Final = 1 << 62  # bytes; while the server has not said, or does not let us know
+SHARE: Final = 10  # one body takes a tenth of the server's memory at most: more would evict too much
+UNKNOWN: Final = 1 << 62  # bytes; until the server has replied, or if it refuses to
 MEMORY: Final = (  # of the node that has the key
     "local told = redis.call('info','memory') "
     "local most = tonumber(string.match(told,'maxmemory:(%d+)') or '0') "
@@ -18,7 +18,7 @@ MEMORY: Final = (  # of the node that has the key
 
 
 class ServerMemory:
-    """What the server has said last. A cluster's nodes are taken to be alike: each is asked for its own bodies."""
+    """The size of the server's memory. A cluster's nodes are taken to be alike; each is queried for its own bodies."""
 
     def __init__(self) -> None:
         self._size: int | None = None  # bytes
@@ -29,11 +29,11 @@ class ServerMemory:
         return UNKNOWN if self._size is None else self._size // SHARE
 
     def query(self, lane: Commands, key: bytes) -> None:
-        """Ask, on `lane`, the server that has `key`."""
+        """Query the server that has `key`, through the queue `lane`."""
         lane.send(("EVAL", MEMORY, "1", key), 0, self._on_reply)
 
     def _on_reply(self, _: int, size: Any) -> None:
-        if not isinstance(size, int) or size <= 0:  # it may be forbidden to ask: then the setting is the only bound
+        if not isinstance(size, int) or size <= 0:  # it may be forbidden: then the setting is the only bound
             return
         if size != self._size:
             log.info(

@@ -1,4 +1,4 @@
-"""The stored responses of one URL that varies, and what is learnt of the codings that each site uses."""
+"""The variants of one URL (RFC 9111 §4.1), and the content codings that each site is known to use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONGEST_CODING: Final = 32  # bytes
 
 
 class SiteCodings:
-    """The codings that one site's answers have used; `used` None: none yet, or too many to tell."""
+    """The codings that one site's responses have used; `used` is None if there are none yet, or too many."""
 
     __slots__ = ("_too_many", "used")
 
@@ -28,25 +28,25 @@ class SiteCodings:
         self._too_many = False
 
     def learn(self, codings: Codings) -> bool:
-        """An answer has used these; whether what was known counts otherwise now."""
+        """Add the codings of a response; whether selecting values compare differently now."""
         used = self.used
         if self._too_many or (used is not None and codings <= used):
             return False
         known, used = used, codings if used is None else used | codings
         self._too_many = len(used) > MOST_CODINGS or any(len(coding) > LONGEST_CODING for coding in used)
         self.used = None if self._too_many else used
-        return known is not None  # else values counted in full, and those that were equal are so now
+        return known is not None  # else values were compared in full, and equal ones stay equal
 
 
 class UsedCodings:
-    """What is known of each site, the one that was met first forgotten first: its values count in full again."""
+    """The codings of each site; the oldest site is forgotten first, and its values are compared in full again."""
 
     def __init__(self) -> None:
         self._sites: dict[bytes, SiteCodings] = {}
-        self.grown = 0  # times that what a value counts as has changed
+        self.grown = 0  # times that the comparison of values has changed
 
     def of(self, key: bytes) -> SiteCodings:
-        """What is known, and will be, of the site of a cache key."""
+        """The codings of the site of a cache key, which will be updated."""
         host = uri.site_of(key)
         site = self._sites.get(host)
         if site is None:
@@ -56,18 +56,18 @@ class UsedCodings:
         return site
 
     def used(self, key: bytes) -> Codings | None:
-        """What the site of a cache key is known to have used."""
+        """The codings that the site of a cache key is known to have used."""
         site = self._sites.get(uri.site_of(key))
         return None if site is None else site.used
 
     def learn(self, key: bytes, vary: tuple[bytes, ...], codings: Codings) -> None:
-        """An answer for `key` that varies by these fields has used `codings`."""
+        """Add the `codings` of a response for `key` that varies by these fields."""
         if codings and ACCEPT_ENCODING in vary and self.of(key).learn(codings):
             self.grown += 1
 
 
 class Variants:
-    """The stored responses of one URL that varies: by the values that the request's nominated fields had."""
+    """The stored responses of one URL by the values of the request fields that its Vary nominates."""
 
     __slots__ = ("_at", "_keyed_by", "_retire", "_site", "by_values", "names", "select_language")
 
@@ -84,8 +84,8 @@ class Variants:
         self.by_values: dict[tuple[bytes | None, ...], Entry] = {}
         self._at = names.index(ACCEPT_ENCODING) if ACCEPT_ENCODING in names else 0
         self._site = site if ACCEPT_ENCODING in names else None
-        self._keyed_by: Codings | None = None  # what the site had used when the entries were put where they lie
-        self._retire = retire  # told of an entry that another has taken the place of
+        self._keyed_by: Codings | None = None  # the site's codings by which the entries are keyed
+        self._retire = retire  # called with an entry that was replaced
 
     @property
     def size(self) -> int:
@@ -98,19 +98,19 @@ class Variants:
         site = self._site
         if site is not None:
             if site.used is not self._keyed_by:
-                self._move()
+                self._rekey()
             if self._keyed_by is not None:
                 values = keyed_at(self._at, values, self._keyed_by)
         entry = self.by_values.get(values)
         return self._by_language(fields) if entry is None and self.select_language else entry
 
-    def _move(self) -> None:
-        """The site has used another coding: let what is here lie by that."""
+    def _rekey(self) -> None:
+        """Key the entries anew: the site has used another coding."""
         assert self._site is not None, "it varies by Accept-Encoding"
         self._keyed_by = self._site.used
         entries, self.by_values = self.by_values.values(), {}
         for entry in entries:
-            if (other := self.by_values.pop(self._place_of(entry), None)) is not None:  # what was apart is one now
+            if (other := self.by_values.pop(self._place_of(entry), None)) is not None:  # two variants have become one
                 self._retire(other)
             self.put(entry)
 
@@ -120,24 +120,24 @@ class Variants:
         return keyed_under(self.names, entry.selecting, self._keyed_by, entry.codings)
 
     def pop(self, entry: Entry) -> Entry | None:
-        """Take out what lies in the place of `entry`, which may be itself."""
+        """Remove the variant with the values of `entry`, which may be itself."""
         if self._site is not None and self._site.used is not self._keyed_by:
-            self._move()
+            self._rekey()
         return self.by_values.pop(self._place_of(entry), None)
 
     def remove(self, entry: Entry) -> bool:
-        """Take out `entry` itself; whether it was here."""
+        """Remove `entry` itself; whether it was here."""
         place = next((place for place, one in self.by_values.items() if one is entry), None)
         return place is not None and self.by_values.pop(place) is entry
 
     def put(self, entry: Entry) -> None:
-        """Let `entry` be the variant for what it was made for."""
+        """Add `entry` as the variant for its selecting values."""
         self.by_values[self._place_of(entry)] = entry
 
     def _by_language(self, fields: Fields) -> Entry | None:
-        """The variant in the language that the request wants most, if language is all that it varies by.
+        """The variant in the request's preferred language, if the URL varies by language alone.
 
-        The origin might have chosen otherwise, so that this is not what RFC 9111 §4.1 means by a match.
+        The origin might choose otherwise, so that this is no match in the sense of RFC 9111 §4.1.
         """
         if self.names != (b"accept-language",):
             return None

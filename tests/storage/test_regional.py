@@ -14,7 +14,7 @@ from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
 from harness.valkey import Server
 
-from edgecache.storage.fetch_lease import Came, Lease, News, Waiting, _release
+from edgecache.storage.fetch_lease import Lease, LeaseOutcome, LeaseResult, LeaseWait, _release
 from edgecache.storage.regional_chunks import CHUNK
 
 FRESH = ("Cache-Control", "max-age=60")
@@ -202,14 +202,14 @@ async def test_who_has_not_the_lease_gives_nothing_back(origin: OriginDouble, va
         held = await leases.take(b"ec:{x}", 5.0)
         waiting = await others.take(b"ec:{x}", 5.0)
         assert isinstance(held, Lease)
-        assert isinstance(waiting, Waiting)
+        assert isinstance(waiting, LeaseWait)
         heard: list[str] = []
         leases._heard = lambda data: heard.append(str(data))  # type: ignore[method-assign]
-        others._commands.send(_release(Lease(b"ec:{x}", b"another"), News(Came.GONE)))
+        others._commands.send(_release(Lease(b"ec:{x}", b"another"), LeaseResult(LeaseOutcome.GONE)))
         assert await others._commands.execute(("GET", b"ec:{x}:lease")) == held.token
         assert not waiting._told.done()
-        leases.release(held, News(Came.STORED))
-        assert await waiting.news(5.0) == News(Came.STORED)
+        leases.release(held, LeaseResult(LeaseOutcome.STORED))
+        assert await waiting.result(5.0) == LeaseResult(LeaseOutcome.STORED)
         assert "gone" not in "".join(heard)
 
 
