@@ -311,7 +311,7 @@ class _KnownPass(Exchange, Relay):
         self.request = known.request  # as Exchange.__init__ would; a call less counts here
         self.raw = raw
         self.client = connection.peer
-        self.began = connection.clock()
+        self.began = connection.site.clock()
         self.head_in = known.size
         self.opened_on = self._writer = connection
         question = known.question

@@ -50,8 +50,12 @@ class H1ResponseWriter:
         self, request: Request, status: int, fields: bytes, length: int | None, reason: bytes, content: Piece
     ) -> bytes:
         """Send a complete response, in one write unless it is long; `length` None: without Content-Length."""
-        head = render.response_head(status, reason, fields, length)
-        head += self.ending(request)
+        line = render.USUAL_LINES.get((status, reason)) or render.status_line(status, reason)
+        ending = self.ending(request)
+        if length is None:
+            head = line + fields + ending
+        else:
+            head = b"%b%bContent-Length: %d\r\n%b" % (line, fields, length, ending)
         if len(content) <= COPIED:
             self.transport.write(head + content)
         else:

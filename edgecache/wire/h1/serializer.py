@@ -11,6 +11,12 @@ from edgecache.semantics.message import FieldLine
 from edgecache.semantics.rope import Piece
 from edgecache.wire.response import REASONS, FullResponse, local_reply
 
+USUAL_LINES: Final = {  # the status lines of responses with the usual reason phrase, or none
+    (status, said): b"HTTP/1.1 %d %b\r\n" % (status, reason)
+    for status, reason in REASONS.items()
+    for said in (b"", reason)
+}
+
 
 def status_line(status: int, reason: bytes = b"") -> bytes:
     """The status line of a response, with its CRLF."""
