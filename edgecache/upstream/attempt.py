@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from edgecache.invalidation.purge_log import UNKNOWN
 from edgecache.semantics.message import Response
 from edgecache.semantics.outcomes import Word
+from edgecache.upstream.attempt_state import ANSWERED, CANCELLED, FAILED, OVER, QUEUED, RETRIED, SENT, State, checked
 from edgecache.upstream.health import may_ask_another
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginBusy, OriginError
@@ -31,22 +32,38 @@ class Speaks(Word):
 
 
 class Delegate(Inquiry):
-    """A question asked in the stead of an inquiry's own: who cancels that one cancels this one too."""
+    """A request sent in the place of an inquiry's own: cancelling that one cancels this one too."""
 
     def __init__(self, question: UpstreamRequest, inquiry: Inquiry) -> None:
-        self._ended = False
+        self.state = QUEUED
         self._asked_on: UpstreamConnection | None = None
         self.inquiry = inquiry
         super().__init__(question, inquiry.asked, inquiry.seen)
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody wants the answer any more, or it has come."""
-        return self._ended or self.inquiry.cancelled
+        """Whether no response is wanted, or expected, any more."""
+        return self.state in OVER or self.inquiry.cancelled
 
     @cancelled.setter
     def cancelled(self, value: bool) -> None:
-        self._ended = value
+        assert value, "it is for good"
+        self.end(CANCELLED)
+
+    def fail(self, error: OriginError) -> None:
+        """There will be no response."""
+        if not self.cancelled:
+            self.enter(FAILED)
+            self.on_failure(error)
+
+    def enter(self, state: State) -> None:
+        """Go on to `state`."""
+        self.state = checked(self.state, state)
+
+    def end(self, state: State) -> None:
+        """The same, unless it is over already."""
+        if self.state not in OVER:
+            self.enter(state)
 
     @property
     def asked_on(self) -> UpstreamConnection | None:
@@ -56,6 +73,8 @@ class Delegate(Inquiry):
     @asked_on.setter
     def asked_on(self, connection: UpstreamConnection | None) -> None:
         self._asked_on = self.inquiry.asked_on = connection
+        if connection is not None:
+            self.enter(SENT)
 
     @property
     def is_sent(self) -> bool:
@@ -77,7 +96,7 @@ class Attempt(Delegate):
         self.member = member
         self.tried = (*tried, member)
         self.since = balancer.clock()
-        self._rival: Attempt | None = None  # the same question, put to another meanwhile
+        self._rival: Attempt | None = None  # the same request, put to another member meanwhile
         self._was_hedged = False
 
     # --- a rival
@@ -97,9 +116,9 @@ class Attempt(Delegate):
         member.attempts.add(rival)
         return rival
 
-    def give_up(self) -> None:
-        """Nobody wants this answer any more; none of it has come."""
-        self._ended = True
+    def give_up(self, state: State = CANCELLED) -> None:
+        """This response is not wanted any more; none of it has come."""
+        self.end(state)
         self.member.attempts.discard(self)
         if self._asked_on is not None:
             self._asked_on.close()
@@ -153,10 +172,13 @@ class Attempt(Delegate):
             member.failed(now)
         if speaks in (Speaks.UNAVAILABLE, Speaks.ELSEWHERE, Speaks.DISTRUSTED):
             if self.steps_aside():
+                self.enter(RETRIED)
                 return False
             if self._may_go_on(sent=speaks is Speaks.UNAVAILABLE):
+                self.enter(RETRIED)
                 balancer.put(self.inquiry, self.tried)
                 return False
+        self.enter(ANSWERED)
         self._wins()
         balancer.came(self.inquiry, response)
         return True
@@ -167,8 +189,10 @@ class Attempt(Delegate):
         if not isinstance(error, OriginBusy) and error.reason not in NOT_ITS_FAULT:
             self.member.failed(self._balancer.clock())
         if self.steps_aside():
+            self.enter(RETRIED)
             return
         if error.reason not in NOT_ITS_FAULT and self._may_go_on(sent=self.is_sent, lost_since=self.since):
+            self.enter(RETRIED)
             self._balancer.put(self.inquiry, self.tried)
         else:
             self.inquiry.fail(error)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from edgecache.config.settings import Origin, Settings
 from edgecache.semantics.message import Response
 from edgecache.upstream.attempt import Attempt, Checking, Speaks
+from edgecache.upstream.attempt_state import RETRIED
 from edgecache.upstream.health import FAILING, UNAVAILABLE, Health, Latencies, may_ask_another
 from edgecache.upstream.retry_budget import RetryBudget
 from edgecache.valkey.circuit_breaker import Breaker, State
@@ -176,7 +177,7 @@ class Balancer:
                 self.check(member, now)
 
     def move(self, attempts: list[Attempt]) -> None:
-        """Put these to somebody else in the stead of those who give no sign of life, as far as that may be."""
+        """Retry these attempts on other servers where that is safe: theirs have stopped responding."""
         now = self.clock()
         for attempt in attempts:
             attempt.member.failed(now)  # all of them first, so that none is asked in the stead of another
@@ -185,9 +186,9 @@ class Balancer:
             if attempt.cancelled:
                 continue
             if attempt.steps_aside():
-                attempt.give_up()
+                attempt.give_up(RETRIED)
             elif self.may_try_another(attempt.question, attempt.tried, sent=attempt.is_sent, lost_since=since):
-                attempt.give_up()
+                attempt.give_up(RETRIED)
                 self.put(attempt.inquiry, attempt.tried)
 
     def slow_attempts(self, before: float) -> list[Attempt]:

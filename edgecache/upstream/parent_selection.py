@@ -20,6 +20,7 @@ from edgecache.semantics.message import Response
 from edgecache.semantics.outcomes import Tier
 from edgecache.semantics.residency import may_serve
 from edgecache.upstream.attempt import Attempt, Delegate, Speaks
+from edgecache.upstream.attempt_state import ANSWERED
 from edgecache.upstream.health import UNAVAILABLE
 from edgecache.upstream.load_balancer import USER_AGENT, Balancer, Check, Member
 from edgecache.upstream.origin_group import Confined, Origins
@@ -245,10 +246,12 @@ class _Detour(Delegate):
         self._bypass = bypass
 
     def on_answer(self, response: Response, body: Body) -> None:
+        self.enter(ANSWERED)
         body.when_ended(lambda _: self._bypass.over(self))
         self.inquiry.on_answer(response, body)
 
     def on_whole(self, response: Response, content: bytes) -> None:
+        self.enter(ANSWERED)
         self._bypass.over(self)
         self.inquiry.on_whole(response, content)
 
