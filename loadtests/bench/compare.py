@@ -25,9 +25,10 @@ from typing import Any
 from loadtests.bench import memory, peers, regional, report, wrk
 from loadtests.bench.origin import Origin, origin
 from loadtests.bench.peers import Contestant
-from loadtests.bench.processes import LOAD_CORE, SERVER_CORE, StartError, free_port, probe, running
+from loadtests.bench.processes import LOAD_CORE, SERVER_CORE, probe
 from loadtests.bench.rounds import Standing, contest, say
 from loadtests.bench.scenarios import LOG, SCENARIOS, TRACES, Scenario
+from loadtests.lab.processes import StartError, free_port
 
 REGIONAL = [regional.HIT.name, regional.SCALE.name, regional.DEAD.name]
 NAMES = [*(scenario.name for scenario in SCENARIOS), LOG.name, TRACES.name, "memory", *REGIONAL]
@@ -99,7 +100,7 @@ class Bench:
         contestant = edgecache(self._options, "edgecache json", log="json", output=written)
         own = self._directory / "log-proof"
         try:
-            with running(contestant.name, contestant.command(own, self._origin.port), own) as server:
+            with contestant.command(own, self._origin.port) as server:
                 probe(server.port, "GET", "/o/0")
                 time.sleep(1.5)
         except (StartError, OSError) as error:

@@ -14,9 +14,9 @@ from pathlib import Path
 from loadtests.bench import heads, rawload
 from loadtests.bench.origin import BODY, Origin
 from loadtests.bench.peers import Contestant
-from loadtests.bench.processes import Server, StartError, running
 from loadtests.bench.rounds import say
 from loadtests.bench.scenarios import VerifyError
+from loadtests.lab.processes import Process, StartError
 
 OBJECTS = 100_000
 IDLE = 10_000
@@ -49,7 +49,7 @@ def objects(contestant: Contestant, origin: Origin, directory: Path) -> Figure:
     """Resident bytes per cached 1 KiB object beyond its body."""
     figure = Figure(f"resident bytes per cached 1 KiB object over its body ({OBJECTS:,} objects)")
 
-    def measure(server: Server) -> None:
+    def measure(server: Process) -> None:
         figure.before = _settled(server)
         load = rawload.run(server.port, heads.objects(OBJECTS))
         figure.failures += load.problems
@@ -61,7 +61,7 @@ def objects(contestant: Contestant, origin: Origin, directory: Path) -> Figure:
     return figure
 
 
-def _still_cached(server: Server, origin: Origin) -> str:
+def _still_cached(server: Process, origin: Origin) -> str:
     """Prove on a sample that the objects were stored and none was evicted."""
     sample = random.sample(range(OBJECTS), 2_000)
     asked = origin.asked()
@@ -77,7 +77,7 @@ def connections(contestant: Contestant, origin: Origin, directory: Path) -> Figu
     """What 10,000 idle keep-alive connections, of which each has made one request, keep resident."""
     figure = Figure(f"resident for {IDLE:,} idle keep-alive connections over the empty process")
 
-    def measure(server: Server) -> None:
+    def measure(server: Process) -> None:
         with contextlib.ExitStack() as stack:
             _request(stack.enter_context(_connect(server.port, 0)))  # so that the object is cached before
             figure.before = _settled(server)
@@ -123,7 +123,7 @@ def _is_open(connection: socket.socket) -> bool:
         return False
 
 
-def _settled(server: Server) -> int:
+def _settled(server: Process) -> int:
     time.sleep(1.0)
     return server.resident()
 
@@ -133,12 +133,12 @@ def _with_server(
     contestant: Contestant,
     origin: Origin,
     directory: Path,
-    measure: Callable[[Server], None],
+    measure: Callable[[Process], None],
 ) -> None:
     """Run `measure` against a fresh server; what goes wrong is the figure's failure."""
     say(f"memory: {contestant.name}: {figure.title}")
     try:
-        with running(contestant.name, contestant.command(directory, origin.port), directory) as server:
+        with contestant.command(directory, origin.port) as server:
             measure(server)
     except (StartError, VerifyError, OSError) as error:
         figure.failures.append(str(error))

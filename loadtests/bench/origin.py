@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loadtests.bench.heads import ETAG
-from loadtests.bench.processes import LOAD_CORE, Command, free_port, probe, running
+from loadtests.bench.processes import LOAD_CORE, probe, server
+from loadtests.lab.processes import free_port
 
 BODY = ("<p>The quick brown fox jumps over the lazy dog, as it did on every page before.</p>\n" * 16)[:1024]
 BIG_BYTES = 10 * 1024 * 1024
@@ -70,5 +71,5 @@ def origin(directory: Path) -> Iterator[Origin]:
     else:
         program = Path(__file__).with_name("tiny_origin.py")
         argv = [sys.executable, str(program), str(port), str(directory / "big")]
-    with running("origin", Command(argv, port), directory, core=LOAD_CORE):
+    with server(argv, port, directory, core=LOAD_CORE):
         yield Origin(port)

@@ -6,13 +6,13 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loadtests import ROOT
-from loadtests.bench.processes import Command, free_port
+from loadtests.bench.processes import server
+from loadtests.lab.processes import SERVE, Process, free_port, settings
 
 NGINX = """\
 daemon off; user root; worker_processes 1; pid {directory}/pid; error_log {directory}/error.log;
@@ -81,74 +81,73 @@ class Contestant:
     """A server to be measured; `command` configures it for an origin's port and says how to start it."""
 
     name: str
-    command: Callable[[Path, int], Command]
+    command: Callable[[Path, int], Process]
     note: Callable[[], str] | None = None  # what it tells of itself, asked while it still runs
 
 
-def nginx(directory: Path, origin: int) -> Command:
+def nginx(directory: Path, origin: int) -> Process:
     """One worker, proxy_cache on tmpfs, keep-alive upstream."""
     return _nginx(NGINX, directory, origin)
 
 
-def _nginx(template: str, directory: Path, origin: int) -> Command:
+def _nginx(template: str, directory: Path, origin: int) -> Process:
     port, tls = free_port(), free_port()
     text = template.format(directory=directory, port=port, tls=tls, pair=key_pair(directory), origin=origin)
     config = _write(directory / "nginx.conf", text)
-    return Command(["nginx", "-p", str(directory), "-c", config], port, tls_port=tls)
+    return replace(server(["nginx", "-p", str(directory), "-c", config], port, directory), tls_port=tls)
 
 
-def nginx_tuned(directory: Path, origin: int) -> Command:
+def nginx_tuned(directory: Path, origin: int) -> Process:
     """The same nginx at its best for small objects: files stay open, and sendfile is for /big alone."""
     tuned = "sendfile off; open_file_cache max=20000 inactive=1h; open_file_cache_valid 1h;"
     return _nginx(NGINX.replace("sendfile on;", tuned, 1), directory, origin)
 
 
-def haproxy(directory: Path, origin: int) -> Command:
+def haproxy(directory: Path, origin: int) -> Process:
     """One thread, its small-object cache; plain forwarding for what must not be stored."""
     port, tls = free_port(), free_port()
     text = HAPROXY.format(port=port, tls=tls, pair=key_pair(directory), origin=origin)
     config = _write(directory / "haproxy.cfg", text)
-    return Command(["haproxy", "-db", "-f", config], port, tls_port=tls)
+    return replace(server(["haproxy", "-db", "-f", config], port, directory), tls_port=tls)
 
 
-def varnish(directory: Path, origin: int) -> Command:
+def varnish(directory: Path, origin: int) -> Process:
     """One pool of threads, malloc storage."""
     port = free_port()
     config = _write(directory / "bench.vcl", VARNISH.format(origin=origin))
     argv = ["varnishd", "-F", "-j", "none", "-n", str(directory / "work"), "-a", f"127.0.0.1:{port}"]
     argv += ["-T", "none", "-f", config, "-s", "malloc,512m", "-p", "thread_pools=1"]
-    return Command(argv, port)
+    return server(argv, port, directory)
 
 
 def edgecache(
-    command: str | None, settings: Mapping[str, str], name: str = "edgecache", output: Path | None = None
+    command: str | None, more: Mapping[str, str], name: str = "edgecache", output: Path | None = None
 ) -> Contestant:
-    """This project's server, or with `command` another build of it; `settings` win over the benchmark's."""
-    argv = [sys.executable, "-m", "edgecache", "serve"]
+    """This project's server, or with `command` another build of it; `more` wins over the benchmark's settings."""
+    argv: Sequence[str] = SERVE
     ours = {"PYTHONPATH": str(ROOT)}  # it starts in a directory of its own
     if command:
         program, *arguments = shlex.split(command)
         argv, ours = [os.path.abspath(program) if "/" in program else program, *arguments], {}
 
-    def start(directory: Path, origin: int) -> Command:
+    def start(directory: Path, origin: int) -> Process:
         port, tls = free_port(), free_port()
-        env = {
-            **ours,
-            "EDGECACHE_ORIGIN": f"http://127.0.0.1:{origin}",
-            "EDGECACHE_LISTEN": f"127.0.0.1:{port}",
-            "EDGECACHE_TLS_LISTEN": f"127.0.0.1:{tls}",
-            "EDGECACHE_TLS_CERTIFICATES": key_pair(directory),
-            "EDGECACHE_ADMIN_LISTEN": f"127.0.0.1:{free_port()}",
-            "EDGECACHE_WORKERS": "1",
-            "EDGECACHE_MEMORY": "512MiB",
-            "EDGECACHE_ACCESS_LOG": "off",
-        }
-        return Command(argv, port, {**env, **settings}, output, tls)
+        env = ours | settings(
+            origin=f"http://127.0.0.1:{origin}",
+            listen=f"127.0.0.1:{port}",
+            tls_listen=f"127.0.0.1:{tls}",
+            tls_certificates=key_pair(directory),
+            admin_listen=f"127.0.0.1:{free_port()}",
+            workers=1,
+            memory="512MiB",
+            access_log="off",
+        )
+        return replace(server(argv, port, directory, {**env, **more}), output=output, tls_port=tls)
 
     return Contestant(name, start)
 
 
-PEERS: dict[str, tuple[str, Callable[[Path, int], Command]]] = {
+PEERS: dict[str, tuple[str, Callable[[Path, int], Process]]] = {
     "nginx": ("nginx", nginx),
     "nginx-tuned": ("nginx", nginx_tuned),
     "haproxy": ("haproxy", haproxy),

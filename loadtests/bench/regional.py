@@ -24,9 +24,10 @@ from edgecache.storage.record import Codec, Record, storage_key
 from loadtests.bench import heads, peers, redis_get
 from loadtests.bench.origin import BODY, LAST_MODIFIED
 from loadtests.bench.peers import Contestant
-from loadtests.bench.processes import Command, free_port
+from loadtests.bench.processes import server as server_of
 from loadtests.bench.rounds import Standing, say
 from loadtests.bench.scenarios import Scenario
+from loadtests.lab.processes import Process, free_port
 
 HIT = Scenario("regional", "hit in the regional tier, 1 KiB, 1,000 URLs; nginx: its hit")
 SCALE = Scenario(
@@ -70,9 +71,9 @@ def edgecache(name: str, command: str | None, settings: dict[str, str], url: str
 def baseline(valkey_port: int) -> Contestant:
     """aiohttp and a `GET` for each request."""
 
-    def start(_directory: Path, _origin: int) -> Command:
+    def start(directory: Path, _origin: int) -> Process:
         port = free_port()
-        return Command([sys.executable, redis_get.__file__, str(port), str(valkey_port)], port)
+        return server_of([sys.executable, redis_get.__file__, str(port), str(valkey_port)], port, directory)
 
     return Contestant(BASELINE, start)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from loadtests.bench import heads, peers, rawload, regional
 from loadtests.bench.origin import Origin, origin
-from loadtests.bench.processes import Server, StartError, running
+from loadtests.lab.processes import Process, StartError
 
 MEMORY = "8MiB"  # a few thousand objects: fewer than are asked for
 WARMING = 80_000  # requests
@@ -63,7 +63,7 @@ def zipf(urls: int, count: int, alpha: float, seed: int) -> list[bytes]:
     ]
 
 
-def ask(server: Server, requests: Sequence[bytes], upstream: Origin) -> Ratio:
+def ask(server: Process, requests: Sequence[bytes], upstream: Origin) -> Ratio:
     """Ask all of `requests`."""
     before = upstream.asked()
     load = rawload.run(server.port, requests, connections=16)
@@ -77,10 +77,10 @@ def measure(name: str, url: str, phases: Sequence[Iterable[bytes]], upstream: Or
     warming, before, after = (list(phase) for phase in phases)
     settings = {"EDGECACHE_MEMORY": MEMORY, "EDGECACHE_REGIONAL": url, "EDGECACHE_REGIONAL_TIMEOUT": "250ms"}
     contestant = peers.edgecache(None, settings, name)
-    with running(name, contestant.command(directory, upstream.port), directory / "one") as server:
+    with contestant.command(directory / "one", upstream.port) as server:
         ask(server, warming, upstream)
         full = ask(server, before, upstream)
-    with running(name, contestant.command(directory, upstream.port), directory / "two") as server:
+    with contestant.command(directory / "two", upstream.port) as server:
         return Outcome(name, full, ask(server, after, upstream))
 
 

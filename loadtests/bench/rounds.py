@@ -15,10 +15,11 @@ from loadtests.bench import rawload
 from loadtests.bench.load import Load
 from loadtests.bench.origin import Origin
 from loadtests.bench.peers import Contestant
-from loadtests.bench.processes import SERVER_CORE, Server, StartError, running
+from loadtests.bench.processes import SERVER_CORE
 from loadtests.bench.scenarios import Scenario, VerifyError, verify
 from loadtests.bench.wrk import Wrk
 from loadtests.lab import procstat
+from loadtests.lab.processes import Process, StartError
 
 Generator = Callable[[int, int], Load]
 SETTLE_SECONDS = 0.1
@@ -94,7 +95,7 @@ def contest(
     standings = [Standing(contestant.name) for contestant in contestants]
     generate = _generator(scenario, directory)
     with contextlib.ExitStack() as stack:
-        ready: list[tuple[Standing, Server]] = []
+        ready: list[tuple[Standing, Process]] = []
         for contestant, standing in zip(contestants, standings, strict=True):
             server = _prepare(scenario, contestant, standing, origin, directory, stack)
             if server is not None:
@@ -134,11 +135,11 @@ def _prepare(
     origin: Origin,
     directory: Path,
     stack: contextlib.ExitStack,
-) -> Server | None:
+) -> Process | None:
     """Start and verify one contestant; what goes wrong is its failure and nobody else's."""
     own = directory / re.sub(r"[^a-z0-9]+", "-", f"{scenario.name}-{contestant.name}")  # no comma: lists have them
     try:
-        server = stack.enter_context(running(contestant.name, contestant.command(own, origin.port), own))
+        server = stack.enter_context(contestant.command(own, origin.port))
         if scenario.tls and not server.tls_port:
             raise VerifyError("it is not set up for TLS here")
         standing.proof = verify(scenario, server, origin)
@@ -151,7 +152,7 @@ def _prepare(
     return server
 
 
-def _measure(scenario: Scenario, server: Server, origin: Origin, generate: Generator, seconds: int) -> Round:
+def _measure(scenario: Scenario, server: Process, origin: Origin, generate: Generator, seconds: int) -> Round:
     """One load with the CPU and the origin's count read before and after."""
     time.sleep(SETTLE_SECONDS)
     asked = origin.asked()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from loadtests.bench import heads, rawload
 from loadtests.bench.origin import Origin
-from loadtests.bench.processes import Answer, Server, probe
+from loadtests.bench.processes import probe
+from loadtests.lab.processes import Answer, Process
 
 CONNECTIONS = 32
 
@@ -42,7 +43,7 @@ class Scenario:
         """Whether its answers carry a body."""
         return self.status != 304 and self.method != "HEAD"
 
-    def port(self, server: Server) -> int:
+    def port(self, server: Process) -> int:
         """Where a server is asked."""
         return server.tls_port if self.tls else server.port
 
@@ -79,7 +80,7 @@ LOG = Scenario("log", "memory hit, JSON access log to /dev/null against none")
 TRACES = Scenario("traces", "memory hit, traces of no and of 1 % of requests (no collector) against none")
 
 
-def verify(scenario: Scenario, server: Server, origin: Origin) -> str:
+def verify(scenario: Scenario, server: Process, origin: Origin) -> str:
     """Fill the server, then prove what it does; the proof in words."""
     _ask_all(server, scenario.fills() * 2)
     before = origin.asked()
@@ -94,7 +95,7 @@ def verify(scenario: Scenario, server: Server, origin: Origin) -> str:
     return f"{scenario.urls:,} URLs asked again: {reached:,} reached the origin; {_evidence(answer)}"
 
 
-def _ask_all(server: Server, requests: Iterable[bytes]) -> None:
+def _ask_all(server: Process, requests: Iterable[bytes]) -> None:
     load = rawload.run(server.port, requests, connections=8)
     if load.problems:
         raise VerifyError("; ".join(load.problems))

@@ -23,10 +23,11 @@ from pathlib import Path
 from loadtests.correctness.real_sites import blog, browser, datasette, nginx, report
 from loadtests.correctness.real_sites.client import Client
 from loadtests.correctness.real_sites.crawls import crawl_gzip, crawl_twice
-from loadtests.correctness.real_sites.processes import Missing, Pop, pop_before, running, say
+from loadtests.correctness.real_sites.processes import pop_before, say
 from loadtests.correctness.real_sites.site import Both, Site
 from loadtests.correctness.real_sites.tally import Tally
 from loadtests.correctness.real_sites.variants import ask_otherwise
+from loadtests.lab.processes import Missing, Pop, StartError
 
 SITES: dict[str, Callable[[Path, Path, int], Site]] = {
     "nginx": nginx.site,
@@ -67,7 +68,7 @@ async def examine(site: Site, pop: Pop, tally: Tally) -> None:
     """Everything that is asked by our own client."""
     async with (
         asyncio.timeout(LONGEST),
-        Client(site.command.port, site.host) as origin,
+        Client(site.server.port, site.host) as origin,
         Client(pop.port, site.host) as through,
     ):
         both = Both(origin, through)
@@ -83,7 +84,7 @@ def run(site: Site, options: argparse.Namespace, folder: Path) -> Tally:
     """One site, from its start to its end."""
     tally = Tally(site.name)
     begun = time.monotonic()
-    with running(site.command, folder), pop_before(site.command.port, folder, options.workers) as pop:
+    with site.server, pop_before(site.server.port, folder, options.workers) as pop:
         try:
             asyncio.run(examine(site, pop, tally))
         except TimeoutError:
@@ -129,7 +130,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="edgecache-real-sites-"))
     try:
         return check_sites(options, folder)
-    except Missing as missing:
+    except StartError as missing:
         say(f"cannot run: {missing}")
         return 2
     except KeyboardInterrupt:

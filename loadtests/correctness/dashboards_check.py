@@ -25,6 +25,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from loadtests.correctness.dashboards import chain, queries
+from loadtests.lab.processes import StartError
 
 RATE = "15s"
 
@@ -70,7 +71,7 @@ async def check(seconds: int) -> int:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgecache-dashboards-")))
         try:
             running = await stack.enter_async_context(chain.running(directory))
-        except chain.NotStarted as error:
+        except StartError as error:
             print(f"dashboards-check: {error}", file=sys.stderr)
             return 2
         print(f"dashboards-check: {seconds} s of load", file=sys.stderr)

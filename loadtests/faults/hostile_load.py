@@ -20,9 +20,9 @@ from pathlib import Path
 
 import uvloop
 
-from loadtests.bench.processes import StartError
 from loadtests.faults.hostile import budget, crash, descriptors, flood, pop, readers, rolling, sockets
 from loadtests.faults.hostile.report import Figure, say, table
+from loadtests.lab.processes import StartError
 
 Part = Callable[[int, bool], Awaitable[list[Figure]]]
 DESCRIPTORS = 16_384

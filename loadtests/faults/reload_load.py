@@ -30,8 +30,8 @@ import uvloop
 from harness.certificates import Authority, Files
 
 from loadtests import ROOT
-from loadtests.bench.processes import free_port
 from loadtests.bench.tiny_origin import SMALL
+from loadtests.lab.processes import SERVE, free_port
 
 SITE = "www.example.test"
 WITHIN = 20.0  # seconds for an answer, or for what the POP is to say: past it, that has failed
@@ -153,7 +153,7 @@ class Pop:
         """Start it, and wait until both workers are ready."""
         self.write()
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "edgecache", "serve", "--config", str(self.file)),
+            *(*SERVE, "--config", str(self.file)),
             env={"PATH": os.environ["PATH"]},
             cwd=ROOT,
             stdout=asyncio.subprocess.DEVNULL,

