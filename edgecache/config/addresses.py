@@ -1,4 +1,4 @@
-"""Places on the network as an operator writes them: where to listen, whom to ask, whom to trust.
+"""Network addresses in settings: listeners, origins, parents, trusted networks.
 
 A parser raises ValueError with words that end the sentence `EDGECACHE_NAME: "what was written" …`.
 """
@@ -49,7 +49,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Parent(Origin):
-    """A POP that is asked instead of the origin, and the name by which all POPs know it: else its URL."""
+    """A parent POP, and the name under which all POPs know it: by default its URL."""
 
     known_as: str = ""
 

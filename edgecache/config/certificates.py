@@ -132,7 +132,7 @@ def _names(certificate: Certificate) -> tuple[str, ...]:
 
 
 def load_pair(context: ssl.SSLContext, pair: KeyPair) -> None:
-    """Load `pair` into a context; OpenSSL has the last word, such as that a key is too short."""
+    """Load `pair` into a context; OpenSSL may still refuse it, for example for a short key."""
     try:
         context.load_cert_chain(pair.certificate, pair.key, password=_no_password)
     except OSError as error:  # SSLError is one

@@ -1,4 +1,4 @@
-"""Settings of purges as an operator writes them: who may purge, and which fields bear tags."""
+"""Types of settings about purges: tokens, and names of tag fields."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FIELD_NAME = re.compile(  # none that means something else to clients or caches
 
 @dataclass(frozen=True, slots=True)
 class PurgeToken:
-    """Who may purge: a name for the log, and the sites that it is limited to (none: it is not)."""
+    """A purge token: its name in the log, and the hosts that it is limited to (none: unlimited)."""
 
     name: str
     secret: str
@@ -29,7 +29,7 @@ class PurgeToken:
 
 
 def purge_tokens(text: str) -> tuple[PurgeToken, ...]:
-    """Who may purge, out of `cms=SECRET,shop@shop.example|www.shop.example=SECRET`. Errors quote no secret."""
+    """Purge tokens, out of `cms=SECRET,shop@shop.example|www.shop.example=SECRET`. Errors quote no secret."""
     found: list[PurgeToken] = []
     for member in (part.strip() for part in text.split(",") if part.strip()):
         who, equals, secret = member.partition("=")

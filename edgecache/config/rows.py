@@ -70,7 +70,7 @@ def setting(
 ) -> Any:
     """A row of the table with a default."""
     row = Row(kind, default, doc, least, most, secret)
-    told = not secret and kind is not REGIONAL  # whose URL may hold a password
+    told = not secret and kind is not REGIONAL  # a URL may hold a password
     return field(metadata={"row": row}, default_factory=lambda: row.value(row.default_text()), repr=told)
 
 

@@ -1,7 +1,7 @@
-"""How many workers there are, and who gets how much memory, by what the machine or the container allows.
+"""Number of workers and shares of memory, by the limits of the machine or container.
 
-Of the limit the processes themselves are taken first: what is left is shared by the objects in memory and the embedded
-Valkey. What the operator has set stays as it is set; a limit that cannot hold it refuses the start.
+The processes themselves come first; objects in memory and the embedded Valkey share the rest of the limit. Configured
+values are kept; a limit that cannot hold them refuses the start.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WORKER: Final = 40 * MIB  # what each takes without objects
 VALKEY: Final = 8 * MIB  # what the embedded one takes without objects
 LEAST_OBJECTS: Final = 16 * MIB  # for which one more worker is worth while
 LEAST_REGIONAL: Final = 16 * MIB  # what the embedded Valkey can do with
-USUAL: Final = 256 * MIB  # of objects, where nothing asks for less
+USUAL: Final = 256 * MIB  # of objects, by default
 MOST_WORKERS: Final = 256
 REGISTER: Final = 1024  # bytes that one purged name may take
 USUAL_REGISTERS, FEWEST_REGISTERS = 100_000, 1000  # purged names that a worker remembers
@@ -33,7 +33,7 @@ REGISTERS: Final = 8  # of all workers together in an eighth of the limit
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What there is: bytes that a cgroup allows, bytes of the machine (None: unknown), and cores."""
+    """Resources: bytes allowed by the cgroup, bytes of the machine (None: unknown), and cores."""
 
     cgroup: int | None
     total: int | None
@@ -56,7 +56,7 @@ class Shares:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is set; None is for us to find. `kept`: Valkey writes dumps; `beside`: bytes that each worker reads in."""
+    """Configured values; None: to be found. `kept`: Valkey writes dumps; `beside`: bytes that each worker loads."""
 
     workers: int | None = None
     memory: int | None = None
@@ -75,7 +75,7 @@ class Wanted:
 
 
 def of_machine() -> Limits:
-    """What this process may have."""
+    """Limits of this process."""
     return Limits(
         system_resources.memory_limit(),
         system_resources.total_memory(),

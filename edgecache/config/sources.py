@@ -1,4 +1,4 @@
-"""Where settings come from: the environment, and a file of the same names that may change while the POP runs.
+"""Sources of settings: the environment, and a file that may change while the POP runs.
 
 What the environment sets wins over the file, as one expects of what is said nearer to the start. An environment cannot
 change later, so a variable that is to be changed by a reload belongs into the file only; one warning names each that
@@ -51,7 +51,7 @@ def _unquoted(value: str) -> str:
 
 
 class Source:
-    """The environment and the file. Mutable state: what the file said last, and what was decided at the start."""
+    """The environment and the file. Mutable state: last contents of the file, and values decided at the start."""
 
     def __init__(self, environ: Mapping[str, str], path: str = "") -> None:
         self._environ = {**environ, VARIABLE: path} if path else dict(environ)
@@ -71,7 +71,7 @@ class Source:
         return self.merged()
 
     def merged(self) -> dict[str, str]:
-        """The same with the file as it was read last."""
+        """The settings with the file as last read."""
         merged = self._written()
         merged.update({name: value for name, value in self.found.items() if not merged.get(name, "").strip()})
         for name, (value, _) in self._decided.items():
@@ -104,22 +104,22 @@ class Source:
         return [path for _, path in named_files(self._said())]
 
     def decide(self, name: str, value: str) -> None:
-        """From now on `name` is `value`, whatever is written: the start has decided it."""
+        """Fix `name` to `value`, as decided at the start."""
         written = self._decided[name][1] if name in self._decided else self._written().get(name, "").strip()
         self._decided[name] = value, written
 
     def has_decided(self, name: str) -> bool:
-        """Whether the start has decided `name`."""
+        """Whether `name` was decided at the start."""
         return name in self._decided
 
     @property
     def undecidable(self) -> list[str]:
-        """What was decided at the start and is written otherwise by now."""
+        """Settings decided at the start whose written values have changed."""
         written = self._written()
         return [name for name, (_, before) in self._decided.items() if written.get(name, "").strip() != before]
 
     @property
     def overruled(self) -> list[str]:
-        """What the file sets and the environment sets otherwise."""
+        """Settings of the file that the environment overrides."""
         said = {name: value.strip() for name, value in self._environ.items() if value.strip()}
         return [name for name, value in self.file.items() if name in said and said[name] != value.strip()]

@@ -48,7 +48,7 @@ def memory_limit(root: Path = Path("/")) -> int | None:
 
 
 def total_memory(root: Path = Path("/")) -> int | None:
-    """The memory of the machine in bytes, where it tells."""
+    """Memory of the machine in bytes, if known."""
     match = re.search(r"^MemTotal: +([0-9]+) kB$", _text(root / "proc/meminfo"), re.MULTILINE)
     return int(match[1]) * 1024 if match else None
 

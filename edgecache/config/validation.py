@@ -65,7 +65,7 @@ def _tls_contradictions(settings: Settings, https_origin: bool) -> Iterator[Conf
 
 
 def _own_origins(settings: Settings, origins: list[Origin]) -> Iterator[ConfigError]:
-    """An origin that is this POP itself answers with a loop, or hands its admin pages to clients."""
+    """Origins that are this POP itself: loops, or admin pages exposed to clients."""
     name = "EDGECACHE_ORIGINS" if settings.origins else "EDGECACHE_ORIGIN"
     for variable in ("EDGECACHE_LISTEN", "EDGECACHE_ADMIN_LISTEN", "EDGECACHE_TLS_LISTEN", "EDGECACHE_POP_LISTEN"):
         where = _named(settings, variable)
@@ -74,7 +74,7 @@ def _own_origins(settings: Settings, origins: list[Origin]) -> Iterator[ConfigEr
 
 
 def _wrong_regions(settings: Settings) -> Iterator[ConfigError]:
-    """Rules that send clients to a region where nobody can be asked for them."""
+    """Geographic rules that name a region without an origin."""
     # Of a jurisdiction without an origin clients are refused (503); the only origin is that of all regions.
     known = {*settings.origins, *settings.parents, *settings.residency}
     if settings.origins and (unknown := settings.geo_rules.regions - known):
@@ -96,7 +96,7 @@ def not_served(settings: Settings) -> Iterator[str]:
 
 
 def _idle_regional(settings: Settings) -> Iterator[ConfigError]:
-    """What is set for a regional tier of another kind than there is, and would do nothing."""
+    """Settings for another kind of regional tier, which have no effect."""
     if settings.regional_directory and settings.regional != "embedded":
         yield ConfigError("EDGECACHE_REGIONAL_DIRECTORY", "is set, but EDGECACHE_REGIONAL is not embedded")
     if settings.regional == "off":
@@ -112,7 +112,7 @@ def _idle_regional(settings: Settings) -> Iterator[ConfigError]:
 
 
 def _never_https(settings: Settings) -> Iterator[ConfigError]:
-    """What is about https, where no request can be known to have come over it."""
+    """Settings about https without a source of https requests."""
     if settings.tls_listen is not None or settings.pop_listen is not None or settings.trusted_proxies:
         return
     for name in ("EDGECACHE_HTTPS_REDIRECT", "EDGECACHE_HSTS"):
@@ -144,7 +144,7 @@ def _pair_problems(settings: Settings, name: str) -> Iterator[ConfigError]:
 
 
 def _wrong_parents(settings: Settings) -> Iterator[ConfigError]:
-    """What makes parents useless: a parent that is this POP itself, or that cannot know who asks."""
+    """Unusable parents: this POP itself, or parents to which it cannot authenticate."""
     parents = [parent for listed in settings.parents.values() for parent in listed]
     for name in ("EDGECACHE_LISTEN", "EDGECACHE_TLS_LISTEN", "EDGECACHE_POP_LISTEN"):
         where = _named(settings, name)
@@ -166,7 +166,7 @@ def _wrong_parents(settings: Settings) -> Iterator[ConfigError]:
 
 
 def _wrong_residency(settings: Settings) -> Iterator[ConfigError]:
-    """What leaves open where an answer belongs: a region of no jurisdiction."""
+    """Regions without a jurisdiction."""
     if not settings.residency:
         return
     regions = {settings.region, *settings.origins, *settings.geo_rules.regions, *settings.parents, *settings.peers} - {
@@ -177,7 +177,7 @@ def _wrong_residency(settings: Settings) -> Iterator[ConfigError]:
 
 
 def is_oneself(parent: Origin, listen: Address) -> bool:
-    """Whether `parent` is where this POP listens, as far as the names tell."""
+    """Whether `parent` is an address of this POP, as far as names show."""
     if parent.port != listen.port:
         return False
     if parent.host == listen.host:

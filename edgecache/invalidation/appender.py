@@ -1,7 +1,7 @@
-"""A process appends to its region's log, and learns who has applied what it appended.
+"""Appending to the region's log, and waiting for members to apply the entries.
 
-What cannot be appended at once is not lost while this process lives: it waits in the outbox and is tried again. If more
-waits there than it holds, the whole sites that it names are invalidated instead.
+Entries that cannot be appended at once wait in the outbox and are retried while this process lives. If the outbox
+overflows, the whole sites that its entries name are invalidated instead.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ log = logging.getLogger("edgecache")
 APPEND_WITHIN: Final = 1.0  # seconds
 RETRY: Final = 0.25  # seconds between two tries of what waits in the outbox
 MOST_WAITING: Final = 10_000
-POLL: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03)  # seconds between two looks at who has applied an entry
+POLL: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03)  # seconds between checks of members
 MOST_SITES: Final = 20_000  # that wait as a whole; beyond that, everything does
 SITES_AT_ONCE: Final = 256  # of one entry
-Recorded = Callable[[int], object]  # told the mark of an entry
+Recorded = Callable[[int], object]  # callback with the mark of an entry
 OVERFLOW: Final = "outbox overflow"  # the author of what is invalidated instead
 
 
@@ -47,7 +47,7 @@ class LogAppender:
         self._guard = guard
         self._commands = Commands(guard, "log appends")
         self.outbox: deque[Draft] = deque()
-        self._told: dict[int, Recorded] = {}  # by the identity of a draft in the outbox: who is told its mark
+        self._told: dict[int, Recorded] = {}  # by the identity of a draft in the outbox: callback for its mark
         self._sender: asyncio.Task[None] | None = None
 
     async def append(self, draft: Draft) -> int:
@@ -96,10 +96,10 @@ class LogAppender:
         """The ID of the entry, as callers know it, which is recorded; raises one of `Failure`."""
         return purge_id(self.region, await self.append(draft)), True
 
-    # --- who has applied it
+    # --- progress of members
 
     async def applied_by(self, region: str, mark: int, everywhere: bool, within: float) -> tuple[bool, list[str]]:
-        """Whether all workers have applied the entry of `region` in time, and who has not, or cannot be asked.
+        """Whether all workers have applied the entry of `region` in time, and those that have not or are unreachable.
 
         All that follow in this region, or `everywhere`.
         """
@@ -116,7 +116,7 @@ class LogAppender:
         return False, pending
 
     async def members(self) -> dict[str, list[Member] | None]:
-        """Per region who follows the logs there; None where that cannot be asked."""
+        """Members by region; None if unreachable."""
         stores = {self.region: self.store, **self.peers}
         found = await asyncio.gather(*(store.members() for store in stores.values()), return_exceptions=True)
         return {
@@ -142,7 +142,7 @@ def _pauses() -> Sequence[float]:
 
 
 async def _late(name: str, store: LogStore, region: str, mark: int) -> list[str]:
-    """Who in one region has not applied the entry; the region itself if it cannot be asked."""
+    """Members of a region that lag; the region itself if unreachable."""
     try:
         members = await store.members()
     except (*Failure, ResponseError):
@@ -151,4 +151,4 @@ async def _late(name: str, store: LogStore, region: str, mark: int) -> list[str]
 
 
 def _nobody(mark: int) -> None:
-    """Nobody has to know its mark."""
+    """Ignore the mark."""

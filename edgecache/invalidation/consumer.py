@@ -1,8 +1,8 @@
-"""A worker follows the logs of all regions, which lie in its own region's Valkey, and says what it has applied.
+"""A worker's consumer of all regions' logs in its own region's Valkey; it reports what it has applied.
 
-One connection waits for entries. A few times a second the follower also looks whether the logs are what they were: one
-that holds less than was applied of it was lost or rolled back, and begins anew; a region of which nothing is heard is
-cut off; a write whose end is overdue is ended for whoever died in between.
+One connection waits for entries. A few times a second the consumer also checks the logs: one that holds less than was
+applied was lost or rolled back, and is reopened; a silent region counts as cut off; a write whose end is overdue is
+ended in place of the process that died.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Counts(Protocol):
 
 
 class LogConsumer:
-    """What a worker knows of the logs, and how. Mutable state: where it reads, when it last heard, who waits for it."""
+    """Consumer of the logs. Mutable state: read positions, times of last contact, and waiters."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class LogConsumer:
         self._log = invalidation.log
         self._region = region
         self._peers = frozenset(peers)
-        self.member = member  # who we are among those that follow
+        self.member = member  # this worker's member name
         self._clock = clock  # monotonic seconds
         self._wall = wall  # epoch seconds
         self._max_lag = max_lag  # seconds
@@ -73,7 +73,7 @@ class LogConsumer:
         self._after: dict[str, bytes] = {}  # the ID up to which each log was read
         self._looked = 0.0
         self._told = -HEARTBEAT
-        self._unsealed: set[str] = set()  # regions whose last entry was not sealed as it should be
+        self._unsealed: set[str] = set()  # regions whose last entry had no valid seal
         self._unknown = False  # the server does not say which run it is
         self._waiting: list[tuple[Vector, asyncio.Future[None]]] = []
         self._must_reach: dict[str, int] | None = None  # until it has caught up
@@ -85,7 +85,7 @@ class LogConsumer:
     # --- what is known
 
     def lags(self) -> dict[str, float]:
-        """Per region the seconds for which nothing was heard of its log."""
+        """Seconds of silence by region."""
         now = self._clock()
         return {region: now - heard for region, heard in self._heard.items()}
 
@@ -104,7 +104,7 @@ class LogConsumer:
                 self._waiting.remove(waiting)
 
     def judge(self) -> None:
-        """Say whether this worker is cut off; to be asked now and then, for time alone decides it."""
+        """Update whether this worker is cut off; to be called regularly, for it depends on time alone."""
         self._invalidation.set_cut_off(any(lag > self._max_lag for lag in self.lags().values()))
 
     # --- following
@@ -173,7 +173,7 @@ class LogConsumer:
         return found
 
     async def _look(self) -> None:
-        """See whose logs there are, and that none holds less than was applied of it."""
+        """Check which regions have logs, and that none holds less than was applied."""
         await self._visit()
         regions = {self._region, *self._peers, *await self._store.regions()}
         tops, beats = await self._store.tops(sorted(regions)), await self._store.beats()
@@ -226,7 +226,7 @@ class LogConsumer:
         await self._store.reopen(self._region, self._log.applied(self._region))
 
     async def _end_overdue(self) -> None:
-        """A write of this region whose end never came is over: whatever it may have changed is invalid."""
+        """End a write of this region whose END is missing: its scopes are invalid."""
         for write in self._log.overdue(self._clock()):
             if write.region == self._region and await self._store.claims(write.begun):
                 draft = Draft(Kind.END, write.scopes, begun=write.begun, author=f"{self.member} (overdue)")

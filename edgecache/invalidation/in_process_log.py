@@ -1,8 +1,8 @@
-"""The log of a POP without a region's: what one worker invalidates, its supervisor tells the others.
+"""The log of a POP without a regional tier: the supervisor relays each worker's invalidations to the others.
 
     worker ──► append ──► supervisor ──► apply ──► every other worker ──► applied ──► supervisor ──► done ──► worker
 
-Nothing of it outlives the POP, and nothing needs to: without a regional tier, nothing that it stored does.
+It need not outlive the POP: without a regional tier, no stored response does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Message = Mapping[str, Any]
 
 
 class InProcessLog:
-    """A worker's end. Mutable state: who waits for which entry to be known to all."""
+    """A worker's end. Mutable state: waiters by entry."""
 
     def __init__(self, invalidation: Invalidation) -> None:
         self._invalidation = invalidation
@@ -56,7 +56,7 @@ class InProcessLog:
 
 
 class Listener(Protocol):
-    """A worker as the supervisor has it."""
+    """The supervisor's handle of a worker."""
 
     @property
     def ready(self) -> bool:
@@ -67,7 +67,7 @@ class Listener(Protocol):
 
 
 class InProcessLogHub:
-    """The supervisor's end. Mutable state: per entry under way, who has not applied it."""
+    """The supervisor's end. Mutable state: workers that lag, by entry."""
 
     def __init__(self, workers: Callable[[], Iterable[Listener]]) -> None:
         self._workers = workers

@@ -1,12 +1,12 @@
-"""An entry of a region's log as it lies in a Valkey Stream: fields of bytes. Pure.
+"""Encoding of log entries in a Valkey Stream: fields of bytes. Pure.
 
     i  incarnation, 18 digits in hexadecimal       p  ID of the entry before it, `0-0` for the first of an incarnation
     k  kind: open, purge, begin, end               s  scopes, a JSON array of strings (bytes as Latin-1)
     f  "1" if it is soft                           w  of a begin: seconds after which the write counts as lost
-    b  of an end: the mark of its begin            a  who appended it, for the ledger
+    b  of an end: the mark of its begin            a  author, for the ledger
 
-`i` and `p` are written by the server's script, which alone knows them. What cannot be read is an entry that may have
-named anything (`Kind.UNKNOWN`): a later version may know kinds and scopes that this one does not.
+`i` and `p` are written by the server's script, which alone knows them. A malformed entry may have named
+anything (`Kind.UNKNOWN`): a later version may know kinds and scopes that this one does not.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _mark(incarnation: int, id_: bytes) -> int:
 
 
 def author_of(fields: Written) -> str:
-    """Who appended an entry."""
+    """Author of an entry."""
     return fields.get(b"a", b"").decode("utf-8", "replace")
 
 

@@ -1,9 +1,9 @@
-"""Whether the log that a Valkey holds is the one that was acknowledged: which run of the server had it last.
+"""Runs of the Valkey server: detection of logs that were rolled back to a snapshot.
 
     ec:{log}:run    the run (`run_id`) of the server that has the region's log
 
 A server that ends without having saved comes back with an older snapshot: records and log are equally old, and nothing
-in them tells what was purged since. So a run that finds a log of another run begins a new incarnation: everything older
+in them shows what was purged since. So a run that finds a log of another run begins a new incarnation: everything older
 is validated once. The embedded server's directory proves more: a mark beside the data, written once the server has
 ended as it should, says how far the log had come; a server that comes back with no less goes on with it. The mark is
 taken away before the server is used, so that it says nothing of any later end.

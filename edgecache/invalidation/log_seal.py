@@ -1,10 +1,10 @@
-"""Entries of a log that are sealed: nobody without the key can write, alter or move one. Pure.
+"""Sealed log entries: without the key none can be written, altered or moved. Pure.
 
     i, p   incarnation and previous ID, as the server's script compares them
     e      base64 of what `record.Codec` makes of all other fields, bound to the log, the incarnation, and both IDs
 
-An entry is sealed for one place, between the one before it and its own ID; so one that is taken out leaves a gap. What
-is not sealed as it should be, the openings of incarnations among it, may have named anything: it is only a place.
+An entry is sealed for one place, between its predecessor and its own ID, so that a removed one leaves a gap. Entries
+without a valid seal, such as openings of incarnations, may have named anything: they only mark a place.
 """
 
 from __future__ import annotations

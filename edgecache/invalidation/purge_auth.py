@@ -1,4 +1,4 @@
-"""Who may purge: by a secret in `Authorization` or `Fastly-Key`, or by the address of the client. Pure."""
+"""Authentication of purges: by a token in `Authorization` or `Fastly-Key`, or by the client's address. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RELAYED: Final = (b"via", b"x-real-ip", b"x-forwarded-host", b"x-forwarded-proto
 
 
 class PurgeRefused(EdgecacheError):
-    """A purge that is not carried out: its HTTP status, a word for the metrics, and one sentence."""
+    """A refused purge: HTTP status, metric label, and one sentence."""
 
     def __init__(self, status: int, reason: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -25,7 +25,7 @@ class PurgeRefused(EdgecacheError):
 
 
 class Caller(Protocol):
-    """Who may purge; `hosts` empty: everything."""
+    """An authenticated caller; `hosts` empty: may purge everything."""
 
     @property
     def name(self) -> str:
@@ -62,7 +62,7 @@ class Credentials(NamedTuple):
 
 
 def caller_of(callers: Sequence[Caller], credentials: Credentials) -> Caller:
-    """Who calls; raises `PurgeRefused` (401). A wrong secret is refused wherever it comes from."""
+    """The authenticated caller; raises `PurgeRefused` (401). A wrong secret is refused from any address."""
     proofs = [*_secrets(credentials)]
     found = [caller for caller in callers for proof in proofs if _proves(caller, proof)]  # all are compared
     if found:
@@ -99,9 +99,9 @@ def _proves(caller: Caller, proof: tuple[bytes | None, bytes]) -> bool:
 
 
 def is_near(peer: str, fields: Fields, is_trusted: Trust, may_purge: Trust) -> bool:
-    """Whether a request comes from an address that may purge: the peer's own, or what a trusted proxy tells.
+    """Whether the client address may purge: the peer's own, or the one that a trusted proxy names.
 
-    What a proxy relays that is not trusted, or that does not name the client, may come from anybody.
+    Requests through untrusted proxies, or without a client address, may not.
     """
     named = any(name in fields for name in FORWARDED)
     relayed = named or any(name in fields for name in RELAYED)

@@ -1,4 +1,4 @@
-"""What a PURGE, BAN or PURGEKEYS request asks for, in the dialects of caches that plug-ins speak. Pure.
+"""PURGE, BAN and PURGEKEYS requests in the dialects of other caches. Pure.
 
     PURGE /path                                 Varnish, nginx, Fastly: one URL
     PURGE /path/.*                              W3 Total Cache; Proxy Cache Purge adds `X-Purge-Method: regex`
@@ -9,7 +9,7 @@
     BAN, X-Host, X-Url, X-Content-Type          FOSHttpCache
     PURGEKEYS, xkey-purge | xkey-softpurge      FOSHttpCache with vmod xkey
 
-Whatever asks for something else is refused with one sentence: an answer of 200 means that all of it is purged.
+Anything else is refused with one sentence: 200 means that the whole purge was carried out.
 """
 
 from __future__ import annotations
@@ -35,21 +35,19 @@ from edgecache.semantics.message import Fields, Request
 
 METHODS: Final = frozenset((b"PURGE", b"BAN", b"PURGEKEYS"))
 KEY_FIELDS: Final = (b"surrogate-key", b"xkey-purge", b"xkey-softpurge", b"xkey", b"cache-tag")  # lists of tags
-PATTERN_FIELDS: Final = {
-    b"x-magento-tags-pattern": b"x-magento-tags"
-}  # and the field of answers whose tags they are of
+PATTERN_FIELDS: Final = {b"x-magento-tags-pattern": b"x-magento-tags"}  # and the response field whose tags they name
 BAN_FIELDS: Final = (b"x-host", b"x-url", b"x-content-type")
 UNDERSTOOD: Final = frozenset((*KEY_FIELDS, *PATTERN_FIELDS, b"fastly-soft-purge", b"x-purge-method"))
 MEANINGLESS: Final = frozenset((b"surrogate-capability", b"x-datadog-tags"))  # they look as if they named something
-TELLING: Final = re.compile(  # names by which caches are told what to purge
+TELLING: Final = re.compile(  # fields that name purges
     rb"(?:.+-)?(?:purge|purging|softpurge|bans?|invalidate|invalidation|flush|tags?|xkeys?|surrogate|pattern|regex)(?:-.+)?"
     rb"|x-url|x-host|x-content-type|x-pool|x-location-id|key"
 )
-EVERYTHING_OF_A_SITE: Final = b"/purgeall"  # as nginx-helper asks for it
+EVERYTHING_OF_A_SITE: Final = b"/purgeall"  # of nginx-helper
 
 
 def purge_of_request(request: Request, caller: Caller, tag_fields: frozenset[bytes] = frozenset()) -> Purge:
-    """The purge that `request` asks for; raises `PurgeRefused` (400, 403, 413).
+    """The purge of `request`; raises `PurgeRefused` (400, 403, 413).
 
     `tag_fields` are the names of further fields that bear tags, and name them in purges. `Fastly-Soft-Purge: 1` makes
     it soft, and so does `xkey-softpurge` where nothing else is named.

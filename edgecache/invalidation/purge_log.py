@@ -1,18 +1,18 @@
-"""What was invalidated, in which order, and which responses it leaves usable. Pure state, no clock.
+"""The purge log as applied in one process, and the rule by which responses stay usable. Pure state, no clock.
 
 Every region has a log of invalidations; a POP applies the entries of each in the order of that log. A *register* per
 scope (see `scopes`) holds, per region, the last entry that named it. A response carries `seen`: what had been applied
-when its question was asked. The rule, and the only rule:
+when its upstream request was sent. The only rule:
 
     a response is usable iff, for every register that names it, seen[region] >= register[region] for every region.
 
-So a fill that began before an invalidation can never satisfy the rule after it, however late it arrives. `seen` has two
-forms. In this process it is an int, the `position`: the number of entries applied here, of all regions. In what leaves
-the process (a record in Valkey, an answer to another POP) it is a `Vector`. A response that passes is as good as one
-asked now: its `seen` may advance to the present, and until the position moves nothing needs to be looked up again.
+So a fetch that began before an invalidation never satisfies the rule after it, however late its response arrives.
+`seen` has two forms. Within the process it is an int, the `position`: the number of entries applied, of all regions.
+Outside of it (in records in Valkey, in responses to other POPs) it is a `Vector`. A response that passes is as good as
+one requested now: its `seen` may advance, and until the position moves it needs no further look-up.
 
-What is forgotten, missed or lost never makes an unusable response usable: a *floor* rises instead, of the site that a
-forgotten register was of (see `registers`) or of the region, and what was asked below it has to be validated. Between
+Forgotten, missed or lost entries never make an unusable response usable: a *floor* rises instead, of the site whose
+register was forgotten (see `registers`) or of the region, and responses requested below it must be validated. Between
 the begin and the end of a write its scopes are *in doubt*.
 """
 
@@ -32,18 +32,18 @@ from edgecache.semantics.outcomes import Word
 from edgecache.semantics.stored_response import NO_POSITION
 
 __all__ = ("Applied", "Kind", "LogEntry", "PurgeLog", "Stamp", "Verdict", "Write", "worse")
-NO_FENCE: Final = -(1 << 62)  # what nothing has ever passed at
-HERE: Final = ""  # the region of what only this process knows; no vector ever leaves with it
+NO_FENCE: Final = -(1 << 62)  # no entry has this value
+HERE: Final = ""  # region of entries of this process alone; never part of a vector that leaves it
 
 
 class Kind(Enum):
-    """What an entry of a log says."""
+    """Kind of a log entry."""
 
     OPEN = "open"  # the log begins anew: the first entry of an incarnation
     PURGE = "purge"  # everything that its scopes name is invalid
     BEGIN = "begin"  # a write to what its scopes name is about to be sent to the origin
     END = "end"  # that write is over; the scopes name what it has invalidated, none if nothing
-    UNKNOWN = "unknown"  # not understood here: it may have named anything
+    UNKNOWN = "unknown"  # not understood by this version: it may name anything
 
 
 class LogEntry(NamedTuple):
@@ -59,10 +59,10 @@ class LogEntry(NamedTuple):
 
 
 class Applied(Word):
-    """What an entry was to the log that was asked to apply it."""
+    """Outcome of applying an entry."""
 
-    NEXT = "next"  # the one that was due
-    AGAIN = "again"  # applied before, or one that an entry applied before has made moot
+    NEXT = "next"  # the next in order
+    AGAIN = "again"  # already applied, or moot
     GAP = "gap"  # entries before it are missing: the floor has risen over them
     OPENED = "opened"  # of a new incarnation: the floor has risen to its beginning
     FORKED = "forked"  # the log has lost an entry that was applied here: nothing of this incarnation counts any more
@@ -79,13 +79,13 @@ class Write(NamedTuple):
 
 
 class Stamp(NamedTuple):
-    """What was applied at one moment, in both forms."""
+    """Position and vector at one moment."""
 
     position: int
     vector: Vector
 
 
-UNKNOWN: Final = Stamp(NO_POSITION, NOTHING)  # of an answer of which nobody knows when it was asked
+UNKNOWN: Final = Stamp(NO_POSITION, NOTHING)  # of a response whose time of request is unknown
 
 
 class PurgeLog:
@@ -98,9 +98,9 @@ class PurgeLog:
 
     def __init__(self, most_registers: int = 65536, most_bytes: int = 32 << 20, most_writes: int = 65536) -> None:
         self.position = 0
-        self.fence = 0  # the position, or NO_FENCE: who passed at the fence needs not be checked again
+        self.fence = 0  # the position, or NO_FENCE: entries that passed at the fence need no further check
         self.registers = Registers(most_registers, most_bytes)
-        self._floor = NOTHING  # what was asked knowing less than this is unproven
+        self._floor = NOTHING  # responses requested below this vector are unproven
         self._floor_at = 0
         self._vector: Vector | None = NOTHING
         self._stamp: Stamp | None = None
@@ -125,7 +125,7 @@ class PurgeLog:
         return self._vector
 
     def stamp(self) -> Stamp:
-        """What a question asked now carries; the same object until the position moves."""
+        """Stamp of a request sent now; the same object until the position moves."""
         stamp = self._stamp
         if stamp is None:
             stamp = self._stamp = Stamp(self.position, self.vector)
@@ -141,20 +141,20 @@ class PurgeLog:
         return self._applied.get(region, 0)
 
     def is_trusted(self, region: str) -> bool:
-        """Whether what is asked now can be proven to cover `region`."""
+        """Whether requests sent now are proven to cover `region`."""
         return self.applied(region) >= self._floor[region]
 
     # --- the rule
 
     def check(self, subject: Subject, seen: int) -> Verdict:
-        """Whether a response to a question asked here at position `seen` may be used."""
+        """Whether a response that this process requested at position `seen` may be used."""
         worst = Verdict.UNPROVEN if seen < self._floor_at else Verdict.USABLE
         names = self._names(subject)
         worst = worse(worst, self.registers.verdict_at(names, uri.site_of(subject.key), seen))
         return worse(worst, self._doubt(names)) if self._doubts else worst
 
     def check_vector(self, subject: Subject, seen: Vector) -> Verdict:
-        """Whether a response that came with `seen` may be used. If so, it is as if it had been asked here, now."""
+        """Whether a response with the vector `seen` may be used. If so, it is as good as one requested now."""
         worst = Verdict.USABLE if seen.covers(self._floor) else Verdict.UNPROVEN
         names = self._names(subject)
         worst = worse(worst, self.registers.verdict(names, uri.site_of(subject.key), seen))
@@ -166,21 +166,20 @@ class PurgeLog:
     def check_required(self, subject: Subject, seen: Vector, required: Vector) -> Verdict:
         """As `check_vector`, for a child POP that knows `required`: what is not applied of it here, `seen` must cover.
 
-        What is asked upstream for that child carries the maximum of this POP's vector and `required`: the child knew
-        its own before this question.
+        Upstream requests for that child carry the maximum of this POP's vector and `required`.
         """
         verdict = self.check_vector(subject, seen)
         caught_up = self.vector.covers(required) or seen.covers(required)
         return verdict if caught_up else worse(verdict, Verdict.UNPROVEN)
 
     def allows(self, key: bytes, seen: int) -> bool:
-        """Whether a response without tags, to a question asked here at position `seen`, may be used for `key`."""
+        """Whether a response without tags that this process requested at position `seen` may be used for `key`."""
         return self.check(Subject(key), seen) is Verdict.USABLE
 
     # --- what happens
 
     def append(self, *named: bytes, soft: bool = False) -> int:
-        """Everything asked before now is unusable for these scopes, in this process; the position of this entry."""
+        """Invalidate these scopes in this process; the position of the entry."""
         self._advance(HERE, self.position + 1)
         self._name(named, HERE, self.position, soft=soft)
         return self.position
@@ -233,7 +232,7 @@ class PurgeLog:
         self._raise_floor(region, beyond(self.applied(region)))
 
     def overdue(self, now: float) -> list[Write]:
-        """The writes whose end should have come by `now`. They stay in doubt until an END for them is applied."""
+        """Writes whose END is overdue at `now`. They stay in doubt until one is applied."""
         return [write for write in self._writes.values() if write.deadline <= now]
 
     def forget(self, position: int) -> int:
@@ -261,7 +260,7 @@ class PurgeLog:
     # --- registers
 
     def _name(self, named: Iterable[bytes], region: str, mark: int, *, soft: bool) -> None:
-        """From this entry on, which has just been given its position, what was asked before is not usable."""
+        """Make all responses requested before this entry, at its position, unusable."""
         self.registers.name(map(scopes.canonical, named), self.position, Vector({region: mark}), soft=soft)
 
     def _names(self, subject: Subject) -> list[bytes]:
@@ -307,7 +306,7 @@ class PurgeLog:
 
 
 def unproven_at(position: int) -> int:
-    """How one that was asked at `position` and is not proven now remembers that: no fence ever equals it."""
+    """`position` marked as unproven: no fence ever equals it."""
     return NO_POSITION - 1 - position
 
 

@@ -1,4 +1,4 @@
-"""What a caller asks to purge by the JSON of the API, and whether that is the caller's own. Pure."""
+"""Purges by the JSON of the API, limited to the caller's hosts. Pure."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _switch(value: Mapping[str, Any], name: str) -> bool:
 
 
 def _url_scopes(url: str, caller: Caller) -> list[bytes]:
-    """A URL under both schemes: who purges it means the page, however it was asked for."""
+    """A URL under both schemes: a purge means the page under either."""
     scheme, mark, rest = url.partition("://")
     if not mark or scheme.lower() not in ("http", "https") or not _is_plain(url) or "#" in url:
         raise malformed(f"{url[:128]!r} is not a URL such as https://www.example.org/page")

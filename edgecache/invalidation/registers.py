@@ -5,7 +5,7 @@ those of scopes without a host (a tag everywhere, everything) are a group of the
 group that takes the most memory pays: its oldest registers fold into its *floor*, below which everything of that site
 has to be validated. So the writes and purges of one site never make another's objects stale.
 
-Sites are bounded in number, too, for anybody may send any Host: when there are too many, those with the fewest
+Sites are bounded in number, too, for clients may send any Host: when there are too many, those with the fewest
 registers join the crowd. Its floors are shared by the few sites that hash alike, and the hash is a secret of the
 process.
 """
@@ -56,11 +56,11 @@ class Register:
         self.soft = NOTHING
 
     def verdict_at(self, seen: int) -> Verdict:
-        """What it says of a response asked for at the local position `seen`."""
+        """Verdict on a response requested at the local position `seen`."""
         return Verdict.PURGED if seen < self.hard_at else Verdict.STALE if seen < self.soft_at else Verdict.USABLE
 
     def verdict(self, seen: Vector) -> Verdict:
-        """What it says of a response asked for at `seen`."""
+        """Verdict on a response requested at `seen`."""
         if not seen.covers(self.hard):
             return Verdict.PURGED
         return Verdict.USABLE if seen.covers(self.soft) else Verdict.STALE
@@ -81,7 +81,7 @@ class Register:
 
 
 class Floor(NamedTuple):
-    """What a response must at least have been asked at to be proven: in both forms."""
+    """The least `seen` of a proven response, in both forms."""
 
     at: int = 0
     marks: Vector = NOTHING
@@ -164,7 +164,7 @@ class Registers:
         self.count = 0
         self.folded = 0  # registers that have fallen into the floor of their site, ever
         self.crowded_out = 0  # sites that have joined the crowd, ever
-        self.overflowed = NO_SITE  # whose registers fell last
+        self.overflowed = NO_SITE  # site whose registers were folded last
         self._most = most
         self._most_bytes = most_bytes
         self._most_sites = most_sites or max(FEW_SITES, most // 8)
@@ -176,7 +176,7 @@ class Registers:
     # --- the rule
 
     def verdict_at(self, names: list[bytes], site: bytes, seen: int) -> Verdict:
-        """What the registers with these names, and the floors, say of a response of `site` asked for at `seen`."""
+        """Verdict of the registers with these names, and of the floors, on a response of `site` requested at `seen`."""
         group = self._sites.get(site)
         floor = self._crowd_floor(site) if group is None else group.floor
         worst = Verdict.UNPROVEN if seen < max(floor.at, self._anywhere.floor.at) else Verdict.USABLE

@@ -20,7 +20,7 @@ from edgecache.valkey.client import Failure, is_refused
 
 log = logging.getLogger("edgecache.supervisor")
 WAIT: Final = 0.2  # seconds that a read waits for an entry
-LOOK_EVERY: Final = 0.25  # seconds between two looks at whose logs there are, and whether they are what they were
+LOOK_EVERY: Final = 0.25  # seconds between two checks of the peer's logs
 RECONNECT: Final = 0.1  # seconds
 MOST_AT_ONCE: Final = 500  # entries of each log
 BEGINNING: Final = b"0-0"
@@ -85,7 +85,7 @@ class LogReplicator:
             await _closed(store)
 
     async def _look(self, home: LogStore, source: LogStore) -> None:
-        """See where to read on, and whether the peer's own log has lost what we have of it."""
+        """Find the read positions, and whether the peer's log has lost copied entries."""
         while not self._over:
             await source.link.must_be_current()
             regions = sorted({self.peer, *await source.regions()} - {self._region})
@@ -109,7 +109,7 @@ class LogReplicator:
         self._after[region] = written_id(here) if here and same else BEGINNING
 
     def _heard(self, beats: dict[str, bytes]) -> list[str]:
-        """The peer, and the regions of which the peer has heard since the last look."""
+        """The peer, and regions with contact to it since the last check."""
         heard = [name for name, beat in beats.items() if beat != self._beats.get(name) and name != self._region]
         self._beats = beats
         return sorted({self.peer, *heard})

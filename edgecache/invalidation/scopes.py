@@ -27,7 +27,7 @@ TAGS: Final = (b"t", b"g")  # the kinds of scopes that a response bears many of
 
 
 class Subject(NamedTuple):
-    """What the rules need to know of an object: the key of its URL as it was asked, and its tags."""
+    """A stored response as the rules see it: the key of its requested URL, and its tags."""
 
     key: bytes  # as `primary_key` makes it: scheme://host + target
     tags: tuple[bytes, ...] = ()
@@ -92,7 +92,7 @@ def depth(prefix: bytes) -> int:
 
 
 def host_of(scope: bytes) -> bytes:
-    """The host whose objects alone a canonical scope names; empty if they may be anybody's."""
+    """The host that a canonical scope is limited to; empty if none."""
     kind, value = scope[:1], scope[1:]
     if kind not in (b"u", b"g", b"p", b"s"):
         return b""

@@ -1,10 +1,10 @@
-"""The logs of all regions as Valkey Streams: append to one's own, read all, copy those of other regions.
+"""Logs as Valkey Streams: appending to the region's own, reading all, copying those of other regions.
 
     ec:{log}:region:eu the log of region eu: in eu's Valkey the log itself, in every other region's a copy of it
-    ec:{log}:regions   whose logs lie here
+    ec:{log}:regions   regions whose logs are here
     ec:{log}:run       which run of the server has the region's own log (`log_runs`)
-    ec:{log}:beats     per region a number that grows while this Valkey hears of that region
-    ec:{log}:pops      what each worker that reads here has applied, and when it said so
+    ec:{log}:beats     per region a number that grows while its log is replicated
+    ec:{log}:pops      progress of each worker that reads here, with the time of its report
     ec:{log}:acks      the same as a stream: when each entry was applied, for as long as it is remembered
 
 None of these has an end of life, so no `volatile-*` eviction policy takes them. The server itself decides what is
@@ -71,7 +71,7 @@ local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], '*', 'i', inc, 'p
 redis.call('PUBLISH', ARGV[6], cjson.encode({{id, 'i', inc, 'p', prev, unpack(ARGV, 7)}}))
 return {{inc, id}}
 """
-# A sealed entry is made for one place: it is appended there, or the caller is told which place is the next.
+# A sealed entry is made for one place: it is appended there, or the script returns the next place.
 APPEND_SEALED: Final = f"""{_ORDER}{_OPEN}
 if ARGV[7] == inc and ARGV[8] == prev then
   redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], ARGV[9], 'i', inc, 'p', prev, 'e', ARGV[10])
@@ -250,7 +250,7 @@ class LogStore:
     # --- reading
 
     async def regions(self) -> list[str]:
-        """Whose logs lie here."""
+        """Regions whose logs are here."""
         members = _checked(await self.link.run([("SMEMBERS", REGIONS)]))[0]
         return sorted(name for member in members if version_vector.is_region(name := member.decode("ascii", "replace")))
 
@@ -314,7 +314,7 @@ class LogStore:
                 yield region, row
 
     async def beat(self, regions: Iterable[str]) -> None:
-        """Say that these regions' logs are heard of."""
+        """Record contact with these regions' logs."""
         commands: list[Command] = [("HINCRBY", BEATS, region, "1") for region in regions]
         if commands:
             _checked(await self.link.run(commands))
@@ -324,7 +324,7 @@ class LogStore:
         found = _checked(await self.link.run([("HGETALL", BEATS)]))[0]
         return {name.decode("ascii", "replace"): value for name, value in found.items()}
 
-    # --- who has applied what
+    # --- progress of members
 
     async def tell(self, member: str, vector: bytes, *, changed: bool) -> None:
         """`member` lives, and has applied `vector`; `changed` if that is new."""
@@ -336,13 +336,13 @@ class LogStore:
         _checked(await self.link.run([("HDEL", POPS, *members)]))
 
     async def members(self) -> list[Member]:
-        """All that follow the logs here, those that were not heard of for long left out."""
+        """Current members, without those that have been silent for long."""
         (seconds, _), found = _checked(await self.link.run([("EVAL", MEMBERS, "1", POPS)]))[0]
         told = zip(found[::2], found[1::2], strict=True)
         return [member for name, value in told if (member := _member(name, value, int(seconds))) is not None]
 
     async def acks(self, since: int) -> list[tuple[int, str, Vector]]:
-        """Who had applied what when, in milliseconds of the server's clock, from `since` on; oldest first."""
+        """Acknowledgements with times in milliseconds of the server's clock, from `since` on; oldest first."""
         start = b"%d" % max(0, since)
         rows = _checked(await self.link.run([("XRANGE", ACKS, start, "+", "COUNT", str(MOST_ACKS))]))[0]
         return [ack for row in rows if (ack := _ack(*row)) is not None]

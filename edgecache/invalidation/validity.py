@@ -1,10 +1,10 @@
-"""Whether what is stored may still be used, as far as invalidations go: this worker's log, and the rule applied to it.
+"""Validity of stored responses by the purge log: the rule applied in one worker.
 
-    memory ──► `check`         one integer comparison; only if the log has moved since are the registers looked at
+    memory ──► `check`         one integer comparison; registers are looked up only if the log has moved
     regional ─► `check_found`  by the vector that the record carries
-    a fill ───► `verdict`      by what was known when its question was asked
+    a fill ───► `verdict`      by the stamp of its upstream request
 
-Everything that is applied goes through `apply`: entries of a region's log, or of this process alone (`append`).
+Entries come by `apply` from a region's log, or by `append` from this process alone.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class SharedFetches(Protocol):
 
 
 class Invalidation:
-    """One worker's view of all invalidations. Mutable state: the log, and what it leaves in memory and in flight."""
+    """Invalidation in one worker. Mutable state: the log."""
 
     def __init__(
         self,
@@ -62,25 +62,25 @@ class Invalidation:
         self._memory = memory
         self._fetches = fetches
         self._cut_off_modes = cut_off_modes  # path prefix → available or consistent; the empty one is for all others
-        self.replaying = False  # entries from before this worker began are still being read: no record is proven
-        self.cut_off = False  # nothing was heard of some region's log for too long
-        self._tell_at = 1  # forgotten registers, at which it is said
-        self.ignored: IgnoredParameters | None = None  # parameters that are no part of keys
-        self.on_applied: Callable[[], None] = lambda: None  # told when the log has moved
+        self.replaying = False  # older entries are still being replayed: no record is proven
+        self.cut_off = False  # the log of some region has been silent for too long
+        self._tell_at = 1  # forgotten registers that trigger the next warning
+        self.ignored: IgnoredParameters | None = None  # query parameters left out of keys
+        self.on_applied: Callable[[], None] = lambda: None  # called when the log has moved
 
     def set_cut_off(self, cut_off: bool) -> None:
-        """Whether, from now on, purges may be missing here."""
+        """Set whether purges may be missing here."""
         if cut_off != self.cut_off:
             self.cut_off = cut_off
             self.log.suspend(cut_off)
 
     @property
     def detail(self) -> bytes:
-        """What Cache-Status says of an answer that is given now."""
+        """Detail for Cache-Status."""
         return CUT_OFF if self.cut_off else b""
 
     def is_unproven(self, url: bytes) -> bool:
-        """Whether nothing stored for `url` may be used now, because purges may be missing."""
+        """Whether stored responses for `url` need validation because purges may be missing."""
         if not self.cut_off:
             return False
         modes = self._cut_off_modes
@@ -92,9 +92,9 @@ class Invalidation:
     # --- the rule, tier by tier
 
     def check(self, entry: Entry, now: float) -> Verdict:
-        """Whether `entry`, which memory holds, may be used; what was purged leaves, what was softly purged is stale.
+        """Verdict on `entry` in memory; purged entries are dropped, softly purged ones become stale.
 
-        It is stale from `now` on, in epoch seconds: its freshness is to be judged at that time, or a later one.
+        They are stale from `now` on, in epoch seconds: freshness must be evaluated at that time, or a later one.
         """
         log = self.log
         if entry.passed == log.fence:
@@ -115,7 +115,7 @@ class Invalidation:
         return verdict
 
     def still_passes(self, entry: Entry) -> bool:
-        """Whether `entry` passes without a word about purges that may be missing; what does not stays as it is."""
+        """Whether `entry` is usable without the detail of a cut-off; changes nothing otherwise."""
         log = self.log
         if entry.passed == log.fence:
             return True
@@ -125,10 +125,10 @@ class Invalidation:
         return True
 
     def check_found(self, entry: Entry, seen: str, now: float) -> Verdict:
-        """Whether `entry`, which another process stored with the vector `seen`, may be used; as `check`."""
+        """Verdict on `entry`, stored by another process with the vector `seen`; as `check`."""
         log = self.log
         vector = vector_of(seen)
-        if vector is None or self.replaying or self.is_unproven(entry.url):  # None: nobody knows when it was asked
+        if vector is None or self.replaying or self.is_unproven(entry.url):  # None: its time of request is unknown
             entry.passed = NO_POSITION
             return Verdict.UNPROVEN
         verdict = log.check_vector(Subject(entry.url, entry.tags, self._memory.normal_key(entry.url)), vector)
@@ -139,46 +139,46 @@ class Invalidation:
         return verdict
 
     def proves(self, record: Record) -> bool:
-        """Whether `record`, which another process stored, is usable as it is."""
+        """Whether `record`, stored by another process, is usable without validation."""
         vector = vector_of(record.seen)
-        if vector is None or self.replaying or self.cut_off:  # cut off, the answer has to say so
+        if vector is None or self.replaying or self.cut_off:  # cut off, Cache-Status needs the detail
             return False
         normal = self._memory.normal_key(record.url)
         return self.log.check_vector(Subject(record.url, record.tags, normal), vector) is Verdict.USABLE
 
     def verdict(self, key: bytes, tags: tuple[bytes, ...], seen: Stamp) -> Verdict:
-        """What the rule says of an answer to a question asked at `seen`."""
+        """Verdict on a response requested at `seen`."""
         return self.log.check(Subject(key, tags, self._memory.normal_key(key)), seen.position)
 
     def passed(self, key: bytes, tags: tuple[bytes, ...], seen: Stamp) -> int | None:
-        """What an entry made of that answer remembers; None if it was purged meanwhile."""
+        """`passed` of an entry for that response; None if it was purged meanwhile."""
         match self.verdict(key, tags, seen):
             case Verdict.PURGED:
                 return None
-            case Verdict.UNPROVEN:  # a write is under way: it is as good as any, and has to be validated
+            case Verdict.UNPROVEN:  # a write is under way: the entry must be validated
                 return unproven_at(seen.position)
             case _:
                 return seen.position
 
     def allows(self, key: bytes, tags: tuple[bytes, ...], seen: Stamp) -> bool:
-        """Whether that answer may be given to who has asked only now."""
+        """Whether that response may answer a request that arrives now."""
         if seen.position == self.log.fence and not self.log.writes:
             return True
         return not self.is_unproven(key) and self.verdict(key, tags, seen) is Verdict.USABLE
 
-    # --- what happens
+    # --- applying entries
 
     def append(self, scopes: Iterable[bytes], *, soft: bool = False) -> int:
-        """Everything asked before now is unusable for these scopes, in this process; the position of that."""
+        """Invalidate these scopes in this process; the position of the entry."""
         named = self._widened(scopes)
         position = self.log.append(*named, soft=soft)
         if not soft:
-            self._let_go(named)
+            self._drop_urls(named)
         self._tell_of_overflow()
         return position
 
     def settle(self, scopes: Iterable[bytes], position: int, region: str, mark: int) -> None:
-        """What was appended at `position` is the entry `mark` of a region's log now, which other processes know."""
+        """Identify what was appended at `position` with the entry `mark` of a region's log."""
         self.log.settle(self._widened(scopes), position, region, mark)
 
     def apply(self, region: str, entry: LogEntry, now: float) -> Applied:
@@ -186,13 +186,13 @@ class Invalidation:
         named = self._widened(entry.scopes)
         applied = self.log.apply(region, entry._replace(scopes=named), now)
         if not entry.soft and entry.kind in (Kind.PURGE, Kind.END):
-            self._let_go(named)
+            self._drop_urls(named)
         self._tell_of_overflow()
         self.on_applied()
         return applied
 
     def _tell_of_overflow(self) -> None:
-        """Say that purged names are forgotten: at the first, and whenever they are twice as many."""
+        """Warn of forgotten registers: at the first, and each time their number has doubled."""
         registers = self.log.registers
         if registers.folded >= self._tell_at:
             self._tell_at = 2 * registers.folded
@@ -204,7 +204,7 @@ class Invalidation:
             )
 
     def _widened(self, scopes: Iterable[bytes]) -> tuple[bytes, ...]:
-        """`scopes`, and the keys under which URLs among them lie (parameters that are ignored, No-Vary-Search)."""
+        """`scopes`, and the keys that URLs among them share (ignored parameters, No-Vary-Search)."""
         named = tuple(scopes)
         if self.ignored is not None:
             less = self.ignored.without
@@ -213,8 +213,8 @@ class Invalidation:
         merged = [b"u" + key for name in named if name[:1] == b"u" for key in merged_keys(name[1:])]
         return (*named, *merged) if merged else named
 
-    def _let_go(self, scopes: Iterable[bytes]) -> None:
-        """Forget at once what these name by its URL; what other scopes name is found out when it is asked for."""
+    def _drop_urls(self, scopes: Iterable[bytes]) -> None:
+        """Drop entries named by URL at once; other scopes take effect at the next look-up."""
         urls = [name[1:] for name in scopes if name[:1] == b"u"]
         for url in urls:
             self._memory.invalidate(url)
@@ -223,13 +223,13 @@ class Invalidation:
 
 
 def subject_of(entry: Entry) -> Subject:
-    """What the rule needs to know of `entry`."""
+    """Key and tags of `entry`."""
     return Subject(entry.url, entry.tags, entry.key)
 
 
 @memoize(2048, longest=4096)
 def vector_of(text: str) -> Vector | None:
-    """The vector that a record carries; None if it is none."""
+    """The vector of a record; None if malformed."""
     if not text:
         return NOTHING
     try:
@@ -240,5 +240,5 @@ def vector_of(text: str) -> Vector | None:
 
 @lru_cache(maxsize=64)
 def written(vector: Vector) -> str:
-    """`vector` as a record carries it."""
+    """`vector` encoded for a record."""
     return vector.encode().decode()

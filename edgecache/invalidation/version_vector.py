@@ -1,12 +1,12 @@
-"""Version vectors: what is known of each region's invalidation log. Pure, immutable values.
+"""Version vectors: positions in all regions' logs. Pure, immutable values.
 
 A *mark* names one place in one region's log. It is one integer, `incarnation · 2¹²⁸ + milliseconds · 2⁶⁴ + sequence`,
 so that the order of integers is the order of the log: entry after entry within an incarnation (the last two are the ID
 that Valkey gave the entry), and a later incarnation after all that an earlier one held. An incarnation is
 `count · 2³² + nonce`; its count rises whenever the log was lost or rolled back. No mark is 0: that is "nothing known".
 
-Why a later incarnation covers an earlier one: it begins after the last entry of the earlier was written, so whoever
-asked the origin knowing it asked after all of those. The reverse never holds: what was seen of an earlier incarnation
+A later incarnation covers an earlier one: it begins after the last entry of the earlier was written, so a request that
+was sent with it in `seen` was sent after all of those. The reverse never holds: what was seen of an earlier incarnation
 proves nothing about a later one.
 """
 
@@ -126,7 +126,7 @@ class Vector:
 
     @classmethod
     def decode(cls, text: bytes) -> Vector:
-        """The vector that `encode` wrote; ValueError for anything else. Whoever cannot read one knows `NOTHING`."""
+        """The vector that `encode` wrote; ValueError if malformed; callers then use `NOTHING`."""
         if len(text) > LONGEST_VECTOR or text.count(b",") >= MOST_REGIONS:
             raise ValueError("a vector is too long")
         marks: dict[str, int] = {}

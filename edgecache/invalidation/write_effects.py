@@ -1,7 +1,7 @@
-"""What a write makes invalid, and what its writer is told so that he reads it himself everywhere. Pure.
+"""Effects of a write: the scopes that it invalidates, and the token by which its client reads its own write. Pure.
 
-The token of a write is the vector `region=mark` of the entry that ended it: whoever brings it back is answered by what
-was asked after that write. It is no secret and proves nothing: it can only ask for a newer answer.
+The token is the vector `region=mark` of the write's END: a request that carries it gets a response requested after that
+write. It is no secret and proves nothing: it can only demand a newer response.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def is_write(request: Request) -> bool:
 
 
 def target_scopes(request: Request) -> tuple[bytes, ...]:
-    """What is in doubt while a write is under way, and invalid if nobody knows how it ended."""
+    """Scopes that are in doubt during a write, and invalid if its end is unknown."""
     return tuple(map(scopes.url, written_keys(request)))
 
 
 def invalidated_scopes(request: Request, response: Response) -> tuple[bytes, ...]:
-    """What an answered write invalidates: nothing if it failed.
+    """Scopes that a completed write invalidates: none if it failed.
 
     The target, `Location` and `Content-Location` (RFC 9111 §4.4), the groups in `Cache-Group-Invalidation`
     (RFC 9875 §3), and what the origin names in `Edgecache-Purge`; all of them of the target's site only.

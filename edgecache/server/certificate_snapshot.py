@@ -13,7 +13,7 @@ from typing import Final
 
 from edgecache.config.certificates import KeyPair
 
-GENERATIONS: Final = 2  # configurations whose copies are kept: a worker may just be starting with the one before
+GENERATIONS: Final = 2  # configurations whose copies are kept: a worker may be starting with the previous one
 
 
 class CertificateSnapshot:
@@ -24,7 +24,7 @@ class CertificateSnapshot:
         self._generation = 0
 
     def told(self, environ: Mapping[str, str], pairs: Iterable[KeyPair], pop_ca: str) -> dict[str, str]:
-        """`environ` with copies of its certificates in their stead; raises OSError if one cannot be read."""
+        """`environ` with its certificates replaced by copies; raises OSError if one cannot be read."""
         self._generation += 1
         told = dict(environ)
         if not workers_may_open():
@@ -59,7 +59,7 @@ class CertificateSnapshot:
 
 
 def workers_may_open() -> bool:
-    """Whether our descriptors are open to other processes of the same user: not if we have capabilities of a file."""
+    """Whether child processes may open this process's descriptors: not if it has file capabilities."""
     try:
         return os.stat("/proc/self").st_uid == os.geteuid()
     except OSError:

@@ -103,7 +103,7 @@ class Configuration:
         )
 
     def _told(self, environ: Mapping[str, str], settings: Settings) -> Mapping[str, str]:
-        """What workers are told: the certificates that were found good, whatever happens to their files."""
+        """Environment for workers: with checked certificates, whatever happens to their files later."""
         try:
             told = self._copies.told(environ, (one.pair for one in settings.tls_certificates), settings.pop_ca)
         except OSError as error:
@@ -123,7 +123,7 @@ class Configuration:
         return environ
 
     def _watched(self) -> list[str]:
-        """The files whose change is a change of the configuration."""
+        """Files whose change triggers a reload."""
         settings = self.settings
         paths = [self._source.path, *self._source.secret_paths, settings.pop_ca]
         paths += [path for one in settings.tls_certificates for path in (one.pair.certificate, one.pair.key)]

@@ -1,6 +1,6 @@
-"""The demo origin: a small web service whose pages show a newcomer hits, stale answers and what is never stored.
+"""The demo origin: a small web service that shows hits, stale responses and uncacheable ones.
 
-Its pages are fresh for the POP only (CDN-Cache-Control, RFC 9213), so that a browser asks the POP each time.
+Its pages are fresh for the POP only (CDN-Cache-Control, RFC 9213), so that browsers request them each time.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def application(clock: Callable[[], float] = time.time) -> web.Application:
 
 
 class _Demo:
-    """The pages; `_answered` counts the answers, so that a page shows whether the origin was asked at all."""
+    """The pages; `_answered` counts responses, so that a page shows whether the origin was reached."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

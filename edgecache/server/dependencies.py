@@ -1,7 +1,7 @@
-"""What a POP depends on, as its supervisor sees it: named in `/readyz`, and one warning for each change of state.
+"""State of a POP's dependencies for `/readyz`, with one warning per change.
 
-Workers tell of origins, parents and the regional tier with their metrics, the supervisor's own copiers of the peers'
-logs, and its probe of that tier. An origin or parent fails if any worker of the moment holds it to be ill.
+Sources are the workers' metrics (origins, parents, regional tier), the supervisor's replicators of the peers'
+logs, and its probe of the regional tier. An origin or parent fails if any current worker reports it unhealthy.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from edgecache.telemetry.metrics import Snapshot
 
 log = logging.getLogger("edgecache.supervisor")
 LOOK_EVERY: Final = 1.0  # seconds
-HOLD: Final = 5.0  # seconds that something has been well before that is said
+HOLD: Final = 5.0  # seconds of health before a recovery is logged
 KINDS: Final = ("origin", "parent")
 DROPPED: Final = "edgecache_access_log_dropped"
 READY: Final = "ready"
 FAILING: Final = "failing"
-UNKNOWN: Final = "unknown"  # no worker has told yet
+UNKNOWN: Final = "unknown"  # no worker has reported yet
 
 
 class StateChanges:
-    """Says each change of state once. Mutable state: what was said last of each subject, and since when it differs."""
+    """Logs each change of state once. Mutable state: failing subjects, and since when each is healthy again."""
 
     def __init__(self, hold: float = HOLD, clock: Callable[[], float] = time.monotonic) -> None:
         self._hold = hold
@@ -35,7 +35,7 @@ class StateChanges:
         self._well_since: dict[str, float] = {}
 
     def see(self, subject: str, trouble: str, well: str) -> None:
-        """`subject` has this `trouble`, or none if it is empty; `well` says that it has none any more."""
+        """Report `trouble` of `subject`, empty if none; `well` is the message on recovery."""
         if trouble:
             self._well_since.pop(subject, None)
             if subject not in self._ill:
@@ -49,12 +49,12 @@ class StateChanges:
                 log.warning("%s", well)
 
     def forget_all_but(self, subjects: Iterable[str]) -> None:
-        """Nothing more is said of what is none of these: it is not configured any more."""
+        """Drop subjects that are no longer configured."""
         self._ill.intersection_update(subjects)
 
 
 class Dependencies:
-    """The state of origins, parents, the regional tier and peers, and of the log's lines."""
+    """State of origins, parents, regional tier, peers and access log."""
 
     def __init__(
         self,
@@ -66,15 +66,15 @@ class Dependencies:
         changes: StateChanges | None = None,
     ) -> None:
         self._settings = settings
-        self._workers = workers  # the metrics of each worker of the moment
-        self._whole = whole  # those of each slot, dead workers included
-        self._regional = regional  # the state of the tier, and what is wrong
-        self._peers = peers  # what is wrong with the copy of each peer's log; empty: nothing
+        self._workers = workers  # metrics of each current worker
+        self._whole = whole  # metrics of each slot, including ended workers
+        self._regional = regional  # state of the regional tier, and its problem
+        self._peers = peers  # problem of each peer's log copy; empty: none
         self._changes = changes or StateChanges()
         self._dropped = 0.0
 
     def parts(self) -> dict[str, str]:
-        """The state of each part, by its name."""
+        """State by dependency."""
         state, trouble = self._tier()
         parts = {"regional": "degraded" if trouble else state}
         for kind in KINDS:
@@ -86,7 +86,7 @@ class Dependencies:
         return parts
 
     def _tier(self) -> tuple[str, str]:
-        """The state of the regional tier, and what is wrong with it: it may answer, and too late for requests."""
+        """State of the regional tier and its problem: it may respond, but too late for requests."""
         state, problem = self._regional()
         if problem or state != READY:
             return state, problem
@@ -103,7 +103,7 @@ class Dependencies:
         return names
 
     def _told(self, kind: str) -> dict[str, bool]:
-        """Whether each origin or parent is well, as all workers say that know it."""
+        """Health of each origin or parent: healthy if all reporting workers agree."""
         found: dict[str, bool] = {}
         for snapshot in self._workers():
             for labels, value in _series(snapshot, f"edgecache_{kind}_up"):
@@ -112,13 +112,13 @@ class Dependencies:
         return found
 
     async def run(self) -> None:
-        """Look every second, for ever."""
+        """Check every second."""
         while True:
             await asyncio.sleep(LOOK_EVERY)
             self.look()
 
     def look(self) -> None:
-        """Say what has changed."""
+        """Log changes."""
         subjects = []
         for kind in KINDS:
             told = self._told(kind)

@@ -1,7 +1,6 @@
-"""`edgecache healthcheck`: whether the POP on this machine is ready, for orchestrators that ask by a command.
+"""`edgecache healthcheck`: readiness of the POP on this machine, as a command for orchestrators.
 
-It runs every few seconds beside a POP that may need all of the machine: of the settings it knows one, of the package
-next to nothing.
+It runs every few seconds beside a busy POP, so it reads one setting and imports next to nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ VARIABLE: Final = "EDGECACHE_ADMIN_LISTEN"
 DEFAULT_ADMIN: Final = "127.0.0.1:9900"
 TIMEOUT: Final = 4.0  # seconds for each step
 LONGEST: Final = 1024 * 1024  # bytes of an answer
-ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # an address to listen on, and one to ask it at
+ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # wildcard address → address to connect to
 
 
 def run(path: str, environ: Mapping[str, str]) -> int:
@@ -35,7 +34,7 @@ def run(path: str, environ: Mapping[str, str]) -> int:
 
 
 def admin_address(environ: Mapping[str, str]) -> tuple[str, int]:
-    """Where the admin listener is asked; raises ConfigError."""
+    """Address of the admin listener; raises ConfigError."""
     text = environ.get(VARIABLE, "").strip() or DEFAULT_ADMIN
     host, colon, port = text.rpartition(":")
     if not (host and colon and port.isdecimal() and int(port) < 65536):

@@ -1,7 +1,7 @@
-"""How glibc's allocator is told to give back what is freed, so that a budget of memory means something.
+"""Tuning of glibc's allocator, so that freed memory returns to the system.
 
-By itself it raises the size from which on a block is a mapping of its own to that of the largest block ever freed, up
-to 32 MiB. From then on large bodies lie between others in one heap, and what was freed there returns only from its end.
+By default it raises its mmap threshold to the size of the largest block ever freed, up
+to 32 MiB. From then on large bodies share one heap with others, whose freed memory returns from its end only.
 """
 
 from __future__ import annotations

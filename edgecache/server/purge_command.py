@@ -1,4 +1,4 @@
-"""`edgecache purge`: asks a POP's admin listener to purge, waits if wanted, and says who has applied it."""
+"""`edgecache purge`: purges through a POP's admin listener, and reports progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was answered: counted, and logged if there is an access log."""
+"""Counts and logs completed requests of a worker."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from edgecache.wire.response_writer import ResponseWriter
 
 
 class RequestLog:
-    """Counts and logs every answer of a worker. The request path only adds: a number and a tuple.
+    """Counts and logs every response of a worker. The request path only adds a number and a tuple.
 
-    With a `layout`, it logs the lines that this writes, else the usual ones.
+    `layout` writes lines with chosen fields; None writes the usual ones.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class RequestLog:
         logging: bool,
         layout: LineFormat | None = None,
     ) -> None:
-        self.logging = logging  # whether requests are logged, or a part of them
+        self.logging = logging  # whether any requests are logged
         self.layout = layout
         self._log = log
         self._requests = requests
@@ -40,7 +40,7 @@ class RequestLog:
 
     @property
     def answered(self) -> Callable[[Exchange, float], Tally]:
-        """What is told of each answer that is complete, and how many seconds it took."""
+        """Callback for completed exchanges, with their duration in seconds."""
         return self._count_and_log if self.logging else self._requests.answered
 
     def _count_and_log(self, exchange: Exchange, took: float) -> Tally:
@@ -69,7 +69,7 @@ class RequestLog:
         return tally
 
     def _more(self, exchange: Exchange) -> str:
-        """The members of the usual line that only some answers have."""
+        """Optional members of the usual line."""
         more = ""
         if (refused := exchange.not_stored) is not None:
             more += f',"not_stored":"{refused.value}"'
@@ -82,7 +82,7 @@ class RequestLog:
         return more
 
     def known_hit(self, connection: ResponseWriter, known: Hit | TemplateHit, now: float) -> None:
-        """A request was answered at `now`, in resident time, by a known head, or by one that is like known ones."""
+        """Record a hit by a known head or a template, at `now` in resident time."""
         requests = self._requests
         answer = known.rendered.answer
         size = len(answer.content)

@@ -1,4 +1,4 @@
-"""What the supervisor tells systemd (sd_notify): ready, still alive, stopping. Silent where nobody listens."""
+"""Notifications to systemd (sd_notify): ready, watchdog, stopping. Without a socket it does nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ServiceManager:
         self._watchdog = int(environ.get("WATCHDOG_USEC", "0") or 0) / 2_000_000  # seconds: half of what is allowed
 
     async def run(self, state: Callable[[], Literal["starting", "ready", "draining"]]) -> None:
-        """Say once that the POP is ready, then give signs of life, for ever; return at once if nobody listens."""
+        """Notify readiness once, then the watchdog regularly; returns at once without a socket."""
         if not self._address:
             return
         while True:

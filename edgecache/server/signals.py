@@ -1,6 +1,6 @@
-"""Signals that no process of a POP ends by, although a process by itself would.
+"""Signals that must not end a process of a POP, although they would by default.
 
-What tells of a fault (SIGSEGV, SIGABRT and their like) and what a terminal stops a process by stay as they are.
+Signals of faults (SIGSEGV, SIGABRT …) and of job control keep their default actions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ENDING: Final = (signal.SIGTERM, signal.SIGQUIT)
 
 
 def ignore(*numbers: int) -> None:
-    """Ignore these, and all that are nobody's business; children that are started later do so from the first moment."""
+    """Ignore these and all unused signals; child processes inherit that."""
     for number in (*STRAYS, *numbers):
         with suppress(OSError, ValueError):  # a system may keep one of them for itself
             signal.signal(number, signal.SIG_IGN)

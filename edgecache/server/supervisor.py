@@ -1,6 +1,6 @@
 """The supervisor: owns the listening sockets, keeps a worker running in each slot, and adds up their metrics.
 
-Every slot has a listening socket of its own (SO_REUSEPORT: the kernel spreads the connections), which the supervisor
+Every slot has its own listening sockets (SO_REUSEPORT: the kernel spreads connections), which the supervisor
 keeps open all the time. A worker that dies or hangs leaves its queue of connections in that socket, and its
 replacement, which is started at once, serves them. SIGUSR2 relieves the workers one by one: each successor accepts on
 the same socket before its predecessor stops. Only a drain closes the sockets. SIGHUP, or a change of the files that the
@@ -46,19 +46,19 @@ from edgecache.valkey.embedded_server import EmbeddedValkey
 log = logging.getLogger("edgecache.supervisor")
 
 BACKLOG = 4096
-QUICK_DEATH = 1.0  # seconds: who dies younger is not restarted for ever at once
+QUICK_DEATH = 1.0  # seconds: shorter lives delay the next restart
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 HELPERS_END_WITHIN: Final = 2.0  # seconds
-FUTILE_STARTS = 5  # quick deaths of one slot before any worker was ever ready: the start has failed
-START_WITHIN: Final = 30.0  # seconds in which a worker must become ready
-FILE_LOOK: Final = 1.0  # seconds between two looks at the files of the configuration
-CHECKS: Final = 4  # times that a worker is asked for a sign of process before it counts as hung
+FUTILE_STARTS = 5  # quick deaths of a slot, with no worker ever ready, that fail the start
+START_WITHIN: Final = 30.0  # seconds for a worker to become ready
+FILE_LOOK: Final = 1.0  # seconds between checks of the configuration files
+CHECKS: Final = 4  # snapshots that a worker may miss before it counts as hung
 
 
 def make_listeners(address: Address, count: int) -> list[socket.socket]:
     """`count` listening sockets on one address; port 0 becomes one free port for all. `::` takes IPv4 as well.
 
-    Raises OSError if the address cannot be had, or somebody listens on it, even somebody who would share it.
+    Raises OSError if the address is unavailable or in use, even with SO_REUSEPORT.
     """
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, where = found[0]
@@ -104,14 +104,14 @@ def listen_or_refuse(variable: str, address: Address, count: int) -> list[socket
 
 
 def pause_before_restart(quick_deaths: int) -> float:
-    """Seconds to wait after so many deaths in a row that came within a second of the start."""
+    """Seconds to wait before a restart, after so many consecutive quick deaths."""
     if quick_deaths <= 1:
         return 0.0
     return float(min(FIRST_PAUSE * 2 ** min(quick_deaths - 2, 16), LONGEST_PAUSE))
 
 
 class Supervisor:
-    """The workers of a POP and its admin listener, from the start to the end of a drain.
+    """Workers and admin listener of a POP, from start to drain.
 
     Its state: the slots, whether it is stopping and with which exit code, and metrics of its own.
     """
@@ -288,7 +288,7 @@ class Supervisor:
                 self._reload_asked.set()
 
     async def _reload(self) -> None:
-        """Read the configuration again, and have it used; what is wrong with it is one line, and changes nothing."""
+        """Read the configuration again and apply it; an invalid one is logged in one line and changes nothing."""
         try:
             change = await asyncio.to_thread(self._configuration.read_again)
         except (ConfigError, OSError) as error:
@@ -299,7 +299,7 @@ class Supervisor:
         if self._service is not None:
             self._service.tune(change.settings)
         logging.getLogger().setLevel(change.settings.log_level.upper())
-        if change.relief:  # whole configurations only: these workers go on with the last one until they are relieved
+        if change.relief:  # running workers keep the last configuration until they are replaced
             for slot in self._slots:
                 slot.environ = change.environ
             self._relieve_all("the configuration has changed")
@@ -312,7 +312,7 @@ class Supervisor:
         if change.restart:
             log.warning("changed, but used only after a restart: %s", ", ".join(change.restart))
 
-    # --- relief: one worker after the other makes room for a successor
+    # --- relief: workers are replaced one by one
 
     def _relieve_all(self, why: str) -> None:
         log.info("%s: relieving the workers one by one", why)
@@ -334,7 +334,7 @@ class Supervisor:
                 await self._relieve(slot)
 
     async def _relieve(self, slot: Slot) -> None:
-        """Start a successor on the same socket; once it serves, let the worker of the moment drain."""
+        """Start a successor on the same sockets; once it serves, drain the current worker."""
         old, successor = slot.current, slot.begin()
         with suppress(TimeoutError):
             await asyncio.wait_for(successor.settled.wait(), START_WITHIN)
@@ -365,12 +365,12 @@ class Supervisor:
     # --- the watchdog
 
     async def _watch(self) -> None:
-        """Kill workers whose event loop gives no sign of process for `worker_timeout`; the keepers replace them."""
+        """Kill workers whose event loop has been silent for `worker_timeout`; the keepers replace them."""
         while True:
             pause = self._settings.worker_timeout / CHECKS
             before = time.monotonic()
             await asyncio.sleep(pause)
-            late = time.monotonic() - before - pause  # our own: a machine that slept says nothing of the workers
+            late = time.monotonic() - before - pause  # the supervisor's own lag, for example after a suspend
             for slot in self._slots:
                 for process in tuple(slot.processes):
                     process.last_message += late

@@ -1,8 +1,8 @@
-"""A worker process: one `Worker` on one event loop, led by the supervisor over a control socket.
+"""A worker process: one `Worker` on one event loop, controlled by the supervisor over a socket.
 
 Messages are lines of JSON. To the supervisor: `{"ready": true}` once, `{"metrics": snapshot}` every second and when
 asked, `{"spans": list}` every second where there are any, `{"relief": true}` on SIGTERM and SIGQUIT,
-`{"reloaded": whether}` when asked to. From it: `{"ask": "snapshot"}`, `{"ask": "drain"}`,
+`{"reloaded": bool}` after a reload. From it: `{"ask": "snapshot"}`, `{"ask": "drain"}`,
 `{"ask": "reload", "environ": settings}`. The end of the control socket is the end of the worker, so that no worker
 outlives its supervisor.
 """
@@ -134,7 +134,7 @@ class ControlledWorker:
         self.over = asyncio.Event()
 
     async def start(self) -> None:
-        """Start the worker and tell the supervisor that it is ready."""
+        """Start the worker and report it as ready to the supervisor."""
         await self._worker.start(self._sockets, **self._secure)
         gc.collect()
         gc.freeze()  # what start made lives for ever: no collection looks at it again
@@ -153,7 +153,7 @@ class ControlledWorker:
                         self._own_log.receive(message)
                     case {"ask": "reload", "environ": environ}:
                         await self._reload(environ)
-        except ConnectionError:  # it was killed before it had read all that we had to say
+        except ConnectionError:  # the supervisor was killed
             log.warning("the supervisor is gone")
         finally:
             self.over.set()

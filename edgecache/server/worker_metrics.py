@@ -74,9 +74,9 @@ class WorkerMetrics:
         return [self.registry.counter(name, meaning, status=status) for status in CLASSES[:6]]
 
     def read_origin(self, origin: Origin, region: str, most_failures: int) -> None:
-        """Export whether the only origin is well: it is not while its last answers were all failures, so many or more.
+        """Export the health of a single origin: unhealthy after so many consecutive failures.
 
-        What nobody has asked for a while is not held against it.
+        Failures expire when no request has been sent for a while.
         """
         said, since = 0, 0.0
 
@@ -138,7 +138,7 @@ class WorkerMetrics:
         self.registry.counter("edgecache_wall_clock_steps", set_times, read=lambda: clock.steps)
 
     def read_geography(self, geo: Callable[[], Geo]) -> None:
-        """Export what the geography of the moment knows of its database."""
+        """Export the state of the country database."""
         self.registry.timestamp(
             "edgecache_geo_built_timestamp_seconds",
             "edgecache_geo_built_seconds",
@@ -159,7 +159,7 @@ class WorkerMetrics:
         counter("edgecache_trace_spans_dropped", dropped, read=lambda: tracer.dropped, reason="worker")
 
     def forget_members(self) -> None:
-        """Export no more what is read from the origins and parents of the moment: others take their place."""
+        """Remove the gauges of the current origins and parents, which are being replaced."""
         for name in OF_THE_MOMENT:
             self.registry.forget(name)
 
@@ -179,7 +179,7 @@ class WorkerMetrics:
             self._read_member(member, "parent")
 
     def read_bypass(self, switch: Switch) -> None:
-        """Export what was asked of parents, and what went past them."""
+        """Export requests to parents, and past them."""
         gauge, counter = self.registry.gauge, self.registry.counter
         asked = "Requests to parents, those asked again included."
         counter("edgecache_parent_requests", asked, read=lambda: switch.counts.of_parents)
@@ -191,7 +191,7 @@ class WorkerMetrics:
         gauge("edgecache_parent_bypass_waiting", waiting, read=lambda: switch.bypass_waiting)
 
     def parent_failed(self, reason: str) -> None:
-        """A parent has failed; `reason` is a fixed word of `wire/` or `upstream/`."""
+        """Count a failure of a parent; `reason` is a fixed word of `wire/` or `upstream/`."""
         self.registry.counter("edgecache_parent_failures", "Failures of parents, by reason.", reason=reason).value += 1
 
     def pop_distrusted(self, why: Distrust) -> None:
@@ -268,7 +268,7 @@ class WorkerMetrics:
             self._failed_in_a_row = self._failed_in_a_row + 1 if status in FAILING else 0
 
     def origin_failed(self, reason: str) -> None:
-        """The origin has let us down; `reason` is one of the fixed words in `wire/` and `upstream/pool.py`."""
+        """Count a failure of the origin; `reason` is one of the fixed words in `wire/` and `upstream/pool.py`."""
         self._origin_failures(reason).value += 1
         if reason not in OURS:
             self._failed_in_a_row += 1
@@ -322,7 +322,7 @@ class RegionalCounts:
             self._seconds.observe(seconds)
 
     def failed(self, word: str) -> None:
-        """A round trip failed; `word` is a fixed word of `valkey/batching.py` or `storage/fetch_lease.py`."""
+        """Count a failed round trip; `word` is a fixed word of `valkey/batching.py` or `storage/fetch_lease.py`."""
         counter = self._failures.get(word)
         if counter is None:
             counter = self._failures[word] = self._registry.counter(

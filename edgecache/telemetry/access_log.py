@@ -1,9 +1,8 @@
-"""The access log: one JSON object per line and request, and no request ever waits for it or fails by it.
+"""The access log: one JSON object per line and request, written without delaying requests.
 
-A request appends a tuple to a list. A coarse timer turns the list into lines, piece by piece so that requests get
-their turn in between, and hands them to a thread, which alone touches the file: a blocked pipe or a full disk stalls
-that thread, its queue fills, and what no longer fits is counted and dropped. All that is written is ASCII without
-control characters: no client can break or forge a line.
+A request appends a tuple to a list. A coarse timer formats the list in small batches, between requests, and hands the
+lines to a thread, which alone touches the file: a blocked pipe or a full disk stalls that thread, and lines beyond its
+bounded queue are counted and dropped. Lines are ASCII without control characters: no client can break or forge one.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ class LogRecord(NamedTuple):
 
     time: float  # when the request began, seconds since 1970
     client: Text
-    request: str  # what `members_of` says of it: members of a JSON object
+    request: str  # members of a JSON object, by `members_of`
     status: int
     size: int  # bytes of body sent; logged as "bytes"
     duration_ms: float  # from the request's first byte to the answer's last
     cache: Text  # the member of Cache-Status that this POP added
-    outcome: str  # what it came to, who answered and why, as members of a JSON object
+    outcome: str  # result, tier and reason, as members of a JSON object
     more: str = ""  # further members, where they are known, each with a comma before it
 
 
@@ -190,7 +189,7 @@ def line(record: Record, quoted: Quoted) -> str:
 
 
 def members_of(request: Request, quoted: Quoted) -> str:
-    """What the usual line says of a request."""
+    """Members of the usual line about the request."""
     fields = request.fields
     return (
         f'"method":{quoted[request.method]},"scheme":{quoted[request.scheme]},"host":{quoted[request.host]}'
@@ -201,7 +200,7 @@ def members_of(request: Request, quoted: Quoted) -> str:
 
 
 def members_of_alike(alike: TemplatedRequest, quoted: Quoted) -> str:
-    """The same of a request that is like known ones, a GET, without making one of it."""
+    """The same for a templated GET, without parsing it."""
     template, (agent, referer) = alike.template, alike.agent_and_referer
     return (
         f'"method":"GET","scheme":{quoted[template.scheme]},"host":{quoted[template.host]}'
@@ -281,7 +280,7 @@ class LineWriter:
         while True:
             try:
                 return os.write(self._descriptor, rest)
-            except BlockingIOError:  # whoever shares the descriptor made it non-blocking
+            except BlockingIOError:  # another process has made the shared descriptor non-blocking
                 wait = select.poll()
                 wait.register(self._descriptor, select.POLLOUT)
                 wait.poll()

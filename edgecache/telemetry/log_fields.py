@@ -1,7 +1,7 @@
-"""The fields of the access log: what each says, and how it is read off a request that was answered.
+"""Fields of the access log, and how each is read from a completed request.
 
-`docs/logging.md` has the table that `table` makes. The usual ones are written by `access_log.line`, which knows them by
-heart; any other choice is written by `LineFormat`, field by field, for every way that a request is answered alike.
+`table` makes the table in docs/logging.md. `access_log.line` is specialised for the usual fields; `LineFormat` writes
+any other choice, field by field.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ Value = Text | int | float | None
 
 
 class LogContext(NamedTuple):
-    """One request that was answered, by whichever way."""
+    """A completed request."""
 
     time: float  # when it began, seconds since 1970
     took: float  # seconds
     client: str
     request: Request
-    place: Fields  # where the client's place is written, if it is known
+    place: Fields  # fields with the client's place, if known
     head_in: int  # bytes of the request's head
     status: int
     size: int  # bytes of body sent
-    head: bytes  # of the answer
+    head: bytes  # of the response
     cache: bytes
     tally: Tally
-    entry: StoredResponse | None  # what is stored of the answer
+    entry: StoredResponse | None  # the stored response
     connection: Connection | None
     exchange: Exchange | None = None  # None of a hit by a known head
 
@@ -52,7 +52,7 @@ Read = Callable[[LogContext], Value]
 
 
 class LogField(NamedTuple):
-    """One field: its value None, or an empty one that need not be there, is left out."""
+    """A field: None and empty values are omitted, unless `always`."""
 
     name: str
     read: Read
@@ -90,7 +90,7 @@ def _age(seen: LogContext) -> Value:
 
 
 def _ttl(seen: LogContext) -> Value:
-    """As Cache-Status says it of a hit; of what was fetched, what is left after the age that it came with."""
+    """Of a hit, the ttl in Cache-Status; of a fetched response, its lifetime less its age."""
     told = TTL.findall(seen.cache if seen.cache != KNOWN_HIT else seen.head)
     if told:
         return int(told[-1])
@@ -106,7 +106,7 @@ def _request_bytes(seen: LogContext) -> Value:
 
 
 def _first_byte(seen: LogContext) -> Value:
-    """An answer that was handed over at once began as it ended."""
+    """A response in one write has no earlier first byte."""
     exchange = seen.exchange
     if not seen.status:
         return None
@@ -190,7 +190,7 @@ FIELDS: Final = (
 
 
 class LineFormat:
-    """Writes the chosen fields: whole lines, or where it `extends` the usual ones what comes after those."""
+    """Writes the chosen fields: whole lines, or if it `extends` the usual ones, those beyond them."""
 
     def __init__(self, names: tuple[str, ...], is_trusted: Trust) -> None:
         own = {"forwarded_client": self._forwarded_client}

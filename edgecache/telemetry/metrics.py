@@ -56,7 +56,7 @@ class Gauge(Counter):
 
 
 class Reading(Gauge):
-    """A counter or gauge whose value is asked for when a snapshot is taken."""
+    """A counter or gauge that is read when a snapshot is taken."""
 
     __slots__ = ("_read",)
 
@@ -100,7 +100,7 @@ class _Metric:
 
 
 class Registry:
-    """The metrics of one process. Asking again for the same name and labels gives the same object.
+    """Metrics of one process: one object for each name and set of labels.
 
     Past `max_series` series of one metric, each new one counts in the series whose label values are `other`.
     """
@@ -124,7 +124,7 @@ class Registry:
         across: Across = "sum",
         **labels: str,
     ) -> Gauge:
-        """The gauge `name` with these labels; `across` tells how the gauges of several workers are merged."""
+        """The gauge `name` with these labels; `across` is how gauges of several workers are merged."""
         make: Callable[[], Gauge] = Gauge if read is None else partial(Reading, read)
         return self._series(name, ("gauge", meaning, across, ()), labels, make)
 
@@ -218,7 +218,7 @@ def render(merged: Snapshot) -> bytes:
 
 
 class _Collector:
-    """What prometheus_client asks for metrics."""
+    """A collector for prometheus_client."""
 
     def __init__(self, merged: Snapshot) -> None:
         self._merged = merged

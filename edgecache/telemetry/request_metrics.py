@@ -1,6 +1,6 @@
-"""Requests as counted by one worker: what each came to, who answered it and why, how long it took, how large it was.
+"""Request metrics of a worker: result, tier, reason, duration and size.
 
-A hit by a known head costs two additions; one in `SAMPLED` of them is timed, and counts for all of those.
+A hit by a known head costs two additions; one in `SAMPLED` of them is timed, and counts for all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SECONDS: Final = (  # from a memory hit, which takes microseconds, to an origin 
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
 )
-ASKED: Final = frozenset((Result.MISS, Result.REVALIDATED, Result.COLLAPSED))  # by whom depends
+ASKED: Final = frozenset((Result.MISS, Result.REVALIDATED, Result.COLLAPSED))  # answered by different tiers
 SAMPLED: Final = 64  # a power of two
 CLASSES: Final = (
     "none",
@@ -55,7 +55,7 @@ Outcome = tuple[Result, Tier | None, Forward | str | None, int]  # the last is t
 
 
 class Tally:
-    """The requests of one outcome; `words` are its members in the access log."""
+    """Metrics of one outcome; `words` are its members in the access log."""
 
     __slots__ = ("bytes_out", "reason", "requests", "result", "seconds", "tier", "words")
 
@@ -86,7 +86,7 @@ class Tally:
 
 
 def reason_of(result: Result, why: Forward | str | None) -> str:
-    """The reason as a label: of an answer of ours the failure, of others why they were no fresh hits of the memory."""
+    """The reason label: the failure of a local reply, else why it was not a fresh memory hit."""
     if result is Result.HIT:
         return "fresh"
     if isinstance(why, str):
@@ -95,7 +95,7 @@ def reason_of(result: Result, why: Forward | str | None) -> str:
 
 
 class RequestCounts:
-    """The request metrics of one worker. All its labels come from closed vocabularies, whatever clients send."""
+    """Request metrics of one worker. Labels come from closed vocabularies only."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -108,7 +108,7 @@ class RequestCounts:
         self.observe_hit = self._hit.seconds.observe
 
     def answered(self, exchange: Exchange, took: float) -> Tally:
-        """An answer is complete, after `took` seconds."""
+        """Count a completed response, which took `took` seconds."""
         result = exchange.result
         why = None if result is HIT else exchange.failure or exchange.why
         outcome: Outcome = (result, exchange.tier if result in ASKED else None, why, exchange.status // 100)
@@ -137,7 +137,7 @@ class RequestCounts:
         return self._hit.words
 
     def fold(self) -> None:
-        """Count the hits by known heads with the others."""
+        """Add hits by known heads to the counters."""
         hits, self.known_hits = self.known_hits, 0
         size, self.known_bytes = self.known_bytes, 0
         others, self.known_others = self.known_others, [0] * len(CLASSES)

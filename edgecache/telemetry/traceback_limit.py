@@ -45,7 +45,7 @@ class TracebackLimit(logging.Filter):
 
 
 def place_of(error: BaseException | None) -> tuple[object, ...] | None:
-    """What tells one bug from another: the kind of the exception and the line that raised it."""
+    """Identity of a bug: exception type and the line that raised it."""
     if error is None:
         return None
     last = error.__traceback__

@@ -1,12 +1,12 @@
-"""Traces, as a worker makes them: sampled before there is a span, put together when the answer is complete.
+"""Tracing in a worker: head sampling, and spans made when the response is complete.
 
-    a request ──► sampled? ──no──► nothing is made; what it says of its trace is passed on as it is
-                     └──yes──► ids only: of our span, and of the question upstream, whose `traceparent` names it
-    its answer ──► spans as plain tuples, bounded in number; the supervisor exports them (`otlp_exporter.py`)
+    request ──► sampled? ──no──► nothing is made; its `traceparent` is forwarded unchanged
+                   └──yes──► IDs only: of this span, and of the upstream request, whose `traceparent` names it
+    response ──► spans as plain tuples, bounded in number; the supervisor exports them (`otlp_exporter.py`)
 
-Who decides: a trusted peer by its sampled flag, as the head of the trace; for all others the operator's fraction, so
-that no client can make work. The flag of a client that is not believed goes no further either, or it would be believed
-upstream: the trace goes on under its id, unrecorded. Without a collector nothing of this is in the way.
+A trusted peer's sampled flag decides; for all others the configured fraction does, so that no client can cause work.
+The sampled flag of an untrusted client is cleared upstream: its trace continues under its ID, unrecorded. Without a
+collector none of this runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgecache.telemetry.observed import Exchange
     from edgecache.telemetry.request_metrics import Tally
 
-MOST_PENDING: Final = 2048  # spans that wait to be fetched; they are every second
+MOST_PENDING: Final = 2048  # pending spans; they are fetched every second
 LONGEST_TEXT: Final = 256  # bytes of an attribute
 
 # Trace id, span id, id of its parent or "", name, kind, begin and end in epoch seconds, whether it failed, attributes
@@ -33,16 +33,16 @@ Span = tuple[str, str, str, str, str, float, float, bool, dict[str, Any]]
 
 
 class Trace(NamedTuple):
-    """The ids of a sampled exchange, in hexadecimal digits."""
+    """IDs of a sampled exchange, in hexadecimal digits."""
 
     trace_id: bytes
-    parent: bytes  # the span that asks us; empty if we are the first
-    span: bytes  # ours
-    upstream: bytes  # of the question upstream, if there will be one
+    parent: bytes  # span ID of the caller; empty for a root span
+    span: bytes  # of this POP's span
+    upstream: bytes  # of the upstream request, if any
 
 
 class Tracer:
-    """Samples requests, and makes their spans. Mutable state: how many pass until the next, and spans not fetched."""
+    """Samples requests and makes their spans. Mutable state: requests until the next sample, and pending spans."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Tracer:
             self.to_pass = self._draw()
 
     def _draw(self) -> float:
-        """How many requests pass until the next is sampled: one draw for all of them."""
+        """Requests until the next sample: one draw for all of them."""
         if self._fraction >= 1.0:
             return 0
         if self._fraction <= 0.0:
@@ -76,12 +76,12 @@ class Tracer:
         return int(log(1.0 - self._chance()) / log(1.0 - self._fraction))
 
     def consider(self, exchange: Exchange) -> None:
-        """Sample `exchange`, or not; the request may say of its trace something else afterwards."""
+        """Sample `exchange`, or not; may replace the request's `traceparent`."""
         value = exchange.request.fields.get(trace_context.NAME)
         parent = trace_context.parse(value)
         believed = parent is not None and self._is_trusted(exchange)
         if believed:
-            assert parent is not None, "who says nothing is not believed"
+            assert parent is not None, "only a parsed traceparent is trusted"
             sampled = parent.sampled
         elif self.to_pass < 1:
             self.to_pass = self._draw()
@@ -103,7 +103,7 @@ class Tracer:
         exchange.raw = b""  # the next with these bytes is another trace, or none
 
     def finish(self, exchange: Exchange, trace: Trace, took: float, tally: Tally) -> None:
-        """The answer to a sampled exchange is complete, after `took` seconds."""
+        """Make the spans of a completed exchange, which took `took` seconds."""
         ahead = self._ahead()
         end = self._clock() + ahead
         spans = [self._server_span(exchange, trace, end - took, end, tally)]
@@ -118,7 +118,7 @@ class Tracer:
         self._spans += spans
 
     def take(self, most: int) -> list[Span]:
-        """Up to so many spans, the oldest first."""
+        """Up to `most` spans, oldest first."""
         taken, self._spans = self._spans[:most], self._spans[most:]
         return taken
 
@@ -166,7 +166,7 @@ def _upstream_span(exchange: Exchange, trace: Trace, ahead: float, end: float) -
 
 
 def _name(exchange: Exchange, parent: TraceParent) -> None:
-    """From now on the request says that it is asked by `parent`."""
+    """Set the request's `traceparent` to `parent`."""
     request = exchange.request
     line = (trace_context.NAME, trace_context.render(parent))
     exchange.request = request._replace(fields=request.fields.without((trace_context.NAME,)).plus(line))

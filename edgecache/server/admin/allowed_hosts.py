@@ -1,7 +1,7 @@
-"""The names by which a listener is asked that no page of another site can take (DNS rebinding). Pure.
+"""Host names that pages of other sites cannot use (protection against DNS rebinding). Pure.
 
-A browser sends the name of the page's site as Host, whatever address that name resolves to: an address itself,
-localhost and the machine's own names are none that somebody else's page is served under.
+A browser sends the page's site as Host, whatever address that name resolves to. Pages of other sites are never served
+under an IP address, localhost or the machine's own names.
 """
 
 from __future__ import annotations

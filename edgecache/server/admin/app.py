@@ -1,6 +1,6 @@
 """The admin listener: health, readiness and metrics, served by the supervisor on its own address.
 
-Everything but health and readiness asks for the admin token, if one is set. More pages are added to `PAGES`.
+Everything but health and readiness requires the admin token, if one is set. Further pages belong into `PAGES`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from edgecache.server.admin.allowed_hosts import is_own
 from edgecache.server.admin.purge_api import PurgeApi
 from edgecache.server.admin.purge_service import PurgeService
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # what an orchestrator asks, without secrets
-GUARDED = ("/purges/", "/service/")  # each page below asks for a secret that may purge
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # for orchestrators, without a token
+GUARDED = ("/purges/", "/service/")  # pages that require a purge token
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 
@@ -34,7 +34,7 @@ class Readiness:
 
 
 class Pop(Protocol):
-    """What the admin pages ask of the supervisor."""
+    """The supervisor's interface for the admin pages."""
 
     def readiness(self) -> Readiness:
         """The state of the POP and its parts now."""
@@ -55,7 +55,7 @@ class Pages:
         return web.Response(text="ok\n")
 
     async def ready(self, request: web.Request) -> web.Response:
-        """200 if new clients are welcome, else 503; with the state of each part, if it is asked by an own name."""
+        """200 if ready, else 503; with the state of each part for requests to the machine's own names."""
         readiness = self._pop.readiness()
         body: dict[str, object] = {"state": readiness.state}
         if is_own(request.headers.get("Host"), self._names):
@@ -127,7 +127,7 @@ def _ask_for(token: str) -> Middleware:
 
 
 def _as_own(names: Collection[str]) -> Middleware:
-    """Nothing is said to a page of another site whose name was made to resolve to this machine (DNS rebinding)."""
+    """Refuse hosts that are not the machine's own (DNS rebinding)."""
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -139,7 +139,7 @@ def _as_own(names: Collection[str]) -> Middleware:
 
 
 def _is_open(request: web.Request) -> bool:
-    """Whether the page is for an orchestrator, or asks for a token itself."""
+    """Whether the page needs no admin token, or requires a purge token."""
     return request.path in OPEN_PATHS or f"{request.path}/".startswith(GUARDED)
 
 

@@ -1,4 +1,4 @@
-"""Who is connected to the admin listener: few, and none for long without asking, so that a health check gets in.
+"""Connections of the admin listener: limited in number and idle time, so that a health check always gets in.
 
 aiohttp waits for ever for the first request of a connection, and accepts until there is no open file left.
 """
@@ -66,7 +66,7 @@ class AdminConnections:
         return connection
 
     def sweep(self, now: float) -> None:
-        """End who has asked nothing for too long; `now` in monotonic seconds."""
+        """Close connections that have been idle for too long; `now` in monotonic seconds."""
         for connection, since in tuple(self._idle.items()):
             if now - since > (PATIENCE if connection.transport is not None else SWEEP):
                 self._end(connection)

@@ -1,4 +1,4 @@
-"""The pages of the admin listener on which purges are asked for and followed up."""
+"""The purge API of the admin listener."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Page = Callable[[web.Request, Caller], Awaitable[web.Response]]
 
 
 class PurgeApi:
-    """`POST /purges`, `GET /purges`, `GET /purges/{id}`, and Fastly's API; each asks for a secret that may purge."""
+    """`POST /purges`, `GET /purges`, `GET /purges/{id}`, and Fastly's API; each requires a purge token."""
 
     def __init__(self, desk: PurgeService) -> None:
         self._service = desk
 
     def add_to(self, app: web.Application) -> None:
-        """Serve them."""
+        """Add the routes."""
         app.router.add_post("/purges", self._guarded(self._purge))
         app.router.add_get("/purges", self._guarded(self._ledger))
         app.router.add_get("/purges/{id}", self._guarded(self._report))
@@ -41,7 +41,7 @@ class PurgeApi:
             try:
                 given = Credentials(_said(request, "Authorization"), _said(request, "Fastly-Key"))
                 caller = self._service.caller(given, request.remote or "", time.monotonic())
-            except PurgeRefused as refused:  # it is written down already
+            except PurgeRefused as refused:  # already recorded
                 return _problem(refused)
             try:
                 return await page(request, caller)
@@ -70,7 +70,7 @@ class PurgeApi:
 
 
 def with_content(page: Callable[[web.Request, Caller, bytes], Awaitable[web.Response]]) -> Page:
-    """`page`, given the content of its request."""
+    """`page` with the request's content as an argument."""
 
     async def answer(request: web.Request, caller: Caller) -> web.Response:
         return await page(request, caller, await _body(request))

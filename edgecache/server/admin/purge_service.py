@@ -1,7 +1,7 @@
-"""Purges as the supervisor takes them: recorded in the region's log, followed up in all regions; and the copiers.
+"""Purges in the supervisor: recorded in the region's log and tracked in all regions; and the log replicators.
 
-`POST /purges` is answered when the purge is in the log of this region, or with `?wait=region|all` when all who follow
-have applied it. `GET /purges/{id}` says who has, when, and who lags; `GET /purges` is the recent ledger.
+`POST /purges` is answered when the purge is in the log of this region, or with `?wait=region|all` when all followers
+have applied it. `GET /purges/{id}` reports their progress; `GET /purges` is the recent ledger.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Json = dict[str, Any]
 
 
 class PurgeService:
-    """Takes purges from callers who may purge. Mutable state: failed attempts. A subclass says where they go."""
+    """Authenticates and records purges. Mutable state: failed attempts. Subclasses implement the log."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._registry = registry
@@ -59,7 +59,7 @@ class PurgeService:
         """Begin what it does by itself."""
 
     def worker_ended(self, pid: int) -> None:
-        """The worker that was this process is no more: nobody has to wait for it."""
+        """The worker with this process ID has ended: purges no longer wait for it."""
 
     def peers(self) -> dict[str, str]:
         """Per peer, why its log cannot be copied; empty where it can."""
@@ -69,7 +69,7 @@ class PurgeService:
         """End."""
 
     def caller(self, credentials: Credentials, address: str, now: float) -> Caller:
-        """Who calls; raises `PurgeRefused`, which is noted."""
+        """The authenticated caller; raises `PurgeRefused` and records the attempt."""
         try:
             if not self._callers:
                 sentence = "nobody may purge here: set EDGECACHE_ADMIN_TOKEN or EDGECACHE_PURGE_TOKENS"
@@ -111,9 +111,9 @@ class PurgeService:
         raise NotImplementedError
 
     async def report(self, number: str, caller: Caller) -> Json:
-        """Who has applied the purge with this ID, when, and who has not. Raises `PurgeRefused` (404, 503).
+        """Progress of the purge with this ID in all POPs. Raises `PurgeRefused` (404, 503).
 
-        What names nothing of the caller's sites is not there.
+        Purges of other sites than the caller's are reported as missing.
         """
         raise NotImplementedError
 
@@ -128,7 +128,7 @@ class RegionPurgeService(PurgeService):
     def __init__(self, settings: Settings, registry: Registry) -> None:
         super().__init__(settings, registry)
         self._region = settings.region
-        self._seen = 0  # the last mark of our region that this process has seen
+        self._seen = 0  # last mark of this region seen in this process
         self._writer: LogAppender = writer_of(settings, LogCounts(registry, settings.region), lambda: self._seen)
         self._stores: dict[str, LogStore] = {settings.region: self._writer.store, **self._writer.peers}
         self._copiers = [
@@ -155,7 +155,7 @@ class RegionPurgeService(PurgeService):
         await self._forget(f"{self._pop}/", silent=PREDECESSORS / 2)
 
     def worker_ended(self, pid: int) -> None:
-        """The worker that was this process is no more: nobody has to wait for it."""
+        """The worker with this process ID has ended: purges no longer wait for it."""
         spawn(self._forget(f"{self._pop}/{pid}."), "a worker is no more")
 
     def peers(self) -> dict[str, str]:
@@ -163,7 +163,7 @@ class RegionPurgeService(PurgeService):
         return {copier.peer: copier.trouble for copier in self._copiers}
 
     async def _forget(self, prefix: str, silent: float = 0.0) -> None:
-        """Forget the workers whose names begin so and that have said nothing for `silent` seconds."""
+        """Remove workers with this name prefix that have been silent for `silent` seconds."""
         with contextlib.suppress(*Failure):
             members = await self._writer.store.members()
             dead = [one.name for one in members if one.name.startswith(prefix) and one.silent >= silent]
@@ -193,7 +193,7 @@ class RegionPurgeService(PurgeService):
         return (201, answer | {"state": "applied"}) if done else (202, answer | {"pending": pending})
 
     async def report(self, number: str, caller: Caller) -> Json:
-        """Who has applied the purge with this ID, when, and who has not. Raises `PurgeRefused` (404, 503)."""
+        """Progress of the purge with this ID in all POPs. Raises `PurgeRefused` (404, 503)."""
         try:
             region, mark = read_purge_id(number)
         except ValueError:
