@@ -140,7 +140,7 @@ class Supervisor:
         self._probe = Probe(settings)
         self._manager = ServiceManager()
         self._exit_code = 0
-        self._exporter = otlp_exporter.Exporter(settings, self._registry) if settings.otlp_endpoint else None
+        self._exporter = _exporter(settings, self._registry)
         self._hub = InProcessLogHub(lambda: [process for slot in self._slots for process in slot.processes])
         self._slots = self._new_slots(worker, listeners)
         self._service: PurgeService | None = None
@@ -415,3 +415,9 @@ class Supervisor:
 
 def _drop_spans(spans: Sequence[Sequence[Any]]) -> None:
     """There is no exporter."""
+
+
+def _exporter(settings: Settings, registry: metrics.Registry) -> otlp_exporter.Exporter | None:
+    """The exporter of traces; None if no collector is named."""
+    resource = otlp_exporter.resource_of(settings.pop, settings.region)
+    return otlp_exporter.Exporter(settings.otlp_endpoint, resource, registry) if settings.otlp_endpoint else None

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from edgecache import __version__
-from edgecache.config.settings import Settings
 from edgecache.semantics.errors import ConfigError
 from edgecache.telemetry.metrics import Registry
 from edgecache.telemetry.tracing import Span
@@ -44,12 +43,12 @@ class Refused(Exception):
 class Exporter:
     """Takes spans at any time; `run` sends them. Mutable state: the queue, and whether the collector failed last."""
 
-    def __init__(self, settings: Settings, registry: Registry) -> None:
-        self._url = settings.otlp_endpoint
+    def __init__(self, url: str, origin: Mapping[str, str], registry: Registry) -> None:
+        self._url = url
         self._queue: deque[Span] = deque()
         self._some = asyncio.Event()
         self._failing = False
-        self._encode = encoder(settings)
+        self._encode = encoder(origin)
         self._exported = registry.counter("edgecache_trace_spans_exported", "Spans that the collector has taken.")
         self._dropped = {
             reason: registry.counter("edgecache_trace_spans_dropped", "Spans lost, by reason.", reason=reason)
@@ -69,7 +68,7 @@ class Exporter:
         self._some.set()
 
     async def run(self) -> None:
-        """Send what is queued, for ever; when cancelled, what is left is tried once more."""
+        """Send what is queued, for ever; when cancelled, try once more what is left."""
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=PATIENCE)
@@ -78,10 +77,12 @@ class Exporter:
                 await self._send_all(session)
             except asyncio.CancelledError:
                 with suppress(Refused, TimeoutError):
-                    async with asyncio.timeout(LAST_PATIENCE):
-                        while self._queue and not self._failing:
-                            await self._send(session)
+                    await asyncio.wait_for(self._send_rest(session), LAST_PATIENCE)
                 raise
+
+    async def _send_rest(self, session: aiohttp.ClientSession) -> None:
+        while self._queue and not self._failing:
+            await self._send(session)
 
     async def _send_all(self, session: aiohttp.ClientSession) -> None:
         wait = FIRST_WAIT
@@ -140,8 +141,8 @@ class Exporter:
             log.info("the collector of traces takes spans again url=%s", self._url)
 
 
-def encoder(settings: Settings) -> Any:
-    """What makes an OTLP request of spans; raises ConfigError if the extra is not installed."""
+def encoder(origin: Mapping[str, str]) -> Any:
+    """What makes an OTLP request of spans that come from `origin`; raises ConfigError if the extra is not installed."""
     try:
         from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
         from opentelemetry.sdk.resources import Resource
@@ -151,7 +152,7 @@ def encoder(settings: Settings) -> Any:
     except ModuleNotFoundError:
         raise ConfigError("EDGECACHE_OTLP_ENDPOINT", "needs the extra: pip install 'edgecache[otel]'") from None
 
-    resource = Resource(_of_this_pop(settings))
+    resource = Resource(dict(origin))
     scope = InstrumentationScope("edgecache", __version__)
     kinds = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT}
 
@@ -180,12 +181,12 @@ def encoder(settings: Settings) -> Any:
     return encode
 
 
-def _of_this_pop(settings: Settings) -> dict[str, str]:
-    """What every span says of where it is from."""
+def resource_of(pop: str, region: str) -> dict[str, str]:
+    """The resource attributes of the spans of a POP."""
     return {
         "service.name": "edgecache",
         "service.version": __version__,
-        "service.instance.id": settings.pop,
-        "edgecache.pop": settings.pop,
-        "edgecache.region": settings.region,
+        "service.instance.id": pop,
+        "edgecache.pop": pop,
+        "edgecache.region": region,
     }

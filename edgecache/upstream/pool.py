@@ -122,33 +122,39 @@ class OriginPool:
 
     async def _new_connection(self) -> UpstreamConnection:
         """A connection to the first address that accepts; raises `OriginError`."""
-        loop, origin = asyncio.get_running_loop(), self.options.origin
-        failure = OriginError("connect", "the upstream cannot be reached")
         try:
             async with asyncio.timeout(self.options.connect_timeout):
-                for family, address in await self._names.addresses():
-                    try:
-                        _, protocol = await loop.create_connection(
-                            lambda: self._new(self),
-                            str(address[0]),
-                            origin.port,
-                            family=family,
-                            ssl=self._tls.context if self._tls else None,
-                            server_hostname=origin.host if self._tls else None,
-                        )
-                    except ssl.SSLError as error:
-                        failure = OriginError("tls", f"TLS with the upstream failed: {error.reason}")
-                    except OSError as error:
-                        failure = OriginError("connect", f"the upstream cannot be reached: {error.strerror}")
-                    else:
-                        age = self.options.connection_age * random.uniform(
-                            0.9, 1.0
-                        )  # what was opened at once ends in turn
-                        protocol.peer, protocol.leaves_at = str(address[0]), self.clock() + age
-                        return protocol
+                return await self._first_to_accept()
         except TimeoutError:
             raise OriginTimeout("connect-timeout", "the upstream did not accept in time") from None
+
+    async def _first_to_accept(self) -> UpstreamConnection:
+        failure = OriginError("connect", "the upstream cannot be reached")
+        for family, address in await self._names.addresses():
+            try:
+                return await self._connect_to(family, str(address[0]))
+            except OriginError as error:
+                failure = error
         raise failure
+
+    async def _connect_to(self, family: int, address: str) -> UpstreamConnection:
+        origin = self.options.origin
+        try:
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: self._new(self),
+                address,
+                origin.port,
+                family=family,
+                ssl=self._tls.context if self._tls else None,
+                server_hostname=origin.host if self._tls else None,
+            )
+        except ssl.SSLError as error:
+            raise OriginError("tls", f"TLS with the upstream failed: {error.reason}") from None
+        except OSError as error:
+            raise OriginError("connect", f"the upstream cannot be reached: {error.strerror}") from None
+        age = self.options.connection_age * random.uniform(0.9, 1.0)  # opened at once, they end in turn
+        connection.peer, connection.leaves_at = address, self.clock() + age
+        return connection
 
     def unanswered(self, inquiry: Inquiry, error: OriginError, connection: UpstreamConnection, *, unread: bool) -> None:
         """A kept `connection` ended without a byte of an answer.
@@ -172,6 +178,11 @@ class OriginPool:
         inquiry.fail(error)
 
     # --- connections
+
+    def timed(self, took: float) -> None:
+        """A response has begun, so many seconds after its request."""
+        if not 0.0 < self.fastest <= took:
+            self.fastest = took
 
     def idle(self, connection: UpstreamConnection) -> None:
         """`connection` is free: it takes the question that has waited longest."""

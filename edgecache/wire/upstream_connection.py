@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from typing import NamedTuple, Protocol
 
 from edgecache.wire.errors import OriginError
@@ -17,12 +18,18 @@ class UpstreamConnection(asyncio.BaseProtocol):
 
     transport: asyncio.Transport
     peer: str  # the server's address
-    closed: bool
+    closed: bool  # the transport has ended, or is about to
     writable: bool
     asked_at: float  # monotonic seconds: when the last request was sent
     idle_since: float  # monotonic seconds; 0 = the next sweep notes it; infinity = it never was
     leaves_at: float  # monotonic seconds: its greatest age
     origin_text: str  # where it leads to, as a URL
+
+    def __init__(self, origin_text: str) -> None:
+        self.origin_text = origin_text
+        self.peer = ""
+        self.closed, self.writable = False, True
+        self.asked_at, self.idle_since, self.leaves_at = 0.0, inf, inf
 
     def ask(self, inquiry: Inquiry, now: float) -> None:
         """Send a request, at `now` in monotonic seconds; only on a connection that is new or idle."""
@@ -82,6 +89,9 @@ class UpstreamPool(Protocol):
 
     def clock(self) -> float:
         """Monotonic seconds."""
+
+    def timed(self, took: float) -> None:
+        """A response has begun, so many seconds after its request."""
 
     def failed(self, reason: str) -> None:
         """Count a failure of the server; `reason` is a fixed word."""

@@ -124,6 +124,9 @@ class OneConnection:
         """It stands still."""
         return 1.0
 
+    def timed(self, took: float) -> None:
+        """Not looked at."""
+
     def idle(self, connection: OriginConnection) -> None:
         """Not looked at."""
 

@@ -19,7 +19,7 @@ from edgecache.semantics import trace_context
 from edgecache.semantics.errors import ConfigError
 from edgecache.semantics.trace_context import TraceParent
 from edgecache.telemetry.metrics import Registry, render
-from edgecache.telemetry.otlp_exporter import MOST_QUEUED, Exporter
+from edgecache.telemetry.otlp_exporter import MOST_QUEUED, Exporter, resource_of
 from edgecache.telemetry.tracing import MOST_PENDING, Tracer
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -228,15 +228,14 @@ def test_the_settings_of_traces() -> None:
 def test_without_the_extra_a_collector_refuses_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """In one line that says what to install."""
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.common.trace_encoder", None)
-    settings = load({"EDGECACHE_ORIGIN": "http://origin", "EDGECACHE_OTLP_ENDPOINT": "http://jaeger:4318"})
     with pytest.raises(ConfigError, match=r"EDGECACHE_OTLP_ENDPOINT: .*edgecache\[otel\]"):
-        Exporter(settings, Registry())
+        Exporter("http://jaeger:4318/v1/traces", resource_of("edge", "eu"), Registry())
 
 
 async def test_what_waits_for_the_collector_is_bounded() -> None:
     """What no longer fits is counted and lost."""
     registry = Registry()
-    exporter = Exporter(load({"EDGECACHE_ORIGIN": "http://origin", "EDGECACHE_OTLP_ENDPOINT": "http://a"}), registry)
+    exporter = Exporter("http://a/v1/traces", resource_of("edge", "eu"), registry)
     exporter.take([()] * (MOST_QUEUED + 5))
     text = render(registry.snapshot()).decode()
     assert f"edgecache_trace_queue {float(MOST_QUEUED)}" in text

@@ -18,7 +18,7 @@ from edgecache.wire.h1.client_state import State, checked
 from edgecache.wire.h1.response_pace import Pace
 from edgecache.wire.h1.upload import Upload
 from edgecache.wire.upstream_connection import UpstreamConnection, UpstreamPool
-from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
+from edgecache.wire.upstream_request import Inquiry
 
 if TYPE_CHECKING:
     from edgecache.wire.h1.client_factory import Http1
@@ -61,21 +61,15 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
     )
 
     def __init__(self, pool: UpstreamPool, shared: Http1) -> None:
+        super().__init__(pool.origin_text)
         self._pool = pool
         self._shared = shared
         self._known_head = shared.heads.known
         self.state = IDLE
-        self.origin_text = pool.origin_text
         self.used = 0  # requests sent on it
-        self.idle_since = inf  # monotonic seconds; 0 = the next sweep notes it; infinity = it never was
-        self.asked_at = 0.0  # monotonic seconds
         self._reused = False  # it was idle before the request under way
         self._unread = False  # it ended too soon to have ended because of that request
-        self.peer = ""  # the server's address
-        self.leaves_at = inf  # monotonic seconds: its greatest age
         self.retired = False  # it takes no other request
-        self.closed = False  # the transport has ended, or is about to
-        self.writable = True
         self._buffer = b""
         self._room = shared.buffer.after(0)  # where to read into
         self._taken = 0  # bytes of the response that readers have taken as they came
@@ -116,7 +110,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         self._reused = self.idle_since != inf
         self.asked_at = now
         self.pace.deadline = 0.0
-        self.transport.write(question.h1 or serialized(question))
+        self.transport.write(question.h1 or render.request_head(question))
         if question.body is not None:
             if self._reused and question.is_safe:
                 question.body.keep_up_to(REPEATED)
@@ -142,7 +136,6 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         """The origin has caught up."""
-        self.writable = True
         if self._tunnel_room is not None:
             self._tunnel_room()
         elif self._upload is not None:
@@ -169,8 +162,8 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
             return
         try:
             if self._reader is None:
-                if self.used <= MEASURED:
-                    self._time_answer()
+                if self.used <= MEASURED and not self._buffer:
+                    self._pool.timed(self._pool.clock() - self.asked_at)
                 if not self._buffer and self._read_known(inquiry, data):
                     return
                 self._buffer = self._buffer + data if self._buffer else data
@@ -186,11 +179,6 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
             self._fail(OriginError("internal", "the request failed here"))
             inquiry.fail(OriginError("internal", "the request failed here"))
             self.close()
-
-    def _time_answer(self) -> None:
-        took = self._pool.clock() - self.asked_at
-        if not self._buffer and not 0.0 < self._pool.fastest <= took:
-            self._pool.fastest = took
 
     def _read_known(self, inquiry: Inquiry, data: bytes) -> bool:
         """Take an answer that is all there in one read, under a head seen before; whether it was one."""
@@ -214,12 +202,10 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
     def _read_heads(self) -> None:
         while self._reader is None and self._inquiry is not None:
             end = self._buffer.find(b"\r\n\r\n") + 4
-            if end < 4:
-                if len(self._buffer) > self._shared.max_head:
-                    raise OriginError("head-too-large", "the upstream's head is too large")
-                return
-            if end > self._shared.max_head:
+            if (end if end >= 4 else len(self._buffer)) > self._shared.max_head:
                 raise OriginError("head-too-large", "the upstream's head is too large")
+            if end < 4:
+                return
             raw, self._buffer = self._buffer[:end], self._buffer[end:]
             response = self._shared.heads.parse(raw, self._inquiry.question.method)
             if response.status >= 200:
@@ -246,7 +232,8 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
     def _begin_answer(self, response: Response) -> None:
         inquiry = self._inquiry
         assert inquiry is not None, "only called while a question is under way"
-        if self._is_farewell(inquiry, response):
+        asked_early = self._reused and not self._interim_count and not inquiry.retried
+        if asked_early and stale_connection.is_farewell(inquiry.question, response):
             self._inquiry = None
             closed = OriginError("closed", "the upstream closed the connection")
             self._pool.unanswered(inquiry, closed, self, unread=True)
@@ -272,14 +259,6 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         elif self._buffer:
             data, self._buffer = self._buffer, b""
             self._read_body(data)
-
-    def _is_farewell(self, inquiry: Inquiry, response: Response) -> bool:
-        """Whether a 408 ends a connection that was idle for too long, and has crossed the question on its way.
-
-        Then the question has not been read, and may be asked again (RFC 9110 §15.5.9).
-        """
-        asked_early = self._reused and not self._interim_count and not inquiry.retried
-        return response.status == 408 and asked_early and inquiry.question.may_be_repeated
 
     def _read_body(self, data: bytes) -> None:
         reader, body = self._reader, self._body
@@ -335,8 +314,6 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
             self._pool.idle(self)
         else:  # bytes after the answer: an answer to nothing
             self.close()
-
-    # --- the end
 
     def eof_received(self) -> bool:
         """The origin will send no more. Over TLS only its `close_notify` says so (RFC 9112 §9.8)."""
@@ -411,8 +388,6 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         if self._inquiry is None or not self._inquiry.is_check:
             self._pool.failed(reason)
 
-    # --- when connections are short
-
     def is_sending(self, inquiry: Inquiry) -> bool:
         """Whether the body of `inquiry` still goes out here."""
         return self._upload is not None and self._inquiry is inquiry
@@ -472,10 +447,3 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         if self._buffer:
             data, self._buffer = self._buffer, b""
             receive(data)
-
-
-def serialized(request: UpstreamRequest) -> bytes:
-    """The head of `request` in HTTP/1, remembered with it."""
-    line = render.request_line(request.method, request.target)
-    request.h1 = line + render.field_block(request.fields) + b"\r\n"
-    return request.h1

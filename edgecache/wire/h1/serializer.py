@@ -10,6 +10,7 @@ from edgecache.semantics.memoize import memoize
 from edgecache.semantics.message import FieldLine
 from edgecache.semantics.rope import Piece
 from edgecache.wire.response import REASONS, FullResponse, local_reply
+from edgecache.wire.upstream_request import UpstreamRequest
 
 USUAL_LINES: Final = {  # the status lines of responses with the usual reason phrase, or none
     (status, said): b"HTTP/1.1 %d %b\r\n" % (status, reason)
@@ -43,6 +44,12 @@ def persistent_head(response: FullResponse) -> bytes:
 def field_block(lines: Iterable[FieldLine]) -> bytes:
     """Field lines, each with its CRLF."""
     return pack(lines)
+
+
+def request_head(request: UpstreamRequest) -> bytes:
+    """The head of `request`, remembered with it."""
+    request.h1 = request_line(request.method, request.target) + field_block(request.fields) + b"\r\n"
+    return request.h1
 
 
 def request_line(method: bytes, target: bytes) -> bytes:

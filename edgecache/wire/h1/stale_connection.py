@@ -15,9 +15,20 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
+from edgecache.semantics.message import Response
+from edgecache.wire.upstream_request import UpstreamRequest
+
 AT_ONCE: Final = 64 * 1024  # bytes
 
 MIN_RTT: Final = slice(148, 152)  # of Linux's struct tcp_info: the shortest round trip, in microseconds
+
+
+def is_farewell(request: UpstreamRequest, response: Response) -> bool:
+    """Whether a 408 ends a connection that was idle for too long, and has crossed `request` on its way.
+
+    Then the request has not been read, and may be sent again (RFC 9110 §15.5.9).
+    """
+    return response.status == 408 and request.may_be_repeated
 
 
 def has_ended(transport: asyncio.Transport) -> bool:
