@@ -15,35 +15,30 @@ UNDECIDED: Final = 64 * 1024  # bytes held before the first reader: at least wha
 class BackPressure:
     """The source of a body, and whether it is paused."""
 
-    __slots__ = ("_source", "paused")
+    __slots__ = ("paused", "source")
 
     def __init__(self, source: Source | None) -> None:
-        self._source = source
+        self.source = source  # None once the body has ended
         self.paused = False
-
-    @property
-    def active(self) -> bool:
-        """Whether there is a source, which has not ended."""
-        return self._source is not None
 
     def apply(self, *, behind: bool) -> None:
         """Pause the source if readers are `behind`; resume it if they no longer are."""
-        if self._source is None or behind is self.paused:
+        if self.source is None or behind is self.paused:
             return
         self.paused = behind
         if behind:
-            self._source.pause_reading()
+            self.source.pause_reading()
         else:
-            self._source.resume_reading()
+            self.source.resume_reading()
 
     def abandon(self) -> None:
         """Tell the source that no reader is left, nor will come."""
-        if self._source is not None:
-            self._source.abandoned()
+        if self.source is not None:
+            self.source.abandoned()
 
     def end(self) -> None:
         """Let go of the source: the body has ended. A paused one is resumed, since it will bring other bodies."""
-        source, self._source = self._source, None
+        source, self.source = self.source, None
         if self.paused and source is not None:
             source.resume_reading()
 

@@ -159,7 +159,8 @@ class Body:
         cursor = Cursor(sink, skip, waits=not behind)
         self.readers.add(cursor)
         self._pump(cursor)
-        self._pressure.apply(behind=False)  # it was for the readers before this one
+        if self._pressure.paused:
+            self._pressure.apply(behind=False)  # it was for the readers before this one
         self._relieve()
         if self.ended:
             self._count_readers()
@@ -184,7 +185,7 @@ class Body:
         if self.readers:
             self._relieve()  # the readers in the background wait for no client any more
         elif not self.ended and self._keep == 0:
-            self.discarded = self._pressure.active
+            self.discarded = self._pressure.source is not None
             self._pressure.abandon()
 
     def detach_slow_readers(self, *, stuck: bool = False, cut: bool = False) -> bool:
@@ -212,7 +213,7 @@ class Body:
         buffer.append(piece)
         if self._charge is not None:
             self._add_charge(self._charge, size)
-        for cursor in self.readers:
+        for cursor in tuple(self.readers.cursors):  # one may leave at each piece
             self._pump(cursor)
         small = size < GATHERED and (self._keep > 0 or size < GATHERED // 2)  # transient pieces stay small
         if buffer.note_size(size, join=small):
@@ -239,7 +240,7 @@ class Body:
             on_end(self)
         if self._charge is not None and self.readers and self.content is None:  # not stored, but still read
             self._make_transient(self._charge)
-        for cursor in self.readers:
+        for cursor in tuple(self.readers.cursors):  # one may leave at each piece
             self._pump(cursor)
         self._relieve()
         self._count_readers()
@@ -257,20 +258,22 @@ class Body:
 
     def _relieve(self) -> None:
         """Drop what all readers have taken of a transient body, then pause or resume the source."""
-        kept = self.whole
+        buffer, readers, pressure = self._buffer, self.readers, self._pressure
+        kept = buffer.size <= self._keep and buffer.dropped == 0
         if self._read and not kept:
-            buffer = self._buffer
-            needed = self.readers.first_needed(buffer.end)
+            needed = readers.first_needed(buffer.dropped + len(buffer.pieces))
             if needed > buffer.dropped:
                 size = buffer.drop_before(needed)
                 if self._charge is not None:
                     self._charge.drop(size)
-            if not self.readers and not self.ended:
-                self._pressure.abandon()
+            if not readers.cursors and not self.ended:
+                pressure.abandon()
                 return
-        if self._pressure.active:
+        if pressure.source is not None:
             kept = kept and self._keep > 0
-            self._pressure.apply(behind=is_behind(self._buffer, self.readers, self._charge, kept=kept, read=self._read))
+            behind = is_behind(buffer, readers, self._charge, kept=kept, read=self._read)
+            if behind is not pressure.paused:
+                pressure.apply(behind=behind)
 
     def _add_charge(self, charge: Charge, size: int) -> None:
         """Charge `size` more bytes; where there is no room for them, the body is transient from now on."""

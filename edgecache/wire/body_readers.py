@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from edgecache.wire.body_buffer import Buffer
@@ -48,8 +48,8 @@ class Readers:
     def __len__(self) -> int:
         return len(self.cursors)
 
-    def __iter__(self) -> Iterator[Cursor]:
-        return iter(tuple(self.cursors))  # a reader may leave at each piece
+    def __contains__(self, cursor: Cursor) -> bool:
+        return cursor in self.cursors
 
     def add(self, cursor: Cursor) -> None:
         """Count one more reader."""
@@ -67,6 +67,8 @@ class Readers:
 
     def first_needed(self, end: int) -> int:
         """The number of the first piece that some reader has yet to take; `end` if there is none."""
+        if len(self.cursors) == 1:
+            return self.cursors[0].next_piece
         return min((cursor.next_piece for cursor in self.cursors), default=end)
 
     @property
@@ -77,9 +79,12 @@ class Readers:
     @property
     def only_one_that_waits(self) -> Cursor | None:
         """The one reader that a client waits for, if it shares the body with no more than a background reader."""
-        if len(self.cursors) > 2:
+        cursors = self.cursors
+        if len(cursors) == 1:
+            return cursors[0] if cursors[0].waits else None
+        if len(cursors) > 2:
             return None
-        waiting = [cursor for cursor in self.cursors if cursor.waits]
+        waiting = [cursor for cursor in cursors if cursor.waits]
         return waiting[0] if len(waiting) == 1 else None
 
     @property

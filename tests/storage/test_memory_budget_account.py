@@ -255,3 +255,64 @@ def test_flowing_bodies_take_half_of_the_store_at_most() -> None:
         put(memory, str(number), bytes(MIB))
     memory.account.flow(4 * BUDGET)
     assert BUDGET // 2 - MIB - LARGE <= memory.size <= BUDGET // 2
+
+
+class Transport:
+    """It has so many bytes to flush."""
+
+    def __init__(self, unsent: int) -> None:
+        self.unsent = unsent
+
+    def get_write_buffer_size(self) -> int:
+        """The bytes to flush."""
+        return self.unsent
+
+
+@pytest.mark.parametrize("how", ["flushed", "closed"])
+def test_what_a_transport_has_not_flushed_counts_once_it_is_evicted(how: str) -> None:
+    """A content that was written whole is read until the transport has flushed it, or is closed."""
+    memory, content, transport = new_memory(), bytes(200 * KIB), Transport(100)
+    account = memory.account
+    put(memory, "a", content)
+    account.sent(content, transport)
+    account.sent(content, Transport(0))
+    assert account.lingering == 0
+    memory.invalidate(b"http://site/a")
+    account.look()
+    assert account.lingering == account.held == len(content)
+    if how == "flushed":
+        transport.unsent = 0
+        account.look()
+    else:
+        account.closed(transport)
+    assert (account.lingering, account.held) == (0, 0)
+
+
+def test_a_content_that_is_read_after_it_left_the_store_counts() -> None:
+    """A request that found an entry may read it when that is gone; one that is stored again counts in the store."""
+    memory, content = new_memory(), bytes(MIB)
+    account = memory.account
+    put(memory, "a", content)
+    memory.invalidate(b"http://site/a")
+    assert account.held == 0
+    account.acquire(memoryview(content)[: MIB // 2])
+    assert account.lingering == MIB
+    put(memory, "a", content)
+    assert account.lingering == account.held == 0
+    account.release(content)
+    memory.invalidate(b"http://site/a")
+    assert account.held == 0
+
+
+@pytest.mark.parametrize("size", [200 * KIB, MIB])
+def test_a_complete_body_is_a_reader_of_its_content(size: int) -> None:
+    """From its first reader that has not taken everything until its last one leaves."""
+    memory, content, sink = new_memory(), bytes(size), Sink(writable=False)
+    put(memory, "a", content)
+    body = Body.of(content, memory.account)
+    cursor = body.read_into(sink)
+    memory.invalidate(b"http://site/a")
+    assert memory.account.lingering == size
+    sink.writable = True
+    body.taken(cursor)
+    assert (sink.got, memory.account.lingering, memory.account.held) == (size, 0, 0)
