@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from edgecache.config.addresses import host_names
-from edgecache.config.types import SHORTEST_SECRET, Kind, token
+from edgecache.config.types import SHORTEST_SECRET, SettingType, token
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _FIELD_NAME = re.compile(  # none that means something else to clients or caches
@@ -53,5 +53,7 @@ def field_names(text: str) -> tuple[str, ...]:
     return found
 
 
-FIELD_NAMES = Kind("list of names", field_names, "X-Magento-Tags,X-Cache-Tags")
-PURGE_TOKENS = Kind("list of name=secret", purge_tokens, "cms=SECRET-OF-THE-CMS,shop@shop.example=SECRET-OF-THE-SHOP")
+FIELD_NAMES = SettingType("list of names", field_names, "X-Magento-Tags,X-Cache-Tags")
+PURGE_TOKENS = SettingType(
+    "list of name=secret", purge_tokens, "cms=SECRET-OF-THE-CMS,shop@shop.example=SECRET-OF-THE-SHOP"
+)

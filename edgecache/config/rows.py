@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgecache.config import system_resources
-from edgecache.config.sizing import Shares, Wanted, of_machine, registers, shared_out
-from edgecache.config.types import REGIONAL, Kind
+from edgecache.config.sizing import ConfiguredSizes, Shares, of_machine, registers, shared_out
+from edgecache.config.types import REGIONAL, SettingType
 
 MASK = "********"
 LONGEST_QUOTE = 80
@@ -29,7 +29,7 @@ class FromMachine:
 class Row:
     """One row of the table. `default`, `least` and `most` are written as an operator would write them."""
 
-    kind: Kind[Any]
+    kind: SettingType[Any]
     default: str | FromMachine | None
     doc: str
     least: str | None = None
@@ -60,7 +60,7 @@ class Row:
 
 
 def setting(
-    kind: Kind[Any],
+    kind: SettingType[Any],
     default: str | FromMachine,
     doc: str,
     *,
@@ -74,13 +74,13 @@ def setting(
     return field(metadata={"row": row}, default_factory=lambda: row.value(row.default_text()), repr=told)
 
 
-def required(kind: Kind[Any], doc: str) -> Any:
+def required(kind: SettingType[Any], doc: str) -> Any:
     """A row of the table without a default: the start is refused where it is not set."""
     return field(metadata={"row": Row(kind, None, doc)})
 
 
 def _shares() -> Shares:
-    return shared_out(of_machine(), Wanted())
+    return shared_out(of_machine(), ConfiguredSizes())
 
 
 HOST_NAME = FromMachine("the host name", system_resources.pop_name)

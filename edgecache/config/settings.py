@@ -45,7 +45,7 @@ from edgecache.config.groups.traffic import (
 from edgecache.config.purge_types import PurgeToken
 from edgecache.config.rows import MASK, Row
 from edgecache.config.secret_files import Confidential
-from edgecache.config.sizing import MIB, Shares, Wanted, of_machine, registers, shared_out, size_of
+from edgecache.config.sizing import MIB, ConfiguredSizes, Shares, of_machine, registers, shared_out, size_of
 from edgecache.config.sources import PREFIX
 from edgecache.config.validation import contradictions
 from edgecache.semantics.errors import ConfigError
@@ -243,7 +243,7 @@ def _shares(environ: Mapping[str, str]) -> Shares:
     embedded = environ.get("EDGECACHE_REGIONAL", "").strip() == "embedded"
     kept = bool(environ.get("EDGECACHE_REGIONAL_DIRECTORY", "").strip())
     beside = size_of(environ.get("EDGECACHE_GEO_DB", "").strip())
-    wanted = Wanted(written("WORKERS"), written("MEMORY"), written("REGIONAL_MEMORY"), embedded, kept, beside)
+    wanted = ConfiguredSizes(written("WORKERS"), written("MEMORY"), written("REGIONAL_MEMORY"), embedded, kept, beside)
     return shared_out(of_machine(), wanted)
 
 

@@ -32,7 +32,7 @@ REGISTERS: Final = 8  # of all workers together in an eighth of the limit
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Resources:
     """Resources: bytes allowed by the cgroup, bytes of the machine (None: unknown), and cores."""
 
     cgroup: int | None
@@ -55,7 +55,7 @@ class Shares:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ConfiguredSizes:
     """Configured values; None: to be found. `kept`: Valkey writes dumps; `beside`: bytes that each worker loads."""
 
     workers: int | None = None
@@ -74,16 +74,16 @@ class Wanted:
         return SUPERVISOR + workers * (WORKER + self.beside)
 
 
-def of_machine() -> Limits:
+def of_machine() -> Resources:
     """Limits of this process."""
-    return Limits(
+    return Resources(
         system_resources.memory_limit(),
         system_resources.total_memory(),
         min(system_resources.usable_cores(), MOST_WORKERS),
     )
 
 
-def shared_out(limits: Limits, wanted: Wanted) -> Shares:
+def shared_out(limits: Resources, wanted: ConfiguredSizes) -> Shares:
     """What is set, and for the rest what fits best."""
     workers = _workers(limits, wanted) if wanted.workers is None else wanted.workers
     left = None if limits.memory is None else limits.memory - wanted.processes(workers)
@@ -93,14 +93,14 @@ def shared_out(limits: Limits, wanted: Wanted) -> Shares:
     return Shares(workers, memory, regional)
 
 
-def registers(limits: Limits, workers: int) -> int:
+def registers(limits: Resources, workers: int) -> int:
     """How many purged names each worker may remember."""
     if limits.memory is None:
         return USUAL_REGISTERS
     return max(FEWEST_REGISTERS, min(USUAL_REGISTERS, limits.memory // REGISTERS // workers // REGISTER))
 
 
-def _workers(limits: Limits, wanted: Wanted) -> int:
+def _workers(limits: Resources, wanted: ConfiguredSizes) -> int:
     """One for each core, as far as each has memory to work with."""
     if limits.memory is None:
         return limits.cores
@@ -109,7 +109,7 @@ def _workers(limits: Limits, wanted: Wanted) -> int:
     return max(1, min(limits.cores, (limits.memory - taken) // each))
 
 
-def _regional(left: int | None, wanted: Wanted) -> int:
+def _regional(left: int | None, wanted: ConfiguredSizes) -> int:
     """Three eighths of what is left, or three quarters of that which the memory leaves, if that is set."""
     if left is None or not wanted.embedded:
         return USUAL
@@ -127,12 +127,12 @@ def _whole(size: int) -> int:
     return max(MIB, size // MIB * MIB)
 
 
-def wanted_of(settings: Settings) -> Wanted:
+def wanted_of(settings: Settings) -> ConfiguredSizes:
     """Everything as it is in `settings`."""
     regional = settings.regional_memory
     beside = size_of(settings.geo_db)
     embedded, kept = settings.regional == "embedded", bool(settings.regional_directory)
-    return Wanted(settings.workers, settings.memory, regional, embedded, kept, beside)
+    return ConfiguredSizes(settings.workers, settings.memory, regional, embedded, kept, beside)
 
 
 def size_of(path: str) -> int:
@@ -142,7 +142,7 @@ def size_of(path: str) -> int:
     return 0
 
 
-def refuse_too_much(settings: Settings, environ: Mapping[str, str], limits: Limits) -> None:
+def refuse_too_much(settings: Settings, environ: Mapping[str, str], limits: Resources) -> None:
     """Raise ConfigError if the limit cannot hold the settings; it names what `environ` sets of them."""
     wanted, limit = wanted_of(settings), limits.memory
     processes, valkey = wanted.processes(settings.workers), wanted.valkey(settings.regional_memory)

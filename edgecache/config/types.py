@@ -55,7 +55,7 @@ _TOKEN = re.compile(r"[\x21-\x7e]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Kind(Generic[T]):
+class SettingType(Generic[T]):
     """One type of setting: its name in the documentation, its parser, and an example if it has a grammar."""
 
     name: str
@@ -96,7 +96,7 @@ def switch(text: str) -> bool:
     return known[text.lower()]
 
 
-def one_of(*words: str) -> Kind[str]:
+def one_of(*words: str) -> SettingType[str]:
     """The kind of a setting that is one of these words."""
     listed = ", ".join(words[:-1]) + f" or {words[-1]}"
 
@@ -105,7 +105,7 @@ def one_of(*words: str) -> Kind[str]:
             raise ValueError(f"is not {listed}")
         return text
 
-    return Kind(listed, parse)
+    return SettingType(listed, parse)
 
 
 def origins(text: str) -> dict[str, tuple[Origin, ...]]:
@@ -376,38 +376,38 @@ def cipher_key(text: str) -> bytes:
     return key
 
 
-SIZE = Kind("size", size)
-DURATION = Kind("duration", duration)
-COUNT = Kind("number", count)
-SWITCH = Kind("on or off", switch)
-ADDRESS = Kind("host:port", address)
-OPTIONAL_ADDRESS = Kind("host:port", optional_address, "0.0.0.0:8443")
-KEY_PAIRS = Kind("directory, or list of pairs", key_pairs, "/etc/tls/a.pem,/etc/tls/b.crt|/etc/tls/b.key")
-HTTPS_REDIRECT = Kind("on, off or port", https_redirect)
-HSTS = Kind("value of the field", hsts, "max-age=31536000; includeSubDomains")
-ORIGIN = Kind("http(s)://host[:port]", origin, "https://www.example.org")
-ORIGINS = Kind("list of region=URLs", origins, "eu=https://a.example|https://b.example,us=https://c.example")
-PARENTS = Kind("list of URLs or region=URLs", parents, "eu=https://shield1.example|https://shield2.example")
-SECRETS = Kind("list of secrets", secrets)
-IGNORED_PARAMETERS = Kind("list of names", ignored_parameters, "tracking,ref,session_*")
-PATH = Kind("path of a URL", path, "/health")
-ORIGIN_HOST = Kind("client, origin or host[:port]", origin_host)
-HOST_NAMES = Kind("list of names", host_names, "www.example.org,example.org")
-NETWORKS = Kind("list of CIDR blocks", networks, "10.0.0.0/8,2001:db8::/32,192.0.2.7")
-WORD = Kind("name", word)
-TOKEN = Kind("secret", token)
-LOG_FIELDS = Kind("list of fields", log_fields, "default,tls,age,ttl")
-LOG_FRACTION = Kind("json, off or fraction", log_fraction, "0.01")
-FRACTION = Kind("fraction from 0 to 1", fraction)
-OTLP_ENDPOINT = Kind("http(s)://host[:port][/path]", otlp_endpoint, "http://collector.example:4318")
-CERTIFICATES = Kind("path", certificates)
-GEO_DATABASE = Kind("path", geo_database)
-GEO_OVERRIDES = Kind("list of CIDR=country", geo_overrides, "198.51.100.0/24=DE,2001:db8::/32=US")
-GEO_RULES = Kind("list of place=region", geo_rules, "country:DE=eu,continent:NA=us,*=us")
-JURISDICTIONS = Kind("list of region:jurisdiction", jurisdictions, "eu:EU,us:US")
-REGIONAL = Kind("embedded, off or URL", regional, "valkeys://user:password@valkey.example:6380")
-CIPHER_KEY = Kind("32 bytes in hex or base64", cipher_key)
-PEERS = Kind("list of region=URL", peers, "us=valkeys://us.example:6380,ap=valkeys://ap.example:6380")
-PREFIX_MODES = Kind("list of path=mode", prefix_modes, "/shop=consistent,/news=available")
-LIST_FIELDS = Kind("list of names", list_fields, "x-features,x-segments")
-FILE = Kind("path", str)
+SIZE = SettingType("size", size)
+DURATION = SettingType("duration", duration)
+COUNT = SettingType("number", count)
+SWITCH = SettingType("on or off", switch)
+ADDRESS = SettingType("host:port", address)
+OPTIONAL_ADDRESS = SettingType("host:port", optional_address, "0.0.0.0:8443")
+KEY_PAIRS = SettingType("directory, or list of pairs", key_pairs, "/etc/tls/a.pem,/etc/tls/b.crt|/etc/tls/b.key")
+HTTPS_REDIRECT = SettingType("on, off or port", https_redirect)
+HSTS = SettingType("value of the field", hsts, "max-age=31536000; includeSubDomains")
+ORIGIN = SettingType("http(s)://host[:port]", origin, "https://www.example.org")
+ORIGINS = SettingType("list of region=URLs", origins, "eu=https://a.example|https://b.example,us=https://c.example")
+PARENTS = SettingType("list of URLs or region=URLs", parents, "eu=https://shield1.example|https://shield2.example")
+SECRETS = SettingType("list of secrets", secrets)
+IGNORED_PARAMETERS = SettingType("list of names", ignored_parameters, "tracking,ref,session_*")
+PATH = SettingType("path of a URL", path, "/health")
+ORIGIN_HOST = SettingType("client, origin or host[:port]", origin_host)
+HOST_NAMES = SettingType("list of names", host_names, "www.example.org,example.org")
+NETWORKS = SettingType("list of CIDR blocks", networks, "10.0.0.0/8,2001:db8::/32,192.0.2.7")
+WORD = SettingType("name", word)
+TOKEN = SettingType("secret", token)
+LOG_FIELDS = SettingType("list of fields", log_fields, "default,tls,age,ttl")
+LOG_FRACTION = SettingType("json, off or fraction", log_fraction, "0.01")
+FRACTION = SettingType("fraction from 0 to 1", fraction)
+OTLP_ENDPOINT = SettingType("http(s)://host[:port][/path]", otlp_endpoint, "http://collector.example:4318")
+CERTIFICATES = SettingType("path", certificates)
+GEO_DATABASE = SettingType("path", geo_database)
+GEO_OVERRIDES = SettingType("list of CIDR=country", geo_overrides, "198.51.100.0/24=DE,2001:db8::/32=US")
+GEO_RULES = SettingType("list of place=region", geo_rules, "country:DE=eu,continent:NA=us,*=us")
+JURISDICTIONS = SettingType("list of region:jurisdiction", jurisdictions, "eu:EU,us:US")
+REGIONAL = SettingType("embedded, off or URL", regional, "valkeys://user:password@valkey.example:6380")
+CIPHER_KEY = SettingType("32 bytes in hex or base64", cipher_key)
+PEERS = SettingType("list of region=URL", peers, "us=valkeys://us.example:6380,ap=valkeys://ap.example:6380")
+PREFIX_MODES = SettingType("list of path=mode", prefix_modes, "/shop=consistent,/news=available")
+LIST_FIELDS = SettingType("list of names", list_fields, "x-features,x-segments")
+FILE = SettingType("path", str)

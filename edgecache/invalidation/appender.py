@@ -15,9 +15,9 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from edgecache.invalidation.log_entry import Draft, purge_id
-from edgecache.invalidation.purge_log import Kind
+from edgecache.invalidation.purge_log import EntryKind
 from edgecache.invalidation.scopes import EVERYTHING, whole_site
-from edgecache.invalidation.stream_store import LogStore, Member
+from edgecache.invalidation.stream_store import LogMember, LogStore
 from edgecache.tasks import spawn
 from edgecache.valkey.availability import Availability
 from edgecache.valkey.batching import Commands
@@ -76,7 +76,7 @@ class LogAppender:
         groups = [tuple(sites[at : at + SITES_AT_ONCE]) for at in range(0, len(sites), SITES_AT_ONCE)]
         told = tuple(self._told.values())
         self._told.clear()
-        self.outbox = deque([Draft(Kind.PURGE, group, author=OVERFLOW) for group in groups])
+        self.outbox = deque([Draft(EntryKind.PURGE, group, author=OVERFLOW) for group in groups])
         if self.outbox:
             self._told[id(self.outbox[-1])] = lambda mark: [one(mark) for one in told]
 
@@ -115,7 +115,7 @@ class LogAppender:
             await asyncio.sleep(pause)
         return False, pending
 
-    async def members(self) -> dict[str, list[Member] | None]:
+    async def members(self) -> dict[str, list[LogMember] | None]:
         """Members by region; None if unreachable."""
         stores = {self.region: self.store, **self.peers}
         found = await asyncio.gather(*(store.members() for store in stores.values()), return_exceptions=True)

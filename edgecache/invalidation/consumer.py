@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from edgecache.invalidation import version_vector
 from edgecache.invalidation.log_entry import Draft, Written, read_entry
-from edgecache.invalidation.purge_log import Applied, Kind
+from edgecache.invalidation.purge_log import Applied, EntryKind
 from edgecache.invalidation.stream_store import LogStore, Row, Visit
 from edgecache.invalidation.validity import Invalidation
 from edgecache.invalidation.version_vector import Vector
@@ -31,7 +31,7 @@ MOST_AT_ONCE: Final = 1000  # entries of each log
 BEGINNING: Final = b"0-0"
 
 
-class Counts(Protocol):
+class ConsumerMetrics(Protocol):
     """Told what happens to the log."""
 
     def applied(self, region: str, relation: Applied, seconds: float) -> None:
@@ -55,7 +55,7 @@ class LogConsumer:
         clock: Callable[[], float],
         wall: Callable[[], float],
         max_lag: float,
-        counts: Counts,
+        counts: ConsumerMetrics,
     ) -> None:
         self._store = store
         self._invalidation = invalidation
@@ -148,7 +148,7 @@ class LogConsumer:
                 continue  # read again, of a log that began anew since: the floor is above it
             relation = self._invalidation.apply(region, entry, now)
             forked = forked or relation in (Applied.FORKED, Applied.OUTDATED)
-            if entry.kind in (Kind.PURGE, Kind.END) and entry.scopes:
+            if entry.kind in (EntryKind.PURGE, EntryKind.END) and entry.scopes:
                 self._counts.applied(region, relation, max(0.0, wall - version_vector.id_of(entry.mark)[0] / 1000))
         for waiting in self._waiting:
             if not waiting[1].done() and self._log.vector.covers(waiting[0]):
@@ -229,7 +229,7 @@ class LogConsumer:
         """End a write of this region whose END is missing: its scopes are invalid."""
         for write in self._log.overdue(self._clock()):
             if write.region == self._region and await self._store.claims(write.begun):
-                draft = Draft(Kind.END, write.scopes, begun=write.begun, author=f"{self.member} (overdue)")
+                draft = Draft(EntryKind.END, write.scopes, begun=write.begun, author=f"{self.member} (overdue)")
                 known = self._log.applied(self._region)
                 await self._store.append(self._region, draft, known)
                 log.warning("a write was never ended: it invalidates %s", version_vector.write_mark(write.begun))

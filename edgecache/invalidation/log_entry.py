@@ -6,7 +6,7 @@
     b  of an end: the mark of its begin            a  author, for the ledger
 
 `i` and `p` are written by the server's script, which alone knows them. A malformed entry may have named
-anything (`Kind.UNKNOWN`): a later version may know kinds and scopes that this one does not.
+anything (`EntryKind.UNKNOWN`): a later version may know kinds and scopes that this one does not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from edgecache.invalidation import scopes, version_vector
-from edgecache.invalidation.purge_log import Kind, LogEntry
+from edgecache.invalidation.purge_log import EntryKind, LogEntry
 
 ID: Final = re.compile(rb"([0-9]{1,20})-([0-9]{1,20})")
 DIGITS: Final = 18  # of an incarnation
@@ -28,7 +28,7 @@ Written = Mapping[bytes, bytes]
 class Draft(NamedTuple):
     """An entry before the log has given it its place."""
 
-    kind: Kind = Kind.PURGE
+    kind: EntryKind = EntryKind.PURGE
     scopes: tuple[bytes, ...] = ()
     soft: bool = False
     within: float = 0.0  # of a BEGIN, in seconds
@@ -70,7 +70,7 @@ def read_entry(id_: bytes, fields: Written) -> LogEntry:
     """The entry; ValueError as `read_place` says. What else cannot be read makes it `UNKNOWN`."""
     mark, previous = read_place(id_, fields)
     try:
-        kind = Kind(fields[b"k"].decode())
+        kind = EntryKind(fields[b"k"].decode())
         named = tuple(name.encode("latin-1") for name in orjson.loads(fields[b"s"]))
         within = float(fields.get(b"w", b"0"))
         begun = version_vector.read_mark(fields[b"b"].decode()) if b"b" in fields else 0
@@ -78,7 +78,7 @@ def read_entry(id_: bytes, fields: Written) -> LogEntry:
     except (KeyError, ValueError, AttributeError, TypeError):
         understood = False
     if not understood:
-        return LogEntry(mark, previous, Kind.UNKNOWN)
+        return LogEntry(mark, previous, EntryKind.UNKNOWN)
     return LogEntry(mark, previous, kind, named, fields.get(b"f") == b"1", within, begun)
 
 

@@ -21,7 +21,7 @@ SEALED: Final = b"e"
 PLACE: Final = (b"i", b"p")
 
 
-class Place(NamedTuple):
+class LogPlace(NamedTuple):
     """Where an entry belongs, as the stream has it."""
 
     stream: bytes
@@ -30,7 +30,7 @@ class Place(NamedTuple):
     id: bytes
 
 
-def sealed(codec: Codec, place: Place, draft: Draft) -> bytes:
+def sealed(codec: Codec, place: LogPlace, draft: Draft) -> bytes:
     """What lies in the field `e` of `draft` at `place`."""
     plain = orjson.dumps([part.decode("latin-1") for part in draft.fields()])
     return b64encode(codec.seal(_key(place), plain))
@@ -38,7 +38,7 @@ def sealed(codec: Codec, place: Place, draft: Draft) -> bytes:
 
 def opened(codec: Codec, stream: bytes, id_: bytes, fields: Written) -> Written | None:
     """The fields of the entry `id_` of a stream as if they had not been sealed; None if they were not, or not there."""
-    place = Place(stream, fields.get(b"i", b""), fields.get(b"p", b""), id_)
+    place = LogPlace(stream, fields.get(b"i", b""), fields.get(b"p", b""), id_)
     try:
         plain = codec.open(_key(place), b64decode(fields[SEALED], validate=True))
         parts = [part.encode("latin-1") for part in orjson.loads(plain)]
@@ -53,5 +53,5 @@ def place_of(fields: Written) -> Written:
     return {name: fields[name] for name in PLACE if name in fields}
 
 
-def _key(place: Place) -> bytes:
+def _key(place: LogPlace) -> bytes:
     return b"\0".join(place)

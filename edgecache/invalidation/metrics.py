@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PROPAGATION: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
 
 
-class LogCounts:
+class LogMetrics:
     """The metrics of the logs. Regions are few, and come from the operator's settings."""
 
     def __init__(self, registry: Registry, region: str) -> None:

@@ -19,7 +19,7 @@ from typing import Final
 
 from edgecache.invalidation import scopes
 from edgecache.invalidation.purge_auth import Caller, PurgeRefused
-from edgecache.invalidation.purge_patterns import EVERY_PLACE, Place, Unsupported, place_in, words_in
+from edgecache.invalidation.purge_patterns import EVERY_PLACE, PatternPlace, Unsupported, place_in, words_in
 from edgecache.invalidation.purge_request import (
     MOST_NAMED,
     Purge,
@@ -122,19 +122,19 @@ def _listed(name: bytes, value: bytes) -> list[bytes]:
     return list(dict.fromkeys([*(part for part in whole if part), *words]))
 
 
-def _place(target: bytes, method: bytes) -> Place:
+def _place(target: bytes, method: bytes) -> PatternPlace:
     """What the target of a purge means; with a query it is one URL, unless it is said to be a pattern."""
     plain = method == b"exact" or b"?" in target
     if method == b"regex" or (target.endswith(b".*") and not plain):
         return place_in(target)
     if plain:
-        return Place(target, below=False)
+        return PatternPlace(target, below=False)
     if target.endswith(b"/*"):
-        return Place(target[:-1], below=True)
-    return EVERY_PLACE if target == EVERYTHING_OF_A_SITE else Place(target, below=False)
+        return PatternPlace(target[:-1], below=True)
+    return EVERY_PLACE if target == EVERYTHING_OF_A_SITE else PatternPlace(target, below=False)
 
 
-def _at(place: Place, site: bytes, request: Request) -> list[bytes]:
+def _at(place: PatternPlace, site: bytes, request: Request) -> list[bytes]:
     if not place.below:
         return both_schemes(url_key(request._replace(target=place.target)))
     return [scopes.prefix(site, place.target)]

@@ -28,15 +28,15 @@ from edgecache.invalidation.registers import Registers, Verdict, worse
 from edgecache.invalidation.scopes import Subject
 from edgecache.invalidation.version_vector import NOTHING, Vector, beyond, incarnation_of, mark
 from edgecache.semantics import uri
-from edgecache.semantics.outcomes import Word
+from edgecache.semantics.outcomes import Label
 from edgecache.semantics.stored_response import NO_POSITION
 
-__all__ = ("Applied", "Kind", "LogEntry", "PurgeLog", "Stamp", "Verdict", "Write", "worse")
+__all__ = ("Applied", "EntryKind", "LogEntry", "PurgeLog", "Stamp", "Verdict", "Write", "worse")
 NO_FENCE: Final = -(1 << 62)  # no entry has this value
 HERE: Final = ""  # region of entries of this process alone; never part of a vector that leaves it
 
 
-class Kind(Enum):
+class EntryKind(Enum):
     """Kind of a log entry."""
 
     OPEN = "open"  # the log begins anew: the first entry of an incarnation
@@ -51,14 +51,14 @@ class LogEntry(NamedTuple):
 
     mark: int
     previous: int  # the mark of the entry before it; that of its incarnation's beginning for the first
-    kind: Kind = Kind.PURGE
+    kind: EntryKind = EntryKind.PURGE
     scopes: tuple[bytes, ...] = ()
     soft: bool = False  # of a PURGE: stale, not invalid
     within: float = 0.0  # of a BEGIN: seconds after which the write counts as lost
     begun: int = 0  # of an END: the mark of its BEGIN
 
 
-class Applied(Word):
+class Applied(Label):
     """Outcome of applying an entry."""
 
     NEXT = "next"  # the next in order
@@ -213,17 +213,17 @@ class PurgeLog:
     def _take(self, region: str, entry: LogEntry, relation: Applied, now: float) -> None:
         """Do what the entry says."""
         match entry.kind:
-            case Kind.PURGE:
+            case EntryKind.PURGE:
                 self._name(entry.scopes, region, entry.mark, soft=entry.soft)
-            case Kind.BEGIN:
+            case EntryKind.BEGIN:
                 if relation is not Applied.AGAIN:
                     self._begin(Write(region, entry.mark, entry.scopes, now + entry.within))
-            case Kind.END:
+            case EntryKind.END:
                 self._name(entry.scopes, region, entry.mark, soft=False)
                 self._end(region, entry.begun)
-            case Kind.UNKNOWN:
+            case EntryKind.UNKNOWN:
                 self._raise_floor(region, entry.mark)
-            case Kind.OPEN:
+            case EntryKind.OPEN:
                 pass
 
     def distrust(self, region: str) -> None:

@@ -25,17 +25,17 @@ class Unsupported(ValueError):
     """A pattern that this server does not carry out; the words say what it takes."""
 
 
-class Place(NamedTuple):
+class PatternPlace(NamedTuple):
     """A target, and whether all that is below its path is meant, too."""
 
     target: bytes
     below: bool
 
 
-EVERY_PLACE: Final = Place(b"/", below=True)
+EVERY_PLACE: Final = PatternPlace(b"/", below=True)
 
 
-def place_in(pattern: bytes) -> Place:
+def place_in(pattern: bytes) -> PatternPlace:
     """What a regular expression over targets begins with, read as anchored there; raises `Unsupported`.
 
     Prefixes are of whole segments: one that ends within a segment, as `/shop/a.*` does, means all of `/shop/`.
@@ -49,10 +49,10 @@ def place_in(pattern: bytes) -> Place:
     certain = DOT.split(body)[0]  # a dot stands for any character
     literal = ESCAPED.sub(rb"\1", certain)
     if end == b"$" and certain == body:
-        return Place(literal, below=False)
+        return PatternPlace(literal, below=False)
     path, query, _ = literal.partition(b"?")
     whole = query or (end.startswith(b"(/") and certain == body)
-    return Place(path if whole else path[: path.rfind(b"/") + 1], below=True)
+    return PatternPlace(path if whole else path[: path.rfind(b"/") + 1], below=True)
 
 
 def words_in(pattern: bytes) -> list[bytes] | None:

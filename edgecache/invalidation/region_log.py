@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from edgecache.config.settings import Settings
 from edgecache.invalidation.appender import LogAppender
 from edgecache.invalidation.consumer import LogConsumer
-from edgecache.invalidation.metrics import LogCounts
+from edgecache.invalidation.metrics import LogMetrics
 from edgecache.invalidation.stream_store import LogStore
 from edgecache.invalidation.validity import Invalidation
 from edgecache.storage.record import Codec
@@ -35,7 +35,7 @@ class RegionLog:
         self,
         settings: Settings,
         invalidation: Invalidation,
-        counts: LogCounts,
+        counts: LogMetrics,
         wall: Callable[[], float],
     ) -> None:
         self.follower = LogConsumer(
@@ -58,7 +58,7 @@ class RegionLog:
         await self.follower.close()
 
 
-def writer_of(settings: Settings, counts: LogCounts, known: Callable[[], int]) -> LogAppender:
+def writer_of(settings: Settings, counts: LogMetrics, known: Callable[[], int]) -> LogAppender:
     """What appends to the log of the settings' region; `known` is the last mark of it that this process has seen."""
     store = home_store(settings)
     breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)

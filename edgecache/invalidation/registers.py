@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from edgecache.invalidation import scopes
 from edgecache.invalidation.version_vector import NOTHING, Vector
-from edgecache.semantics.outcomes import Word
+from edgecache.semantics.outcomes import Label
 
 REGISTER_OVERHEAD: Final = 540  # bytes that a register costs beside its scope's; measured by the tests
 SITE_OVERHEAD: Final = 900  # bytes that a site costs beside its registers
@@ -27,7 +27,7 @@ CROWD: Final = 4096  # floors that all other sites share
 NO_SITE: Final = b""  # the group of scopes that name no host
 
 
-class Verdict(Word):
+class Verdict(Label):
     """Whether a response may be used, as far as invalidations go. From best to worst."""
 
     USABLE = "usable"

@@ -26,7 +26,7 @@ from redis.exceptions import ResponseError
 from edgecache.invalidation import log_seal, version_vector
 from edgecache.invalidation.log_entry import Draft, Written, flat, read_place, written_id, written_incarnation
 from edgecache.invalidation.log_runs import RUN, THIS_RUN
-from edgecache.invalidation.log_seal import Place
+from edgecache.invalidation.log_seal import LogPlace
 from edgecache.invalidation.version_vector import NOTHING, Vector
 from edgecache.storage.record import Codec
 from edgecache.valkey.client import Command, Link
@@ -147,7 +147,7 @@ class Visit(Enum):
     ANOTHER = 2  # another run: the log has begun anew
 
 
-class Member(NamedTuple):
+class LogMember(NamedTuple):
     """A worker that follows the logs."""
 
     name: str  # pop/process
@@ -196,7 +196,7 @@ class LogStore:
             if not isinstance(reply, list) or len(reply) != 3:
                 return self.appended(reply)
             incarnation, previous, id_ = place = tuple(reply)
-            content = log_seal.sealed(codec, Place(stream, incarnation, previous, id_), draft)
+            content = log_seal.sealed(codec, LogPlace(stream, incarnation, previous, id_), draft)
         raise ResponseError("others append all the time")
 
     async def _ask(self, command: Command) -> Any:
@@ -335,7 +335,7 @@ class LogStore:
         """`members` are no more."""
         _checked(await self.link.run([("HDEL", POPS, *members)]))
 
-    async def members(self) -> list[Member]:
+    async def members(self) -> list[LogMember]:
         """Current members, without those that have been silent for long."""
         (seconds, _), found = _checked(await self.link.run([("EVAL", MEMBERS, "1", POPS)]))[0]
         told = zip(found[::2], found[1::2], strict=True)
@@ -353,14 +353,14 @@ class LogStore:
         return bool(_checked(await self.link.run([command]))[0])
 
 
-def _member(name: bytes, value: bytes, now: int) -> Member | None:
+def _member(name: bytes, value: bytes, now: int) -> LogMember | None:
     when, _, vector = value.partition(b" ")
     silent = now - int(when) / 1000 if when.isdigit() else FORGOTTEN
     try:
         known = Vector.decode(vector)
     except ValueError:
         known = NOTHING
-    return Member(name.decode("utf-8", "replace"), known, max(0.0, silent)) if silent < FORGOTTEN else None
+    return LogMember(name.decode("utf-8", "replace"), known, max(0.0, silent)) if silent < FORGOTTEN else None
 
 
 def _ack(id_: bytes, fields: dict[bytes, bytes]) -> tuple[int, str, Vector] | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from edgecache.invalidation.purge_log import (
     Applied,
-    Kind,
+    EntryKind,
     LogEntry,
     PurgeLog,
     Stamp,
@@ -185,7 +185,7 @@ class Invalidation:
         """Apply one entry of a region's log, at `now` in monotonic seconds."""
         named = self._widened(entry.scopes)
         applied = self.log.apply(region, entry._replace(scopes=named), now)
-        if not entry.soft and entry.kind in (Kind.PURGE, Kind.END):
+        if not entry.soft and entry.kind in (EntryKind.PURGE, EntryKind.END):
             self._drop_urls(named)
         self._tell_of_overflow()
         self.on_applied()

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from edgecache.invalidation.appender import LogAppender
 from edgecache.invalidation.in_process_log import InProcessLog
 from edgecache.invalidation.log_entry import Draft
-from edgecache.invalidation.purge_log import Kind
+from edgecache.invalidation.purge_log import EntryKind
 from edgecache.invalidation.validity import Invalidation
 from edgecache.invalidation.version_vector import Vector
 from edgecache.invalidation.write_effects import invalidated_scopes, target_scopes, token_lines
@@ -131,7 +131,9 @@ class Writes:
         write.counts = True
         policy, named = self._policy, target_scopes(write.exchange.request)
         try:
-            write.begun = await writer.append(Draft(Kind.BEGIN, named, within=policy.timeout, author=policy.author))
+            write.begun = await writer.append(
+                Draft(EntryKind.BEGIN, named, within=policy.timeout, author=policy.author)
+            )
         except Failure:
             if policy.refuse_unrecorded:
                 return local_reply(503, "log-unreachable", "the write was not sent: nobody could be told of it")
@@ -199,7 +201,7 @@ class Writes:
         await write.begun_or_not()
         lines = b""
         if named and self._own is not None:
-            await self._own.record(Draft(Kind.PURGE, named))
+            await self._own.record(Draft(EntryKind.PURGE, named))
         elif writer is not None and (named or write.begun):
             lines = await self._record(writer, named, write.begun)
         self._leave(write)
@@ -218,7 +220,7 @@ class Writes:
         """End the write in the log; the field lines that tell the writer how far it is known."""
         policy = self._policy
         settle = self._spread(named)
-        draft = Draft(Kind.END, named, begun=begun, author=policy.author)
+        draft = Draft(EntryKind.END, named, begun=begun, author=policy.author)
         try:
             mark = await writer.append(draft)
         except Failure:
@@ -246,7 +248,7 @@ class Writes:
         """Nobody knows how a write has ended that was `sent`: its target counts as changed."""
         named = target_scopes(write.exchange.request) if sent else ()
         if named and self._own is not None:
-            spawn(self._own.record(Draft(Kind.PURGE, named)), "end of a write that nobody answered")
+            spawn(self._own.record(Draft(EntryKind.PURGE, named)), "end of a write that nobody answered")
         elif write.beginning is None or write.beginning.done():
             self._end_later(named, write.begun)
             self._leave(write)
@@ -257,12 +259,14 @@ class Writes:
         settle = self._spread(named)  # at once
         await write.begun_or_not()
         if self._writer is not None and (named or write.begun):
-            self._writer.append_later(Draft(Kind.END, named, begun=write.begun, author=self._policy.author), settle)
+            self._writer.append_later(
+                Draft(EntryKind.END, named, begun=write.begun, author=self._policy.author), settle
+            )
         self._leave(write)
 
     def _end_later(self, named: tuple[bytes, ...], begun: int) -> None:
         if self._writer is not None and (named or begun):
-            draft = Draft(Kind.END, named, begun=begun, author=self._policy.author)
+            draft = Draft(EntryKind.END, named, begun=begun, author=self._policy.author)
             self._writer.append_later(draft, self._spread(named))
 
     def _leave(self, write: _Write) -> None:

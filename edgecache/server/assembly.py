@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from edgecache.config.addresses import bracketed
 from edgecache.config.settings import Settings
 from edgecache.invalidation.in_process_log import InProcessLog
-from edgecache.invalidation.metrics import LogCounts
+from edgecache.invalidation.metrics import LogMetrics
 from edgecache.invalidation.purge_log import PurgeLog
 from edgecache.invalidation.region_log import RegionLog
 from edgecache.invalidation.validity import Invalidation
@@ -34,7 +34,7 @@ from edgecache.semantics.forwarding import Gateway
 from edgecache.semantics.origin_urls import own_urls
 from edgecache.semantics.outcomes import Revalidation
 from edgecache.semantics.stored_response import Policy
-from edgecache.server.worker_metrics import RegionalCounts, WorkerMetrics
+from edgecache.server.worker_metrics import RegionalMetrics, WorkerMetrics
 from edgecache.storage.memory import Memory
 from edgecache.storage.record import Codec
 from edgecache.storage.regional import Regional
@@ -91,7 +91,7 @@ def assemble(given: Given, on_known_hit: Callable[[ResponseWriter, Hit | Templat
     own_log = InProcessLog(parts.invalidation)
     logs = None
     if tier is not None:
-        logs = RegionLog(settings, parts.invalidation, LogCounts(watch.registry, settings.region), clock.wall)
+        logs = RegionLog(settings, parts.invalidation, LogMetrics(watch.registry, settings.region), clock.wall)
     reaches = logs.follower.reaches if logs is not None else None
     recorder = logs.writer if logs is not None else own_log
     writes = Writes(parts.relays, parts.invalidation, write_policy_of(settings), recorder, reaches, is_trusted)
@@ -176,7 +176,7 @@ def _region(
     return Region(tier, memory, invalidation, upstream, given.clock.now, patience, name)
 
 
-def regional_tier(settings: Settings, counts: RegionalCounts, clock: Clock) -> Regional | None:
+def regional_tier(settings: Settings, counts: RegionalMetrics, clock: Clock) -> Regional | None:
     """The regional tier, on the running event loop; None if it is off."""
     if settings.regional == "off":
         return None

@@ -11,7 +11,7 @@ from edgecache.semantics.cache_status import KNOWN_HIT
 from edgecache.storage.resident_clock import Clock
 from edgecache.telemetry.access_log import AccessLog, Quoted, members_of, members_of_alike
 from edgecache.telemetry.log_fields import LineFormat, LogContext
-from edgecache.telemetry.request_metrics import SAMPLED, RequestCounts, Tally
+from edgecache.telemetry.request_metrics import SAMPLED, RequestMetrics, Tally
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response_writer import ResponseWriter
 
@@ -25,7 +25,7 @@ class RequestLog:
     def __init__(
         self,
         log: AccessLog,
-        requests: RequestCounts,
+        requests: RequestMetrics,
         clock: Clock,
         *,
         logging: bool,

@@ -10,7 +10,7 @@ from edgecache.semantics.outcomes import Refused, Tier
 from edgecache.storage.regional import Read
 from edgecache.telemetry.event_loop_lag import LoopLag
 from edgecache.telemetry.metrics import Counter, Histogram, Registry, Snapshot
-from edgecache.telemetry.request_metrics import CLASSES, RequestCounts
+from edgecache.telemetry.request_metrics import CLASSES, RequestMetrics
 from edgecache.upstream.health import FAILING
 from edgecache.upstream.peer_auth import Distrust
 from edgecache.valkey.circuit_breaker import State
@@ -53,7 +53,7 @@ class WorkerMetrics:
 
     def __init__(self) -> None:
         self.registry = Registry(MOST_SERIES)
-        self.requests = RequestCounts(self.registry)
+        self.requests = RequestMetrics(self.registry)
         self._not_stored = {
             reason: self.registry.counter(
                 "edgecache_not_stored", "Responses not stored, by reason.", reason=reason.value
@@ -67,7 +67,7 @@ class WorkerMetrics:
         for reason in FAILURES:
             self._origin_failures(reason)
         self.opened = self.registry.counter("edgecache_connections_opened", "Client connections accepted ever.")
-        self.regional = RegionalCounts(self.registry)
+        self.regional = RegionalMetrics(self.registry)
         self.lag = LoopLag(self.registry)
 
     def _responses(self, name: str, meaning: str) -> list[Counter]:
@@ -277,7 +277,7 @@ class WorkerMetrics:
         return self.registry.counter("edgecache_origin_failures", "Failures of the origin, by reason.", reason=reason)
 
 
-class RegionalCounts:
+class RegionalMetrics:
     """The metrics of the regional tier."""
 
     def __init__(self, registry: Registry) -> None:

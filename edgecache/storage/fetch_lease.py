@@ -18,7 +18,7 @@ import orjson
 from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import InvalidResponse
 
-from edgecache.semantics.outcomes import Word
+from edgecache.semantics.outcomes import Label
 from edgecache.tasks import spawn
 from edgecache.valkey.availability import Availability
 from edgecache.valkey.batching import Commands
@@ -36,7 +36,7 @@ LOST: Final = (LostConnection, ConnectionError, RuntimeError)  # the connection:
 TRIES: Final = 2  # attempts to take a lease: a connection may be lost
 
 
-class LeaseOutcome(Word):
+class LeaseOutcome(Label):
     """The outcome of a fetch, as it is published to the region."""
 
     STORED = "stored"  # read it

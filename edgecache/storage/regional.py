@@ -17,7 +17,7 @@ from typing import Final
 from edgecache.semantics.accept_encoding import Codings, codings_in_block, keyed, keyed_under
 from edgecache.semantics.content_length import content_length
 from edgecache.semantics.message import Fields
-from edgecache.semantics.outcomes import Word
+from edgecache.semantics.outcomes import Label
 from edgecache.semantics.ranges import Span, strong_etag
 from edgecache.semantics.stored_response import NO_POSITION, Stored
 from edgecache.semantics.vary import selecting_values
@@ -40,7 +40,7 @@ TAKE_WITHIN: Final = 1.25  # seconds to take a lease, at least, and to read what
 SIGNPOST: Final = 0  # the status of a record that only names the fields by which its URL varies
 
 
-class Read(Word):
+class Read(Label):
     """The outcome of a read of the tier."""
 
     HIT = "hit"

@@ -94,7 +94,7 @@ def reason_of(result: Result, why: Forward | str | None) -> str:
     return why.value.decode() if why is not None else result.value
 
 
-class RequestCounts:
+class RequestMetrics:
     """Request metrics of one worker. Labels come from closed vocabularies only."""
 
     def __init__(self, registry: Registry) -> None:

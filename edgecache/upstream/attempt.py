@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from edgecache.invalidation.purge_log import UNKNOWN
 from edgecache.semantics.message import Response
-from edgecache.semantics.outcomes import Word
+from edgecache.semantics.outcomes import Label
 from edgecache.upstream.attempt_state import ANSWERED, CANCELLED, FAILED, OVER, QUEUED, RETRIED, SENT, State, checked
 from edgecache.upstream.health import may_ask_another
 from edgecache.wire.body import Body
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NOT_ITS_FAULT: Final = frozenset(("client-left", "internal"))  # reasons that say nothing of the server
 
 
-class Speaks(Word):
+class Speaks(Label):
     """What an answer says of the server that gave it."""
 
     WELL = "well"

@@ -18,7 +18,7 @@ from hashlib import sha256
 from typing import Final
 
 from edgecache.semantics.message import FieldLine, Request
-from edgecache.semantics.outcomes import Word
+from edgecache.semantics.outcomes import Label
 
 FIELD: Final = b"edgecache-pop"
 INTERNAL_PREFIX: Final = b"edgecache-"
@@ -27,7 +27,7 @@ VALUE: Final = re.compile(rb"v1;([A-Za-z0-9._-]{1,64});([0-9]{1,12});([A-Za-z0-9
 REPEATABLE: Final = (b"GET", b"HEAD")
 
 
-class Distrust(Word):
+class Distrust(Label):
     """Why a request is not taken for another POP's."""
 
     UNSIGNED = "unsigned"

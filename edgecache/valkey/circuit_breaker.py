@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgecache.semantics.outcomes import Word
+from edgecache.semantics.outcomes import Label
 
 
-class State(Word):
+class State(Label):
     """The state of a breaker."""
 
     CLOSED = "closed"  # all are let through

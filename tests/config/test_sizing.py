@@ -15,7 +15,7 @@ from edgecache.config import settings as config
 from edgecache.config import sizing, system_resources
 from edgecache.config.docs import effective_table
 from edgecache.config.settings import load
-from edgecache.config.sizing import MIB, Limits, Shares, Wanted, refuse_too_much, shared_out, wanted_of
+from edgecache.config.sizing import MIB, ConfiguredSizes, Resources, Shares, refuse_too_much, shared_out, wanted_of
 from edgecache.config.sources import Source
 from edgecache.semantics.errors import ConfigError
 from edgecache.server import config_reload
@@ -105,30 +105,34 @@ def test_the_machine_tells_its_memory(tmp_path: Path) -> None:
     assert system_resources.total_memory(tmp_path / "nothing") is None
 
 
-EMBEDDED = Wanted(embedded=True)
+EMBEDDED = ConfiguredSizes(embedded=True)
 
 
 @pytest.mark.parametrize(
     ("limits", "wanted", "shares"),
     [
-        (Limits(None, None, 4), Wanted(), Shares(4, 256 * MIB, 256 * MIB)),
-        (Limits(None, 16384 * MIB, 4), EMBEDDED, Shares(4, 256 * MIB, 256 * MIB)),
-        (Limits(None, 512 * MIB, 2), EMBEDDED, Shares(2, 154 * MIB, 136 * MIB)),  # a small machine without a cgroup
-        (Limits(128 * MIB, 16384 * MIB, 4), Wanted(), Shares(1, 30 * MIB, 256 * MIB)),
-        (Limits(128 * MIB, 16384 * MIB, 4), EMBEDDED, Shares(1, 9 * MIB, 16 * MIB)),
-        (Limits(256 * MIB, 16384 * MIB, 4), Wanted(), Shares(3, 66 * MIB, 256 * MIB)),
-        (Limits(512 * MIB, 16384 * MIB, 2), Wanted(), Shares(2, 256 * MIB, 256 * MIB)),
-        (Limits(1024 * MIB, 16384 * MIB, 1), Wanted(memory=64 * MIB), Shares(1, 64 * MIB, 256 * MIB)),
+        (Resources(None, None, 4), ConfiguredSizes(), Shares(4, 256 * MIB, 256 * MIB)),
+        (Resources(None, 16384 * MIB, 4), EMBEDDED, Shares(4, 256 * MIB, 256 * MIB)),
+        (Resources(None, 512 * MIB, 2), EMBEDDED, Shares(2, 154 * MIB, 136 * MIB)),  # a small machine without a cgroup
+        (Resources(128 * MIB, 16384 * MIB, 4), ConfiguredSizes(), Shares(1, 30 * MIB, 256 * MIB)),
+        (Resources(128 * MIB, 16384 * MIB, 4), EMBEDDED, Shares(1, 9 * MIB, 16 * MIB)),
+        (Resources(256 * MIB, 16384 * MIB, 4), ConfiguredSizes(), Shares(3, 66 * MIB, 256 * MIB)),
+        (Resources(512 * MIB, 16384 * MIB, 2), ConfiguredSizes(), Shares(2, 256 * MIB, 256 * MIB)),
+        (Resources(1024 * MIB, 16384 * MIB, 1), ConfiguredSizes(memory=64 * MIB), Shares(1, 64 * MIB, 256 * MIB)),
         (
-            Limits(256 * MIB, None, 4),
-            Wanted(workers=1, regional=32 * MIB, embedded=True),
+            Resources(256 * MIB, None, 4),
+            ConfiguredSizes(workers=1, regional=32 * MIB, embedded=True),
             Shares(1, 90 * MIB, 32 * MIB),
         ),
-        (Limits(256 * MIB, None, 8), Wanted(memory=100 * MIB), Shares(2, 100 * MIB, 256 * MIB)),
-        (Limits(256 * MIB, None, 8), Wanted(beside=60 * MIB), Shares(1, 81 * MIB, 256 * MIB)),  # a GEO_DB each
+        (Resources(256 * MIB, None, 8), ConfiguredSizes(memory=100 * MIB), Shares(2, 100 * MIB, 256 * MIB)),
+        (
+            Resources(256 * MIB, None, 8),
+            ConfiguredSizes(beside=60 * MIB),
+            Shares(1, 81 * MIB, 256 * MIB),
+        ),  # a GEO_DB each
     ],
 )
-def test_what_is_shared_out(limits: Limits, wanted: Wanted, shares: Shares) -> None:
+def test_what_is_shared_out(limits: Resources, wanted: ConfiguredSizes, shares: Shares) -> None:
     """The processes come first, then the embedded Valkey and the objects; what is set stays as it is set."""
     assert shared_out(limits, wanted) == shares
 
@@ -139,8 +143,8 @@ SIZES = st.integers(1, 64 * 1024).map(lambda size: size * MIB)
 @given(SIZES, st.integers(1, 256), st.booleans(), st.booleans())
 def test_what_is_found_fits(size: int, cores: int, embedded: bool, kept: bool) -> None:
     """Where the limit can hold one worker and the least of everything, what is found by itself fits into it."""
-    wanted = Wanted(embedded=embedded, kept=kept)
-    found = shared_out(Limits(size, None, cores), wanted)
+    wanted = ConfiguredSizes(embedded=embedded, kept=kept)
+    found = shared_out(Resources(size, None, cores), wanted)
     least = wanted.processes(1) + wanted.valkey(sizing.LEAST_REGIONAL) + 2 * MIB
 
     assert found.workers <= cores
@@ -153,7 +157,7 @@ def test_what_is_found_fits(size: int, cores: int, embedded: bool, kept: bool) -
 )
 def test_purged_names_take_an_eighth_of_a_container(size: int | None, workers: int, names: int) -> None:
     """A flood of purges or writes does not outgrow a small one; elsewhere the usual number is remembered."""
-    assert sizing.registers(Limits(size, None, 1), workers) == names
+    assert sizing.registers(Resources(size, None, 1), workers) == names
 
 
 @pytest.mark.parametrize(
@@ -179,7 +183,7 @@ def test_a_limit_that_cannot_hold_what_is_set_refuses(
     environ: dict[str, str], line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line, which names what is set and says what takes how much; what is found by itself is never refused."""
-    limits = Limits(128 * MIB, 4096 * MIB, 1)
+    limits = Resources(128 * MIB, 4096 * MIB, 1)
     monkeypatch.setattr(config, "of_machine", lambda: limits)
     settings = load({**ORIGIN, **environ})
     if not line:
@@ -193,7 +197,7 @@ def test_a_limit_that_cannot_hold_what_is_set_refuses(
 
 def test_the_table_shows_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """`check-config` prints the values of this container; those that are set stay."""
-    monkeypatch.setattr(config, "of_machine", lambda: Limits(128 * MIB, None, 8))
+    monkeypatch.setattr(config, "of_machine", lambda: Resources(128 * MIB, None, 8))
     lines = {line.split()[0]: line.split()[1:3] for line in effective_table({**ORIGIN}).splitlines()}
 
     assert lines["EDGECACHE_WORKERS"] == ["1", "default"]
@@ -204,7 +208,7 @@ def test_the_table_shows_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_reload_does_not_outgrow_the_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """More memory than the container can hold beside the embedded Valkey is refused; less is taken."""
-    limits = Limits(128 * MIB, None, 1)
+    limits = Resources(128 * MIB, None, 1)
     monkeypatch.setattr(config, "of_machine", lambda: limits)
     monkeypatch.setattr(config_reload, "of_machine", lambda: limits)
     file = tmp_path / "edgecache.conf"

@@ -19,20 +19,20 @@ from harness.versions import VersionedPage
 from edgecache.config.settings import load
 from edgecache.invalidation import version_vector
 from edgecache.invalidation.log_entry import Draft, read_entry, read_place
-from edgecache.invalidation.log_seal import Place, opened, sealed
-from edgecache.invalidation.purge_log import Applied, Kind, PurgeLog
+from edgecache.invalidation.log_seal import LogPlace, opened, sealed
+from edgecache.invalidation.purge_log import Applied, EntryKind, PurgeLog
 from edgecache.invalidation.region_log import home_store
 from edgecache.invalidation.stream_store import stream_key
 from edgecache.storage.record import Codec
 
 KEY = "00112233445566778899aabbccddeeff" * 2
 STREAM = stream_key("eu")
-DRAFT = Draft(Kind.PURGE, (b"uhttp://a/\xff",), soft=True, author="cms")
-PLACE = Place(STREAM, b"000000000100000007", b"5-0", b"6-0")
+DRAFT = Draft(EntryKind.PURGE, (b"uhttp://a/\xff",), soft=True, author="cms")
+PLACE = LogPlace(STREAM, b"000000000100000007", b"5-0", b"6-0")
 CODEC = Codec(AESGCM(bytes.fromhex(KEY)), os.urandom)
 
 
-def fields_at(place: Place, content: bytes) -> dict[bytes, bytes]:
+def fields_at(place: LogPlace, content: bytes) -> dict[bytes, bytes]:
     """An entry as it lies in a stream."""
     return {b"i": place.incarnation, b"p": place.previous, b"e": content}
 
@@ -44,7 +44,7 @@ def test_what_is_sealed_is_read_as_it_was() -> None:
 
     assert fields is not None
     entry = read_entry(PLACE.id, fields)
-    assert (entry.kind, entry.scopes, entry.soft) == (Kind.PURGE, DRAFT.scopes, True)
+    assert (entry.kind, entry.scopes, entry.soft) == (EntryKind.PURGE, DRAFT.scopes, True)
     assert b"http" not in content
 
 
@@ -57,7 +57,7 @@ def test_what_is_sealed_is_read_as_it_was() -> None:
         ("another incarnation", STREAM, PLACE._replace(incarnation=b"000000000200000007")),
     ],
 )
-def test_what_is_moved_is_not_believed(name: str, stream: bytes, place: Place) -> None:
+def test_what_is_moved_is_not_believed(name: str, stream: bytes, place: LogPlace) -> None:
     """It was sealed for one place."""
     assert opened(CODEC, stream, place.id, fields_at(place, sealed(CODEC, PLACE, DRAFT))) is None, name
 

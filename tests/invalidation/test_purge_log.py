@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgecache.invalidation import scopes, version_vector
-from edgecache.invalidation.purge_log import Applied, Kind, LogEntry, PurgeLog, Verdict
+from edgecache.invalidation.purge_log import Applied, EntryKind, LogEntry, PurgeLog, Verdict
 from edgecache.invalidation.scopes import Subject
 from edgecache.invalidation.version_vector import NOTHING, Vector
 
@@ -24,7 +24,7 @@ class Log(PurgeLog):
         after: int | None = None,
         region: str = "eu",
         incarnation: int = FIRST,
-        kind: Kind = Kind.PURGE,
+        kind: EntryKind = EntryKind.PURGE,
         soft: bool = False,
         within: float = 0.0,
         begun: int = 0,
@@ -40,7 +40,7 @@ class Log(PurgeLog):
 def log() -> Log:
     """A log that follows `eu` from its beginning."""
     log = Log()
-    assert log.take(1, kind=Kind.OPEN, after=0) is Applied.OPENED
+    assert log.take(1, kind=EntryKind.OPEN, after=0) is Applied.OPENED
     return log
 
 
@@ -126,7 +126,7 @@ def test_a_new_incarnation_leaves_nothing_of_the_old_proven(log: Log) -> None:
     """Vectors of a log that was lost prove nothing, however far they reached."""
     log.take(2, URL)
     far = Vector({"eu": version_vector.mark(FIRST, version_vector.SIXTY_FOUR, version_vector.SIXTY_FOUR)})
-    assert log.take(1, kind=Kind.OPEN, incarnation=SECOND, after=0) is Applied.OPENED
+    assert log.take(1, kind=EntryKind.OPEN, incarnation=SECOND, after=0) is Applied.OPENED
 
     assert log.check_vector(OTHER, far) is Verdict.UNPROVEN
     assert log.check_vector(PAGE, log.vector) is Verdict.USABLE
@@ -137,7 +137,7 @@ def test_a_new_incarnation_leaves_nothing_of_the_old_proven(log: Log) -> None:
 def test_a_log_that_lost_entries_is_trusted_no_more(kind: str, relation: Applied) -> None:
     """A log that forgot what was applied proves nothing until it has a new incarnation."""
     log = Log()
-    log.take(1, kind=Kind.OPEN, after=0, incarnation=SECOND)
+    log.take(1, kind=EntryKind.OPEN, after=0, incarnation=SECOND)
     log.take(5, URL, after=1, incarnation=SECOND)
     if kind == "fork":
         assert log.take(6, scopes.url(OTHER.key), after=1, incarnation=SECOND) is relation
@@ -147,7 +147,7 @@ def test_a_log_that_lost_entries_is_trusted_no_more(kind: str, relation: Applied
     assert not log.is_trusted("eu")
     assert log.check_vector(PAGE, log.vector) is Verdict.UNPROVEN
     assert log.check(OTHER, log.position) is Verdict.USABLE
-    log.take(1, kind=Kind.OPEN, after=0, incarnation=version_vector.incarnation(3, 0))
+    log.take(1, kind=EntryKind.OPEN, after=0, incarnation=version_vector.incarnation(3, 0))
     assert log.is_trusted("eu")
     assert log.check_vector(PAGE, log.vector) is Verdict.USABLE
 
@@ -155,7 +155,7 @@ def test_a_log_that_lost_entries_is_trusted_no_more(kind: str, relation: Applied
 def test_an_entry_that_is_not_understood_may_have_named_anything(log: Log) -> None:
     """Of a newer version, or malformed: what was asked before it has to be validated."""
     before = log.stamp()
-    log.take(2, kind=Kind.UNKNOWN)
+    log.take(2, kind=EntryKind.UNKNOWN)
 
     assert log.check(OTHER, before.position) is log.check_vector(OTHER, before.vector) is Verdict.UNPROVEN
     assert log.check_vector(OTHER, log.vector) is Verdict.USABLE
@@ -163,12 +163,12 @@ def test_an_entry_that_is_not_understood_may_have_named_anything(log: Log) -> No
 
 def test_between_begin_and_end_a_target_is_in_doubt(log: Log) -> None:
     """Whenever it was asked; and what was asked in between is purged by the end."""
-    log.take(2, scopes.prefix(b"a", b"/x"), kind=Kind.BEGIN, within=5.0)
+    log.take(2, scopes.prefix(b"a", b"/x"), kind=EntryKind.BEGIN, within=5.0)
     during = log.stamp()
     assert log.check(PAGE, during.position) is log.check_vector(PAGE, during.vector) is Verdict.UNPROVEN
     assert log.check(OTHER, during.position) is Verdict.USABLE
 
-    log.take(3, URL, kind=Kind.END, begun=version_vector.mark(FIRST, 2))
+    log.take(3, URL, kind=EntryKind.END, begun=version_vector.mark(FIRST, 2))
     assert log.writes == 0
     assert log.check(PAGE, during.position) is log.check_vector(PAGE, during.vector) is Verdict.PURGED
     assert log.check(PAGE, log.position) is log.check_vector(PAGE, log.vector) is Verdict.USABLE
@@ -177,26 +177,26 @@ def test_between_begin_and_end_a_target_is_in_doubt(log: Log) -> None:
 def test_a_write_that_changed_nothing_purges_nothing(log: Log) -> None:
     """An end without scopes lifts the doubt: the write was refused by the origin."""
     before = log.stamp()
-    log.take(2, URL, kind=Kind.BEGIN)
-    log.take(3, kind=Kind.END, begun=version_vector.mark(FIRST, 2))
+    log.take(2, URL, kind=EntryKind.BEGIN)
+    log.take(3, kind=EntryKind.END, begun=version_vector.mark(FIRST, 2))
 
     assert log.check(PAGE, before.position) is log.check_vector(PAGE, before.vector) is Verdict.USABLE
 
 
 def test_two_writes_doubt_alike(log: Log) -> None:
     """The end of one leaves the doubt of the other."""
-    log.take(2, URL, kind=Kind.BEGIN)
-    log.take(3, URL, kind=Kind.BEGIN)
-    log.take(4, kind=Kind.END, begun=version_vector.mark(FIRST, 2))
+    log.take(2, URL, kind=EntryKind.BEGIN)
+    log.take(3, URL, kind=EntryKind.BEGIN)
+    log.take(4, kind=EntryKind.END, begun=version_vector.mark(FIRST, 2))
 
     assert log.check(PAGE, log.position) is Verdict.UNPROVEN
-    log.take(5, kind=Kind.END, begun=version_vector.mark(FIRST, 3))
+    log.take(5, kind=EntryKind.END, begun=version_vector.mark(FIRST, 3))
     assert log.check(PAGE, log.position) is Verdict.USABLE
 
 
 def test_a_write_without_end_is_overdue_after_its_deadline_and_in_doubt_until_it_is_ended(log: Log) -> None:
     """Time ends nothing by itself: somebody appends the end, and until it is applied nothing old is served."""
-    log.take(2, URL, kind=Kind.BEGIN, within=5.0, now=100.0)
+    log.take(2, URL, kind=EntryKind.BEGIN, within=5.0, now=100.0)
 
     assert log.overdue(104.9) == []
     (write,) = log.overdue(105.0)
@@ -206,8 +206,8 @@ def test_a_write_without_end_is_overdue_after_its_deadline_and_in_doubt_until_it
 
 def test_a_begin_that_comes_after_its_end_doubts_nothing(log: Log) -> None:
     """Out of order, or again: the write is over."""
-    log.take(3, URL, kind=Kind.END, begun=version_vector.mark(FIRST, 2))
-    log.take(2, URL, kind=Kind.BEGIN)
+    log.take(3, URL, kind=EntryKind.END, begun=version_vector.mark(FIRST, 2))
+    log.take(2, URL, kind=EntryKind.BEGIN)
 
     assert log.writes == 0
     assert log.check(PAGE, log.position) is Verdict.USABLE
@@ -217,14 +217,14 @@ def test_beyond_the_most_writes_their_sites_are_in_doubt() -> None:
     """What too many writes name is not kept; that something of their sites is being written is. Others' is not."""
     log = Log(most_writes=1)
     neighbour = Subject(b"http://a/else")
-    log.take(1, URL, kind=Kind.BEGIN, after=0)
+    log.take(1, URL, kind=EntryKind.BEGIN, after=0)
     assert log.check(neighbour, log.position) is Verdict.USABLE
-    log.take(2, URL, kind=Kind.BEGIN)
+    log.take(2, URL, kind=EntryKind.BEGIN)
     assert log.check(neighbour, log.position) is Verdict.UNPROVEN
     assert log.check(OTHER, log.position) is Verdict.USABLE
-    log.take(3, kind=Kind.END, begun=version_vector.mark(FIRST, 2))
+    log.take(3, kind=EntryKind.END, begun=version_vector.mark(FIRST, 2))
     assert log.check(neighbour, log.position) is Verdict.USABLE
-    log.take(4, scopes.EVERYTHING, kind=Kind.BEGIN)
+    log.take(4, scopes.EVERYTHING, kind=EntryKind.BEGIN)
     assert log.check(OTHER, log.position) is Verdict.UNPROVEN
 
 
@@ -270,11 +270,11 @@ def test_forgetting_drops_what_was_named_long_ago(log: Log) -> None:
 def test_prefixes_are_looked_up_no_deeper_than_there_are_any(log: Log) -> None:
     """When the deepest prefix is forgotten, deep paths cost no more."""
     log.take(2, scopes.prefix(b"a", b"/x/y/z"))
-    log.take(3, scopes.prefix(b"a", b"/x"), kind=Kind.BEGIN)
+    log.take(3, scopes.prefix(b"a", b"/x"), kind=EntryKind.BEGIN)
     assert log.registers.looked_for.deepest == 3
     log.forget(log.position)
     assert log.registers.looked_for.deepest == 1
-    log.take(4, kind=Kind.END, begun=version_vector.mark(FIRST, 3))
+    log.take(4, kind=EntryKind.END, begun=version_vector.mark(FIRST, 3))
     assert log.registers.looked_for.deepest == 0
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 
 from edgecache.invalidation import scopes, version_vector
-from edgecache.invalidation.purge_log import Kind, LogEntry, PurgeLog, Verdict
+from edgecache.invalidation.purge_log import EntryKind, LogEntry, PurgeLog, Verdict
 from edgecache.invalidation.registers import Group, Registers
 from edgecache.invalidation.scopes import Subject
 from edgecache.invalidation.version_vector import NOTHING, Vector
@@ -95,7 +95,7 @@ class World:
         """The least version that may be served by who has applied these: entries lost or trimmed since count too."""
         vector = self.log(applied).vector.merged(before)
         told = [w for h in state.history for w in h if w.entry.mark <= vector[w.region]]
-        return max([w.version for w in told if w.entry.kind is Kind.OPEN or URL in w.entry.scopes], default=0)
+        return max([w.version for w in told if w.entry.kind is EntryKind.OPEN or URL in w.entry.scopes], default=0)
 
     def steps(self, state: State) -> Iterator[tuple[State, tuple[int, int] | None]]:
         """Every next state, and the version served and owed on the way, if one was."""
@@ -147,7 +147,7 @@ class World:
         previous = version_vector.mark(epoch) if reset else last
         if reset and self.weakness == "same-incarnation":
             previous = last
-        kind, named = (Kind.OPEN, ()) if name is None else (Kind.PURGE, (name,))
+        kind, named = (EntryKind.OPEN, ()) if name is None else (EntryKind.PURGE, (name,))
         entry = LogEntry(version_vector.mark(epoch, version_vector.id_of(last)[0] + 1), previous, kind, named)
         told = Written(REGIONS[region], entry, s.version)
         stream = (told,) if reset else (*s.streams[region], told)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.invalidation import scopes, version_vector
-from edgecache.invalidation.purge_log import Applied, Kind, LogEntry, PurgeLog, Verdict
+from edgecache.invalidation.purge_log import Applied, EntryKind, LogEntry, PurgeLog, Verdict
 from edgecache.invalidation.scopes import Subject
 from edgecache.invalidation.version_vector import Vector
 
@@ -35,7 +35,7 @@ class Told(NamedTuple):
     def forbids(self, subject: Subject) -> bool:
         """Whether it invalidates what was asked before it, for `subject`."""
         kind, named = self.entry.kind, self.entry.scopes
-        return kind in (Kind.PURGE, Kind.END) and not set(named).isdisjoint(scopes.naming(subject, 9))
+        return kind in (EntryKind.PURGE, EntryKind.END) and not set(named).isdisjoint(scopes.naming(subject, 9))
 
 
 @st.composite
@@ -50,10 +50,12 @@ def histories(draw: st.DrawFn) -> list[list[Told]]:
             for number in range(1, draw(st.integers(1, 5)) + 1):
                 here = version_vector.mark(epoch, number)
                 kind = (
-                    Kind.OPEN if number == 1 else draw(st.sampled_from([Kind.PURGE, Kind.PURGE, Kind.BEGIN, Kind.END]))
+                    EntryKind.OPEN
+                    if number == 1
+                    else draw(st.sampled_from([EntryKind.PURGE, EntryKind.PURGE, EntryKind.BEGIN, EntryKind.END]))
                 )
-                named = tuple(draw(st.lists(st.sampled_from(SCOPES), max_size=2))) if kind is not Kind.OPEN else ()
-                soft = kind is Kind.PURGE and draw(st.booleans())
+                named = tuple(draw(st.lists(st.sampled_from(SCOPES), max_size=2))) if kind is not EntryKind.OPEN else ()
+                soft = kind is EntryKind.PURGE and draw(st.booleans())
                 begun = draw(st.sampled_from([told_.entry.mark for told_ in told] or [0]))
                 told.append(Told(region, LogEntry(here, previous, kind, named, soft, 5.0, begun)))
                 previous = here
@@ -93,9 +95,9 @@ class Witness:
         """Apply one entry."""
         applied = self.log.apply(told.region, told.entry, now)
         self.told.append((self.log.position, told))
-        if told.entry.kind is Kind.BEGIN and applied is not Applied.AGAIN:
+        if told.entry.kind is EntryKind.BEGIN and applied is not Applied.AGAIN:
             self.open[told.region, told.entry.mark] = told
-        if told.entry.kind is Kind.END:
+        if told.entry.kind is EntryKind.END:
             self.open.pop((told.region, told.entry.begun), None)
 
     def may_have_missed(self, subject: Subject, then: dict[str, int]) -> bool:

@@ -13,7 +13,7 @@ from edgecache.invalidation import scopes
 from edgecache.invalidation.ledger import visible_to
 from edgecache.invalidation.purge_auth import Credentials, PurgeRefused, caller_of
 from edgecache.invalidation.purge_dialects import purge_of_request
-from edgecache.invalidation.purge_patterns import EVERY_PLACE, Place, Unsupported, place_in, words_in
+from edgecache.invalidation.purge_patterns import EVERY_PLACE, PatternPlace, Unsupported, place_in, words_in
 from edgecache.semantics.cache_tags import BETWEEN_POPS, tags_of, with_tags
 from edgecache.semantics.errors import ConfigError
 from edgecache.semantics.message import NO_BODY, Fields, Request
@@ -25,7 +25,7 @@ TAGS = ["a", "b", "ab", "a_1"]
 EDGES = [("(^|,)", "(,|$)"), ("", ""), ("^", "$"), ("(^|\\s)", "(\\s|$)")]
 
 
-def covers(place: Place, target: bytes) -> bool:
+def covers(place: PatternPlace, target: bytes) -> bool:
     """Whether a purge of `place` reaches `target`."""
     if not place.below:
         return target == place.target
@@ -53,16 +53,16 @@ def test_whatever_a_pattern_matches_is_purged(pattern: str, end: str) -> None:
         (".*", EVERY_PLACE),
         ("^/.*$", EVERY_PLACE),
         ("(.*)", EVERY_PLACE),
-        ("/blog/.*", Place(b"/blog/", below=True)),
-        ("^/blog/", Place(b"/blog/", below=True)),
-        ("^/blog(/.*)?$", Place(b"/blog", below=True)),
-        ("^/blog$", Place(b"/blog", below=False)),
-        ("/shop/a.*", Place(b"/shop/", below=True)),
-        ("/a\\?x=1.*", Place(b"/a", below=True)),
+        ("/blog/.*", PatternPlace(b"/blog/", below=True)),
+        ("^/blog/", PatternPlace(b"/blog/", below=True)),
+        ("^/blog(/.*)?$", PatternPlace(b"/blog", below=True)),
+        ("^/blog$", PatternPlace(b"/blog", below=False)),
+        ("/shop/a.*", PatternPlace(b"/shop/", below=True)),
+        ("/a\\?x=1.*", PatternPlace(b"/a", below=True)),
         ("/", EVERY_PLACE),
     ],
 )
-def test_patterns_of_paths(pattern: str, place: Place) -> None:
+def test_patterns_of_paths(pattern: str, place: PatternPlace) -> None:
     """No more is purged than whole segments require."""
     assert place_in(pattern.encode()) == place
 

@@ -16,7 +16,7 @@ from harness.purging import BEARER, TOKEN, Site, body
 from harness.valkey import Server, running_valkey
 
 from edgecache.invalidation.log_entry import Draft
-from edgecache.invalidation.purge_log import Kind
+from edgecache.invalidation.purge_log import EntryKind
 from edgecache.invalidation.version_vector import Vector
 
 HOST = "www.example.test"
@@ -265,7 +265,7 @@ async def test_a_write_that_nobody_ended_invalidates(site: Site, origin: OriginD
         assert await body(one, "/a") == await body(two, "/a") == b"v1"
         store = one.worker.logs.writer.store
         await one.worker.logs.writer.append(
-            Draft(Kind.BEGIN, (b"uhttp://" + HOST.encode() + b"/a",), within=0.05, author="dead")
+            Draft(EntryKind.BEGIN, (b"uhttp://" + HOST.encode() + b"/a",), within=0.05, author="dead")
         )
         site.version = 2
         while len(await store.recent("eu", 10)) < 3:

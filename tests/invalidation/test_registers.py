@@ -7,7 +7,7 @@ import random
 import pytest
 
 from edgecache.invalidation import scopes, version_vector
-from edgecache.invalidation.purge_log import Kind, LogEntry, PurgeLog, Verdict
+from edgecache.invalidation.purge_log import EntryKind, LogEntry, PurgeLog, Verdict
 from edgecache.invalidation.registers import CROWD, Registers
 from edgecache.invalidation.scopes import Subject
 from edgecache.semantics import uri
@@ -25,7 +25,7 @@ class Site:
         self.number = 0
         self.name()
 
-    def name(self, *named: bytes, kind: Kind = Kind.PURGE) -> None:
+    def name(self, *named: bytes, kind: EntryKind = EntryKind.PURGE) -> None:
         """The next entry."""
         previous = version_vector.mark(EPOCH, self.number)
         self.number += 1
@@ -149,7 +149,7 @@ def test_what_is_named_here_is_proven_by_the_entry_that_follows() -> None:
     url = scopes.url(VICTIM.key)
     at = log.append(url)
     mark = version_vector.mark(EPOCH, 1)
-    log.apply("eu", LogEntry(mark, version_vector.mark(EPOCH), Kind.END, (url,)), 0.0)
+    log.apply("eu", LogEntry(mark, version_vector.mark(EPOCH), EntryKind.END, (url,)), 0.0)
     assert log.check_vector(VICTIM, log.vector) is Verdict.PURGED
     log.settle((url,), at, "eu", mark)
 

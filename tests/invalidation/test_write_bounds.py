@@ -14,7 +14,7 @@ from harness.pop import Pop, running_pop
 from harness.valkey import Server, running_valkey
 
 from edgecache.invalidation.log_entry import Draft
-from edgecache.invalidation.purge_log import Kind
+from edgecache.invalidation.purge_log import EntryKind
 from edgecache.invalidation.scopes import EVERYTHING, url
 from edgecache.tasks import spawn
 
@@ -62,15 +62,15 @@ async def test_what_waits_for_a_log_that_is_gone_grows_to_sites_not_to_everythin
             server.stop()
             writer = pop.worker.logs.writer
             for number in range(12):
-                writer.append_later(Draft(Kind.END, (url(b"http://a.test/%d" % number),)))
+                writer.append_later(Draft(EntryKind.END, (url(b"http://a.test/%d" % number),)))
             waiting = [scope for draft in writer.outbox for scope in draft.scopes]
 
             assert waiting[0] == b"sa.test"
             assert EVERYTHING not in waiting
             assert len(writer.outbox) <= 6
-            writer.append_later(Draft(Kind.PURGE, (EVERYTHING,)))
+            writer.append_later(Draft(EntryKind.PURGE, (EVERYTHING,)))
             for number in range(12):
-                writer.append_later(Draft(Kind.END, (url(b"http://a.test/%d" % number),)))
+                writer.append_later(Draft(EntryKind.END, (url(b"http://a.test/%d" % number),)))
             assert EVERYTHING in [scope for draft in writer.outbox for scope in draft.scopes]
             writer.outbox.clear()
 

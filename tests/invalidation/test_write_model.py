@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 
 from edgecache.invalidation import scopes, version_vector
-from edgecache.invalidation.purge_log import Kind, LogEntry, PurgeLog, Verdict, requested_at, unproven_at
+from edgecache.invalidation.purge_log import EntryKind, LogEntry, PurgeLog, Verdict, requested_at, unproven_at
 from edgecache.invalidation.scopes import Subject
 
 PAGE = Subject(b"http://a/")
@@ -79,12 +79,12 @@ class World:
         log = PurgeLog()
         for told in applied:
             entry = told.entry
-            if self.weakness == "no-doubt" and entry.kind is Kind.BEGIN:
-                entry = entry._replace(kind=Kind.OPEN, scopes=())
+            if self.weakness == "no-doubt" and entry.kind is EntryKind.BEGIN:
+                entry = entry._replace(kind=EntryKind.OPEN, scopes=())
             log.apply(REGIONS[told.region], entry, 0.0)
         return log
 
-    def append(self, state: State, region: int, kind: Kind, named: tuple[bytes, ...], begun: int = 0) -> State:
+    def append(self, state: State, region: int, kind: EntryKind, named: tuple[bytes, ...], begun: int = 0) -> State:
         """The next entry of a region's log."""
         log = state.logs[region]
         previous = log[-1].entry.mark if log else version_vector.mark(EPOCH)
@@ -97,7 +97,7 @@ class World:
         """Every next state, and the version served and owed on the way."""
         if len(state.writes) < self.writes:
             for region in (0, 1):
-                after = self.append(state, region, Kind.BEGIN, SCOPES)
+                after = self.append(state, region, EntryKind.BEGIN, SCOPES)
                 begun = after.logs[region][-1].entry.mark
                 yield after._replace(writes=(*state.writes, Write(region, begun=begun))), None
             yield state._replace(writes=(*state.writes, Write(0, "streaming"))), None
@@ -116,12 +116,14 @@ class World:
             return after._replace(writes=tuple(writes))
 
         def ended(stage: str) -> State:
-            after = self.append(state, write.region, Kind.END, () if self.weakness == "early-is-harmless" else SCOPES)
+            after = self.append(
+                state, write.region, EntryKind.END, () if self.weakness == "early-is-harmless" else SCOPES
+            )
             end = (after.logs[write.region][-1].entry.mark, write.version)
             return now(after, stage=stage, ends=(*write.ends, end))
 
         if write.stage == "streaming":  # it is whole, or the origin acts before it is
-            after = self.append(state, write.region, Kind.BEGIN, SCOPES)
+            after = self.append(state, write.region, EntryKind.BEGIN, SCOPES)
             yield now(after, stage="begun", begun=after.logs[write.region][-1].entry.mark)
         if write.stage in ("streaming", "answered"):
             stage = "acted" if write.stage == "streaming" else "acted again"
@@ -136,7 +138,7 @@ class World:
             return after._replace(writes=tuple(writes))
 
         def end(named: tuple[bytes, ...]) -> State:
-            return self.append(state, write.region, Kind.END, named, write.begun)
+            return self.append(state, write.region, EntryKind.END, named, write.begun)
 
         if write.stage == "begun":
             yield now(state._replace(version=state.version + 1), stage="done", version=state.version + 1)
@@ -188,7 +190,7 @@ class World:
     @staticmethod
     def owed(state: State, reader: Reader) -> int:
         """The least version that may be served from memory: what was changed by any write of which it has heard."""
-        heard = {(told.region, told.entry.mark) for told in reader.applied if told.entry.kind is Kind.BEGIN}
+        heard = {(told.region, told.entry.mark) for told in reader.applied if told.entry.kind is EntryKind.BEGIN}
         begun = [w.version for w in state.writes if (w.region, w.begun) in heard]
         known = {(told.region, told.entry.mark) for told in reader.applied}
         ended = [version for w in state.writes for mark, version in w.ends if (w.region, mark) in known]

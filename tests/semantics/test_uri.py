@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgecache.config.addresses import host_names
 from edgecache.config.settings import PurgeToken
 from edgecache.invalidation import scopes
-from edgecache.invalidation.purge_log import Kind, LogEntry, PurgeLog, Verdict
+from edgecache.invalidation.purge_log import EntryKind, LogEntry, PurgeLog, Verdict
 from edgecache.invalidation.purge_request import purge_of_json
 from edgecache.invalidation.scopes import Subject
 from edgecache.semantics import uri
@@ -276,9 +276,9 @@ def test_no_bytes_raise(key: bytes, reference: bytes) -> None:
 def test_a_write_doubts_every_spelling_until_it_ends() -> None:
     """While a write is under way, what is stored by another spelling, scheme or port of its target is not proven."""
     log, subject = PurgeLog(), Subject(b"https://a:8443/%e6?%7E")
-    log.apply("eu", LogEntry(1 << 32, 0, Kind.BEGIN, (b"uhttp://a/%E6?~",), within=9.0), 0.0)
+    log.apply("eu", LogEntry(1 << 32, 0, EntryKind.BEGIN, (b"uhttp://a/%E6?~",), within=9.0), 0.0)
     asked = log.position
     assert log.check(subject, asked) is Verdict.UNPROVEN
     assert log.check(Subject(b"https://a/%e6?~&x"), asked) is Verdict.USABLE
-    log.apply("eu", LogEntry(2 << 32, 1 << 32, Kind.END, (b"uhttp://a/x/../%E6?~",), begun=1 << 32), 0.0)
+    log.apply("eu", LogEntry(2 << 32, 1 << 32, EntryKind.END, (b"uhttp://a/x/../%E6?~",), begun=1 << 32), 0.0)
     assert log.check(subject, asked) is Verdict.PURGED

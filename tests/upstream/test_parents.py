@@ -18,7 +18,7 @@ from harness.ports import free_port
 from harness.valkey import Server
 
 from edgecache.config.settings import load
-from edgecache.invalidation.purge_log import Kind, LogEntry
+from edgecache.invalidation.purge_log import EntryKind, LogEntry
 from edgecache.invalidation.version_vector import Vector, incarnation, mark
 from edgecache.semantics.errors import ConfigError
 from edgecache.upstream.peering import Parental
@@ -448,7 +448,7 @@ async def test_a_head_that_was_overheard_is_worth_nothing_later(origin: OriginDo
 
 def applied(pop: Pop, scopes: tuple[bytes, ...], milliseconds: int, previous: int = 0) -> None:
     """One purge of region eu has reached `pop`."""
-    entry = LogEntry(mark(ONE, milliseconds), mark(ONE, previous), Kind.PURGE, scopes)
+    entry = LogEntry(mark(ONE, milliseconds), mark(ONE, previous), EntryKind.PURGE, scopes)
     pop.worker.edge.invalidation.apply("eu", entry, 0.0)
 
 
@@ -680,7 +680,7 @@ def test_a_parent_does_not_know_what_is_to_come(ahead: int) -> None:
 
     log = PurgeLog()
     parental = Parental(b"edge", "eu", b"", Log(log), lambda: 0.0, lambda address: False)  # type: ignore[arg-type]
-    log.apply("eu", LogEntry(mark(ONE, 5), mark(ONE), Kind.PURGE, (b"uhttp://a/b",)), 0.0)
+    log.apply("eu", LogEntry(mark(ONE, 5), mark(ONE), EntryKind.PURGE, (b"uhttp://a/b",)), 0.0)
     asked = log.stamp()
     said = Vector({"eu": ahead, "us": ahead, "mars": 1 << 128})
     proven = parental.proven(b"http://a/c", asked, Response(200, Fields([(b"Edgecache-Seen", said.encode())])))

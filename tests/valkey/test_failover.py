@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 
 from edgecache.config.settings import load
 from edgecache.invalidation.log_entry import Draft
-from edgecache.invalidation.purge_log import Kind
+from edgecache.invalidation.purge_log import EntryKind
 from edgecache.invalidation.stream_store import LogStore
 from edgecache.storage.regional_probe import PROBE_TIMEOUT, Probe, access_of
 from edgecache.tasks import spawn
@@ -151,7 +151,7 @@ async def test_a_command_that_the_wrong_server_refused_is_sent_once_more() -> No
             store = LogStore(link, 1000)
             drops: list[int] = []
             link.on_drop = lambda: drops.append(1)
-            command = store.append_command("eu", Draft(Kind.PURGE, (b"ta",)), 0)
+            command = store.append_command("eu", Draft(EntryKind.PURGE, (b"ta",)), 0)
             store.appended((await link.run([command]))[0])
             await flip(name, one, two)
             store.appended((await link.run([command]))[0])

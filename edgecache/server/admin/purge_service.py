@@ -19,13 +19,13 @@ from edgecache.invalidation import version_vector
 from edgecache.invalidation.appender import LogAppender
 from edgecache.invalidation.ledger import names_none_of, shown, visible_to
 from edgecache.invalidation.log_entry import Draft, author_of, purge_id, read_entry, read_purge_id
-from edgecache.invalidation.metrics import LogCounts
+from edgecache.invalidation.metrics import LogMetrics
 from edgecache.invalidation.purge_auth import Caller, Credentials, PurgeRefused
-from edgecache.invalidation.purge_log import Kind
+from edgecache.invalidation.purge_log import EntryKind
 from edgecache.invalidation.purge_request import Purge, purge_of_json, refuse_repeated
 from edgecache.invalidation.region_log import far_store, home_store, writer_of
 from edgecache.invalidation.replicator import LogReplicator
-from edgecache.invalidation.stream_store import LogStore, Member, Row
+from edgecache.invalidation.stream_store import LogMember, LogStore, Row
 from edgecache.proxy.purge_method import Attempts, callers_of
 from edgecache.tasks import spawn
 from edgecache.telemetry.metrics import Registry
@@ -129,7 +129,7 @@ class RegionPurgeService(PurgeService):
         super().__init__(settings, registry)
         self._region = settings.region
         self._seen = 0  # last mark of this region seen in this process
-        self._writer: LogAppender = writer_of(settings, LogCounts(registry, settings.region), lambda: self._seen)
+        self._writer: LogAppender = writer_of(settings, LogMetrics(registry, settings.region), lambda: self._seen)
         self._stores: dict[str, LogStore] = {settings.region: self._writer.store, **self._writer.peers}
         self._copiers = [
             LogReplicator(
@@ -234,11 +234,11 @@ def _listed(region: str, row: Row, caller: Caller) -> Json:
         entry = read_entry(id_, fields)
     except ValueError:
         return {"id": "", "names": [], "appended": ""}
-    named = visible_to(caller, entry.scopes) if entry.kind in (Kind.PURGE, Kind.END) else ()
+    named = visible_to(caller, entry.scopes) if entry.kind in (EntryKind.PURGE, EntryKind.END) else ()
     appended = datetime.fromtimestamp(version_vector.id_of(entry.mark)[0] / 1000, UTC)
     return {
         "id": purge_id(region, entry.mark),
-        "kind": "write" if entry.kind is Kind.END else entry.kind.value,
+        "kind": "write" if entry.kind is EntryKind.END else entry.kind.value,
         "by": author_of(fields),
         "soft": entry.soft,
         "names": [shown(name) for name in named],
@@ -265,7 +265,7 @@ async def _region_report(store: LogStore, region: str, mark: int) -> dict[str, J
     return found
 
 
-def _add(pop: Json, member: Member, when: int | None, applied: bool, appended: int) -> None:
+def _add(pop: Json, member: LogMember, when: int | None, applied: bool, appended: int) -> None:
     if not applied:
         pop["applied"] = False
         pop["lagging"].append({"worker": member.name, "silent_s": round(member.silent, 3)})
