@@ -37,7 +37,7 @@ from edgecache.semantics.message import Request
 from edgecache.semantics.outcomes import Forward, Result, Revalidation
 from edgecache.semantics.preconditions import is_unconditional
 from edgecache.semantics.rfc9111 import Fresh, MustValidate, StaleWhileRevalidate
-from edgecache.semantics.stored_response import Stored
+from edgecache.semantics.stored_response import Stored, is_fresh
 from edgecache.storage.memory import Entry
 from edgecache.storage.regional import Found
 from edgecache.tasks import spawn
@@ -236,7 +236,7 @@ class Edge:
         if entry.passed != self.log.position:
             return MustValidate(Forward.STALE)  # it is not proven
         plain = rfc9111.is_plain(request.fields)
-        verdict = Fresh() if plain and now < entry.stale_at else rfc9111.may_reuse(entry.stored, request, now)
+        verdict = Fresh() if plain and is_fresh(entry, now) else rfc9111.may_reuse(entry.stored, request, now)
         if isinstance(verdict, MustValidate):
             return verdict
         if isinstance(verdict, StaleWhileRevalidate) or self.region.tier.rises(key):
@@ -282,7 +282,7 @@ class Edge:
         shared = usual and request.method == b"GET" and is_unconditional(request.fields)
         if shared and self.delivery.rendered(exchange, entry, now):
             return None
-        verdict = Fresh() if plain and now < entry.stale_at else rfc9111.may_reuse(entry.stored, request, now)
+        verdict = Fresh() if plain and is_fresh(entry, now) else rfc9111.may_reuse(entry.stored, request, now)
         match verdict:
             case MustValidate():
                 return verdict

@@ -17,7 +17,7 @@ from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.client_specific import is_client_specific
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.outcomes import OF_THE_RESPONSE, Refused
-from edgecache.semantics.stored_response import Stored
+from edgecache.semantics.stored_response import Stored, is_fresh
 from edgecache.storage.memory import Entry
 from edgecache.storage.regional import Found
 from edgecache.tasks import spawn
@@ -163,7 +163,7 @@ class Refill:
                 if reply.response.status < 500 and reason in OF_THE_RESPONSE:
                     own = is_client_specific(request, reply.response.status, reason)
                     self._not_for_sharing(flight.primary, request, known, own=own)
-                elif reason is Refused.AUTHORIZATION and (known is None or self._clock() >= known.stale_at):
+                elif reason is Refused.AUTHORIZATION and (known is None or not is_fresh(known, self._clock())):
                     self._flights.mark(of_authorized(flight.primary), self._clock())
                 if flight.leader is None or flight.leader.gone:
                     reply.body.discard()
@@ -180,7 +180,7 @@ class Refill:
         Of an answer that is the client's `own`, nothing follows for what is stored, nor for those who get that.
         """
         now = self._clock()
-        if own and (not rfc9111.is_plain(request.fields) or (known is not None and now < known.stale_at)):
+        if own and (not rfc9111.is_plain(request.fields) or (known is not None and is_fresh(known, now))):
             return  # a request that is not plain may have passed over what the region holds
         self._flights.mark(key, now)
         stale, _ = self._memory.lookup(key, request.fields)

@@ -347,10 +347,8 @@ class _KnownPass(Exchange, Relay):
         self.status = self.upstream_status = response.status
         self.answered_on = self.asked_on
         self._writer = None
-        request, fields = self.request, unstored.fields
-        if (added := writer.site.on_deliver) is not None:
-            fields += added(request.scheme, fields, request.child is not None)
-        self.head_out = writer.send(request, response.status, fields, len(content), response.reason, content)
+        fields = self._delivered(writer, unstored.fields)
+        self.head_out = writer.send(self.request, response.status, fields, len(content), response.reason, content)
         writer.exchange_done(self)
 
     def leave(self) -> None:

@@ -17,6 +17,7 @@ from edgecache.proxy.regional_fetch import Region
 from edgecache.proxy.responses import WITHOUT_LENGTH, send_stored, whole
 from edgecache.semantics.message import Request
 from edgecache.semantics.outcomes import Forward, Result
+from edgecache.semantics.stored_response import is_fresh
 from edgecache.storage.regional import Found
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response_writer import ResponseWriter
@@ -62,7 +63,7 @@ class RegionalHits:
         """Answer `exchange` with `found`, if that is a fresh whole and nothing but it was asked for."""
         record = found.record
         now = self._clock()
-        if record.chunks or now >= record.stale_at or record.status in WITHOUT_LENGTH:
+        if record.chunks or not is_fresh(record, now) or record.status in WITHOUT_LENGTH:
             return False
         request = exchange.request
         if request.child is not None:  # it has to be told more

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, KeysView, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from edgecache.semantics.outcomes import Revalidation
 
 FieldLine = tuple[bytes, bytes]
 FEW = 40  # lines of which most likely none has the name of another
+NOT_NOMINATED: Final = frozenset(  # options of Connection, and fields that it cannot take from us
+    (b"", b"close", b"keep-alive", b"connection", b"upgrade", b"te", b"via", b"cdn-loop", b"max-forwards")
+)
 
 
 class Fields:
@@ -99,6 +102,11 @@ def _indexed(lines: tuple[FieldLine, ...]) -> dict[bytes, bytes]:
 def members(value: bytes | None) -> list[bytes]:
     """The members of a list of tokens, in lower case; empty ones too."""
     return [] if value is None else [member.strip(b" \t") for member in value.lower().split(b",")]
+
+
+def connection_options(fields: Fields) -> set[bytes]:
+    """The members of `Connection` in lower case: options, and names of fields for one connection (RFC 9110 §7.6.1)."""
+    return set(members(fields.get(b"connection")))
 
 
 class Framing(NamedTuple):

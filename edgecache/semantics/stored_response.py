@@ -83,6 +83,19 @@ def current_age(response: Received, now: float) -> float:
     return response.initial_age + max(0.0, now - response.received)
 
 
+class Aging(Protocol):
+    """What is fresh until some moment."""
+
+    @property
+    def stale_at(self) -> float:
+        """That moment: epoch seconds."""
+
+
+def is_fresh(response: Aging, now: float) -> bool:
+    """Whether `response` may be used without validation (RFC 9111 §4.2)."""
+    return now < response.stale_at
+
+
 class Stored(NamedTuple):
     """One response as kept: end-to-end fields, age and freshness worked out once, when it arrived.
 

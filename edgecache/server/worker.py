@@ -43,8 +43,9 @@ from edgecache.upstream.pool import OriginPool
 from edgecache.wire.connection_limits import Admission, fitted
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.h1.client_factory import Http1
-from edgecache.wire.h1.head import HeadLimits, RequestHeads
+from edgecache.wire.h1.head import RequestHeads
 from edgecache.wire.h1.server import ClientConnection
+from edgecache.wire.head_limits import HeadLimits
 from edgecache.wire.listeners import Listeners
 
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines

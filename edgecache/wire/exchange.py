@@ -111,10 +111,7 @@ class Exchange:
         status, fields, content, length, reason, _ = response
         if self.request.method == b"HEAD":
             content = b""
-        if self.extra:
-            fields += self.extra
-        if (added := writer.site.on_deliver) is not None:
-            fields += added(self.request.scheme, fields, self.request.child is not None)
+        fields = self._delivered(writer, fields)
         size = len(content)
         self.status, self.started, self.bytes_out = status, True, size
         if size > SLICE or isinstance(content, Rope):
@@ -141,12 +138,18 @@ class Exchange:
             self.send(FullResponse(status, fields, body.pieces[0] if body.pieces else b"", length, reason))
             return
         self.status, self.started, self._length = status, True, length
-        fields += self.extra
-        if (added := writer.site.on_deliver) is not None:
-            fields += added(self.request.scheme, fields, self.request.child is not None)
+        fields = self._delivered(writer, fields)
         self.head_out = writer.head(self.request, status, fields, length, reason)
         self.first_byte = writer.clock()
         self._read(body)
+
+    def _delivered(self, writer: ResponseWriter, fields: bytes) -> bytes:
+        """`fields` with those for POPs only, and those that middleware adds."""
+        if self.extra:
+            fields += self.extra
+        if (added := writer.site.on_deliver) is not None:
+            fields += added(self.request.scheme, fields, self.request.child is not None)
+        return fields
 
     def _read(self, body: Body, skip: int = 0) -> None:
         cursor = body.read_into(self, skip=skip)

@@ -26,8 +26,9 @@ from edgecache.semantics.message import Fields, Framing, Response
 from edgecache.semantics.stored_response import Times
 from edgecache.server.assembly import policy_of
 from edgecache.server.worker import Worker
-from edgecache.wire.h1.head import HeadLimits, RequestHeads
+from edgecache.wire.h1.head import RequestHeads
 from edgecache.wire.h1.server import ClientConnection
+from edgecache.wire.head_limits import HeadLimits
 from loadtests.bench import heads
 
 COUNT = 20_000  # heads of each kind

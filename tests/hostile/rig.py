@@ -17,8 +17,9 @@ from edgecache.telemetry.metrics import Counter
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1 import serializer as render
-from edgecache.wire.h1.head import HeadLimits, RequestHeads
+from edgecache.wire.h1.head import RequestHeads
 from edgecache.wire.h1.server import ClientConnection
+from edgecache.wire.head_limits import HeadLimits
 from edgecache.wire.response import FullResponse
 from hostile.readers import Seen
 

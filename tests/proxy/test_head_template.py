@@ -41,8 +41,9 @@ from edgecache.semantics.bounded_cache import RecentlySeen
 from edgecache.semantics.message import Fields
 from edgecache.semantics.vary import vary_names
 from edgecache.tasks import spawn
-from edgecache.wire.h1.head import REQUEST_HEAD, HeadLimits, RequestHeads
+from edgecache.wire.h1.head import REQUEST_HEAD, RequestHeads
 from edgecache.wire.h1.llhttp import Splitter
+from edgecache.wire.head_limits import HeadLimits
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

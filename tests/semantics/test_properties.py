@@ -19,7 +19,8 @@ from edgecache.semantics.ranges import Segments, Span
 from edgecache.semantics.stored_response import HOP_BY_HOP, Policy, Stored, Times, kept_response
 from edgecache.wire.errors import BadRequest, OriginError
 from edgecache.wire.h1.body_framing import BadBody, ChunkedBody
-from edgecache.wire.h1.head import HeadLimits, RequestHeads, parse_response_head
+from edgecache.wire.h1.head import RequestHeads, parse_response_head
+from edgecache.wire.head_limits import HeadLimits
 
 HEADS = RequestHeads(HeadLimits())
 OFTEN = examples(500)

@@ -22,7 +22,8 @@ from edgecache.semantics.forwarding import as_forwarded
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.sni import is_misdirected, stays_plain
 from edgecache.wire.errors import BadRequest
-from edgecache.wire.h1.head import HeadLimits, RequestHeads, normal_host
+from edgecache.wire.h1.head import RequestHeads, normal_host
+from edgecache.wire.head_limits import HeadLimits
 
 HEADS = RequestHeads(HeadLimits())
 CMS = PurgeToken("cms", "secret")

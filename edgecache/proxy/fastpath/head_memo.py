@@ -54,7 +54,7 @@ class Rendered:
     def is_right(self, now: float) -> bool:
         """Whether the entry is in place and fresh; if so, `answer` and `full` are up to date."""
         entry = self.entry
-        if entry.gone or now >= entry.stale_at:
+        if entry.gone or now >= entry.stale_at:  # `is_fresh` without a call
             return False
         if now >= self._until or entry.block is not self._block:
             self._until, self._block = entry.older_at(now), entry.block

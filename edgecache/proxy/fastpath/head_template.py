@@ -23,14 +23,14 @@ from edgecache.proxy.fastpath.head_memo import Rendered
 from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.ignored_parameters import IgnoredParameters
-from edgecache.semantics.message import Fields, Request
+from edgecache.semantics.message import NOT_NOMINATED, Fields, Request, connection_options
 from edgecache.semantics.preconditions import is_unconditional
 from edgecache.semantics.unkeyed_fields import IN_A_VALUE, NEVER_TWICE, field_line, named_lines
 from edgecache.semantics.vary import nominated
 from edgecache.storage.memory import Entry
 from edgecache.upstream.peer_fields import has_internal
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.h1.head import NOT_NOMINATED, HeadLimits, connection_options
+from edgecache.wire.head_limits import HeadLimits
 
 MOST_TEMPLATES: Final = 4096
 MOST_LINES: Final = 60  # of a head

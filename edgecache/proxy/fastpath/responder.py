@@ -68,8 +68,7 @@ class FastPath:
         if rendered.full:
             connection.send_serialized(rendered.full)
         elif isinstance(content := rendered.answer.content, bytes) and len(content) <= SLICE:
-            connection.send_serialized(rendered.head)
-            connection.send_serialized(content)
+            connection.send_serialized(rendered.head, content)
         else:  # it is read slice by slice
             return False
         self.on_hit(connection, plan, now)

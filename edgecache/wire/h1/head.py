@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -19,9 +18,19 @@ from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen, weight
 from edgecache.semantics.cache_tags import with_tags
 from edgecache.semantics.client_claims import claims_in
 from edgecache.semantics.forwarding import downstream_lines, is_disguised
-from edgecache.semantics.message import NO_BODY, FieldLine, Fields, Framing, Request, Response
+from edgecache.semantics.message import (
+    NO_BODY,
+    NOT_NOMINATED,
+    FieldLine,
+    Fields,
+    Framing,
+    Request,
+    Response,
+    connection_options,
+)
 from edgecache.wire.errors import BadRequest, OriginError
 from edgecache.wire.h1.llhttp import Splitter
+from edgecache.wire.head_limits import MOST_FIELDS, HeadLimits
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # RFC 9110 §5.6.2
 FIELD_LINES: Final = rb"((?:" + TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+)"  # RFC 9112 §5: no fold, no space before ":"
@@ -33,7 +42,6 @@ RESPONSE_HEAD: Final = re.compile(  # RFC 9112 §5.1: whitespace before a respon
     + FIELD_LINES.replace(TOKEN + rb":", TOKEN + rb"[\t ]*+:")
     + rb"\r\n"
 )
-MOST_FIELDS: Final = 100
 BLANK_BEFORE_COLON: Final = re.compile(rb"(?m)^[^:\r\n]*[\t ]:")
 ABSOLUTE: Final = re.compile(rb"(?i:(https?))://([^/?#@]*)([/?][!-~]*)?")
 BARE_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
@@ -61,9 +69,6 @@ NOT_REPEATABLE: Final = frozenset(
 )
 BODILESS: Final = frozenset((204, 304))  # final statuses whose responses have no content, to whatever method
 FRAMING_FIELDS: Final = frozenset((b"host", b"content-length", b"transfer-encoding"))
-NOT_NOMINATED: Final = frozenset(  # options of Connection, and fields that it cannot take from us
-    (b"", b"close", b"keep-alive", b"connection", b"upgrade", b"te", b"via", b"cdn-loop", b"max-forwards")
-)
 UNKNOWN_CODING: Final = re.compile(  # a word that is no coding: nothing says that the bytes are not the content
     rb"(?!(?i:(?:x-)?(?:gzip|compress|bzip2?)|deflate|br|zstd|dc[bz]|exi|xz|lzma|pack200-gzip|aes128gcm|.*chunk.*)\Z)"
     rb"[0-9A-Za-z-]{1,64}"
@@ -74,15 +79,6 @@ LONGEST_REASON: Final = 128  # bytes; it means nothing (RFC 9112 §4): a longer 
 MOST_REMEMBERED: Final = 2048  # heads
 LONGEST_REMEMBERED: Final = 2048  # bytes of one
 MOST_BYTES: Final = 16 * 1024 * 1024  # that they weigh, where no other bound is set
-
-
-@dataclass(frozen=True, slots=True)
-class HeadLimits:
-    """Bounds on one head: bytes of a line, number of field lines, bytes in all (RFC 9112 §3, RFC 6585 §5)."""
-
-    line: int = 8 * 1024
-    fields: int = MOST_FIELDS
-    head: int = 32 * 1024
 
 
 class RequestHeads:
@@ -150,6 +146,8 @@ class RequestHeads:
         connection = index.get(b"connection")
         if connection is not None and (connection != b"keep-alive" or minor == b"0"):
             options = connection_options(fields)
+            if not FRAMING_FIELDS.isdisjoint(options):  # nobody may strip what delimits the message
+                raise BadRequest(400, "connection-option", "Connection names a field that delimits the message")
             keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
             if not options <= NOT_NOMINATED:  # what is not sent on does not select, authorize or ask for anything here
                 fields = fields.without(options - NOT_NOMINATED)
@@ -260,14 +258,6 @@ def _refuse_repeated(fields: Fields) -> None:
             if lower in seen:
                 raise BadRequest(400, "repeated-field", "a field that may occur once is repeated")
             seen.add(lower)
-
-
-def connection_options(fields: Fields) -> set[bytes]:
-    """What `Connection` says, in lower case: options, and names of fields for this connection (RFC 9110 §7.6.1)."""
-    options = {option.strip(b" \t") for option in (fields.get(b"connection") or b"").lower().split(b",")}
-    if not FRAMING_FIELDS.isdisjoint(options):  # Connection must not remove framing fields (RFC 9110 §7.6.1)
-        raise BadRequest(400, "connection-option", "Connection names a field that delimits the message")
-    return options
 
 
 class ResponseHeads:
