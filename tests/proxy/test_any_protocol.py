@@ -26,6 +26,7 @@ class Recorder:
     number, closing, room = 1, False, True
 
     def __init__(self, pop: Pop) -> None:
+        self.site = pop.worker
         self.budget = pop.worker.edge.memory.account
         self.clock: Callable[[], float] = pop.worker.clock
         self.status = 0
