@@ -399,9 +399,10 @@ class Worker:
         contents = self.room.to_cut()
         if contents:
             had_time = self.clock() - READ_WITHIN
-            readers = [one for one in self.connections if id(one.reads) in contents and one.began < had_time]
-            for connection in sorted(readers, key=lambda one: one.since)[: 1 + len(readers) // 2]:
-                connection.cut()
+            exchanges = (exchange for connection in self.connections for exchange in connection.exchanges)
+            readers = [one for one in exchanges if id(one.reads) in contents and one.began < had_time]
+            for exchange in sorted(readers, key=lambda one: one.since)[: 1 + len(readers) // 2]:
+                exchange.cut()
 
     def _flush_log(self) -> None:
         """Piece by piece: requests that have come meanwhile are answered in between."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
 from edgecache.semantics.field_codec import pack
@@ -192,6 +193,16 @@ class Exchange:
         if self._writer is not None:
             self.failure = "cut-short"
             self._writer.reset()
+
+    def cut(self) -> None:
+        """End the response at once, visibly unfinished: its client reads too slowly."""
+        if self._writer is not None:
+            self._writer.reset()
+
+    @property
+    def since(self) -> float:
+        """Monotonic seconds: the last progress of the connection or stream; infinity if there is none any more."""
+        return self._writer.since if self._writer is not None else inf
 
     def goes_alone(self, at: int) -> bool:
         """Whether the rest from byte `at` on comes by another way: others must not wait for this client."""

@@ -27,6 +27,7 @@ class ResponseWriter(Protocol):
     server_name: bytes  # the name in the TLS handshake
     tag: bytes  # precedes the fingerprint of a head: the properties of the connection that a response depends on
     closing: bool  # no request follows the one under way
+    since: float  # monotonic seconds: the last progress, as far as a sweep has noted it
 
     number: int  # of its connection, in this process
     site: Site  # the service behind it

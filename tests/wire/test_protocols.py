@@ -27,7 +27,7 @@ class Upper(asyncio.Protocol):
     def __init__(self, site: Site, peer: Peer) -> None:
         self.site, self.described = site, peer
         self.peer, self.admitted = peer.address, peer.admitted
-        self.reads = None
+        self.exchanges = ()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """TLS is there."""

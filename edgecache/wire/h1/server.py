@@ -14,14 +14,12 @@ import select
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from math import inf
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Final, cast
 
 from edgecache.semantics.client_address import plain_address
 from edgecache.semantics.message import Request
 from edgecache.semantics.outcomes import Result
-from edgecache.semantics.rope import Content
 from edgecache.wire.body import Body
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
@@ -208,7 +206,7 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
             self._close_gently()
             return
         usual = self.state is RESPONDING and self.incoming is None and self._pause is None
-        if usual and self.writable and not self._buffer:
+        if usual and self.writable and self._at == len(self._buffer):
             self.state = IDLE  # as usual: RESPONSE_COMPLETE and nothing else
         else:
             self._go_on()
@@ -273,14 +271,9 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
         return (secured.version() or "") if secured is not None else ""
 
     @property
-    def reads(self) -> Content | None:
-        """The complete content that the client is still reading, if it is one."""
-        return self.exchange.reads if self.exchange is not None else None
-
-    @property
-    def began(self) -> float:
-        """Monotonic seconds: when the request under way began; infinity if there is none."""
-        return self.exchange.began if self.exchange is not None else inf
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """The exchanges under way: in HTTP/1, one at most."""
+        return (self.exchange,) if self.exchange is not None else ()
 
     @property
     def has_unreceived(self) -> bool:
