@@ -33,10 +33,10 @@ class ListenerSite(Site, Protocol):
     """What listeners need of the service beyond what connections do."""
 
     def admit(self, client: str) -> BadRequest | None:
-        """Let one more connection from `client` in, or say why not."""
+        """Admit one more connection from `client`, or return the refusal."""
 
     def release(self, client: str) -> None:
-        """A connection that was let in has ended before it had a protocol."""
+        """An admitted connection has ended before it had a protocol."""
 
     def handshake_failed(self, reason: str) -> None:
         """A handshake failed; `reason` is one of `tls.failures.REASONS`."""
@@ -181,7 +181,7 @@ class AcceptedConnection(asyncio.Protocol):
             data = data[size:]
 
     def _hand_over_secured(self, transport: asyncio.Transport, client: str) -> str:
-        """Leave the connection to the protocol that ALPN has chosen; why not, in a word, or empty."""
+        """Leave the connection to the protocol that ALPN has chosen; returns a reason for failure, or nothing."""
         secured = transport.get_extra_info("ssl_object")
         if secured is None or self._step is Step.OVER:
             return "closed"
@@ -197,7 +197,7 @@ class AcceptedConnection(asyncio.Protocol):
     # --- the end
 
     def _refuse(self, error: BadRequest) -> None:
-        """Close, without TLS after an answer of ours; over TLS there is no word of HTTP before the handshake."""
+        """Close, without TLS after a response of ours; over TLS there is no HTTP before the handshake."""
         site = self._steps.site
         site.refused(error)
         self._settle()

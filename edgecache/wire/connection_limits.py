@@ -1,4 +1,4 @@
-"""Who may connect: bounds on the client connections of one worker, in all and from one address."""
+"""Bounds on the client connections of one worker, in all and by address."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgecache.config.settings import Settings
 from edgecache.wire.errors import BadRequest
 
 OWN_FILES: Final = 32  # open files beside connections: listening sockets, log, control socket, resolver, libraries
-CROWDED: Final = 0.9  # of the bound: from here on, idle connections make room
+CROWDED: Final = 0.9  # of the bound: beyond it, idle connections are closed early
 
 
 def fitted(settings: Settings, open_files: int) -> Settings:
@@ -26,7 +26,7 @@ def fitted(settings: Settings, open_files: int) -> Settings:
 
 
 class Admission:
-    """Counts who is in. Mutable state: the number of connections, in all and by address.
+    """Counts open connections against the bounds. Mutable state: their number, in all and by address.
 
     An address is one of IPv4, or a /64 network of IPv6, which is what one customer gets.
     """
@@ -34,18 +34,18 @@ class Admission:
     def __init__(self, most: int, most_per_address: int, is_exempt: Callable[[str], bool]) -> None:
         self._most = most
         self._most_per_address = most_per_address  # 0 = no bound
-        self._is_exempt = is_exempt  # from the bound per address: a proxy speaks for many
+        self._is_exempt = is_exempt  # from the bound per address: a proxy has many clients
         self._count = 0
         self._by_address: dict[bytes, int] = {}
 
     def tune(self, most: int, most_per_address: int, is_exempt: Callable[[str], bool], clients: Iterable[str]) -> None:
-        """Go on with other bounds; `clients` are those that are in, as far as they are known."""
+        """Replace the bounds; `clients` are the addresses of the open connections, as far as they are known."""
         if most_per_address and not self._most_per_address:
             self._by_address = dict(Counter(map(address_of, clients)))
         self._most, self._most_per_address, self._is_exempt = most, most_per_address, is_exempt
 
     def enter(self, client: str) -> BadRequest | None:
-        """Let one more connection from `client` in, or say why not."""
+        """Admit one more connection from `client`, or return the refusal."""
         if self._count >= self._most:
             return BadRequest(503, "too-many-connections", "too many connections are open here")
         if self._most_per_address:
@@ -58,7 +58,7 @@ class Admission:
         return None
 
     def leave(self, client: str) -> None:
-        """A connection from `client` that was let in has ended."""
+        """An admitted connection from `client` has ended."""
         self._count -= 1
         if self._most_per_address:
             address = address_of(client)
@@ -70,7 +70,7 @@ class Admission:
 
     @property
     def crowded(self) -> bool:
-        """Whether there is hardly room for more."""
+        """Whether the bound is nearly reached."""
         return self._count > self._most * CROWDED
 
     def __repr__(self) -> str:
@@ -78,7 +78,7 @@ class Admission:
 
 
 def address_of(client: str) -> bytes:
-    """What counts as one address: all of IPv4, mapped into IPv6 or not, and the first half of IPv6."""
+    """The part that counts as one address: all of IPv4, mapped into IPv6 or not, and the first half of IPv6."""
     if ":" not in client:
         return client.encode()
     try:

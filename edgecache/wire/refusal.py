@@ -1,4 +1,4 @@
-"""A request that was refused before it became one: what can be read of it, to be counted and logged like any other."""
+"""The record of a request that was refused before its head was complete or valid, for counters and the access log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTHING: Final = Fields(())
 
 
 class Refusal(Exchange):
-    """The exchange that it would have been. Nothing of the head but its first line is taken to mean anything."""
+    """An exchange that never was: of the head, only the request line is parsed, and leniently."""
 
     def __init__(
         self,

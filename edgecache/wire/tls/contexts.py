@@ -1,8 +1,8 @@
-"""TLS on both sides: contexts, which certificate a client gets, who may call itself a POP, and files that change.
+"""TLS contexts of both sides: the choice of a certificate by SNI, client certificates of POPs, reloaded files.
 
-Clients are never asked for a certificate where browsers are served: one that has certificates would ask its user which
-to send. POPs have a listener of their own, which asks for one, knows TLS 1.3 only and gives out no session tickets, so
-that each connection proves anew who it is.
+The public listener asks for no client certificate: a browser that has some would ask its user which to send. POPs have
+a listener of their own, which requires one, speaks TLS 1.3 only and issues no session tickets, so that each connection
+proves its identity anew.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ LOOK_EVERY: Final = 5.0  # seconds between two looks at files
 
 
 class ServerSide(ssl.SSLObject):
-    """A client's TLS as OpenSSL has it, and the name that the client asked for; empty if it named none."""
+    """The server's end of a TLS session, and the name in the client's SNI; empty without one."""
 
     server_name = ""
 
 
 class ServerTls:
-    """The certificates of the listeners; the first is for whoever names none, or a name that is in none."""
+    """The certificates of the listeners; the first is the default, without SNI or for a name in none of them."""
 
     def __init__(self, pairs: Sequence[Described], pop_ca: str = "") -> None:
         self.pairs = tuple(pairs)
@@ -43,23 +43,23 @@ class ServerTls:
 
     @property
     def public(self) -> ssl.SSLContext:
-        """For everybody."""
+        """The context of the public listeners."""
         return self._public.context
 
     @property
     def pops(self) -> ssl.SSLContext:
-        """For POPs, which have to prove what they are."""
+        """The context of the listeners for POPs, which must have a certificate."""
         assert self._pops is not None, "checked with the settings"
         return self._pops.context
 
     @property
     def ends(self) -> float:
-        """When the first of the certificates ends, in epoch seconds."""
+        """Epoch seconds at which the first of the certificates expires."""
         return min((one.ends for one in self.pairs), default=0.0)
 
 
 class _Choice:
-    """One context per certificate, chosen by the name that the client asks for."""
+    """One context per certificate, chosen by the name in the SNI."""
 
     def __init__(self, pairs: Sequence[Described], make: Callable[[], ssl.SSLContext]) -> None:
         self._by_name: dict[str, ssl.SSLContext] = {}
@@ -70,14 +70,14 @@ class _Choice:
             load_pair(context, one.pair)
             contexts.append(context)
             for name in one.names:
-                if one.ends > ends.get(name, -1.0):  # of two for one name, the one that lasts
+                if one.ends > ends.get(name, -1.0):  # of two for one name, the one that expires later
                     ends[name], self._by_name[name] = one.ends, context
         self.context = contexts[0]
         self.context.sslobject_class = ServerSide
         self.context.sni_callback = self._choose
 
     def _choose(self, secured: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
-        if name and not IP_LITERAL.fullmatch(name):  # RFC 6066 §3: those are no names
+        if name and not IP_LITERAL.fullmatch(name):  # RFC 6066 §3: an IP address is not a server name
             if not HOST_NAME.fullmatch(name):
                 return ssl.AlertDescription.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
             asked = secured.server_name = name.lower().rstrip(".")  # type: ignore[attr-defined]
@@ -88,7 +88,7 @@ class _Choice:
 
 
 def hush_names(next_hook: Callable[[sys.UnraisableHookArgs], object] = sys.unraisablehook) -> None:
-    """Log no traceback for a client's SNI that is not ASCII: `ssl` refuses it, and it is counted as other failures."""
+    """Log no traceback for a client's SNI that is not ASCII: `ssl` refuses it, and it counts as a failed handshake."""
 
     def hook(args: sys.UnraisableHookArgs) -> None:
         if not (isinstance(args.exc_value, UnicodeDecodeError) and isinstance(args.object, bytes)):
@@ -107,16 +107,16 @@ def _server_context() -> ssl.SSLContext:
 
 
 def public_context() -> ssl.SSLContext:
-    """A context for clients of any kind, without a certificate yet.
+    """A context for any client, without a certificate yet.
 
     Session tickets are OpenSSL's: each worker has keys of its own (Python cannot set them), so a client that returns
-    to another worker makes a whole handshake.
+    to another worker makes a full handshake.
     """
     return _server_context()
 
 
 def pop_context(ca: str) -> ssl.SSLContext:
-    """A context for POPs, whose certificates `ca` has signed; without a certificate yet."""
+    """A context for POPs, whose certificates are signed by `ca`; without a certificate yet."""
     context = _server_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0
@@ -127,7 +127,7 @@ def pop_context(ca: str) -> ssl.SSLContext:
 
 
 def pop_name(certificate: Mapping[str, Any] | None) -> bytes:
-    """The POP that a verified certificate names by a URI `edgecache:pop:NAME`; empty if it names none, or several."""
+    """The POP in the URI `edgecache:pop:NAME` of a verified certificate; empty if there is none, or several."""
     names = (certificate or {}).get("subjectAltName", ())
     found = [match[1] for kind, value in names if kind == "URI" and (match := POP_URI.fullmatch(value))]
     return found[0].encode() if len(found) == 1 else b""
@@ -151,18 +151,18 @@ def client_context(*, ca: str = "", verify: bool = True, pair: KeyPair | None = 
 
 
 class Files:
-    """Files that somebody may change under us. A change counts once a second look finds the files at rest."""
+    """Files that may change at any time. A change counts once a second look finds them unchanged since the first."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.watch(paths)
 
     def watch(self, paths: Iterable[str]) -> None:
-        """Look at these from now on."""
+        """Watch these files from now on."""
         self._paths = tuple(path for path in paths if path)
         self._known = self._seen = self._versions()
 
     def changed(self) -> bool:
-        """Whether they are others than at the last change, and did not change since the last look."""
+        """Whether they differ from those of the last change, and have not changed since the last look."""
         seen, self._seen = self._seen, self._versions()
         if self._seen == self._known or self._seen != seen:
             return False
@@ -181,7 +181,7 @@ def _content(path: str) -> bytes:
 
 
 def version_of(path: str) -> tuple[int, int, int, int] | None:
-    """What differs when a file is written or replaced; None if there is none."""
+    """A value that differs after a file was written or replaced; None if there is no file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -190,9 +190,9 @@ def version_of(path: str) -> tuple[int, int, int, int] | None:
 
 
 class ClientTls:
-    """A context for connections to servers that follows its files. What cannot be read leaves the last good in use.
+    """A context for connections to servers that follows its files; unreadable ones leave the last good context in use.
 
-    `told` gets a line for the log and whether it is good, whenever the files have changed.
+    `told` gets a line for the log, and whether it is good news, whenever the files have changed.
     """
 
     def __init__(
@@ -210,14 +210,14 @@ class ClientTls:
         self.context = self._make()
 
     def look(self, now: float) -> None:
-        """Take over files that have changed, every few seconds; `now` in monotonic seconds."""
+        """Reload files that have changed, every few seconds; `now` in monotonic seconds."""
         if now >= self._next_look:
             self._next_look = now + LOOK_EVERY
             if self._files.changed():
                 self.renew()
 
     def renew(self) -> None:
-        """Take over the files as they are."""
+        """Reload the files."""
         try:
             self.context = self._make()
         except (OSError, ValueError) as error:
