@@ -19,7 +19,7 @@ _ORIGIN = re.compile(r"(https?)://([^/]*)/?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen: a host name or IP address (IPv6 without brackets), and a port, 0 for any free one."""
+    """Address of a listener: host name or IP address (IPv6 without brackets), and port, 0 for any free one."""
 
     host: str
     port: int
@@ -38,7 +38,7 @@ class Origin:
 
     @property
     def authority(self) -> str:
-        """What a Host field names: the host, and the port unless it is the scheme's own."""
+        """Value of Host: the host, and the port unless it is the scheme's default."""
         if self.port == DEFAULT_PORTS[self.scheme]:
             return bracketed(self.host)
         return f"{bracketed(self.host)}:{self.port}"
@@ -55,7 +55,7 @@ class Parent(Origin):
 
     @property
     def name(self) -> str:
-        """What decides which keys it owns."""
+        """The name by which keys are assigned to it."""
         return self.known_as or str(self)
 
 
@@ -86,7 +86,7 @@ def host_and_port(text: str) -> tuple[str, int | None]:
 
 
 def address(text: str) -> Address:
-    """Where to listen, out of `host:port`, `1.2.3.4:port` or `[::1]:port`."""
+    """Address of a listener, out of `host:port`, `1.2.3.4:port` or `[::1]:port`."""
     try:
         host, port = host_and_port(text)
     except ValueError:

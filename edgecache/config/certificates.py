@@ -29,7 +29,7 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What a pair is for."""
+    """A key pair with its names and expiry."""
 
     pair: KeyPair
     names: tuple[str, ...]  # of its subject alternative names the DNS names, in lower case
@@ -37,12 +37,12 @@ class Described:
     fingerprint: bytes
 
     def expired(self, now: float) -> bool:
-        """Whether clients will refuse it."""
+        """Whether it has expired."""
         return now >= self.ends
 
 
 def key_pairs(text: str) -> tuple[Described, ...]:
-    """The pairs that a setting names: a directory, or `cert.pem|key.pem,…`; each is checked."""
+    """Key pairs of a setting: a directory, or `cert.pem|key.pem,…`; each is checked."""
     members = [part.strip() for part in text.split(",") if part.strip()]
     if len(members) == 1 and "|" not in members[0] and Path(members[0]).is_dir():
         pairs = tuple(in_directory(Path(members[0])))
@@ -63,7 +63,7 @@ def _pair(text: str) -> KeyPair:
 
 
 def in_directory(directory: Path) -> Iterator[KeyPair]:
-    """The pairs of a directory by name, one called `default` first; what is hidden or lacks its key is no pair."""
+    """Key pairs of a directory by name, `default` first; hidden files and those without a key are ignored."""
     found = []
     try:
         for entry in sorted(directory.iterdir()):
@@ -83,7 +83,7 @@ def in_directory(directory: Path) -> Iterator[KeyPair]:
 
 
 def described(pair: KeyPair) -> Described:
-    """What `pair` is for, once it is known that the two belong together; ValueError says why they do not."""
+    """`pair` with its names and expiry; ValueError if certificate and key do not match."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
 

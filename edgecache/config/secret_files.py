@@ -25,20 +25,20 @@ NAMES_OF_FILES: Final = frozenset(name + SUFFIX for name in SECRETS)
 
 
 class Confidential(str):
-    """A value that came from a file of its own: it is not printed, not even in an error."""
+    """A value from a secret file: never printed, not even in errors."""
 
     __slots__ = ()
 
 
 def named_files(written: Mapping[str, str], names: Iterable[str] = SECRETS) -> Iterator[tuple[str, str]]:
-    """Each setting of `names` that `written` puts into a file, and the path of that."""
+    """Settings of `names` that `written` reads from a file, with its path."""
     for name in names:
         if path := written.get(name + SUFFIX, "").strip():
             yield name, path
 
 
 def read_secrets(written: Mapping[str, str], names: Iterable[str] = SECRETS) -> dict[str, str]:
-    """The values that lie in files, by their settings' names; raises ConfigError if one cannot be had."""
+    """Values of secret files by setting; raises ConfigError if one cannot be read."""
     found: dict[str, str] = {}
     for name, path in named_files(written, names):
         if written.get(name, "").strip():

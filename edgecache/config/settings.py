@@ -98,7 +98,7 @@ class Settings(
 
     @property
     def pop_pair(self) -> KeyPair | None:
-        """Our certificate for parents."""
+        """Client certificate for parents."""
         return _pair(self.pop_certificate, self.pop_certificate_key)
 
     @property

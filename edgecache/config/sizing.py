@@ -33,7 +33,7 @@ REGISTERS: Final = 8  # of all workers together in an eighth of the limit
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Resources: bytes allowed by the cgroup, bytes of the machine (None: unknown), and cores."""
+    """Bytes allowed by the cgroup, bytes of the machine (None: unknown), and cores."""
 
     cgroup: int | None
     total: int | None
@@ -41,13 +41,13 @@ class Resources:
 
     @property
     def memory(self) -> int | None:
-        """The tighter of the two."""
+        """The tighter limit."""
         return min((limit for limit in (self.cgroup, self.total) if limit is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How many workers, and bytes of objects: in the memory of all of them, and in the embedded Valkey."""
+    """Number of workers, and bytes of objects in their memory together and in the embedded Valkey."""
 
     workers: int
     memory: int
@@ -84,7 +84,7 @@ def of_machine() -> Resources:
 
 
 def shared_out(limits: Resources, wanted: ConfiguredSizes) -> Shares:
-    """What is set, and for the rest what fits best."""
+    """Configured values, completed with the best fit."""
     workers = _workers(limits, wanted) if wanted.workers is None else wanted.workers
     left = None if limits.memory is None else limits.memory - wanted.processes(workers)
     regional = _regional(left, wanted) if wanted.regional is None else wanted.regional
@@ -94,14 +94,14 @@ def shared_out(limits: Resources, wanted: ConfiguredSizes) -> Shares:
 
 
 def registers(limits: Resources, workers: int) -> int:
-    """How many purged names each worker may remember."""
+    """Purge registers of each worker."""
     if limits.memory is None:
         return USUAL_REGISTERS
     return max(FEWEST_REGISTERS, min(USUAL_REGISTERS, limits.memory // REGISTERS // workers // REGISTER))
 
 
 def _workers(limits: Resources, wanted: ConfiguredSizes) -> int:
-    """One for each core, as far as each has memory to work with."""
+    """One for each core, as far as memory allows."""
     if limits.memory is None:
         return limits.cores
     taken = wanted.processes(0) + wanted.valkey(wanted.regional or LEAST_REGIONAL) + (wanted.memory or 0)
@@ -128,7 +128,7 @@ def _whole(size: int) -> int:
 
 
 def wanted_of(settings: Settings) -> ConfiguredSizes:
-    """Everything as it is in `settings`."""
+    """The configured sizes of `settings`."""
     regional = settings.regional_memory
     beside = size_of(settings.geo_db)
     embedded, kept = settings.regional == "embedded", bool(settings.regional_directory)
@@ -136,7 +136,7 @@ def wanted_of(settings: Settings) -> ConfiguredSizes:
 
 
 def size_of(path: str) -> int:
-    """Bytes of a file that each worker reads in; 0 where there is none."""
+    """Bytes of a file that each worker loads; 0 if there is none."""
     with suppress(OSError):
         return os.path.getsize(path) if path else 0
     return 0

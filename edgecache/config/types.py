@@ -89,7 +89,7 @@ def count(text: str) -> int:
 
 
 def switch(text: str) -> bool:
-    """Whether `on`, `true` or `1` was written, and not `off`, `false` or `0`."""
+    """True for `on`, `true`, `1`; False for `off`, `false`, `0`."""
     known = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
     if text.lower() not in known:
         raise ValueError("is not on or off")
@@ -97,7 +97,7 @@ def switch(text: str) -> bool:
 
 
 def one_of(*words: str) -> SettingType[str]:
-    """The kind of a setting that is one of these words."""
+    """The type of a setting that is one of these words."""
     listed = ", ".join(words[:-1]) + f" or {words[-1]}"
 
     def parse(text: str) -> str:
@@ -130,8 +130,8 @@ def parents(text: str) -> dict[str, tuple[Parent, ...]]:
         if word(region) in found:
             raise ValueError(f"names the region {region} twice")
         found[region] = tuple(parent(url.strip()) for url in urls.split("|"))
-    everybody = [one for listed in found.values() for one in listed]
-    if len({one.name for one in everybody}) != len(everybody) or len(set(map(str, everybody))) != len(everybody):
+    every = [one for listed in found.values() for one in listed]
+    if len({one.name for one in every}) != len(every) or len(set(map(str, every))) != len(every):
         raise ValueError("names a parent twice")
     return found
 
@@ -144,7 +144,7 @@ def parent(text: str) -> Parent:
 
 
 def secrets(text: str) -> tuple[bytes, ...]:
-    """Secrets out of a comma list: the first signs, each is believed."""
+    """Secrets out of a comma list: the first signs, all are accepted."""
     found = tuple(token(part.strip()).encode() for part in text.split(",") if part.strip())
     if any(len(secret) < SHORTEST_SECRET for secret in found):
         raise ValueError(f"is shorter than {SHORTEST_SECRET} characters: openssl rand -hex 32 makes one")
@@ -233,7 +233,7 @@ def certificates(text: str) -> str:
 
 
 def https_redirect(text: str) -> int:
-    """The port to which clients are sent, out of `off` (none), `on` (443) or a port."""
+    """The port of the redirect, out of `off` (none), `on` (443) or a port."""
     named = {"off": 0, "on": 443}
     if text not in named and not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
         raise ValueError("is not on, off or a port")
@@ -248,7 +248,7 @@ def hsts(text: str) -> str:
 
 
 def optional_address(text: str) -> Address | None:
-    """Where to listen; empty is nowhere."""
+    """Address of a listener; empty is none."""
     return address(text) if text else None
 
 
@@ -350,7 +350,7 @@ def list_fields(text: str) -> tuple[str, ...]:
 
 
 def prefix_modes(text: str) -> dict[str, str]:
-    """What to do for each path prefix while cut off, out of `/news=available,/shop=consistent`."""
+    """Modes while cut off by path prefix, out of `/news=available,/shop=consistent`."""
     found: dict[str, str] = {}
     for prefix, mode in _pairs(text):
         if not prefix.startswith("/") or not _PATH.fullmatch(prefix) or "?" in prefix:

@@ -18,7 +18,7 @@ ANYWHERE = ("0.0.0.0", "::")
 
 
 def contradictions(settings: Settings) -> Iterator[ConfigError]:
-    """What does not go together, each with the setting that is to be changed."""
+    """Contradictions between settings, each named by the setting to change."""
     if settings.max_line > settings.max_head:
         yield ConfigError("EDGECACHE_MAX_LINE", "is more than EDGECACHE_MAX_HEAD")
     if settings.max_object_memory > settings.worker_memory:
@@ -26,8 +26,8 @@ def contradictions(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError("EDGECACHE_MAX_OBJECT_MEMORY", f"is more than one worker holds: {share}")
     if settings.listen.port and settings.listen == settings.admin_listen:
         yield ConfigError("EDGECACHE_ADMIN_LISTEN", "is the same as EDGECACHE_LISTEN")
-    everybody = [origin for origins in settings.origins.values() for origin in origins] or [settings.origin]
-    yield from _own_origins(settings, everybody)
+    all_origins = [origin for origins in settings.origins.values() for origin in origins] or [settings.origin]
+    yield from _own_origins(settings, all_origins)
     yield from _wrong_regions(settings)
     if settings.peers and settings.regional == "off":
         yield ConfigError("EDGECACHE_PEERS", "is set, but EDGECACHE_REGIONAL is off: a region's log lies in its Valkey")
@@ -37,12 +37,12 @@ def contradictions(settings: Settings) -> Iterator[ConfigError]:
     yield from _wrong_residency(settings)
     if settings.proxy_protocol and not settings.trusted_proxies:
         yield ConfigError("EDGECACHE_PROXY_PROTOCOL", "is on, but EDGECACHE_TRUSTED_PROXIES is empty")
-    yield from _tls_contradictions(settings, any(origin.scheme == "https" for origin in everybody))
+    yield from _tls_contradictions(settings, any(origin.scheme == "https" for origin in all_origins))
     yield from _idle_regional(settings)
 
 
 def _tls_contradictions(settings: Settings, https_origin: bool) -> Iterator[ConfigError]:
-    """What does not go together, or is not there, about TLS."""
+    """Contradictions and missing settings of TLS."""
     listens = settings.tls_listen is not None or settings.pop_listen is not None
     if listens and not settings.tls_certificates:
         name = "EDGECACHE_TLS_LISTEN" if settings.tls_listen else "EDGECACHE_POP_LISTEN"
@@ -82,7 +82,7 @@ def _wrong_regions(settings: Settings) -> Iterator[ConfigError]:
 
 
 def not_served(settings: Settings) -> Iterator[str]:
-    """Regions of rules that are no contradiction, but do less than an operator may expect: a line for each."""
+    """Warnings about regions of geographic rules that have less effect than expected."""
     if not settings.origins:
         others = settings.geo_rules.regions - {settings.region, *settings.parents, *settings.residency}
         for region in sorted(others):

@@ -13,7 +13,7 @@ ALIASES: Final = {"redis": "valkey", "rediss": "valkeys", "unix": "valkey+unix"}
 
 @dataclass(frozen=True, slots=True)
 class ValkeyUrl:
-    """Where a Valkey is: `scheme://[user[:password]@]host[:port][,host[:port]…][/database or service][?tls=on]`."""
+    """Address of a Valkey: `scheme://[user[:password]@]host[:port][,host[:port]…][/database or service][?tls=on]`."""
 
     scheme: str
     nodes: tuple[tuple[str, int], ...]

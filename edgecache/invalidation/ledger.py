@@ -1,4 +1,4 @@
-"""What the ledger of purges and writes shows of an entry, and to whom. Pure."""
+"""Entries of the ledger of purges and writes, and their visibility to callers. Pure."""
 
 from __future__ import annotations
 

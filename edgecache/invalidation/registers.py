@@ -220,7 +220,7 @@ class Registers:
             self._shrink()
 
     def settle(self, named: Iterable[bytes], region: str, old: int, new: tuple[str, int]) -> None:
-        """What these were named by in `region`, up to the mark `old`, is known to whoever knows `new`: region, mark."""
+        """Replace marks of these in `region` up to `old` by `new`, a pair of region and mark."""
         for scope in named:
             site = scopes.host_of(scope)
             group = self._anywhere if site == NO_SITE else self._sites.get(site)

@@ -147,7 +147,7 @@ def naming(subject: Subject, deepest: int) -> list[bytes]:
         names += [b"g" + host + b"\0" + tag for tag in tags]
     if deepest:
         names += _prefixes(name, len(host), deepest)
-        if (dotted := uri.normalised_with_dots(key)) != name:  # nobody knows whether the origin removes dot segments
+        if (dotted := uri.normalised_with_dots(key)) != name:  # the origin may or may not remove dot segments
             names += _prefixes(dotted, len(host), deepest)
     return names
 

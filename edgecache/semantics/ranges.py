@@ -56,7 +56,7 @@ def parse_range(value: bytes | None) -> list[RangeSpec] | None:
         return None
     specs: list[RangeSpec] = []
     for text in match[1].split(b","):
-        if len(specs) >= MOST_SPECS:  # more than anybody answers: what the others say decides nothing
+        if len(specs) >= MOST_SPECS:  # more than is ever served: the rest is not parsed
             break
         text = text.strip(b" \t")
         if not text:

@@ -172,7 +172,7 @@ def _policy_forbids(request: Request, response: Response, stored: Stored, policy
     if VARY_STAR in names:
         return Refused.VARY_STAR
     if not PER_CLIENT.isdisjoint(names) or any(name in names and name in request.fields for name in PER_USER):
-        return Refused.PER_USER_VARY  # but what was made for a request without them is for all who send none
+        return Refused.PER_USER_VARY  # responses to requests without them are shared
     if ACCEPT_ENCODING in names and not accepts(*_coded(request, stored)):
         return Refused.CODING
     if b"set-cookie" in response.fields and not (policy.store_set_cookie and has_explicit_lifetime(response)):

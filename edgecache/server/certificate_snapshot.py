@@ -17,7 +17,7 @@ GENERATIONS: Final = 2  # configurations whose copies are kept: a worker may be 
 
 
 class CertificateSnapshot:
-    """Mutable state: the descriptors of the copies, by what is in them, and the generation that used each last."""
+    """Copies of certificates. Mutable state: descriptors by content, with the last generation that used each."""
 
     def __init__(self) -> None:
         self._held: dict[bytes, tuple[int, int]] = {}
@@ -38,7 +38,7 @@ class CertificateSnapshot:
         return told
 
     def _copy(self, *paths: str) -> str:
-        """The path of a copy of these files, one after the other."""
+        """Path of a copy of these files, concatenated."""
         content = b"\n".join(_read(path) for path in dict.fromkeys(paths))
         mark = hashlib.sha256(content).digest()
         descriptor = self._held[mark][0] if mark in self._held else _in_memory(content)
@@ -52,7 +52,7 @@ class CertificateSnapshot:
                 del self._held[mark]
 
     def close(self) -> None:
-        """Let go of all."""
+        """Close all copies."""
         for descriptor, _ in self._held.values():
             os.close(descriptor)
         self._held.clear()

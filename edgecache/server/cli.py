@@ -35,4 +35,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return commands.run(given, os.environ)
     except KeyboardInterrupt:
-        return 0 if given[0] == "serve" else INTERRUPTED  # a POP that serves nobody yet has nothing to drain
+        return 0 if given[0] == "serve" else INTERRUPTED  # nothing to drain yet

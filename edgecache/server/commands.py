@@ -133,7 +133,7 @@ def _check_config(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int
 
 
 def _tried_at_start(settings: Settings) -> list[str]:
-    """The settings by which `serve` may fail, although they are well written."""
+    """Settings that may fail `serve` although they are well-formed."""
     names = ["listen", "admin_listen", "tls_listen", "pop_listen"]
     names = [name for name in names if getattr(settings, name) is not None]
     names += ["regional"] if settings.regional != "off" else []
@@ -142,7 +142,7 @@ def _tried_at_start(settings: Settings) -> list[str]:
 
 
 def _rehearse(settings: Settings, undone: ExitStack) -> None:
-    """Do what `serve` does before its workers start, until `undone` ends; raises ConfigError as that does."""
+    """Rehearse the start of `serve` up to its workers; raises ConfigError as that does."""
     from edgecache.storage import regional_probe
     from edgecache.valkey import embedded_server
 
@@ -208,7 +208,7 @@ def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _warn(source: Source, settings: Settings) -> None:
-    """Say what an operator may not expect; it refuses no start."""
+    """Log warnings that do not refuse the start."""
     for name in source.overruled:
         log.warning("%s in %s has no effect: the environment sets it, and wins", name, source.path)
     for line in not_served(settings):
@@ -218,7 +218,7 @@ def _warn(source: Source, settings: Settings) -> None:
 
 
 def _with_region(settings: Settings, source: Source, running: ExitStack) -> EmbeddedValkey | None:
-    """See to it that workers find the regional tier; the embedded one runs until `running` ends."""
+    """Check the regional tier; start the embedded one, which runs until `running` ends."""
     from edgecache.invalidation import log_runs
     from edgecache.storage import regional_probe
     from edgecache.valkey import embedded_server
@@ -240,7 +240,7 @@ def _admin_listener(settings: Settings, sockets: ExitStack) -> socket.socket:
 
 
 def _listeners(settings: Settings, sockets: ExitStack) -> list[Mapping[str, socket.socket]]:
-    """For each worker its listening sockets, by kind."""
+    """Listening sockets by kind, for each worker."""
     from edgecache.server.supervisor import listen_or_refuse
 
     kinds = {"listen": settings.listen, "tls": settings.tls_listen, "pop": settings.pop_listen}
@@ -279,7 +279,7 @@ def _url(listener: socket.socket, scheme: str = "http") -> str:
 
 
 def _announce(settings: Settings, listeners: Mapping[str, socket.socket], admin: str, *, demo: bool) -> None:
-    """Tell what there is to look at: once all of it answers."""
+    """Print the addresses of the POP once it is ready."""
     site = _url(listeners["listen"])
     secure = {"tls": "serves  ", "pop": "for POPs"}
     lines = [

@@ -27,7 +27,7 @@ CERTIFICATES: Final = "EDGECACHE_TLS_CERTIFICATES"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A configuration that is to be used from now on, and the names of what has changed, by how it is applied."""
+    """A new configuration, and the names of changed settings by how they are applied."""
 
     settings: Settings
     environ: Mapping[str, str]
@@ -41,7 +41,7 @@ class Change:
 
 
 class Configuration:
-    """What the POP runs with. Mutable state: the last good settings, their environment, and their files' versions."""
+    """The configuration in use. Mutable state: the last good settings, their environment, and their files' versions."""
 
     def __init__(self, source: Source, settings: Settings, registry: Registry) -> None:
         self._source = source
@@ -73,11 +73,11 @@ class Configuration:
             self._bad.value += 1
 
     def has_changed(self) -> bool:
-        """Whether files have changed, and are at rest."""
+        """Whether files have changed and are stable."""
         return self._files.changed()
 
     def read_again(self) -> Change:
-        """The configuration as it is written now; raises ConfigError if it cannot be used. May run in a thread."""
+        """Read the configuration; raises ConfigError if invalid. May run in a thread."""
         environ = self._completed(self._source.read())
         written = load(environ)
         old = self.settings
@@ -115,7 +115,7 @@ class Configuration:
         return told
 
     def _completed(self, environ: dict[str, str]) -> dict[str, str]:
-        """With what the machine gave at the start, where nothing is written: it might give something else by now."""
+        """With the machine's defaults of the start, which might differ by now."""
         for name in FROM_MACHINE:
             variable = PREFIX + name.upper()
             if not environ.get(variable, "").strip():
@@ -134,7 +134,7 @@ class Configuration:
 
 
 def _refuse_ended(old: Settings, new: Settings) -> None:
-    """A certificate that has ended does not come in by a reload; one that has ended while in use stays in use."""
+    """Refuse expired certificates in a reload; one that expires while in use stays in use."""
     known, now = {one.fingerprint for one in old.tls_certificates}, time.time()
     for one in new.tls_certificates:
         if one.expired(now) and one.fingerprint not in known:
@@ -142,6 +142,6 @@ def _refuse_ended(old: Settings, new: Settings) -> None:
 
 
 def ended(settings: Settings) -> list[str]:
-    """The certificates of the listeners that clients will refuse."""
+    """Expired certificates of the listeners."""
     now = time.time()
     return [one.pair.certificate for one in settings.tls_certificates if one.expired(now)]

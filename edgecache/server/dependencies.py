@@ -142,7 +142,7 @@ class Dependencies:
     def _look_at_log(self) -> None:
         dropped = sum(value for snapshot in self._whole() for _, value in _series(snapshot, DROPPED))
         more, self._dropped = dropped - self._dropped, max(dropped, self._dropped)
-        lost = "lines of the access log are dropped: who reads standard output is too slow, or its disk is full"
+        lost = "lines of the access log are dropped: the reader of standard output is too slow, or its disk is full"
         again = f"lines of the access log are no longer dropped; lost so far: {self._dropped:.0f}"
         self._changes.see("log lines", lost if more > 0 else "", again)
 

@@ -22,7 +22,7 @@ ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # wildcard address → addre
 
 
 def run(path: str, environ: Mapping[str, str]) -> int:
-    """Print the state of the POP that this environment, and the configuration file at `path`, name; the exit code."""
+    """Print the state of the POP of this environment and of the configuration file at `path`; the exit code."""
     try:
         host, port = admin_address(Source(environ, path).read(secrets=()))
     except ConfigError as error:
@@ -57,7 +57,7 @@ def ask(host: str, port: int) -> tuple[bool, str]:
 
 
 def _exchange(host: str, port: int, request: bytes) -> bytes:
-    """The whole answer to `request`."""
+    """The complete response to `request`."""
     answer = b""
     with socket.create_connection((host, port), TIMEOUT) as connection:
         connection.sendall(request)

@@ -17,7 +17,7 @@ ARENAS: Final = 2  # the event loop's, and that of all other threads
 
 
 def give_back() -> None:
-    """Set it so for this process, where it is glibc's."""
+    """Tune this process's allocator, if it is glibc's."""
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(MMAP_THRESHOLD, OWN_MAPPING)

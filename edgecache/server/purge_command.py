@@ -63,7 +63,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def run(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Purge, and print what came of it as JSON; the exit code."""
+    """Purge, and print the report as JSON; the exit code."""
     what: dict[str, Any] = {
         "urls": chosen.url,
         "tags": chosen.tag,
@@ -117,7 +117,7 @@ def _admin(given: str | None, environ: Mapping[str, str]) -> str:
 
 
 def _token(environ: Mapping[str, str]) -> str:
-    """What the caller proves himself by; empty if nothing is set."""
+    """The purge token; empty if none is set."""
     if token := environ.get("EDGECACHE_ADMIN_TOKEN", "").strip():
         return token
     first = environ.get("EDGECACHE_PURGE_TOKENS", "").partition(",")[0]

@@ -15,7 +15,7 @@ LOOK_EVERY: Final = 0.05  # seconds, until the POP is ready
 
 
 class ServiceManager:
-    """The socket that NOTIFY_SOCKET names, and how often WATCHDOG_USEC wants a sign of life."""
+    """The socket of NOTIFY_SOCKET and the interval of WATCHDOG_USEC."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
@@ -37,7 +37,7 @@ class ServiceManager:
             await asyncio.sleep(self._watchdog)
 
     def tell(self, state: str) -> None:
-        """Send one state; that it cannot be sent is logged, and changes nothing."""
+        """Send a state; failures are logged."""
         if not self._address:
             return
         try:

@@ -28,6 +28,6 @@ def ignore(*numbers: int) -> None:
 
 
 def interrupt_by(*numbers: int) -> None:
-    """Let these raise KeyboardInterrupt, as SIGINT does: what was begun is undone on the way out."""
+    """Let these raise KeyboardInterrupt, as SIGINT does, so that cleanup runs."""
     for number in numbers:
         signal.signal(number, signal.default_int_handler)

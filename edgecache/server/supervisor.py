@@ -407,7 +407,7 @@ class Supervisor:
         return admin.Readiness("ready" if self._count_ready() == len(self._slots) else "starting", parts)
 
     async def metrics(self) -> bytes:
-        """The metrics of all workers that ever lived, and of the supervisor, for Prometheus."""
+        """Metrics of the supervisor and of all workers, including ended ones, for Prometheus."""
         await asyncio.gather(*(slot.refresh() for slot in self._slots))
         snapshots = [slot.snapshot for slot in self._slots]
         return metrics.render(metrics.merge([self._registry.snapshot(), *snapshots]))

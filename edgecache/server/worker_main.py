@@ -45,19 +45,19 @@ SMALL_MEMORY = 64 * 1024 * 1024  # bytes for objects
 
 
 class Worker(Protocol):
-    """What a worker process runs."""
+    """The worker that a worker process runs."""
 
     async def start(self, sockets: list[socket.socket], **secure: Sequence[socket.socket]) -> None:
         """Accept clients on these listening sockets, which stay the caller's; those for TLS by name, if any."""
 
     def snapshot(self) -> Snapshot:
-        """The metrics of this moment."""
+        """Current metrics."""
 
     def take_spans(self, most: int) -> Sequence[object]:
-        """Up to so many spans of traces, which JSON can say."""
+        """Up to `most` spans, as JSON values."""
 
     async def reload(self, settings: Settings) -> None:
-        """Go on with other settings; raises OSError or ValueError, and changes nothing, if they cannot be used."""
+        """Apply other settings; raises OSError or ValueError, and changes nothing, if they are invalid."""
 
     async def drain(self) -> None:
         """Stop accepting; return when every exchange has ended or the grace is over."""
@@ -73,7 +73,7 @@ def run(
     worker: str = DEFAULT_WORKER,
     **secure_fds: Sequence[int],
 ) -> None:
-    """Be a worker until the supervisor ends it; `worker` names the factory as `module:name`."""
+    """Run a worker until the supervisor ends it; `worker` names the factory as `module:name`."""
     signals.ignore(*signals.LED)
     give_back()
     hush_names()
@@ -141,7 +141,7 @@ class ControlledWorker:
         self._send({"ready": True})
 
     async def obey(self, orders: asyncio.StreamReader) -> None:
-        """Follow the supervisor's orders until it is gone."""
+        """Execute the supervisor's commands until the control socket ends."""
         try:
             async for line in orders:
                 match orjson.loads(line):
@@ -159,7 +159,7 @@ class ControlledWorker:
             self.over.set()
 
     async def _reload(self, environ: Mapping[str, str]) -> None:
-        """Take other settings; what goes wrong is said, and the last good ones stay."""
+        """Apply other settings; invalid ones are logged, and the last good ones stay."""
         try:
             settings = await asyncio.to_thread(load, environ)
             await self._worker.reload(settings)
@@ -181,7 +181,7 @@ class ControlledWorker:
             self._send_spans()
 
     def ask_for_relief(self) -> None:
-        """Ask the supervisor for a successor: it drains this worker once that one serves."""
+        """Request a successor; the supervisor drains this worker once that one serves."""
         if self._drain is None:
             self._send({"relief": True})
 
@@ -199,7 +199,7 @@ class ControlledWorker:
             self.over.set()
 
     async def stop(self) -> None:
-        """Stop the worker and send its last metrics, as far as the supervisor still reads."""
+        """Stop the worker and send its last metrics, if the control socket is open."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._worker.stop(), STOP_WITHIN)
         self._send_metrics()
@@ -218,12 +218,12 @@ class ControlledWorker:
             log.exception("metrics could not be sent")  # requests go on
 
     def _send_spans(self) -> None:
-        """Piece by piece: requests that have come meanwhile are answered in between."""
+        """Send spans in small batches, between requests."""
         if self._writer.transport.get_write_buffer_size() < MOST_UNREAD and self._send_some_spans():
             asyncio.get_running_loop().call_soon(self._send_spans)
 
     def _send_some_spans(self) -> bool:
-        """Send a piece; whether there was one."""
+        """Send a batch; whether there was one."""
         spans = self._worker.take_spans(SPANS_AT_ONCE)
         if spans:
             self._send({"spans": spans})

@@ -95,12 +95,12 @@ class WorkerMetrics:
         )
 
     def snapshot(self) -> Snapshot:
-        """The metrics as they stand."""
+        """Current metrics."""
         self.requests.fold()
         return self.registry.snapshot()
 
     def read(self, edge: Edge, switch: Switch, connections: Sized, log: AccessLog) -> None:
-        """Export what these parts know of themselves."""
+        """Export gauges of these parts."""
         gauge, counter = self.registry.gauge, self.registry.counter
         gauge("edgecache_memory_bytes", "Bytes in the memory tier.", read=lambda: edge.memory.size)
         gauge("edgecache_memory_limit_bytes", "Bytes that it may take.", read=lambda: edge.memory.limit)
@@ -133,7 +133,7 @@ class WorkerMetrics:
         counter("edgecache_access_log_dropped", "Log records lost.", read=lambda: log.dropped)
 
     def read_clock(self, clock: Clock) -> None:
-        """Export how often the wall clock was set."""
+        """Export steps of the wall clock."""
         set_times = "Times that the wall clock was set, by half a second or more."
         self.registry.counter("edgecache_wall_clock_steps", set_times, read=lambda: clock.steps)
 
@@ -152,7 +152,7 @@ class WorkerMetrics:
         )
 
     def read_tracer(self, tracer: Tracer) -> None:
-        """Export how many spans there are."""
+        """Export counts of spans."""
         counter = self.registry.counter
         counter("edgecache_trace_spans", "Spans made.", read=lambda: tracer.made)
         dropped = "Spans lost, by reason."
@@ -164,7 +164,7 @@ class WorkerMetrics:
             self.registry.forget(name)
 
     def read_origins(self, origins: Origins) -> None:
-        """Export how each origin is doing."""
+        """Export the health of each origin."""
         self.registry.counter(
             "edgecache_origin_hedges",
             "Requests put to a second origin because the first was slow.",
@@ -174,7 +174,7 @@ class WorkerMetrics:
             self._read_member(member)
 
     def read_parents(self, parents: Parents) -> None:
-        """Export how each parent is doing."""
+        """Export the health of each parent."""
         for member in parents.members:
             self._read_member(member, "parent")
 
@@ -195,7 +195,7 @@ class WorkerMetrics:
         self.registry.counter("edgecache_parent_failures", "Failures of parents, by reason.", reason=reason).value += 1
 
     def pop_distrusted(self, why: Distrust) -> None:
-        """A request that claims to be a POP's is not taken for one."""
+        """Count a request that failed authentication as a POP's."""
         self.registry.counter(
             "edgecache_pop_distrusted", "Requests not taken for a POP's, by reason.", reason=why.value
         ).value += 1
@@ -233,7 +233,7 @@ class WorkerMetrics:
         )
 
     def read_tls(self, ends: Callable[[], float]) -> None:
-        """Export when the first certificate ends."""
+        """Export the earliest expiry of a certificate."""
         self.registry.timestamp(
             "edgecache_tls_certificate_ends_timestamp_seconds",
             "edgecache_tls_certificate_ends_seconds",
@@ -242,17 +242,17 @@ class WorkerMetrics:
         )
 
     def handshake_failed(self, reason: str) -> None:
-        """A TLS handshake failed; `reason` is one of the fixed words in `wire/tls/failures.py`."""
+        """Count a failed TLS handshake; `reason` is one of the fixed words in `wire/tls/failures.py`."""
         self.registry.counter(
             "edgecache_tls_handshake_failures", "TLS handshakes that failed, by reason.", reason=reason
         ).value += 1
 
     def not_stored(self, reason: Refused) -> None:
-        """A response was not stored."""
+        """Count a response that was not stored."""
         self._not_stored[reason].value += 1
 
     def refused(self, reason: str) -> None:
-        """A request was refused; `reason` is one of the fixed words in `wire/`."""
+        """Count a refused request; `reason` is one of the fixed words in `wire/`."""
         counter = self._refused.get(reason)
         if counter is None:
             counter = self._refused[reason] = self.registry.counter(
@@ -261,7 +261,7 @@ class WorkerMetrics:
         counter.value += 1
 
     def upstream_answered(self, by: Tier | None, status: int) -> None:
-        """The origin has answered with that status, or a parent has."""
+        """Count a response of an origin or parent, by status."""
         responses = self.origin_responses if by is None else self.parent_responses
         responses[status // 100 if status < 600 else 5].value += 1
         if by is None:
@@ -288,7 +288,7 @@ class RegionalMetrics:
         self._seconds: Histogram | None = None
 
     def read_state(self, tier: Regional) -> None:
-        """Export what `tier` knows of itself."""
+        """Export gauges of `tier`."""
         for outcome in Read:
             self._reads[outcome] = self._registry.counter(
                 "edgecache_regional_reads", "Reads of the regional tier, by what they came to.", result=outcome.value
@@ -312,11 +312,11 @@ class RegionalMetrics:
         self._registry.gauge("edgecache_regional_leases", "Keys that a worker leads.", read=lambda: len(tier.leases))
 
     def read(self, outcome: Read) -> None:
-        """A read came to `outcome`."""
+        """Count a read by `outcome`."""
         self._reads[outcome].value += 1
 
     def batch(self, keys: int, seconds: float) -> None:
-        """A batch of reads was answered."""
+        """Count a batch of reads."""
         if self._keys is not None and self._seconds is not None:
             self._keys.observe(keys)
             self._seconds.observe(seconds)

@@ -67,14 +67,14 @@ class Tally:
         self.words = orjson.dumps({"result": result.value, "tier": tier.value, "reason": reason}).decode()[1:-1]
         self.requests = registry.counter(
             "edgecache_requests",
-            "Requests answered, by who answered, what they came to, why, and the class of the status.",
+            "Requests by tier, result, reason and class of status.",
             result=result.value,
             tier=tier.value,
             reason=reason,
             status=CLASSES[status],
         )
         self.bytes_out = registry.counter(
-            "edgecache_client_bytes_out", "Bytes of answers' bodies, by who answered.", tier=tier.value
+            "edgecache_client_bytes_out", "Bytes of response bodies, by tier.", tier=tier.value
         )
         self.seconds = registry.histogram(
             "edgecache_request_seconds",

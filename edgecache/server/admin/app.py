@@ -27,7 +27,7 @@ METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether new clients are welcome, and the state of each part."""
+    """Readiness for new clients, and the state of each part."""
 
     state: Literal["starting", "ready", "draining"]
     parts: Mapping[str, str]
@@ -63,11 +63,11 @@ class Pages:
         return web.json_response(body, status=200 if readiness.state == "ready" else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """The metrics of all workers, dead ones included."""
+        """Metrics of all workers, including ended ones."""
         return web.Response(body=await self._pop.metrics(), headers={"Content-Type": METRICS_TYPE})
 
     async def index(self, request: web.Request) -> web.Response:
-        """What there is to see."""
+        """Index of the pages."""
         pages = {path: words for path, (_, words) in PAGES.items()}
         pages["/purges"] = "what is purged: POST to purge, GET for the ledger, GET /purges/ID for one"
         pages["/service"] = "the same as Fastly: POST /service/ID/purge/KEY, /purge, /purge_all"
@@ -85,7 +85,7 @@ PAGES: Mapping[str, tuple[Page, str]] = {
 
 
 def application(pop: Pop, token: str, desk: PurgeService | None = None, names: Collection[str] = ()) -> web.Application:
-    """The admin application; `token` empty leaves every page open but those of purges, which `desk` takes.
+    """The admin application; `token` empty leaves every page open but those of purges, which `desk` handles.
 
     Without a token, `names` of this machine, its addresses and localhost are the only hosts that are answered.
     """

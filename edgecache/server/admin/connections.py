@@ -23,7 +23,7 @@ Connection = web.RequestHandler
 
 
 class AdminConnections:
-    """The connections of one application. Mutable state: those without a request under way, and since when."""
+    """Connections of one application. Mutable state: idle connections, and since when."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock  # monotonic seconds
@@ -33,7 +33,7 @@ class AdminConnections:
         self._timer: asyncio.TimerHandle | None = None
 
     async def serve(self, application: web.Application, listener: socket.socket) -> web.AppRunner:
-        """Serve `application` on this socket; what runs it, to be cleaned up at the end."""
+        """Serve `application` on this socket; the runner, to be cleaned up at the end."""
         application.middlewares.insert(0, self.busy)
         runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
@@ -46,14 +46,14 @@ class AdminConnections:
         return runner
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting."""
         if self._listening is not None:
             self._listening.close()
         if self._timer is not None:
             self._timer.cancel()
 
     def accept(self) -> asyncio.Protocol:
-        """The protocol of a connection that is made."""
+        """Protocol factory."""
         assert self._make is not None, "it serves"
         if len(self._idle) >= MOST:
             self._forget_closed()
@@ -72,7 +72,7 @@ class AdminConnections:
                 self._end(connection)
 
     def _forget_closed(self) -> None:
-        """Drop connections that the client has closed: they take no room. One just accepted has no transport yet."""
+        """Drop closed connections. One just accepted has no transport yet."""
         now = self._clock()
         for connection, since in tuple(self._idle.items()):
             if connection.transport is None and since < now:
@@ -89,7 +89,7 @@ class AdminConnections:
 
     @web.middleware
     async def busy(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """While a request is answered its connection is not idle."""
+        """Middleware: a connection with a request is not idle."""
         self._idle.pop(request.protocol, None)
         try:
             return await handler(request)

@@ -22,7 +22,7 @@ OK: Final = {201: 200}  # Fastly's clients take nothing else for done
 
 
 class FastlyApi:
-    """The pages; each is called with a caller that is known already."""
+    """Fastly's purge API; callers are authenticated already."""
 
     def __init__(self, desk: PurgeService) -> None:
         self._service = desk
@@ -42,7 +42,7 @@ class FastlyApi:
         return _json(dict.fromkeys(keys, number), status)
 
     async def everything(self, request: web.Request, caller: Caller, content: bytes) -> web.Response:
-        """Purge everything of the caller."""
+        """Purge all of the caller's sites."""
         _refuse_content(content)
         purge = purge_of(all_of(caller), soft=_is_soft(request))
         status, _ = await self._service.carry_out(purge, caller, request.remote or "")
@@ -76,7 +76,7 @@ def _listed(content: bytes) -> list[str]:
 
 
 def _refuse_content(content: bytes) -> None:
-    """Refuse what would be left undone."""
+    """Refuse content, which would be ignored."""
     if content.strip() not in (b"", b"{}"):
         raise malformed("what is purged is named by the URL alone: POST /service/ID/purge takes content")
 

@@ -20,7 +20,7 @@ REMEMBERED: Final = 1000  # purges
 
 
 class LocalPurgeService(PurgeService):
-    """Mutable state, too: the last purges."""
+    """Purges of a POP without a regional tier. Mutable state: recent purges."""
 
     def __init__(self, settings: Settings, registry: Registry, hub: InProcessLogHub) -> None:
         super().__init__(settings, registry)

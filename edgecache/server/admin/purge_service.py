@@ -51,18 +51,18 @@ class PurgeService:
         self.tune(settings)
 
     def tune(self, settings: Settings) -> None:
-        """Go on with other callers and sites; what else it is made of changes with a restart only."""
+        """Apply other purge tokens and hosts; other settings need a restart."""
         self._callers = callers_of(settings)
         self._sites = frozenset(settings.hosts)
 
     def start(self) -> None:
-        """Begin what it does by itself."""
+        """Start background work."""
 
     def worker_ended(self, pid: int) -> None:
         """The worker with this process ID has ended: purges no longer wait for it."""
 
     def peers(self) -> dict[str, str]:
-        """Per peer, why its log cannot be copied; empty where it can."""
+        """Replication problems by peer; empty if none."""
         return {}
 
     async def close(self) -> None:
@@ -72,7 +72,7 @@ class PurgeService:
         """The authenticated caller; raises `PurgeRefused` and records the attempt."""
         try:
             if not self._callers:
-                sentence = "nobody may purge here: set EDGECACHE_ADMIN_TOKEN or EDGECACHE_PURGE_TOKENS"
+                sentence = "purging is disabled: set EDGECACHE_ADMIN_TOKEN or EDGECACHE_PURGE_TOKENS"
                 raise PurgeRefused(403, "purge-off", sentence)
             return self._attempts.caller(self._callers, credentials, address, now)
         except PurgeRefused as refused:
@@ -80,7 +80,7 @@ class PurgeService:
             raise
 
     def refused(self, refused: PurgeRefused, address: str) -> None:
-        """Count one that is refused, and write it down."""
+        """Count and log a refusal."""
         words = "Requests refused, by reason."
         self._registry.counter("edgecache_refused", words, reason=refused.reason).value += 1
         audit.warning("purge refused reason=%s from=%s", refused.reason, address)
@@ -98,7 +98,7 @@ class PurgeService:
     async def carry_out(
         self, purge: Purge, caller: Caller, address: str, wait: str = "none", within: float = 0.0
     ) -> tuple[int, Json]:
-        """The same with a purge that is read already."""
+        """The same for a parsed purge."""
         if names_none_of(self._sites, purge.scopes):
             raise PurgeRefused(404, "purge-no-site", "what is named is of no site in EDGECACHE_HOSTS")
         draft = Draft(scopes=purge.scopes, soft=purge.soft, author=f"{caller.name} ({self._pop})")
@@ -123,7 +123,7 @@ class PurgeService:
 
 
 class RegionPurgeService(PurgeService):
-    """The desk of a POP with a region's log. Mutable state, too: the last mark seen, and the copiers."""
+    """Purges of a POP with a regional tier. Mutable state: the last mark seen, and the replicators."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         super().__init__(settings, registry)
@@ -145,7 +145,7 @@ class RegionPurgeService(PurgeService):
             _export(registry, copier)
 
     def start(self) -> None:
-        """Copy the logs of the other regions, from now on."""
+        """Start the replicators."""
         self._tasks = [spawn(copier.run(), f"copy the log of {copier.peer}") for copier in self._copiers]
         self._tasks.append(spawn(self._forget_predecessors(), "workers of a POP that was killed"))
 
@@ -159,7 +159,7 @@ class RegionPurgeService(PurgeService):
         spawn(self._forget(f"{self._pop}/{pid}."), "a worker is no more")
 
     def peers(self) -> dict[str, str]:
-        """Per peer, why its log cannot be copied; empty where it can."""
+        """Replication problems by peer; empty if none."""
         return {copier.peer: copier.trouble for copier in self._copiers}
 
     async def _forget(self, prefix: str, silent: float = 0.0) -> None:
@@ -247,7 +247,7 @@ def _listed(region: str, row: Row, caller: Caller) -> Json:
 
 
 async def _region_report(store: LogStore, region: str, mark: int) -> dict[str, Json] | None:
-    """Per POP that follows in one region: whether all its workers have applied the entry, and after how long."""
+    """Progress by POP in one region: whether all its workers have applied the entry, and after how long."""
     appended = version_vector.id_of(mark)[0]
     try:
         members, acks = await asyncio.gather(store.members(), store.acks(appended - CLOCKS_DIFFER))
