@@ -92,6 +92,11 @@ class Settings(
         return bool(self.geo_db or self.geo_overrides or self.geo_rules.regions)
 
     @property
+    def upstream_host(self) -> str:
+        """Host of requests to origins; empty: the client's."""
+        return {"client": "", "origin": self.origin.authority}.get(self.origin_host, self.origin_host)
+
+    @property
     def origin_pair(self) -> KeyPair | None:
         """Client certificate for origins."""
         return _pair(self.origin_certificate, self.origin_certificate_key)

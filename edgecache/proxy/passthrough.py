@@ -251,7 +251,7 @@ class Relay(Inquiry):
     def on_answer(self, response: Response, body: Body) -> None:
         """Learn from it, and pass it on."""
         relays, exchange = self.relays, self.exchange
-        response = relays.upstream.as_public(exchange.request, response)
+        response = relays.upstream.received(exchange.request, response)
         reply = relays.upstream.reply(self, response, body)
         exchange.upstream_took = reply.times.received - self.asked
         exchange.answered_on, exchange.upstream_status = self.asked_on, response.status
@@ -268,7 +268,7 @@ class Relay(Inquiry):
         """The same, at once."""
         exchange, relays = self.exchange, self.relays
         request = exchange.request
-        response = relays.upstream.as_public(request, response)
+        response = relays.upstream.received(request, response)
         plain = request.method == b"GET" and request.child is None and request.jurisdiction == relays.jurisdiction
         unstored = relays.unstored_head(response, self.why) if plain else None
         if unstored is None:
@@ -327,8 +327,8 @@ class _KnownPass(Exchange, Relay):
 
     def on_whole(self, response: Response, content: bytes) -> None:
         relays = self.relays
-        if relays.upstream.own_urls is not None:
-            response = relays.upstream.as_public(self.request, response)
+        if relays.upstream.on_response is not None:
+            response = relays.upstream.received(self.request, response)
         unstored = relays.unstored.get(id(response))
         if unstored is None or unstored.response is not response or unstored.why is not self.why:
             unstored = relays.unstored_head(response, self.why)

@@ -19,6 +19,7 @@ from edgecache.proxy.middleware.host_check import HostCheck
 from edgecache.proxy.middleware.hsts import Hsts
 from edgecache.proxy.middleware.https_redirect import HttpsRedirect
 from edgecache.proxy.middleware.ignored_parameters import IgnoredParameters
+from edgecache.proxy.middleware.origin_urls import OriginUrls
 from edgecache.proxy.middleware.peer_authentication import PeerAuthentication
 from edgecache.proxy.middleware.purge import Purge
 from edgecache.proxy.middleware.residency import Residency
@@ -26,6 +27,7 @@ from edgecache.proxy.middleware.sni_check import SniCheck
 from edgecache.proxy.middleware.tracing import Tracing
 from edgecache.proxy.middleware.trusted_proxies import TrustedProxies
 from edgecache.semantics.field_codec import pack
+from edgecache.semantics.message import Request
 from edgecache.semantics.unkeyed_fields import unkeyed
 from edgecache.telemetry.request_metrics import Tally
 from edgecache.wire.exchange import Exchange
@@ -46,6 +48,7 @@ REGISTRY: Final[list[type[Middleware]]] = [
     HostCheck,
     ForwardingLimits,
     Purge,
+    OriginUrls,
 ]
 TAKING_PART: Final = ("on_request", "on_lookup", "on_fetch", "on_deliver")  # hooks that the fast path does not run
 Hook = Callable[..., Any]
@@ -71,6 +74,8 @@ class Pipeline:
         self.answer_known = self._fast_path(fingerprint)
         self.on_deliver = edge.known.on_deliver = delivery_of(middleware)
         edge.on_lookup = lookup_of(hooks(middleware, "on_lookup"))
+        edge.upstream.on_fetch = upstream_of(hooks(middleware, "on_fetch"))
+        edge.upstream.on_response = upstream_of(hooks(middleware, "on_response"))
 
     def _path(self, fingerprint: Fingerprint | None) -> Go:
         """The way of a request whose head was parsed; POPs and clients part where POPs are authenticated."""
@@ -192,3 +197,14 @@ def lookup_of(steps: Sequence[Hook]) -> Callable[[Exchange], bool] | None:
         return False
 
     return on_lookup if steps else None
+
+
+def upstream_of(steps: Sequence[Hook]) -> Hook | None:
+    """Passes the fields of a request upstream, or its response, through these hooks."""
+
+    def passed(request: Request, value: Any) -> Any:
+        for step in steps:
+            value = step(request, value)
+        return value
+
+    return passed if len(steps) > 1 else steps[0] if steps else None

@@ -311,7 +311,7 @@ class _Write(Relay):
             super().on_answer(response, body)
             return
         self.over = True
-        response = self.relays.upstream.as_public(self.exchange.request, response)
+        response = self.relays.upstream.received(self.exchange.request, response)
         self.exchange.upstream_took = self.writes.clock() - self.asked
         self.exchange.answered_on, self.exchange.upstream_status = self.asked_on, response.status
         self.writes.answered(self, response, body)

@@ -16,7 +16,6 @@ from edgecache.semantics.client_claims import (
     is_override,
 )
 from edgecache.semantics.message import FieldLine, Fields, Framing, Request
-from edgecache.semantics.origin_urls import OwnUrls
 from edgecache.semantics.stored_response import HOP_BY_HOP, end_to_end, hop_by_hop
 from edgecache.semantics.vary import is_malformed_codings
 
@@ -53,7 +52,6 @@ class Gateway:
     pop: bytes
     host: bytes = b""
     forwarded: bool = True
-    own: OwnUrls | None = None  # which of its own URLs are made public; None: they stay
 
 
 def loops(request: Request, pop: bytes) -> bool:

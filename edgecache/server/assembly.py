@@ -11,7 +11,6 @@ from typing import Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from edgecache.config.addresses import bracketed
 from edgecache.config.settings import Settings
 from edgecache.invalidation.in_process_log import InProcessLog
 from edgecache.invalidation.metrics import LogMetrics
@@ -31,7 +30,6 @@ from edgecache.proxy.write_refresh import Refresher
 from edgecache.proxy.write_through import WritePolicy, Writes
 from edgecache.semantics.client_address import Trust
 from edgecache.semantics.forwarding import Gateway
-from edgecache.semantics.origin_urls import own_urls
 from edgecache.semantics.outcomes import Revalidation
 from edgecache.semantics.stored_response import Policy
 from edgecache.server.worker_metrics import RegionalMetrics, WorkerMetrics
@@ -246,11 +244,5 @@ def policy_of(settings: Settings) -> Policy:
 
 
 def gateway_of(settings: Settings) -> Gateway:
-    """This POP as the origin sees it: Via, Host, and URLs of its own."""
-    host = {"client": "", "origin": settings.origin.authority}.get(settings.origin_host, settings.origin_host).encode()
-    own = None
-    if host and settings.origin_urls == "map":
-        origins = [origin for listed in settings.origins.values() for origin in listed] or [settings.origin]
-        parted = [(one.scheme.encode(), bracketed(one.host).encode(), one.port) for one in origins]
-        own = own_urls(parted, host)
-    return Gateway(settings.pop.encode(), host, settings.forwarded, own)
+    """This POP as the origin sees it: Via and Host."""
+    return Gateway(settings.pop.encode(), settings.upstream_host.encode(), settings.forwarded)

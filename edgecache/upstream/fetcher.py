@@ -39,7 +39,8 @@ class Upstream:
         self.ask = switch.ask  # send an inquiry
         self.came = came  # told who has answered, if not the origin, and with which status
         self._gateway = gateway
-        self.own_urls = gateway.own  # None: what the origin calls itself is left as it is
+        self.on_fetch: Callable[[Request, Fields], Fields] | None = None  # of middleware
+        self.on_response: Callable[[Request, Response], Response] | None = None  # of middleware, before the store
         self._log = log
         self._clock = clock
         self._is_trusted = is_trusted  # whether a peer's Forwarded is believed
@@ -47,13 +48,15 @@ class Upstream:
 
     def tune(self, gateway: Gateway, is_trusted: Callable[[str], bool]) -> None:
         """Go on with other settings."""
-        self._gateway, self._is_trusted, self.own_urls = gateway, is_trusted, gateway.own
+        self._gateway, self._is_trusted = gateway, is_trusted
         if self._to_parents is not None:
             self._to_parents.is_trusted = is_trusted
 
     def question(self, request: Request, fields: Fields, client: str, body: Body | None = None) -> UpstreamRequest:
         """The request as it goes upstream, with `fields` for its own."""
         wording = None
+        if self.on_fetch is not None:
+            fields = self.on_fetch(request, fields)
         if self._to_parents is not None and may_go_to_parents(request):
             wording = Words(self, self._to_parents, request, fields, client)
         lines = [] if wording is not None else self.origin_fields(request, fields, client)
@@ -91,10 +94,9 @@ class Upstream:
         times = Times(inquiry.asked, self._clock.now(), self._clock.ahead)
         return Reply(response, body, times, inquiry.seen, by=inquiry.answered_by)
 
-    def as_public(self, request: Request, response: Response) -> Response:
-        """`response` to `request` with the origin's own URLs as clients, and invalidations, have to know them."""
-        own = self.own_urls
-        return response if own is None else own.as_public(request, response)
+    def received(self, request: Request, response: Response) -> Response:
+        """`response` to `request` as clients, the store and invalidations know it."""
+        return response if self.on_response is None else self.on_response(request, response)
 
     async def fetch(self, request: Request, fields: Fields, client: str, watchers: Iterable[Exchange]) -> Reply:
         """Ask, and wait for the head of the answer; raises `OriginError`. Interim responses go to `watchers`."""
@@ -167,8 +169,8 @@ class _Fetch(Inquiry):
         if self.landed.done():
             body.discard()
         else:
-            public = self._upstream.as_public(self._request, response)
-            self.landed.set_result(self._upstream.reply(self, public, body))
+            response = self._upstream.received(self._request, response)
+            self.landed.set_result(self._upstream.reply(self, response, body))
 
     def _tell_times(self, status: int = 0) -> None:
         """For the log and the trace of who asked."""

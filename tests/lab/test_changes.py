@@ -27,7 +27,7 @@ REGISTERED = (
     "from edgecache.proxy.middleware.purge import Purge",
     "from edgecache.proxy.middleware.planted import Planted\nfrom edgecache.proxy.middleware.purge import Purge",
 )
-IN_THE_LIST = ("    Purge,\n]", "    Purge,\n    Planted,\n]")
+IN_THE_LIST = ("    Purge,\n", "    Purge,\n    Planted,\n")
 MIDDLEWARE = '''
 """Planted."""
 

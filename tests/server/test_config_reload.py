@@ -127,7 +127,7 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "origin_check_interval": ("7s", lambda worker: worker._pool._check_interval),
     "origin_check_fall": ("7", lambda worker: worker._pool.members[0].health._fall),
     "origin_check_rise": ("7", lambda worker: worker._pool.members[0].health._rise),
-    "origin_urls": ("keep", lambda worker: worker.edge.upstream._gateway),
+    "origin_urls": ("keep", lambda worker: middleware_of(worker)),
     "origin_alt_svc": ("keep", lambda worker: (worker._pool.options.responses.hidden, worker.edge.fills._policy)),
     "forwarded": ("off", lambda worker: worker.edge.upstream._gateway),
     "client_revalidation": ("honour", lambda worker: worker.edge.limits.revalidation),

@@ -46,9 +46,9 @@ LONGEST_ESSENCE: Final = 2048  # bytes; longer ones are not learnt
 CRLF: Final = b"\r\n"
 AGENT_OR_REFERER: Final = frozenset(b"uUrR")  # how their lines begin
 END: Final = b"\r\n\r\n"
-GET: Final = re.compile(rb'((?:[^\r]*\n)?)GET (/[!-"$-~]*+) HTTP/1\.1\r\n')  # first what the doors have put there
+GET: Final = re.compile(rb'((?:[^\r]*\n)?)GET (/[!-"$-~]*+) HTTP/1\.1\r\n')  # first the fingerprint of middleware
 
-Essence = tuple[bytes, ...]  # what the doors have put before a head, and its material lines
+Essence = tuple[bytes, ...]  # the fingerprint before a head, and its keyed lines
 Asked = tuple[int, int]  # the number of a template, and the identity of an entry
 
 
