@@ -7,14 +7,17 @@ cookie is planted in both; no response may go to another cookie than the one tha
 from __future__ import annotations
 
 import random
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pytest
+from harness.origin import OriginDouble, Reply
+from harness.pop import running_pop
 from hostile.heads import FRESH, OVER_TLS, PROXY, SETTINGS, a_head, fill, head, reads, request, something_happens
 from hostile.twins import PEER, Twins
 
 from edgecache.proxy import pipeline
 from edgecache.proxy.hooks import BYPASS, NOTHING, Bypass, Context, Middleware
+from edgecache.semantics.message import Fields, Request, Response
 from edgecache.semantics.unkeyed_fields import HARMLESS
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import FullResponse, local_reply
@@ -164,3 +167,40 @@ async def test_what_is_not_configured_costs_nothing() -> None:
     assert worker.edge.on_lookup is None
     assert worker.answered.__name__ == worker._request_log.answered.__name__
     await twins.end()
+
+
+class Upstream(Planted):
+    """Adds a field to what is asked and to what is stored, and one to what is logged."""
+
+    reads = NOTHING
+    logged: ClassVar[list[int]] = []
+
+    def on_fetch(self, request: Request, fields: Fields) -> Fields:
+        """Ask with a field more."""
+        return fields.plus((b"X-Asked-By", b"middleware"))
+
+    def on_response(self, request: Request, response: Response) -> Response:
+        """Store with a field more."""
+        return response._replace(fields=response.fields.plus((b"X-Stored-By", b"middleware")))
+
+    def on_log(self, exchange: Exchange, took: float, tally: object) -> None:
+        """Note the status."""
+        self.logged.append(exchange.status)
+
+
+@pytest.mark.parametrize("cacheable", ["max-age=60", "no-store"])
+async def test_what_goes_upstream_and_comes_from_there_passes_the_hooks(
+    cacheable: str, origin: OriginDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of misses, hits and passes; and every response that was no hit of the fast path is logged."""
+    plant(monkeypatch, Upstream)
+    monkeypatch.setattr(Upstream, "logged", [])
+    origin.otherwise(Reply(200, [("Cache-Control", cacheable)], b"x"))
+    async with running_pop(origin) as pop:
+        for _ in range(4):
+            answer = await pop.get("/")
+            assert answer.all("X-Stored-By") == ["middleware"]
+    assert {asked.get("X-Asked-By") for asked in origin.requests} == {"middleware"}
+    assert len(origin.requests) == (1 if cacheable == "max-age=60" else 4)
+    assert len(Upstream.logged) >= 1
+    assert set(Upstream.logged) == {200}
