@@ -67,7 +67,7 @@ class Relays:
         self.now_known = invalidation.log.stamp  # what is known of the log: every question carries it
         self.clock = clock  # resident time
         self._wall = wall  # epoch seconds, for Date
-        self._ask = upstream.ask
+        self._send = upstream.send
         self.came = upstream.came
         self.count_refused, self.renew_mark = fills.count_refused, flights.renew
         self.unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
@@ -97,7 +97,7 @@ class Relays:
         exchange.alone = result is Result.PASS
         relay.relays, relay.exchange, relay.why, relay.result, relay.entry = self, exchange, why, result, entry
         relay.mark = mark
-        self.upstream.ask(relay)
+        self.upstream.send(relay)
 
     def pass_known(self, connection: ResponseWriter, known: Pass, raw: bytes, now: float, until: float) -> None:
         """Pass through the request whose head is `raw`, at `now` in resident time; its mark ends at `until`."""
@@ -105,7 +105,7 @@ class Relays:
         if until - now < self._flights.hit_for_miss - OFTEN:  # else it is renewed often enough
             relay.mark = known.key
         connection.adopt(relay)
-        self._ask(relay)
+        self._send(relay)
 
     def learn(self, exchange: Exchange, reply: Reply, entry: Entry | None) -> bool:
         """Take from `reply` what concerns the cache, before the client hears of it; whether it will be stored."""
@@ -207,7 +207,7 @@ class Relays:
         assert whole is not None, "a rest is of an answer whose length is known"
         rest.exchange, rest.etag, rest.span = exchange, etag, (at, whole, whole)
         exchange.inquiry = rest
-        self.upstream.ask(rest)
+        self.upstream.send(rest)
 
 
 def _go_on(rest: Callable[[int], Body], exchange: Exchange, at: int) -> None:

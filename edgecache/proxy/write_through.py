@@ -156,7 +156,7 @@ class Writes:
         write.asked, write.seen = upstream.stamp()
         exchange.inquiry = write
         exchange.why, exchange.upstream_asked = write.why, write.asked
-        upstream.ask(write)
+        upstream.send(write)
 
     def _ask_as_it_comes(self, writer: LogAppender, write: _Write, body: Body) -> None:
         """A body that is still on its way: it goes upstream as it comes, and its last bytes once it has begun."""

@@ -1,4 +1,4 @@
-"""The way upstream, which may be replaced while questions are out: those end there, the next take the new one."""
+"""The way upstream, which may be replaced while requests are out: those end there, the next take the new one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class WayUp:
             if settings.pop_secret or settings.pop_ca or settings.residency_rules.home:
                 direct = Confined(self.origin, settings.residency_rules.home)
         self.parents = Parents(settings, direct, protocol, failed=parent_failed) if settings.parents else None
-        self.ask = (self.parents or direct).ask  # send a question
+        self.send = (self.parents or direct).send  # send a request
 
     def sweep(self, now: float) -> None:
         """End what is overdue; `now` in monotonic seconds."""
@@ -44,7 +44,7 @@ class WayUp:
 
     @property
     def idle(self) -> bool:
-        """Whether no question is under way."""
+        """Whether no request is under way."""
         if self.origin.busy or self.origin.waiting:
             return False
         parents = self.parents
@@ -66,14 +66,14 @@ class WayUp:
 
 
 def _asked_of(way: OriginPool | Balancer) -> tuple[int, int, int]:
-    """Questions put there, those asked again of them, and those that were not, beyond the budget."""
+    """Requests put there, those asked again of them, and those that were not, beyond the budget."""
     if isinstance(way, OriginPool):
         return way.asked, way.repeated, 0
     return way.asked + way.repeated, way.retries.spent + way.repeated, way.retries.refused
 
 
 class Counts(NamedTuple):
-    """Questions ever, those asked again included; retries, and those beyond the budget; the same of parents."""
+    """Requests ever, those asked again included; retries, and those beyond the budget; the same of parents."""
 
     asked: int = 0
     retries: int = 0
@@ -88,19 +88,19 @@ class Counts(NamedTuple):
 
 
 class Switch:
-    """Mutable state: the way of the moment, those before it that still have questions, and what the ended counted."""
+    """Mutable state: the way of the moment, those before it that still have requests, and what the ended counted."""
 
     def __init__(self, way: WayUp) -> None:
         self.current = way
         self._former: list[WayUp] = []
         self._past = Counts()
 
-    def ask(self, inquiry: Inquiry) -> None:
-        """Send a question."""
-        self.current.ask(inquiry)
+    def send(self, inquiry: Inquiry) -> None:
+        """Send a request."""
+        self.current.send(inquiry)
 
     def replace(self, way: WayUp) -> None:
-        """From now on, questions go that way."""
+        """From now on, requests go that way."""
         self._former.append(self.current)
         self.current = way
 
@@ -133,17 +133,17 @@ class Switch:
 
     @property
     def waiting(self) -> int:
-        """Questions that wait for a connection to an origin."""
+        """Requests that wait for a connection to an origin."""
         return sum(way.origin.waiting for way in self._all)
 
     @property
     def busy(self) -> int:
-        """Connections to origins that are answering a question, or being opened for one."""
+        """Connections to origins that are answering a request, or being opened for one."""
         return sum(way.origin.busy for way in self._all)
 
     @property
     def bypass_waiting(self) -> int:
-        """Questions that wait to go past the parents."""
+        """Requests that wait to go past the parents."""
         return sum(way.parents.bypass.waiting for way in self._all if way.parents is not None)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""One question put to one of several servers, and one check of one: what comes back, and what it says of the server."""
+"""One request put to one of several servers, and one check of one: what comes back, and what it says of the server."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Delegate(Inquiry):
 
 
 class Attempt(Delegate):
-    """One question put to one member, for an inquiry that may be put to the next."""
+    """One request put to one member, for an inquiry that may be put to the next."""
 
     def __init__(self, balancer: Balancer, member: Member, inquiry: Inquiry, tried: tuple[Member, ...]) -> None:
         super().__init__(balancer.fitted(inquiry.question, member), inquiry)
@@ -109,7 +109,7 @@ class Attempt(Delegate):
         return sent and may_ask_another(question.method, sent=True, has_body=question.body is not None)
 
     def hedged_by(self, member: Member) -> Attempt:
-        """The same question for `member`, too."""
+        """The same request for `member`, too."""
         rival = Attempt(self._balancer, member, self.inquiry, self.tried)
         self._rival, rival._rival = rival, self
         self._was_hedged = rival._was_hedged = True
@@ -160,7 +160,7 @@ class Attempt(Delegate):
             self.inquiry.on_whole(response, content)
 
     def _is_final(self, response: Response) -> bool:
-        """Note the answer; whether it is the inquiry's: if not, somebody else has the question."""
+        """Note the answer; whether it is the inquiry's: if not, somebody else has the request."""
         member, balancer = self.member, self._balancer
         member.attempts.discard(self)
         now = member.heard = balancer.clock()

@@ -1,4 +1,4 @@
-"""Questions to the origin: made of a client's request, asked of the pool, told or awaited."""
+"""Requests upstream: made of a client's request, and sent; their responses come by callbacks, or are awaited."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
 
 
 class Upstream:
-    """What is upstream of this POP. It stamps every question with the time and with the log's position."""
+    """What is upstream of this POP. It stamps every request with the time and with the log's position."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Upstream:
         parental: Parental | None = None,
         came: Callable[[Tier | None, int], None] = lambda by, status: None,
     ) -> None:
-        self.ask = switch.ask  # send an inquiry
+        self.send = switch.send  # send an inquiry
         self.came = came  # told who has answered, if not the origin, and with which status
         self._gateway = gateway
         self.on_fetch: Callable[[Request, Fields], Fields] | None = None  # of middleware
@@ -85,7 +85,7 @@ class Upstream:
         return upstream_lines(request, fields, self._gateway, address, trusted=trusted)
 
     def stamp(self) -> tuple[float, Stamp]:
-        """Now, in resident time, and what is known of the log: every question carries both."""
+        """Now, in resident time, and what is known of the log: every request carries both."""
         return self._clock.now(), self._log.stamp()
 
     def reply(self, inquiry: Inquiry, response: Response, body: Body) -> Reply:
@@ -103,7 +103,7 @@ class Upstream:
         question = self.question(request, fields, client)
         question.shared = expects_shared(request, fields)
         inquiry = _Fetch(self, request, question, watchers)
-        self.ask(inquiry)
+        self.send(inquiry)
         try:
             return await inquiry.landed
         except asyncio.CancelledError:

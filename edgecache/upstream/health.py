@@ -116,5 +116,5 @@ def least_loaded(loads: Sequence[float], choose: Callable[[int], int]) -> int:
 
 
 def may_ask_another(method: bytes, *, sent: bool, has_body: bool) -> bool:
-    """Whether a question that failed may go to another origin: if it never left, or is safe to ask twice."""
+    """Whether a request that failed may go to another origin: if it never left, or is safe to ask twice."""
     return not sent or (method in SAFE and not has_body)

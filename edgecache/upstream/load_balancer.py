@@ -1,4 +1,4 @@
-"""Several servers behind one `ask`: each question goes to one of them, and to another one where that is safe.
+"""Several servers behind one `send`: each request goes to one of them, and is retried on another where that is safe.
 
 What is common to origins and parents. Who is asked is for the subclass to say, and what an answer says of its server.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgecache.upstream.pool import OriginPool
 
 USER_AGENT: Final = (b"User-Agent", b"edgecache")  # of active checks
-MOST_TRIES: Final = 3  # servers that one question is put to
+MOST_TRIES: Final = 3  # servers that one request is put to
 MOST_SAVED: Final = 20.0  # retries that good times may save up for bad ones: more would make a storm of them
 
 
@@ -49,7 +49,7 @@ class Member:
         self.health = health
         self.attempts: set[Attempt] = set()
         self.next_check = 0.0  # monotonic seconds
-        self.heard = float("-inf")  # monotonic seconds: its last answer, to a check or a question
+        self.heard = float("-inf")  # monotonic seconds: its last answer, to a check or a request
         self.ejected = float("-inf")  # monotonic seconds: when that last happened
         self.check: Checking | None = None
 
@@ -70,14 +70,14 @@ class Member:
 
 
 class Balancer:
-    """Members behind one `ask`. Mutable state lies in the members, and in the budget for asking again."""
+    """Members behind one `send`. Mutable state lies in the members, and in the budget for asking again."""
 
     members: list[Member]
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.chance = random.Random()
-        self.asked = 0  # questions put to a member, those asked again included
+        self.asked = 0  # requests put to a member, those asked again included
         self.questions = 0  # those asked first
         self.retries = RetryBudget(MOST_SAVED)
         self.latencies = Latencies()
@@ -107,7 +107,7 @@ class Balancer:
         raise NotImplementedError
 
     def fitted(self, question: UpstreamRequest, member: Member) -> UpstreamRequest:
-        """The question as `member` is to get it."""
+        """The request as `member` is to get it."""
         return question
 
     def check_of(self, member: Member) -> Check | None:
@@ -123,10 +123,10 @@ class Balancer:
     def came(self, inquiry: Inquiry, response: Response) -> None:
         """`response` is about to answer `inquiry`."""
 
-    # --- questions
+    # --- requests
 
-    def ask(self, inquiry: Inquiry) -> None:
-        """Put a question to one of the members."""
+    def send(self, inquiry: Inquiry) -> None:
+        """Put a request to one of the members."""
         self.questions += 1
         self.put(inquiry, ())
 
@@ -140,17 +140,17 @@ class Balancer:
         self.asked += 1
         attempt = Attempt(self, member, inquiry, tried)
         member.attempts.add(attempt)
-        member.pool.ask(attempt)
+        member.pool.send(attempt)
 
     def due(self, candidates: Iterable[Member], now: float) -> Member | None:
-        """An ejected one whose time is over: this question is its probe."""
+        """An ejected one whose time is over: this request is its probe."""
         ejected = (member for member in candidates if not member.health.is_well(may_probe=False, now=now))
         return next((member for member in ejected if member.health.is_well(may_probe=True, now=now)), None)
 
     def may_try_another(
         self, question: UpstreamRequest, tried: tuple[Member, ...], *, sent: bool, lost_since: float = inf
     ) -> bool:
-        """Whether a question may be put to somebody else: within the budget, if one who was tried has had it.
+        """Whether a request may be put to somebody else: within the budget, if one who was tried has had it.
 
         What was lost with a member that was ejected since is beside the budget: it is what was under way there, once.
         """
@@ -205,7 +205,7 @@ class Balancer:
             member.health.checked(False, now)
         member.next_check = now + self._check_interval * (0.9 + self.chance.random() / 5)
         member.check = Checking(self, member, how)
-        member.pool.ask(member.check)
+        member.pool.send(member.check)
 
     def close(self) -> None:
         """End every connection; what is under way fails."""
@@ -215,17 +215,17 @@ class Balancer:
 
     @property
     def repeated(self) -> int:
-        """Questions that met a connection's end, and were asked again."""
+        """Requests that met a connection's end, and were asked again."""
         return sum(member.pool.repeated for member in self.members)
 
     @property
     def waiting(self) -> int:
-        """Questions that wait for a connection."""
+        """Requests that wait for a connection."""
         return sum(member.pool.waiting for member in self.members)
 
     @property
     def busy(self) -> int:
-        """Connections that are answering a question, or being opened for one."""
+        """Connections that are answering a request, or being opened for one."""
         return sum(member.pool.busy for member in self.members)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Several origins behind one `ask`: the region's first, the least loaded of them, another one where that is safe."""
+"""Several origins behind one `send`: the region's first, the least loaded of them, another one where that is safe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgecache.wire.upstream_connection import ProtocolFactory
 from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
 
 SILENT: Final = 1.5  # seconds without any answer of an origin
-SILENT_TO: Final = 5  # questions, at least, that wait so long
+SILENT_TO: Final = 5  # requests, at least, that wait so long
 NO_ORIGIN: Final = "no origin is in the jurisdiction that the answer must not leave"
 
 
@@ -41,7 +41,7 @@ class Origins(Balancer):
         self._check_path = settings.origin_check_path
         self._check_host = host_of_requests(settings)
         self._hedges = settings.origin_hedge
-        self.hedged = 0  # questions put to a second origin because the first was slow
+        self.hedged = 0  # requests put to a second origin because the first was slow
         self.members = [
             Member(
                 origin,
@@ -96,7 +96,7 @@ class Origins(Balancer):
         return any(member not in tried for member in self._allowed(question))
 
     def fitted(self, question: UpstreamRequest, member: Member) -> UpstreamRequest:
-        """The question with the origin's own Host, if that is the setting."""
+        """The request with the origin's own Host, if that is the setting."""
         if not self._own_host:
             return question
         return question.for_host(member.origin.authority.encode())
@@ -111,9 +111,9 @@ class Origins(Balancer):
             self._leave_silent(self.clock())
 
     def hedge(self, attempts: Iterable[Attempt]) -> None:
-        """Put each of these safe questions to one more origin, within the budget; the first answer counts.
+        """Put each of these safe requests to one more origin, within the budget; the first answer counts.
 
-        As coarse as the sweep that calls this: no timer per question.
+        As coarse as the sweep that calls this: no timer per request.
         """
         now = self.clock()
         for attempt in attempts:
@@ -122,10 +122,10 @@ class Origins(Balancer):
                     return
                 self.hedged += 1
                 self.asked += 1
-                other.pool.ask(attempt.hedged_by(other))
+                other.pool.send(attempt.hedged_by(other))
 
     def _rival_of(self, attempt: Attempt, now: float) -> Member | None:
-        """The least loaded of the region's origins that are well, but for those that have the question already."""
+        """The least loaded of the region's origins that are well, but for those that have the request already."""
         well = [
             member
             for member in self._near(self._allowed(attempt.question), attempt.question.region.decode())
@@ -134,7 +134,7 @@ class Origins(Balancer):
         return min(well, key=lambda member: member.load(now), default=None)
 
     def _leave_silent(self, now: float) -> None:
-        """Go on from an origin that has answered nothing while so many questions waited: that is no slow answer.
+        """Go on from an origin that has answered nothing while so many requests waited: that is no slow answer.
 
         From one that is ejected, or tried again, even if it is few.
         """
@@ -163,16 +163,16 @@ def host_of_requests(settings: Settings) -> str:
 
 
 class Confined:
-    """The only origin, which is in this POP's jurisdiction, and gets no question of another."""
+    """The only origin, which is in this POP's jurisdiction, and gets no request of another."""
 
     def __init__(self, pool: OriginPool, jurisdiction: str) -> None:
         self._pool = pool
         self._jurisdiction = jurisdiction
 
-    def ask(self, inquiry: Inquiry) -> None:
+    def send(self, inquiry: Inquiry) -> None:
         """Ask the origin, if its answer may be in this jurisdiction."""
         if may_serve(self._jurisdiction, inquiry.question.jurisdiction):
-            self._pool.ask(inquiry)
+            self._pool.send(inquiry)
         else:
             self._pool.failed(REASON)
             inquiry.fail(OriginBusy(REASON, NO_ORIGIN))

@@ -4,7 +4,7 @@
 
 All POPs that know the same parents ask the same one for a key, so that one shield holds it and its origin is asked
 once. A parent that answers an error has asked the origin already, and nobody asks it again because of that; only what
-has not reached an origin, or a parent that cannot be reached itself, sends a question on.
+has not reached an origin, or a parent that cannot be reached itself, sends a request on.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from edgecache.wire.upstream_connection import ProtocolFactory
 from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
 
 log = logging.getLogger("edgecache")
-SILENT: Final = 1.0  # seconds without a sign of life from a parent, after which its questions are put to another
+SILENT: Final = 1.0  # seconds without a sign of life from a parent, after which its requests are put to another
 LOOPED: Final = 508
-UNBOUNDED: Final = 64  # questions under way at a parent that are not held against it: few are uneven by chance
+UNBOUNDED: Final = 64  # requests under way at a parent that are not held against it: few are uneven by chance
 
 
 class Parents(Balancer):
@@ -72,12 +72,12 @@ class Parents(Balancer):
 
     # --- who is asked
 
-    def ask(self, inquiry: Inquiry) -> None:
-        """Put a question to its owner; what no parent takes goes to the origin at once."""
+    def send(self, inquiry: Inquiry) -> None:
+        """Put a request to its owner; what no parent takes goes to the origin at once."""
         if inquiry.question.wording is None:
-            self.bypass.origin.ask(inquiry)
+            self.bypass.origin.send(inquiry)
         else:
-            super().ask(inquiry)
+            super().send(inquiry)
 
     def choose(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> Member | None:
         """The owner of the key among those that are well: the region's first."""
@@ -102,14 +102,14 @@ class Parents(Balancer):
 
     def nobody(self, inquiry: Inquiry) -> None:
         """Past all parents, to the origin."""
-        self.bypass.ask(inquiry)
+        self.bypass.send(inquiry)
 
     def has_untried(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> bool:
         """There is always the origin."""
         return True
 
     def fitted(self, question: UpstreamRequest, member: Member) -> UpstreamRequest:
-        """The question in the words that parents understand, signed now."""
+        """The request in the words that parents understand, signed now."""
         assert question.wording is not None, "other questions go past the parents"
         return question.with_fields(question.wording.for_parent(member.origin.scheme.encode()))
 
@@ -156,7 +156,7 @@ class Parents(Balancer):
         return member.check is not None and now - member.check.since >= SILENT / 2 + 2 * member.health.latency
 
     def check_of(self, member: Member) -> Check | None:
-        """A question that no POP passes on: any answer of a POP is a sign of life, but not if it is this one."""
+        """A request that no POP passes on: any answer of a POP is a sign of life, but not if it is this one."""
         host, pop = (b"Host", member.origin.authority.encode()), (b"CDN-Loop", self._pop.encode())
         fields = (host, (b"Cache-Control", b"only-if-cached"), pop, USER_AGENT)
         return Check(UpstreamRequest(b"HEAD", b"/", fields), self._is_alive)
@@ -192,7 +192,7 @@ class Bypass:
         self._under_way: set[_Detour] = set()
         self._waiting: deque[tuple[float, Inquiry]] = deque()
 
-    def ask(self, inquiry: Inquiry) -> None:
+    def send(self, inquiry: Inquiry) -> None:
         """Ask the origin now or soon, or fail."""
         if len(self._under_way) < self._most:
             self._go(inquiry)
@@ -205,7 +205,7 @@ class Bypass:
         self.asked += 1
         detour = _Detour(self, inquiry)
         self._under_way.add(detour)
-        self.origin.ask(detour)
+        self.origin.send(detour)
 
     def over(self, detour: _Detour) -> None:
         """One has its answer: the next may go."""
@@ -232,12 +232,12 @@ class Bypass:
 
     @property
     def waiting(self) -> int:
-        """Questions that wait for their turn."""
+        """Requests that wait for their turn."""
         return len(self._waiting)
 
 
 class _Detour(Delegate):
-    """One question on its way past the parents."""
+    """One request on its way past the parents."""
 
     def __init__(self, bypass: Bypass, inquiry: Inquiry) -> None:
         wording = inquiry.question.wording

@@ -1,13 +1,13 @@
 """What goes between a POP and its parent beside the request itself: internal fields, and what they mean. Pure.
 
-On the question (signed, see `pop_auth`; or on a connection that TLS has authenticated):
+On the request (signed, see `pop_auth`; or on a connection that TLS has authenticated):
 
     Edgecache-Client: 198.51.100.7   the client, as the POP that it talks to sees it; absent if that is not known
     Edgecache-Scheme: https          how the client asked: part of the cache key
     Edgecache-Geo-*                  where the client is
     Edgecache-Claim-*                what a proxy that the child trusts says of that, under the proxy's own names
     Edgecache-Require: eu=…,us=…     what the child knows of the invalidation logs
-    Edgecache-Region: eu,fog         the regions that the question has come through, whose leases it may hold
+    Edgecache-Region: eu,fog         the regions that the request has come through, whose leases it may hold
     Edgecache-Residency: EU          the jurisdiction that the answer must not leave
 
 On the answer:
@@ -134,7 +134,7 @@ def seen_of(response: Response) -> Vector | None:
 
 
 def has_not_asked(response: Response) -> bool:
-    """Whether a parent's error says that no origin got the question, so that another way may be tried at no cost."""
+    """Whether a parent's error says that no origin got the request, so that another way may be tried at no cost."""
     last = (response.fields.get(b"cache-status") or b"").rpartition(b",")[2]
     details = [part.strip(b" \t") for part in last.split(b";")[1:]]
     return any(part.startswith(b"detail=") and part[7:] in UNSENT for part in details)

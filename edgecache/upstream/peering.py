@@ -1,6 +1,6 @@
 """Between POPs: how this one asks its parents, and how it hears its children.
 
-A child signs its question, and says what it knows of the invalidation logs (`Edgecache-Require`). Its parent lets its
+A child signs its request, and says what it knows of the invalidation logs (`Edgecache-Require`). Its parent lets its
 own log catch up to that, and says with the answer what was known when the origin was asked (`Edgecache-Seen`).
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from edgecache.storage.memory import Entry
     from edgecache.upstream.reply import Reply
 
-CATCH_UP: Final = 0.25  # seconds that a child's question waits for this POP's log
+CATCH_UP: Final = 0.25  # seconds that a child's request waits for this POP's log
 DEFAULT_PORTS: Final = (b":80", b":443")  # parents may be asked by the other scheme, where they mean nothing
 NOTHING_SEEN: Final = b"Edgecache-Seen: \r\n"
 
@@ -116,7 +116,7 @@ class Parental:
 
 
 class Children:
-    """How this POP hears its children. Mutable state: the questions that wait for the log to catch up."""
+    """How this POP hears its children. Mutable state: the requests that wait for the log to catch up."""
 
     def __init__(
         self,
@@ -216,7 +216,7 @@ def _answer_behind(exchange: Exchange, go: Go) -> None:
 
 
 class _Waiting:
-    """One question that waits for the log to know what its child knows."""
+    """One request that waits for the log to know what its child knows."""
 
     __slots__ = ("_go", "exchange", "required", "timer")
 

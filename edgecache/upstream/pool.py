@@ -25,9 +25,9 @@ HELD_BACK: Final = 2.0  # seconds that readers may take nothing of an answer whi
 
 
 class OriginPool:
-    """Connections to one origin. Mutable state: the idle ones, the open ones, and the questions that wait for one.
+    """Connections to one origin. Mutable state: the idle ones, the open ones, and the requests that wait for one.
 
-    A question waits in line when `origin_connections` are busy; the line is bounded in length and in time. Clients that
+    A request waits in line when `origin_connections` are busy; the line is bounded in length and in time. Clients that
     send a body slowly get half of the connections at most and wait in a line of their own, and an answer whose readers
     take nothing of it is cut short when others wait: neither keeps everybody from the origin.
     `failed` is told the reason, a fixed word, whenever the origin lets us down.
@@ -55,18 +55,18 @@ class OriginPool:
         self._idle: list[UpstreamConnection] = []  # the one used last is used next, so that the others may expire
         self._open: set[UpstreamConnection] = set()
         self._connecting = 0
-        self.asked = 0  # questions ever, those asked again included
-        self.repeated = 0  # questions that met a connection's end, and were asked again
+        self.asked = 0  # requests ever, those asked again included
+        self.repeated = 0  # requests that met a connection's end, and were asked again
         self.fastest = 0.0  # seconds: the least time in which an answer has begun; 0 = none has
-        self._waiting: deque[tuple[float, Inquiry]] = deque()  # (deadline, question)
+        self._waiting: deque[tuple[float, Inquiry]] = deque()  # (deadline, request)
         self._most_uploads = max(1, self._most // 2)
         self._uploads: set[Inquiry] = set()  # whose bodies were not complete when they were asked
         self._uploads_waiting: deque[tuple[float, Inquiry]] = deque()
 
-    # --- questions
+    # --- requests
 
-    def ask(self, inquiry: Inquiry) -> None:
-        """Send a question at once on an idle connection, or on a new one, or when one becomes free."""
+    def send(self, inquiry: Inquiry) -> None:
+        """Send a request at once on an idle connection, or on a new one, or when one becomes free."""
         self.asked += 1
         question = inquiry.question
         held = question.body is not None or question.upgrade
@@ -78,7 +78,7 @@ class OriginPool:
             connection = self._idle.pop()
             just_used = not connection.closed and now - connection.asked_at < JUST_USED and question.is_safe
             if just_used or not connection.has_ended:
-                connection.ask(inquiry, now)
+                connection.send(inquiry, now)
                 return
             connection.close()
         if len(self._open) + self._connecting < self._most:
@@ -94,7 +94,7 @@ class OriginPool:
             self._refuse(inquiry, OriginBusy("origin-queue-full", "too many requests wait for the upstream"))
 
     def _may_upload(self, inquiry: Inquiry) -> bool:
-        """Whether one more question whose body is not complete may have a connection."""
+        """Whether one more request whose body is not complete may have a connection."""
         if len(self._uploads) >= self._most_uploads:
             self._uploads = {one for one in self._uploads if one.uploads}
         if inquiry not in self._uploads and len(self._uploads) >= self._most_uploads:
@@ -118,7 +118,7 @@ class OriginPool:
         elif inquiry.cancelled:
             self.idle(connection)
         else:
-            connection.ask(inquiry, self.clock())
+            connection.send(inquiry, self.clock())
 
     async def _new_connection(self) -> UpstreamConnection:
         """A connection to the first address that accepts; raises `OriginError`."""
@@ -159,8 +159,8 @@ class OriginPool:
     def unanswered(self, inquiry: Inquiry, error: OriginError, connection: UpstreamConnection, *, unread: bool) -> None:
         """A kept `connection` ended without a byte of an answer.
 
-        If it did not end because of the question (`unread`), what may be repeated is asked once more, on a connection
-        that is new (RFC 9112 §9.3.1). That is beside any budget: each connection that ends costs one question at most.
+        If it did not end because of the request (`unread`), what may be repeated is asked once more, on a connection
+        that is new (RFC 9112 §9.3.1). That is beside any budget: each connection that ends costs one request at most.
         """
         if not unread or inquiry.retried or not inquiry.question.may_be_repeated:
             self._refuse(inquiry, error)
@@ -185,12 +185,12 @@ class OriginPool:
             self.fastest = took
 
     def idle(self, connection: UpstreamConnection) -> None:
-        """`connection` is free: it takes the question that has waited longest."""
+        """`connection` is free: it takes the request that has waited longest."""
         connection.idle_since = 0.0
         while self._waiting:
             _, inquiry = self._waiting.popleft()
             if not inquiry.cancelled:
-                connection.ask(inquiry, self.clock())
+                connection.send(inquiry, self.clock())
                 return
         self._idle.append(connection)
 
@@ -207,7 +207,7 @@ class OriginPool:
             if inquiry.cancelled:
                 self._next_waiting()
             else:
-                self.ask(inquiry)
+                self.send(inquiry)
 
     def sweep(self, now: float) -> None:
         """End what is overdue; `now` in monotonic seconds."""
@@ -251,7 +251,7 @@ class OriginPool:
                 self._uploads_waiting.appendleft((deadline, inquiry))
                 return
             self.asked -= 1
-            self.ask(inquiry)
+            self.send(inquiry)
 
     def close(self) -> None:
         """End every connection; what is under way fails."""
@@ -260,12 +260,12 @@ class OriginPool:
 
     @property
     def waiting(self) -> int:
-        """Questions that wait for a connection."""
+        """Requests that wait for a connection."""
         return len(self._waiting) + len(self._uploads_waiting)
 
     @property
     def busy(self) -> int:
-        """Connections that are answering a question, or being opened for one."""
+        """Connections that are answering a request, or being opened for one."""
         return len(self._open) - len(self._idle) + self._connecting
 
     def __repr__(self) -> str:

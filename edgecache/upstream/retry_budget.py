@@ -1,10 +1,10 @@
-"""How many questions may be asked again: a share of those that are asked, so that retries cannot become a storm."""
+"""How many requests may be retried: a share of those that are sent, so that retries cannot become a storm."""
 
 from __future__ import annotations
 
 from typing import Final
 
-SHARE: Final = 0.2  # retries that each question earns
+SHARE: Final = 0.2  # retries that each request earns
 MOST_EARNED: Final = 256.0  # retries that may be saved up, for the moment in which every idle connection is reset
 FLOOR: Final = 5  # retries in any case: as many as there are failures until an origin is ejected
 WINDOW: Final = 10.0  # seconds without a wish to retry, after which trouble is over
@@ -22,14 +22,14 @@ class RetryBudget:
     def __init__(self, most_earned: float = MOST_EARNED) -> None:
         self._most_earned = most_earned
         self._advance = 0.0
-        self._asked_before = 0.0  # questions that earn nothing any more
+        self._asked_before = 0.0  # requests that earn nothing any more
         self._granted = 0  # since the trouble began
         self._wished = float("-inf")  # monotonic seconds of the last wish
         self.spent = 0
         self.refused = 0
 
     def spend(self, asked: int, now: float) -> bool:
-        """Whether one more question may be asked again; `asked` counts all first questions ever, `now` is monotonic."""
+        """Whether one more request may be asked again; `asked` counts all first requests ever, `now` is monotonic."""
         if now - self._wished > WINDOW:
             saved = SHARE * (asked - self._asked_before) - self._granted
             self._advance = max(FLOOR, min(self._most_earned, saved))

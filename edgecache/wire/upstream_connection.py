@@ -31,7 +31,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
         self.closed, self.writable = False, True
         self.asked_at, self.idle_since, self.leaves_at = 0.0, inf, inf
 
-    def ask(self, inquiry: Inquiry, now: float) -> None:
+    def send(self, inquiry: Inquiry, now: float) -> None:
         """Send a request, at `now` in monotonic seconds; only on a connection that is new or idle."""
         raise NotImplementedError
 

@@ -158,7 +158,7 @@ class Responses:
         inquiry = Recorder(UpstreamRequest(method, b"/", (), conditional=conditional, ranged=ranged))
         connection = self.http1(OneConnection())
         connection.connection_made(Transport())
-        connection.ask(inquiry, 1.0)
+        connection.send(inquiry, 1.0)
         for piece in self.mutator.pieces(data):
             if not connection.closed:
                 connection.data_received(piece)

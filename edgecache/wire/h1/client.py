@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from edgecache.wire.h1.client_factory import Http1
 
 log = logging.getLogger("edgecache")
-MEASURED: Final = 3  # questions of each connection whose answers are timed
-REPEATED: Final = 64 * 1024  # bytes of a safe question's body that are kept until its answer begins
-LOOKED_AT: Final = frozenset((206, 304, 408))  # statuses that may be no answer to the question
+MEASURED: Final = 3  # requests of each connection whose answers are timed
+REPEATED: Final = 64 * 1024  # bytes of a safe request's body that are kept until its answer begins
+LOOKED_AT: Final = frozenset((206, 304, 408))  # statuses that may be no answer to the request
 IDLE: Final = State.IDLE  # to name a member by its class costs a call of Python before Python 3.12
 AWAITING_HEAD: Final = State.AWAITING_HEAD
 MAX_INTERIM: Final = 32  # 1xx responses before a final one
@@ -92,14 +92,14 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
     def _enter(self, state: State) -> None:
         self.state = checked(self.state, state)
 
-    # --- the question
+    # --- the request
 
     @property
     def has_ended(self) -> bool:
         """Whether this connection, which is idle, has been closed by the server, or brings what is no response."""
         return self.closed or stale_connection.has_ended(self.transport)
 
-    def ask(self, inquiry: Inquiry, now: float) -> None:
+    def send(self, inquiry: Inquiry, now: float) -> None:
         """Send a request, at `now` in monotonic seconds; only on a connection that is new or idle."""
         assert self.state is IDLE, "one request at a time"
         self.state = AWAITING_HEAD  # for every request, hence without a call
@@ -131,7 +131,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         self.close()
 
     def pause_writing(self) -> None:
-        """The origin does not keep up with the question's body."""
+        """The origin does not keep up with the request's body."""
         self.writable = False
 
     def resume_writing(self) -> None:
@@ -401,7 +401,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         return self.pace.held_for(now)
 
     def retire(self) -> None:
-        """Take no other question: end now if none is under way, else after the answer; a tunnel stays."""
+        """Take no other request: end now if none is under way, else after the answer; a tunnel stays."""
         self.retired, self._reusable = True, False
         if self._inquiry is None and self._tunnel is None and not self.closed:
             self.close()
