@@ -136,6 +136,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         """The origin has caught up."""
+        self.writable = True
         if self._tunnel_room is not None:
             self._tunnel_room()
         elif self._upload is not None:
