@@ -68,7 +68,7 @@ class LogAppender:
             self._sender = spawn(self._send(), "outbox of the log")
 
     def _coarsen(self) -> None:
-        """Let whole sites stand for all that waits."""
+        """Replace the waiting entries by their whole sites."""
         sites = sorted({whole_site(scope) for draft in self.outbox for scope in draft.scopes})
         if len(sites) > MOST_SITES or EVERYTHING in sites:
             sites = [EVERYTHING]
@@ -93,7 +93,7 @@ class LogAppender:
                 self._told.pop(id(draft), _nobody)(mark)
 
     async def record(self, draft: Draft) -> tuple[str, bool]:
-        """The ID of the entry, as callers know it, which is recorded; raises one of `Failure`."""
+        """Record the entry; its public ID. Raises one of `Failure`."""
         return purge_id(self.region, await self.append(draft)), True
 
     # --- progress of members
@@ -125,7 +125,7 @@ class LogAppender:
         }
 
     async def close(self) -> None:
-        """End; one last try for what waits in the outbox."""
+        """Close, after one last attempt to append the outbox."""
         if self._sender is not None and not self._sender.done():
             await asyncio.wait((self._sender,), timeout=0.2)
             self._sender.cancel()

@@ -32,13 +32,13 @@ BEGINNING: Final = b"0-0"
 
 
 class ConsumerMetrics(Protocol):
-    """Told what happens to the log."""
+    """Metrics of the logs."""
 
     def applied(self, region: str, relation: Applied, seconds: float) -> None:
-        """An entry was applied, so long after it was appended."""
+        """Record an applied entry and its delay since it was appended."""
 
     def failed(self, word: str = "read") -> None:
-        """The log cannot be read at the moment, or began anew: `restarted`."""
+        """Record a failed read, or a new incarnation: `restarted`."""
 
 
 class LogConsumer:
@@ -157,7 +157,7 @@ class LogConsumer:
             await self._begin_anew()
 
     def _opened(self, region: str, id_: bytes, fields: dict[bytes, bytes]) -> Written:
-        """The fields of an entry; of one that is not sealed as it should be only its place, which is said once."""
+        """The fields of an entry; of one without a valid seal only its place, with one warning."""
         found, believed = self._store.opened(region, id_, fields)
         if not believed and not self._store.is_opening(fields):
             self._counts.failed("unsealed")
@@ -197,7 +197,7 @@ class LogConsumer:
             self._see_whether_caught_up()
 
     async def _visit(self) -> None:
-        """See to it that the log is of this run of the server, or has begun anew."""
+        """Reopen the log unless it is of this run of the server."""
         visit = await self._store.visit(self._region, self._log.applied(self._region))
         if visit is Visit.ANOTHER:
             self._counts.failed("restarted")
@@ -211,7 +211,7 @@ class LogConsumer:
         self._unknown = visit is Visit.UNKNOWN
 
     def _see_whether_caught_up(self) -> None:
-        """Registers of what was purged before this worker was there are in place: the tier can be believed."""
+        """End the replay of older entries: records of the regional tier can be proven from now on."""
         if self._must_reach is None or self.caught_up.is_set():
             return
         if all(self._log.applied(region) >= top for region, top in self._must_reach.items()):
@@ -219,7 +219,7 @@ class LogConsumer:
             self._invalidation.replaying = False
 
     async def _begin_anew(self) -> None:
-        """Our region's log has lost entries that were applied here: what is proven by it is not, from now on."""
+        """Distrust the region's log, which has lost entries that were applied here."""
         if self._log.is_trusted(self._region):
             log.warning("the log of %s was lost or rolled back: it begins anew", self._region)
             self._log.distrust(self._region)
@@ -241,7 +241,7 @@ class LogConsumer:
             await self._store.tell(self.member, self._log.vector.encode(), changed=changed)
 
     async def close(self) -> None:
-        """End: this worker is no longer among those that have to apply anything."""
+        """Close: purges no longer wait for this worker."""
         self._closed = True
         self._task.cancel()
         await asyncio.wait((self._task,), timeout=CLOSE_WITHIN)

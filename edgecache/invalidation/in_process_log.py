@@ -91,7 +91,7 @@ class InProcessLogHub:
         worker.send({"log": "done", "n": number, "all": everywhere})
 
     async def apply(self, scopes: Sequence[bytes], *, soft: bool, but: Listener | None = None) -> bool:
-        """Have every worker apply it, `but` one; whether all have, in time."""
+        """Apply it in every worker `but` one; whether all have in time."""
         number = next(self._numbers)
         told = [worker for worker in self._workers() if worker.ready and worker is not but]
         late, all_know = {id(worker) for worker in told}, asyncio.Event()

@@ -12,7 +12,7 @@ KINDS: Final = {b"u": "url ", b"t": "tag ", b"g": "tag of ", b"p": "prefix ", b"
 
 
 def shown(scope: bytes) -> str:
-    """A scope as people read it."""
+    """A scope in readable form."""
     return KINDS.get(scope[:1], "?") + scope[1:].replace(b"\0", b": ").decode("utf-8", "replace")
 
 

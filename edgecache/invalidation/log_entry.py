@@ -26,7 +26,7 @@ Written = Mapping[bytes, bytes]
 
 
 class Draft(NamedTuple):
-    """An entry before the log has given it its place."""
+    """An entry without its place in the log."""
 
     kind: EntryKind = EntryKind.PURGE
     scopes: tuple[bytes, ...] = ()
@@ -67,7 +67,7 @@ def read_place(id_: bytes, fields: Written) -> tuple[int, int]:
 
 
 def read_entry(id_: bytes, fields: Written) -> LogEntry:
-    """The entry; ValueError as `read_place` says. What else cannot be read makes it `UNKNOWN`."""
+    """The entry; ValueError as `read_place` says. Otherwise malformed entries are `UNKNOWN`."""
     mark, previous = read_place(id_, fields)
     try:
         kind = EntryKind(fields[b"k"].decode())
@@ -101,7 +101,7 @@ def flat(fields: Written) -> list[bytes]:
 
 
 def purge_id(region: str, mark: int) -> str:
-    """The ID of a purge as callers know it."""
+    """The public ID of a purge."""
     return f"{region}:{version_vector.write_mark(mark)}"
 
 

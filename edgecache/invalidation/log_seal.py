@@ -22,7 +22,7 @@ PLACE: Final = (b"i", b"p")
 
 
 class LogPlace(NamedTuple):
-    """Where an entry belongs, as the stream has it."""
+    """Place of an entry in the stream."""
 
     stream: bytes
     incarnation: bytes
@@ -31,13 +31,13 @@ class LogPlace(NamedTuple):
 
 
 def sealed(codec: Codec, place: LogPlace, draft: Draft) -> bytes:
-    """What lies in the field `e` of `draft` at `place`."""
+    """Value of the field `e` for `draft` at `place`."""
     plain = orjson.dumps([part.decode("latin-1") for part in draft.fields()])
     return b64encode(codec.seal(_key(place), plain))
 
 
 def opened(codec: Codec, stream: bytes, id_: bytes, fields: Written) -> Written | None:
-    """The fields of the entry `id_` of a stream as if they had not been sealed; None if they were not, or not there."""
+    """The unsealed fields of the entry `id_`; None without a valid seal for that place."""
     place = LogPlace(stream, fields.get(b"i", b""), fields.get(b"p", b""), id_)
     try:
         plain = codec.open(_key(place), b64decode(fields[SEALED], validate=True))
@@ -49,7 +49,7 @@ def opened(codec: Codec, stream: bytes, id_: bytes, fields: Written) -> Written 
 
 
 def place_of(fields: Written) -> Written:
-    """What is left of an entry that is not believed: its place."""
+    """Place of an entry without a valid seal."""
     return {name: fields[name] for name in PLACE if name in fields}
 
 

@@ -16,7 +16,7 @@ PROPAGATION: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.
 
 
 class LogMetrics:
-    """The metrics of the logs. Regions are few, and come from the operator's settings."""
+    """Metrics of the logs. Regions come from the settings."""
 
     def __init__(self, registry: Registry, region: str) -> None:
         self._registry = registry
@@ -26,7 +26,7 @@ class LogMetrics:
         self._failures: dict[str, Counter] = {}
 
     def read(self, log: PurgeLog, follower: LogConsumer, writer: LogAppender) -> None:
-        """Export what these know of themselves."""
+        """Export gauges of these."""
         gauge = self._registry.gauge
         gauge("edgecache_purge_registers", "Purged names that are remembered.", read=lambda: len(log))
         gauge("edgecache_purge_register_bytes", "Memory that they take.", read=lambda: log.bytes_used)
@@ -69,7 +69,7 @@ class LogMetrics:
         )
 
     def applied(self, region: str, relation: Applied, seconds: float) -> None:
-        """An entry that names something was applied, so long after it was appended."""
+        """Record an applied entry and its delay since it was appended."""
         counter = self._applied.get((region, relation))
         if counter is None:
             counter = self._applied[region, relation] = self._registry.counter(
@@ -89,7 +89,7 @@ class LogMetrics:
         self._propagation[region].observe(seconds)
 
     def failed(self, word: str = "read") -> None:
-        """The log could not be read or written; `word` is one of the fixed words in `valkey/batching.py`."""
+        """Count a failed read or write; `word` is one of the fixed words in `valkey/batching.py`."""
         counter = self._failures.get(word)
         if counter is None:
             counter = self._failures[word] = self._registry.counter(
@@ -98,4 +98,4 @@ class LogMetrics:
         counter.value += 1
 
     def batch(self, keys: int, seconds: float) -> None:
-        """Reads are not counted: see `lanes.Counts`."""
+        """Reads are not counted."""

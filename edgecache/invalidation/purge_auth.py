@@ -49,7 +49,7 @@ class Neighbour(NamedTuple):
 
 
 class Credentials(NamedTuple):
-    """What a request brings: the values of `Authorization` and `Fastly-Key`, and whether its address may purge."""
+    """Credentials of a request: the values of `Authorization` and `Fastly-Key`, and whether its address may purge."""
 
     authorization: bytes | None = None
     key: bytes | None = None
@@ -57,7 +57,7 @@ class Credentials(NamedTuple):
 
     @property
     def claimed(self) -> bool:
-        """Whether it brings a secret, right or wrong."""
+        """Whether it has a secret, right or wrong."""
         return bool(self.authorization or self.key)
 
 

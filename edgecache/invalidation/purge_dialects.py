@@ -65,7 +65,7 @@ def purge_of_request(request: Request, caller: Caller, tag_fields: frozenset[byt
 
 
 def _refuse_more(request: Request, tag_fields: frozenset[bytes]) -> None:
-    """Refuse what would be left undone: content, and fields that may say what to purge and are not understood."""
+    """Refuse content, and unknown fields that may name purges."""
     if request.framing.length != 0:
         raise malformed(f"a {request.method.decode()} has no content here: POST /purges takes lists")
     known = UNDERSTOOD | tag_fields | MEANINGLESS | (set(BAN_FIELDS) if request.method == b"BAN" else set())
@@ -76,7 +76,7 @@ def _refuse_more(request: Request, tag_fields: frozenset[bytes]) -> None:
 
 
 def _named(request: Request, caller: Caller, site: bytes, tag_fields: frozenset[bytes]) -> list[bytes]:
-    """What the fields name, else the target. A ban by tags is of whatever host, path and type: that is more."""
+    """Scopes of the fields, else of the target. A ban by tags ignores host, path and type, and so purges more."""
     fields = request.fields
     method = (fields.get(b"x-purge-method") or b"").strip().lower()
     if method not in (b"", b"default", b"exact", b"regex"):
@@ -94,7 +94,7 @@ def _named(request: Request, caller: Caller, site: bytes, tag_fields: frozenset[
 
 
 def _by_tags(fields: Fields, caller: Caller, tag_fields: frozenset[bytes]) -> list[bytes] | None:
-    """What is named by tags; None if no field names tags."""
+    """Scopes of tags; None if no field names tags."""
     sources = {name: name for name in sorted(tag_fields)} | PATTERN_FIELDS
     patterns = {source: value for name, source in sources.items() if (value := fields.get(name)) is not None}
     if not patterns and not any(name in fields for name in KEY_FIELDS):
@@ -123,7 +123,7 @@ def _listed(name: bytes, value: bytes) -> list[bytes]:
 
 
 def _place(target: bytes, method: bytes) -> PatternPlace:
-    """What the target of a purge means; with a query it is one URL, unless it is said to be a pattern."""
+    """Scopes of the target; with a query it is one URL, unless declared a pattern."""
     plain = method == b"exact" or b"?" in target
     if method == b"regex" or (target.endswith(b".*") and not plain):
         return place_in(target)
@@ -141,7 +141,7 @@ def _at(place: PatternPlace, site: bytes, request: Request) -> list[bytes]:
 
 
 def _by_ban(fields: Fields, caller: Caller, site: bytes) -> list[bytes]:
-    """What X-Host and X-Url name by regular expressions; any host is any of the caller's."""
+    """Scopes of the regular expressions in X-Host and X-Url, within the caller's hosts."""
     content_type = fields.get(b"x-content-type")
     if content_type is not None and words_in(content_type.strip()) is not None:
         raise Unsupported("X-Content-Type is not understood in a purge here")

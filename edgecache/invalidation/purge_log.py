@@ -114,12 +114,12 @@ class PurgeLog:
 
     @property
     def floor(self) -> Vector:
-        """What a response must know to be proven, whatever its site."""
+        """The least `seen` of a proven response of any site."""
         return self._floor.merged(self.registers.floor)
 
     @property
     def vector(self) -> Vector:
-        """What has been applied, per region; the same object until the position moves."""
+        """Last mark applied by region; the same object until the position moves."""
         if self._vector is None:
             self._vector = Vector(self._applied).without(HERE)
         return self._vector
@@ -132,7 +132,7 @@ class PurgeLog:
         return stamp
 
     def suspend(self, suspended: bool) -> None:
-        """Whether, from now on, everything has to be checked each time, because more than this log decides."""
+        """Set whether every use needs a full check, as while cut off."""
         self._suspended = suspended
         self.fence = NO_FENCE if suspended else self.position
 
@@ -211,7 +211,7 @@ class PurgeLog:
         return Applied.GAP if entry.previous > last else Applied.FORKED
 
     def _take(self, region: str, entry: LogEntry, relation: Applied, now: float) -> None:
-        """Do what the entry says."""
+        """Apply the entry to registers, writes and floors."""
         match entry.kind:
             case EntryKind.PURGE:
                 self._name(entry.scopes, region, entry.mark, soft=entry.soft)
@@ -227,7 +227,7 @@ class PurgeLog:
                 pass
 
     def distrust(self, region: str) -> None:
-        """The log of `region` is not what it was: until it has a new incarnation, nothing is proven of it."""
+        """Distrust the log of `region` until it has a new incarnation."""
         self._advance(region, 0)
         self._raise_floor(region, beyond(self.applied(region)))
 
@@ -244,7 +244,7 @@ class PurgeLog:
         self.registers.settle(map(scopes.canonical, named), HERE, position, (region, mark))
 
     def _advance(self, region: str, mark: int) -> None:
-        """Something was applied: whatever passed before has to pass again."""
+        """Advance the position: entries must be checked again."""
         self.position += 1
         if not self._suspended:
             self.fence = self.position
@@ -264,7 +264,7 @@ class PurgeLog:
         self.registers.name(map(scopes.canonical, named), self.position, Vector({region: mark}), soft=soft)
 
     def _names(self, subject: Subject) -> list[bytes]:
-        """Every scope that could be in a register, or in doubt, and names `subject`."""
+        """Scopes that name `subject` and may be in a register or in doubt."""
         looked_for = self.registers.looked_for
         if subject.tags and not looked_for.tagged:
             subject = Subject(subject.key, (), subject.alias)
@@ -290,12 +290,12 @@ class PurgeLog:
 
     @property
     def writes(self) -> int:
-        """How many writes have begun and not ended."""
+        """Number of writes in doubt."""
         return len(self._writes)
 
     @property
     def bytes_used(self) -> int:
-        """What the registers take."""
+        """Bytes of the registers."""
         return self.registers.bytes_used
 
     def __len__(self) -> int:

@@ -22,7 +22,7 @@ DOT: Final = re.compile(rb"(?<!\\)\.")
 
 
 class Unsupported(ValueError):
-    """A pattern that this server does not carry out; the words say what it takes."""
+    """An unsupported pattern; the message names supported ones."""
 
 
 class PatternPlace(NamedTuple):
@@ -36,7 +36,7 @@ EVERY_PLACE: Final = PatternPlace(b"/", below=True)
 
 
 def place_in(pattern: bytes) -> PatternPlace:
-    """What a regular expression over targets begins with, read as anchored there; raises `Unsupported`.
+    """Literal prefix of an anchored regular expression over targets; raises `Unsupported`.
 
     Prefixes are of whole segments: one that ends within a segment, as `/shop/a.*` does, means all of `/shop/`.
     """

@@ -18,7 +18,7 @@ SWITCHES: Final = ("everything", "soft")
 
 
 class Purge(NamedTuple):
-    """What is to be purged."""
+    """A validated purge."""
 
     scopes: tuple[bytes, ...]
     soft: bool = False
@@ -149,10 +149,10 @@ def _is_plain(text: str) -> bool:
 
 
 def all_of(caller: Caller) -> list[bytes]:
-    """The scopes of all that the caller may purge."""
+    """Scopes of all sites of the caller."""
     return [scopes.site(host.encode()) for host in caller.hosts] or [scopes.EVERYTHING]
 
 
 def malformed(sentence: str) -> PurgeRefused:
-    """The refusal of what cannot be read."""
+    """Refusal of a malformed request."""
     return PurgeRefused(400, "purge-malformed", sentence)

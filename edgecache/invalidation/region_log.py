@@ -29,7 +29,7 @@ _numbers = count()
 
 
 class RegionLog:
-    """A worker's follower and writer."""
+    """A worker's consumer and appender."""
 
     def __init__(
         self,
@@ -53,13 +53,13 @@ class RegionLog:
         counts.read(invalidation.log, self.follower, self.writer)
 
     async def close(self) -> None:
-        """End both."""
+        """Close both."""
         await self.writer.close()
         await self.follower.close()
 
 
 def writer_of(settings: Settings, counts: LogMetrics, known: Callable[[], int]) -> LogAppender:
-    """What appends to the log of the settings' region; `known` is the last mark of it that this process has seen."""
+    """Appender of the region's log; `known` is its last mark seen in this process."""
     store = home_store(settings)
     breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)
     guard = Availability(store.link, breaker, time.monotonic, counts)
@@ -82,5 +82,5 @@ def far_store(settings: Settings, url: str) -> LogStore:
 
 
 def codec_of(settings: Settings) -> Codec | None:
-    """What seals the entries of the logs; None without a key for the tier."""
+    """Codec that seals log entries; None without EDGECACHE_REGIONAL_KEY."""
     return Codec(AESGCM(settings.regional_key), os.urandom) if settings.regional_key else None

@@ -28,7 +28,7 @@ NO_SITE: Final = b""  # the group of scopes that name no host
 
 
 class Verdict(Label):
-    """Whether a response may be used, as far as invalidations go. From best to worst."""
+    """Usability of a response by invalidations, from best to worst."""
 
     USABLE = "usable"
     STALE = "stale"  # softly invalidated: to be treated as stale
@@ -66,7 +66,7 @@ class Register:
         return Verdict.USABLE if seen.covers(self.soft) else Verdict.STALE
 
     def note(self, position: int, marks: Vector, *, soft: bool) -> None:
-        """An entry at `position`, with these marks, names the scope."""
+        """Record an entry at `position`, with these marks, that names the scope."""
         if soft:
             self.soft_at = position
             self.soft = marks.merged(self.soft)
@@ -76,7 +76,7 @@ class Register:
 
     @property
     def position(self) -> int:
-        """That of the last entry."""
+        """Position of the last entry."""
         return max(self.hard_at, self.soft_at)
 
 
@@ -106,7 +106,7 @@ class Group:
         self.size = size  # bytes
 
     def fold(self) -> bytes:
-        """Let the oldest register fall into the floor; its scope."""
+        """Fold the oldest register into the floor; its scope."""
         scope, register = self.registers.popitem(last=False)
         self.floor = self.floor.over(register.position, register.hard.merged(register.soft))
         return scope
@@ -124,14 +124,14 @@ class Groups:
         return self._all.get(site)
 
     def put(self, group: Group, size: int) -> None:
-        """`group` has an entry, and this size from now on; or is new."""
+        """Insert or update `group` with its new size."""
         self.remove(group)
         group.size = size
         self._all[group.site] = group
         self._weights.setdefault(size.bit_length(), OrderedDict())[group.site] = group
 
     def remove(self, group: Group) -> None:
-        """It is none of these any more."""
+        """Remove a group."""
         weight = group.size.bit_length()
         if self._all.pop(group.site, None) is not None:
             del self._weights[weight][group.site]
@@ -139,7 +139,7 @@ class Groups:
                 del self._weights[weight]
 
     def heaviest(self) -> Group | None:
-        """One that none is twice as large as."""
+        """A group of at least half the largest size."""
         return next(iter(self._weights[max(self._weights)].values())) if self._weights else None
 
     def lightest(self) -> Group | None:
@@ -185,7 +185,7 @@ class Registers:
         return worst
 
     def verdict(self, names: list[bytes], site: bytes, seen: Vector) -> Verdict:
-        """The same of one that came with the vector `seen`."""
+        """The same for a response with the vector `seen`."""
         group = self._sites.get(site)
         floor = self._crowd_floor(site) if group is None else group.floor
         proven = seen.covers(floor.marks) and seen.covers(self._anywhere.floor.marks)
@@ -205,7 +205,7 @@ class Registers:
     # --- what happens
 
     def name(self, named: Iterable[bytes], position: int, marks: Vector, *, soft: bool) -> None:
-        """An entry at `position`, with these marks, names these scopes."""
+        """Record an entry at `position`, with these marks, that names these scopes."""
         for scope in named:
             group = self._group_of(scopes.host_of(scope))
             register = group.registers.get(scope)
@@ -283,7 +283,7 @@ class Registers:
         self._grow(group, -1, -(REGISTER_OVERHEAD + len(scope)))
 
     def _thin_out(self) -> None:
-        """One of the sites with the fewest registers joins the crowd."""
+        """Move one of the sites with the fewest registers into the crowd."""
         group = self._sites.lightest()
         if group is None:
             return
@@ -296,7 +296,7 @@ class Registers:
 
     @property
     def floor(self) -> Vector:
-        """What a response of whatever site must know."""
+        """The least `seen` of a proven response of any site."""
         return self._anywhere.floor.marks
 
     def __len__(self) -> int:

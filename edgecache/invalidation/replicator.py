@@ -30,7 +30,7 @@ Part = Callable[[LogStore, LogStore], Awaitable[None]]
 
 
 class LogReplicator:
-    """Copies from the Valkey of `peer` into that of `region`. Mutable state: how far each log was read."""
+    """Replicates logs from the Valkey of `peer` into that of `region`. Mutable state: read positions."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class LogReplicator:
         self.trouble = ""  # why it cannot be copied: unreachable, or refused
 
     async def run(self) -> None:
-        """Copy for ever. Each part has connections of its own, and begins anew by itself when they fail."""
+        """Replicate until stopped. Each part has its own connections, and restarts by itself when they fail."""
         async with asyncio.TaskGroup() as tasks:
             for part in (self._look, self._read, self._take_pushes):
                 tasks.create_task(self._again_and_again(part))
@@ -79,7 +79,7 @@ class LogReplicator:
             await asyncio.sleep(RECONNECT)
 
     async def stop(self) -> None:
-        """Copy no more: whatever waits for an answer has its connection closed."""
+        """Stop: connections with pending commands are closed."""
         self._over = True  # a command may swallow the cancellation of its task
         for store in tuple(self._stores):
             await _closed(store)

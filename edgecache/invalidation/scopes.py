@@ -64,7 +64,7 @@ def site(host: bytes) -> bytes:
 
 @memoize(4096)
 def canonical(scope: bytes) -> bytes:
-    """`scope` as it is compared: every spelling of what it names has one."""
+    """Canonical form of `scope`."""
     kind, value = scope[:1], scope[1:]
     if kind == b"u":
         return b"u" + uri.normalised(value)
@@ -114,7 +114,7 @@ class LookedFor:
         self._depths: Counter[int] = Counter()  # how many path prefixes there are of each depth
 
     def add(self, scope: bytes) -> None:
-        """There is one more: look for its like."""
+        """Count one more scope of its kind."""
         kind = scope[:1]
         if kind == b"p":
             self._depths[depth(scope)] += 1
@@ -123,7 +123,7 @@ class LookedFor:
             self.tagged += 1
 
     def remove(self, scope: bytes) -> None:
-        """It is gone: do not look for tags, nor deeper, than what is left."""
+        """Count one less."""
         kind = scope[:1]
         if kind == b"p":
             segments = depth(scope)

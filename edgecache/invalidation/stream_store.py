@@ -140,7 +140,7 @@ MEMBERS: Final = "return {redis.call('TIME'), redis.call('HGETALL', KEYS[1])}"
 
 
 class Visit(Enum):
-    """What the server is to the log that it holds."""
+    """Relation of the server to the log that it holds."""
 
     UNKNOWN = 0  # it does not say which run it is
     SAME = 1  # the run that had it, or there was none
@@ -148,7 +148,7 @@ class Visit(Enum):
 
 
 class LogMember(NamedTuple):
-    """A worker that follows the logs."""
+    """A worker that consumes the logs."""
 
     name: str  # pop/process
     vector: Vector  # what it has applied
@@ -161,12 +161,12 @@ class LogMember(NamedTuple):
 
 
 def stream_key(region: str) -> bytes:
-    """Where the log of `region` lies."""
+    """Key of the log of `region`."""
     return b"ec:{log}:region:" + region.encode()
 
 
 class LogStore:
-    """The logs that lie in one Valkey. Every method raises one of `valkey.Failure`."""
+    """Logs in one Valkey. Every method raises one of `valkey.Failure`."""
 
     def __init__(self, link: Link, retention: int, codec: Codec | None = None) -> None:
         self.link = link
@@ -214,7 +214,7 @@ class LogStore:
         return fields.get(b"k") == b"open"
 
     def append_command(self, region: str, draft: Draft, known: int) -> Command:
-        """What appends `draft` to the log of `region`, of which the caller has seen `known`, a mark.
+        """Command that appends `draft` to the log of `region`, of which the caller has seen `known`, a mark.
 
         Its reply is read by `appended`.
         """
@@ -223,7 +223,7 @@ class LogStore:
 
     @staticmethod
     def appended(reply: Any) -> int:
-        """The mark of the entry that was appended; raises what the server answered instead."""
+        """The mark of the appended entry; raises the server's error."""
         if isinstance(reply, Exception):
             raise reply
         try:
@@ -320,19 +320,19 @@ class LogStore:
             _checked(await self.link.run(commands))
 
     async def beats(self) -> dict[str, bytes]:
-        """The number that grows, per region."""
+        """Contact counters by region."""
         found = _checked(await self.link.run([("HGETALL", BEATS)]))[0]
         return {name.decode("ascii", "replace"): value for name, value in found.items()}
 
     # --- progress of members
 
     async def tell(self, member: str, vector: bytes, *, changed: bool) -> None:
-        """`member` lives, and has applied `vector`; `changed` if that is new."""
+        """Heartbeat of `member`, which has applied `vector`; `changed` if that is new."""
         acks = b"%d" % (MOST_ACKS if changed else 0)
         _checked(await self.link.run([("EVAL", TELL, "2", POPS, ACKS, member, vector, acks)]))
 
     async def leave(self, *members: str) -> None:
-        """`members` are no more."""
+        """Remove `members`."""
         _checked(await self.link.run([("HDEL", POPS, *members)]))
 
     async def members(self) -> list[LogMember]:

@@ -33,7 +33,7 @@ def incarnation(count: int, nonce: int) -> int:
 
 
 def count_of(incarnation: int) -> int:
-    """How often the log had begun anew, or a larger number."""
+    """The incarnation's count."""
     return incarnation >> _NONCE_BITS
 
 
@@ -95,12 +95,12 @@ class Vector:
         return iter(self._marks)
 
     def covers(self, other: Vector) -> bool:
-        """Whether everything that `other` knows is known here."""
+        """Whether every mark of `other` is reached."""
         marks = self._marks
         return all(marks.get(region, 0) >= mark for region, mark in other._marks.items())
 
     def merged(self, other: Vector) -> Vector:
-        """The pointwise maximum: what either knows."""
+        """The pointwise maximum."""
         if self.covers(other):
             return self
         if other.covers(self):
@@ -108,7 +108,7 @@ class Vector:
         return Vector({region: max(self[region], other[region]) for region in self._marks.keys() | other._marks.keys()})
 
     def at_most(self, other: Vector) -> Vector:
-        """The pointwise minimum: what both know."""
+        """The pointwise minimum."""
         marks = other._marks
         return Vector({region: min(mark, marks[region]) for region, mark in self._marks.items() if region in marks})
 

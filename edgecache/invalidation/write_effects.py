@@ -52,7 +52,7 @@ def invalidated_scopes(request: Request, response: Response) -> tuple[bytes, ...
 
 
 def _storable(named: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """Those that can name what is stored: a longer URL is not stored, and a longer tag is its whole site's."""
+    """Scopes that can match stored responses: overlong URLs are not stored, overlong tags mean the whole site."""
     short = [scopes.whole_site(name) if _is_long(name) and name[:1] == b"g" else name for name in named]
     return tuple([name for name in short if not _is_long(name)])
 
@@ -81,7 +81,7 @@ def _own_purge(value: bytes | None, target: bytes, host: bytes) -> list[bytes]:
 
 
 def token_of(fields: Fields, *, cookies: bool) -> Vector | None:
-    """The token that a request brings, by its field or, with `cookies`, its cookie; None if it brings none."""
+    """The consistency token of a request, from its field or, with `cookies`, its cookie; None if absent."""
     value = fields.get(TOKEN)
     if value is None and cookies and (cookie := fields.get(b"cookie")) is not None and TOKEN in cookie:
         value = _cookie(cookie)
@@ -102,7 +102,7 @@ def _cookie(value: bytes) -> bytes | None:
 
 
 def token_lines(region: str, mark: int, *, cookie: bool) -> bytes:
-    """The field lines that give a writer his token."""
+    """Field lines with the consistency token."""
     value = Vector({region: mark}).encode()
     lines = b"%b: %b\r\n" % (TOKEN_NAME, value)
     if cookie:

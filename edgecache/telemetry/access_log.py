@@ -35,7 +35,7 @@ CHUNK = 256 * 1024  # characters of lines handed over at once
 
 
 class LogRecord(NamedTuple):
-    """One exchange, as logged. The hot path may hand over a plain tuple in this order, which costs less."""
+    """A log record. The hot path adds plain tuples in this order, which cost less."""
 
     time: float  # when the request began, seconds since 1970
     client: Text
@@ -108,7 +108,7 @@ class AccessLog:
             self.flush_some()
 
     def flush_some(self) -> bool:
-        """A piece of that; whether there is more of what was there when the first piece was begun."""
+        """Flush a batch; whether records of the same flush are left."""
         if self._at == len(self._taken):
             self._taken, self._at = self._records[:], 0
             self._records.clear()
@@ -162,7 +162,7 @@ def _lines(records: Sequence[Record | str], quoted: Quoted) -> list[str]:
 
 
 class Quoted(dict[Text, str]):
-    """Texts as JSON strings, remembered: most requests repeat the method, host, user agent and target of others.
+    """Texts as JSON strings, cached: most requests repeat method, host, user agent and target.
 
     Bounded: longer texts than `longest` are not remembered, and at `most` texts everything is forgotten.
     """

@@ -16,7 +16,7 @@ SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 
 
 class LoopLag:
-    """The probe of one event loop."""
+    """Lag probe of an event loop."""
 
     def __init__(self, registry: Registry) -> None:
         self._observe = registry.histogram(
@@ -26,13 +26,13 @@ class LoopLag:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Look from now on, on the running event loop."""
+        """Start probing the running event loop."""
         loop = asyncio.get_running_loop()
         self._due = loop.time() + EVERY
         self._timer = loop.call_at(self._due, self._look)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop."""
         if self._timer is not None:
             self._timer.cancel()
 

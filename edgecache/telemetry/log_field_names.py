@@ -25,7 +25,7 @@ USUAL: Final = tuple(
 
 
 def chosen(words: Iterable[str]) -> tuple[str, ...]:
-    """The names that `words` choose, in the order of all; raises ValueError for what is no field."""
+    """The names chosen by `words`, in canonical order; raises ValueError for unknown fields."""
     names: set[str] = set()
     for word in words:
         if word in ("default", "all"):

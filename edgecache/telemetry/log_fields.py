@@ -204,7 +204,7 @@ class LineFormat:
         ]
 
     def line(self, seen: LogContext) -> str:
-        """The line of what was `seen`."""
+        """The line for a request."""
         return "{" + ",".join(self._members(seen)) + "}\n"
 
     def more(self, seen: LogContext) -> str:

@@ -45,7 +45,7 @@ class Counter:
         self.value: float = 0
 
     def values(self) -> list[float]:
-        """What a snapshot holds of it."""
+        """Values for a snapshot."""
         return [self.value]
 
 
@@ -65,7 +65,7 @@ class Reading(Gauge):
         self._read = read
 
     def values(self) -> list[float]:
-        """What a snapshot holds of it: the reading of this moment."""
+        """Values for a snapshot: the current reading."""
         self.value = self._read()
         return [self.value]
 
@@ -86,7 +86,7 @@ class Histogram:
         self.total += value * times
 
     def values(self) -> list[float]:
-        """What a snapshot holds of it: the sum, then the count of each bucket."""
+        """Values for a snapshot: the sum, then the count of each bucket."""
         return [self.total, *self.counts]
 
 
@@ -158,7 +158,7 @@ class Registry:
         return found
 
     def forget(self, name: str) -> None:
-        """Let go of all series of a metric, as if it had never been declared."""
+        """Remove all series of a metric."""
         self._metrics.pop(name, None)
 
     def snapshot(self) -> Snapshot:
@@ -182,7 +182,7 @@ def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
 
 
 def cumulative(snapshot: Snapshot) -> Snapshot:
-    """What stays true of a process that has died: its counters and histograms."""
+    """Metrics that outlive a process: its counters and histograms."""
     return {name: family for name, family in snapshot.items() if family["kind"] != "gauge"}
 
 
