@@ -80,7 +80,7 @@ class Worker:
         self._requests = self.watch.requests
         self.bytes_in = self._requests.bytes_in
         self._switch = Switch(self._new_way(settings))
-        self._admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
+        self.admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
         self._log = AccessLog(settings.access_log, access_log_write)
         self._sweeper: asyncio.TimerHandle | None = None
         self._unswept: list[ClientConnection] = []  # connections of this round that were not looked at yet
@@ -131,12 +131,12 @@ class Worker:
         self.check_unfinished = self._heads.check_unfinished
 
     @property
-    def _pool(self) -> OriginPool | Origins:
+    def pool(self) -> OriginPool | Origins:
         """The origins of the moment."""
         return self._switch.current.origin
 
     @property
-    def _parents(self) -> Parents | None:
+    def parents(self) -> Parents | None:
         """The parents of the moment, if there are any."""
         return self._switch.current.parents
 
@@ -179,7 +179,7 @@ class Worker:
         """The parts that hold settings of their own."""
         clients = (connection.peer for connection in self.connections)
         most, most_per_address = settings.max_connections, settings.max_connections_per_address
-        self._admission.tune(most, most_per_address, self._trusted, clients)
+        self.admission.tune(most, most_per_address, self._trusted, clients)
         edge, patience = self.edge, settings.follower_timeout
         edge.tune(limits_of(settings))
         self._read_heads(settings)
@@ -267,11 +267,11 @@ class Worker:
 
     def admit(self, client: str) -> BadRequest | None:
         """Let one more connection from `client` in, or say why not."""
-        return self._admission.enter(client)
+        return self.admission.enter(client)
 
     def release(self, client: str) -> None:
         """One that was let in has ended before it was a client's."""
-        self._admission.leave(client)
+        self.admission.leave(client)
 
     def handshake_failed(self, reason: str) -> None:
         """A handshake failed: count it."""
@@ -279,7 +279,7 @@ class Worker:
 
     def joined(self, connection: ClientConnection) -> BadRequest | None:
         """A client has connected; why it is to be turned away, if it is."""
-        refusal = None if connection.admitted else self._admission.enter(connection.peer)
+        refusal = None if connection.admitted else self.admission.enter(connection.peer)
         if refusal is None:
             self.connections.add(connection)
             self.watch.opened.value += 1
@@ -291,7 +291,7 @@ class Worker:
         if connection in self.connections:
             self.connections.remove(connection)
             self.room.closed(connection.transport)
-            self._admission.leave(connection.peer)
+            self.admission.leave(connection.peer)
             if not self.connections:
                 self._all_left.set()
 
@@ -380,7 +380,7 @@ class Worker:
         """One pass over all but the connections."""
         now = self.clock()
         self._time.look()
-        self.crowded = self._admission.crowded
+        self.crowded = self.admission.crowded
         self._listeners.sweep(now)
         if self._locator is not None and now >= self._next_look:
             self._next_look = now + GEO_LOOK

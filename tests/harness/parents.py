@@ -44,7 +44,7 @@ class Chain:
 
 def parents_of(pop: Pop) -> Parents:
     """The product's."""
-    parents: Parents = pop.worker._parents
+    parents: Parents = pop.worker.parents
     return parents
 
 

@@ -56,7 +56,7 @@ class Pop:
         """
         worker, before = self.worker, self.worker.clock
         for now in (before, lambda: before() + seconds):  # the first look notes since when some have waited
-            worker.clock = worker._pool.clock = now
+            worker.clock = worker.pool.clock = now
             worker._sweep_parts()
             for connection in tuple(worker.connections):
                 connection.sweep(now())

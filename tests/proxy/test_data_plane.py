@@ -258,7 +258,7 @@ async def test_requests_wait_in_a_bounded_line_for_the_origin(origin: OriginDoub
             await one.request("GET", "/0")
             await origin.request_seen()
             await two.request("GET", "/1")
-            await until(lambda: pop.worker._pool.waiting == 1)
+            await until(lambda: pop.worker.pool.waiting == 1)
             await three.request("GET", "/2")
             refused = await three.response()
             gate.set()

@@ -146,9 +146,9 @@ async def test_a_stream_that_outgrew_the_cache_is_for_nobody(origin: OriginDoubl
             await client.response_head()
             client.reset()  # a FIN alone would be a client that still reads
         await until(lambda: not pop.worker.connections)
-        assert pop.worker._pool.busy == 1
+        assert pop.worker.pool.busy == 1
         gate.set()
-        await until(lambda: pop.worker._pool.busy == 0)
+        await until(lambda: pop.worker.pool.busy == 0)
 
 
 async def test_an_origin_that_does_not_read_stops_the_client(origin: OriginDouble) -> None:

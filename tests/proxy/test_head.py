@@ -29,7 +29,7 @@ def told(response: ReceivedResponse, *, but: tuple[str, ...] = ("Age", "Cache-St
 
 async def idle(pop: Pop) -> None:
     """Wait until nothing is asked of the origin any more."""
-    await until(lambda: not pop.worker._pool.busy and not len(pop.worker.edge.flights))
+    await until(lambda: not pop.worker.pool.busy and not len(pop.worker.edge.flights))
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
@@ -101,7 +101,7 @@ async def test_what_is_not_stored_is_not_read(origin: OriginDouble, reply: Reply
     async with running_pop(origin, max_object_memory="64KiB") as pop:
         response = await pop.request("HEAD", "/page")
         assert (response.status, response.body) == (200, b"")
-        await until(lambda: not pop.worker._pool.busy)
+        await until(lambda: not pop.worker.pool.busy)
         assert len(pop.worker.edge.memory) == 0
     never.set()
 

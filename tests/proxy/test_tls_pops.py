@@ -87,7 +87,7 @@ async def test_who_is_no_pop_is_refused_before_any_byte(
             good = pops.issue("x", uris=["edgecache:pop:eu-1"])
             assert await bytes_got(pop.pop_port, sites.trusting(good, version=version)) == b""
         assert failures(pop, "version") == 2
-        await until(lambda: pop.worker._admission._count == 0)
+        await until(lambda: pop.worker.admission.count == 0)
         assert origin.requests == []
         assert pop.worker.connections == set()
 
@@ -182,7 +182,7 @@ async def test_our_certificate_for_origins_is_renewed(sites: Authority, pops: Au
         url = f"https://localhost:{origin.port}"
         own = {"origin_certificate": ours.certificate, "origin_certificate_key": ours.key}
         async with running_pop(url, origin_ca=sites.file, **own) as pop:
-            pool = pop.worker._pool
+            pool = pop.worker.pool
             now = time.monotonic()
             for change in (None, pops.issue("pop"), None, "broken"):
                 if isinstance(change, str):

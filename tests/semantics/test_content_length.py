@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import pytest
+from harness.observed import samples
 from harness.origin import OriginDouble, Reply
 from harness.pop import running_pop
 from harness.valkey import Server
@@ -137,7 +138,7 @@ async def test_an_answer_that_is_not_as_long_as_its_head_says_is_cut(origin: Ori
         again = await pop.get("/it")
 
     assert len(again.body) == 100_000
-    assert pop.worker.watch._not_stored[Refused.LENGTH].value == 1
+    assert samples(pop.worker.snapshot())["edgecache_not_stored_total,length"] == 1
 
 
 async def test_what_the_region_has_is_proven_when_it_rises(origin: OriginDouble, valkey: Server) -> None:

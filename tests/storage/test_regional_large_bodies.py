@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from harness.client import until
+from harness.observed import samples
 from harness.origin import OriginDouble, Reply
 from harness.pop import Pop, running_pop
 from harness.valkey import Server, running_valkey
@@ -37,7 +38,7 @@ def settings(server: Server) -> dict[str, object]:
 
 def not_stored(pop: Pop, reason: Refused) -> int:
     """How many responses were not stored for this reason."""
-    return int(pop.worker.watch._not_stored[reason].value)
+    return int(samples(pop.worker.snapshot())[f"edgecache_not_stored_total,{reason.value}"])
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from harness.client import until
-from harness.observed import samples
+from harness.observed import logged, samples
 from harness.origin import OriginDouble, Reply, hang
 from harness.pop import Pop, running_pop
 from harness.valkey import Server
@@ -251,15 +250,14 @@ async def test_no_client_can_make_series(origin: OriginDouble) -> None:
 async def test_the_log_says_who_answered_why_and_how_long_each_tier_took(origin: OriginDouble, valkey: Server) -> None:
     """One line per request: outcome, trace id, and the time of the tiers that were asked."""
     origin.on("/a", Reply(fields=[FRESH], body=b"hello"))
-    lines: list[bytes] = []
     trace = "0af7651916cd43dd8448eb211c80319c"
     settings = {"regional": valkey.url, "regional_timeout": "5s", "access_log": "json"}
     async with running_pop(origin, clock_of(ticking(origin.clock)), **settings) as pop:
-        pop.worker._log._writer._write = lines.append
+        lines = logged(pop)
         await pop.get("/a", ("traceparent", f"00-{trace}-b7ad6b7169203331-00"))
         await pop.get("/a")
         await pop.get("/b", ("traceparent", "no trace"))
-    miss, hit, other = (json.loads(line) for line in b"".join(lines).splitlines())
+    miss, hit, other = lines
 
     assert [miss[name] for name in ("result", "tier", "reason", "trace_id")] == ["miss", "origin", "uri-miss", trace]
     assert (miss["regional_ms"] > 0, miss["upstream_ms"] > 0) == (True, True)
@@ -299,16 +297,15 @@ async def test_what_is_refused_is_counted_and_logged(
     origin: OriginDouble, raw: bytes, status: int, reason: str | None, method: str, target: str
 ) -> None:
     """A request that is refused before it is one has a line, and is in the metrics, once."""
-    lines: list[bytes] = []
     async with running_pop(origin, access_log="json", max_request_body="10") as pop:
-        pop.worker._log._writer._write = lines.append
+        lines = logged(pop)
         async with pop.client() as client:
             await client.send(raw)
             answer = await client.response(method or "GET")
             await client.closed()
         counts = by_status(pop)
     assert answer.status == status
-    (line,) = (json.loads(line) for line in b"".join(lines).splitlines())
+    (line,) = lines
     assert [line[name] for name in ("status", "method", "target", "result")] == [status, method, target, "error"]
     assert line["bytes"] == len(answer.body)
     assert reason in (None, line["reason"])
@@ -317,9 +314,8 @@ async def test_what_is_refused_is_counted_and_logged(
 
 async def test_a_head_that_does_not_come_is_logged_with_its_time(origin: OriginDouble) -> None:
     """408 is a request too: how long it was waited for is its duration."""
-    lines: list[bytes] = []
     async with running_pop(origin, access_log="json") as pop, pop.client() as client:
-        pop.worker._log._writer._write = lines.append
+        lines = logged(pop)
         await client.send(b"HEAD /slow HTTP/1.1\r\nHo")
         await until(lambda: any(connection.unread for connection in pop.worker.connections))
         pop.pass_time(pop.worker.head_timeout + 1)
@@ -327,20 +323,19 @@ async def test_a_head_that_does_not_come_is_logged_with_its_time(origin: OriginD
         counts = by_status(pop)
     assert answer.status == 408
     assert counts == {"head-timeout,error,4xx,none": 1}
-    (line,) = (json.loads(line) for line in b"".join(lines).splitlines())
+    (line,) = lines
     assert (line["target"], line["duration_ms"] > 1000) == ("/slow", True)
 
 
 async def test_who_is_turned_away_is_logged(origin: OriginDouble) -> None:
     """A connection beyond the bound gets 503, a line and a count."""
-    lines: list[bytes] = []
     async with running_pop(origin, access_log="json", max_connections_per_address="1") as pop, pop.client():
         await until(lambda: len(pop.worker.connections) == 1)
-        pop.worker._log._writer._write = lines.append
+        lines = logged(pop)
         async with pop.client() as second:
             assert (await second.response("GET")).status == 503
         assert by_status(pop) == {"too-many-from-address,error,5xx,none": 1}
-    (line,) = (json.loads(line) for line in b"".join(lines).splitlines())
+    (line,) = lines
     assert (line["status"], line["client"], line["reason"]) == (503, "127.0.0.1", "too-many-from-address")
 
 

@@ -191,7 +191,7 @@ async def test_a_stale_answer_does_not_wait_long_for_a_hung_origin(origin: Origi
         pop.clock.advance(11)
         response = await pop.get("/page")
         assert (response.status, response.body) == (200, b"old")
-        assert pop.worker._pool.busy == 1  # the origin has not answered, and has its time still
+        assert pop.worker.pool.busy == 1  # the origin has not answered, and has its time still
 
 
 @pytest.mark.parametrize("fields", [[], [("Range", "bytes=0-1")], [("If-None-Match", '"other"')], [("Cookie", "a=1")]])
@@ -407,7 +407,7 @@ async def test_a_reader_that_is_slow_is_not_the_origins_fault(origin: OriginDoub
     async with strict as pop, pop.client(receive_buffer=4096) as client:
         await client.request("GET", "/big")
         await let_others_run(200)
-        (connection,) = pop.worker._pool._open
+        (connection,) = pop.worker.pool._open
         for seconds in range(60):  # sweeps come by and find it held back
             connection.sweep(pop.worker.clock() + seconds)
         assert len((await client.response()).body) == size

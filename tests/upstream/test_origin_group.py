@@ -103,7 +103,7 @@ class Fleet:
     @property
     def origins(self) -> Origins:
         """The product's."""
-        pool: Origins = self.pop.worker._pool
+        pool: Origins = self.pop.worker.pool
         return pool
 
     def asked(self) -> list[int]:

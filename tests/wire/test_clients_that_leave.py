@@ -21,7 +21,7 @@ async def leaves(client: object, by: Way) -> None:
 
 async def origin_is_free(pop: Pop) -> None:
     """Wait until nothing is asked of the origin any more."""
-    await until(lambda: pop.worker._pool.busy == 0)
+    await until(lambda: pop.worker.pool.busy == 0)
 
 
 @pytest.mark.parametrize("by", ["fin", "rst"])
@@ -60,7 +60,7 @@ async def test_a_quiet_stream_is_given_up(origin: OriginDouble, by: Way) -> None
     async with running_pop(origin) as pop, pop.client() as client:
         await client.request("GET", "/events")
         await client.response_head()
-        await until(lambda: pop.worker._pool.busy == 1)
+        await until(lambda: pop.worker.pool.busy == 1)
         await leaves(client, by)
         await origin_is_free(pop)
         gate.set()
@@ -76,7 +76,7 @@ async def test_what_may_be_stored_is_not_given_up(origin: OriginDouble) -> None:
             await origin.request_seen()
         await let_others_run()
         gate.set()
-        await until(lambda: pop.worker._pool.busy == 0)
+        await until(lambda: pop.worker.pool.busy == 0)
         assert (await pop.get("/page")).body == b"one"
     assert len(origin.requests) == 1
 

@@ -68,7 +68,7 @@ def test_nothing_is_remembered_of_who_has_left() -> None:
     for number in range(1000):
         admission.enter(f"192.0.2.{number}")
         admission.leave(f"192.0.2.{number}")
-    assert not admission._by_address
+    assert not admission.by_address
 
 
 @pytest.mark.parametrize("files", [1, 64, 256, 1024, 20_000, 1 << 20])

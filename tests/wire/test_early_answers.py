@@ -96,7 +96,7 @@ async def test_a_write_that_meets_the_reset_first_loses_no_answer(
         head = f"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode()
         await client.send(head + bytes(size // 2), "POST")
         await origin.request_seen()
-        (connection,) = pop.worker._pool._open
+        (connection,) = pop.worker.pool._open
         connection.transport.pause_reading()
         gate.set()
         await let_others_run(50)

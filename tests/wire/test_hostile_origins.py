@@ -146,7 +146,7 @@ async def test_bytes_on_an_idle_connection_are_nobodys(extra: bytes) -> None:
             await client.request("GET", f"/{number}")
             assert (await client.response()).body == b"good"
             await let_others_run(200)
-            assert not pop.worker._pool._idle
+            assert not pop.worker.pool._idle
         answered.set()
     server.close()
 
@@ -163,7 +163,7 @@ async def test_an_answer_before_the_question_poisons_nothing() -> None:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with running_pop(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", origin_connections=1) as pop:
         outcomes = [await outcome(pop, f"/{number}") for number in range(10)]
-        assert not pop.worker._pool._idle
+        assert not pop.worker.pool._idle
     server.close()
 
     assert {status for status, _ in outcomes} <= {0, 200, 502}
@@ -312,7 +312,7 @@ async def test_content_that_must_not_be_answers_nobody(case: str) -> None:
 
 async def pool_is(pop: Pop, busy: int, waiting: int = 0) -> None:
     """Wait until so many connections are busy, and so many questions wait."""
-    await until(lambda: (pop.worker._pool.busy, pop.worker._pool.waiting) == (busy, waiting))
+    await until(lambda: (pop.worker.pool.busy, pop.worker.pool.waiting) == (busy, waiting))
 
 
 async def test_interim_responses_are_counted_by_the_question(origin: OriginDouble) -> None:
@@ -372,7 +372,7 @@ async def test_a_body_until_the_close_is_not_whole_if_it_is_we_who_close(origin:
         await client.request("GET", "/page")
         await client.response_head()
         await let_others_run(50)
-        pop.worker._pool.close()
+        pop.worker.pool.close()
         await let_others_run(50)
         assert await client.body_bytes(9) == b"4\r\nhalf\r\n"
         assert await client.closed() in ("fin", "rst")

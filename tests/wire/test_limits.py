@@ -226,9 +226,9 @@ async def test_waiting_for_the_origin_has_its_time(origin: OriginDouble) -> None
         await origin.request_seen()
         async with pop.client() as second:
             await second.request("GET", "/b")
-            await until(lambda: pop.worker._pool.waiting == 1)
+            await until(lambda: pop.worker.pool.waiting == 1)
             pop.pass_time(4)
-            assert pop.worker._pool.waiting == 1
+            assert pop.worker.pool.waiting == 1
             pop.pass_time(2)
             assert (await second.response()).status == 503
         gate.set()

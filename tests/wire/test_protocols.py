@@ -81,5 +81,5 @@ async def test_alpn_chooses_the_protocol(
                         assert await client.source.receive() == b"HELLO"
                 else:
                     assert (await client.ask("/", SITE)).body == b"http"
-        await until(lambda: not pop.worker.connections and pop.worker._admission._count == 0)
+        await until(lambda: not pop.worker.connections and pop.worker.admission.count == 0)
     assert [one.described for one in made] == [Peer("127.0.0.1", b"https", SITE.encode(), b"", admitted=True)] * 2

@@ -8,6 +8,7 @@ import struct
 
 import pytest
 from harness.client import RawClient, let_others_run
+from harness.observed import samples
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
 from hypothesis import given
@@ -171,7 +172,7 @@ async def is_refused(pop: Pop, origin: OriginDouble, data: bytes) -> None:
     async with pop.client() as balancer:
         await balancer.send(WHOLE["v1-tcp4"][0] + GET)
         assert (await balancer.response()).status == 200
-    assert pop.worker.watch._refused["proxy-header"].value >= 1
+    assert samples(pop.worker.snapshot())["edgecache_refused_total,proxy-header"] >= 1
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -156,7 +156,7 @@ async def test_an_unsafe_question_avoids_a_connection_that_was_closed(origin: Or
 
 async def close_unseen(pop: Pop, origin: OriginDouble, by: Literal["fin", "rst"]) -> None:
     """Have the origin end its only connection, while the pool does not look before it has written to it."""
-    (connection,) = pop.worker._pool._idle
+    (connection,) = pop.worker.pool._idle
     connection.transport.pause_reading()
     connection.transport = _Unseeing(connection.transport)
     for writer in origin._open.values():

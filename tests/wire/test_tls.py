@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from harness.certificates import Authority
 from harness.client import TIMEOUT, let_others_run, request_bytes, until
+from harness.observed import samples
 from harness.origin import OriginDouble, Reply
 from harness.pop import Pop, environment, running_pop
 from harness.tls_client import TlsClient, secured
@@ -145,7 +146,7 @@ async def test_old_versions_are_refused(origin: OriginDouble, authority: Authori
             async with secured(pop.tls_port, authority.trusting(version=version)):
                 pass
         await until(lambda: failures(pop, "version") == 1)
-        assert pop.worker._admission._count == 0
+        assert pop.worker.admission.count == 0
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -188,14 +189,14 @@ async def test_a_handshake_that_never_ends_is_cut(origin: OriginDouble, authorit
         silent = [await asyncio.open_connection("127.0.0.1", pop.tls_port) for _ in range(5)]
         for _, writer in silent[1:]:
             writer.write(b"\x16\x03\x01\x02\x00\x01")
-        await until(lambda: pop.worker._admission._count == 5)
+        await until(lambda: pop.worker.admission.count == 5)
         async with secured(pop.tls_port, authority.trusting()) as client:
             assert (await client.ask("/", SITE)).status == 200
         for reader, writer in silent:
             async with asyncio.timeout(TIMEOUT):
                 assert await reader.read() == b""
             writer.close()
-        await until(lambda: pop.worker._admission._count == 0)
+        await until(lambda: pop.worker.admission.count == 0)
         assert failures(pop, "timeout") == 5
 
 
@@ -204,19 +205,19 @@ async def test_unfinished_handshakes_count_as_connections(origin: OriginDouble, 
     origin.otherwise(origin.versioned)
     async with running_pop(origin, **over_tls(authority, max_connections_per_address=3)) as pop:
         held = [await asyncio.open_connection("127.0.0.1", pop.tls_port) for _ in range(3)]
-        await until(lambda: pop.worker._admission._count == 3)
+        await until(lambda: pop.worker.admission.count == 3)
         reader, writer = await asyncio.open_connection("127.0.0.1", pop.tls_port)
         async with asyncio.timeout(TIMEOUT):
             assert await reader.read() == b""
         writer.close()
-        assert pop.worker.watch._refused["too-many-from-address"].value == 1
+        assert samples(pop.worker.snapshot())["edgecache_refused_total,too-many-from-address"] == 1
         held.pop()[1].close()
-        await until(lambda: pop.worker._admission._count == 2)
+        await until(lambda: pop.worker.admission.count == 2)
         async with secured(pop.tls_port, authority.trusting()) as client:
             assert (await client.ask("/", SITE)).status == 200
         for _, writer in held:
             writer.close()
-        await until(lambda: pop.worker._admission._count == 0)
+        await until(lambda: pop.worker.admission.count == 0)
 
 
 async def test_bytes_sent_with_the_end_of_the_handshake_are_a_request(
@@ -318,15 +319,15 @@ async def test_a_proxy_header_comes_before_the_handshake(origin: OriginDouble, a
         header = b"PROXY TCP4 192.0.2.7 192.0.2.1 1234 443\r\n"
         async with secured(pop.tls_port, authority.trusting(), before=header) as client:
             assert (await client.ask("/", SITE)).body == b"192.0.2.7"
-            assert set(pop.worker._admission._by_address) == {b"192.0.2.7"}
+            assert set(pop.worker.admission.by_address) == {b"192.0.2.7"}
         reader, writer = await asyncio.open_connection("127.0.0.1", pop.tls_port)
         writer.write(b"PROXY NONSENSE\r\n")
         async with asyncio.timeout(TIMEOUT):
             with contextlib.suppress(ConnectionResetError):
                 assert await reader.read() == b""
         writer.close()
-        assert pop.worker.watch._refused["proxy-header"].value == 1
-        await until(lambda: pop.worker._admission._count == 0)
+        assert samples(pop.worker.snapshot())["edgecache_refused_total,proxy-header"] == 1
+        await until(lambda: pop.worker.admission.count == 0)
 
 
 async def test_a_proxy_header_in_pieces(origin: OriginDouble, authority: Authority) -> None:
@@ -366,7 +367,7 @@ async def test_a_drain_finishes_handshakes_and_answers(origin: OriginDouble, aut
     async with running_pop(origin, **over_tls(authority, drain_grace="5s")) as pop:
         async with secured(pop.tls_port, authority.trusting()) as client:
             reader, writer = await asyncio.open_connection("127.0.0.1", pop.tls_port)
-            await until(lambda: pop.worker._admission._count == 2)
+            await until(lambda: pop.worker.admission.count == 2)
             drained = asyncio.ensure_future(pop.worker.drain())  # noqa: TID251 (the test holds it)
             await asyncio.sleep(0)
             answer = await client.ask("/", SITE)
@@ -399,7 +400,7 @@ async def test_a_server_name_that_is_none(
         with contextlib.suppress(OSError):
             await writer.wait_closed()
         await until(lambda: failures(pop, "other") == 1)
-        assert pop.worker._admission._count == 0
+        assert pop.worker.admission.count == 0
     assert logged == []
 
 
