@@ -35,46 +35,46 @@ class Admission:
         self._most = most
         self._most_per_address = most_per_address  # 0 = no bound
         self._is_exempt = is_exempt  # from the bound per address: a proxy has many clients
-        self._count = 0
-        self._by_address: dict[bytes, int] = {}
+        self.count = 0
+        self.by_address: dict[bytes, int] = {}
 
     def tune(self, most: int, most_per_address: int, is_exempt: Callable[[str], bool], clients: Iterable[str]) -> None:
         """Replace the bounds; `clients` are the addresses of the open connections, as far as they are known."""
         if most_per_address and not self._most_per_address:
-            self._by_address = dict(Counter(map(address_of, clients)))
+            self.by_address = dict(Counter(map(address_of, clients)))
         self._most, self._most_per_address, self._is_exempt = most, most_per_address, is_exempt
 
     def enter(self, client: str) -> BadRequest | None:
         """Admit one more connection from `client`, or return the refusal."""
-        if self._count >= self._most:
+        if self.count >= self._most:
             return BadRequest(503, "too-many-connections", "too many connections are open here")
         if self._most_per_address:
             address = address_of(client)
-            count = self._by_address.get(address, 0)
+            count = self.by_address.get(address, 0)
             if count >= self._most_per_address and not self._is_exempt(client):
                 return BadRequest(503, "too-many-from-address", "too many connections are open from that address")
-            self._by_address[address] = count + 1
-        self._count += 1
+            self.by_address[address] = count + 1
+        self.count += 1
         return None
 
     def leave(self, client: str) -> None:
         """An admitted connection from `client` has ended."""
-        self._count -= 1
+        self.count -= 1
         if self._most_per_address:
             address = address_of(client)
-            count = self._by_address.get(address, 0) - 1
+            count = self.by_address.get(address, 0) - 1
             if count > 0:
-                self._by_address[address] = count
+                self.by_address[address] = count
             else:
-                self._by_address.pop(address, None)
+                self.by_address.pop(address, None)
 
     @property
     def crowded(self) -> bool:
         """Whether the bound is nearly reached."""
-        return self._count > self._most * CROWDED
+        return self.count > self._most * CROWDED
 
     def __repr__(self) -> str:
-        return f"<Admission {self._count} of {self._most} connections>"
+        return f"<Admission {self.count} of {self._most} connections>"
 
 
 def address_of(client: str) -> bytes:
