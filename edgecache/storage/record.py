@@ -4,7 +4,7 @@
     digest                          16 bytes: BLAKE2b of the key under which it lies, and of all that follows
     the fixed part                  see `FIXED`: the lengths of what follows, numbers and times
     url                             the full cache key
-    block                           the head's field lines, as they are sent
+    block                           the fields, packed: see `semantics/field_codec.py`
     meta                            JSON, an array: the reason, Vary, the selecting values, the directives
     tags                            with a line feed between two
     seen                            the version vector of the invalidation log when the origin was asked

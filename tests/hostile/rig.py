@@ -198,7 +198,7 @@ class Bench:
 def question(request: Request, body: bytes = b"") -> bytes:
     """The bytes that `Upstream` and `OriginConnection` send for `request`."""
     lines = upstream_lines(request, request.fields, GATEWAY, "127.0.0.1")
-    head = render.request_line(request.method, request.target) + render.field_block(lines) + b"\r\n"
+    head = render.request_line(request.method, request.target) + pack(lines) + b"\r\n"
     if request.framing.chunked:
         return head + (render.chunk(body) if body else b"") + render.LAST_CHUNK
     return head + body

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from harness.origin import OriginDouble, Reply
 from harness.pop import Pop, running_pop
+from harness.valkey import Server
 
 from edgecache.semantics.field_codec import unpack
 from edgecache.semantics.message import Fields, Request
@@ -135,6 +136,35 @@ async def test_conditions_and_ranges(pop: Pop) -> None:
     assert (parts.status, parts.length) == (206, len(parts.content))
     assert (parts.fields.get(b"content-type") or b"").startswith(b"multipart/byteranges")
     assert (none.status, none.length, none.fields.get(b"content-range")) == (416, 0, b"bytes */1024")
+
+
+async def test_out_of_the_regional_tier(origin: OriginDouble, valkey: Server) -> None:
+    """A small body, and one in chunks: the whole, HEAD, 304, one range and 416."""
+    origin.otherwise(lambda request: Reply(200, STORED, BODY * 400 if request.target == "/big" else BODY))
+    options: dict[str, object] = {"regional": valkey.url, "regional_timeout": "2s", "region": "eu"}
+    async with running_pop(origin, origin.clock, **options, pop="first") as first:
+        for target in ("/big", "/small"):
+            await first.get(target)
+        await first.written()
+    options["max_object_memory"] = "100KiB"
+    async with running_pop(origin, origin.clock, **options, pop="second") as second:
+        await second.caught_up()
+        whole = await asked(second, b"/big")
+        head = await asked(second, b"/big", method=b"HEAD")
+        same = await asked(second, b"/big", (b"If-None-Match", b'"a"'))
+        part = await asked(second, b"/big", (b"Range", b"bytes=300000-300002"))
+        none = await asked(second, b"/big", (b"Range", b"bytes=5000000-"))
+        small = await asked(second, b"/small")
+
+    assert (whole.status, whole.length, whole.content) == (200, 409600, BODY * 400)
+    assert (head.status, head.length, head.content) == (200, 409600, b"")
+    assert (same.status, same.length) == (304, None)
+    assert (part.status, part.length, part.content) == (206, 3, (BODY * 400)[300000:300003])
+    assert (none.status, none.length) == (416, 0)
+    assert (small.status, small.length, small.content) == (200, 1024, BODY)
+    for response in (whole, head, same, part, none, small):
+        assert (response.fields.get(b"cache-status") or b"").startswith(b"eu/regional; hit")
+    assert len(origin.requests) == 2
 
 
 async def test_a_response_of_unknown_length_is_passed_on(pop: Pop) -> None:

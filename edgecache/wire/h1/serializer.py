@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from edgecache.semantics.field_codec import pack
 from edgecache.semantics.memoize import memoize
-from edgecache.semantics.message import FieldLine
 from edgecache.semantics.rope import Piece
 from edgecache.wire.response import REASONS, FullResponse, local_reply
 from edgecache.wire.upstream_request import UpstreamRequest
@@ -41,14 +39,9 @@ def persistent_head(response: FullResponse) -> bytes:
     return response_head(response.status, response.reason, response.fields, response.length) + b"\r\n"
 
 
-def field_block(lines: Iterable[FieldLine]) -> bytes:
-    """Field lines, each with its CRLF."""
-    return pack(lines)
-
-
 def request_head(request: UpstreamRequest) -> bytes:
     """The head of `request`, remembered with it."""
-    request.h1 = request_line(request.method, request.target) + field_block(request.fields) + b"\r\n"
+    request.h1 = request_line(request.method, request.target) + pack(request.fields) + b"\r\n"
     return request.h1
 
 
