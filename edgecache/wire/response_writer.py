@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from edgecache.semantics.message import Request
@@ -31,6 +32,7 @@ class ResponseWriter(Protocol):
 
     number: int  # of its connection, in this process
     site: Site  # the service behind it
+    write_serialized: Callable[[bytes], None]  # sends a response that was serialized for this protocol before
 
     @property
     def tls_version(self) -> str:
@@ -67,8 +69,8 @@ class ResponseWriter(Protocol):
     def interim(self, request: Request, status: int, fields: bytes, reason: bytes) -> None:
         """Send a 1xx response."""
 
-    def send_serialized(self, head: bytes, content: Piece = b"") -> None:
-        """Send a response whose head, if not all of it, was serialized for this protocol before."""
+    def send_serialized(self, head: bytes, content: Piece) -> None:
+        """Send a response whose head was serialized for this protocol before."""
 
     def adopt(self, exchange: Exchange) -> None:
         """Begin an exchange that the request path has made, for a request without a body that it knew."""

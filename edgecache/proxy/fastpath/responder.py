@@ -66,7 +66,7 @@ class FastPath:
         if type(plan) is TemplateHit and self._is_worth_learning(raw):
             return False
         if rendered.full:
-            connection.send_serialized(rendered.full)
+            connection.write_serialized(rendered.full)
         elif isinstance(content := rendered.answer.content, bytes) and len(content) <= SLICE:
             connection.send_serialized(rendered.head, content)
         else:  # it is read slice by slice

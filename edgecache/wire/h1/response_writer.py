@@ -25,12 +25,13 @@ COPIED: Final = 16 * 1024  # bytes that are copied rather than written in severa
 class H1ResponseWriter:
     """The half of an HTTP/1 connection that sends responses, one after the other."""
 
-    __slots__ = ("_chunked", "closing")
+    __slots__ = ("_chunked", "closing", "write_serialized")
 
     site: Site
     transport: asyncio.Transport
     closing: bool
     writable: bool
+    write_serialized: Callable[[bytes], None]  # the transport's own: a hit is one look-up and one write
 
     @property
     def room(self) -> bool:
@@ -97,13 +98,12 @@ class H1ResponseWriter:
         if not request.http_1_0:
             self.transport.write(render.response_head(status, reason, fields) + b"\r\n")
 
-    def send_serialized(self, head: bytes, content: Piece = b"") -> None:
-        """Send a response whose head, if not all of it, was serialized for HTTP/1 before."""
+    def send_serialized(self, head: bytes, content: Piece) -> None:
+        """Send a response whose head was serialized for HTTP/1 before."""
         self.transport.write(head)
-        if content:
-            self.transport.write(content)
-            if len(content) >= LARGE:
-                self.site.room.sent(content, self.transport)
+        self.transport.write(content)
+        if len(content) >= LARGE:
+            self.site.room.sent(content, self.transport)
 
     def tunnel(self, exchange: Exchange, origin: UpstreamConnection) -> None:
         """Leave HTTP: all further bytes pass between the client and `origin`, and count for `exchange`."""

@@ -95,6 +95,7 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self.transport = cast(asyncio.Transport, transport)
+        self.write_serialized = self.transport.write
         if not self.peer and (peer := transport.get_extra_info("peername")):
             self.peer = plain_address(peer[0])
         self.since = self.site.clock()
