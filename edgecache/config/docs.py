@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from edgecache.config.rows import MASK, FromMachine, Row
+from edgecache.config.schema import MASK, FromMachine, Row
 from edgecache.config.secret_files import Confidential
 from edgecache.config.settings import GROUPS, LIVE, PREFIX, RESTART, ROWS, found_by_machine
 

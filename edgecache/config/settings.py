@@ -43,7 +43,7 @@ from edgecache.config.groups.traffic import (
     ParentSettings,
 )
 from edgecache.config.purge_types import PurgeToken
-from edgecache.config.rows import MASK, Row
+from edgecache.config.schema import MASK, Row
 from edgecache.config.secret_files import Confidential
 from edgecache.config.sizing import MIB, ConfiguredSizes, Shares, of_machine, registers, shared_out, size_of
 from edgecache.config.sources import PREFIX

@@ -19,7 +19,7 @@ from edgecache.semantics.ranges import Span
 from edgecache.semantics.rope import Content, cut
 from edgecache.semantics.stored_response import Stored, current_age
 from edgecache.storage.memory import Entry
-from edgecache.telemetry.observed import StoredResponse
+from edgecache.telemetry.exchange import StoredResponse
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import FullResponse
 

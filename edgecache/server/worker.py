@@ -29,8 +29,8 @@ from edgecache.server.request_log import RequestLog
 from edgecache.server.worker_metrics import WorkerMetrics
 from edgecache.storage.resident_clock import Clock, clock_of
 from edgecache.tasks import spawn
-from edgecache.telemetry import observed
 from edgecache.telemetry.access_log import AccessLog
+from edgecache.telemetry.exchange import Exchange as AnyExchange
 from edgecache.telemetry.log_field_names import USUAL
 from edgecache.telemetry.log_fields import LineFormat
 from edgecache.telemetry.metrics import Snapshot
@@ -230,7 +230,7 @@ class Worker:
         self.watch.read_tracer(tracer)
         return tracer
 
-    def _believes(self, exchange: observed.Exchange) -> bool:
+    def _believes(self, exchange: AnyExchange) -> bool:
         """Whether its peer decides if it is traced."""
         return exchange.request.child is not None or self._trusted(exchange.client)
 

@@ -24,7 +24,7 @@ from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.trace_context import trace_id
 
 if TYPE_CHECKING:
-    from edgecache.telemetry.observed import TemplatedRequest
+    from edgecache.telemetry.exchange import TemplatedRequest
 
 Text = str | bytes
 Record = tuple[float, Text, str, int, int, float, Text, str, str]

@@ -18,7 +18,7 @@ from edgecache.telemetry.access_log import Quoted, Text
 from edgecache.telemetry.log_field_names import USUAL
 
 if TYPE_CHECKING:
-    from edgecache.telemetry.observed import Connection, Exchange, StoredResponse
+    from edgecache.telemetry.exchange import Connection, Exchange, StoredResponse
     from edgecache.telemetry.request_metrics import Tally
 
 COUNTRY: Final = b"edgecache-geo-country"

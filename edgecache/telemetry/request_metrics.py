@@ -14,7 +14,7 @@ from edgecache.semantics.outcomes import TIERS, Forward, Result, Tier
 from edgecache.telemetry.metrics import Counter, Registry
 
 if TYPE_CHECKING:
-    from edgecache.telemetry.observed import Exchange
+    from edgecache.telemetry.exchange import Exchange
 
 HIT: Final = Result.HIT  # to name a member by its class costs a call of Python before Python 3.12
 SECONDS: Final = (  # from a memory hit, which takes microseconds, to an origin that hangs

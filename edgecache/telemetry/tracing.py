@@ -22,7 +22,7 @@ from edgecache.semantics.trace_context import TraceParent
 from edgecache.telemetry.access_log import printable
 
 if TYPE_CHECKING:
-    from edgecache.telemetry.observed import Exchange
+    from edgecache.telemetry.exchange import Exchange
     from edgecache.telemetry.request_metrics import Tally
 
 MOST_PENDING: Final = 2048  # pending spans; they are fetched every second

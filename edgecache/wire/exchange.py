@@ -18,7 +18,7 @@ from edgecache.wire.errors import BadRequest
 from edgecache.wire.response import FullResponse
 
 if TYPE_CHECKING:
-    from edgecache.telemetry.observed import StoredResponse
+    from edgecache.telemetry.exchange import StoredResponse
     from edgecache.telemetry.tracing import Trace
     from edgecache.wire.response_writer import ResponseWriter
     from edgecache.wire.upstream_connection import UpstreamConnection

@@ -10,7 +10,7 @@ import pytest
 from harness.pop_process import running_pop
 
 from edgecache.config.docs import effective_table
-from edgecache.config.rows import MASK
+from edgecache.config.schema import MASK
 from edgecache.config.secret_files import SECRETS
 from edgecache.config.settings import ROWS, load
 from edgecache.config.sources import Source

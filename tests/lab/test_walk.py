@@ -200,7 +200,7 @@ FIELD: Final = frozenset(  # words of RFC 9110 to 9114, 8941, 7239 and 3986, of 
         residency resident resolution resolver resources respond responder response responses result retries
         retry revalidation rfc9111 role roles room root rope route router rules runs safety sampler sampling
         schedule scheme scope scopes sd seal secret secrets selection send sender sequence serializer server
-        service serving session sessions settings shard shared shield signals signature site sites size sizing
+        schema service serving session sessions settings shard shared shield signals signature site sites size sizing
         sleep slow snapshot sni socket sockets source sources span spans spec specific spool stack stale state
         stats status step storage store stored storing strategy stream streams strict structured subscriber
         suffix summary supervision supervisor survey switch sync system tables tag tags target task tasks tcp

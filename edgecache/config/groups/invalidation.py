@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgecache.config.addresses import Network
 from edgecache.config.purge_types import FIELD_NAMES, PURGE_TOKENS, PurgeToken
-from edgecache.config.rows import NAMES, setting
+from edgecache.config.schema import NAMES, setting
 from edgecache.config.types import (
     COUNT,
     DURATION,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from edgecache.config.addresses import Address, Network, Origin
 from edgecache.config.certificates import Described
-from edgecache.config.rows import CORES, HOST_NAME, required, setting
+from edgecache.config.schema import CORES, HOST_NAME, required, setting
 from edgecache.config.types import (
     ADDRESS,
     CERTIFICATES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgecache.config.rows import OBJECTS, VALKEY_OBJECTS, setting
+from edgecache.config.schema import OBJECTS, VALKEY_OBJECTS, setting
 from edgecache.config.types import (
     CERTIFICATES,
     CIPHER_KEY,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgecache.config.addresses import Parent
-from edgecache.config.rows import setting
+from edgecache.config.schema import setting
 from edgecache.config.types import (
     CERTIFICATES,
     COUNT,
