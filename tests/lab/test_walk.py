@@ -174,7 +174,7 @@ FIELD: Final = frozenset(  # words of RFC 9110 to 9114, 8941, 7239 and 3986, of 
     re.findall(
         r"\w+",
         """
-        accepted failures pace protocols
+        accepted failures pace protocols slot
         accept accept_loop acceptor access adapter address addresses admin allowed alpn api app assembly attempt
         auth authentication availability backpressure balancer ban batch batching bodies body bounded breaker bucket
         budget buffer builder byte bytes cache callbacks certificate certificates chain charge check checks chunk
