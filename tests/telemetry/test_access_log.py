@@ -213,7 +213,7 @@ def test_writers_that_share_a_pipe_never_mix_lines(pipe: tuple[int, int]) -> Non
     """Chunks far larger than a pipe takes at once arrive whole, from two processes."""
     reading, writing = pipe
     program = (
-        "import sys; from edgecache.access_log import LineWriter; write = LineWriter(int(sys.argv[1]))\n"
+        "import sys; from edgecache.telemetry.access_log import LineWriter; write = LineWriter(int(sys.argv[1]))\n"
         "for _ in range(20): write((sys.argv[2] * 999 + chr(10)).encode() * 200)"
     )
     command = [sys.executable, "-c", program, str(writing)]
