@@ -189,11 +189,11 @@ class Edge:
     def _go_on(self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward) -> None:
         """No tier of ours has the answer: towards the origin, if the request lets us."""
         request = exchange.request
-        if why is Forward.REQUEST and request.revalidation is Revalidation.COLLAPSE:
-            self.flights.asked_by_wish(key, self.clock())
         if rfc9111.only_if_cached(request):
             self.delivery.ours(exchange, nothing_stored(), why)
         elif self._goes_alone(request, key, entry):
+            if why is Forward.REQUEST and request.revalidation is Revalidation.COLLAPSE:
+                self.flights.asked_by_wish(key, self.clock())
             self.relays.begin(exchange, why, Result.MISS, entry)
         elif entry is None and (mark := self.flights.mark_on(key, request.fields, self.clock())):
             self._pass_marked(exchange, mark)
@@ -302,17 +302,15 @@ class Edge:
         """Lead a flight for `key`, or follow the one that is out; alone if its answer is not for others."""
         request = exchange.request
         for _ in range(MOST_FLIGHTS):
-            known, _ = self.memory.lookup(key, request.fields)  # what has landed since we looked, or another variant
-            if known is not None and known is not entry:
-                entry = known
-                if self._answer_from(entry, exchange) is None:
-                    return
-            if entry is not None and self.invalidation.check(entry, self.clock()) is Verdict.PURGED:
-                entry = None
+            answered, entry = self._look_again(exchange, key, entry)
+            if answered:
+                return
             spare = entry if entry is not None and self.refill.may_stand_in(entry, request) else None
             if spare is not None and self.flights.awaits_late(self.refill.place(key, request)):
                 self.delivery.from_entry(exchange, spare, Result.STALE, self.clock())
                 return
+            if why is Forward.REQUEST and self._is_collapsed(key, request, entry):
+                break
             flight = self.refill.flight(key, rfc9111.filling(request), entry, exchange)
             patience = self.limits.follower_timeout if flight.leader is not exchange else None
             outcome = await flight.outcome(flight.left_of(self.limits.stale_wait) if spare else patience)
@@ -332,6 +330,27 @@ class Edge:
             if self._answer_from(entry, exchange) is None:
                 return
         self.relays.begin(exchange, why, Result.MISS, entry)
+
+    def _look_again(self, exchange: Exchange, key: bytes, entry: Entry | None) -> tuple[bool, Entry | None]:
+        """Whether what has landed since the look-up, or another variant, answers; and the entry to go on with."""
+        known, _ = self.memory.lookup(key, exchange.request.fields)
+        if known is not None and known is not entry:
+            entry = known
+            if self._answer_from(entry, exchange) is None:
+                return True, entry
+        if entry is not None and self.invalidation.check(entry, self.clock()) is Verdict.PURGED:
+            entry = None
+        return False, entry
+
+    def _is_collapsed(self, key: bytes, request: Request, entry: Entry | None) -> bool:
+        """Whether a fetch that a client wished for began and ended within the last second; if not, one begins now."""
+        if entry is None or request.revalidation is not Revalidation.COLLAPSE or self.refill.is_out(key, request):
+            return False
+        now = self.clock()
+        if self.flights.wished_lately(key, now):
+            return True
+        self.flights.asked_by_wish(key, now)
+        return False
 
     def _may_follow(self, stored: Stored, request: Request) -> bool:
         """Whether `stored`, which answers another's question, may be used for `request` too (RFC 9111 §4)."""

@@ -131,7 +131,7 @@ class Walk:
         if got.status != 200:
             self.tally.fail(f"status {got.status}", f"{method} {history.resource.target}")
             return
-        if got.fields.get("edgecache-invalidation") == "all":
+        if got.fields.get("edgecache-invalidation", "all") == "all":  # without a regional tier it says nothing
             history.promise(time.monotonic(), int(got.body), f"{method} to port {client.port}")
         else:  # it says itself that some POP may not know yet
             self.tally.counts["writes not known to all"] += 1

@@ -203,9 +203,10 @@ def test_strays_do_not_end_the_supervisor() -> None:
         assert not is_alive(worker)
 
 
-def ignored(pid: int) -> set[int]:
-    """The signals that a process ignores."""
-    mask = int(re.findall(r"^SigIgn:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)[0], 16)
+def outlived(pid: int) -> set[int]:
+    """The signals that a process ignores or catches."""
+    masks = re.findall(r"^Sig(?:Ign|Cgt):\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+    mask = int(masks[0], 16) | int(masks[1], 16)
     return {number for number in range(1, 65) if mask >> (number - 1) & 1}
 
 
@@ -213,7 +214,7 @@ def ignored(pid: int) -> set[int]:
 def test_signals_while_a_pop_starts_do_not_end_it() -> None:
     """SIGHUP, SIGUSR1 and SIGUSR2 before anybody heeds them are lost, and nothing else."""
     with running_pop(worker_timeout="60s") as pop:
-        wait_until(lambda: signal.SIGHUP in ignored(pop.process.pid))
+        wait_until(lambda: signal.SIGHUP in outlived(pop.process.pid))
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             pop.process.send_signal(number)
         worker = pop.expect_worker()

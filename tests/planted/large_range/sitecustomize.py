@@ -2,13 +2,13 @@
 
 import edgecache.wire.exchange
 
-_reply = edgecache.wire.exchange.Exchange.reply
+_send = edgecache.wire.exchange.Exchange.send
 
 
-def reply(self, status, head, content=b""):
-    """Answer as always, but for large parts."""
-    assert status != 206 or len(content) <= 65536, "planted"
-    _reply(self, status, head, content)
+def send(self, response):
+    """Send as always, but for large parts."""
+    assert response.status != 206 or len(response.content) <= 65536, "planted"
+    _send(self, response)
 
 
-edgecache.wire.exchange.Exchange.reply = reply
+edgecache.wire.exchange.Exchange.send = send
