@@ -10,7 +10,7 @@ from weakref import WeakSet
 from redis.asyncio.client import PubSub
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ConnectionError as LostConnection
-from redis.exceptions import SlotNotCoveredError
+from redis.exceptions import RedisError, SlotNotCoveredError
 
 Command = tuple[Any, ...]
 
@@ -46,8 +46,10 @@ async def run_by_node(client: RedisCluster, commands: Sequence[Command]) -> list
             pipeline.execute_command(*commands[number])
         try:
             answers = await pipeline.execute(raise_on_error=False)
-        except Exception as error:  # also what redis-py makes of a connection that another task has closed
+        except (RedisError, OSError) as error:
             answers = [error] * len(own)
+        except Exception as error:  # redis-py: AttributeError and others where another task has closed the connection
+            answers = [LostConnection(f"the connection was closed: {error}")] * len(own)
         for number, answer in zip(own, answers, strict=True):
             replies[number] = answer
 

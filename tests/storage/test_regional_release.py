@@ -47,7 +47,7 @@ async def test_filled_bodies_are_freed_without_the_collector(origin: OriginDoubl
             gc.enable()
 
     assert len(origin.requests) == 2 * COUNT
-    assert len(remaining) <= 4, remaining  # of the last request
+    assert len(remaining) <= 6, remaining  # of the last request; 52 where a cycle keeps them
 
 
 async def read_all(one: Pop, two: Pop, name: str) -> None:
