@@ -334,13 +334,11 @@ class Edge:
     def _look_again(self, exchange: Exchange, key: bytes, entry: Entry | None) -> tuple[bool, Entry | None]:
         """Whether what has landed since the look-up, or another variant, answers; and the entry to go on with."""
         known, _ = self.memory.lookup(key, exchange.request.fields)
-        if known is not None and known is not entry:
-            entry = known
-            if self._answer_from(entry, exchange) is None:
-                return True, entry
-        if entry is not None and self.invalidation.check(entry, self.clock()) is Verdict.PURGED:
-            entry = None
-        return False, entry
+        if known is not None and known is not entry and self._answer_from(known, exchange) is None:
+            return True, known
+        entry = entry if known is None else known
+        purged = entry is not None and self.invalidation.check(entry, self.clock()) is Verdict.PURGED
+        return False, None if purged else entry
 
     def _is_collapsed(self, key: bytes, request: Request, entry: Entry | None) -> bool:
         """Whether a fetch that a client wished for began and ended within the last second; if not, one begins now."""
