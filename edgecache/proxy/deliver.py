@@ -1,6 +1,6 @@
-"""How an exchange is answered, once it is decided with what: out of an entry, from the tier, with a fill, by ourselves.
+"""Responses delivered out of what is stored, in memory or in the regional tier, and responses of our own.
 
-What is passed on as it comes is answered by `proxy/passthrough.py`.
+Responses from upstream are delivered by `proxy/deliver_reply.py`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ from edgecache.proxy.fastpath.head_memo import Hit, Pass, Rendered
 from edgecache.semantics import cache_status
 from edgecache.semantics.message import Request
 from edgecache.semantics.outcomes import Forward, Result
-from edgecache.semantics.preconditions import is_not_modified
-from edgecache.semantics.stored_response import Stored
 from edgecache.storage.memory import Entry
-from edgecache.upstream.peering import tell_of_entry, tell_of_reply
-from edgecache.upstream.reply import Reply
+from edgecache.upstream.peering import tell_of_entry
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import FullResponse
 from edgecache.wire.upstream_request import UpstreamRequest
@@ -32,7 +29,6 @@ class Delivery:
         self._region = parts.region
         self._clock = parts.clock  # resident time
         self._invalidation = parts.invalidation
-        self._relays = parts.relays
         self._known = parts.known
         self._alike = parts.alike
 
@@ -90,24 +86,6 @@ class Delivery:
         return True
 
     # --- with something else
-
-    def from_fill(self, exchange: Exchange, stored: Stored, reply: Reply, why: Forward, *, collapsed: bool) -> None:
-        """Answer with a fill under way."""
-        exchange.entry = stored
-        if not is_not_modified(exchange.request, stored):
-            result = Result.COLLAPSED if collapsed else Result.MISS
-            self._relays.pass_on(exchange, reply, why, result, stored=True)
-            return
-        refused, status = reply.body.refused, reply.response.status
-        member = cache_status.forwarded(
-            self._pop, why, status=status, stored=refused is None, collapsed=collapsed, refused=refused
-        )
-        response = responses.not_modified(stored, self._clock(), member)
-        exchange.result, exchange.cache_status, exchange.answered_with = Result.MISS, member, reply.body
-        if exchange.request.child is not None:
-            tell_of_reply(exchange, reply, self._invalidation)
-        exchange.send(response)
-        reply.body.discard()
 
     def ours(self, exchange: Exchange, response: FullResponse, why: Forward | None = None, detail: str = "") -> None:
         """Answer with a response of our own; `detail` is a fixed word."""

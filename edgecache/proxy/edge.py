@@ -70,6 +70,7 @@ class Edge:
         self.flights = parts.flights
         self.fills = parts.fills
         self.relays = parts.relays
+        self.replies = parts.relays.replies
         self.upstream = parts.upstream
         self.region = parts.region  # None: there is no regional tier
         self.clock = parts.clock  # resident time
@@ -389,10 +390,10 @@ class Edge:
                     return False
                 if not leads and not self._may_join(flight, stored, reply, request):
                     return False
-                self.delivery.from_fill(exchange, stored, reply, why, collapsed=not leads)
+                self.replies.deliver_fill(exchange, stored, reply, why, collapsed=not leads)
             case Unshareable(reply):
                 if leads:
-                    self.relays.pass_on(exchange, reply, why, Result.MISS)
+                    self.replies.deliver(exchange, reply, why, Result.MISS)
                 elif reply.response.status < 500 or reply.response.status == LOOPED:
                     return False
                 else:  # a crowd must not run at an origin that is failing

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Final, NamedTuple
 
 from edgecache.invalidation.validity import Invalidation
 from edgecache.proxy import responses
 from edgecache.proxy.cache_fill import Fills
 from edgecache.proxy.collapsing import OFTEN, Flights
+from edgecache.proxy.deliver_reply import ReplyDelivery
 from edgecache.proxy.fastpath.head_memo import Pass
-from edgecache.semantics import cache_status, ranges, rfc9111
+from edgecache.semantics import cache_status, rfc9111
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.message import Fields, Response
-from edgecache.semantics.outcomes import OF_THE_RESPONSE, Forward, Refused, Result, Tier
+from edgecache.semantics.outcomes import OF_THE_RESPONSE, Forward, Refused, Result
 from edgecache.semantics.stored_response import Stored
 from edgecache.storage.memory import Entry
 from edgecache.upstream.fetcher import Upstream
 from edgecache.upstream.peer_fields import is_internal, required_by
-from edgecache.upstream.peering import tell_of_reply
 from edgecache.upstream.reply import Reply
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
@@ -51,6 +50,7 @@ class Relays:
         *,
         pop: bytes,
         upstream: Upstream,
+        replies: ReplyDelivery,
         fills: Fills,
         flights: Flights,
         invalidation: Invalidation,
@@ -61,9 +61,9 @@ class Relays:
         self.pop = pop
         self.jurisdiction = jurisdiction  # of this POP
         self.upstream = upstream
+        self.replies = replies
         self._fills = fills
         self._flights = flights
-        self._invalidation = invalidation
         self.now_known = invalidation.log.stamp  # what is known of the log: every question carries it
         self.clock = clock  # resident time
         self._wall = wall  # epoch seconds, for Date
@@ -157,82 +157,6 @@ class Relays:
             self.unstored[id(response)] = known
         return known
 
-    def pass_on(
-        self,
-        exchange: Exchange,
-        reply: Reply,
-        why: Forward,
-        result: Result,
-        *,
-        stored: bool = False,
-        more: bytes = b"",
-    ) -> None:
-        """Answer `exchange` with `reply` as it arrives, and with `more` packed fields."""
-        collapsed = result is Result.COLLAPSED
-        status = reply.response.status
-        exchange.tier = Tier.REGIONAL if reply.tier else reply.by
-        if reply.tier:
-            member = cache_status.from_tier(self.pop, reply.tier, why, collapsed=collapsed)
-        else:
-            refused = reply.body.refused
-            stored = stored and refused is None
-            member = cache_status.forwarded(
-                self.pop, why, status=status, stored=stored, collapsed=collapsed, refused=refused
-            )
-        exchange.result, exchange.cache_status, exchange.answered_with = result, member, reply.body
-        exchange.alone = not stored
-        if exchange.request.child is not None:
-            tell_of_reply(exchange, reply, self._invalidation)
-        fields = responses.relayed(reply.response, member, self._wall(), self._fills.hidden) + more
-        if reply.rest is not None:
-            exchange.ask_for_rest = partial(_go_on, reply.rest)
-        elif self._has_rest(exchange, reply):
-            exchange.ask_for_rest = partial(self._ask_for_rest, reply.response)
-        exchange.stream(status, fields, reply.response.content_length, reply.body, reply.response.reason)
-
-    @staticmethod
-    def _has_rest(exchange: Exchange, reply: Reply) -> bool:
-        """Whether any part of the answer can be asked for again, and is known to be of the same representation."""
-        response = reply.response
-        strong = (response.fields.get(b"etag") or b"").startswith(b'"')
-        sized = response.framing.length is not None and response.status == 200
-        return strong and sized and not reply.tier and exchange.request.method == b"GET"
-
-    def _ask_for_rest(self, response: Response, exchange: Exchange, at: int) -> None:
-        """Ask for what follows byte `at` of `response`, for `exchange` alone (RFC 9110 §13.1.5)."""
-        request, etag = exchange.request, response.fields.get(b"etag") or b""
-        fields = rfc9111.unconditional(request).plus((b"Range", b"bytes=%d-" % at), (b"If-Range", etag))
-        rest = _Rest(self.upstream.question(request, fields, exchange.client), *self.upstream.stamp())
-        whole = response.framing.length
-        assert whole is not None, "a rest is of an answer whose length is known"
-        rest.exchange, rest.etag, rest.span = exchange, etag, (at, whole, whole)
-        exchange.inquiry = rest
-        self.upstream.send(rest)
-
-
-def _go_on(rest: Callable[[int], Body], exchange: Exchange, at: int) -> None:
-    exchange.go_on_with(rest(at))
-
-
-class _Rest(Inquiry):
-    """The question for the rest of an answer that others do not wait for."""
-
-    exchange: Exchange
-    etag: bytes
-    span: tuple[int, int, int]  # the first byte and the end, and the length of the whole
-
-    def on_answer(self, response: Response, body: Body) -> None:
-        self.exchange.inquiry = None
-        skip = ranges.rest_begins(response, self.etag, *self.span)
-        if skip is not None:
-            self.exchange.go_on_with(body, skip)
-        else:
-            body.discard()
-            self.exchange.abort()
-
-    def on_failure(self, error: OriginError) -> None:
-        self.exchange.abort()
-
 
 class Relay(Inquiry):
     """One exchange on its way through."""
@@ -262,7 +186,7 @@ class Relay(Inquiry):
             self._tunnel(response)
             return
         exchange.inquiry = None  # from here on the body's readers count
-        relays.pass_on(exchange, reply, self.why, self.result, stored=stored)
+        relays.replies.deliver(exchange, reply, self.why, self.result, stored=stored)
 
     def on_whole(self, response: Response, content: bytes) -> None:
         """The same, at once."""

@@ -212,7 +212,7 @@ class Writes:
             body.discard()
             return
         exchange.inquiry = None
-        self._relays.pass_on(exchange, reply, write.why, write.result, stored=stored, more=lines)
+        self._relays.replies.deliver(exchange, reply, write.why, write.result, stored=stored, more=lines)
         if named:
             self.refresh(exchange.request)
 

@@ -20,6 +20,7 @@ from edgecache.invalidation.validity import Invalidation
 from edgecache.proxy.cache_fill import Fills
 from edgecache.proxy.collapsing import Flights
 from edgecache.proxy.components import Limits, Parts
+from edgecache.proxy.deliver_reply import ReplyDelivery
 from edgecache.proxy.edge import Edge
 from edgecache.proxy.fastpath.head_memo import Hit, KnownHeads
 from edgecache.proxy.fastpath.head_template import HeadTemplates, TemplateHit
@@ -127,6 +128,7 @@ def _parts(given: Given, tier: Regional | None) -> Parts:
         relays=Relays(
             pop=pop,
             upstream=upstream,
+            replies=ReplyDelivery(pop, upstream, fills, invalidation, clock.now, clock.wall),
             fills=fills,
             flights=flights,
             invalidation=invalidation,
