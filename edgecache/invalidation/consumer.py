@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from edgecache.invalidation import version_vector
 from edgecache.invalidation.log_entry import Draft, Written, read_entry
-from edgecache.invalidation.purge_log import Applied, EntryKind
+from edgecache.invalidation.purge_log import LOST, Applied, EntryKind
 from edgecache.invalidation.stream_store import LogStore, Row, Visit
 from edgecache.invalidation.validity import Invalidation
 from edgecache.invalidation.version_vector import Vector
@@ -91,7 +91,7 @@ class LogConsumer:
 
     async def reaches(self, vector: Vector, within: float) -> bool:
         """Whether everything that `vector` knows is applied here; waits up to `within` seconds for it."""
-        if self._log.vector.covers(vector):
+        if self._log.has_applied(vector):
             return True
         reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = (vector, reached)
@@ -134,43 +134,53 @@ class LogConsumer:
             await self._tell(changed=bool(found))
 
     async def _take(self, region: str, rows: list[Row]) -> None:
-        now, wall = self._clock(), self._wall()
-        forked = False
-        for id_, fields in rows:
-            self._after[region] = id_
-            try:
-                entry = read_entry(id_, self._opened(region, id_, fields))
-            except ValueError:
-                log.error("the log of %s holds something else than entries", region)
-                self._log.distrust(region)
-                continue
-            if version_vector.incarnation_of(entry.mark) < version_vector.incarnation_of(self._log.applied(region)):
-                continue  # read again, of a log that began anew since: the floor is above it
-            relation = self._invalidation.apply(region, entry, now)
-            forked = forked or relation in (Applied.FORKED, Applied.OUTDATED)
-            if entry.kind in (EntryKind.PURGE, EntryKind.END) and entry.scopes:
-                self._counts.applied(region, relation, max(0.0, wall - version_vector.id_of(entry.mark)[0] / 1000))
-        for waiting in self._waiting:
-            if not waiting[1].done() and self._log.vector.covers(waiting[0]):
-                waiting[1].set_result(None)
-        if forked and region == self._region:
+        """Apply these entries; if the region's own log has lost some, begin it anew."""
+        relations = {self._apply(region, *row) for row in rows}
+        self._wake()
+        if region == self._region and not relations.isdisjoint(LOST):
             await self._begin_anew()
 
+    def _apply(self, region: str, id_: bytes, fields: dict[bytes, bytes]) -> Applied | None:
+        """Apply one row of a log; None if it is no entry, or of an incarnation that is over."""
+        self._after[region] = id_
+        try:
+            entry = read_entry(id_, self._opened(region, id_, fields))
+        except ValueError:
+            log.error("the log of %s holds something else than entries", region)
+            self._log.distrust(region)
+            return None
+        if version_vector.incarnation_of(entry.mark) < version_vector.incarnation_of(self._log.applied(region)):
+            return None  # read again, of a log that began anew since: the floor is above it
+        relation = self._invalidation.apply(region, entry, self._clock())
+        if entry.invalidates:
+            self._counts.applied(region, relation, self._wall() - version_vector.id_of(entry.mark)[0] / 1000)
+        return relation
+
+    def _wake(self) -> None:
+        """Wake what waits for entries that have been applied."""
+        for vector, reached in self._waiting:
+            if not reached.done() and self._log.has_applied(vector):
+                reached.set_result(None)
+
     def _opened(self, region: str, id_: bytes, fields: dict[bytes, bytes]) -> Written:
-        """The fields of an entry; of one without a valid seal only its place, with one warning."""
+        """The fields of an entry; of one without a valid seal only its place."""
         found, believed = self._store.opened(region, id_, fields)
-        if not believed and not self._store.is_opening(fields):
-            self._counts.failed("unsealed")
-            if region not in self._unsealed:
-                log.warning(
-                    "the log of %s holds entries that are not sealed by EDGECACHE_REGIONAL_KEY, older than the key or "
-                    "forged: everything older than they are is validated",
-                    region,
-                )
-            self._unsealed.add(region)
-        elif believed:
+        if believed:
             self._unsealed.discard(region)
+        elif not self._store.is_opening(fields):
+            self._warn_of_unsealed(region)
         return found
+
+    def _warn_of_unsealed(self, region: str) -> None:
+        """Count an entry without a valid seal, and warn of the first."""
+        self._counts.failed("unsealed")
+        if region not in self._unsealed:
+            log.warning(
+                "the log of %s holds entries that are not sealed by EDGECACHE_REGIONAL_KEY, older than the key or "
+                "forged: everything older than they are is validated",
+                region,
+            )
+        self._unsealed.add(region)
 
     async def _look(self) -> None:
         """Check which regions have logs, and that none holds less than was applied."""

@@ -37,17 +37,15 @@ class Draft(NamedTuple):
 
     def fields(self) -> list[bytes]:
         """Names and values in turn, as a script appends them; without `i` and `p`."""
-        listed = orjson.dumps([scope.decode("latin-1") for scope in self.scopes])
-        found = [b"k", self.kind.value.encode(), b"s", listed]
-        if self.soft:
-            found += [b"f", b"1"]
-        if self.within:
-            found += [b"w", b"%g" % self.within]
-        if self.begun:
-            found += [b"b", version_vector.write_mark(self.begun).encode()]
-        if self.author:
-            found += [b"a", self.author.encode()]
-        return found
+        fields = {
+            b"k": self.kind.value.encode(),
+            b"s": orjson.dumps([scope.decode("latin-1") for scope in self.scopes]),
+            b"f": b"1" if self.soft else b"",
+            b"w": b"%g" % self.within if self.within else b"",
+            b"b": version_vector.write_mark(self.begun).encode() if self.begun else b"",
+            b"a": self.author.encode(),
+        }
+        return [part for field in fields.items() if field[1] for part in field]
 
 
 def written_incarnation(incarnation: int) -> bytes:

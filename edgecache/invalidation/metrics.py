@@ -21,8 +21,7 @@ class LogMetrics:
     def __init__(self, registry: Registry, region: str) -> None:
         self._registry = registry
         self._region = region
-        self._applied: dict[tuple[str, Applied], Counter] = {}
-        self._propagation: dict[str, Histogram] = {}
+        self._applied: dict[tuple[str, Applied], tuple[Counter, Histogram]] = {}
         self._failures: dict[str, Counter] = {}
 
     def read(self, log: PurgeLog, follower: LogConsumer, writer: LogAppender) -> None:
@@ -70,23 +69,26 @@ class LogMetrics:
 
     def applied(self, region: str, relation: Applied, seconds: float) -> None:
         """Record an applied entry and its delay since it was appended."""
-        counter = self._applied.get((region, relation))
-        if counter is None:
-            counter = self._applied[region, relation] = self._registry.counter(
-                "edgecache_log_entries",
-                "Entries applied, by the region of their log and what they were to it.",
-                region=region,
-                relation=relation.value,
-            )
-            self._propagation[region] = self._registry.histogram(
-                "edgecache_purge_propagation_seconds",
-                "From the append of an entry in its region to its application here, by the wall clocks of both.",
-                PROPAGATION,
-                source=region,
-                target=self._region,
-            )
-        counter.value += 1
-        self._propagation[region].observe(seconds)
+        entries, delays = self._applied.get((region, relation)) or self._add_series(region, relation)
+        entries.value += 1
+        delays.observe(max(0.0, seconds))
+
+    def _add_series(self, region: str, relation: Applied) -> tuple[Counter, Histogram]:
+        entries = self._registry.counter(
+            "edgecache_log_entries",
+            "Entries applied, by the region of their log and what they were to it.",
+            region=region,
+            relation=relation.value,
+        )
+        delays = self._registry.histogram(
+            "edgecache_purge_propagation_seconds",
+            "From the append of an entry in its region to its application here, by the wall clocks of both.",
+            PROPAGATION,
+            source=region,
+            target=self._region,
+        )
+        self._applied[region, relation] = entries, delays
+        return entries, delays
 
     def failed(self, word: str = "read") -> None:
         """Count a failed read or write; `word` is one of the fixed words in `valkey/batching.py`."""

@@ -49,22 +49,25 @@ EVERYTHING_OF_A_SITE: Final = b"/purgeall"  # of nginx-helper
 def purge_of_request(request: Request, caller: Caller, tag_fields: frozenset[bytes] = frozenset()) -> Purge:
     """The purge of `request`; raises `PurgeRefused` (400, 403, 413).
 
-    `tag_fields` are the names of further fields that bear tags, and name them in purges. `Fastly-Soft-Purge: 1` makes
-    it soft, and so does `xkey-softpurge` where nothing else is named.
+    `tag_fields` are the names of further fields that bear tags, and name them in purges.
     """
-    fields = request.fields
-    _refuse_more(request, tag_fields)
+    _refuse_unknown(request, tag_fields)
     site = site_for(request.host.decode("latin-1"), caller)
     try:
         named = _named(request, caller, site, tag_fields)
     except Unsupported as unsupported:
         raise PurgeRefused(400, "purge-unsupported", str(unsupported)) from None
-    hard = any(name in fields for name in KEY_FIELDS if name != b"xkey-softpurge")
-    soft = (fields.get(b"fastly-soft-purge") or b"").strip() == b"1" or (b"xkey-softpurge" in fields and not hard)
-    return purge_of(named, soft=soft)
+    return purge_of(named, soft=_is_soft(request.fields))
 
 
-def _refuse_more(request: Request, tag_fields: frozenset[bytes]) -> None:
+def _is_soft(fields: Fields) -> bool:
+    """Whether `Fastly-Soft-Purge: 1` makes it soft, or `xkey-softpurge` where nothing else is named."""
+    if b"xkey-softpurge" in fields and not any(name in fields for name in KEY_FIELDS if name != b"xkey-softpurge"):
+        return True
+    return (fields.get(b"fastly-soft-purge") or b"").strip() == b"1"
+
+
+def _refuse_unknown(request: Request, tag_fields: frozenset[bytes]) -> None:
     """Refuse content, and unknown fields that may name purges."""
     if request.framing.length != 0:
         raise malformed(f"a {request.method.decode()} has no content here: POST /purges takes lists")
@@ -77,15 +80,9 @@ def _refuse_more(request: Request, tag_fields: frozenset[bytes]) -> None:
 
 def _named(request: Request, caller: Caller, site: bytes, tag_fields: frozenset[bytes]) -> list[bytes]:
     """Scopes of the fields, else of the target. A ban by tags ignores host, path and type, and so purges more."""
-    fields = request.fields
-    method = (fields.get(b"x-purge-method") or b"").strip().lower()
-    if method not in (b"", b"default", b"exact", b"regex"):
-        raise Unsupported("X-Purge-Method is default, exact or regex")
-    tagged = _by_tags(fields, caller, tag_fields)
-    if tagged is not None and method == b"regex":
-        raise Unsupported("a purge names tags or paths, not both")
-    if tagged is not None:
-        return tagged
+    fields, method = request.fields, _purge_method(request.fields)
+    if any(name in fields for name in (*KEY_FIELDS, *PATTERN_FIELDS, *tag_fields)):
+        return _by_tags(fields, caller, tag_fields, method)
     if request.method == b"PURGEKEYS":
         raise malformed("PURGEKEYS names its keys in xkey-purge or xkey-softpurge")
     if any(name in fields for name in BAN_FIELDS):  # of a BAN: with other methods they are refused
@@ -93,12 +90,20 @@ def _named(request: Request, caller: Caller, site: bytes, tag_fields: frozenset[
     return _at(_place(request.target, method), site, request)
 
 
-def _by_tags(fields: Fields, caller: Caller, tag_fields: frozenset[bytes]) -> list[bytes] | None:
-    """Scopes of tags; None if no field names tags."""
+def _purge_method(fields: Fields) -> bytes:
+    """The value of X-Purge-Method: how the target is to be read."""
+    method = (fields.get(b"x-purge-method") or b"").strip().lower()
+    if method not in (b"", b"default", b"exact", b"regex"):
+        raise Unsupported("X-Purge-Method is default, exact or regex")
+    return method
+
+
+def _by_tags(fields: Fields, caller: Caller, tag_fields: frozenset[bytes], method: bytes) -> list[bytes]:
+    """Scopes of the tags that fields name."""
+    if method == b"regex":
+        raise Unsupported("a purge names tags or paths, not both")
     sources = {name: name for name in sorted(tag_fields)} | PATTERN_FIELDS
     patterns = {source: value for name, source in sources.items() if (value := fields.get(name)) is not None}
-    if not patterns and not any(name in fields for name in KEY_FIELDS):
-        return None
     found: list[bytes] = []
     for source, value in patterns.items():
         words = words_in(value.strip())

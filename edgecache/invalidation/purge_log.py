@@ -26,7 +26,7 @@ from typing import Final, NamedTuple
 from edgecache.invalidation import scopes
 from edgecache.invalidation.registers import Registers, Verdict, worse
 from edgecache.invalidation.scopes import Subject
-from edgecache.invalidation.version_vector import NOTHING, Vector, beyond, incarnation_of, mark
+from edgecache.invalidation.version_vector import NOTHING, Vector, beyond, incarnation_of
 from edgecache.semantics import uri
 from edgecache.semantics.outcomes import Label
 from edgecache.semantics.stored_response import NO_POSITION
@@ -57,6 +57,11 @@ class LogEntry(NamedTuple):
     within: float = 0.0  # of a BEGIN: seconds after which the write counts as lost
     begun: int = 0  # of an END: the mark of its BEGIN
 
+    @property
+    def invalidates(self) -> bool:
+        """Whether it invalidates what its scopes name."""
+        return bool(self.scopes) and self.kind in (EntryKind.PURGE, EntryKind.END)
+
 
 class Applied(Label):
     """Outcome of applying an entry."""
@@ -67,6 +72,10 @@ class Applied(Label):
     OPENED = "opened"  # of a new incarnation: the floor has risen to its beginning
     FORKED = "forked"  # the log has lost an entry that was applied here: nothing of this incarnation counts any more
     OUTDATED = "outdated"  # of an earlier incarnation: likewise
+
+
+SKIPPED: Final = (Applied.GAP, Applied.OPENED)  # entries before it were not applied here
+LOST: Final = (Applied.FORKED, Applied.OUTDATED)  # entries that were applied here are not in the log
 
 
 class Write(NamedTuple):
@@ -140,6 +149,10 @@ class PurgeLog:
         """The mark of the last entry of `region` that was applied; 0 if none was."""
         return self._applied.get(region, 0)
 
+    def has_applied(self, vector: Vector) -> bool:
+        """Whether everything that `vector` knows is applied here."""
+        return self.vector.covers(vector)
+
     def is_trusted(self, region: str) -> bool:
         """Whether requests sent now are proven to cover `region`."""
         return self.applied(region) >= self._floor[region]
@@ -163,15 +176,6 @@ class PurgeLog:
     def _doubt(self, names: list[bytes]) -> Verdict:
         return Verdict.USABLE if self._doubts.keys().isdisjoint(names) else Verdict.UNPROVEN
 
-    def check_required(self, subject: Subject, seen: Vector, required: Vector) -> Verdict:
-        """As `check_vector`, for a child POP that knows `required`: what is not applied of it here, `seen` must cover.
-
-        Upstream requests for that child carry the maximum of this POP's vector and `required`.
-        """
-        verdict = self.check_vector(subject, seen)
-        caught_up = self.vector.covers(required) or seen.covers(required)
-        return verdict if caught_up else worse(verdict, Verdict.UNPROVEN)
-
     def allows(self, key: bytes, seen: int) -> bool:
         """Whether a response without tags that this process requested at position `seen` may be used for `key`."""
         return self.check(Subject(key), seen) is Verdict.USABLE
@@ -191,11 +195,9 @@ class PurgeLog:
         """
         relation = self._relation(region, entry)
         self._advance(region, entry.mark)
-        if relation is Applied.GAP:
+        if relation in SKIPPED:
             self._raise_floor(region, entry.previous)
-        elif relation is Applied.OPENED:
-            self._raise_floor(region, max(entry.previous, mark(incarnation_of(entry.mark))))
-        elif relation in (Applied.FORKED, Applied.OUTDATED):
+        elif relation in LOST:
             self.distrust(region)
         self._take(region, entry, relation, now)
         return relation
@@ -212,19 +214,14 @@ class PurgeLog:
 
     def _take(self, region: str, entry: LogEntry, relation: Applied, now: float) -> None:
         """Apply the entry to registers, writes and floors."""
-        match entry.kind:
-            case EntryKind.PURGE:
-                self._name(entry.scopes, region, entry.mark, soft=entry.soft)
-            case EntryKind.BEGIN:
-                if relation is not Applied.AGAIN:
-                    self._begin(Write(region, entry.mark, entry.scopes, now + entry.within))
-            case EntryKind.END:
-                self._name(entry.scopes, region, entry.mark, soft=False)
-                self._end(region, entry.begun)
-            case EntryKind.UNKNOWN:
-                self._raise_floor(region, entry.mark)
-            case EntryKind.OPEN:
-                pass
+        if entry.invalidates:
+            self._name(entry.scopes, region, entry.mark, soft=entry.soft and entry.kind is EntryKind.PURGE)
+        if entry.kind is EntryKind.BEGIN and relation is not Applied.AGAIN:
+            self._begin(Write(region, entry.mark, entry.scopes, now + entry.within))
+        elif entry.kind is EntryKind.END:
+            self._end(region, entry.begun)
+        elif entry.kind is EntryKind.UNKNOWN:
+            self._raise_floor(region, entry.mark)
 
     def distrust(self, region: str) -> None:
         """Distrust the log of `region` until it has a new incarnation."""

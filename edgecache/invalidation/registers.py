@@ -68,11 +68,9 @@ class Register:
     def note(self, position: int, marks: Vector, *, soft: bool) -> None:
         """Record an entry at `position`, with these marks, that names the scope."""
         if soft:
-            self.soft_at = position
-            self.soft = marks.merged(self.soft)
+            self.soft_at, self.soft = position, marks.merged(self.soft)
         else:
-            self.hard_at = position
-            self.hard = marks.merged(self.hard)
+            self.hard_at, self.hard = position, marks.merged(self.hard)
 
     @property
     def position(self) -> int:
@@ -207,17 +205,20 @@ class Registers:
     def name(self, named: Iterable[bytes], position: int, marks: Vector, *, soft: bool) -> None:
         """Record an entry at `position`, with these marks, that names these scopes."""
         for scope in named:
-            group = self._group_of(scopes.host_of(scope))
-            register = group.registers.get(scope)
-            if register is None:
-                register = group.registers[scope] = Register()
-                self._grow(group, 1, REGISTER_OVERHEAD + len(scope))
-                self.looked_for.add(scope)
-            else:
-                group.registers.move_to_end(scope)
-            register.note(position, marks, soft=soft)
+            self._register(scope).note(position, marks, soft=soft)
         while self.count > self._most or self.bytes_used > self._most_bytes:
             self._shrink()
+
+    def _register(self, scope: bytes) -> Register:
+        """The register of `scope`, now the newest of its group."""
+        group = self._group_of(scopes.host_of(scope))
+        register = group.registers.get(scope)
+        if register is None:
+            register = group.registers[scope] = Register()
+            self._grow(group, 1, REGISTER_OVERHEAD + len(scope))
+            self.looked_for.add(scope)
+        group.registers.move_to_end(scope)
+        return register
 
     def settle(self, named: Iterable[bytes], region: str, old: int, new: tuple[str, int]) -> None:
         """Replace marks of these in `region` up to `old` by `new`, a pair of region and mark."""
@@ -245,9 +246,12 @@ class Registers:
         if site == NO_SITE:
             return self._anywhere
         group = self._sites.get(site)
-        if group is not None:
-            self._sites.put(group, group.size)
-            return group
+        if group is None:
+            return self._new_group(site)
+        self._sites.put(group, group.size)
+        return group
+
+    def _new_group(self, site: bytes) -> Group:
         if len(self._sites) >= self._most_sites:
             self._thin_out()
         group = Group(site, SITE_OVERHEAD + len(site))

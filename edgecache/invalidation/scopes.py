@@ -14,7 +14,7 @@ that `canonical` gives it (`uri.py`): a URL, path or site by each of its spellin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from edgecache.semantics import uri
@@ -65,18 +65,26 @@ def site(host: bytes) -> bytes:
 @memoize(4096)
 def canonical(scope: bytes) -> bytes:
     """Canonical form of `scope`."""
-    kind, value = scope[:1], scope[1:]
-    if kind == b"u":
-        return b"u" + uri.normalised(value)
-    if kind == b"p":
-        path = uri.normalised(value).partition(b"?")[0].rstrip(b"/")
-        return (b"p" if b"/" in path else b"s") + path
-    if kind == b"s":
-        return b"s" + uri.host_of(value)
-    if kind == b"g":
-        host, mark, name = value.partition(b"\0")
-        return b"g" + uri.host_of(host) + mark + name
-    return scope
+    canonical_form = CANONICAL_FORMS.get(scope[:1])
+    return scope if canonical_form is None else canonical_form(scope[1:])
+
+
+def _canonical_prefix(value: bytes) -> bytes:
+    path = uri.normalised(value).partition(b"?")[0].rstrip(b"/")
+    return (b"p" if b"/" in path else b"s") + path
+
+
+def _canonical_site_tag(value: bytes) -> bytes:
+    host, mark, name = value.partition(b"\0")
+    return b"g" + uri.host_of(host) + mark + name
+
+
+CANONICAL_FORMS: Final[Mapping[bytes, Callable[[bytes], bytes]]] = {  # by kind; all others are canonical as they are
+    b"u": lambda key: b"u" + uri.normalised(key),
+    b"p": _canonical_prefix,
+    b"s": lambda host: b"s" + uri.host_of(host),
+    b"g": _canonical_site_tag,
+}
 
 
 def is_scope(scope: bytes) -> bool:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from edgecache.invalidation.purge_log import (
     Applied,
-    EntryKind,
     LogEntry,
     PurgeLog,
     Stamp,
@@ -24,6 +23,7 @@ from edgecache.invalidation.purge_log import (
     requested_at,
     unproven_at,
 )
+from edgecache.invalidation.registers import Registers
 from edgecache.invalidation.scopes import Subject
 from edgecache.invalidation.version_vector import NOTHING, Vector
 from edgecache.semantics import uri
@@ -64,7 +64,7 @@ class Invalidation:
         self._cut_off_modes = cut_off_modes  # path prefix → available or consistent; the empty one is for all others
         self.replaying = False  # older entries are still being replayed: no record is proven
         self.cut_off = False  # the log of some region has been silent for too long
-        self._tell_at = 1  # forgotten registers that trigger the next warning
+        self._warn_at = 1  # forgotten registers that trigger the next warning
         self.ignored: IgnoredParameters | None = None  # query parameters left out of keys
         self.on_applied: Callable[[], None] = lambda: None  # called when the log has moved
 
@@ -174,7 +174,7 @@ class Invalidation:
         position = self.log.append(*named, soft=soft)
         if not soft:
             self._drop_urls(named)
-        self._tell_of_overflow()
+        self._check_overflow()
         return position
 
     def settle(self, scopes: Iterable[bytes], position: int, region: str, mark: int) -> None:
@@ -185,33 +185,33 @@ class Invalidation:
         """Apply one entry of a region's log, at `now` in monotonic seconds."""
         named = self._widened(entry.scopes)
         applied = self.log.apply(region, entry._replace(scopes=named), now)
-        if not entry.soft and entry.kind in (EntryKind.PURGE, EntryKind.END):
+        if entry.invalidates and not entry.soft:
             self._drop_urls(named)
-        self._tell_of_overflow()
+        self._check_overflow()
         self.on_applied()
         return applied
 
-    def _tell_of_overflow(self) -> None:
+    def _check_overflow(self) -> None:
         """Warn of forgotten registers: at the first, and each time their number has doubled."""
-        registers = self.log.registers
-        if registers.folded >= self._tell_at:
-            self._tell_at = 2 * registers.folded
-            site = registers.overflowed.decode("latin-1") or "all sites"
-            logger.warning(
-                "too many purged names (EDGECACHE_PURGE_REGISTERS): older objects are validated site=%s forgotten=%d",
-                site,
-                registers.folded,
-            )
+        if self.log.registers.folded >= self._warn_at:
+            self._warn_of_overflow(self.log.registers)
+
+    def _warn_of_overflow(self, registers: Registers) -> None:
+        self._warn_at = 2 * registers.folded
+        logger.warning(
+            "too many purged names (EDGECACHE_PURGE_REGISTERS): older objects are validated site=%s forgotten=%d",
+            registers.overflowed.decode("latin-1") or "all sites",
+            registers.folded,
+        )
 
     def _widened(self, scopes: Iterable[bytes]) -> tuple[bytes, ...]:
         """`scopes`, and the keys that URLs among them share (ignored parameters, No-Vary-Search)."""
         named = tuple(scopes)
+        urls = [name for name in named if name[:1] == b"u"]
         if self.ignored is not None:
-            less = self.ignored.without
-            named = tuple(dict.fromkeys((*named, *(less(name) for name in named if name[:1] == b"u"))))
-        merged_keys = self._memory.merged_keys
-        merged = [b"u" + key for name in named if name[:1] == b"u" for key in merged_keys(name[1:])]
-        return (*named, *merged) if merged else named
+            urls += [self.ignored.without(url) for url in urls]
+        merged = [b"u" + key for url in urls for key in self._memory.merged_keys(url[1:])]
+        return tuple(dict.fromkeys((*named, *urls, *merged)))
 
     def _drop_urls(self, scopes: Iterable[bytes]) -> None:
         """Drop entries named by URL at once; other scopes take effect at the next look-up."""

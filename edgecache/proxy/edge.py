@@ -147,7 +147,7 @@ class Edge:
         if self._reaches is None or not (b"edgecache-token" in request.fields.index or self._token_cookie):
             return None
         token = token_of(request.fields, cookies=self._token_cookie)
-        return None if token is None or self.log.vector.covers(token) else token
+        return None if token is None or self.log.has_applied(token) else token
 
     async def _look_up_after(self, token: Vector, exchange: Exchange) -> None:
         """Answer who has written once that is known here, or by the origin alone if that takes too long."""

@@ -8,9 +8,18 @@ from typing import Final, Protocol
 
 import orjson
 
-from edgecache.config.settings import PurgeToken, Settings
+from edgecache.config.settings import Settings
 from edgecache.invalidation.log_entry import Draft
-from edgecache.invalidation.purge_auth import Caller, Credentials, PurgeRefused, caller_of, is_near
+from edgecache.invalidation.purge_auth import (
+    Caller,
+    Credentials,
+    FailedAttempts,
+    Neighbour,
+    PurgeRefused,
+    accepts_purges,
+    callers_of,
+    is_near,
+)
 from edgecache.invalidation.purge_dialects import purge_of_request
 from edgecache.invalidation.purge_request import Purge
 from edgecache.proxy.responses import reply_locally
@@ -21,55 +30,12 @@ from edgecache.semantics.outcomes import Result
 from edgecache.tasks import spawn
 from edgecache.upstream.pool_options import tag_field_names
 from edgecache.valkey.client import Failure
-from edgecache.wire.connection_limits import address_of
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import FullResponse, local_reply
 
 audit = logging.getLogger("edgecache.audit")
-MOST_FAILURES: Final = 10  # wrong tokens from one address, within
-FAILURES_WITHIN: Final = 60.0  # seconds
-MOST_ADDRESSES: Final = 4096
+CLOSED: Final = "nobody may purge here: neither EDGECACHE_PURGE_TOKENS nor EDGECACHE_PURGE_FROM is set"
 CHALLENGE: Final = b'Bearer, Basic realm="purges"'  # RFC 9110 §11.6.1
-
-
-def callers_of(settings: Settings) -> list[PurgeToken]:
-    """Who may purge."""
-    admin = [PurgeToken("admin", settings.admin_token)] if settings.admin_token else []
-    return [*settings.purge_tokens, *admin]
-
-
-def is_purged(settings: Settings) -> bool:
-    """Whether anybody may purge."""
-    return bool(callers_of(settings) or settings.purge_from)
-
-
-class Attempts:
-    """Who has brought wrong secrets lately. Mutable state: the times, by address (one of IPv4, a /64 of IPv6)."""
-
-    def __init__(self) -> None:
-        self._failed: dict[bytes, list[float]] = {}
-
-    def caller(self, callers: Sequence[Caller], credentials: Credentials, address: str, now: float) -> Caller:
-        """Who calls from `address` at `now`, in monotonic seconds; raises `PurgeRefused` (401, or 429 after many).
-
-        The right secret is never kept waiting: whoever else has the address must not keep it out.
-        """
-        try:
-            return caller_of(callers, credentials)
-        except PurgeRefused:
-            if credentials.claimed:  # no secret is no guess
-                self.failed(address, now)
-            raise
-
-    def failed(self, address: str, now: float) -> None:
-        """A wrong secret came from `address`; raises `PurgeRefused` (429) if many did within a minute."""
-        network = address_of(address)
-        recent = [when for when in self._failed.get(network, ()) if now - when < FAILURES_WITHIN][-MOST_FAILURES:]
-        if len(self._failed) >= MOST_ADDRESSES:
-            self._failed.clear()
-        self._failed[network] = [*recent, now]
-        if len(recent) >= MOST_FAILURES:
-            raise PurgeRefused(429, "purge-attempts", "too many wrong secrets from this address: wait a minute")
 
 
 class Recorder(Protocol):
@@ -90,38 +56,39 @@ class PurgeMethod:
         is_trusted: Trust = lambda peer: False,
     ) -> None:
         self._callers: Sequence[Caller] = callers_of(settings)
-        self._is_open = is_purged(settings)
+        self._is_open = accepts_purges(settings)
         self._may_purge = trust_of(settings.purge_from)  # by address
         self._tag_fields = tag_field_names(settings)
         self._recorder = recorder
         self._pop = settings.pop
         self._refused = refused  # told why one is refused: to count
         self._is_trusted = is_trusted  # whether a peer's word for the client's address is believed
-        self._attempts = Attempts()
+        self._attempts = FailedAttempts()
 
     def answer(self, exchange: Exchange, now: float) -> None:
         """Answer `exchange`, at `now` in monotonic seconds."""
-        request, fields = exchange.request, exchange.request.fields
-        near = is_near(exchange.client, fields, self._is_trusted, self._may_purge)
-        credentials = Credentials(fields.get(b"authorization"), fields.get(b"fastly-key"), near)
         if exchange.body is not None:
             exchange.body.discard()
         try:
-            caller = self._caller(credentials, self._client(exchange), now)
-            purge = purge_of_request(request, caller, self._tag_fields)
+            caller = self._caller(exchange, now)
+            purge = purge_of_request(exchange.request, caller, self._tag_fields)
         except PurgeRefused as refused:
             self._refuse(exchange, refused)
-            return
-        spawn(seen_through(exchange, self._purge(exchange, purge, caller)), "purge")
+        else:
+            spawn(seen_through(exchange, self._purge(exchange, purge, caller)), "purge")
 
-    def _caller(self, credentials: Credentials, client: str, now: float) -> Caller:
+    def _caller(self, exchange: Exchange, now: float) -> Caller:
+        """The authenticated caller: by a secret, or without one by its address."""
+        fields = exchange.request.fields
         if not self._is_open:
-            sentence = "nobody may purge here: neither EDGECACHE_PURGE_TOKENS nor EDGECACHE_PURGE_FROM is set"
-            raise PurgeRefused(405, "purge-off", sentence)
-        return self._attempts.caller(self._callers, credentials, client, now)
+            raise PurgeRefused(405, "purge-off", CLOSED)
+        credentials = Credentials(fields.get(b"authorization"), fields.get(b"fastly-key"))
+        if not credentials.claimed and is_near(exchange.client, fields, self._is_trusted, self._may_purge):
+            return Neighbour()
+        return self._attempts.authenticate(self._callers, credentials, self._client(exchange), now)
 
     def _client(self, exchange: Exchange) -> str:
-        """Who asks: behind a balancer, one who guesses must not keep the others out."""
+        """The client's address: behind a balancer, guesses of one client must not lock the others out."""
         return client_address(exchange.client, exchange.request.fields, self._is_trusted) or exchange.client
 
     async def _purge(self, exchange: Exchange, purge: Purge, caller: Caller) -> None:

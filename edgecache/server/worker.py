@@ -17,10 +17,10 @@ from typing import Final
 
 from edgecache.config import system_resources
 from edgecache.config.settings import TO_ORIGINS, Settings
+from edgecache.invalidation.purge_auth import accepts_purges
 from edgecache.proxy.geo_database import Geo, Locator
 from edgecache.proxy.hooks import Context
 from edgecache.proxy.pipeline import Pipeline, configured
-from edgecache.proxy.purge_method import is_purged
 from edgecache.semantics.client_address import trust_of
 from edgecache.semantics.ignored_parameters import ignored_of
 from edgecache.semantics.message import Request
@@ -126,7 +126,7 @@ class Worker:
         account, before = self.edge.memory.account, getattr(self, "_heads", None)
         if before is not None:
             before.forget_all()
-        self._heads = RequestHeads(limits, account.budget // HEADS, account.hold, purging=is_purged(settings))
+        self._heads = RequestHeads(limits, account.budget // HEADS, account.hold, purging=accepts_purges(settings))
         self.edge.alike.bound(limits)
         self.check_unfinished = self._heads.check_unfinished
 

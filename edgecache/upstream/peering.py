@@ -154,7 +154,7 @@ class Children:
         exchange.raw = b""  # its bytes are signed for a moment only: nothing is remembered by them
         exchange.extra = NOTHING_SEEN
         required = required_by(asks)
-        if self._log.vector.covers(required):
+        if self._log.has_applied(required):
             child(exchange)
         elif self._is_stuck(required):
             _answer_behind(exchange, child)
@@ -190,11 +190,7 @@ class Children:
         waiting.timer = asyncio.get_running_loop().call_later(CATCH_UP, self._give_up, waiting)
 
     def _moved(self) -> None:
-        if not self._waiting:
-            return
-        vector = self._log.vector
-        caught_up = [waiting for waiting in self._waiting if vector.covers(waiting.required)]
-        for waiting in caught_up:
+        for waiting in [waiting for waiting in self._waiting if self._log.has_applied(waiting.required)]:
             self._waiting.remove(waiting)
             waiting.go_on()
 

@@ -14,8 +14,7 @@ from typing import Literal, Protocol
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from edgecache.invalidation.purge_auth import PurgeRefused
-from edgecache.proxy.purge_method import Attempts
+from edgecache.invalidation.purge_auth import FailedAttempts, PurgeRefused
 from edgecache.server.admin.allowed_hosts import is_own
 from edgecache.server.admin.purge_api import PurgeApi
 from edgecache.server.admin.purge_service import PurgeService
@@ -107,7 +106,7 @@ def _bound(page: Page, pages: Pages) -> Callable[[web.Request], Awaitable[web.Re
 
 def _ask_for(token: str) -> Middleware:
     expected = f"Bearer {token}".encode()
-    attempts = Attempts()
+    attempts = FailedAttempts()
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -118,7 +117,7 @@ def _ask_for(token: str) -> Middleware:
             return await handler(request)
         if given:  # no token is no guess
             try:
-                attempts.failed(request.remote or "", time.monotonic())
+                attempts.record(request.remote or "", time.monotonic())
             except PurgeRefused as refused:
                 return _problem(refused.status, str(refused))
         return _problem(401, "The admin token is required", {"WWW-Authenticate": "Bearer"})

@@ -20,13 +20,12 @@ from edgecache.invalidation.appender import LogAppender
 from edgecache.invalidation.ledger import names_none_of, shown, visible_to
 from edgecache.invalidation.log_entry import Draft, author_of, purge_id, read_entry, read_purge_id
 from edgecache.invalidation.metrics import LogMetrics
-from edgecache.invalidation.purge_auth import Caller, Credentials, PurgeRefused
+from edgecache.invalidation.purge_auth import Caller, Credentials, FailedAttempts, PurgeRefused, callers_of
 from edgecache.invalidation.purge_log import EntryKind
 from edgecache.invalidation.purge_request import Purge, purge_of_json, refuse_repeated
 from edgecache.invalidation.region_log import far_store, home_store, writer_of
 from edgecache.invalidation.replicator import LogReplicator
 from edgecache.invalidation.stream_store import LogMember, LogStore, Row
-from edgecache.proxy.purge_method import Attempts, callers_of
 from edgecache.tasks import spawn
 from edgecache.telemetry.metrics import Registry
 from edgecache.valkey.client import Failure
@@ -47,7 +46,7 @@ class PurgeService:
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._registry = registry
         self._pop = settings.pop
-        self._attempts = Attempts()
+        self._attempts = FailedAttempts()
         self.tune(settings)
 
     def tune(self, settings: Settings) -> None:
@@ -74,7 +73,7 @@ class PurgeService:
             if not self._callers:
                 sentence = "purging is disabled: set EDGECACHE_ADMIN_TOKEN or EDGECACHE_PURGE_TOKENS"
                 raise PurgeRefused(403, "purge-off", sentence)
-            return self._attempts.caller(self._callers, credentials, address, now)
+            return self._attempts.authenticate(self._callers, credentials, address, now)
         except PurgeRefused as refused:
             self.refused(refused, address)
             raise
