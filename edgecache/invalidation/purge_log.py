@@ -159,6 +159,10 @@ class PurgeLog:
 
     # --- the rule
 
+    def is_at(self, position: int) -> bool:
+        """Whether a response requested at `position` needs no `check`: nothing came since, and no write is in doubt."""
+        return position == self.position and not self._doubts
+
     def check(self, subject: Subject, seen: int) -> Verdict:
         """Whether a response that this process requested at position `seen` may be used."""
         worst = Verdict.UNPROVEN if seen < self._floor_at else Verdict.USABLE

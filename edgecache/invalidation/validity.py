@@ -152,6 +152,9 @@ class Invalidation:
 
     def passed(self, key: bytes, tags: tuple[bytes, ...], seen: Stamp) -> int | None:
         """`passed` of an entry for that response; None if it was purged meanwhile."""
+        return seen.position if self.log.is_at(seen.position) else self._passed_since(key, tags, seen)
+
+    def _passed_since(self, key: bytes, tags: tuple[bytes, ...], seen: Stamp) -> int | None:
         match self.verdict(key, tags, seen):
             case Verdict.PURGED:
                 return None

@@ -185,7 +185,7 @@ class Fills:
             whole = segments.parts[0][1]
             put = self._memory.put(key, _as_whole(stored), whole, passed=passed, length=segments.whole)
         elif segments.size <= self._memory.largest:
-            put = self._memory.put(key, stored, b"", segments, passed)
+            put = self._memory.put_parts(key, stored, segments, passed)
         if put is None:
             self.refuse(reply, Refused.TOO_LARGE)
 
@@ -232,7 +232,7 @@ class Fills:
             own.gone = True
             return own
         entry.passed = passed
-        entry.adopt(freshened)
+        entry.set_head(freshened)
         self._memory.resize(entry)
         if self._region is not None and entry.segments is None:
             key, seen = primary_key(request), written(reply.seen.vector)
@@ -260,7 +260,7 @@ class Fills:
                 self._region.forget(key)
             return False
         entry.passed = passed
-        entry.adopt(freshened)
+        entry.set_head(freshened)
         self._region.prolong(found, entry, written(reply.seen.vector))
         return True
 

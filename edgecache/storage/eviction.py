@@ -27,15 +27,15 @@ class _Node(Generic[K, V]):
     """One cached value, its size in bytes, the hits it is credited with, and its neighbours in its queue."""
 
     __slots__ = ("key", "next", "previous", "queue", "size", "uses", "value")
+    next: "_Node[K, V]"
+    previous: "_Node[K, V]"
 
     def __init__(self, key: K, value: V, size: int) -> None:
         self.key = key
         self.value = value
         self.size = size
-        self.uses = 0  # SIEVE's visited bit, S3-FIFO's two-bit counter (0 to 3); nothing to LRU
+        self.uses = 0  # SIEVE's visited bit, S3-FIFO's two-bit counter (0 to 3); unused by LRU
         self.queue: _Queue[K, V] | None = None
-        self.previous: _Node[K, V]
-        self.next: _Node[K, V]
 
 
 class _Queue(Generic[K, V]):
@@ -142,7 +142,18 @@ class EvictionPolicy(Cache[K, V]):
     def limit(self, maxsize: int) -> bool:
         """Change the budget, evicting until what is stored fits; False if it does not, for what had to be spared."""
         self._budget = maxsize
-        return self._make_room(0, MOST_SPARED)
+        spared = 0
+        while self._used > self._budget:
+            node = self._victim()
+            if self._spares is not None and self._spares(node.value):
+                self._drop(node)
+                self._insert(node)
+                spared += 1
+                if spared == MOST_SPARED:
+                    return False
+            else:
+                self._evict(node)
+        return True
 
     @property
     def currsize(self) -> int:
@@ -169,10 +180,8 @@ class EvictionPolicy(Cache[K, V]):
 
     def __setitem__(self, key: K, value: V) -> None:
         size = self.getsizeof(value)
-        if size > self._budget:
-            raise ValueError("value too large")
-        if size < 0:
-            raise ValueError("value size must be non-negative")
+        if not 0 <= size <= self._budget:
+            raise ValueError("value too large" if size > 0 else "value size must be non-negative")
         node = self._nodes.get(key)
         if node is not None:
             self._replace(node, value, size)
@@ -205,19 +214,15 @@ class EvictionPolicy(Cache[K, V]):
         del self._nodes[node.key]
         self._used -= node.size
 
-    def _make_room(self, size: int, may_spare: int = 0) -> bool:
-        """Evict until `size` bytes are free; False if so many had to be spared."""
+    def _make_room(self, size: int) -> None:
+        """Evict until `size` bytes are free."""
         while self._used + size > self._budget:
-            node = self._victim()
-            self._drop(node)
-            if may_spare and self._spares is not None and self._spares(node.value):
-                self._insert(node)
-                may_spare -= 1
-                if not may_spare:
-                    return False
-            elif self._on_evict is not None:
-                self._on_evict(node.key, node.value)
-        return True
+            self._evict(self._victim())
+
+    def _evict(self, node: _Node[K, V]) -> None:
+        self._drop(node)
+        if self._on_evict is not None:
+            self._on_evict(node.key, node.value)
 
     def __delitem__(self, key: K) -> None:
         self._drop(self._nodes[key])

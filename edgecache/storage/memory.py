@@ -33,6 +33,7 @@ ENTRY_OVERHEAD: Final = 900  # bytes that an entry costs beside head and body, i
 TAG_OVERHEAD: Final = 48  # bytes
 PART_OVERHEAD: Final = 160  # bytes
 MOST_SEARCH_RULES: Final = 4096  # paths whose No-Vary-Search is remembered
+SEARCH: Final = b"no-vary-search"
 
 
 class Entry:
@@ -61,18 +62,17 @@ class Entry:
     )
 
     def __init__(
-        self, key: bytes, stored: Stored, content: Content, segments: Segments | None = None, passed: int = 0
+        self, url: bytes, stored: Stored, content: Content, segments: Segments | None = None, passed: int = 0
     ) -> None:
-        self.key = key
-        self.url = key  # as it was asked; `key` becomes where it lies
+        self.key = self.url = url  # `url` is as requested; `key` becomes where the entry lies
         self.passed = passed  # the log's position at which it was last known to be usable
         self.content = content
         self.segments = segments
         self.gone = False
-        self.adopt(stored)
+        self.set_head(stored)
 
-    def adopt(self, stored: Stored) -> None:
-        """Take over the head and the freshness of `stored`, for the same content."""
+    def set_head(self, stored: Stored) -> None:
+        """Replace head and freshness by those of `stored`; the content stays."""
         self.block = pack(stored.fields.without((b"content-length",)))  # the length is that of what is sent
         self.status = stored.status
         self.reason = stored.reason
@@ -241,82 +241,81 @@ class Memory:
         """`entry` was used without a look-up."""
         self._slots.touch(entry.key)
 
-    def put(
-        self,
-        key: bytes,
-        stored: Stored,
-        content: Content,
-        segments: Segments | None = None,
-        passed: int = 0,
-        length: int | None = None,
-    ) -> Entry | None:
-        """Store a response, in the place of the one that it succeeds; None if it is too large, or not of its length.
+    # --- storing: each way proves the length of the content, and returns the entry; None if it is not stored
 
-        `passed` is the log's position at which it was known to be usable, `length` what the tier that had it says.
-        """
-        proven = is_complete(stored, len(content), length) if segments is None else are_consistent(stored, segments)
-        if not proven:
-            self._unproven(key)
-            return None
-        if stored.vary == () and len(content) > self.largest:
-            return None
-        self._learn_search(key, stored.fields.get(b"no-vary-search"))
-        self.codings.learn(key, stored.vary, stored.codings)
-        return self._place(self.normal_key(key), Entry(key, stored, content, segments, passed))
+    def put(
+        self, key: bytes, stored: Stored, content: Content, passed: int = 0, length: int | None = None
+    ) -> Entry | None:
+        """Store a whole response that was usable at `passed`, a log position; `length` is what its tier declares."""
+        if is_complete(stored, len(content), length):
+            return self._store(Entry(key, stored, content, passed=passed))
+        self._refuse_length(key)
+        return None
+
+    def put_parts(self, key: bytes, stored: Stored, segments: Segments, passed: int = 0) -> Entry | None:
+        """Store the parts of a response that are known."""
+        if are_consistent(stored, segments):
+            return self._store(Entry(key, stored, b"", segments, passed))
+        self._refuse_length(key)
+        return None
 
     def adopt(self, entry: Entry, length: int) -> Entry | None:
-        """Take an entry that another tier has made, whose key is that of its URL; None as `put`."""
-        if len(entry.content) != length:
-            self._unproven(entry.url)
-            return None
-        if len(entry.content) > self.largest:
-            return None
-        if self._search or b"no-vary-search" in entry.block.lower():
-            self._learn_search(entry.url, entry.stored.fields.get(b"no-vary-search"))
-        if entry.vary:
-            self.codings.learn(entry.url, entry.vary, entry.codings)
-        return self._place(self.normal_key(entry.url), entry)
+        """Store an entry made by another tier, which declares its `length`."""
+        if len(entry.content) == length:
+            return self._store(entry)
+        self._refuse_length(entry.url)
+        return None
 
-    def _unproven(self, key: bytes) -> None:
+    def _refuse_length(self, key: bytes) -> None:
         self._refused(Refused.LENGTH)
         if not self._warned:
             self._warned = True
             log.error("not stored, since its content is not as long as was said: %r; others are only counted", key)
 
-    def _place(self, key: bytes, entry: Entry) -> Entry | None:
-        entry.key = key
+    def _store(self, entry: Entry) -> Entry | None:
+        """Store `entry` in the place of the one that it succeeds; None if it is too large."""
+        if len(entry.content) > self.largest:
+            return None
+        self._learn(entry)
+        key = entry.key = self.normal_key(entry.url)
         slot = self._slots.peek(key)
-        if not entry.vary:
+        if entry.vary:
+            return self._keep(self._with_variant(slot, entry), entry)
+        if slot is not None:
             self._retire(slot)
-            return self._keep(key, entry, entry)
+        return self._keep(entry, entry)
+
+    def _with_variant(self, slot: Slot | None, entry: Entry) -> Variants:
+        """The variants of a URL with `entry` among them, in the place of the one with its selecting values."""
         if not isinstance(slot, Variants) or slot.names != entry.vary:
             self._retire(slot)
-            slot = Variants(entry.vary, self.codings.of(key), self._retire, select_language=self.select_language)
+            site = self.codings.of(entry.key)
+            slot = Variants(entry.vary, site, self._retire, select_language=self.select_language)
         old = slot.pop(entry)
         if old is not None:
             self._retire(old)
         slot.put(entry)
         while len(slot.by_values) > self.max_variants:
             self._retire(slot.by_values.pop(next(iter(slot.by_values))))
-        return self._keep(key, slot, entry)
+        return slot
 
-    def _keep(self, key: bytes, slot: Slot, entry: Entry) -> Entry | None:
+    def _keep(self, slot: Slot, entry: Entry) -> Entry | None:
+        """Charge `slot`, which has `entry`, to the budget; None if there is no room for it."""
         for content in entry.contents:
             self.account.entered(content)
         try:
-            self._slots[key] = slot
+            self._slots[entry.key] = slot
         except ValueError:  # larger than the whole budget
             self._retire(slot)
-            self._slots.pop(key, None)
-            return None
+            self._slots.pop(entry.key, None)
         self.account.settle()
         return None if entry.gone else entry
 
     def resize(self, entry: Entry) -> None:
-        """The size of `entry` has changed: account for it."""
+        """Charge `entry` anew: its size has changed."""
         slot = self._slots.peek(entry.key)
         if slot is not None and not entry.gone:
-            self._keep(entry.key, slot, entry)
+            self._keep(slot, entry)
 
     def invalidate(self, key: bytes) -> bool:
         """Forget every response stored for a URL; whether there was one."""
@@ -337,10 +336,15 @@ class Memory:
         elif isinstance(slot, Variants) and slot.remove(entry):
             self._slots[entry.key] = slot
 
-    def _learn_search(self, key: bytes, value: bytes | None) -> None:
-        path = key.partition(b"?")[0]
-        if value is None and not self._search:
-            return
+    def _learn(self, entry: Entry) -> None:
+        """Remember what `entry` says of other requests: its No-Vary-Search, and a coding that its site uses."""
+        search = entry.stored.fields.get(SEARCH) if SEARCH in entry.block.lower() else None
+        if search is not None or self._search:
+            self._learn_search(entry.url.partition(b"?")[0], search)
+        if entry.vary:
+            self.codings.learn(entry.url, entry.vary, entry.codings)
+
+    def _learn_search(self, path: bytes, value: bytes | None) -> None:
         rule = no_vary_search(value)
         known = self._search.get(path)
         if rule is None:

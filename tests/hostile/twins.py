@@ -81,11 +81,12 @@ class Twin:
         store = rfc9111.may_store(request, response, Times(now, now), policy_of(self.worker._settings))
         if not isinstance(store, rfc9111.Store):
             return
-        segments = None
+        key, passed = primary_key(request), edge.log.position
         if status == 206:
             segments = Segments(store.stored.whole_length or 0, ((store.stored.first_byte, content),))
-        key, passed = primary_key(request), edge.log.position
-        edge.memory.put(key, store.stored, b"" if segments else content, segments, passed)
+            edge.memory.put_parts(key, store.stored, segments, passed)
+        else:
+            edge.memory.put(key, store.stored, content, passed)
 
     async def send(self, *pieces: bytes) -> bytes:
         """What it answers to these reads; on a new connection next time, if it closed this one."""

@@ -94,7 +94,7 @@ def test_the_memory_takes_nothing_else(content: Content, caplog: pytest.LogCaptu
         for head, length in ((stored(b"6"), None), (stored(b"5"), 4), (stored(whole=5), None)):
             assert memory.put(KEY, head, content, length=length) is None
         assert memory.adopt(Entry(KEY, stored(), content), 6) is None
-        assert memory.put(KEY, stored(whole=4), b"", Segments(4, ((0, content),))) is None
+        assert memory.put_parts(KEY, stored(whole=4), Segments(4, ((0, content),))) is None
 
     assert refused == [Refused.LENGTH] * 5
     assert len(caplog.records) == 1
