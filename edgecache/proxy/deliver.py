@@ -42,7 +42,7 @@ class Delivery:
         if exchange.request.child is not None:
             tell_of_entry(exchange, entry, self._invalidation, now)
         responses.send_stored(exchange, rendered.answer, entry, Result.HIT, cache_status.KNOWN_HIT)
-        if rendered.full and exchange.request.persists:
+        if rendered.full:
             self._learn_hit(exchange, rendered)
         self._alike.learn(exchange)
         return True
@@ -95,20 +95,20 @@ class Delivery:
     # --- heads that are known from then on
 
     def learn_hit(self, exchange: Exchange, entry: Entry) -> None:
-        """Remember what `entry`, a whole, gives to requests of exactly this head, if their connection persists."""
-        if exchange.request.persists:
+        """Remember what `entry`, a whole, gives to requests with this fingerprint."""
+        if exchange.fingerprint is not None:
             self._learn_hit(exchange, self._rendering_for(entry, exchange.request), own=True)
             self._alike.learn(exchange, partial(self._rendering_for, entry))
 
     def learn_pass(self, exchange: Exchange, key: bytes, question: UpstreamRequest) -> None:
-        """Remember that requests of exactly this head are passed on, and the question that they become."""
-        request = exchange.request
-        if request.persists and self._known.learns(exchange.raw):
-            self._known.learn(exchange.raw, Pass(request, exchange.head_in, key, exchange.client, question))
+        """Remember that requests with this fingerprint are passed on, and the request upstream that they become."""
+        if self._known.learns(exchange.fingerprint):
+            known = Pass(exchange.request, exchange.head_in, key, exchange.client, question)
+            self._known.learn(exchange.fingerprint, known)
 
     def _learn_hit(self, exchange: Exchange, rendered: Rendered, *, own: bool = False) -> None:
-        if self._known.learns(exchange.raw) and rendered.is_right(self._clock()) and rendered.full:
-            self._known.learn(exchange.raw, Hit(exchange.request, rendered, exchange.head_in, own=own))
+        if self._known.learns(exchange.fingerprint) and rendered.is_right(self._clock()) and rendered.full:
+            self._known.learn(exchange.fingerprint, Hit(exchange.request, rendered, exchange.head_in, own=own))
 
     def _whole(self, entry: Entry, now: float) -> FullResponse:
         """The whole of `entry`, as a plain GET gets it."""

@@ -233,7 +233,7 @@ class _KnownPass(Exchange, Relay):
 
     def __init__(self, relays: Relays, connection: ResponseWriter, known: Pass, raw: bytes, now: float) -> None:
         self.request = known.request  # as Exchange.__init__ would; a call less counts here
-        self.raw = raw
+        self.fingerprint = raw
         self.client = connection.peer
         self.began = connection.site.clock()
         self.head_in = known.size
@@ -271,8 +271,8 @@ class _KnownPass(Exchange, Relay):
         self.status = self.upstream_status = response.status
         self.answered_on = self.asked_on
         self._writer = None
-        fields = self._delivered(writer, unstored.fields)
-        self.head_out = writer.send(self.request, response.status, fields, len(content), response.reason, content)
+        fields = self.fields_out = self._delivered(writer, unstored.fields)
+        self.head_out = writer.send(response.status, fields, len(content), response.reason, content)
         writer.exchange_done(self)
 
     def leave(self) -> None:

@@ -161,10 +161,10 @@ def fingerprint_of(middleware: Sequence[Middleware]) -> Fingerprint | None:
 
 
 def note_fingerprint(fingerprint: Fingerprint, exchange: Exchange) -> None:
-    """Have the head of `exchange` remembered together with what decides beside its bytes, or not at all."""
+    """Have `exchange` remembered by its fingerprint together with what else decides, or not at all."""
     connection = exchange.connection
     part = None if connection is None else fingerprint(connection)
-    exchange.raw = b"" if part is None or not exchange.raw else part + exchange.raw
+    exchange.fingerprint = None if part is None or exchange.fingerprint is None else part + exchange.fingerprint
 
 
 def delivery_of(middleware: Iterable[Middleware]) -> AddFields | None:

@@ -114,5 +114,5 @@ class PurgeMethod:
         if refused.status == 405:
             more = [(b"Allow", b"GET, HEAD")]
         if exchange.connection is not None and refused.status != 503:
-            exchange.connection.closing = True
+            exchange.connection.shut_down()
         reply_locally(exchange, local_reply(refused.status, refused.reason, str(refused), *more))

@@ -51,8 +51,8 @@ class RegionalHits:
             self._known.forget_one(raw)
             return False
         request = known.request
-        exchange = _Reading(connection, request, raw, None)
-        exchange.why, exchange.head_in = Forward.URI_MISS, known.size
+        exchange = _Reading(connection, request, known.size)
+        exchange.why, exchange.fingerprint = Forward.URI_MISS, raw
         exchange.regional_asked = self._clock()
         connection.adopt(exchange)
         told = partial(self._otherwise, exchange, key, None, Forward.URI_MISS)
@@ -76,13 +76,13 @@ class RegionalHits:
             self._memory.adopt(found.entry, record.length)
         outcome = self._region.outcome(self._pop, record, now, why)
         send_stored(exchange, whole(record, now, outcome, body, len(body)), record, Result.REGIONAL, outcome)
-        if type(exchange) is not _Reading and request.persists:
+        if type(exchange) is not _Reading:
             self._learn(exchange, key, found)
         return True
 
     def _learn(self, exchange: Exchange, key: bytes, found: Found) -> None:
-        if self._known.learns(exchange.raw) and not self._memory.has(key):
-            self._known.learn(exchange.raw, RegionalRead(exchange.request, exchange.head_in, key, found.base))
+        if self._known.learns(exchange.fingerprint) and not self._memory.has(key):
+            self._known.learn(exchange.fingerprint, RegionalRead(exchange.request, exchange.head_in, key, found.base))
 
 
 def wants_the_whole(request: Request) -> bool:

@@ -44,7 +44,7 @@ from edgecache.wire.connection_limits import Admission, fitted
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.h1.client_factory import Http1
 from edgecache.wire.h1.head import RequestHeads
-from edgecache.wire.h1.server import ClientConnection
+from edgecache.wire.handler import Connection
 from edgecache.wire.head_limits import HeadLimits
 from edgecache.wire.listeners import Listeners
 
@@ -72,7 +72,7 @@ class Worker:
         settings = fitted(settings, system_resources.open_files())
         self._take(settings)
         self.draining = self.crowded = False
-        self.connections: set[ClientConnection] = set()
+        self.connections: set[Connection] = set()
         self._all_left = asyncio.Event()
         self.clock = time.monotonic
         self._time = clock_of(clock)
@@ -83,7 +83,7 @@ class Worker:
         self.admission = Admission(settings.max_connections, settings.max_connections_per_address, self._trusted)
         self._log = AccessLog(settings.access_log, access_log_write)
         self._sweeper: asyncio.TimerHandle | None = None
-        self._unswept: list[ClientConnection] = []  # connections of this round that were not looked at yet
+        self._unswept: list[Connection] = []  # connections of this round that were not looked at yet
         self._shares = self._share = 1  # of a round, and connections of each
         self._tls = server_tls(settings)
         self._listeners = Listeners(self, self._context, self._trusts, expects_header=settings.proxy_protocol)
@@ -277,7 +277,7 @@ class Worker:
         """A handshake failed: count it."""
         self.watch.handshake_failed(reason)
 
-    def joined(self, connection: ClientConnection) -> BadRequest | None:
+    def joined(self, connection: Connection) -> BadRequest | None:
         """A client has connected; why it is to be turned away, if it is."""
         refusal = None if connection.admitted else self.admission.enter(connection.peer)
         if refusal is None:
@@ -286,11 +286,10 @@ class Worker:
             self._all_left.clear()
         return refusal
 
-    def left(self, connection: ClientConnection) -> None:
+    def left(self, connection: Connection) -> None:
         """A client's connection has ended."""
         if connection in self.connections:
             self.connections.remove(connection)
-            self.room.closed(connection.transport)
             self.admission.leave(connection.peer)
             if not self.connections:
                 self._all_left.set()

@@ -59,7 +59,7 @@ class Exchange(Protocol):
     """A request and its response."""
 
     request: Request
-    raw: bytes  # the request head
+    fingerprint: bytes | None  # what the fast path may remember it by
     trace: Trace | None
     status: int
     bytes_out: int

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from edgecache.telemetry.request_metrics import Tally
 
 COUNTRY: Final = b"edgecache-geo-country"
-AGE: Final = re.compile(rb"\r\nage:[ \t]*([0-9]{1,10})[ \t]*\r", re.IGNORECASE)
+AGE: Final = re.compile(rb"(?mi)^age:[ \t]*([0-9]{1,10})[ \t]*\r")
 TTL: Final = re.compile(rb"; ttl=(-?[0-9]{1,10})")
-CONTENT_TYPE: Final = re.compile(rb"\r\ncontent-type:[ \t]*([^\r\n]*)", re.IGNORECASE)
+CONTENT_TYPE: Final = re.compile(rb"(?mi)^content-type:[ \t]*([^\r\n]*)")
 
 Value = Text | int | float | None
 
@@ -40,7 +40,8 @@ class LogContext(NamedTuple):
     head_in: int  # bytes of the request's head
     status: int
     size: int  # bytes of body sent
-    head: bytes  # of the response
+    fields: bytes  # of the response, packed
+    head_out: int  # bytes of its head
     cache: bytes
     tally: Tally
     entry: StoredResponse | None  # the stored response
@@ -80,18 +81,18 @@ def _of_connection(name: str) -> Read:
     return lambda seen: getattr(seen.connection, name) if seen.connection is not None else None
 
 
-def _of_head(pattern: re.Pattern[bytes]) -> Read:
-    return lambda seen: found[1] if (found := pattern.search(seen.head)) is not None else None
+def _of_fields(pattern: re.Pattern[bytes]) -> Read:
+    return lambda seen: found[1] if (found := pattern.search(seen.fields)) is not None else None
 
 
 def _age(seen: LogContext) -> Value:
-    found = AGE.search(seen.head)
+    found = AGE.search(seen.fields)
     return int(found[1]) if found is not None else None
 
 
 def _ttl(seen: LogContext) -> Value:
     """Of a hit, the ttl in Cache-Status; of a fetched response, its lifetime less its age."""
-    told = TTL.findall(seen.cache if seen.cache != KNOWN_HIT else seen.head)
+    told = TTL.findall(seen.cache if seen.cache != KNOWN_HIT else seen.fields)
     if told:
         return int(told[-1])
     if seen.entry is None:
@@ -149,8 +150,8 @@ FIELDS: Final = (
     LogField("request_bytes", _request_bytes, "bytes", "412", "Head and body of the request."),
     LogField("status", lambda seen: seen.status, "", "200", "Status; 0 if no response was sent."),
     LogField("bytes", lambda seen: seen.size, "bytes", "1024", "Body bytes sent."),
-    LogField("head_bytes", lambda seen: len(seen.head) or None, "bytes", "301", "Head bytes sent."),
-    LogField("content_type", _of_head(CONTENT_TYPE), "", '"text/html"', "Content-Type of the response."),
+    LogField("head_bytes", lambda seen: seen.head_out or None, "bytes", "301", "Head bytes sent."),
+    LogField("content_type", _of_fields(CONTENT_TYPE), "", '"text/html"', "Content-Type of the response."),
     LogField(
         "duration_ms", lambda seen: seen.took * 1000, "milliseconds", "1.250", "Time until the last byte was sent."
     ),

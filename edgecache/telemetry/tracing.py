@@ -100,7 +100,7 @@ class Tracer:
         asks = parent.span_id if parent is not None else b""
         trace = exchange.trace = Trace(trace_id, asks, _span_id(), _span_id())
         _name(exchange, TraceParent(trace_id, trace.upstream, sampled=True))
-        exchange.raw = b""  # the next with these bytes is another trace, or none
+        exchange.fingerprint = None  # the next like it is another trace, or none
 
     def finish(self, exchange: Exchange, trace: Trace, took: float, tally: Tally) -> None:
         """Make the spans of a completed exchange, which took `took` seconds."""

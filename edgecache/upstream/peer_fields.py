@@ -57,9 +57,15 @@ def required_by(child: Child) -> Vector:
 
 
 def has_internal(raw: bytes) -> bool:
-    """Whether the head `raw` may hold an internal field."""
+    """Whether lines of fields, with a line before them, may hold an internal field."""
     lower = raw.lower()
     return MARKS[0] in lower or MARKS[1] in lower
+
+
+def names_internal(fields: Fields) -> bool:
+    """Whether an internal field is among `fields`."""
+    names = b"\n" + b"\n".join(fields.names())
+    return MARKS[0] in names or MARKS[1] in names
 
 
 def without_internal(fields: Fields) -> Fields:

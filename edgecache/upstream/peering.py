@@ -24,8 +24,8 @@ from edgecache.upstream.peer_auth import Distrust, signature_line, verified_pop
 from edgecache.upstream.peer_fields import (
     answer_lines,
     from_child,
-    has_internal,
     internal_lines,
+    names_internal,
     required_by,
     seen_of,
     without_internal,
@@ -139,7 +139,7 @@ class Children:
     def may_be_one(exchange: Exchange) -> bool:
         """Whether a request has internal fields, or comes from a POP."""
         connection = exchange.connection
-        return has_internal(exchange.raw) or (connection is not None and connection.peer_pop != b"")
+        return names_internal(exchange.request.fields) or (connection is not None and connection.peer_pop != b"")
 
     def hear(self, exchange: Exchange, client: Go, child: Go) -> None:
         """See to it that `exchange` is answered: as an ordinary client's, or as a POP's."""
@@ -151,7 +151,7 @@ class Children:
         asks = request.child
         assert asks is not None, "it is a child's"
         exchange.request = request if self._located is None or request.place else self._located(request, asks.client)
-        exchange.raw = b""  # its bytes are signed for a moment only: nothing is remembered by them
+        exchange.fingerprint = None  # it is signed for a moment only: nothing is remembered by it
         exchange.extra = NOTHING_SEEN
         required = required_by(asks)
         if self._log.has_applied(required):

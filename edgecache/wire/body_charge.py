@@ -44,6 +44,9 @@ class Room(Protocol):
     def sent(self, content: Content, transport: asyncio.WriteTransport) -> None:
         """Count `transport` as a reader of `content`, written to it whole, until it has flushed it."""
 
+    def closed(self, transport: asyncio.WriteTransport) -> None:
+        """`transport` holds nothing any more."""
+
 
 class Charge:
     """The share of one body in the budget."""

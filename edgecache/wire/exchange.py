@@ -52,7 +52,8 @@ class Exchange:
     answered_on: UpstreamConnection | None = None  # the connection that it came on
     upstream_status = 0  # of that answer; 0 = there was none
     entry: StoredResponse | None = None  # what is stored of the answer, or will be
-    head_out = b""  # of the answer, as it was sent
+    fields_out = b""  # of the response, packed
+    head_out = 0  # bytes of its head, as it was sent
     first_byte = 0.0  # monotonic seconds: when the answer began, if that was before its end
     trace: Trace | None = None  # the ids of one that is sampled
     regional_asked = upstream_asked = 0.0  # epoch seconds; 0 = it was not
@@ -66,13 +67,13 @@ class Exchange:
     extra = b""  # packed fields that end the head of the response: what only a POP is told
     ask_for_rest: Callable[[Exchange, int], None] | None = None  # how to get the answer's rest by another way
 
-    def __init__(self, writer: ResponseWriter, request: Request, raw: bytes, body: Body | None) -> None:
+    def __init__(self, writer: ResponseWriter, request: Request, head_in: int = 0, body: Body | None = None) -> None:
         self.request = request
-        self.raw = raw  # the head's exact bytes
+        self.fingerprint = writer.fingerprint  # what the fast path may remember it by; None: nothing
         self.body = body  # of the request; None where it has none
         self.client = writer.peer  # its address
         self.began = writer.clock()
-        self.head_in = len(raw)
+        self.head_in = head_in  # bytes of the request's head
         self.opened_on: ResponseWriter | None = writer  # for the log: it outlasts the response
         self._writer: ResponseWriter | None = writer
 
@@ -99,7 +100,7 @@ class Exchange:
     def interim(self, response: Response) -> None:
         """Send a 1xx response (RFC 9110 §15.2)."""
         if self._writer is not None and not self.started:
-            self._writer.interim(self.request, response.status, pack(response.fields), response.reason)
+            self._writer.interim(response.status, pack(response.fields), response.reason)
 
     def send(self, response: FullResponse) -> None:
         """Answer with `response`; with its head only if the method is HEAD."""
@@ -112,16 +113,16 @@ class Exchange:
         status, fields, content, length, reason, _ = response
         if self.request.method == b"HEAD":
             content = b""
-        fields = self._delivered(writer, fields)
+        fields = self.fields_out = self._delivered(writer, fields)
         size = len(content)
         self.status, self.started, self.bytes_out = status, True, size
         if size > SLICE or isinstance(content, Rope):
             # not all at once: what waits for a slow client is a slice, and it is known who reads what
-            self.head_out = writer.head(self.request, status, fields, length, reason)
+            self.head_out = writer.head(status, fields, length, reason)
             self.bytes_out, self._length, self.first_byte = 0, size, writer.clock()
             self._read(Body.of(content, writer.budget))
             return
-        self.head_out = writer.send(self.request, status, fields, length, reason, content)
+        self.head_out = writer.send(status, fields, length, reason, content)
         self._writer = self._cursor = None
         writer.exchange_done(self)
 
@@ -139,8 +140,8 @@ class Exchange:
             self.send(FullResponse(status, fields, body.pieces[0] if body.pieces else b"", length, reason))
             return
         self.status, self.started, self._length = status, True, length
-        fields = self._delivered(writer, fields)
-        self.head_out = writer.head(self.request, status, fields, length, reason)
+        fields = self.fields_out = self._delivered(writer, fields)
+        self.head_out = writer.head(status, fields, length, reason)
         self.first_byte = writer.clock()
         self._read(body)
 
@@ -248,7 +249,7 @@ class Exchange:
         """Send the 101 `response`, and take the connection out of HTTP (RFC 9110 §7.8): all else passes to `origin`."""
         writer = self._writer
         if writer is not None:
-            writer.interim(self.request, response.status, pack(response.fields), response.reason)
+            writer.interim(response.status, pack(response.fields), response.reason)
             self.status, self.started = response.status, True
             writer.tunnel(self, origin)
 

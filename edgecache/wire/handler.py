@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from edgecache.semantics.message import Request
 from edgecache.telemetry.metrics import Counter
 from edgecache.wire.body_charge import Room
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
-
-if TYPE_CHECKING:
-    from edgecache.wire.h1.server import ClientConnection
+from edgecache.wire.response_writer import ResponseWriter
 
 AddFields = Callable[[bytes, bytes, bool], bytes]  # to a response: by scheme, packed fields, whether a POP gets it
+
+
+class Connection(Protocol):
+    """One connection of a client: what the service behind it needs, whatever the protocol."""
+
+    peer: str  # the client's address
+    admitted: bool  # it counts as a connection already
+
+    @property
+    def exchanges(self) -> Iterable[Exchange]:
+        """The exchanges under way."""
+
+    def sweep(self, now: float) -> None:
+        """End what is overdue, or may end while the service is draining; `now` in monotonic seconds."""
+
+    def cut(self) -> None:
+        """End at once, visibly unfinished."""
 
 
 class Site(Protocol):
@@ -33,14 +48,14 @@ class Site(Protocol):
     room: Room  # the memory budget, which counts who reads what
     on_deliver: AddFields | None  # for each response; None: nothing is added
 
-    def joined(self, connection: ClientConnection) -> BadRequest | None:
+    def joined(self, connection: Connection) -> BadRequest | None:
         """A client has connected; why it is to be turned away, if it is."""
 
-    def left(self, connection: ClientConnection) -> None:
+    def left(self, connection: Connection) -> None:
         """A client's connection has ended."""
 
-    def answer_known(self, connection: ClientConnection, raw: bytes) -> bool:
-        """Answer the request whose head is exactly `raw` if it is known; whether it was."""
+    def answer_known(self, connection: ResponseWriter, raw: bytes) -> bool:
+        """Answer the request with the fingerprint `raw` if it is known; whether it was."""
 
     def parse(self, raw: bytes, scheme: bytes) -> Request:
         """The request whose head is `raw`; raises `BadRequest`."""

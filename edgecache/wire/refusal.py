@@ -33,7 +33,7 @@ class Refusal(Exchange):
         line = REQUEST_LINE.match(head)
         method, target = (line[1], line[2]) if line else (b"", b"")
         self.request = Request(method, target, b"", NOTHING, scheme=scheme)
-        self.raw = b""
+        self.fingerprint = None
         self.body = None
         self.client = client
         self.began = site.clock()

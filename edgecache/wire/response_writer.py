@@ -1,11 +1,10 @@
-"""The way of one response to its client, whatever the protocol."""
+"""Where responses are written, whatever the protocol: the one thing that the request path knows of a connection."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from edgecache.semantics.message import Request
 from edgecache.semantics.rope import Piece
 
 if TYPE_CHECKING:
@@ -16,18 +15,17 @@ if TYPE_CHECKING:
 
 
 class ResponseWriter(Protocol):
-    """Writes the response to one request: an HTTP/1 connection, or a stream of another protocol.
+    """Writes the response to one request: an HTTP/1 connection, or a stream of HTTP/2 or HTTP/3.
 
-    Fields are packed (`semantics/field_codec.py`), and hold nothing that is one connection's business: the writer
-    adds Content-Length or a transfer coding, and what concerns the persistence of its connection. What returns bytes
-    returns the head as it was sent, for the log.
+    Fields are packed (`semantics/field_codec.py`) and all end-to-end: framing, and the persistence of the connection,
+    are the writer's to add. Heads are sent in any form; the log gets their size.
     """
 
     peer: str  # the client's address
     peer_pop: bytes  # the POP that the client has proved to be
     server_name: bytes  # the name in the TLS handshake
     tag: bytes  # precedes the fingerprint of a head: the properties of the connection that a response depends on
-    closing: bool  # no request follows the one under way
+    fingerprint: bytes | None  # of the request under way: determines it, keys the fast path; None: nothing does
     since: float  # monotonic seconds: the last progress, as far as a sweep has noted it
 
     number: int  # of its connection, in this process
@@ -49,13 +47,14 @@ class ResponseWriter(Protocol):
     def clock(self) -> float:
         """Monotonic seconds."""
 
-    def send(
-        self, request: Request, status: int, fields: bytes, length: int | None, reason: bytes, content: Piece
-    ) -> bytes:
-        """Send a complete response; `length` None: without Content-Length."""
+    def send(self, status: int, fields: bytes, length: int | None, reason: bytes, content: Piece) -> int:
+        """Send a complete response; `length` None: without Content-Length. Returns the bytes of its head."""
 
-    def head(self, request: Request, status: int, fields: bytes, length: int | None, reason: bytes) -> bytes:
-        """Send the head of a response whose content follows by `data`; `length` None: it is not known."""
+    def head(self, status: int, fields: bytes, length: int | None, reason: bytes) -> int:
+        """Send the head of a response whose content follows by `data`; returns its bytes.
+
+        `length` None: it is not known.
+        """
 
     def data(self, piece: Piece) -> None:
         """Send a piece of the content."""
@@ -66,17 +65,20 @@ class ResponseWriter(Protocol):
     def reset(self) -> None:
         """The response cannot be completed: the client must see that."""
 
-    def interim(self, request: Request, status: int, fields: bytes, reason: bytes) -> None:
-        """Send a 1xx response."""
+    def interim(self, status: int, fields: bytes, reason: bytes) -> None:
+        """Send a 1xx response, if the client understands those."""
+
+    def shut_down(self) -> None:
+        """Accept no request after those under way (RFC 9112 §9.6, RFC 9113 §6.8)."""
 
     def send_serialized(self, head: bytes, content: Piece) -> None:
         """Send a response whose head was serialized for this protocol before."""
 
     def adopt(self, exchange: Exchange) -> None:
-        """Begin an exchange that the request path has made, for a request without a body that it knew."""
+        """Begin an exchange made by the fast path, for a known request without a body."""
 
     def exchange_done(self, exchange: Exchange) -> None:
         """The response of `exchange` has been sent."""
 
     def tunnel(self, exchange: Exchange, origin: UpstreamConnection) -> None:
-        """Leave HTTP: all further bytes pass between the client and `origin`, and count for `exchange`."""
+        """Leave HTTP: all further bytes pass between the client and `origin`, and are counted by `exchange`."""

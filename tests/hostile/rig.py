@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from edgecache.semantics.field_codec import pack
 from edgecache.semantics.forwarding import Gateway, downstream_lines, upstream_lines
 from edgecache.semantics.message import Request, Response
+from edgecache.storage.memory_budget import Account
 from edgecache.telemetry.metrics import Counter
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
@@ -114,6 +115,7 @@ class Bench:
     head_timeout = body_timeout = idle_timeout = 10.0
     min_rate = max_request_body = 0
     on_deliver = None
+    room = Account(1 << 20, 1 << 20, lambda left: True)
 
     def __init__(self, limits: HeadLimits | None = None) -> None:
         heads = RequestHeads(limits or HeadLimits())

@@ -24,7 +24,8 @@ class Recorder:
     """One response. It has no transport, and nothing of HTTP/1."""
 
     peer, peer_pop, server_name, tag, tls_version = "192.0.2.9", b"", b"", b"", ""
-    number, closing, room = 1, False, True
+    fingerprint: bytes | None = None
+    number, room, since = 1, True, 0.0
 
     def __init__(self, pop: Pop) -> None:
         self.site = pop.worker
@@ -38,19 +39,16 @@ class Recorder:
         self.over = asyncio.Event()
         self.was_reset = False
 
-    def head(self, request: Request, status: int, fields: bytes, length: int | None, reason: bytes) -> bytes:
+    def head(self, status: int, fields: bytes, length: int | None, reason: bytes) -> int:
         """Note the head."""
         assert not self.status, "one response"
         self.status, self.fields, self.length = status, unpack(fields), length
-        return b""
+        return len(fields)
 
-    def send(
-        self, request: Request, status: int, fields: bytes, length: int | None, reason: bytes, content: bytes
-    ) -> bytes:
+    def send(self, status: int, fields: bytes, length: int | None, reason: bytes, content: bytes) -> int:
         """Note all of it."""
-        self.head(request, status, fields, length, reason)
         self.content = bytes(content)
-        return b""
+        return self.head(status, fields, length, reason)
 
     def data(self, piece: bytes) -> None:
         """Note a piece."""
@@ -64,7 +62,7 @@ class Recorder:
         self.was_reset = True
         self.over.set()
 
-    def interim(self, request: Request, status: int, fields: bytes, reason: bytes) -> None:
+    def interim(self, status: int, fields: bytes, reason: bytes) -> None:
         """Note a 1xx response."""
         self.interims.append(status)
 
@@ -94,7 +92,7 @@ async def asked(pop: Pop, target: bytes, *lines: tuple[bytes, bytes], method: by
     writer = Recorder(pop)
     fields = Fields(((b"Host", b"www.example.test"), *lines))
     request = Request(method, target, b"www.example.test", fields)
-    pop.worker.answer(Exchange(writer, request, b"", None))  # type: ignore[arg-type]
+    pop.worker.answer(Exchange(writer, request))  # type: ignore[arg-type]
     async with asyncio.timeout(5):
         await writer.over.wait()
     assert not any(name in writer.fields for name in HOPS), "the business of one HTTP/1 connection"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Final
+from typing import Final, TypeGuard
 
 from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen, weight_of_head
 from edgecache.semantics.message import Fields, Request
@@ -143,9 +143,9 @@ class KnownHeads:
         self.on_deliver: AddFields | None = None  # what middleware adds to each response
         self.get = self._known.get
 
-    def learns(self, raw: bytes) -> bool:
-        """Whether the head `raw` is to be learnt now: it was seen once before. An empty one, a POP's, never is."""
-        if self._stopped or not raw or len(raw) > LONGEST_HEAD:
+    def learns(self, raw: bytes | None) -> TypeGuard[bytes]:
+        """Whether the fingerprint `raw`, if there is one, is to be learnt now: it was seen once before."""
+        if self._stopped or raw is None or len(raw) > LONGEST_HEAD:
             return False
         return self._seen.again(raw)
 
@@ -201,7 +201,7 @@ class KnownHeads:
         self._rendered.clear()
 
     def stop(self) -> None:
-        """Forget all, and learn no more: from now on every answer says `Connection: close`."""
+        """Forget all, and learn no more: from now on connections end with the responses under way."""
         self._stopped = True
         for raw in list(self._known):
             self._known.forget(raw)

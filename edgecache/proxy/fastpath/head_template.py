@@ -235,12 +235,12 @@ class HeadTemplates:
         `make`, of one that is not plain, tells what a request gets out of the entry.
         """
         wanted, self._wanted = self._wanted, None
-        if wanted is None or self._stopped or wanted[0] != exchange.raw:
+        if wanted is None or self._stopped or wanted[0] != exchange.fingerprint:
             return
         raw, essence = wanted
         request = exchange.request
         nominates = b"connection" in request.fields and not connection_options(request.fields) <= NOT_NOMINATED
-        if not request.persists or nominates or has_internal(raw) or sum(map(len, essence)) > LONGEST_ESSENCE:
+        if nominates or has_internal(raw) or sum(map(len, essence)) > LONGEST_ESSENCE:
             return
         template = self._templates.get(essence)
         if template is None:
@@ -264,7 +264,7 @@ class HeadTemplates:
         self._wanted = None
 
     def stop(self) -> None:
-        """Forget all, and learn no more: from now on every answer says `Connection: close`."""
+        """Forget all, and learn no more: from now on connections end with the responses under way."""
         self._stopped = True
         self.forget_all()
 

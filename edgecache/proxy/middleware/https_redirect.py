@@ -39,6 +39,6 @@ class HttpsRedirect(Middleware):
         if self._hosts and host_of(request.host) not in self._hosts:
             return None
         if stays_plain(request.host, request.target):
-            exchange.raw = b""  # heads alike but for their target are redirected: this one is not remembered
+            exchange.fingerprint = None  # heads alike but for their target are redirected: this one is not remembered
             return None
         return redirect(request, secure_location(request.host, request.target, self._port))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from edgecache.semantics.message import Request
 from edgecache.semantics.rope import Piece
 from edgecache.wire.body_charge import LARGE
 from edgecache.wire.h1 import serializer as render
@@ -25,11 +24,12 @@ COPIED: Final = 16 * 1024  # bytes that are copied rather than written in severa
 class H1ResponseWriter:
     """The half of an HTTP/1 connection that sends responses, one after the other."""
 
-    __slots__ = ("_chunked", "closing", "write_serialized")
+    __slots__ = ("_chunked", "closing", "http_1_0", "write_serialized")
 
     site: Site
     transport: asyncio.Transport
-    closing: bool
+    closing: bool  # the connection closes after the response under way (RFC 9112 §9.6)
+    http_1_0: bool  # the request under way is of HTTP/1.0
     writable: bool
     write_serialized: Callable[[bytes], None]  # the transport's own: a hit is one look-up and one write
 
@@ -47,12 +47,10 @@ class H1ResponseWriter:
         """Monotonic seconds."""
         return self.site.clock()
 
-    def send(
-        self, request: Request, status: int, fields: bytes, length: int | None, reason: bytes, content: Piece
-    ) -> bytes:
+    def send(self, status: int, fields: bytes, length: int | None, reason: bytes, content: Piece) -> int:
         """Send a complete response, in one write unless it is long; `length` None: without Content-Length."""
         line = render.USUAL_LINES.get((status, reason)) or render.status_line(status, reason)
-        ending = self.ending(request)
+        ending = self.ending()
         if length is None:
             head = line + fields + ending
         else:
@@ -61,19 +59,19 @@ class H1ResponseWriter:
             self.transport.write(head + content)
         else:
             self.send_serialized(head, content)
-        return head
+        return len(head)
 
-    def head(self, request: Request, status: int, fields: bytes, length: int | None, reason: bytes) -> bytes:
+    def head(self, status: int, fields: bytes, length: int | None, reason: bytes) -> int:
         """Send the head of a response whose content follows by `data`; `length` None: it is not known."""
         head = render.response_head(status, reason, fields, length)
-        self._chunked = length is None and not request.http_1_0
+        self._chunked = length is None and not self.http_1_0
         if self._chunked:
             head += b"Transfer-Encoding: chunked\r\n"
         elif length is None:  # RFC 9112 §6.3 step 8
             self.closing = True
-        head += self.ending(request)
+        head += self.ending()
         self.transport.write(head)
-        return head
+        return len(head)
 
     def data(self, piece: Piece) -> None:
         """Send a piece of the content."""
@@ -93,10 +91,14 @@ class H1ResponseWriter:
         """The response cannot be completed: the connection is cut, which no client takes for an end."""
         self.cut()
 
-    def interim(self, request: Request, status: int, fields: bytes, reason: bytes) -> None:
+    def interim(self, status: int, fields: bytes, reason: bytes) -> None:
         """Send a 1xx response; HTTP/1.0 knows none (RFC 9110 §15.2)."""
-        if not request.http_1_0:
+        if not self.http_1_0:
             self.transport.write(render.response_head(status, reason, fields) + b"\r\n")
+
+    def shut_down(self) -> None:
+        """Close after the response under way."""
+        self.closing = True
 
     def send_serialized(self, head: bytes, content: Piece) -> None:
         """Send a response whose head was serialized for HTTP/1 before."""
@@ -106,18 +108,18 @@ class H1ResponseWriter:
             self.site.room.sent(content, self.transport)
 
     def tunnel(self, exchange: Exchange, origin: UpstreamConnection) -> None:
-        """Leave HTTP: all further bytes pass between the client and `origin`, and count for `exchange`."""
+        """Leave HTTP: all further bytes pass between the client and `origin`, and are counted by `exchange`."""
         join(self, origin, exchange)
 
     def become_tunnel(self, receive: Callable[[bytes], None], on_room: Callable[[], None]) -> None:
-        """Hand all further bytes to `receive`; tell `on_room` when the client can take more again."""
+        """Hand all further bytes to `receive`; call `on_room` when the client can take more again."""
         raise NotImplementedError
 
     def moved(self) -> None:
         """Bytes have gone through a tunnel."""
         raise NotImplementedError
 
-    def ending(self, request: Request) -> bytes:
+    def ending(self) -> bytes:
         """The end of a head: the fields of the connection, and the empty line."""
         raise NotImplementedError
 

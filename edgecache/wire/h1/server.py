@@ -59,6 +59,7 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
         "_tunnel",
         "_tunnel_room",
         "admitted",
+        "fingerprint",
         "number",
         "peer",
         "peer_pop",
@@ -80,10 +81,11 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
         self.peer = client  # the address, if it is another than the socket's
         self.peer_pop = b""  # the POP that the peer has proved to be
         self.server_name = b""  # the name in the TLS handshake
-        self.tag = b""  # precedes a head's bytes where it decides the answer too; begins as no head does
+        self.tag = b""  # precedes the fingerprints of heads: the name of the TLS handshake; begins as no head does
+        self.fingerprint: bytes | None = None  # the head under way, if the connection persists after it
         self.admitted = False  # it counts as a connection already
         self.writable = True
-        self.closing = False  # the connection closes after the response under way (RFC 9112 §9.6)
+        self.closing = self.http_1_0 = False
         self.stalled = 0  # bytes waiting in the transport at the last sweep
         self._chunked = False
         self._begin_reading()
@@ -106,6 +108,7 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
         """The connection has ended."""
         self._on(Event.CLOSE)
         self.site.left(self)
+        self.site.room.closed(self.transport)
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.leave()
@@ -175,15 +178,17 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
     def _begin(self, request: Request, raw: bytes) -> None:
         if not request.keep_alive or self.site.draining:
             self.closing = True
+        self.http_1_0 = request.http_1_0
+        self.fingerprint = raw if request.persists else None
         if request.framing.length == 0:
             self._on(REQUEST)
-            exchange = self.exchange = Exchange(self, request, raw, None)
+            exchange = self.exchange = Exchange(self, request, len(raw))
             self.site.answer(exchange)
             return
         body = Body(self)
         self.incoming = IncomingBody(request.framing, body, self.site.max_request_body)
         self.since = self.site.clock()
-        exchange = self.exchange = Exchange(self, request, raw, body)
+        exchange = self.exchange = Exchange(self, request, len(raw), body)
         if request.expects_continue and not self.unread:
             self._on(Event.REQUEST_STREAMED)
             self.site.answer(exchange)
@@ -191,9 +196,9 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
             self._on(Event.REQUEST_HELD)
 
     def adopt(self, exchange: Exchange) -> None:
-        """Begin an exchange that the site has made, for a known request without a body."""
+        """Begin an exchange made by the fast path, for a known request without a body."""
         self.state = TRANSITIONS[self.state][REQUEST]
-        self.fresh = False
+        self.fresh = self.http_1_0 = False
         self.exchange = exchange
 
     def exchange_done(self, exchange: Exchange) -> None:
@@ -251,17 +256,18 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
 
     def _record_refusal(self, exchange: Exchange, error: BadRequest, answer: bytes) -> None:
         """Have the refused `exchange` counted and logged, with what is sent."""
-        exchange.head_out = answer[: head_size(answer)]
-        exchange.refused_by(error, len(answer) - len(exchange.head_out))
+        size = exchange.head_out = head_size(answer)
+        exchange.fields_out = answer[:size]
+        exchange.refused_by(error, len(answer) - size)
         self.site.answered(exchange, self.site.clock() - exchange.began)
 
-    def ending(self, request: Request) -> bytes:
+    def ending(self) -> bytes:
         """The end of a head: the fields of the connection (RFC 9112 §9.3), and the empty line."""
         last = self.state in BODY_STATES or (self._eof and not self._has_head())
         if last or self.closing or self.site.draining:
             self.closing = True
             return b"Connection: close\r\n\r\n"
-        return b"Connection: keep-alive\r\n\r\n" if request.http_1_0 else b"\r\n"
+        return b"Connection: keep-alive\r\n\r\n" if self.http_1_0 else b"\r\n"
 
     # --- what others may know
 
