@@ -142,7 +142,7 @@ class Fills:
             if writer is None:
                 self.refuse(reply, Refused.TOO_LARGE if body.size > self._memory.largest else Refused.NO_ROOM)
             return
-        content = body.settled()
+        content = body.move_to_store()
         if stored.whole_length is not None:
             self._put_part(key, request, stored, reply, content, passed)
             return

@@ -185,7 +185,7 @@ class Region:
 
     def _keep(self, url: bytes, found: Found, body: Body) -> None:
         if body.finished and body.whole:
-            entry, content = found.entry, body.settled()
+            entry, content = found.entry, body.move_to_store()
             self._memory.put(url, entry.stored, content, passed=entry.passed, length=found.record.length)
 
     async def _go_on(self, reader: ChunkReader, request: Request, found: Found, at: int, client: str) -> None:

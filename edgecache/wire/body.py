@@ -54,13 +54,11 @@ class Body:
         self.refused: Refused | None = None  # why the response that it belongs to is not stored, if that is known
 
     @classmethod
-    def of(cls, content: Content, room: Room | None = None) -> Body:
-        """A body that is complete; `room` counts those who read it."""
+    def of(cls, content: Content) -> Body:
+        """A body that is complete: it has no source, and waits for nothing."""
         body = cls(keep=len(content))
         body.finished = True
         body._buffer.fill(content)
-        if room is not None:
-            body._charge = Charge(room, complete=True)
         return body
 
     @property
@@ -108,18 +106,20 @@ class Body:
             self._ends.append(on_end)
 
     def keep_up_to(self, size: int, room: Room | None = None, length: int | None = None) -> None:
-        """Keep up to `size` bytes, as far as there is `room`; only before it is read.
-
-        For a body of known `length` the room is taken at once, or never.
-        """
+        """Keep up to `size` bytes, charged to `room`: at once if the `length` is known. Only before it is read."""
         self._keep = size
-        if room is not None and not self.ended:
+        if not self.ended:
+            self._charge_to(room, length)
+
+    def _charge_to(self, room: Room | None, length: int | None) -> None:
+        """Charge what is kept to `room`; if there is not enough, the body is transient."""
+        if room is not None:
             charge = self._charge = Charge(room)
             if length is None:
                 self._add_charge(charge, self._buffer.held)
-            elif length > size or not charge.reserve(length):
+            elif length > self._keep or not charge.reserve(length):
                 self._make_transient(charge)
-        self._relieve()  # what was held back may come now
+        self._drop_and_throttle()  # what was held back may come now
 
     def count_in(self, room: Room) -> None:
         """Charge what is held to `room`, though it is not to be kept."""
@@ -127,17 +127,24 @@ class Body:
             self._charge = Charge(room)
             self._charge.make_transient(self._buffer.held)
 
-    def settled(self) -> Content:
-        """The content of this body, which is complete, to be stored; readers go on in it, so that there is no copy."""
+    def count_readers_in(self, room: Room) -> None:
+        """Count those who read this complete body in `room`."""
+        self._charge = Charge(room, complete=True)
+
+    def move_to_store(self) -> Content:
+        """The complete content, which the store is charged for from now on; readers go on in it, without a copy."""
         if self._charge is not None:
             self._charge.move_to_store()
         content = self._buffer.content
-        if content is None:
-            places = self._buffer.complete(self.readers.places)
-            if places is not None:
-                self.readers.move_to(places)
-            content = self._buffer.content
-            assert content is not None, "it is complete"
+        return self._completed() if content is None else content
+
+    def _completed(self) -> Content:
+        """The pieces as one content."""
+        places = self._buffer.complete(self.readers.places)
+        if places is not None:
+            self.readers.move_to(places)
+        content = self._buffer.content
+        assert content is not None, "it is complete"
         return content
 
     def begin_with(self, content: Content) -> None:
@@ -161,7 +168,7 @@ class Body:
         self._pump(cursor)
         if self._pressure.paused:
             self._pressure.apply(behind=False)  # it was for the readers before this one
-        self._relieve()
+        self._drop_and_throttle()
         if self.ended:
             self._count_readers()
         return cursor
@@ -169,7 +176,7 @@ class Body:
     def taken(self, cursor: Cursor) -> None:
         """The sink of `cursor` can take more."""
         self._pump(cursor)
-        self._relieve()
+        self._drop_and_throttle()
 
     def leave(self, cursor: Cursor) -> None:
         """`cursor` reads no further."""
@@ -183,7 +190,7 @@ class Body:
         """Drop it, unless it is kept or read in the background: no client will read it."""
         self._read = True
         if self.readers:
-            self._relieve()  # the readers in the background wait for no client any more
+            self._drop_and_throttle()  # the readers in the background wait for no client any more
         elif not self.ended and self._keep == 0:
             self.discarded = self._pressure.source is not None
             self._pressure.abandon()
@@ -202,7 +209,7 @@ class Body:
         for cursor in remaining if cut else ():
             self.leave(cursor)
             cursor.sink.abort()
-        self._relieve()
+        self._drop_and_throttle()
         return not self._pressure.paused
 
     # --- its writer
@@ -219,7 +226,7 @@ class Body:
         if buffer.note_size(size, join=small):
             self.readers.move_to(buffer.join_tail(self.readers.places))
         if self._charge is not None or buffer.size > self._keep:
-            self._relieve()
+            self._drop_and_throttle()
 
     def finish(self) -> None:
         """The content is complete."""
@@ -242,7 +249,7 @@ class Body:
             self._make_transient(self._charge)
         for cursor in tuple(self.readers.cursors):  # one may leave at each piece
             self._pump(cursor)
-        self._relieve()
+        self._drop_and_throttle()
         self._count_readers()
 
     # --- keeping buffer, readers, source and charge in step
@@ -256,7 +263,7 @@ class Body:
             else:
                 cursor.sink.abort()
 
-    def _relieve(self) -> None:
+    def _drop_and_throttle(self) -> None:
         """Drop what all readers have taken of a transient body, then pause or resume the source."""
         buffer, readers, pressure = self._buffer, self.readers, self._pressure
         kept = buffer.size <= self._keep and buffer.dropped == 0

@@ -1,7 +1,7 @@
 """The buffer of a body: its pieces from the first one on, or only those that some reader has yet to take.
 
-Rope are numbered from the body's first. Dropping pieces does not renumber the others; cutting them anew does, so
-those methods take the numbers at which readers stand, and return the new ones.
+Pieces are numbered from the body's first. Dropping some does not renumber the others; cutting them anew does, so
+the methods that do it take the readers' places, and return the new ones.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ class Buffer:
         self.dropped = 0  # pieces
         self.size = 0  # bytes appended so far
         self.held = 0  # bytes of `pieces`
-        self._tail = 0  # small pieces at the end, to be joined
-        self._tail_size = 0  # bytes of them
+        self._tail = self._tail_size = 0  # small pieces at the end, to be joined: their number, and their bytes
 
     @property
     def end(self) -> int:
@@ -47,6 +46,9 @@ class Buffer:
         """Hold `content` and nothing else; it is complete."""
         self.content = content
         self.size = self.held = len(content)
+        if isinstance(content, bytes) and self.size <= SLICE:
+            self.pieces = [content]
+            return
         self.pieces = [part for piece in pieces_of(content) for part in _slices(piece, range(0, len(piece), SLICE))]
 
     def prepend(self, content: Content) -> None:

@@ -120,7 +120,9 @@ class Exchange:
             # not all at once: what waits for a slow client is a slice, and it is known who reads what
             self.head_out = writer.head(status, fields, length, reason)
             self.bytes_out, self._length, self.first_byte = 0, size, writer.clock()
-            self._read(Body.of(content, writer.budget))
+            body = Body.of(content)
+            body.count_readers_in(writer.budget)
+            self._read(body)
             return
         self.head_out = writer.send(status, fields, length, reason, content)
         self._writer = self._cursor = None

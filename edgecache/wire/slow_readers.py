@@ -1,6 +1,6 @@
-"""Readers of a shared body that hold back the others: after a while, the body goes on without them.
+"""Slow readers of a shared body, which hold back the others: after a while, the body goes on without them.
 
-Those that can fetch the rest by another way are detached; the others are cut off in the end, since clients wait.
+Readers that can fetch the rest by another way are detached; the others are cut off in the end, since clients wait.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def test_what_a_body_begins_with_is_part_of_it(size: int, finished: bool) -> Non
 
     assert body.size == 2 * size
     assert body.whole
-    assert bytes(body.settled()) == b"".join(map(bytes, body.pieces)) == start + end
+    assert bytes(body.move_to_store()) == b"".join(map(bytes, body.pieces)) == start + end
 
 
 async def test_an_answer_that_is_not_as_long_as_its_head_says_is_cut(origin: OriginDouble) -> None:

@@ -118,7 +118,7 @@ def test_every_reader_gets_every_byte(count: int, size: int, steps: list[tuple[i
     body.finish()
     whole = b"".join(bytes([number % 251]) * size for number in range(count))
     if keep:
-        assert bytes(body.settled()) == whole
+        assert bytes(body.move_to_store()) == whole
     for sink, cursor in zip(sinks, cursors, strict=True):
         sink.room = count + 1
         body.taken(cursor)

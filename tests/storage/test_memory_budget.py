@@ -65,7 +65,7 @@ def test_readers_go_on_in_what_is_stored(places: tuple[int, ...], size: int) -> 
             body.taken(cursor)
 
     body.finish()
-    settled = body.settled()
+    settled = body.move_to_store()
     for sink, cursor in zip(sinks, cursors, strict=True):
         for _ in range(len(body.pieces) + 1):
             sink.writable = True

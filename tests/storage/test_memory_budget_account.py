@@ -84,7 +84,7 @@ def test_a_body_of_known_length_takes_its_room_at_once_and_gives_it_back_when_st
     body.write(bytes(600))
     assert account.filling == 1000
     body.write(bytes(400))
-    body.when_ended(lambda ended: ended.settled())
+    body.when_ended(lambda ended: ended.move_to_store())
     body.finish()
     assert (account.held, counted(account), account.read_on) == (0, 0, 0)
 
@@ -127,7 +127,7 @@ def test_a_body_counts_as_long_as_it_is_read(stored: bool) -> None:
     cursor = body.read_into(sink)
     body.write(bytes(MIB))
     if stored:
-        body.when_ended(lambda ended: ended.settled())
+        body.when_ended(lambda ended: ended.move_to_store())
     body.finish()
     assert (account.read_on, account.flowing, account.filling) == ((MIB, 0, 0) if stored else (0, MIB, 0))
     if stored:
@@ -143,7 +143,7 @@ def test_a_leader_that_begins_after_the_end_counts_too() -> None:
     body, sink = Body(Source()), Sink(writable=False)
     body.keep_up_to(BUDGET // 10, account, MIB)
     body.write(bytes(MIB))
-    body.when_ended(lambda ended: ended.settled())
+    body.when_ended(lambda ended: ended.move_to_store())
     body.finish()
     assert account.read_on == 0
     cursor = body.read_into(sink)
@@ -309,7 +309,8 @@ def test_a_complete_body_is_a_reader_of_its_content(size: int) -> None:
     """From its first reader that has not taken everything until its last one leaves."""
     memory, content, sink = new_memory(), bytes(size), Sink(writable=False)
     put(memory, "a", content)
-    body = Body.of(content, memory.account)
+    body = Body.of(content)
+    body.count_readers_in(memory.account)
     cursor = body.read_into(sink)
     memory.invalidate(b"http://site/a")
     assert memory.account.lingering == size
