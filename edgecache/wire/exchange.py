@@ -229,7 +229,7 @@ class Exchange:
             body.taken(cursor)
 
     def leave(self) -> None:
-        """The client is gone."""
+        """The client has gone before the end: nothing more is done for it."""
         self._writer = None
         if self._cursor is not None:
             body, cursor = self._cursor
@@ -241,6 +241,8 @@ class Exchange:
             self.body.fail()
         if self.inquiry is not None:
             self.inquiry.cancel()
+        if self.status != 101:
+            self.result, self.failure = Result.ABORTED, self.failure or "client-left"
 
     @property
     def connection(self) -> ResponseWriter | None:

@@ -27,6 +27,7 @@ class ResponseWriter(Protocol):
     tag: bytes  # precedes the fingerprint of a head: the properties of the connection that a response depends on
     fingerprint: bytes | None  # of the request under way: determines it, keys the fast path; None: nothing does
     since: float  # monotonic seconds: the last progress, as far as a sweep has noted it
+    unsent: int  # bytes of the response that waited for the client at the last sweep
 
     number: int  # of its connection, in this process
     site: Site  # the service behind it

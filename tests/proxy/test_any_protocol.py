@@ -25,7 +25,7 @@ class Recorder:
 
     peer, peer_pop, server_name, tag, tls_version = "192.0.2.9", b"", b"", b"", ""
     fingerprint: bytes | None = None
-    number, room, since = 1, True, 0.0
+    number, room, since, unsent = 1, True, 0.0, 0
 
     def __init__(self, pop: Pop) -> None:
         self.site = pop.worker

@@ -19,7 +19,6 @@ from typing import Final, cast
 
 from edgecache.semantics.client_address import plain_address
 from edgecache.semantics.message import Request
-from edgecache.semantics.outcomes import Result
 from edgecache.wire.body import Body
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
@@ -66,9 +65,9 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
         "scheme",
         "server_name",
         "site",
-        "stalled",
         "tag",
         "transport",
+        "unsent",
         "writable",
     )
 
@@ -86,7 +85,7 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
         self.admitted = False  # it counts as a connection already
         self.writable = True
         self.closing = self.http_1_0 = False
-        self.stalled = 0  # bytes waiting in the transport at the last sweep
+        self.unsent = 0  # bytes in the transport at the last sweep
         self._chunked = False
         self._begin_reading()
         self._tunnel: Callable[[bytes], None] | None = None
@@ -112,8 +111,6 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.leave()
-            if exchange.status != 101:
-                exchange.result, exchange.failure = Result.ABORTED, exchange.failure or "client-left"
             self.site.answered(exchange, self.site.clock() - exchange.began)
 
     def data_received(self, data: bytes) -> None:
