@@ -16,6 +16,8 @@ from harness.serving import running_page
 from harness.valkey import Server, running_valkey
 from harness.versions import VersionedOrigin, running_versions
 
+from edgecache.config import settings, sizing
+
 often.register()
 
 
@@ -29,6 +31,15 @@ def pytest_collection_finish() -> None:
     """What lives until the end, thousands of tests among it, need not be looked at by each collection of garbage."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _machine() -> Iterator[None]:
+    """The limits of this machine, read once: each start reads dozens of files, and tests start a thousand times."""
+    limits = sizing.of_machine()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "of_machine", lambda: limits)
+        yield
 
 
 @pytest.fixture

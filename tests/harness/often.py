@@ -1,11 +1,15 @@
-"""How many examples a property gets: all of them in `make test`, a quarter in `make check`."""
+"""How much is repeated: every example and case in `make test`, a share of them in `make check`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import pytest
+from _pytest.mark import ParameterSet
 from hypothesis import HealthCheck, settings
 
-FULL, CHECK = 100, 25  # examples of a property that says nothing of its own
-FEWEST = 25  # of any that does
+FULL, CHECK = 100, 10  # examples of a property that says nothing of its own
+FEWEST = 10  # of any that does
 
 
 def register() -> None:
@@ -23,3 +27,15 @@ def examples(count: int, **more: int) -> settings:
     """So many examples, or the profile's share of them."""
     share = count * settings.default.max_examples // FULL
     return settings(max_examples=max(share, min(count, FEWEST)), **more)
+
+
+def one_in(every: int, cases: Iterable[object]) -> list[object]:
+    """Parameters, all but one in `every` of them marked slow: for cases that are many and much the same."""
+    return [case if number % every == 0 else slow(case) for number, case in enumerate(cases)]
+
+
+def slow(case: object) -> object:
+    """A parameter that is left out of `make check`."""
+    if not isinstance(case, ParameterSet):
+        return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+    return pytest.param(*case.values, marks=[*case.marks, pytest.mark.slow], id=case.id)
