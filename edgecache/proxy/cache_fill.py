@@ -1,9 +1,13 @@
-"""From an origin's answer to a stored response: what is learnt from each, and stored when its body is complete."""
+"""From an upstream response to a stored one: whether it may be stored is decided by its head; its body must complete.
+
+begin_fill ──► _decide ──► _keep_body ── the body arrives ──► _complete ──► _store: memory, region
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
 from edgecache.invalidation.scopes import LONGEST_TARGET
 from edgecache.invalidation.validity import Invalidation, written
@@ -25,8 +29,18 @@ from edgecache.upstream.reply import Reply
 from edgecache.wire.body import Body
 
 
+class Fill(NamedTuple):
+    """A response on its way into the store."""
+
+    key: bytes
+    request: Request
+    stored: Stored
+    reply: Reply
+    writer: ChunkWriter | None  # of its body to the region's chunks
+
+
 class Fills:
-    """What takes responses into the memory. A body that ends early, or whose URL was purged since, is not stored."""
+    """Stores responses from upstream, unless their body ends early, or what they answer was purged since."""
 
     def __init__(
         self,
@@ -56,60 +70,63 @@ class Fills:
         """Go on with another policy; what is stored stays as it is."""
         self._policy = policy
 
-    def learn(self, request: Request, reply: Reply, previous: Entry | None = None) -> Stored | Refused:
-        """Store the reply to `request` once its body is complete, if it may be; to be asked before a byte is read.
+    def begin_fill(self, request: Request, reply: Reply, previous: Entry | None = None) -> Stored | Refused:
+        """Store the reply to `request` once its body is complete, if it may be stored; to be called before any read.
 
-        `previous` is what it would replace. A HEAD's reply updates or drops what is stored (RFC 9111 §4.3.5).
+        `previous` is the entry that it would replace. A HEAD's reply updates or drops it (RFC 9111 §4.3.5).
         """
         if request.method == b"HEAD":
-            return self._learn_head(request, reply, previous)
+            return self._update_by_head(request, reply, previous)
         decision = self._decide(request, reply, previous)
-        if len(request.target) > LONGEST_TARGET:  # nothing could name it
-            decision = DoNotStore(Refused.TOO_LARGE)
         if isinstance(decision, DoNotStore):
             self.refuse(reply, decision.reason)
             reply.body.count_in(self._memory.account)
             return decision.reason
-        stored = decision.stored
-        self._memory.codings.learn(primary_key(request), stored.vary, stored.codings)
-        length = reply.response.framing.length
-        reply.body.keep_up_to(self._memory.largest, self._memory.account, length)
-        written_to_region = (
-            self._region is not None
-            and stored.whole_length is None
-            and (length is None or min(INLINE, self._memory.largest) < length <= self._region.largest)
-        )
-        if not reply.body.kept and not written_to_region:
-            too_large = max(length or 0, reply.body.size) > self._memory.largest
-            self.refuse(reply, Refused.TOO_LARGE if too_large else Refused.NO_ROOM)
-        writer = self._regional_writer(primary_key(request), stored, reply) if written_to_region else None
-        reply.body.when_ended(lambda body: self._complete(request, stored, reply, body, writer))
-        if writer is not None:
-            writer.read(reply.body)
-        return stored
+        self._keep_body(primary_key(request), request, decision.stored, reply)
+        return decision.stored
 
-    def _regional_writer(self, key: bytes, stored: Stored, reply: Reply) -> ChunkWriter:
-        assert self._region is not None, "there is a tier to write to"
+    def _keep_body(self, key: bytes, request: Request, stored: Stored, reply: Reply) -> None:
+        """Keep the body of `reply` while it arrives, in memory and in the region, and store it at its end."""
+        body = reply.body
+        self._memory.codings.learn(key, stored.vary, stored.codings)
+        body.keep_up_to(self._memory.largest, self._memory.account, reply.response.framing.length)
+        writer = None if self._region is None else self._chunk_writer(self._region, key, stored, reply)
+        if not body.kept and writer is None:
+            self._refuse_for_size(reply)
+        body.when_ended(partial(self._complete, Fill(key, request, stored, reply, writer)))
+        if writer is not None:
+            writer.read(body)
+
+    def _chunk_writer(self, region: Regional, key: bytes, stored: Stored, reply: Reply) -> ChunkWriter | None:
+        """What writes the body to the region in chunks while it arrives; None if that is not how it gets there."""
+        declared = reply.response.framing.length
+        fits = declared is None or min(INLINE, self._memory.largest) < declared <= region.largest
+        if stored.whole_length is not None or not fits:
+            return None
 
         def allowed(length: int) -> bool:
-            if not is_complete(stored, length, reply.response.framing.length):
+            if not is_complete(stored, length, declared):
                 return self.refuse(reply, Refused.LENGTH)
             return self._passed(key, stored, reply) is not None
 
         def given_up() -> None:
             if reply.body.finished:  # else it is told at its end
-                self._regional_lost(reply)
+                self._regional_lost(region, reply)
 
-        return self._region.writer(stored, key, written(reply.seen.vector), allowed, given_up)
+        return region.writer(stored, key, written(reply.seen.vector), allowed, given_up)
 
-    def _regional_lost(self, reply: Reply) -> None:
+    def _regional_lost(self, region: Regional, reply: Reply) -> None:
         """The regional tier has not taken a body that is complete: it is not stored unless the memory has it."""
-        assert self._region is not None, "there is a tier"
         body = reply.body
         if not body.whole:
             self.refuse(reply, Refused.TOO_LARGE if body.size > self._largest else Refused.REGIONAL)
-        elif body.size <= self._region.largest and body.refused is None:
+        elif body.size <= region.largest and body.refused is None:
             self.count_refused(Refused.REGIONAL)
+
+    def _refuse_for_size(self, reply: Reply) -> None:
+        """The memory does not take the body, nor does the region: ever, or now."""
+        size = max(reply.response.framing.length or 0, reply.body.size)
+        self.refuse(reply, Refused.TOO_LARGE if size > self._memory.largest else Refused.NO_ROOM)
 
     def refuse(self, reply: Reply, reason: Refused) -> Literal[False]:
         """The answer `reply` is not stored for this reason, which is counted once: the first that is found."""
@@ -119,53 +136,59 @@ class Fills:
         return False
 
     def _decide(self, request: Request, reply: Reply, previous: Entry | None) -> Store | DoNotStore:
-        length = reply.response.framing.length
-        if length is not None and length > self._largest:
+        length = reply.response.framing.length or 0
+        if length > self._largest or len(request.target) > LONGEST_TARGET:  # longer targets cannot be purged by name
             return DoNotStore(Refused.TOO_LARGE)
         before = previous.stored if previous is not None else None
         return rfc9111.may_store(request, reply.response, reply.times, self._policy, before)
 
-    def _complete(
-        self, request: Request, stored: Stored, reply: Reply, body: Body, writer: ChunkWriter | None = None
-    ) -> None:
-        key = primary_key(request)
+    def _complete(self, fill: Fill, body: Body) -> None:
+        """Store a response whose body has ended, unless it is unfinished, was purged since, or has no room."""
         if not body.finished:
-            self.refuse(reply, Refused.INCOMPLETE)  # an unfinished body is never stored (RFC 9111 §3.3)
+            self.refuse(fill.reply, Refused.INCOMPLETE)  # an unfinished body is never stored (RFC 9111 §3.3)
             return
-        passed = self._passed(key, stored, reply)
+        passed = self._passed(fill.key, fill.stored, fill.reply)
         if passed is None:
-            self.refuse(reply, Refused.PURGED)
+            self.refuse(fill.reply, Refused.PURGED)
             return
-        if writer is not None and writer.given_up:
-            self._regional_lost(reply)
-        if not body.whole:
-            if writer is None:
-                self.refuse(reply, Refused.TOO_LARGE if body.size > self._memory.largest else Refused.NO_ROOM)
-            return
-        content = body.move_to_store()
+        if self._region is not None and fill.writer is not None and fill.writer.given_up:
+            self._regional_lost(self._region, fill.reply)
+        if body.whole:
+            self._store(fill, body.move_to_store(), passed)
+        elif fill.writer is None:
+            self._refuse_for_size(fill.reply)
+
+    def _store(self, fill: Fill, content: Content, passed: int) -> None:
+        """Put the complete `content` into memory, and a small one into the region."""
+        key, _, stored, reply, writer = fill
         if stored.whole_length is not None:
-            self._put_part(key, request, stored, reply, content, passed)
-            return
-        if not is_complete(stored, len(content), reply.response.framing.length):
+            self._put_part(fill, content, passed)
+        elif not is_complete(stored, len(content), reply.response.framing.length):
             self.refuse(reply, Refused.LENGTH)
-            return
-        entry = self._memory.put(key, stored, content, passed=passed)
-        taken = writer is not None
-        if self._region is not None and reply.response.framing.length == len(content) <= INLINE:
-            taken = self._region.store(entry or Entry(key, stored, content), key, written(reply.seen.vector))
-            if not taken and entry is not None:
-                self.count_refused(Refused.REGIONAL)
-        if entry is None and not taken:
-            self.refuse(reply, Refused.TOO_LARGE)
+        else:
+            entry = self._memory.put(key, stored, content, passed)
+            region = self._region
+            in_region = region is not None and (writer is not None or self._put_inline(region, fill, content, entry))
+            if entry is None and not in_region:
+                self.refuse(reply, Refused.TOO_LARGE)
+
+    def _put_inline(self, region: Regional, fill: Fill, content: Content, entry: Entry | None) -> bool:
+        """Put a small `content` into the region, in one piece with its head; whether the region takes it."""
+        key, _, stored, reply, _ = fill
+        if not reply.response.framing.length == len(content) <= INLINE:
+            return False
+        taken = region.store(entry or Entry(key, stored, content), key, written(reply.seen.vector))
+        if not taken and entry is not None:
+            self.count_refused(Refused.REGIONAL)
+        return taken
 
     def _passed(self, key: bytes, stored: Stored, reply: Reply) -> int | None:
         """What an entry made of `reply` remembers of the log; None if what was asked for is purged since."""
         return self._invalidation.passed(key, stored.tags, reply.seen)
 
-    def _put_part(
-        self, key: bytes, request: Request, stored: Stored, reply: Reply, content: Content, passed: int
-    ) -> None:
-        """A 206: joined to the parts that are known of the same representation (RFC 9111 §3.4)."""
+    def _put_part(self, fill: Fill, content: Content, passed: int) -> None:
+        """Store a 206, joined to the known parts of the same representation (RFC 9111 §3.4)."""
+        key, request, stored, reply, _ = fill
         assert stored.whole_length is not None, "a storable part says how long the whole is"
         part = ranges.content_range(reply.response.fields.get(b"content-range"))
         said = None if part is None else (part.first, part.end, part.whole)
@@ -183,13 +206,14 @@ class Fills:
         put = None
         if segments.complete:
             whole = segments.parts[0][1]
-            put = self._memory.put(key, _as_whole(stored), whole, passed=passed, length=segments.whole)
+            put = self._memory.put(key, _as_whole(stored), whole, passed, segments.whole)
         elif segments.size <= self._memory.largest:
             put = self._memory.put_parts(key, stored, segments, passed)
         if put is None:
             self.refuse(reply, Refused.TOO_LARGE)
 
-    def _learn_head(self, request: Request, reply: Reply, previous: Entry | None) -> Refused:
+    def _update_by_head(self, request: Request, reply: Reply, previous: Entry | None) -> Refused:
+        """Update or drop `previous` by a HEAD's reply, which is never stored itself."""
         if previous is not None and reply.response.status == 200 and not previous.gone:
             if rfc9111.head_agrees(previous.stored, previous.length, reply.response):
                 self.freshen(request, previous, reply)

@@ -138,7 +138,7 @@ class Refill:
             self._fills.refuse(reply, Refused.STALE_KEPT)
             reply.body.discard()
             return Failed(OriginError(f"status-{status}", "the upstream answered with an error"))
-        learnt = self._fills.learn(request, reply, entry)
+        learnt = self._fills.begin_fill(request, reply, entry)
         return Filling(learnt, reply) if isinstance(learnt, Stored) else Unshareable(reply, learnt)
 
     def _judge_found(self, request: Request, found: Found, reply: Reply, client: str) -> Outcome | None:

@@ -118,7 +118,7 @@ class Relays:
             return self._fills.refuse(reply, Refused.REQUEST_CONTENT)
         if reply.response.status == 101:
             return self._fills.refuse(reply, Refused.INTERIM)
-        learnt = self._fills.learn(request, reply, entry)
+        learnt = self._fills.begin_fill(request, reply, entry)
         if isinstance(learnt, Stored) and learnt.whole_length is None:
             self._flights.unmark(primary_key(request), request.fields)
         return isinstance(learnt, Stored)
@@ -135,7 +135,7 @@ class Relays:
         get = rfc9111.as_get(exchange.request, reply.response)
         if get is None:
             return self._fills.refuse(reply, Refused.METHOD)
-        return isinstance(self._fills.learn(get, reply), Stored)
+        return isinstance(self._fills.begin_fill(get, reply), Stored)
 
     def unstored_head(self, response: Response, why: Forward) -> UnstoredHead | None:
         """The head to pass on of a response that no request could make storable; None of any other.

@@ -46,10 +46,7 @@ class Buffer:
         """Hold `content` and nothing else; it is complete."""
         self.content = content
         self.size = self.held = len(content)
-        if isinstance(content, bytes) and self.size <= SLICE:
-            self.pieces = [content]
-            return
-        self.pieces = [part for piece in pieces_of(content) for part in _slices(piece, range(0, len(piece), SLICE))]
+        self.pieces = [content] if isinstance(content, bytes) and self.size <= SLICE else _sliced(content)
 
     def prepend(self, content: Content) -> None:
         """Put `content` before everything."""
@@ -107,6 +104,11 @@ class Buffer:
             place if at <= start else self.dropped + start + bisect_left(cuts, at)
             for place, at in zip(places, inner, strict=True)
         ]
+
+
+def _sliced(content: Content) -> list[Piece]:
+    """`content` in pieces of `SLICE` bytes at most."""
+    return [part for piece in pieces_of(content) for part in _slices(piece, range(0, len(piece), SLICE))]
 
 
 def _slices(content: Piece, cuts: Sequence[int]) -> list[Piece]:
