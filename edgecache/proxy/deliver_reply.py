@@ -103,7 +103,7 @@ class ReplyDelivery:
         """Fetch what follows byte `at` of `response`, for `exchange` alone (RFC 9110 §13.1.5)."""
         request, etag = exchange.request, response.fields.get(b"etag") or b""
         fields = rfc9111.unconditional(request).plus((b"Range", b"bytes=%d-" % at), (b"If-Range", etag))
-        rest = _Rest(self._upstream.question(request, fields, exchange.client), *self._upstream.stamp())
+        rest = _Rest(self._upstream.request_for(request, fields, exchange.client), *self._upstream.stamp())
         whole = response.framing.length
         assert whole is not None, "a resumable response has a known length"
         rest.exchange, rest.etag, rest.span = exchange, etag, (at, whole, whole)

@@ -250,7 +250,7 @@ class Edge:
     def _pass_marked(self, exchange: Exchange, mark: bytes) -> None:
         """Pass through a request whose answer is known not to be shareable, and remember its head."""
         request = exchange.request
-        question = self.upstream.question(request, request.fields, exchange.client)
+        question = self.upstream.request_for(request, request.fields, exchange.client)
         self.delivery.learn_pass(exchange, mark, question)
         self.relays.ask(question, exchange, Forward.HIT_FOR_MISS, Result.PASS, None, self.clock(), mark)
 

@@ -75,7 +75,7 @@ class Relays:
     def begin(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
         """Ask the origin for `exchange` alone; `entry` is what is stored for it."""
         request = exchange.request
-        question = self.upstream.question(request, request.fields, exchange.client, exchange.body)
+        question = self.upstream.request_for(request, request.fields, exchange.client, exchange.body)
         self.ask(question, exchange, why, result, entry, self.clock())
 
     def ask(

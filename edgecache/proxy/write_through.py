@@ -99,7 +99,7 @@ class Writes:
 
     def _new(self, exchange: Exchange, why: Forward) -> _Write:
         upstream, request = self._relays.upstream, exchange.request
-        question = upstream.question(request, request.fields, exchange.client, exchange.body)
+        question = upstream.request_for(request, request.fields, exchange.client, exchange.body)
         write = _Write(question, *upstream.stamp())
         write.relays, write.exchange, write.why, write.result, write.entry = (
             self._relays,

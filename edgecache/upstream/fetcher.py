@@ -1,4 +1,4 @@
-"""Requests upstream: made of a client's request, and sent; their responses come by callbacks, or are awaited."""
+"""Requests upstream: made of a client's request, and sent; their responses arrive by callbacks, or are awaited."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
+
+Watchers = Iterable[Exchange]  # they get interim responses, and note the times of a fetch
 
 
 class Upstream:
@@ -52,16 +54,11 @@ class Upstream:
         if self._to_parents is not None:
             self._to_parents.is_trusted = is_trusted
 
-    def question(self, request: Request, fields: Fields, client: str, body: Body | None = None) -> UpstreamRequest:
-        """The request as it goes upstream, with `fields` for its own."""
-        wording = None
+    def request_for(self, request: Request, fields: Fields, client: str, body: Body | None = None) -> UpstreamRequest:
+        """The request to send upstream for a client's `request`, with `fields` in the place of its own."""
         if self.on_fetch is not None:
             fields = self.on_fetch(request, fields)
-        if self._to_parents is not None and may_go_to_parents(request):
-            wording = Words(self, self._to_parents, request, fields, client)
-        lines = [] if wording is not None else self.origin_fields(request, fields, client)
-        other = request.method != b"GET" and request.method != b"HEAD"  # what may answer those is theirs to say
-        conditional = other or b"if-none-match" in fields or b"if-modified-since" in fields
+        lines, wording = self._worded(request, fields, client)
         return UpstreamRequest(
             request.method,
             request.target,
@@ -69,27 +66,31 @@ class Upstream:
             body,
             request.framing.chunked,
             request.is_upgrade,
-            conditional,
-            other or b"range" in fields,
             request.place[-1][1] if request.place else b"",  # the region is always known, and comes last
             wording,
             request.jurisdiction,
             not rfc9111.is_safe(request),
         )
 
+    def _worded(self, request: Request, fields: Fields, client: str) -> tuple[list[FieldLine], Words | None]:
+        """The fields for the origin; if the request may go to a parent, both of its wordings instead."""
+        if self._to_parents is not None and may_go_to_parents(request):
+            return [], Words(self, self._to_parents, request, fields, client)
+        return self.origin_fields(request, fields, client), None
+
     def origin_fields(self, request: Request, fields: Fields, client: str) -> list[FieldLine]:
-        """The fields of the request as the origin gets them."""
+        """The fields of the request to the origin."""
         child = request.child
         trusted = child is None and self._is_trusted(client)
         address = client if child is None else child.client
         return upstream_lines(request, fields, self._gateway, address, trusted=trusted)
 
     def stamp(self) -> tuple[float, Stamp]:
-        """Now, in resident time, and what is known of the log: every request carries both."""
+        """The resident time, and the position of the log, now: every upstream request carries both."""
         return self._clock.now(), self._log.stamp()
 
     def reply(self, inquiry: Inquiry, response: Response, body: Body) -> Reply:
-        """What came back, with its times; once for each answer."""
+        """The response with its times; to be called once for each."""
         self.came(inquiry.answered_by, response.status)
         times = Times(inquiry.asked, self._clock.now(), self._clock.ahead)
         return Reply(response, body, times, inquiry.seen, by=inquiry.answered_by)
@@ -98,21 +99,21 @@ class Upstream:
         """`response` to `request` as clients, the store and invalidations know it."""
         return response if self.on_response is None else self.on_response(request, response)
 
-    async def fetch(self, request: Request, fields: Fields, client: str, watchers: Iterable[Exchange]) -> Reply:
-        """Ask, and wait for the head of the answer; raises `OriginError`. Interim responses go to `watchers`."""
-        question = self.question(request, fields, client)
-        question.shared = expects_shared(request, fields)
-        inquiry = _Fetch(self, request, question, watchers)
-        self.send(inquiry)
+    async def fetch(self, request: Request, fields: Fields, client: str, watchers: Watchers) -> Reply:
+        """Send a request, and wait for the head of its response; raises `OriginError`. 1xx go to `watchers`."""
+        sent = self.request_for(request, fields, client)
+        sent.shared = expects_shared(request, fields)
+        fetch = _Fetch(self, request, sent, watchers)
+        self.send(fetch)
         try:
-            return await inquiry.landed
+            return await fetch.reply
         except asyncio.CancelledError:
-            inquiry.cancel()
+            fetch.cancel()
             raise
 
 
 class Words:
-    """One request in two wordings: for a parent, which believes what this POP signs, and for the origin."""
+    """The fields of one request in two wordings: for a parent, which trusts what this POP signs, and for the origin."""
 
     __slots__ = ("_client", "_fields", "_forced", "_parental", "_request", "_upstream", "key")
 
@@ -126,39 +127,37 @@ class Words:
         self.key = primary_key(request)
 
     def for_origin(self) -> list[FieldLine]:
-        """The fields as the origin gets them."""
+        """The fields for the origin."""
         return self._upstream.origin_fields(self._request, self._fields, self._client)
 
     def for_parent(self, scheme: bytes) -> list[FieldLine]:
-        """The fields as a parent that is asked by `scheme` gets them, signed now."""
+        """The fields for a parent, signed now; the request goes there by `scheme`."""
         self._forced = self._parental.must_ask_itself(self.key)
         fields = self._fields
-        if self._request.revalidation is Revalidation.IGNORE:  # a parent cannot tell it from what this POP asks for
+        if self._request.revalidation is Revalidation.IGNORE:  # to a parent, directives are those of this POP
             fields = rfc9111.accepting(fields)
         if self._forced:
             fields = fields.without((b"cache-control", b"pragma")).plus((b"Cache-Control", b"no-cache"))
         return self._parental.fields(self._request, fields, self._client, scheme)
 
     def anew(self) -> Words:
-        """The same for another time that it is asked."""
+        """The same for another time that the request is sent."""
         return Words(self._upstream, self._parental, self._request, self._fields, self._client)
 
     def proven(self, asked: Stamp, response: Response) -> Stamp:
-        """What was known when the parent's answer was asked of the origin."""
+        """The log position at which the parent requested its response of the origin."""
         return asked if self._forced else self._parental.proven(self.key, asked, response)
 
 
 class _Fetch(Inquiry):
-    """An inquiry whose answer somebody awaits."""
+    """A request whose response is awaited."""
 
-    def __init__(
-        self, upstream: Upstream, request: Request, question: UpstreamRequest, watchers: Iterable[Exchange]
-    ) -> None:
-        super().__init__(question, *upstream.stamp())
+    def __init__(self, upstream: Upstream, request: Request, sent: UpstreamRequest, watchers: Watchers) -> None:
+        super().__init__(sent, *upstream.stamp())
         self._upstream = upstream
         self._request = request
         self._watchers = watchers
-        self.landed: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
     def on_interim(self, response: Response) -> None:
         for exchange in tuple(self._watchers):
@@ -166,14 +165,14 @@ class _Fetch(Inquiry):
 
     def on_answer(self, response: Response, body: Body) -> None:
         self._tell_times(response.status)
-        if self.landed.done():
+        if self.reply.done():
             body.discard()
         else:
             response = self._upstream.received(self._request, response)
-            self.landed.set_result(self._upstream.reply(self, response, body))
+            self.reply.set_result(self._upstream.reply(self, response, body))
 
     def _tell_times(self, status: int = 0) -> None:
-        """For the log and the trace of who asked."""
+        """Note times and tier for the logs and traces of the exchanges that wait."""
         took = self._upstream.stamp()[0] - self.asked
         for exchange in self._watchers:
             exchange.upstream_asked, exchange.upstream_took = self.asked, took
@@ -182,5 +181,5 @@ class _Fetch(Inquiry):
 
     def on_failure(self, error: OriginError) -> None:
         self._tell_times()
-        if not self.landed.done():
-            self.landed.set_exception(error)
+        if not self.reply.done():
+            self.reply.set_exception(error)

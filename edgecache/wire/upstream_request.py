@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from edgecache.semantics.message import FieldLine, Response
 from edgecache.semantics.outcomes import Tier
@@ -19,6 +19,7 @@ from edgecache.wire.errors import OriginError
 if TYPE_CHECKING:
     from edgecache.wire.upstream_connection import UpstreamConnection
 
+ASKED_BY: Final = {206: (b"range",), 304: (b"if-none-match", b"if-modified-since")}  # one of the fields asks for it
 Stamp: TypeAlias = Any  # what is known of the invalidation log when a request is sent: opaque here
 
 
@@ -50,8 +51,6 @@ class UpstreamRequest:
     body: Body | None = None
     chunked: bool = False
     upgrade: bool = False
-    conditional: bool = False  # a 304 may answer it
-    ranged: bool = False  # a 206 may answer it
     region: bytes = b""  # whose origins it is for; empty where geography does not say
     wording: Wording | None = None  # of what may go to a parent; then there are no fields yet
     jurisdiction: str = ""  # that the response must not leave; empty: it may go anywhere
@@ -92,7 +91,10 @@ class UpstreamRequest:
 
     def may_be_answered(self, status: int) -> bool:
         """Whether `status` can answer this request at all (RFC 9110 §15.3.7, §15.4.5)."""
-        return (status != 304 or self.conditional) and (status != 206 or self.ranged)
+        asking = ASKED_BY.get(status)
+        if asking is None or self.method not in (b"GET", b"HEAD"):  # other methods may define their own conditions
+            return True
+        return any(name.lower() in asking for name, _ in self.fields)
 
 
 class Inquiry:

@@ -155,7 +155,8 @@ class Responses:
         random = self.mutator.random
         method = b"HEAD" if random.random() < 0.1 else b"GET"
         conditional, ranged = random.random() < 0.2, random.random() < 0.2
-        inquiry = Recorder(UpstreamRequest(method, b"/", (), conditional=conditional, ranged=ranged))
+        fields = [(b"If-None-Match", b"*")] * conditional + [(b"Range", b"bytes=0-")] * ranged
+        inquiry = Recorder(UpstreamRequest(method, b"/", fields))
         connection = self.http1(OneConnection())
         connection.connection_made(Transport())
         connection.send(inquiry, 1.0)

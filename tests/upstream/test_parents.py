@@ -600,7 +600,7 @@ async def test_each_question_in_words_for_a_parent_has_its_own(origin: OriginDou
     async with chain(origin) as one:
         upstream = one.edge.worker.edge.upstream
         request = one.edge.worker.parse(b"GET /a HTTP/1.1\r\nHost: www.example.test\r\n\r\n", b"http")
-        question = upstream.question(request, request.fields, "127.0.0.1")
+        question = upstream.request_for(request, request.fields, "127.0.0.1")
         assert question.wording is not None
         assert question.anew().wording is not question.wording
         assert question.anew().wording.for_origin() == question.wording.for_origin()
