@@ -25,10 +25,6 @@ HARMLESS: Final = frozenset(
     b"x-amz-cf-id x-amzn-trace-id x-b3-traceid x-b3-spanid x-b3-parentspanid x-b3-sampled x-cloud-trace-context "
     b"x-correlation-id x-request-id x-request-start x-trace-id x-forwarded-for".split()
 )
-NEVER_TWICE: Final = frozenset(  # their values are one client's, or one request's
-    b"cookie x-amz-cf-id x-amzn-trace-id x-b3-traceid x-b3-spanid x-b3-parentspanid x-cloud-trace-context "
-    b"x-correlation-id x-request-id x-request-start x-trace-id x-forwarded-for".split()
-)
 RULES: Final = rfc9111.READS | preconditions.READS | ranges.READS | accept_encoding.READS | forwarding.LIMIT_FIELDS
 IN_A_VALUE: Final = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))  # RFC 9110 §5.5
 

@@ -9,7 +9,7 @@ from edgecache.proxy.fastpath.head_memo import Hit
 from edgecache.proxy.fastpath.head_template import TemplateHit
 from edgecache.semantics.cache_status import KNOWN_HIT
 from edgecache.storage.resident_clock import Clock
-from edgecache.telemetry.access_log import AccessLog, Quoted, members_of, members_of_alike
+from edgecache.telemetry.access_log import AccessLog, Quoted, members_of, members_of_templated
 from edgecache.telemetry.log_fields import LineFormat, LogContext
 from edgecache.telemetry.request_metrics import SAMPLED, RequestMetrics, Tally
 from edgecache.wire.exchange import Exchange
@@ -106,7 +106,7 @@ class RequestLog:
             request = known.logged or self._remember(known)
         else:
             assert type(known) is TemplateHit, "there are two kinds"
-            request = members_of_alike(known, self._quoted)
+            request = members_of_templated(known, self._quoted)
         self._log.add((wall, connection.peer, request, answer.status, size, 0.0, KNOWN_HIT, requests.hit_words, more))
 
     def _remember(self, known: Hit) -> str:

@@ -199,13 +199,18 @@ def members_of(request: Request, quoted: Quoted) -> str:
     )
 
 
-def members_of_alike(alike: TemplatedRequest, quoted: Quoted) -> str:
-    """The same for a templated GET, without parsing it."""
-    template, (agent, referer) = alike.template, alike.agent_and_referer
+def members_of_templated(hit: TemplatedRequest, quoted: Quoted) -> str:
+    """The same for a templated GET, without parsing it; what only its visitor decides is written once."""
+    template, visitor = hit.template, hit.visitor
+    if not visitor.logged:
+        visitor.logged = (
+            f'"protocol":"HTTP/1.1","user_agent":{quoted[visitor.agent.strip()]}'
+            f',"referer":{quoted[visitor.referer.strip()]}'
+            f"{_trace(template.fields, quoted)}"
+        )
     return (
         f'"method":"GET","scheme":{quoted[template.scheme]},"host":{quoted[template.host]}'
-        f',"target":{quoted[alike.target]},"protocol":"HTTP/1.1"'
-        f',"user_agent":{quoted[agent]},"referer":{quoted[referer]}{_trace(template.fields, quoted)}'
+        f',"target":{quoted[hit.target]},{visitor.logged}'
     )
 
 

@@ -114,6 +114,14 @@ class KnownFields(Protocol):
         """The fields that are the same in each."""
 
 
+class KnownVisitor(Protocol):
+    """What requests of one browser have in common."""
+
+    agent: bytes
+    referer: bytes
+    logged: str  # its members of the usual line of the access log, once they were written
+
+
 class TemplatedRequest(Protocol):
     """A GET that was answered by a template, without being parsed into a `Request`."""
 
@@ -126,5 +134,5 @@ class TemplatedRequest(Protocol):
         """Its target."""
 
     @property
-    def agent_and_referer(self) -> tuple[bytes, bytes]:
-        """Values of User-Agent and Referer."""
+    def visitor(self) -> KnownVisitor:
+        """What it has in common with others of its browser."""

@@ -82,6 +82,16 @@ VALUES = [
     b"1.2.3.4",
     b"a" * 300,
     b"b" * 700,
+    b"x=Cookie: y",
+]
+BROWSERS = [  # what each sends in every head, in its order
+    (b"Cookie",),
+    (b"User-Agent",),
+    (b"Referer", b"User-Agent", b"X-Request-Id"),
+    (b"User-Agent", b"Accept-Language", b"cookie"),
+    (b"Cookie", b"X-Request-Id", b"Referer"),
+    (b"user-agent", b"X-Cookie", b"Cookie", b"Cookie"),
+    (b"Sec-Fetch-Mode", b"User-Agent", b"Accept", b"Referer", b"Accept-Language", b"Cookie"),
 ]
 MATTERS = [
     *(b"Accept-Encoding: gzip", b"Accept-Encoding: br", b"accept-encoding: ;;", b"Accept-Encoding: gzip "),
@@ -122,12 +132,19 @@ BROKEN = [
 ]
 
 
+def own_line(dice: random.Random, name: bytes) -> bytes:
+    """A line of the client's own; now and then its value is none that a field may have."""
+    value = dice.choice(VALUES) if dice.random() < 0.7 else b"%x" % dice.getrandbits(64)
+    if dice.random() < 0.01:
+        value += dice.choice([b"\x00", b"\n", b"\r", b"\x7f", b"a\x0b", b"\r\n b", b"\n\nCookie: a", b"\r\nHost: a"])
+    return name + dice.choice([b": ", b": ", b": ", b":", b":\t"]) + value + dice.choice([b"", b"", b"", b" \t"])
+
+
 def a_line(dice: random.Random) -> bytes:
     """Most lines are clients' own."""
     kind = dice.random()
     if kind < 0.95:
-        name, value = dice.choice(CLIENTS), dice.choice(VALUES) if dice.random() < 0.7 else b"%x" % dice.getrandbits(64)
-        return name + dice.choice([b": ", b":", b":\t"]) + value + dice.choice([b"", b"", b"", b" \t"])
+        return own_line(dice, dice.choice(CLIENTS))
     return dice.choice(MATTERS) if kind < 0.996 else dice.choice(BROKEN)
 
 
@@ -138,6 +155,8 @@ def a_head(dice: random.Random) -> bytes:
     version = b"1.1" if usual else dice.choice([b"1.1", b"1.0", b"1.2", b"2.0", b"1.1 ", b"1,1"])
     target = dice.choice(TARGETS) if usual else dice.choice(ODD_TARGETS)
     lines = [a_line(dice) for _ in range(dice.choice((0, 1, 2, 3, 4, 8)))]
+    if dice.random() < 0.6:
+        lines = [own_line(dice, name) for name in dice.choice(BROWSERS)] + lines[: dice.random() < 0.1]
     if dice.random() < 0.3:
         lines.insert(0, b"Accept-Encoding: gzip")
     site = dice.choice(

@@ -175,15 +175,14 @@ async def test_nobody_asks_for_what_is_immaterial(name: str, monkeypatch: pytest
     for target in (b"/a", b"/b", b"/.well-known/acme-challenge/t", b"/h"):
         await twins.agree(head(target, *lines, b"Accept-Encoding: gzip"))
 
-    left_out = twins.quick.worker.edge.alike._judged.unkeyed
+    left_out = twins.quick.worker.edge.alike._unkeyed
     assert b"range" in asked, "nothing was watched"
     assert asked & left_out == set()
     await twins.end()
 
 
-def test_what_is_never_twice_is_immaterial() -> None:
-    """The tables agree with each other; nothing that rules are about is among them."""
-    assert unkeyed_fields.NEVER_TWICE <= unkeyed_fields.HARMLESS
+def test_nothing_that_rules_read_is_immaterial() -> None:
+    """The tables agree with each other."""
     assert unkeyed_fields.unkeyed() == unkeyed_fields.HARMLESS
     assert all(name == name.lower() and b"_" not in name for name in unkeyed_fields.HARMLESS)
     assert vary_names(Fields([(b"Vary", b", ".join(sorted(unkeyed_fields.HARMLESS)))])) == tuple(
@@ -285,7 +284,7 @@ async def test_nothing_is_known_any_more_once_it_drains() -> None:
 
 
 async def test_other_limits_hold_at_once() -> None:
-    """What follows from an essence is forgotten when the limits change."""
+    """What follows from keyed lines is forgotten when the limits change."""
     twins = await learnt()
     for twin in twins.both:
         twin.worker.compose(replace(twin.worker._settings, hosts=("elsewhere.test",)))
@@ -355,30 +354,46 @@ async def test_no_client_puts_a_doors_mark_before_its_head(mark: bytes) -> None:
 # --- what it costs at most
 
 
-def flood(alike: HeadTemplates, count: int, lines: int) -> None:
+def flood(alike: HeadTemplates, count: int, lines: int, seed: int = 5) -> None:
     """So many heads, of so many random lines each."""
-    dice = random.Random(5)
+    dice = random.Random(seed)
     for _ in range(count):
         names = (dice.choice([b"User-Agent", b"Accept", b"X-%x" % dice.getrandbits(32)]) for _ in range(lines))
         alike.find(head(b"/%x" % dice.getrandbits(32), *(b"%b: %x" % (name, dice.getrandbits(600)) for name in names)))
 
 
-def test_a_flood_of_new_lines_is_bounded_in_memory() -> None:
-    """What is remembered of lines stays within its part, which is held from the start."""
+def test_a_flood_of_new_lines_leaves_nothing_in_memory() -> None:
+    """Neither lines nor the names of lines that come once are remembered."""
     held = [0]
 
     def hold(more: int) -> None:
         held[0] += more
 
     alike = HeadTemplates(64 * 1024, hold)
+    alike.judge_by(unkeyed_fields.HARMLESS)
     flood(alike, 5000, 10)
-    assert alike._judged._bytes <= 16 * 1024 <= held[0] <= 64 * 1024
-    assert sum(map(len, alike._judged)) <= alike._judged._bytes
-    assert len(alike) == 0
+    assert held[0] == len(alike._shapes) == len(alike._visitors) == len(alike) == 0
+
+
+async def test_shapes_and_visitors_are_bounded_in_memory() -> None:
+    """Names of lines in any order, and browsers that come again and again, hold no more than their part."""
+    twins = await learnt()
+    alike, account = twins.quick.worker.edge.alike, twins.quick.worker.edge.memory.account
+    before, dice = account.held, random.Random(3)
+    names = [b"X-Request-Id", b"User-Agent", b"Accept", b"Accept-Language", b"Referer", b"DNT", b"ECT", b"RTT", b"DPR"]
+    for number in range(1500):
+        dice.shuffle(names)
+        raw = head(b"/a", *(b"%b: %0100d" % (name, number) for name in names))
+        for _ in range(4):
+            alike.find(raw)
+    assert len(alike._shapes) > 20
+    assert len(alike._visitors) > 20
+    assert account.held - before <= account.budget // 64
+    await twins.end()
 
 
 async def test_likenesses_are_bounded() -> None:
-    """As many essences as one likes hold no more than their part of the memory, and are let go with the rest."""
+    """Any number of keyed lines hold no more than their part of the memory, and are let go with the rest."""
     twins = await learnt()
     alike, account = twins.quick.worker.edge.alike, twins.quick.worker.edge.memory.account
     before = account.held
@@ -388,14 +403,14 @@ async def test_likenesses_are_bounded() -> None:
             await twins.quick.send(raw.replace(b"\r\n\r\n", b"\r\nCookie: %d\r\n\r\n" % turn))
     most = account.budget // 64
     assert len(alike) > 20
-    assert alike._templates.bytes + alike._judged._bytes <= most
+    assert alike._templates.bytes + alike._visitors.bytes + alike._shapes.bytes <= most
     alike.forget_all()
     assert account.held <= before + most
     await twins.end()
 
 
 def test_what_comes_once_is_not_remembered() -> None:
-    """Neither what a head parses to, nor its essence, before it comes again."""
+    """Neither what a head parses to, nor its template, before it comes again."""
     heads = RequestHeads(HeadLimits())
     for number in range(100):
         heads.parse(head(b"/%d" % number))
@@ -452,16 +467,14 @@ def test_lines_are_split_as_llhttp_does() -> None:
     assert repeated > 100
 
 
-async def test_a_flood_of_heads_that_are_like_none_is_hardly_looked_at() -> None:
-    """What is tried in vain is paid for by what is not; the usual clients earn it back."""
+async def test_a_flood_of_heads_that_are_like_none_takes_nothing_from_others() -> None:
+    """No shape is learnt of what comes once; the usual clients are answered by likeness during it all."""
     twins = await learnt()
     alike = twins.quick.worker.edge.alike
-    flood(alike, 1000, 20)
-    assert alike._credit == 0
-    judged = len(alike._judged)
-    flood(alike, 100, 20)
-    assert len(alike._judged) - judged <= 2 * 100
+    before = twins.quick.alike
     for number in range(10):
-        await twins.agree(head(b"/a", b"Cookie: %d" % number))
-    assert alike._credit >= 10
+        flood(alike, 100, 20, seed=number)
+        await twins.agree(head(b"/a", b"Cookie: own %d" % number))
+    assert (len(alike._shapes), len(alike._visitors)) == (1, 1), "those of the usual clients"
+    assert twins.quick.alike - before >= 9
     await twins.end()

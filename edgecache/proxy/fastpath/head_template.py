@@ -1,31 +1,33 @@
 """Templates of heads: the fast path for GETs whose heads differ from an earlier one only in unkeyed fields.
 
 Each visitor's heads are its own, by cookies, user agents, request IDs; nothing reads those when the response comes out
-of memory (`semantics/unkeyed_fields.py`). The other field lines of a head, in their order, and the fingerprint that
-middleware puts before it, are its essence. When a plain GET with some essence was parsed, accepted and answered by a
-hit, and that for the second time, what follows from the essence is remembered. The next head is then split into its
-lines, not parsed: unkeyed lines are well-formed by a look at each or by having been seen before, the request line by a
-grammar of its own that takes plain GETs only, and the other lines because they are exactly those that were accepted.
+of memory (`semantics/unkeyed_fields.py`). The keyed lines of a head, in their order, and the fingerprint that
+middleware puts before it, select its template: what follows from them, remembered when a plain GET with them was
+parsed, accepted and answered by a hit for the second time. Two look-ups lead to a template, and neither parses:
 
-So the parser's verdict comes first here too: it is reached line by line. A head is accepted iff each of its lines is
-well-formed, its lines are neither too many nor too long, and its material lines, Host and framing and all, are
-consistent. Whatever is new in a line that may matter goes the long way.
+    the head less its target and the value of Cookie ──► Visitor    a browser with another cookie, or another page
+    the names of its field lines ──► Shape ──► Template             another browser of the same kind
+
+The parser's verdict comes first here too. The request line has a grammar of its own, which takes plain GETs only; all
+other bytes are exactly those of a head that was accepted, but for the values of unkeyed fields, which are well-formed,
+and for which names are unkeyed, once each. Whatever is new in a line that may matter takes the long way.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
+from operator import itemgetter
 from typing import Final
 
 from edgecache.proxy.fastpath.head_memo import Rendered
-from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen
+from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen, weight_of_head
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.ignored_parameters import IgnoredParameters
 from edgecache.semantics.message import NOT_NOMINATED, Fields, Request, connection_options
 from edgecache.semantics.preconditions import is_unconditional
-from edgecache.semantics.unkeyed_fields import IN_A_VALUE, NEVER_TWICE, field_line, named_lines
+from edgecache.semantics.unkeyed_fields import IN_A_VALUE, field_line, named_lines
 from edgecache.semantics.vary import nominated
 from edgecache.storage.memory import Entry
 from edgecache.upstream.peer_fields import has_internal
@@ -33,116 +35,95 @@ from edgecache.wire.exchange import Exchange
 from edgecache.wire.head_limits import HeadLimits
 
 MOST_TEMPLATES: Final = 4096
+MOST_VISITORS: Final = 4096
+MOST_SHAPES: Final = 1024
+MOST_ANSWERS: Final = 4096  # to requests that are not plain
 MOST_LINES: Final = 60  # of a head
 LONGEST_HEAD: Final = 4096  # bytes
-MOST_NEW: Final = 24  # lines of a head that are judged if they are new
-FEWEST_NEW: Final = 2  # the same while most heads prove to be like none that is known
-MOST_CREDIT: Final = 256  # heads that may be tried in vain: each that is like a known one earns another
+LONGEST_KEY: Final = 2048  # bytes of keyed lines; longer ones are not learnt
 MOST_BYTES: Final = 8 * 1024 * 1024  # of all that is remembered here, where no other bound is set
-MOST_ANSWERS: Final = 4096  # to requests that are not plain
-LONGEST_LINE: Final = 400  # bytes, with what it costs beside its own; longer ones are looked at each time
-LINE_OVERHEAD: Final = 150  # bytes that a remembered line costs beside its own
-LONGEST_ESSENCE: Final = 2048  # bytes; longer ones are not learnt
-CRLF: Final = b"\r\n"
-AGENT_OR_REFERER: Final = frozenset(b"uUrR")  # how their lines begin
-END: Final = b"\r\n\r\n"
-GET: Final = re.compile(rb'((?:[^\r]*\n)?)GET (/[!-"$-~]*+) HTTP/1\.1\r\n')  # first the fingerprint of middleware
+GET: Final = re.compile(rb'((?:(?!GET /)[^\r]*\n)?+)GET (/[!-"$-~]*+) HTTP/1\.1\r\n')  # after middleware's fingerprint
+VALUE: Final = re.compile(rb":([\t -~\x80-\xff]*+)\r\n")  # of a field line (RFC 9110 §5.5); names are between these
+END: Final = b"\r\n"  # follows the field lines
+COOKIE: Final = b"ookie: "
+COOKIE_STARTS: Final = (b"\nC", b"\nc")
 
-Essence = tuple[bytes, ...]  # the fingerprint before a head, and its keyed lines
+TemplateKey = tuple[bytes, bytes, tuple[bytes, ...]]  # the fingerprint before a head; names and values of keyed lines
 Asked = tuple[int, int]  # the number of a template, and the identity of an entry
 
 
-class NewLine(Exception):
-    """A line that may matter is new, so no essence that is known has it; or too many lines are."""
+class Shape:
+    """What the names of a head's field lines, in their order, say of it: which lines key a hit."""
 
+    __slots__ = ("agent", "keyed", "referer", "repeats", "values")
 
-class JudgedLines(dict[bytes, bool]):
-    """Field lines, and whether each is material: judged when it is asked for, and remembered if it is short.
-
-    A material line that is not remembered raises `NewLine`, and so does one new line too many.
-    """
-
-    def __init__(self, most_bytes: int) -> None:
-        super().__init__()
-        self.unkeyed: frozenset[bytes] = frozenset()  # names
-        self.left = 0  # new lines that are judged of the head in hand
-        self._most_bytes = most_bytes
-        self._bytes = 0
-
-    def __missing__(self, line: bytes) -> bool:
-        self.left -= 1
-        if self.left < 0:
-            raise NewLine
-        name, colon, value = line.partition(b":")
-        name = name.lower()
-        material = name not in self.unkeyed or not colon or value.translate(None, IN_A_VALUE) != b""
-        if material or name not in NEVER_TWICE:
-            self._remember(line, material)
-        if material:
-            raise NewLine
-        return False
-
-    def _remember(self, line: bytes, material: bool) -> None:
-        weight = len(line) + LINE_OVERHEAD
-        if weight > LONGEST_LINE:
-            return
-        self._bytes += weight
-        if self._bytes > self._most_bytes:  # a flood of new lines: the usual ones will soon be back
-            self.clear()
-            self._bytes = weight
-        self[line] = material
-
-    def forget_all(self) -> None:
-        """Judge anew."""
-        self.clear()
-        self._bytes = 0
+    def __init__(self, names: Sequence[bytes], unkeyed: frozenset[bytes]) -> None:
+        lower = [name.lower() for name in names]
+        self.repeats = len(set(lower)) < len(names)  # some name
+        keyed = [at for at, name in enumerate(lower) if name not in unkeyed]
+        self.keyed = b":".join([names[at] for at in keyed])
+        self.values = itemgetter(-1, *[2 * at + 1 for at in keyed])  # of a split head, which ends in `END`
+        self.agent = 2 * lower.index(b"user-agent") + 1 if b"user-agent" in lower else -1
+        self.referer = 2 * lower.index(b"referer") + 1 if b"referer" in lower else -1
 
 
 class Template:
-    """What GETs of one essence have in common."""
+    """What GETs with the same keyed lines have in common."""
 
-    __slots__ = ("fields", "host", "is_plain", "number", "origin", "scheme")
+    __slots__ = ("fields", "host", "is_plain", "key", "number", "origin", "scheme", "unkeyed")
 
-    def __init__(self, request: Request, unkeyed: frozenset[bytes], number: int) -> None:
+    def __init__(self, key: TemplateKey, request: Request, unkeyed: frozenset[bytes], number: int) -> None:
+        self.key = key
         self.number = number  # no other has it
+        self.unkeyed = unkeyed
         self.scheme, self.host = request.scheme, request.host
         self.origin = primary_key(request._replace(target=b""))
         self.fields = request.fields.without(unkeyed)
         self.is_plain = is_unconditional(self.fields)  # each gets the whole, as all plain GETs do
 
 
-class TemplateHit:
-    """One request that is like known ones."""
+class Visitor:
+    """What GETs of one browser have in common."""
 
-    __slots__ = ("_lines", "_unkeyed", "key", "rendered", "target", "template")
+    __slots__ = ("agent", "logged", "referer", "template")
+
+    def __init__(self, template: Template, agent: bytes, referer: bytes) -> None:
+        self.template = template
+        self.agent = agent  # the value of User-Agent with the blanks around it; only those if it is not sent
+        self.referer = referer
+        self.logged = ""  # what the usual line of the access log says of it, once it was logged
+
+
+class TemplateHit:
+    """One request whose template is known."""
+
+    __slots__ = ("_raw", "is_new", "key", "rendered", "target", "template", "visitor")
 
     rendered: Rendered  # its answer, once that is found
 
-    def __init__(
-        self,
-        template: Template,
-        target: bytes,
-        lines: list[bytes],
-        unkeyed: frozenset[bytes],
-        ignored: IgnoredParameters | None,
-    ) -> None:
-        self.template = template
+    def __init__(self, visitor: Visitor, raw: bytes, target: bytes, key: bytes, *, is_new: bool) -> None:
+        self.visitor = visitor
+        self.template = visitor.template
+        self._raw = raw
         self.target = target
-        self.key = template.origin + (target if ignored is None else ignored.without(target))  # as `primary_key` has it
-        self._lines = lines  # all of its head's field lines
-        self._unkeyed = unkeyed
+        self.key = key  # of the cache, as `primary_key` makes it
+        self.is_new = is_new  # no head like it was seen before, whatever the target and the cookie
 
     def selecting(self, names: tuple[bytes, ...]) -> Fields:
         """The fields by which a response that varies by `names` is selected."""
-        fields, names = self.template.fields, nominated(names)
-        if self._unkeyed.isdisjoint(names):
-            return fields
-        return fields.plus(*named_lines(self._lines, self._unkeyed.intersection(names)))
+        template, names = self.template, nominated(names)
+        if template.unkeyed.isdisjoint(names):
+            return template.fields
+        return template.fields.plus(*named_lines(self._lines, template.unkeyed.intersection(names)))
+
+    @property
+    def _lines(self) -> list[bytes]:
+        return self._raw.partition(b"\r\n")[2].split(b"\r\n")[:-2]
 
     @property
     def size(self) -> int:
         """Bytes of the head, with its request line and the empty line."""
-        return len(b"GET  HTTP/1.1\r\n\r\n") + len(self.target) + sum(map(len, self._lines)) + 2 * len(self._lines)
+        return len(self._raw) - self._raw.index(b"GET " + self.target)
 
     @property
     def place(self) -> Fields:
@@ -151,46 +132,33 @@ class TemplateHit:
 
     @property
     def request(self) -> Request:
-        """The request itself, for who wants more of it than its answer."""
+        """The request itself."""
         template = self.template
         return Request(b"GET", self.target, template.host, Fields(map(field_line, self._lines)), scheme=template.scheme)
 
-    @property
-    def agent_and_referer(self) -> tuple[bytes, bytes]:
-        """The values of User-Agent and Referer, empty where they are not sent, without reading the other lines."""
-        agent: bytes | None = None
-        referer: bytes | None = None
-        for line in self._lines:
-            if line[0] in AGENT_OR_REFERER:
-                name, value = field_line(line)
-                name = name.lower()
-                if name == b"user-agent":
-                    agent = value if agent is None else agent + b", " + value
-                elif name == b"referer":
-                    referer = value if referer is None else referer + b", " + value
-        return agent or b"", referer or b""
-
 
 class HeadTemplates:
-    """Likenesses by their essence, the oldest forgotten first. Bounded in number and bytes."""
+    """Templates and what leads to them, the oldest forgotten first. Bounded in number and bytes."""
 
     def __init__(self, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None) -> None:
-        self._judged = JudgedLines(most_bytes // 4)
-        if hold is not None:
-            hold(most_bytes // 4)  # all that lines may ever take
-        most = most_bytes // 8 * 3
-        self._templates: BoundedCache[Essence, Template] = BoundedCache(MOST_TEMPLATES, most, _weight, hold)
-        self._answers: BoundedCache[Asked, Rendered] = BoundedCache(MOST_ANSWERS, most, _answer_weight, hold)
+        part = most_bytes // 8
+        self._visitors: BoundedCache[bytes, Visitor] = BoundedCache(MOST_VISITORS, 3 * part, _visitor_weight, hold)
+        self._shapes: BoundedCache[bytes, Shape] = BoundedCache(MOST_SHAPES, part, weight_of_head, hold)
+        self._templates: BoundedCache[TemplateKey, Template] = BoundedCache(MOST_TEMPLATES, 2 * part, _weight, hold)
+        self._answers: BoundedCache[Asked, Rendered] = BoundedCache(MOST_ANSWERS, 2 * part, _answer_weight, hold)
         self._numbers = count()
-        self._seen = RecentlySeen()
-        self._credit = MOST_CREDIT  # so that a flood of heads that are like none costs no more than reading them
-        self._wanted: tuple[bytes, Essence] | None = None  # what was asked for in vain last, and its head
+        self._seen = RecentlySeen()  # shapes, and keys of templates
+        self._seen_visitors = RecentlySeen()
+        self._wanted: tuple[bytes, TemplateKey] | None = None  # what was looked up in vain last, and its head
         self._stopped = False
+        self._unkeyed: frozenset[bytes] = frozenset()
+        self._cookie_starts: tuple[bytes, ...] = ()
         self._ignored: IgnoredParameters | None = None
         self.bound(HeadLimits())
 
     def bound(self, limits: HeadLimits) -> None:
         """Take heads within these limits; longer ones than a line may be go the long way."""
+        self.forget_all()
         self._longest = min(limits.line, limits.head, LONGEST_HEAD)
         self._most_lines = min(limits.fields, MOST_LINES)
 
@@ -198,54 +166,81 @@ class HeadTemplates:
         """From now on these fields key no hit, and neither do these query parameters."""
         self.forget_all()
         self._ignored = ignored
-        self._judged.unkeyed = unkeyed
+        self._unkeyed = unkeyed
+        self._cookie_starts = COOKIE_STARTS if b"cookie" in unkeyed else ()
 
     def find(self, raw: bytes) -> TemplateHit | None:
-        """The request whose head is `raw`, if it is a GET like known ones; never one that would be refused."""
+        """The request whose head is `raw`, if its template is known; never one that would be refused."""
         start = GET.match(raw)
-        if start is None or len(raw) > self._longest or raw.count(b"\n") > self._most_lines or not raw.endswith(END):
+        if start is None or len(raw) > self._longest:
             return None
-        lines = raw[start.end() : -len(END)].split(CRLF)  # an empty one, and so a second head, was never accepted
-        judged = self._judged
-        judged.left = MOST_NEW if self._credit > 0 else FEWEST_NEW
-        try:
-            essence = (start[1], *[line for line in lines if judged[line]])
-        except NewLine:
-            self._credit = max(0, self._credit - 1)
-            return None
-        template = self._templates.get(essence)
-        if template is None:
-            self._credit = max(0, self._credit - 1)
-            if self._seen.again(essence):  # it was asked for in vain before: if this comes to a hit, it is learnt
-                self._wanted = raw, essence
-            return None
-        if self._credit < MOST_CREDIT:
-            self._credit += 1
+        fingerprint, target = start.groups()
+        fields = cut = resume = start.end()
+        cookie = raw.rfind(COOKIE, fields)
+        if raw[cookie - 2 : cookie] in self._cookie_starts:
+            cut = cookie + len(COOKIE)
+            resume = raw.find(b"\r", cut)
+        rest = fingerprint + raw[fields - 2 : cut] + raw[resume:]  # only a fingerprint can precede its first CRLF
+        visitor, is_new = self._visitors.get(rest), False
+        if visitor is None or raw[cut:resume].translate(None, IN_A_VALUE):
+            visitor = self._visitor(fingerprint, raw, fields)
+            if visitor is None:
+                return None
+            is_new = not self._seen_visitors.again(rest)
+            if not is_new:
+                self._visitors.remember(rest, visitor)
+        template, ignored = visitor.template, self._ignored
         if not template.is_plain:
-            self._wanted = raw, essence  # the answer out of this entry may be new
-        return TemplateHit(template, start[2], lines, judged.unkeyed, self._ignored)
+            self._wanted = raw, template.key  # the answer out of this entry may be new
+        key = template.origin + (target if ignored is None else ignored.without(target))
+        return TemplateHit(visitor, raw, target, key, is_new=is_new)
+
+    def _visitor(self, fingerprint: bytes, raw: bytes, fields: int) -> Visitor | None:
+        """The visitor with the head `raw`, whose field lines begin at `fields`, if its template is known."""
+        parts = VALUE.split(raw[fields:])  # names and values in turns
+        names = b":".join(parts[::2])
+        shape = self._shapes.get(names) or self._learn_shape(names, parts[::2])
+        if shape is None:
+            return None
+        key = fingerprint, shape.keyed, shape.values(parts)
+        template = self._templates.get(key)
+        if template is None:
+            if self._seen.again(key):  # it was looked up in vain before: if this comes to a hit, it is learnt
+                self._wanted = raw, key
+            return None
+        return Visitor(template, parts[shape.agent], parts[shape.referer])
+
+    def _learn_shape(self, joined: bytes, names: list[bytes]) -> Shape | None:
+        """The shape of a head that is well-formed as far as its `names` go, if one like it was seen before."""
+        if not self._seen.again(joined) or names[-1] != END or joined.translate(None, IN_A_VALUE) != END:
+            return None
+        shape = Shape(names[:-1], self._unkeyed)
+        if shape.repeats or len(names) + 1 > self._most_lines:
+            return None
+        self._shapes.remember(joined, shape)
+        return shape
 
     def answer(self, template: Template, entry: Entry) -> Rendered | None:
         """What a request that is not plain gets out of `entry`, if that is known."""
         return self._answers.get((template.number, id(entry)))  # the answer keeps its entry: no other has its identity
 
     def learn(self, exchange: Exchange, make: Callable[[Request], Rendered] | None = None) -> None:
-        """A GET was answered by a hit: remember what follows from its essence, if that was wanted.
+        """A GET was answered by a hit: remember what follows from its keyed lines, if that was wanted.
 
         `make`, of one that is not plain, tells what a request gets out of the entry.
         """
         wanted, self._wanted = self._wanted, None
         if wanted is None or self._stopped or wanted[0] != exchange.fingerprint:
             return
-        raw, essence = wanted
+        raw, key = wanted
         request = exchange.request
         nominates = b"connection" in request.fields and not connection_options(request.fields) <= NOT_NOMINATED
-        if nominates or has_internal(raw) or sum(map(len, essence)) > LONGEST_ESSENCE:
+        if nominates or has_internal(raw) or _length(key) > LONGEST_KEY:
             return
-        template = self._templates.get(essence)
+        template = self._templates.get(key)
         if template is None:
-            template = Template(request, self._judged.unkeyed, next(self._numbers))
-            self._templates.remember(essence, template)
+            template = Template(key, request, self._unkeyed, next(self._numbers))
+            self._templates.remember(key, template)
         if make is not None:
             rendered = make(request._replace(fields=template.fields))
             if not rendered.answer.content:  # contents are kept where they are counted
@@ -257,10 +252,11 @@ class HeadTemplates:
             self._answers.forget(asked)
 
     def forget_all(self) -> None:
-        """Forget all: what follows from an essence has changed."""
+        """Forget all: what follows from heads has changed."""
+        self._visitors.clear()
+        self._shapes.clear()
         self._templates.clear()
         self._answers.clear()
-        self._judged.forget_all()
         self._wanted = None
 
     def stop(self) -> None:
@@ -272,9 +268,18 @@ class HeadTemplates:
         return len(self._templates)
 
 
-def _weight(essence: Essence, _: Template) -> int:
+def _length(key: TemplateKey) -> int:
+    return len(key[1]) + sum(map(len, key[2]))
+
+
+def _weight(key: TemplateKey, _: Template) -> int:
     """Bytes, about so many: measured."""
-    return 1500 + 4 * sum(map(len, essence))
+    return 1500 + 4 * _length(key)
+
+
+def _visitor_weight(rest: bytes, _: Visitor) -> int:
+    """The same of a visitor: agent, referer and the line of the log are copies of what is in its head."""
+    return 1000 + 2 * len(rest)
 
 
 def _answer_weight(_: Asked, rendered: Rendered) -> int:

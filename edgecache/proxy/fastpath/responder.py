@@ -63,7 +63,7 @@ class FastPath:
         if not rendered.is_right(now):
             self._forget(raw)
             return False
-        if type(plan) is TemplateHit and self._is_worth_learning(raw):
+        if type(plan) is TemplateHit and not plan.is_new and self._is_worth_learning(raw):
             return False
         if rendered.full:
             connection.write_serialized(rendered.full)
