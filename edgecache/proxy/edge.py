@@ -5,11 +5,11 @@ Rule 2: this file decides nothing about HTTP: it calls `semantics/` and follows 
 Rule 3: the tiers do not know each other; only this file knows their order.
 
     bytes ──► fastpath/responder.py   a head that was answered before, or is like one that was: no parser, one write
-      └─────► answer                  synchronous: pass, or respond from memory
+      └─────► answer                  synchronous: pass, or look up in memory
                 └─► answer_regional   called back: what the region's Valkey has, if there is one
-                      └─► ask         one flight per key: lead, follow, or go alone
-                            ├─► fetch.py        the flight's task: the region's lease, the origin, what comes of it
-                            ├─► deliver.py      the response: from an entry, from a tier, with a fill, or our own
+                      └─► _forward    no tier of this POP has it: pass, or fetch
+                            ├─► _fetch  one fetch per key, led or followed: fetch.py makes it, and stores
+                            │     └─► _deliver  deliver_reply.py: while it arrives; deliver.py: what is stored
                             └─► passthrough.py  requests that go alone: passed on as they come, in both directions
 """
 
@@ -17,17 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final, assert_never
+from typing import Final
 
 from edgecache.invalidation.purge_log import Verdict
 from edgecache.invalidation.version_vector import Vector
 from edgecache.invalidation.write_effects import TOKEN, is_write, token_of
-from edgecache.proxy.collapsing import Failed, Filling, Flight, Outcome, Refreshed, Risen, Unshareable
+from edgecache.proxy.collapsing import Failed, Filling, Flight, Outcome, RegionalHit, Revalidated, Stale, Unshareable
 from edgecache.proxy.components import Limits, Parts
 from edgecache.proxy.deliver import Delivery
 from edgecache.proxy.fastpath.responder import FastPath, OnHit
-from edgecache.proxy.fetch import Refill
+from edgecache.proxy.fetch import Fetcher
 from edgecache.proxy.regional_deliver import RegionalHits
+from edgecache.proxy.regional_fetch import Region
 from edgecache.proxy.regional_ranges import RegionalParts
 from edgecache.proxy.task_guard import seen_through
 from edgecache.proxy.write_through import Reaches, Writes
@@ -41,13 +42,12 @@ from edgecache.semantics.stored_response import Stored, is_fresh
 from edgecache.storage.memory import Entry
 from edgecache.storage.regional import Found
 from edgecache.tasks import spawn
-from edgecache.upstream.reply import Reply
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import FullResponse, local_reply
 
-TOKEN_PATIENCE: Final = 1.0  # seconds that who has written waits for this worker to know it
-LOOPED: Final = 508  # of one who forged CDN-Loop, it says nothing of others' requests
-MOST_FLIGHTS: Final = 3  # flights that one request follows before it goes alone
+TOKEN_PATIENCE: Final = 1.0  # seconds that a writer's next request waits until this worker knows of the write
+LOOPED: Final = 508  # caused by one client's forged CDN-Loop, it says nothing of others' requests
+MOST_FLIGHTS: Final = 3  # flights that one request follows before it is fetched by itself
 
 
 class Edge:
@@ -87,10 +87,10 @@ class Edge:
         self.reads = frozenset((TOKEN, b"cookie")) if token_cookie else frozenset((TOKEN,))  # fields, beside the rules
         self.on_lookup: Callable[[Exchange], bool] | None = None  # of middleware: whether to bypass the cache
         self.delivery = Delivery(parts, limits.max_ranges)
-        self.refill = Refill(parts)
+        self.fetcher = Fetcher(parts)
         self._hits = None if parts.region is None else RegionalHits(parts, parts.region, self.answer_regional)
         self.fast_path = FastPath(parts, self.delivery, self._hits, on_known_hit)
-        self._in_part = None if parts.region is None else RegionalParts(parts, parts.region, self._go_on)
+        self._in_part = None if parts.region is None else RegionalParts(parts, parts.region, self._forward)
 
     def tune(self, limits: Limits) -> None:
         """Go on with other limits; what is known of heads followed from the old ones."""
@@ -125,7 +125,7 @@ class Edge:
         elif request.child is not None and request.child.behind:  # nothing that is here is proven to who asks
             self.relays.begin(exchange, Forward.STALE, Result.MISS)
         else:
-            self._look_up(exchange, exchange.request)
+            self._look_up(exchange)
 
     def _pass_on(self, exchange: Exchange, why: Forward) -> None:
         """Pass through what is not for the cache."""
@@ -154,15 +154,17 @@ class Edge:
         assert self._reaches is not None, "else there is nothing to wait for"
         if await self._reaches(token, TOKEN_PATIENCE):
             if not exchange.gone:
-                self._look_up(exchange, exchange.request)
+                self._look_up(exchange)
         elif not exchange.gone:
             exchange.request = rfc9111.with_no_cache(exchange.request)  # a parent may not know of the write either
             self.relays.begin(exchange, Forward.REQUEST, Result.PASS)
 
-    def _look_up(self, exchange: Exchange, request: Request) -> None:
+    def _look_up(self, exchange: Exchange) -> None:
+        """Answer from memory, or else from the regional tier, or else from upstream."""
+        request = exchange.request
         key = primary_key(request)
         if not rfc9111.is_plain(request.fields) and request.child is None:
-            request = exchange.request = self._weighed(request, key)
+            request = exchange.request = self._with_revalidation(request, key)
         entry, url_known = self.memory.lookup(key, request.fields)
         why = Forward.VARY_MISS if url_known else Forward.URI_MISS
         if entry is not None:
@@ -170,36 +172,38 @@ class Edge:
             if verdict is None:
                 return
             why = verdict.why
-            if why is Forward.URI_MISS:  # it was purged
-                entry = None
+            entry = None if why is Forward.URI_MISS else entry  # it was purged
         exchange.why = why
-        if self.region is not None and self._may_be_regional(key, entry, why):
-            exchange.regional_asked = self.clock()
-            told = partial(self.answer_regional, exchange, key, entry, why)
-            self.region.tier.look_up(key, request.fields, told)
+        if self.region is None or not self._may_be_regional(key, entry, why):
+            self._forward(exchange, key, entry, why)
         else:
-            self._go_on(exchange, key, entry, why)
+            self._look_up_regional(self.region, exchange, key, entry, why)
 
-    def _weighed(self, request: Request, key: bytes) -> Request:
-        """`request` with the weight that its wish for a newer answer has: what the operator gives it, or none now."""
+    def _with_revalidation(self, request: Request, key: bytes) -> Request:
+        """`request` with the weight that the operator gives to its wish for a newer response, or with none for now."""
         weight = self.limits.revalidation
-        if weight is Revalidation.COLLAPSE and self.flights.wished_lately(key, self.clock()):
-            weight = weight if self.refill.is_out(key, request) else Revalidation.IGNORE
+        if weight is Revalidation.COLLAPSE and self.flights.revalidated_lately(key, self.clock()):
+            weight = weight if self.fetcher.is_under_way(key, request) else Revalidation.IGNORE
         return request._replace(revalidation=weight)
 
-    def _go_on(self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward) -> None:
-        """No tier of ours has the answer: towards the origin, if the request lets us."""
+    def _look_up_regional(
+        self, region: Region, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward
+    ) -> None:
+        exchange.regional_asked = self.clock()
+        told = partial(self.answer_regional, exchange, key, entry, why)
+        region.tier.look_up(key, exchange.request.fields, told)
+
+    def _forward(self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward) -> None:
+        """No tier of this POP has the response: towards the origin, if the request allows that."""
         request = exchange.request
         if rfc9111.only_if_cached(request):
             self.delivery.ours(exchange, nothing_stored(), why)
-        elif self._goes_alone(request, key, entry):
-            if why is Forward.REQUEST and request.revalidation is Revalidation.COLLAPSE:
-                self.flights.asked_by_wish(key, self.clock())
-            self.relays.begin(exchange, why, Result.MISS, entry)
+        elif not self._may_collapse(request, key, entry):
+            self._pass_uncollapsed(exchange, key, entry, why)
         elif entry is None and (mark := self.flights.mark_on(key, request.fields, self.clock())):
             self._pass_marked(exchange, mark)
         else:
-            spawn(seen_through(exchange, self.ask(exchange, key, entry, why)), "ask")
+            spawn(seen_through(exchange, self._fetch(exchange, key, entry, why)), "fetch")
 
     def _may_be_regional(self, key: bytes, entry: Entry | None, why: Forward) -> bool:
         """Whether the region may know more than this worker."""
@@ -228,7 +232,7 @@ class Edge:
             if verdict is None:
                 return
             entry, why = self.memory.adopt(found.entry, found.record.length) or found.entry, verdict.why
-        self._go_on(exchange, key, entry, why)
+        self._forward(exchange, key, entry, why)
 
     def _answer_found(self, exchange: Exchange, key: bytes, found: Found, why: Forward) -> MustValidate | None:
         """Answer with a whole out of the regional tier, if that is allowed; else why not."""
@@ -244,7 +248,7 @@ class Edge:
             self.memory.adopt(entry, found.record.length)
         self.delivery.from_tier(exchange, entry, now, why)
         if isinstance(verdict, StaleWhileRevalidate):
-            self.refill.behind(entry, request)
+            self.fetcher.validate_in_background(entry, request)
         return None
 
     def _pass_marked(self, exchange: Exchange, mark: bytes) -> None:
@@ -259,19 +263,19 @@ class Edge:
         value = request.fields.get(b"range")
         return value is not None and len(ranges.parse_range(value) or ()) <= self.limits.max_ranges
 
-    def _goes_alone(self, request: Request, key: bytes, entry: Entry | None) -> bool:
-        """Whether `request` is asked of the origin as it is.
-
-        A range is, unless a whole is stored that only needs validating. A HEAD is not, where a GET may fill the cache.
-        """
+    def _may_collapse(self, request: Request, key: bytes, entry: Entry | None) -> bool:
+        """Whether one fetch may serve `request` and others: not for a range of what is not stored whole."""
         in_part = entry is not None and entry.segments is not None
-        if request.method == b"HEAD":
-            return (
-                in_part
-                or bool(self.flights.mark_on(key, request.fields, self.clock()))
-                or rfc9111.forbids_storing(request)
-            )
-        return (entry is None or in_part) and self._wants_ranges(request)
+        if request.method == b"HEAD":  # a GET may serve it, which fills the cache
+            marked = self.flights.mark_on(key, request.fields, self.clock())
+            return not (in_part or marked or rfc9111.forbids_storing(request))
+        return not ((entry is None or in_part) and self._wants_ranges(request))
+
+    def _pass_uncollapsed(self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward) -> None:
+        """Pass on a request that no other may share the response of; `entry` is what is stored."""
+        if why is Forward.REQUEST and exchange.request.revalidation is Revalidation.COLLAPSE:
+            self.flights.note_revalidation(key, self.clock())
+        self.relays.begin(exchange, why, Result.MISS, entry)
 
     def _answer_from(self, entry: Entry, exchange: Exchange) -> MustValidate | None:
         """Answer with what is stored, if that is allowed and enough; else why not."""
@@ -290,121 +294,135 @@ class Edge:
             case StaleWhileRevalidate():
                 answered = self.delivery.from_entry(exchange, entry, Result.STALE, now)
                 if answered:
-                    self.refill.behind(entry, request)
+                    self.fetcher.validate_in_background(entry, request)
             case Fresh():
                 answered = self.delivery.from_entry(exchange, entry, Result.HIT, now)
                 if answered and usual:
                     self.delivery.learn_hit(exchange, entry)
         return None if answered else MustValidate(Forward.PARTIAL)
 
-    # --- one question upstream for all who ask
+    # --- one fetch for all requests that may share its response
 
-    async def ask(self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward) -> None:
-        """Lead a flight for `key`, or follow the one that is out; alone if its answer is not for others."""
+    async def _fetch(self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward) -> None:
+        """Lead the fetch of `key`, or follow it; fetch by itself what takes too long, or is for one client."""
         request = exchange.request
         for _ in range(MOST_FLIGHTS):
-            answered, entry = self._look_again(exchange, key, entry)
-            if answered:
+            before, entry = entry, self._stored_by_now(key, request, entry)
+            if entry is not None and self._is_answered_by_now(exchange, key, entry, is_new=entry is not before):
                 return
-            spare = entry if entry is not None and self.refill.may_stand_in(entry, request) else None
-            if spare is not None and self.flights.awaits_late(self.refill.place(key, request)):
-                self.delivery.from_entry(exchange, spare, Result.STALE, self.clock())
-                return
-            if why is Forward.REQUEST and self._is_collapsed(key, request, entry):
+            if why is Forward.REQUEST and self._is_revalidated(key, request, entry):
                 break
-            flight = self.refill.flight(key, rfc9111.filling(request), entry, exchange)
-            patience = self.limits.follower_timeout if flight.leader is not exchange else None
-            outcome = await flight.outcome(flight.left_of(self.limits.stale_wait) if spare else patience)
-            if outcome is None or (isinstance(outcome, Failed) and spare is not None):  # hung, or down
-                flight.abandon(exchange)
-                self.flights.is_late(flight, self.refill.place(key, request))
-                if spare is None or not self.refill.may_stand_in(spare, request):  # it was purged while we waited
-                    break
-                self.delivery.from_entry(exchange, spare, Result.STALE, self.clock())
+            flight = self.fetcher.collapse(key, rfc9111.filling(request), entry, exchange)
+            outcome = await self._outcome(flight, exchange, entry)
+            if outcome is not None and self._deliver(outcome, exchange, flight, why):
                 return
-            if self._answer_with(outcome, exchange, flight, why):
-                return
-            if isinstance(outcome, Unshareable):
+            if outcome is None or isinstance(outcome, Unshareable):
                 break
+        self._fetch_by_itself(exchange, entry, why)
+
+    def _stored_by_now(self, key: bytes, request: Request, entry: Entry | None) -> Entry | None:
+        """What is stored by now where `entry` was; None if it was purged."""
+        known, _ = self.memory.lookup(key, request.fields)
+        entry = entry if known is None else known
+        purged = entry is not None and self.invalidation.check(entry, self.clock()) is Verdict.PURGED
+        return None if purged else entry
+
+    def _is_answered_by_now(self, exchange: Exchange, key: bytes, entry: Entry, *, is_new: bool) -> bool:
+        """Answer with `entry` if it was stored since the look-up, or stands in for a fetch that hangs."""
+        if is_new and self._answer_from(entry, exchange) is None:
+            return True
+        request = exchange.request
+        if not self.fetcher.may_stand_in(entry, request):
+            return False
+        hangs = self.flights.is_late(self.fetcher.collapsed_key(key, request))
+        if hangs:
+            self.delivery.from_entry(exchange, entry, Result.STALE, self.clock())
+        return hangs
+
+    async def _outcome(self, flight: Flight, exchange: Exchange, entry: Entry | None) -> Outcome | Stale | None:
+        """The outcome of `flight`; in place of one that fails or hangs, `entry` if it may stand in, else None."""
+        request = exchange.request
+        spare = entry if entry is not None and self.fetcher.may_stand_in(entry, request) else None
+        patience = None if flight.leader is exchange else self.limits.follower_timeout
+        outcome = await flight.outcome(patience if spare is None else flight.left_of(self.limits.stale_wait))
+        if outcome is not None and (spare is None or not isinstance(outcome, Failed)):
+            return outcome
+        flight.abandon(exchange)
+        self.flights.mark_late(flight, self.fetcher.collapsed_key(flight.primary, request))
+        return Stale(spare) if spare is not None and self.fetcher.may_stand_in(spare, request) else None
+
+    def _fetch_by_itself(self, exchange: Exchange, entry: Entry | None, why: Forward) -> None:
+        """Pass on a request that no fetch of others has served, unless `entry` is new enough by now."""
+        request = exchange.request
         if entry is not None and not entry.gone and request.revalidation is Revalidation.COLLAPSE:
             exchange.request = rfc9111.as_follower(request)
             if self._answer_from(entry, exchange) is None:
                 return
         self.relays.begin(exchange, why, Result.MISS, entry)
 
-    def _look_again(self, exchange: Exchange, key: bytes, entry: Entry | None) -> tuple[bool, Entry | None]:
-        """Whether what has landed since the look-up, or another variant, answers; and the entry to go on with."""
-        known, _ = self.memory.lookup(key, exchange.request.fields)
-        if known is not None and known is not entry and self._answer_from(known, exchange) is None:
-            return True, known
-        entry = entry if known is None else known
-        purged = entry is not None and self.invalidation.check(entry, self.clock()) is Verdict.PURGED
-        return False, None if purged else entry
-
-    def _is_collapsed(self, key: bytes, request: Request, entry: Entry | None) -> bool:
-        """Whether a fetch that a client wished for began and ended within the last second; if not, one begins now."""
-        if entry is None or request.revalidation is not Revalidation.COLLAPSE or self.refill.is_out(key, request):
+    def _is_revalidated(self, key: bytes, request: Request, entry: Entry | None) -> bool:
+        """Whether a fetch for a client that wanted a newer response began and ended lately; if not, one begins now."""
+        if entry is None or request.revalidation is not Revalidation.COLLAPSE:
+            return False
+        if self.fetcher.is_under_way(key, request):
             return False
         now = self.clock()
-        if self.flights.wished_lately(key, now):
+        if self.flights.revalidated_lately(key, now):
             return True
-        self.flights.asked_by_wish(key, now)
+        self.flights.note_revalidation(key, now)
         return False
 
-    def _may_follow(self, stored: Stored, request: Request) -> bool:
-        """Whether `stored`, which answers another's question, may be used for `request` too (RFC 9111 §4)."""
-        return not isinstance(rfc9111.may_reuse(stored, rfc9111.as_follower(request), self.clock()), MustValidate)
+    def _deliver(self, outcome: Outcome | Stale, exchange: Exchange, flight: Flight, why: Forward) -> bool:
+        """Answer with what `flight` brought; False if it is not for this request."""
+        request, leads = exchange.request, flight.leader is exchange
+        match outcome:
+            # Not joinable even for its leader: a follower may have come first, and read on since.
+            case Filling(stored, reply) if reply.body.joinable and (leads or self._may_join(flight, outcome, request)):
+                self.replies.deliver_fill(exchange, stored, reply, why, collapsed=not leads)
+            case Revalidated(entry, refused) if self._may_use(entry, request, leads=leads):
+                exchange.refused = refused
+                now = self.clock()
+                return self.delivery.from_entry(exchange, entry, Result.REVALIDATED, now, why, collapsed=not leads)
+            case RegionalHit(entry) if self._may_use(entry, request, leads=leads):
+                self.delivery.from_tier(exchange, entry, self.clock(), why, collapsed=not leads)
+            case Stale(entry):
+                self.delivery.from_entry(exchange, entry, Result.STALE, self.clock())
+            case Unshareable(reply) if leads:
+                self.replies.deliver(exchange, reply, why, Result.MISS)
+            case Unshareable(reply) if reply.response.status >= 500 and reply.response.status != LOOPED:
+                self.delivery.ours(exchange, upstream_failed(), why)  # a crowd must not run at an origin that fails
+            case Failed(error):
+                self.delivery.ours(exchange, local_reply(error.status, error.reason, str(error)), why, error.reason)
+            case _:
+                return False
+        return True
 
-    def _may_join(self, flight: Flight, stored: Stored, reply: Reply, request: Request) -> bool:
-        """Whether `reply`, which answers the leader of `flight`, may be used for `request` too."""
-        if not self.memory.suits(flight.primary, stored, request.fields) or not self._may_follow(stored, request):
+    def _may_join(self, flight: Flight, fill: Filling, request: Request) -> bool:
+        """Whether `fill`, which answers the leader of `flight`, may be used for `request` too."""
+        stored = fill.stored
+        if not self.memory.suits(flight.primary, stored, request.fields) or not self._may_share(stored, request):
             return False
-        if self.invalidation.allows(flight.primary, stored.tags, reply.seen):
+        if self.invalidation.allows(flight.primary, stored.tags, fill.reply.seen):
             return True
-        self.flights.end(flight)  # what it asked was asked before an invalidation
+        self.flights.end(flight)  # it began before an invalidation
         return False
 
-    def _suits(self, entry: Entry, request: Request, *, leads: bool) -> bool:
+    def _may_use(self, entry: Entry, request: Request, *, leads: bool) -> bool:
         """Whether `entry`, which a flight has brought, is for `request` too."""
         if not self.memory.suits(entry.url, entry, request.fields):
             return False
         if not leads and self.invalidation.check(entry, self.clock()) is not Verdict.USABLE:
             return False
-        return leads or (not entry.gone and self._may_follow(entry.stored, request))
+        return leads or (not entry.gone and self._may_share(entry.stored, request))
 
-    def _answer_with(self, outcome: Outcome, exchange: Exchange, flight: Flight, why: Forward) -> bool:
-        """Answer with what a flight brought; False if it is not for this request."""
-        request, leads = exchange.request, flight.leader is exchange
-        match outcome:
-            case Refreshed(entry) | Risen(entry) if not self._suits(entry, request, leads=leads):
-                return False
-            case Refreshed(entry, refused):
-                exchange.refused = refused
-                return self.delivery.from_entry(
-                    exchange, entry, Result.REVALIDATED, self.clock(), why, collapsed=not leads
-                )
-            case Risen(entry):
-                self.delivery.from_tier(exchange, entry, self.clock(), why, collapsed=not leads)
-            case Filling(stored, reply):
-                if not reply.body.joinable:  # a follower may have come before its leader, and read on since
-                    return False
-                if not leads and not self._may_join(flight, stored, reply, request):
-                    return False
-                self.replies.deliver_fill(exchange, stored, reply, why, collapsed=not leads)
-            case Unshareable(reply):
-                if leads:
-                    self.replies.deliver(exchange, reply, why, Result.MISS)
-                elif reply.response.status < 500 or reply.response.status == LOOPED:
-                    return False
-                else:  # a crowd must not run at an origin that is failing
-                    self.delivery.ours(
-                        exchange, local_reply(502, "upstream-status", "the upstream answered an error"), why
-                    )
-            case Failed(error):
-                self.delivery.ours(exchange, local_reply(error.status, error.reason, str(error)), why, error.reason)
-            case _:
-                assert_never(outcome)
-        return True
+    def _may_share(self, stored: Stored, request: Request) -> bool:
+        """Whether `stored`, which answers another request, may be used for `request` too (RFC 9111 §4)."""
+        return not isinstance(rfc9111.may_reuse(stored, rfc9111.as_follower(request), self.clock()), MustValidate)
+
+
+def upstream_failed() -> FullResponse:
+    """Our own response to those that followed a fetch whose response is an error."""
+    return local_reply(502, "upstream-status", "the upstream answered an error")
 
 
 def nothing_stored() -> FullResponse:

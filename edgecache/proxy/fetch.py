@@ -1,17 +1,28 @@
-"""What one flight does, in a task of its own: ask the region, then the origin, and say what the answer means.
+"""The one fetch from upstream that all who want the same response share.
 
-flight ──► the one that is out, to be followed
-   └─────► a new one ──► _run ──► the region's lease, and what another worker has brought meanwhile
-                           ├────► _ask_origin: validate, get the rest, or get the whole; _judge what came
-                           └────► _settle: tell all who wait, and remember what it says of the next requests
+    collapse ──► the flight under way, to be followed
+       └───────► a new one ──► _run ──► _fetch: the whole, stored while it arrives if that is allowed
+                                 │        └──► _validate, where something is stored that a 304 or a range may complete
+                                 ├────► _fetch_with_lease, where there is a regional tier: one fetch in the region
+                                 └────► _land: all who wait are told, and the next requests benefit
+
+It runs in a task of its own, so that no client that leaves can cancel it.
 """
 
 from __future__ import annotations
 
 from edgecache.invalidation.purge_log import Verdict
-from edgecache.proxy.collapsing import Failed, Filling, Flight, Outcome, Refreshed, Risen, Unshareable, of_authorized
+from edgecache.proxy.collapsing import (
+    Failed,
+    Filling,
+    Flight,
+    Outcome,
+    Revalidated,
+    Unshareable,
+    of_authorized,
+)
 from edgecache.proxy.components import Parts
-from edgecache.proxy.regional_fetch import Region, Turn
+from edgecache.proxy.regional_fetch import Region
 from edgecache.semantics import rfc9111, trace_context
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.client_specific import is_client_specific
@@ -26,8 +37,8 @@ from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
 
 
-class Refill:
-    """Leads the flights. Its state lies in the parts that it is given."""
+class Fetcher:
+    """Fetches what the tiers of this POP do not have, once for all requests that may share the response."""
 
     def __init__(self, parts: Parts) -> None:
         self._memory = parts.memory
@@ -38,167 +49,192 @@ class Refill:
         self._region = parts.region
         self._clock = parts.clock  # resident time
 
-    def flight(self, key: bytes, request: Request, entry: Entry | None, exchange: Exchange | None) -> Flight:
-        """The flight that is out for this URL and these selecting fields, or a new one that `exchange` leads."""
-        place = self.place(key, request)
-        alone = entry is not None and self._flights.mark_on(key, request.fields, self._clock())
-        if exchange is not None and (alone or asks_for_itself(request, entry)):
-            place = (*place, exchange)  # nobody else's question will do
+    def collapse(self, key: bytes, request: Request, entry: Entry | None, exchange: Exchange | None) -> Flight:
+        """The flight under way whose response `request` may share, or a new one, which `exchange` leads."""
+        place = self.collapsed_key(key, request)
+        if exchange is not None and self._is_for_itself(key, request, entry):
+            place = (*place, exchange)
         flight = self._flights.out(place)
         if flight is None:
             flight = self._flights.lead(place, key, exchange)
-            spawn(self._run(flight, request, entry, exchange.client if exchange else ""), "refill")
+            spawn(self._run(flight, request, entry), "fetch")
         elif exchange is not None:
             self._flights.followed += 1
         return flight
 
-    def place(self, key: bytes, request: Request) -> tuple[object, ...]:
-        """What requests have in common that may follow the same flight."""
-        authorized = b"authorization" in request.fields  # an answer to those is not for the others
+    def collapsed_key(self, key: bytes, request: Request) -> tuple[object, ...]:
+        """What requests that may follow the same flight have in common: the URL and the selecting fields."""
+        authorized = b"authorization" in request.fields  # a response to those is not for the others
         return (key, self._memory.values_for(key, request.fields), authorized)
 
-    def is_out(self, key: bytes, request: Request) -> bool:
+    def is_under_way(self, key: bytes, request: Request) -> bool:
         """Whether there is a flight that `request` may follow."""
-        return self._flights.out(self.place(key, request)) is not None
+        return self._flights.out(self.collapsed_key(key, request)) is not None
 
-    def refresh(self, key: bytes, request: Request) -> Flight:
-        """The flight that fetches `request`, which no client has sent."""
-        return self.flight(key, request, None, None)
-
-    def behind(self, entry: Entry, request: Request) -> None:
-        """Ask the origin behind the client's back, once (RFC 5861 §3)."""
+    def validate_in_background(self, entry: Entry, request: Request) -> None:
+        """Validate `entry`, once, after a stale response was sent to the client (RFC 5861 §3)."""
         fields = request.fields.without((trace_context.NAME,))  # its trace is complete by then
-        self.flight(primary_key(request), request._replace(fields=fields), entry, None)
+        self.collapse(primary_key(request), request._replace(fields=fields), entry, None)
 
     def may_stand_in(self, entry: Entry, request: Request) -> bool:
-        """Whether `entry`, stale, may be used where the origin has no answer (RFC 5861 §4): a whole, not parts."""
+        """Whether `entry`, stale, may be used where upstream has no response (RFC 5861 §4): a whole, not parts."""
         now = self._clock()
         if entry.segments is not None or self._invalidation.check(entry, now) is not Verdict.USABLE:
             return False
         return rfc9111.may_serve_on_error(entry.stored, request, now)
 
-    async def _run(self, flight: Flight, request: Request, entry: Entry | None, client: str) -> None:
-        """Run once per flight, in a task of its own: ask, and say what came of it."""
-        turn = Turn(entry=entry)
-        try:
-            if self._region is not None and self._may_wait(self._region, flight, request):
-                turn = await self._region.ask(request, entry, client)
-            outcome = turn.outcome or await self._ask_origin(flight, request, turn.entry, client, turn.found)
-        except BaseException:
-            flight.land(Failed(OriginError("internal", "the request failed here")))
-            self._flights.end(flight)
-            if self._region is not None and turn.lease is not None:
-                self._region.give_up(turn.lease)
-            raise
-        self._settle(flight, request, outcome, turn.entry or (turn.found.entry if turn.found is not None else None))
-        if self._region is not None and turn.lease is not None:
-            self._region.tell(turn.lease, outcome)
+    def _is_for_itself(self, key: bytes, request: Request, entry: Entry | None) -> bool:
+        """Whether no fetch of another request will do: a newer response is wanted, or each is for one client."""
+        if entry is not None and self._flights.mark_on(key, request.fields, self._clock()):
+            return True
+        if entry is not None and entry.segments is None and rfc9111.always_needs_validation(entry.stored):
+            return True
+        return not rfc9111.is_plain(request.fields) and rfc9111.requires_validation(request)
 
-    def _may_wait(self, region: Region, flight: Flight, request: Request) -> bool:
-        """Whether the answer to another POP or worker of the region would do for `request`."""
-        if rfc9111.requires_validation(request) or self._flights.mark_on(flight.primary, request.fields, self._clock()):
-            return False
-        return not region.is_led_by(request)
+    # --- the flight
 
-    async def _ask_origin(
-        self, flight: Flight, request: Request, entry: Entry | None, client: str, found: Found | None = None
-    ) -> Outcome:
-        """Ask upstream, where `entry` is what is stored, or `found` in the region, and say what the answer means."""
+    async def _run(self, flight: Flight, request: Request, entry: Entry | None) -> None:
+        """Fetch once per flight, and land it."""
         try:
-            question = _question(request, entry if found is None else found.entry)
-            reply = await self._upstream.fetch(request, question, client, flight.watchers)
-            if found is not None and reply.response.status == 304:
-                outcome = self._judge_found(request, found, reply, client)
+            if self._region is not None and self._may_wait_for_region(self._region, flight, request):
+                outcome, entry = await self._fetch_with_lease(self._region, flight, request, entry)
             else:
-                outcome = self._judge(request, entry, reply)
-            if outcome is None:  # the answer was not about what is stored: ask for the whole
-                reply.body.discard()
-                question = rfc9111.unconditional(request)
-                reply = await self._upstream.fetch(request, question, client, flight.watchers)
-                outcome = self._judge(request, None, reply)
+                outcome = await self._fetch(flight, request, entry)
+        except BaseException:
+            self._flights.end(flight)
+            flight.land(Failed(OriginError("internal", "the request failed here")))
+            raise
+        self._land(flight, request, outcome, entry)
+
+    async def _fetch(self, flight: Flight, request: Request, entry: Entry | None) -> Outcome:
+        """Fetch the whole, unless it is enough to validate `entry`, or to fetch the rest of it."""
+        try:
+            if entry is not None and (outcome := await self._validate(flight, request, entry)) is not None:
+                return outcome
+            fields = rfc9111.unconditional(request)
+            reply = await self._upstream.fetch(request, fields, flight.client, flight.watchers)
         except OriginError as error:
             return Failed(error)
-        assert outcome is not None, "an unconditional question has an answer of its own"
-        return outcome
+        return self._fill(request, reply)
 
-    def _judge(self, request: Request, entry: Entry | None, reply: Reply) -> Outcome | None:
-        """What the origin's answer means; None if it is not about what is stored."""
-        status = reply.response.status
-        if status == 304 and entry is not None:
-            if not rfc9111.validates(entry.stored, reply.response):
-                return None
-            fresh = self._fills.freshen(request, entry, reply)
-            return None if fresh is None else Refreshed(fresh, reply.body.refused)
-        if status in (206, 416) and entry is not None and entry.segments is not None:
-            whole = self._fills.completed(entry, reply)
-            if whole is None:
-                return None
-            reply = whole
-        elif status in rfc9111.FAILURES and entry is not None and self.may_stand_in(entry, request):
-            self._fills.refuse(reply, Refused.STALE_KEPT)
-            reply.body.discard()
-            return Failed(OriginError(f"status-{status}", "the upstream answered with an error"))
-        learnt = self._fills.begin_fill(request, reply, entry)
-        return Filling(learnt, reply) if isinstance(learnt, Stored) else Unshareable(reply, learnt)
+    def _fill(self, request: Request, reply: Reply, previous: Entry | None = None) -> Filling | Unshareable:
+        """Store `reply` while it arrives, if that is allowed, in the place of `previous`."""
+        stored = self._fills.begin_fill(request, reply, previous)
+        return Filling(stored, reply) if isinstance(stored, Stored) else Unshareable(reply, stored)
 
-    def _judge_found(self, request: Request, found: Found, reply: Reply, client: str) -> Outcome | None:
-        """What a 304 means for a body that lies in the region's chunks; None if it is not about that."""
-        assert self._region is not None, "it was found there"
-        if not rfc9111.validates(found.entry.stored, reply.response):
-            return None
-        if not self._fills.freshen_found(request, found, reply):
-            return None
-        return self._region.streamed(found, request, client, reply.seen)
-
-    def _settle(self, flight: Flight, request: Request, outcome: Outcome, known: Entry | None) -> None:
-        """Tell the flight's outcome, and remember what it says about the next requests; `known` is what is stored."""
-        match outcome:
-            case Filling(_, reply):
-                self._flights.unmark(flight.primary, request.fields)
-                reply.body.when_ended(lambda _: self._flights.end(flight))  # it may be followed until it is stored
-                if flight.leader is None:
-                    reply.body.discard()
-            case Unshareable(reply, reason):
-                self._flights.end(flight)
-                if reply.response.status < 500 and reason in OF_THE_RESPONSE:
-                    own = is_client_specific(request, reply.response.status, reason)
-                    self._not_for_sharing(flight.primary, request, known, own=own)
-                elif reason is Refused.AUTHORIZATION and (known is None or not is_fresh(known, self._clock())):
-                    self._flights.mark(of_authorized(flight.primary), self._clock())
-                if flight.leader is None or flight.leader.gone:
-                    reply.body.discard()
-            case Refreshed(entry) if not entry.gone:
-                self._flights.unmark(flight.primary, request.fields)
-                self._flights.end(flight)
-            case Refreshed() | Risen() | Failed():
-                self._flights.end(flight)
+    def _land(self, flight: Flight, request: Request, outcome: Outcome, entry: Entry | None) -> None:
+        """Land `flight`, where `entry` is stored; it may be followed until its response is stored whole."""
+        if isinstance(outcome, Filling):
+            self._flights.unmark(flight.primary, request.fields)
+            outcome.reply.body.when_ended(lambda _: self._flights.end(flight))
+            if flight.leader is None:
+                outcome.reply.body.discard()
+        else:
+            self._flights.end(flight)
+            self._learn(flight, request, outcome, entry)
         flight.land(outcome)
 
-    def _not_for_sharing(self, key: bytes, request: Request, known: Entry | None, *, own: bool) -> None:
-        """A whole crowd must not wait in line for answers that are for one each.
+    def _learn(self, flight: Flight, request: Request, outcome: Outcome, entry: Entry | None) -> None:
+        """Remember whether the next responses may be shared, where `outcome` is not a new one that may be."""
+        if isinstance(outcome, Revalidated) and not outcome.entry.gone:
+            self._flights.unmark(flight.primary, request.fields)
+        if not isinstance(outcome, Unshareable):
+            return
+        reply, reason = outcome.reply, outcome.reason
+        if reply.response.status < 500 and reason in OF_THE_RESPONSE:
+            own = is_client_specific(request, reply.response.status, reason)
+            self._mark_unshareable(flight.primary, request, entry, own=own)
+        elif reason is Refused.AUTHORIZATION and (entry is None or not is_fresh(entry, self._clock())):
+            self._flights.mark(of_authorized(flight.primary), self._clock())
+        if flight.leader is None or flight.leader.gone:
+            reply.body.discard()
 
-        Of an answer that is the client's `own`, nothing follows for what is stored, nor for those who get that.
+    def _mark_unshareable(self, key: bytes, request: Request, entry: Entry | None, *, own: bool) -> None:
+        """A whole crowd must not wait in line for responses that are for one client each.
+
+        Nothing follows from one that is the client's `own` for what is stored, nor for those whom that answers.
         """
         now = self._clock()
-        if own and (not rfc9111.is_plain(request.fields) or (known is not None and is_fresh(known, now))):
+        if own and (not rfc9111.is_plain(request.fields) or (entry is not None and is_fresh(entry, now))):
             return  # a request that is not plain may have passed over what the region holds
         self._flights.mark(key, now)
         stale, _ = self._memory.lookup(key, request.fields)
         if stale is not None and not own:
             self._memory.drop(stale)
 
+    # --- something is stored
 
-def asks_for_itself(request: Request, entry: Entry | None) -> bool:
-    """Whether another's answer will not do: the client wants a newer one, or it has to be validated each time."""
-    if entry is not None and entry.segments is None and rfc9111.always_needs_validation(entry.stored):
-        return True
-    return not rfc9111.is_plain(request.fields) and rfc9111.requires_validation(request)
+    async def _validate(self, flight: Flight, request: Request, entry: Entry) -> Outcome | None:
+        """Validate `entry`, or fetch the rest of it; None if the reply is about something else."""
+        reply = await self._upstream.fetch(request, _validating(request, entry), flight.client, flight.watchers)
+        outcome = self._validated(request, entry, reply)
+        if outcome is None:
+            reply.body.discard()
+        return outcome
+
+    def _validated(self, request: Request, entry: Entry, reply: Reply) -> Outcome | None:
+        """What `reply` says of `entry`; None if it is about something else."""
+        status = reply.response.status
+        if status == 304:
+            if not rfc9111.validates(entry.stored, reply.response):
+                return None
+            fresh = self._fills.freshen(request, entry, reply)
+            return None if fresh is None else Revalidated(fresh, reply.body.refused)
+        if status in (206, 416) and entry.segments is not None:
+            whole = self._fills.completed(entry, reply)
+            return None if whole is None else self._fill(request, whole, entry)
+        if status in rfc9111.FAILURES and self.may_stand_in(entry, request):
+            self._fills.refuse(reply, Refused.STALE_KEPT)
+            reply.body.discard()
+            return Failed(OriginError(f"status-{status}", "the upstream answered with an error"))
+        return self._fill(request, reply, entry)
+
+    # --- the region
+
+    def _may_wait_for_region(self, region: Region, flight: Flight, request: Request) -> bool:
+        """Whether the response to another POP or worker of the region would do for `request`."""
+        if rfc9111.requires_validation(request) or self._flights.mark_on(flight.primary, request.fields, self._clock()):
+            return False
+        return not region.is_led_by(request)
+
+    async def _fetch_with_lease(
+        self, region: Region, flight: Flight, request: Request, entry: Entry | None
+    ) -> tuple[Outcome, Entry | None]:
+        """Let another worker of the region fetch, or fetch with its lease; the outcome, and what was stored before."""
+        turn = await region.ask(request, entry, flight.client)
+        try:
+            if turn.outcome is not None:
+                outcome = turn.outcome
+            elif turn.found is not None:
+                outcome = await self._validate_found(region, flight, request, turn.found)
+            else:
+                outcome = await self._fetch(flight, request, turn.entry)
+        except BaseException:
+            if turn.lease is not None:
+                region.give_up(turn.lease)
+            raise
+        if turn.lease is not None:
+            region.tell(turn.lease, outcome)
+        return outcome, turn.entry if turn.found is None else turn.found.entry
+
+    async def _validate_found(self, region: Region, flight: Flight, request: Request, found: Found) -> Outcome:
+        """Validate a body that lies in the region's chunks, or fetch the whole."""
+        fields = rfc9111.conditional_fields(request, found.entry.stored)
+        try:
+            reply = await self._upstream.fetch(request, fields, flight.client, flight.watchers)
+        except OriginError as error:
+            return Failed(error)
+        if reply.response.status != 304:
+            return self._fill(request, reply)
+        same = rfc9111.validates(found.entry.stored, reply.response)
+        if same and self._fills.freshen_found(request, found, reply):
+            return region.streamed(found, request, flight.client, reply.seen)
+        reply.body.discard()
+        return await self._fetch(flight, request, None)
 
 
-def _question(request: Request, entry: Entry | None) -> Fields:
-    """What to ask: is the stored one still good, the rest of what is known in part, or the whole."""
-    if entry is None:
-        return rfc9111.unconditional(request)
+def _validating(request: Request, entry: Entry) -> Fields:
+    """The fields that ask whether `entry` is still good, or for the rest of what is stored in part."""
     if entry.segments is not None:
         return rfc9111.resumption_fields(request, entry.stored, entry.segments)
     return rfc9111.conditional_fields(request, entry.stored)

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from edgecache.invalidation.purge_log import Stamp, Verdict
 from edgecache.invalidation.validity import Invalidation
-from edgecache.proxy.collapsing import Failed, Filling, Outcome, Refreshed, Risen, Unshareable
+from edgecache.proxy.collapsing import Failed, Filling, Outcome, RegionalHit, Revalidated, Unshareable
 from edgecache.proxy.responses import Kept
 from edgecache.semantics import cache_status, ranges, rfc9111
 from edgecache.semantics.cache_key import primary_key
@@ -141,7 +141,7 @@ class Region:
             return None
         if found.whole:
             self._memory.adopt(found.entry, found.record.length)
-            return Risen(found.entry)
+            return RegionalHit(found.entry)
         if not await self.tier.complete(found) or not self.may_reuse(found, request):  # nor was it purged meanwhile
             return None
         return self.streamed(found, request, client, self._upstream.stamp()[1])
@@ -219,7 +219,7 @@ class Region:
                 self.tier.release(lease, LeaseResult(LeaseOutcome.STORED))
             case Filling(_, reply):
                 reply.body.when_ended(lambda body: self._ended(lease, body))
-            case Refreshed() | Risen():
+            case Revalidated() | RegionalHit():
                 self.tier.release(lease, LeaseResult(LeaseOutcome.STORED))
             case Unshareable(reply) if reply.response.status < 500:
                 self.tier.release(lease, LeaseResult(LeaseOutcome.ALONE))

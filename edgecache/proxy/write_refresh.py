@@ -50,7 +50,7 @@ class Refresher:
 
     async def _refresh(self, request: Request) -> None:
         key = primary_key(request)
-        outcome = await self._edge.refill.refresh(key, request).outcome(WITHIN)
+        outcome = await self._edge.fetcher.collapse(key, request, None, None).outcome(WITHIN)
         if isinstance(outcome, Filling) and not outcome.stored.vary and outcome.stored.whole_length is None:
             stored, reply = outcome.stored, outcome.reply
             reply.body.when_ended(lambda body: self._push(key, stored, reply, body))

@@ -17,7 +17,7 @@ async def test_a_bug_is_one_failed_request(
     async with running_pop(origin, purge_tokens=f"ci={secret}") as pop, pop.client() as client:
         edge = pop.worker.edge
         broken = {
-            "GET": (edge.refill, "flight"),
+            "GET": (edge.fetcher, "collapse"),
             "HEAD": (edge.relays, "begin"),
             "PURGE": (pop.worker.purges, "_purge"),
         }

@@ -26,9 +26,8 @@ class ForwardingLimits(Middleware):
 
     def on_request(self, exchange: Exchange) -> FullResponse | None:
         """Refuse, or let the request go on."""
-        request = exchange.request
-        if loops(request, self._pop):
+        if loops(exchange.request, self._pop):
             return local_reply(508, "loop", "the request has been here before")
-        if no_forwards_left(request):
+        if no_forwards_left(exchange.request):
             return local_reply(405, "max-forwards", "this server does not answer that method", (b"Allow", b"GET, HEAD"))
         return None
