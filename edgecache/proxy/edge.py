@@ -327,18 +327,6 @@ class Edge:
         purged = entry is not None and self.invalidation.check(entry, self.clock()) is Verdict.PURGED
         return None if purged else entry
 
-    def _is_answered_by_now(self, exchange: Exchange, key: bytes, entry: Entry, *, is_new: bool) -> bool:
-        """Answer with `entry` if it was stored since the look-up, or stands in for a fetch that hangs."""
-        if is_new and self._answer_from(entry, exchange) is None:
-            return True
-        request = exchange.request
-        if not self.fetcher.may_stand_in(entry, request):
-            return False
-        hangs = self.flights.is_late(self.fetcher.collapsed_key(key, request))
-        if hangs:
-            self.delivery.from_entry(exchange, entry, Result.STALE, self.clock())
-        return hangs
-
     async def _outcome(self, flight: Flight, exchange: Exchange, entry: Entry | None) -> Outcome | Stale | None:
         """The outcome of `flight`; in place of one that fails or hangs, `entry` if it may stand in, else None."""
         request = exchange.request
@@ -350,27 +338,6 @@ class Edge:
         flight.abandon(exchange)
         self.flights.mark_late(flight, self.fetcher.collapsed_key(flight.primary, request))
         return Stale(spare) if spare is not None and self.fetcher.may_stand_in(spare, request) else None
-
-    def _fetch_by_itself(self, exchange: Exchange, entry: Entry | None, why: Forward) -> None:
-        """Pass on a request that no fetch of others has served, unless `entry` is new enough by now."""
-        request = exchange.request
-        if entry is not None and not entry.gone and request.revalidation is Revalidation.COLLAPSE:
-            exchange.request = rfc9111.as_follower(request)
-            if self._answer_from(entry, exchange) is None:
-                return
-        self.relays.begin(exchange, why, Result.MISS, entry)
-
-    def _is_revalidated(self, key: bytes, request: Request, entry: Entry | None) -> bool:
-        """Whether a fetch for a client that wanted a newer response began and ended lately; if not, one begins now."""
-        if entry is None or request.revalidation is not Revalidation.COLLAPSE:
-            return False
-        if self.fetcher.is_under_way(key, request):
-            return False
-        now = self.clock()
-        if self.flights.revalidated_lately(key, now):
-            return True
-        self.flights.note_revalidation(key, now)
-        return False
 
     def _deliver(self, outcome: Outcome | Stale, exchange: Exchange, flight: Flight, why: Forward) -> bool:
         """Answer with what `flight` brought; False if it is not for this request."""
@@ -397,6 +364,30 @@ class Edge:
                 return False
         return True
 
+    def _is_answered_by_now(self, exchange: Exchange, key: bytes, entry: Entry, *, is_new: bool) -> bool:
+        """Answer with `entry` if it was stored since the look-up, or stands in for a fetch that hangs."""
+        if is_new and self._answer_from(entry, exchange) is None:
+            return True
+        request = exchange.request
+        if not self.fetcher.may_stand_in(entry, request):
+            return False
+        hangs = self.flights.is_late(self.fetcher.collapsed_key(key, request))
+        if hangs:
+            self.delivery.from_entry(exchange, entry, Result.STALE, self.clock())
+        return hangs
+
+    def _is_revalidated(self, key: bytes, request: Request, entry: Entry | None) -> bool:
+        """Whether a fetch for a client that wanted a newer response began and ended lately; if not, one begins now."""
+        if entry is None or request.revalidation is not Revalidation.COLLAPSE:
+            return False
+        if self.fetcher.is_under_way(key, request):
+            return False
+        now = self.clock()
+        if self.flights.revalidated_lately(key, now):
+            return True
+        self.flights.note_revalidation(key, now)
+        return False
+
     def _may_join(self, flight: Flight, fill: Filling, request: Request) -> bool:
         """Whether `fill`, which answers the leader of `flight`, may be used for `request` too."""
         stored = fill.stored
@@ -419,6 +410,15 @@ class Edge:
         """Whether `stored`, which answers another request, may be used for `request` too (RFC 9111 §4)."""
         return not isinstance(rfc9111.may_reuse(stored, rfc9111.as_follower(request), self.clock()), MustValidate)
 
+    def _fetch_by_itself(self, exchange: Exchange, entry: Entry | None, why: Forward) -> None:
+        """Pass on a request that no fetch of others has served, unless `entry` is new enough by now."""
+        request = exchange.request
+        if entry is not None and not entry.gone and request.revalidation is Revalidation.COLLAPSE:
+            exchange.request = rfc9111.as_follower(request)
+            if self._answer_from(entry, exchange) is None:
+                return
+        self.relays.begin(exchange, why, Result.MISS, entry)
+
 
 def upstream_failed() -> FullResponse:
     """Our own response to those that followed a fetch whose response is an error."""
@@ -426,5 +426,5 @@ def upstream_failed() -> FullResponse:
 
 
 def nothing_stored() -> FullResponse:
-    """Our own answer to who wants nothing but what is stored (RFC 9111 §5.2.1.7)."""
+    """Our own response to a request for nothing but what is stored (RFC 9111 §5.2.1.7)."""
     return local_reply(504, "only-if-cached", "nothing stored may be used")
