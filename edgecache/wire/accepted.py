@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from enum import Enum, auto
-from typing import Final, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from edgecache.semantics.client_address import Trust, plain_address
-from edgecache.tasks import spawn
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.h1 import serializer as render
 from edgecache.wire.h1.deadlines import LINGER
@@ -23,6 +22,7 @@ from edgecache.wire.proxy_protocol import parse_proxy_header
 from edgecache.wire.refusal import Refusal, head_size
 from edgecache.wire.tls.contexts import pop_name
 from edgecache.wire.tls.failures import NOT_A_POP, reason_of
+from edgecache.wire.tls.read_adapter import ReadAdapter
 
 MOST_WAITING: Final = 1024  # connections of one worker whose PROXY header is not complete
 UNSENT: Final = 64 * 1024  # bytes that wait for a TLS client before it counts as slow: eight times that by default
@@ -47,6 +47,7 @@ class Steps(NamedTuple):
 
     site: ListenerSite
     pending: set[AcceptedConnection]
+    buffer: memoryview  # what connections over TLS read into, one after the other
     sends_header: Trust | None = None  # whether a peer begins with a PROXY header; None: no peer does
     context: Callable[[], ssl.SSLContext] | None = None  # of a handshake that begins now; None: no TLS
     for_pops: bool = False
@@ -124,35 +125,22 @@ class AcceptedConnection(asyncio.Protocol):
         else:
             self._step = Step.HANDSHAKE
             self._steps.pending.add(self)
-            spawn(self._shake_hands(client or self._peer, self._steps.context()), "handshake")
+            self._begin_handshake(client or self._peer, self._steps.context())
 
     def _hand_over(self, transport: asyncio.Transport, name: str, peer: Peer) -> None:
         """Leave the connection, and what is read of it, to the protocol of that name."""
         self._settle()
         protocol = PROTOCOLS[name](self._steps.site, peer)
-        transport.set_protocol(protocol)
+        secured = transport is not self.transport
+        transport.set_protocol(ReadAdapter(protocol, self._steps.buffer) if secured else protocol)
         protocol.connection_made(transport)
         if self._data:
             protocol.data_received(self._data)
 
     # --- TLS
 
-    async def _shake_hands(self, client: str, context: ssl.SSLContext) -> None:
-        site, failure = self._steps.site, "other"
-        try:
-            transport = await self._secure(context) if self._step is Step.HANDSHAKE else self.transport
-            failure = self._hand_over_secured(transport, client)
-        except OSError as error:  # SSLError and TimeoutError are some
-            failure = reason_of(error)
-        finally:
-            self._settle()
-            if failure:
-                site.release(client)
-        if failure:
-            site.handshake_failed(failure)
-
-    async def _secure(self, context: ssl.SSLContext) -> asyncio.Transport:
-        """The transport over TLS, when the handshake is complete or the peer has left; raises OSError."""
+    def _begin_handshake(self, client: str, context: ssl.SSLContext) -> None:
+        """Run `start_tls` up to its only wait before anything is read, and the rest of it when the wait is over."""
         loop = asyncio.get_running_loop()
         left = self._since + self._steps.site.head_timeout - self._steps.site.clock()
         handshake = loop.start_tls(
@@ -163,11 +151,24 @@ class AcceptedConnection(asyncio.Protocol):
             ssl_handshake_timeout=max(SHORTEST, left),
             ssl_shutdown_timeout=LINGER,
         )
-        if not self._data:
-            return cast(asyncio.Transport, await handshake)
-        task = loop.create_task(handshake)
-        loop.call_soon(loop.call_soon, self._feed)  # just after TLS has begun, and before it reads itself
-        return cast(asyncio.Transport, await task)
+        handshake.send(None).add_done_callback(lambda _: self._end_handshake(handshake, client))
+        if self._data:
+            loop.call_soon(self._feed)  # just after TLS has begun
+
+    def _end_handshake(self, handshake: Coroutine[Any, Any, asyncio.Transport | None], client: str) -> None:
+        """The handshake is complete or has failed, or the peer has left."""
+        site, failure = self._steps.site, "other"
+        try:
+            handshake.send(None)
+        except StopIteration as ended:
+            failure = self._hand_over_secured(ended.value, client)
+        except OSError as error:  # SSLError and TimeoutError are some
+            failure = reason_of(error)
+        finally:
+            self._settle()
+            if failure:
+                site.release(client)
+                site.handshake_failed(failure)
 
     def _feed(self) -> None:
         """Hand to TLS what was read before it began."""

@@ -13,6 +13,7 @@ from typing import Final
 from edgecache.semantics.client_address import Trust
 from edgecache.wire.accepted import AcceptedConnection, ListenerSite, Steps
 from edgecache.wire.protocols import Peer, http_1_1
+from edgecache.wire.tls.read_adapter import READ_AT_ONCE
 
 BACKLOG: Final = 4096  # connections that wait to be accepted
 MOST_UNSENT: Final = 256 * 1024  # bytes of responses that the kernel holds for a client beyond what is on its way to it
@@ -37,10 +38,11 @@ class Listeners:
         self.pending: set[AcceptedConnection] = set()
         self._servers: list[tuple[asyncio.Server, socket.socket, Factory]] = []
         sends_header = is_trusted if expects_header else None
-        plain = partial(AcceptedConnection, Steps(site, self.pending, sends_header))
-        self._plain: Factory = plain if expects_header else partial(http_1_1, site, Peer())
-        self._tls = partial(AcceptedConnection, Steps(site, self.pending, sends_header, partial(context, False)))
-        self._pops = partial(AcceptedConnection, Steps(site, self.pending, None, partial(context, True), for_pops=True))
+        steps = Steps(site, self.pending, memoryview(bytearray(READ_AT_ONCE)), sends_header)
+        tls = steps._replace(context=partial(context, False))
+        pops = steps._replace(sends_header=None, context=partial(context, True), for_pops=True)
+        self._plain: Factory = partial(AcceptedConnection, steps) if expects_header else partial(http_1_1, site, Peer())
+        self._tls, self._pops = partial(AcceptedConnection, tls), partial(AcceptedConnection, pops)
 
     async def serve(
         self, plain: Sequence[socket.socket], tls: Sequence[socket.socket], pops: Sequence[socket.socket]

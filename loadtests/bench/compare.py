@@ -122,11 +122,16 @@ class Bench:
 
     def measure_regional(self, contestants: Sequence[Contestant]) -> None:
         """A hit in the regional tier, beside nginx's hit in its memory and beside the plain way to use redis-py."""
-        with regional.valkey(self._directory / "valkey") as server:
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(regional.valkey(self._directory / "valkey"))
             regional.fill_baseline(server)
-            ours = self._ours("edgecache", regional.url_of(server), regional.NOTHING_IN_MEMORY)
+            ours = [self._ours("edgecache", regional.url_of(server), regional.NOTHING_IN_MEMORY)]
+            if self._options.against:  # it may store records of another form
+                other = stack.enter_context(regional.valkey(self._directory / "valkey-before"))
+                more = {**regional.NOTHING_IN_MEMORY, "PYTHONPATH": self._options.against}
+                ours.insert(0, self._ours("before", regional.url_of(other), more))
             nginx = [contestant for contestant in contestants if contestant.name == "nginx"]
-            self.compare(regional.HIT, [*nginx, ours, regional.baseline(server.port)], "nginx")
+            self.compare(regional.HIT, [*nginx, *ours, regional.baseline(server.port)], "nginx")
 
     def measure_scale(self) -> None:
         """Whether a hit costs more when more is stored."""

@@ -1,1 +1,1 @@
-"""TLS contexts and the TLS listener."""
+"""TLS on both sides: contexts, reads, and why handshakes fail."""
