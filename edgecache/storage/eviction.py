@@ -1,11 +1,12 @@
-"""Which object leaves memory when a new one needs the room: LRU, SIEVE or S3-FIFO, behind one interface.
+"""Eviction policies: LRU, SIEVE and S3-FIFO, as mappings with a budget in bytes and the interface of cachetools.
 
-A cache with a budget must note on every hit that an object is wanted and, when full, find one that is not.
-Hits are far more frequent than insertions, so **a hit is one dict lookup and at most one attribute write**.
-LRU cannot keep that rule: it moves the object in a second structure. SIEVE and S3-FIFO mark the object, and
-sort out at eviction time who was marked. Entries are nodes with `__slots__` in one dict: nodes as lists made a
-hit 7 % dearer, a set of marked keys 31 %, OrderedDict 73 %, moving nodes in a ring 84 %. Left out: time to
-live (freshness is RFC 9111's business) and locks (one cache, one worker). All sizes are bytes.
+Hits are far more frequent than insertions, so **a hit is one dict lookup and at most one attribute write**: SIEVE and
+S3-FIFO mark the object, and read the marks at eviction. LRU cannot: it moves the object in a second structure. Objects
+are nodes with `__slots__` in one dict; a hit costs 7 % more with nodes as lists, 31 % with a set of marked keys, 73 %
+with an OrderedDict, 84 % with nodes that move in a ring.
+
+Every operation is O(1), amortised over evictions, except `clear`, `values` and `items`, which are O(n). Not here: time
+to live (freshness is RFC 9111's business) and locks (a cache belongs to one event loop).
 """
 
 from collections import OrderedDict
@@ -16,7 +17,7 @@ from cachetools import Cache
 
 __all__ = ["LRU", "POLICIES", "EvictionPolicy", "S3Fifo", "Sieve"]
 
-MOST_SPARED: Final = 16  # values that are looked at in vain for one that can leave
+MOST_SPARED: Final = 16  # values spared by one call of `limit` before it gives up
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 
 class _Node(Generic[K, V]):
-    """One cached value, its size in bytes, the hits it is credited with, and its neighbours in its queue."""
+    """A cached value with its size in bytes, its recent hits, and its neighbours in a queue."""
 
     __slots__ = ("key", "next", "previous", "queue", "size", "uses", "value")
     next: "_Node[K, V]"
@@ -39,7 +40,7 @@ class _Node(Generic[K, V]):
 
 
 class _Queue(Generic[K, V]):
-    """First in, first out, as a ring that any node may leave in O(1); `end.next` is the oldest node."""
+    """A FIFO queue as a doubly linked ring, which any node can leave in O(1); `end.next` is the oldest node."""
 
     __slots__ = ("end", "size")
 
@@ -50,7 +51,7 @@ class _Queue(Generic[K, V]):
         self.size = 0  # bytes
 
     def push(self, node: _Node[K, V]) -> None:
-        """Let `node` join as the newest."""
+        """Append `node` as the newest."""
         end = self.end
         newest = end.previous
         node.queue, node.previous, node.next = self, newest, end
@@ -58,13 +59,13 @@ class _Queue(Generic[K, V]):
         self.size += node.size
 
     def remove(self, node: _Node[K, V]) -> None:
-        """Let `node` leave, wherever it stands."""
+        """Remove `node` from any position."""
         node.previous.next = node.next
         node.next.previous = node.previous
         self.size -= node.size
 
     def sweep(self, node: _Node[K, V]) -> _Node[K, V]:
-        """Take a use from each node, from `node` on and round again, and return the first that has none."""
+        """Decrement the uses of each node from `node` on, round the ring, and return the first that has none."""
         while True:
             if node.uses:
                 node.uses -= 1
@@ -73,7 +74,7 @@ class _Queue(Generic[K, V]):
             node = node.next
 
     def begin_at(self, node: _Node[K, V]) -> None:
-        """Let all that are older than `node` join again as the newest, in their order."""
+        """Rotate the ring so that `node` is the oldest: all older nodes become the newest, in their order."""
         end = self.end
         end.previous.next = end.next
         end.next.previous = end.previous
@@ -83,20 +84,22 @@ class _Queue(Generic[K, V]):
 
 
 class EvictionPolicy(Cache[K, V]):
-    """A `cachetools.Cache` bounded in bytes that reports what it evicts; the base of the three policies.
+    """A `cachetools.Cache` with a budget in bytes that reports evictions; the base of the three policies.
 
-    - `cache[key]`, `get` and `touch` are hits. `peek`, `in`, iteration, `values` and `items` are not; the
-      last two are snapshots, so that a purge may delete while it walks them.
-    - `cache[key] = value` measures the value once (`getsizeof`, bytes; 1 each by default) and evicts until it
-      fits. A replacement is a hit and keeps its place in the queue; only a value that grew past the budget is
-      queued anew, with its credit, and so is never the victim of its own growth.
-    - A value larger than `maxsize`, of negative size, or that `getsizeof` fails on, raises and changes
-      nothing: what was stored under the key stays. Whoever must not serve the old value deletes it.
-    - `on_evict(key, value)` is called once for each item that leaves to make room, after it has left and
-      before the new one is in; not for `del`, `pop`, `popitem`, `clear` or a replaced value. It may read the
-      cache and **must not change it**. If it raises, so does the set, and the key is left with no value.
-    - What `spares(value)` is true of joins its queue anew when it would leave only because of a new `limit`: others
-      hold what it holds, so that little would be won. After `MOST_SPARED` of them `limit` gives up.
+    Hits: `cache[key]`, `get` and `touch`. `peek`, `in`, iteration, `values` and `items` are none; the last two are
+    snapshots, so that entries can be deleted during the iteration.
+
+    `cache[key] = value` measures the value once by `getsizeof` (bytes; 1 by default) and evicts until it fits.
+    Replacing a value is a hit and keeps its place in the queue. If the new value does not fit into the budget, it is
+    queued anew with its hits, so that it is never evicted for its own growth.
+
+    - `ValueError`: the value is larger than `maxsize`, or its size is negative. Nothing changes: the old value stays
+      under the key, and a caller that must not use it any more deletes it. The same if `getsizeof` raises.
+    - `on_evict(key, value)` is called for each item that is evicted, after its removal and before the insertion of
+      the new one; not for `del`, `pop`, `popitem`, `clear` and replaced values. It can read the cache, but **must not
+      change it**. If it raises, so does the assignment, and the key has no value.
+    - `spares(value)`: whether evicting it for a lower `limit` would free little, because others hold it too. It is
+      queued anew instead; after `MOST_SPARED` of them, `limit` gives up.
     """
 
     def __init__(
@@ -114,7 +117,7 @@ class EvictionPolicy(Cache[K, V]):
         self._spares = spares
         self._start()
 
-    # What a policy decides: its queues, where a node enters and leaves, who goes next, what a hit is worth.
+    # What a policy decides: its queues, where a node enters and leaves, the next victim, and what a hit changes.
 
     def _start(self) -> None:
         raise NotImplementedError
@@ -127,11 +130,11 @@ class EvictionPolicy(Cache[K, V]):
             node.queue.remove(node)
 
     def _victim(self) -> _Node[K, V]:
-        """Choose who goes next, among at least one; it leaves afterwards."""
+        """Return the node to evict next; there is at least one, and the caller removes it."""
         raise NotImplementedError
 
     def touch(self, key: K) -> None:
-        """Count a hit on `key`; an absent key is no error."""
+        """Count a hit on `key`; does nothing if it is absent."""
         raise NotImplementedError
 
     @property
@@ -140,7 +143,7 @@ class EvictionPolicy(Cache[K, V]):
         return self._budget
 
     def limit(self, maxsize: int) -> bool:
-        """Change the budget, evicting until what is stored fits; False if it does not, for what had to be spared."""
+        """Set the budget in bytes and evict until it is kept; False if it is not, because values were spared."""
         self._budget = maxsize
         spared = 0
         while self._used > self._budget:
@@ -157,7 +160,7 @@ class EvictionPolicy(Cache[K, V]):
 
     @property
     def currsize(self) -> int:
-        """The bytes in use: exactly the sum of the sizes of what is stored."""
+        """The bytes in use: the sum of the sizes of all values."""
         return self._used
 
     @staticmethod
@@ -166,7 +169,7 @@ class EvictionPolicy(Cache[K, V]):
         return 1
 
     def peek(self, key: K) -> V | None:
-        """Return the value without counting a hit, or None."""
+        """Return the value, or None; not a hit."""
         node = self._nodes.get(key)
         return None if node is None else node.value
 
@@ -175,7 +178,7 @@ class EvictionPolicy(Cache[K, V]):
     @overload
     def get(self, key: K, default: V | T) -> V | T: ...
     def get(self, key: K, default: Any = None) -> Any:
-        """Return the value and count a hit, or return `default`; a miss costs less than in `cache[key]`."""
+        """Return the value and count a hit, or return `default`; a miss raises nothing, and so costs less."""
         return self[key] if key in self._nodes else default
 
     def __setitem__(self, key: K, value: V) -> None:
@@ -228,7 +231,7 @@ class EvictionPolicy(Cache[K, V]):
         self._drop(self._nodes[key])
 
     def popitem(self) -> tuple[K, V]:
-        """Remove and return the `(key, value)` that the policy would evict next; `on_evict` is not called."""
+        """Remove and return the `(key, value)` to be evicted next, without `on_evict`; `KeyError` if empty."""
         if not self._nodes:
             raise KeyError(f"{type(self).__name__} is empty")
         node = self._victim()
@@ -236,9 +239,9 @@ class EvictionPolicy(Cache[K, V]):
         return node.key, node.value
 
     def clear(self) -> None:
-        """Remove everything, and what the policy remembers; `on_evict` is not called."""
+        """Remove everything, and what the policy remembers, without `on_evict`."""
         for node in self._nodes.values():
-            self._leave(node)  # breaks the ring: bodies are freed now, not when the collector comes by
+            self._leave(node)  # breaks the ring, so that values are freed now, not by the cyclic collector
         self._nodes.clear()
         self._used = 0
         self._start()
@@ -268,7 +271,7 @@ class EvictionPolicy(Cache[K, V]):
 
 
 class LRU(EvictionPolicy[K, V]):
-    """Least recently used goes first (Mattson et al., IBM Systems Journal 9(2), 1970); sizes in bytes."""
+    """Least recently used (Mattson et al., IBM Systems Journal 9(2), 1970): evicts the value used longest ago."""
 
     def _start(self) -> None:
         self._order: OrderedDict[K, None] = OrderedDict()  # least recently used first
@@ -297,17 +300,17 @@ class LRU(EvictionPolicy[K, V]):
 
 
 class Sieve(EvictionPolicy[K, V]):
-    """SIEVE (Zhang et al., "SIEVE is Simpler than LRU", NSDI 2024); budget and sizes in bytes.
+    """SIEVE (Zhang et al., "SIEVE is Simpler than LRU", NSDI 2024).
 
-    One queue in order of insertion, one visited bit per object, and a hand that walks from the oldest to the
-    newest and round again. It spares a visited object once, clearing its bit, and evicts the first that is
-    not visited. Nothing is ever moved: new objects are sifted among themselves. Size-aware by evicting until
-    the new object fits. O(1) amortised: a step of the hand undoes a hit, evicts, or begins a round.
+    One queue in order of insertion, one visited bit per object, and a hand that moves from the oldest to the newest
+    and round again: it clears the bit of a visited object and evicts the first object that is not visited. Objects
+    never move. Unlike in the paper, they have sizes: objects are evicted until the new one fits. O(1) amortised, since
+    each step of the hand undoes a hit, evicts, or begins a round.
     """
 
     def _start(self) -> None:
         self._queue: _Queue[K, V] = _Queue()
-        self._hand = self._queue.end  # the next to be judged; at the end it starts again from the oldest
+        self._hand = self._queue.end  # the next candidate; at the end, it starts again from the oldest
 
     def __getitem__(self, key: K) -> V:
         try:
@@ -318,7 +321,7 @@ class Sieve(EvictionPolicy[K, V]):
         return node.value
 
     def touch(self, key: K) -> None:
-        """Count a hit on `key`: the hand will spare it once."""
+        """Count a hit on `key`: the hand passes over it once."""
         node = self._nodes.get(key)
         if node is not None:
             node.uses = 1
@@ -337,9 +340,9 @@ class Sieve(EvictionPolicy[K, V]):
 
 
 class _Ghosts(Generic[K]):
-    """Hashes of the keys that left S3-FIFO's small queue, oldest first, bounded in bytes and in number.
+    """Hashes of the keys evicted from S3-FIFO's small queue, oldest first, bounded in bytes and in number.
 
-    A URL of 8 KiB costs what a short one does; a collision only lets one object into the main queue too early.
+    Hashes, so that long keys cost no more than short ones; a collision only admits an object to the main queue early.
     """
 
     def __init__(self, budget: int) -> None:
@@ -348,7 +351,7 @@ class _Ghosts(Generic[K]):
         self._sizes: OrderedDict[int, int] = OrderedDict()  # hash of key: bytes
 
     def remember(self, key: K, size: int, at_most: int) -> None:
-        """Add `key` as the youngest of `at_most` ghosts."""
+        """Add `key`, of a value of `size` bytes, as the newest of `at_most` ghosts."""
         ghost = hash(key)
         if size <= self._budget and ghost not in self._sizes:
             self._sizes[ghost] = size
@@ -357,20 +360,21 @@ class _Ghosts(Generic[K]):
             self._size -= self._sizes.popitem(last=False)[1]
 
     def recall(self, key: K) -> bool:
-        """Forget `key`, and say whether it was remembered."""
+        """Remove `key`, and return whether it was there."""
         size = self._sizes.pop(hash(key), None)
         self._size -= size or 0
         return size is not None
 
 
 class S3Fifo(EvictionPolicy[K, V]):
-    """S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023); sizes in bytes.
+    """S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023).
 
-    New objects pass through a small queue (a tenth of the budget). Those hit more than once in there move on
-    to the main queue; the others leave, and their keys become ghosts. A ghost that is stored again goes
-    straight to the main queue, where an object goes round once more for every hit on its two-bit counter.
-    Ghosts stand for at most as many bytes as the main queue holds, and never outnumber the most entries the
-    cache has had at once. Unlike the authors' simulator it takes objects larger than the small queue: set a cap.
+    New objects enter a small queue, a tenth of the budget. At its end, objects with more than one hit move to the main
+    queue; the others are evicted, and their keys become ghosts. A ghost that is stored again enters the main queue,
+    where an object goes round once more for each hit, up to three.
+
+    Ghosts stand for no more bytes than the main queue has, and are no more than the most objects that were cached at
+    once. Unlike the authors' simulator, it admits objects larger than the small queue: callers set a limit.
     """
 
     def _start(self) -> None:
@@ -381,7 +385,7 @@ class S3Fifo(EvictionPolicy[K, V]):
         self._most_entries = 0
 
     def limit(self, maxsize: int) -> bool:
-        """Change the budget, and the main queue's share with it."""
+        """Set the budget in bytes, and the main queue's share of it."""
         self._main_budget = maxsize - maxsize // 10
         return super().limit(maxsize)
 
@@ -401,7 +405,7 @@ class S3Fifo(EvictionPolicy[K, V]):
             node.uses += 1
 
     def _enter(self, node: _Node[K, V]) -> None:
-        queue = node.queue  # what grew past the budget goes back to the queue it was in
+        queue = node.queue  # a node that is queued anew returns to its queue
         if queue is None:
             queue = self._main if self._ghosts.recall(node.key) else self._small
         queue.push(node)

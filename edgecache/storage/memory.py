@@ -1,8 +1,7 @@
 """L1: whole and partial responses in this worker's memory, within a budget of bytes. Synchronous.
 
-What lies here is compact: an entry keeps its fields packed, and rebuilds the `Stored` value that the
-rules ask about only for requests that are not plain. An entry is `gone` once it was evicted, replaced or invalidated;
-whoever holds on to one must look.
+Entries are compact: fields are packed, and the `Stored` value that the rules need is rebuilt only for requests that are
+not plain. An entry is `gone` once it is evicted, replaced or invalidated; code that keeps one has to check that.
 """
 
 from __future__ import annotations
