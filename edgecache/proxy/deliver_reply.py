@@ -57,8 +57,11 @@ class ReplyDelivery:
     ) -> None:
         """Answer `exchange` with `reply` as it arrives, and with `more` packed fields."""
         response, body = reply.response, reply.body
-        stored = stored and body.refused is None
-        member = self._member(reply, why, stored=stored, collapsed=result is Result.COLLAPSED)
+        stored, collapsed = stored and body.refused is None, result is Result.COLLAPSED
+        if reply.tier:
+            member = cache_status.from_tier(self._pop, reply.tier, why, collapsed=collapsed)
+        else:
+            member = self._forwarded(reply, why, stored=stored, collapsed=collapsed)
         exchange.result, exchange.cache_status, exchange.answered_with = result, member, body
         exchange.tier = Tier.REGIONAL if reply.tier else reply.by
         exchange.alone = not stored
@@ -68,10 +71,8 @@ class ReplyDelivery:
         fields = responses.relayed(response, member, self._wall(), self._fills.hidden) + more
         exchange.stream(response.status, fields, response.content_length, body, response.reason)
 
-    def _member(self, reply: Reply, why: Forward, *, stored: bool, collapsed: bool) -> bytes:
-        """The Cache-Status of a response that is `reply`."""
-        if reply.tier:
-            return cache_status.from_tier(self._pop, reply.tier, why, collapsed=collapsed)
+    def _forwarded(self, reply: Reply, why: Forward, *, stored: bool, collapsed: bool) -> bytes:
+        """The Cache-Status of a response that came from upstream with `reply`."""
         status, refused = reply.response.status, reply.body.refused
         return cache_status.forwarded(
             self._pop, why, status=status, stored=stored, collapsed=collapsed, refused=refused
@@ -79,10 +80,7 @@ class ReplyDelivery:
 
     def _not_modified(self, exchange: Exchange, stored: Stored, reply: Reply, why: Forward, *, collapsed: bool) -> None:
         """Answer `exchange` with a 304: its client has what `reply` brings."""
-        refused, status = reply.body.refused, reply.response.status
-        member = cache_status.forwarded(
-            self._pop, why, status=status, stored=refused is None, collapsed=collapsed, refused=refused
-        )
+        member = self._forwarded(reply, why, stored=reply.body.refused is None, collapsed=collapsed)
         exchange.result, exchange.cache_status, exchange.answered_with = Result.MISS, member, reply.body
         if exchange.request.child is not None:
             tell_of_reply(exchange, reply, self._invalidation)

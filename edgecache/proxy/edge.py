@@ -99,10 +99,8 @@ class Edge:
         self.known.forget_all()
         self.alike.forget_all()
 
-    # --- without waiting
-
     def sweep(self) -> None:
-        """Let go of what is remembered of entries that have left the memory."""
+        """Forget the heads whose entries have left the memory."""
         if self.memory.retired != self._retired:
             self._retired = self.memory.retired
             self.known.forget_gone()
@@ -112,7 +110,7 @@ class Edge:
             self.known.forget_all()
 
     def answer(self, exchange: Exchange) -> None:
-        """Answer `exchange` now if nothing has to be waited for; else see to it that it will be."""
+        """Answer `exchange`: at once from memory, or as soon as a tier or the origin has responded."""
         request = exchange.request
         if request.jurisdiction != self.jurisdiction:
             self._pass_foreign(exchange)
@@ -122,20 +120,20 @@ class Edge:
             self._pass_on(exchange, Forward.BYPASS)
         elif (token := self._token(request)) is not None:
             spawn(seen_through(exchange, self._look_up_after(token, exchange)), "wait for a write")
-        elif request.child is not None and request.child.behind:  # nothing that is here is proven to who asks
-            self.relays.begin(exchange, Forward.STALE, Result.MISS)
+        elif request.child is not None and request.child.behind:  # it knows of purges that are not known here
+            self.relays.pass_on(exchange, Forward.STALE, Result.MISS)
         else:
             self._look_up(exchange)
 
     def _pass_on(self, exchange: Exchange, why: Forward) -> None:
-        """Pass through what is not for the cache."""
+        """Pass on a request that is not for the cache."""
         if is_write(exchange.request):
             self.writes.pass_on(exchange, why)
         else:
-            self.relays.begin(exchange, why, Result.PASS)
+            self.relays.pass_on(exchange, why, Result.PASS)
 
     def _pass_foreign(self, exchange: Exchange) -> None:
-        """Pass on what is of another jurisdiction: no tier of this POP may have it."""
+        """Pass on a request of another jurisdiction: no tier of this POP may have the response."""
         self.foreign += 1
         if rfc9111.only_if_cached(exchange.request):
             self.delivery.ours(exchange, nothing_stored(), Forward.BYPASS)
@@ -143,21 +141,21 @@ class Edge:
             self._pass_on(exchange, Forward.BYPASS)
 
     def _token(self, request: Request) -> Vector | None:
-        """What the client has written and this worker does not yet know."""
+        """The log positions of the client's writes, if this worker has not applied them yet."""
         if self._reaches is None or not (b"edgecache-token" in request.fields.index or self._token_cookie):
             return None
         token = token_of(request.fields, cookies=self._token_cookie)
         return None if token is None or self.log.has_applied(token) else token
 
     async def _look_up_after(self, token: Vector, exchange: Exchange) -> None:
-        """Answer who has written once that is known here, or by the origin alone if that takes too long."""
+        """Answer a writer's request once its write is known here, or from the origin alone if that takes too long."""
         assert self._reaches is not None, "else there is nothing to wait for"
         if await self._reaches(token, TOKEN_PATIENCE):
             if not exchange.gone:
                 self._look_up(exchange)
         elif not exchange.gone:
             exchange.request = rfc9111.with_no_cache(exchange.request)  # a parent may not know of the write either
-            self.relays.begin(exchange, Forward.REQUEST, Result.PASS)
+            self.relays.pass_on(exchange, Forward.REQUEST, Result.PASS)
 
     def _look_up(self, exchange: Exchange) -> None:
         """Answer from memory, or else from the regional tier, or else from upstream."""
@@ -186,13 +184,6 @@ class Edge:
             weight = weight if self.fetcher.is_under_way(key, request) else Revalidation.IGNORE
         return request._replace(revalidation=weight)
 
-    def _look_up_regional(
-        self, region: Region, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward
-    ) -> None:
-        exchange.regional_asked = self.clock()
-        told = partial(self.answer_regional, exchange, key, entry, why)
-        region.tier.look_up(key, exchange.request.fields, told)
-
     def _forward(self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward) -> None:
         """No tier of this POP has the response: towards the origin, if the request allows that."""
         request = exchange.request
@@ -205,64 +196,6 @@ class Edge:
         else:
             spawn(seen_through(exchange, self._fetch(exchange, key, entry, why)), "fetch")
 
-    def _may_be_regional(self, key: bytes, entry: Entry | None, why: Forward) -> bool:
-        """Whether the region may know more than this worker."""
-        if entry is not None and (entry.segments is not None or why is not Forward.STALE):
-            return False
-        return not self.flights.marked(key, self.clock())
-
-    def answer_regional(
-        self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward, found: Found | None
-    ) -> None:
-        """Answer with what the regional tier has found, or go on."""
-        exchange.regional_took = self.clock() - exchange.regional_asked
-        if exchange.gone:
-            return
-        if entry is None and found is not None and self._hits and self._hits.answers(exchange, key, found, why):
-            return
-        if (
-            entry is None
-            and found is not None
-            and self._in_part
-            and self._in_part.answers(exchange, key, found, why, self.limits.max_ranges)
-        ):
-            return
-        if found is not None and self.region is not None and self.region.is_newer(found, entry):
-            verdict = self._answer_found(exchange, key, found, why)
-            if verdict is None:
-                return
-            entry, why = self.memory.adopt(found.entry, found.record.length) or found.entry, verdict.why
-        self._forward(exchange, key, entry, why)
-
-    def _answer_found(self, exchange: Exchange, key: bytes, found: Found, why: Forward) -> MustValidate | None:
-        """Answer with a whole out of the regional tier, if that is allowed; else why not."""
-        assert self.region is not None, "something was found in it"
-        request, entry, now = exchange.request, found.entry, self.clock()
-        if entry.passed != self.log.position:
-            return MustValidate(Forward.STALE)  # it is not proven
-        plain = rfc9111.is_plain(request.fields)
-        verdict = Fresh() if plain and is_fresh(entry, now) else rfc9111.may_reuse(entry.stored, request, now)
-        if isinstance(verdict, MustValidate):
-            return verdict
-        if isinstance(verdict, StaleWhileRevalidate) or self.region.tier.rises(key):
-            self.memory.adopt(entry, found.record.length)
-        self.delivery.from_tier(exchange, entry, now, why)
-        if isinstance(verdict, StaleWhileRevalidate):
-            self.fetcher.validate_in_background(entry, request)
-        return None
-
-    def _pass_marked(self, exchange: Exchange, mark: bytes) -> None:
-        """Pass through a request whose answer is known not to be shareable, and remember its head."""
-        request = exchange.request
-        question = self.upstream.request_for(request, request.fields, exchange.client)
-        self.delivery.learn_pass(exchange, mark, question)
-        self.relays.ask(question, exchange, Forward.HIT_FOR_MISS, Result.PASS, None, self.clock(), mark)
-
-    def _wants_ranges(self, request: Request) -> bool:
-        """Whether ranges are asked for, and no more than an origin should be asked for at once (RFC 9110 §14.2)."""
-        value = request.fields.get(b"range")
-        return value is not None and len(ranges.parse_range(value) or ()) <= self.limits.max_ranges
-
     def _may_collapse(self, request: Request, key: bytes, entry: Entry | None) -> bool:
         """Whether one fetch may serve `request` and others: not for a range of what is not stored whole."""
         in_part = entry is not None and entry.segments is not None
@@ -271,11 +204,25 @@ class Edge:
             return not (in_part or marked or rfc9111.forbids_storing(request))
         return not ((entry is None or in_part) and self._wants_ranges(request))
 
+    def _wants_ranges(self, request: Request) -> bool:
+        """Whether ranges are asked for, and no more than an origin should be asked for at once (RFC 9110 §14.2)."""
+        value = request.fields.get(b"range")
+        return value is not None and len(ranges.parse_range(value) or ()) <= self.limits.max_ranges
+
     def _pass_uncollapsed(self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward) -> None:
         """Pass on a request that no other may share the response of; `entry` is what is stored."""
         if why is Forward.REQUEST and exchange.request.revalidation is Revalidation.COLLAPSE:
             self.flights.note_revalidation(key, self.clock())
-        self.relays.begin(exchange, why, Result.MISS, entry)
+        self.relays.pass_on(exchange, why, Result.MISS, entry)
+
+    def _pass_marked(self, exchange: Exchange, mark: bytes) -> None:
+        """Pass through a request whose answer is known not to be shareable, and remember its head."""
+        request = exchange.request
+        forwarded = self.upstream.request_for(request, request.fields, exchange.client)
+        self.delivery.learn_pass(exchange, mark, forwarded)
+        self.relays.send(forwarded, exchange, Forward.HIT_FOR_MISS, Result.PASS, None, self.clock(), mark)
+
+    # --- what is stored
 
     def _answer_from(self, entry: Entry, exchange: Exchange) -> MustValidate | None:
         """Answer with what is stored, if that is allowed and enough; else why not."""
@@ -301,7 +248,58 @@ class Edge:
                     self.delivery.learn_hit(exchange, entry)
         return None if answered else MustValidate(Forward.PARTIAL)
 
-    # --- one fetch for all requests that may share its response
+    def _look_up_regional(
+        self, region: Region, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward
+    ) -> None:
+        """Look up in the region's Valkey, which calls `answer_regional`."""
+        exchange.regional_asked = self.clock()
+        on_found = partial(self.answer_regional, exchange, key, entry, why)
+        region.tier.look_up(key, exchange.request.fields, on_found)
+
+    def _may_be_regional(self, key: bytes, entry: Entry | None, why: Forward) -> bool:
+        """Whether the region may know more than this worker."""
+        if entry is not None and (entry.segments is not None or why is not Forward.STALE):
+            return False
+        return not self.flights.marked(key, self.clock())
+
+    def answer_regional(
+        self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward, found: Found | None
+    ) -> None:
+        """Answer with what the regional tier has found, or go on."""
+        exchange.regional_took = self.clock() - exchange.regional_asked
+        if exchange.gone:
+            return
+        if entry is None and found is not None:
+            if self._hits and self._hits.answers(exchange, key, found, why):
+                return
+            if self._in_part and self._in_part.answers(exchange, key, found, why, self.limits.max_ranges):
+                return
+        if found is not None and self.region is not None and self.region.is_newer(found, entry):
+            verdict = self._answer_from_region(self.region, exchange, key, found, why)
+            if verdict is None:
+                return
+            entry, why = self.memory.adopt(found.entry, found.record.length) or found.entry, verdict.why
+        self._forward(exchange, key, entry, why)
+
+    def _answer_from_region(
+        self, region: Region, exchange: Exchange, key: bytes, found: Found, why: Forward
+    ) -> MustValidate | None:
+        """Answer with a whole out of the regional tier, if that is allowed; else why not."""
+        request, entry, now = exchange.request, found.entry, self.clock()
+        if entry.passed != self.log.position:
+            return MustValidate(Forward.STALE)  # it is not proven
+        plain = rfc9111.is_plain(request.fields)
+        verdict = Fresh() if plain and is_fresh(entry, now) else rfc9111.may_reuse(entry.stored, request, now)
+        if isinstance(verdict, MustValidate):
+            return verdict
+        if isinstance(verdict, StaleWhileRevalidate) or region.tier.rises(key):
+            self.memory.adopt(entry, found.record.length)
+        self.delivery.from_tier(exchange, entry, now, why)
+        if isinstance(verdict, StaleWhileRevalidate):
+            self.fetcher.validate_in_background(entry, request)
+        return None
+
+    # --- one fetch for all that may share its response
 
     async def _fetch(self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward) -> None:
         """Lead the fetch of `key`, or follow it; fetch by itself what takes too long, or is for one client."""
@@ -417,7 +415,7 @@ class Edge:
             exchange.request = rfc9111.as_follower(request)
             if self._answer_from(entry, exchange) is None:
                 return
-        self.relays.begin(exchange, why, Result.MISS, entry)
+        self.relays.pass_on(exchange, why, Result.MISS, entry)
 
 
 def upstream_failed() -> FullResponse:

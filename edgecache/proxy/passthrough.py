@@ -1,4 +1,4 @@
-"""One exchange passed through to the origin: no task, no flight; bytes go on as they come, in both directions."""
+"""Requests passed through to the origin, each by itself: bytes go on as they arrive, both ways, without a task."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from edgecache.wire.response_writer import ResponseWriter
 from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
 
 MOST_UNSTORED: Final = 256
-LASTING: Final = OF_THE_RESPONSE | {Refused.AUTHORIZATION}  # of the next answer too, it is to be expected
+LASTING: Final = OF_THE_RESPONSE | {Refused.AUTHORIZATION}  # reasons that are likely to hold for the next response too
 LONGEST_UNSTORED: Final = 2048  # bytes of field lines
 
 
@@ -43,7 +43,7 @@ class UnstoredHead(NamedTuple):
 
 
 class Relays:
-    """What passes exchanges through, and learns from what goes by: what may be stored, what a write invalidates."""
+    """Passes exchanges through, and stores what may be stored of the responses."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Relays:
         self.replies = replies
         self._fills = fills
         self._flights = flights
-        self.now_known = invalidation.log.stamp  # what is known of the log: every question carries it
+        self.now_known = invalidation.log.stamp  # what is known of the log: every request carries it
         self.clock = clock  # resident time
         self._wall = wall  # epoch seconds, for Date
         self._send = upstream.send
@@ -72,15 +72,15 @@ class Relays:
         self.count_refused, self.renew_mark = fills.count_refused, flights.renew
         self.unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
 
-    def begin(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
-        """Ask the origin for `exchange` alone; `entry` is what is stored for it."""
+    def pass_on(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
+        """Forward the request of `exchange`; `entry` is what is stored for it."""
         request = exchange.request
-        question = self.upstream.request_for(request, request.fields, exchange.client, exchange.body)
-        self.ask(question, exchange, why, result, entry, self.clock())
+        forwarded = self.upstream.request_for(request, request.fields, exchange.client, exchange.body)
+        self.send(forwarded, exchange, why, result, entry, self.clock())
 
-    def ask(
+    def send(
         self,
-        question: UpstreamRequest,
+        forwarded: UpstreamRequest,
         exchange: Exchange,
         why: Forward,
         result: Result,
@@ -88,11 +88,11 @@ class Relays:
         now: float,
         mark: bytes = b"",
     ) -> None:
-        """Ask the origin `question` for `exchange` alone, at `now` in resident time, because of `mark` if it is."""
+        """Send `forwarded` for `exchange` alone, at `now` in resident time; `mark` is the hit-for-miss that says so."""
         seen = self.now_known()
-        if (child := exchange.request.child) is not None:  # what it knows, it knew before this question
+        if (child := exchange.request.child) is not None:  # what it knows, it knew before this request
             seen = seen._replace(vector=seen.vector.merged(required_by(child)))
-        relay = exchange.inquiry = Relay(question, now, seen)
+        relay = exchange.inquiry = Relay(forwarded, now, seen)
         exchange.why, exchange.upstream_asked = why, now
         exchange.alone = result is Result.PASS
         relay.relays, relay.exchange, relay.why, relay.result, relay.entry = self, exchange, why, result, entry
@@ -107,8 +107,8 @@ class Relays:
         connection.adopt(relay)
         self._send(relay)
 
-    def learn(self, exchange: Exchange, reply: Reply, entry: Entry | None) -> bool:
-        """Take from `reply` what concerns the cache, before the client hears of it; whether it will be stored."""
+    def begin_fill(self, exchange: Exchange, reply: Reply, entry: Entry | None) -> bool:
+        """Store `reply`, if that is allowed, before the client gets it; whether it is."""
         request = exchange.request
         if request.jurisdiction != self.jurisdiction:  # what is of another jurisdiction is not kept here
             return self._fills.refuse(reply, Refused.RESIDENCY)
@@ -118,18 +118,18 @@ class Relays:
             return self._fills.refuse(reply, Refused.REQUEST_CONTENT)
         if reply.response.status == 101:
             return self._fills.refuse(reply, Refused.INTERIM)
-        learnt = self._fills.begin_fill(request, reply, entry)
-        if isinstance(learnt, Stored) and learnt.whole_length is None:
+        stored = self._fills.begin_fill(request, reply, entry)
+        if isinstance(stored, Stored) and stored.whole_length is None:
             self._flights.unmark(primary_key(request), request.fields)
-        return isinstance(learnt, Stored)
+        return isinstance(stored, Stored)
 
     def renew(self, relay: Relay) -> None:
-        """What `relay` was passed on for, that answers are not for sharing, holds of this one too (hit-for-miss)."""
+        """The response to `relay` is not shareable either, as its mark said: prolong that (hit-for-miss)."""
         if relay.mark:
             self._flights.renew(relay.mark, relay.asked, self.clock)
 
-    def learn_write(self, exchange: Exchange, reply: Reply) -> bool:
-        """Store the answer to a POST that answers a GET too (RFC 9110 §9.3.3); whether it will be."""
+    def begin_fill_by_write(self, exchange: Exchange, reply: Reply) -> bool:
+        """Store the response to a POST that answers a GET too (RFC 9110 §9.3.3); whether it is."""
         if exchange.request.jurisdiction != self.jurisdiction:
             return self._fills.refuse(reply, Refused.RESIDENCY)
         get = rfc9111.as_get(exchange.request, reply.response)
@@ -140,7 +140,7 @@ class Relays:
     def unstored_head(self, response: Response, why: Forward) -> UnstoredHead | None:
         """The head to pass on of a response that no request could make storable; None of any other.
 
-        BoundedCache for the responses that the pool remembers, and as long as it does.
+        Remembered for the responses that the pool remembers, and as long as it does.
         """
         known = self.unstored.get(id(response))
         if known is not None and known.response is response and known.why is why:
@@ -166,20 +166,20 @@ class Relay(Inquiry):
     why: Forward
     result: Result
     entry: Entry | None
-    mark = b""  # what says that its answer will not be shareable; empty: it is passed on for another reason
+    mark = b""  # hit-for-miss: why its response will not be shareable; empty: it is passed on for another reason
 
     def on_interim(self, response: Response) -> None:
         """It goes to the client."""
         self.exchange.interim(response)
 
     def on_answer(self, response: Response, body: Body) -> None:
-        """Learn from it, and pass it on."""
+        """Store it if that is allowed, and deliver it."""
         relays, exchange = self.relays, self.exchange
         response = relays.upstream.received(exchange.request, response)
         reply = relays.upstream.reply(self, response, body)
         exchange.upstream_took = reply.times.received - self.asked
         exchange.answered_on, exchange.upstream_status = self.asked_on, response.status
-        stored = relays.learn(exchange, reply, self.entry)
+        stored = relays.begin_fill(exchange, reply, self.entry)
         if body.refused in LASTING:
             relays.renew(self)
         if response.status == 101:
@@ -223,7 +223,7 @@ class Relay(Inquiry):
 
 
 class _KnownPass(Exchange, Relay):
-    """A request passed through by a known head: the exchange and its question are one object, which is cheaper."""
+    """A request passed through by a known head: the exchange and its inquiry are one object, which is cheaper."""
 
     why = Forward.HIT_FOR_MISS
     result = Result.PASS

@@ -207,7 +207,7 @@ class Writes:
         self._leave(write)
         reply = self._relays.upstream.reply(write, response, body)
         reply = reply._replace(seen=self._invalidation.log.stamp())  # newer than the invalidation just made
-        stored = self._relays.learn_write(exchange, reply)
+        stored = self._relays.begin_fill_by_write(exchange, reply)
         if exchange.gone:
             body.discard()
             return

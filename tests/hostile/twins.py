@@ -47,7 +47,7 @@ class Twin:
         self.alike = 0  # hits by likeness
         self.short_ways = short_ways
         edge: Any = self.worker.edge
-        edge._forward = edge.relays.begin = edge.relays.ask = edge.writes.pass_on = self._asked
+        edge._forward = edge.relays.pass_on = edge.relays.send = edge.writes.pass_on = self._asked
         edge.fetcher.validate_in_background = lambda entry, request: None
         edge.fast_path.on_hit = self._known_hit
         self.tell(PEER)

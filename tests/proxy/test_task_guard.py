@@ -18,7 +18,7 @@ async def test_a_bug_is_one_failed_request(
         edge = pop.worker.edge
         broken = {
             "GET": (edge.fetcher, "collapse"),
-            "HEAD": (edge.relays, "begin"),
+            "HEAD": (edge.relays, "pass_on"),
             "PURGE": (pop.worker.purges, "_purge"),
         }
 
