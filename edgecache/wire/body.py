@@ -53,13 +53,10 @@ class Body:
         self.discarded = False  # before its first reader came
         self.refused: Refused | None = None  # why the response that it belongs to is not stored, if that is known
 
-    @classmethod
-    def of(cls, content: Content) -> Body:
-        """A body that is complete: it has no source, and waits for nothing."""
-        body = cls(keep=len(content))
-        body.finished = True
-        body._buffer.fill(content)
-        return body
+    @staticmethod
+    def of(content: Content) -> WholeBody:
+        """A body that is complete from the beginning."""
+        return WholeBody(content)
 
     @property
     def size(self) -> int:
@@ -126,10 +123,6 @@ class Body:
         if not self.ended:
             self._charge = Charge(room)
             self._charge.make_transient(self._buffer.held)
-
-    def count_readers_in(self, room: Room) -> None:
-        """Count those who read this complete body in `room`."""
-        self._charge = Charge(room, complete=True)
 
     def move_to_store(self) -> Content:
         """The complete content, which the store is charged for from now on; readers go on in it, without a copy."""
@@ -304,3 +297,48 @@ class Body:
     def __repr__(self) -> str:
         state = "finished" if self.finished else "failed" if self.failed else "open"
         return f"<Body {state}, {self.size} bytes, {len(self.readers)} readers>"
+
+
+class WholeBody(Body):
+    """A body that is complete from the beginning, as when a message was read at once.
+
+    It has no source to pause and no end to wait for. Nothing of it is dropped, so that readers can always join.
+    """
+
+    __slots__ = ()
+    finished, failed, discarded, joinable = True, False, False, True
+
+    def __init__(self, content: Content) -> None:
+        self._buffer = Buffer()
+        self._buffer.fill(content)
+        self.readers = Readers()
+        self._charge = None
+        self._keep = len(content)
+        self.refused = None
+
+    def when_ended(self, on_end: BodyEnd) -> None:
+        """Call `on_end` at once."""
+        on_end(self)
+
+    def keep_up_to(self, size: int, room: Room | None = None, length: int | None = None) -> None:
+        """Keep it if it has no more than `size` bytes."""
+        self._keep = size
+
+    def read_into(self, sink: Sink, *, skip: int = 0, behind: bool = False) -> Cursor:
+        """Let `sink` read all but the first `skip` bytes."""
+        cursor = Cursor(sink, skip, waits=not behind)
+        self.readers.add(cursor)
+        self._pump(cursor)
+        self._count_readers()
+        return cursor
+
+    def count_readers_in(self, room: Room) -> None:
+        """Count those that read it in `room`."""
+        self._charge = Charge(room, complete=True)
+
+    def taken(self, cursor: Cursor) -> None:
+        """The sink of `cursor` can take more."""
+        self._pump(cursor)
+
+    def discard(self) -> None:
+        """Nothing is to be done: no source has to stop."""

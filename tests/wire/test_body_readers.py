@@ -75,6 +75,32 @@ def test_the_bound_is_the_last_byte_that_is_kept() -> None:
     assert (body.whole, body.joinable, body.pieces) == (False, False, [])
 
 
+@given(st.binary(max_size=600_000), st.integers(0, 600_000), st.booleans(), st.integers(0, 2))
+def test_a_body_that_is_complete_is_read_as_one_that_has_arrived(
+    content: bytes, skip: int, behind: bool, room: int
+) -> None:
+    """Whatever is skipped, however slowly it is read, and whoever has read it before."""
+    arrived = Body(keep=len(content))
+    if content:
+        arrived.write(content)
+    arrived.finish()
+    for body in (Body.of(content), arrived):
+        sinks = [Sink(), Sink(room=room)]
+        ends: list[Body] = []
+        for sink in sinks:
+            cursor = body.read_into(sink, skip=skip, behind=behind)
+        body.when_ended(ends.append)
+        body.leave(body.read_into(Sink(room=0)))
+        sinks[1].room = None
+        if cursor in body.readers:
+            body.taken(cursor)
+        body.discard()
+
+        assert [(sink.got, sink.ends) for sink in sinks] == [(content[skip:], ["finish"])] * 2
+        assert (body.ended, body.whole, body.size, ends) == (True, True, len(content), [body])
+        assert (len(body.readers), body.discarded, bytes(body.move_to_store())) == (0, False, content)
+
+
 def test_begin_with_puts_a_piece_first() -> None:
     """What was known already comes before what has arrived and what is still to come."""
     body, sink = Body(Source(), keep=100), Sink()
