@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from harness.streams import FakeSink, FakeSource
 
 from edgecache.semantics.cache_control import parse_response_directives
 from edgecache.semantics.message import Fields
@@ -17,46 +18,6 @@ from edgecache.wire.body_readers import WINDOW
 
 KIB, MIB = 1024, 1024 * 1024
 BUDGET = 16 * MIB
-
-
-class Source:
-    """It notes whether it is held back."""
-
-    def __init__(self) -> None:
-        self.paused = False
-
-    def pause_reading(self) -> None:
-        """Held back."""
-        self.paused = True
-
-    def resume_reading(self) -> None:
-        """Let go on."""
-        self.paused = False
-
-    def abandoned(self) -> None:
-        """Nobody reads any more."""
-
-
-class Sink:
-    """It takes what it is given as long as it is `writable`, and waits beside others."""
-
-    def __init__(self, *, writable: bool = True) -> None:
-        self.writable = writable
-        self.got = 0
-
-    def write(self, piece: bytes) -> None:
-        """Count a piece."""
-        self.got += len(piece)
-
-    def finish(self) -> None:
-        """The end."""
-
-    def abort(self) -> None:
-        """The bad end."""
-
-    def goes_alone(self, at: int) -> bool:
-        """It cannot."""
-        return False
 
 
 def new_memory(budget: int = BUDGET, largest: int = BUDGET // 10) -> Memory:
@@ -78,7 +39,7 @@ def counted(account: Account) -> int:
 def test_a_body_of_known_length_takes_its_room_at_once_and_gives_it_back_when_stored() -> None:
     """What is reserved is what it will be, however little of it is here; stored, it counts in the store alone."""
     account = new_memory().account
-    body = Body(Source())
+    body = Body(FakeSource())
     body.keep_up_to(BUDGET // 10, account, 1000)
     assert (account.filling, account.held) == (1000, 1000)
     body.write(bytes(600))
@@ -95,16 +56,16 @@ def test_where_there_is_no_room_a_body_flows_from_its_beginning_or_from_there_on
     account = new_memory().account
     others = BUDGET // 4 - 300 * KIB
     assert account.take(others)
-    body, sink = Body(Source()), Sink(writable=False)
+    body, sink = Body(FakeSource()), FakeSink(room=0)
     body.keep_up_to(BUDGET // 10, account, length)
     cursor = body.read_into(sink)
     for _ in range(4):
         body.write(bytes(100 * KIB))
     assert not body.kept
     assert (account.filling, account.flowing) == (others, 400 * KIB)
-    sink.writable = True
+    sink.room = None
     body.taken(cursor)
-    assert (account.filling, account.flowing, sink.got) == (others, 0, 400 * KIB)
+    assert (account.filling, account.flowing, len(sink.got)) == (others, 0, 400 * KIB)
     body.finish()
     account.give(others)
     assert account.held == 0
@@ -122,7 +83,7 @@ def test_what_begins_without_a_length_waits_for_those_that_began() -> None:
 def test_a_body_counts_as_long_as_it_is_read(stored: bool) -> None:
     """Who reads on after the end holds it: of what was stored, new ones take account; of what was not, all counts."""
     account = new_memory().account
-    body, sink = Body(Source()), Sink(writable=False)
+    body, sink = Body(FakeSource()), FakeSink(room=0)
     body.keep_up_to(BUDGET // 10, account, MIB)
     cursor = body.read_into(sink)
     body.write(bytes(MIB))
@@ -140,7 +101,7 @@ def test_a_body_counts_as_long_as_it_is_read(stored: bool) -> None:
 def test_a_leader_that_begins_after_the_end_counts_too() -> None:
     """A fast origin is done before the client's task has run."""
     account = new_memory().account
-    body, sink = Body(Source()), Sink(writable=False)
+    body, sink = Body(FakeSource()), FakeSink(room=0)
     body.keep_up_to(BUDGET // 10, account, MIB)
     body.write(bytes(MIB))
     body.when_ended(lambda ended: ended.move_to_store())
@@ -154,7 +115,7 @@ def test_a_leader_that_begins_after_the_end_counts_too() -> None:
 
 def test_what_nobody_has_decided_about_waits_in_little() -> None:
     """Until it is read, or said to be kept, no more than a read or two of it are here."""
-    source = Source()
+    source = FakeSource()
     body = Body(source)
     body.write(bytes(UNDECIDED + 1))
     assert source.paused
@@ -165,10 +126,10 @@ def test_what_nobody_has_decided_about_waits_in_little() -> None:
 def test_many_that_flow_have_a_narrower_window() -> None:
     """A body that others share may hold 256 KiB for the slowest, but less while there are many such bodies."""
     account = new_memory().account
-    source, slow = Source(), Sink(writable=False)
+    source, slow = FakeSource(), FakeSink(room=0)
     body = Body(source)
     body.count_in(account)
-    for sink in (Sink(), Sink(), slow):
+    for sink in (FakeSink(), FakeSink(), slow):
         body.read_into(sink)
     body.write(bytes(WINDOW))
     assert (source.paused, account.window) == (False, WIDE)
@@ -307,13 +268,13 @@ def test_a_content_that_is_read_after_it_left_the_store_counts() -> None:
 @pytest.mark.parametrize("size", [200 * KIB, MIB])
 def test_a_complete_body_is_a_reader_of_its_content(size: int) -> None:
     """From its first reader that has not taken everything until its last one leaves."""
-    memory, content, sink = new_memory(), bytes(size), Sink(writable=False)
+    memory, content, sink = new_memory(), bytes(size), FakeSink(room=0)
     put(memory, "a", content)
     body = Body.of(content)
     body.count_readers_in(memory.account)
     cursor = body.read_into(sink)
     memory.invalidate(b"http://site/a")
     assert memory.account.lingering == size
-    sink.writable = True
+    sink.room = None
     body.taken(cursor)
-    assert (sink.got, memory.account.lingering, memory.account.held) == (size, 0, 0)
+    assert (len(sink.got), memory.account.lingering, memory.account.held) == (size, 0, 0)

@@ -2,52 +2,12 @@
 
 from __future__ import annotations
 
+from harness.streams import FakeSink, FakeSource
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.wire.body import Body
 from edgecache.wire.body_readers import WINDOW
-
-
-class FakeSource:
-    """A source that remembers whether it is held back."""
-
-    def __init__(self) -> None:
-        self.paused = False
-        self.given_up = False
-
-    def pause_reading(self) -> None:
-        """Held back."""
-        self.paused = True
-
-    def resume_reading(self) -> None:
-        """Let go on."""
-        self.paused = False
-
-    def abandoned(self) -> None:
-        """Nobody reads any more."""
-        self.given_up = True
-
-
-class FakeSink:
-    """A sink that takes notes, as long as it is writable."""
-
-    def __init__(self, *, writable: bool = True) -> None:
-        self.writable = writable
-        self.got = b""
-        self.ended = ""
-
-    def write(self, piece: bytes) -> None:
-        """Note a piece."""
-        self.got += piece
-
-    def finish(self) -> None:
-        """Note the end."""
-        self.ended = "finished"
-
-    def abort(self) -> None:
-        """Note the bad end."""
-        self.ended = "aborted"
 
 
 def test_what_is_read_in_the_background_only_goes_on_once_no_client_will_read_it() -> None:
@@ -65,7 +25,7 @@ def test_what_is_read_in_the_background_only_goes_on_once_no_client_will_read_it
     body.write(b"end")
     body.finish()
     assert behind.got.endswith(b"end")
-    assert behind.ended == "finished"
+    assert behind.ends == ["finish"]
 
 
 def test_a_source_held_back_before_anybody_decided_to_keep_goes_on() -> None:
@@ -93,27 +53,27 @@ def test_the_end_of_a_body_lets_its_source_go_on() -> None:
 
 def test_a_reader_that_could_not_take_the_end_gets_it_later() -> None:
     """A body that ended while its reader was slow is still delivered whole."""
-    body, sink = Body(keep=100), FakeSink(writable=False)
+    body, sink = Body(keep=100), FakeSink(room=0)
     cursor = body.read_into(sink)
     body.write(b"one")
     body.finish()
-    assert (sink.got, sink.ended) == (b"", "")
+    assert (sink.got, sink.ends) == (b"", [])
 
-    sink.writable = True
+    sink.room = None
     body.taken(cursor)
 
-    assert (sink.got, sink.ended) == (b"one", "finished")
+    assert (sink.got, sink.ends) == (b"one", ["finish"])
 
 
 def test_a_slow_reader_holds_the_source_of_a_flowing_body_back() -> None:
     """A body that is not kept is read no faster than its slowest reader takes it."""
-    source, sink = FakeSource(), FakeSink(writable=False)
+    source, sink = FakeSource(), FakeSink(room=0)
     body = Body(source)
     cursor = body.read_into(sink)
     body.write(b"x" * (WINDOW + 1))
     assert source.paused
 
-    sink.writable = True
+    sink.room = None
     body.taken(cursor)
 
     assert not source.paused
@@ -129,7 +89,7 @@ def test_the_last_reader_to_leave_gives_a_flowing_body_up() -> None:
 
     body.leave(cursor)
 
-    assert source.given_up
+    assert source.abandonments == 1
 
 
 def test_a_kept_body_goes_on_without_readers() -> None:
@@ -141,7 +101,7 @@ def test_a_kept_body_goes_on_without_readers() -> None:
 
     body.leave(cursor)
 
-    assert not source.given_up
+    assert source.abandonments == 0
 
 
 def test_a_failed_body_aborts_its_readers() -> None:
@@ -152,7 +112,7 @@ def test_a_failed_body_aborts_its_readers() -> None:
 
     body.fail()
 
-    assert (sink.got, sink.ended) == (b"one", "aborted")
+    assert (sink.got, sink.ends) == (b"one", ["abort"])
 
 
 @given(
@@ -176,4 +136,4 @@ def test_every_reader_of_a_kept_body_gets_the_same(pieces: list[bytes], joins: l
         body.fail()
 
     assert all(sink.got == b"".join(pieces) for sink in sinks)
-    assert all(sink.ended == ("finished" if complete else "aborted") for sink in sinks)
+    assert all(sink.ends == ["finish" if complete else "abort"] for sink in sinks)

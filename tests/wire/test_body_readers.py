@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from unittest import mock
 
+from harness.streams import FakeSink, FakeSource
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,61 +13,10 @@ from edgecache.wire.body import Body
 from edgecache.wire.body_readers import Cursor
 
 
-@dataclass
-class Source:
-    """What would be slowed down: it notes what it is told."""
-
-    paused: bool = False
-    abandonments: int = 0
-
-    def pause_reading(self) -> None:
-        """Send nothing for now."""
-        assert not self.paused, "paused twice"
-        self.paused = True
-
-    def resume_reading(self) -> None:
-        """Go on."""
-        assert self.paused, "resumed, but not paused"
-        self.paused = False
-
-    def abandoned(self) -> None:
-        """Nobody will read what is still to come."""
-        self.abandonments += 1
-
-
-@dataclass
-class Sink:
-    """A reader that takes `room` pieces (None: any number), and notes its end."""
-
-    room: int | None = None
-    got: bytes = b""
-    ends: list[str] = field(default_factory=list)
-
-    @property
-    def writable(self) -> bool:
-        """Whether more would not pile up."""
-        return self.room is None or self.room > 0
-
-    def write(self, piece: bytes) -> None:
-        """Take `piece`."""
-        assert not self.ends, "a piece after the end"
-        assert self.writable, "a piece that there was no room for"
-        self.room = None if self.room is None else self.room - 1
-        self.got += piece
-
-    def finish(self) -> None:
-        """The body is complete."""
-        self.ends.append("finish")
-
-    def abort(self) -> None:
-        """The body will never be complete."""
-        self.ends.append("abort")
-
-
 def test_the_bound_is_the_last_byte_that_is_kept() -> None:
     """A body of exactly `keep` bytes is whole; one byte more, and it only flows and is joined no more."""
     body = Body(keep=4)
-    body.read_into(Sink())
+    body.read_into(FakeSink())
     body.write(b"four")
     assert (body.whole, body.joinable, body.pieces) == (True, True, [b"four"])
     body.write(b"!")
@@ -103,7 +52,7 @@ def test_a_body_that_is_complete_is_read_as_one_that_has_arrived(
 
 def test_begin_with_puts_a_piece_first() -> None:
     """What was known already comes before what has arrived and what is still to come."""
-    body, sink = Body(Source(), keep=100), Sink()
+    body, sink = Body(FakeSource(), keep=100), FakeSink()
     body.write(b"two ")
     body.begin_with(b"one ")
     body.read_into(sink)
@@ -115,9 +64,9 @@ def test_begin_with_puts_a_piece_first() -> None:
 
 def test_a_body_that_outgrows_its_bound_without_a_reader_is_abandoned() -> None:
     """Once a body whose readers have left grows past what is kept, it is for nobody: its source is told to stop."""
-    source = Source()
+    source = FakeSource()
     body = Body(source, keep=4)
-    body.leave(body.read_into(Sink()))
+    body.leave(body.read_into(FakeSink()))
     body.write(b"12345")
 
     assert source.abandonments == 1
@@ -127,10 +76,10 @@ class Play:
     """One run of steps: a body, its source, and every reader that has joined and not left."""
 
     def __init__(self, keep: int) -> None:
-        self.source = Source()
+        self.source = FakeSource()
         self.body = Body(self.source, keep)
         self.written = b""
-        self.readers: list[tuple[Cursor, Sink]] = []
+        self.readers: list[tuple[Cursor, FakeSink]] = []
 
     def step(self, what: str, number: int) -> None:
         """Do one step; what cannot be done now is left out."""
@@ -140,7 +89,7 @@ class Play:
             self.written += piece
             self.body.write(piece)
         elif what == "join" and self.body.joinable and not over:
-            sink = Sink(room=number)
+            sink = FakeSink(room=number)
             self.readers.append((self.body.read_into(sink), sink))
         elif what == "take" and self.readers:
             self.take(*self.readers[number % len(self.readers)], number)
@@ -150,7 +99,7 @@ class Play:
             self.take(cursor, sink, None)  # as Exchange.leave does
         assert all(self.written.startswith(sink.got) for _, sink in self.readers)
 
-    def take(self, cursor: Cursor, sink: Sink, pieces: int | None) -> None:
+    def take(self, cursor: Cursor, sink: FakeSink, pieces: int | None) -> None:
         """Let a reader take so many pieces more (None: all); one that was told the end asks no more."""
         sink.room = pieces
         if not sink.ends:

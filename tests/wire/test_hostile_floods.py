@@ -9,6 +9,7 @@ import pytest
 from harness.client import HOST
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import running_pop
+from harness.streams import FakeSource
 
 from edgecache.storage.memory import Entry
 from edgecache.wire.body import Body
@@ -48,24 +49,11 @@ def test_chunks_of_one_byte_are_one_piece() -> None:
 
 def test_a_body_in_many_pieces_is_counted_once() -> None:
     """What is held is counted as it comes and goes, not added up for every piece."""
-    body = Body(Patient())
+    body = Body(FakeSource())
     for _ in range(1000):
         body.write(CountedPiece(b"ab"))
 
     assert CountedPiece.measured < 5000
-
-
-class Patient:
-    """A source that takes it as it comes."""
-
-    def pause_reading(self) -> None:
-        """Not looked at."""
-
-    def resume_reading(self) -> None:
-        """Not looked at."""
-
-    def abandoned(self) -> None:
-        """Not looked at."""
 
 
 class CountedPiece(bytes):
