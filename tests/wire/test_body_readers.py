@@ -34,12 +34,12 @@ def test_a_body_that_is_complete_is_read_as_one_that_has_arrived(
         arrived.write(content)
     arrived.finish()
     for body in (Body.of(content), arrived):
-        sinks = [Sink(), Sink(room=room)]
+        sinks = [FakeSink(), FakeSink(room=room)]
         ends: list[Body] = []
         for sink in sinks:
             cursor = body.read_into(sink, skip=skip, behind=behind)
         body.when_ended(ends.append)
-        body.leave(body.read_into(Sink(room=0)))
+        body.leave(body.read_into(FakeSink(room=0)))
         sinks[1].room = None
         if cursor in body.readers:
             body.taken(cursor)
