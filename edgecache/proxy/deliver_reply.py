@@ -22,7 +22,7 @@ from edgecache.upstream.reply import Reply
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.upstream_request import Inquiry
+from edgecache.wire.upstream_request import UpstreamCall
 
 
 class ReplyDelivery:
@@ -105,7 +105,7 @@ class ReplyDelivery:
         whole = response.framing.length
         assert whole is not None, "a resumable response has a known length"
         rest.exchange, rest.etag, rest.span = exchange, etag, (at, whole, whole)
-        exchange.inquiry = rest
+        exchange.upstream_call = rest
         self._upstream.send(rest)
 
 
@@ -119,7 +119,7 @@ def _go_on(rest: Callable[[int], Body], exchange: Exchange, at: int) -> None:
     exchange.go_on_with(rest(at))
 
 
-class _Rest(Inquiry):
+class _Rest(UpstreamCall):
     """The request for the rest of a response, for a reader that the others do not wait for."""
 
     exchange: Exchange
@@ -127,7 +127,7 @@ class _Rest(Inquiry):
     span: tuple[int, int, int]  # the first byte and the end, and the length of the whole
 
     def on_answer(self, response: Response, body: Body) -> None:
-        self.exchange.inquiry = None
+        self.exchange.upstream_call = None
         skip = ranges.rest_begins(response, self.etag, *self.span)
         if skip is not None:
             self.exchange.go_on_with(body, skip)

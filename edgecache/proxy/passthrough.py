@@ -25,7 +25,7 @@ from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import FullResponse, local_reply
 from edgecache.wire.response_writer import ResponseWriter
-from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
+from edgecache.wire.upstream_request import UpstreamCall, UpstreamRequest
 
 MOST_UNSTORED: Final = 256
 LASTING: Final = OF_THE_RESPONSE | {Refused.AUTHORIZATION}  # reasons that are likely to hold for the next response too
@@ -92,7 +92,7 @@ class Relays:
         seen = self.now_known()
         if (child := exchange.request.child) is not None:  # what it knows, it knew before this request
             seen = seen._replace(vector=seen.vector.merged(required_by(child)))
-        relay = exchange.inquiry = Relay(forwarded, now, seen)
+        relay = exchange.upstream_call = Relay(forwarded, now, seen)
         exchange.why, exchange.upstream_asked = why, now
         exchange.alone = result is Result.PASS
         relay.relays, relay.exchange, relay.why, relay.result, relay.entry = self, exchange, why, result, entry
@@ -158,7 +158,7 @@ class Relays:
         return known
 
 
-class Relay(Inquiry):
+class Relay(UpstreamCall):
     """One exchange on its way through."""
 
     relays: Relays
@@ -185,7 +185,7 @@ class Relay(Inquiry):
         if response.status == 101:
             self._tunnel(response)
             return
-        exchange.inquiry = None  # from here on the body's readers count
+        exchange.upstream_call = None  # from here on the body's readers count
         relays.replies.deliver(exchange, reply, self.why, self.result, stored=stored)
 
     def on_whole(self, response: Response, content: bytes) -> None:
@@ -198,7 +198,7 @@ class Relay(Inquiry):
         if unstored is None:
             self.on_answer(response, Body.of(content))
             return
-        exchange.inquiry = None
+        exchange.upstream_call = None
         relays.renew(self)
         relays.upstream.came(self.answered_by, response.status)
         relays.count_refused(unstored.refused)
@@ -209,7 +209,7 @@ class Relay(Inquiry):
     def on_failure(self, error: OriginError) -> None:
         """Answer with an error of our own."""
         member = cache_status.forwarded(self.relays.pop, self.why, detail=error.reason.encode())
-        self.exchange.inquiry = None
+        self.exchange.upstream_call = None
         responses.reply_locally(self.exchange, local_reply(error.status, error.reason, str(error)), member)
 
     def _tunnel(self, response: Response) -> None:
@@ -223,7 +223,7 @@ class Relay(Inquiry):
 
 
 class _KnownPass(Exchange, Relay):
-    """A request passed through by a known head: the exchange and its inquiry are one object, which is cheaper."""
+    """A request passed through by a known head: the exchange and its call are one object, which is cheaper."""
 
     why = Forward.HIT_FOR_MISS
     result = Result.PASS

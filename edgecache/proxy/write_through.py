@@ -148,13 +148,13 @@ class Writes:
         """Answer by ourselves: the origin has nothing of the write, or not the whole."""
         exchange = write.exchange
         self._leave(write)
-        exchange.inquiry = None
+        exchange.upstream_call = None
         reply_locally(exchange, response)
 
     def _ask(self, write: _Write) -> None:
         upstream, exchange = self._relays.upstream, write.exchange
         write.asked, write.seen = upstream.stamp()
-        exchange.inquiry = write
+        exchange.upstream_call = write
         exchange.why, exchange.upstream_asked = write.why, write.asked
         upstream.send(write)
 
@@ -211,7 +211,7 @@ class Writes:
         if exchange.gone:
             body.discard()
             return
-        exchange.inquiry = None
+        exchange.upstream_call = None
         self._relays.replies.deliver(exchange, reply, write.why, write.result, stored=stored, more=lines)
         if named:
             self.refresh(exchange.request)

@@ -12,7 +12,7 @@ from edgecache.upstream.parent_selection import Parents
 from edgecache.upstream.pool import OriginPool
 from edgecache.upstream.pool_options import for_origin
 from edgecache.wire.upstream_connection import ProtocolFactory
-from edgecache.wire.upstream_request import Inquiry
+from edgecache.wire.upstream_request import UpstreamCall
 
 
 class WayUp:
@@ -95,9 +95,9 @@ class Switch:
         self._former: list[WayUp] = []
         self._past = Counts()
 
-    def send(self, inquiry: Inquiry) -> None:
+    def send(self, call: UpstreamCall) -> None:
         """Send a request."""
-        self.current.send(inquiry)
+        self.current.send(call)
 
     def replace(self, way: WayUp) -> None:
         """From now on, requests go that way."""

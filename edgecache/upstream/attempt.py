@@ -13,7 +13,7 @@ from edgecache.upstream.health import may_ask_another
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginBusy, OriginError
 from edgecache.wire.upstream_connection import UpstreamConnection
-from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
+from edgecache.wire.upstream_request import UpstreamCall, UpstreamRequest
 
 if TYPE_CHECKING:
     from edgecache.upstream.load_balancer import Balancer, Check, Member
@@ -31,19 +31,19 @@ class Speaks(Label):
     DISTRUSTED = "distrusted"  # what it says cannot be used: ask another
 
 
-class Delegate(Inquiry):
-    """A request sent in the place of an inquiry's own: cancelling that one cancels this one too."""
+class Delegate(UpstreamCall):
+    """A request sent in the place of a call's own: cancelling that one cancels this one too."""
 
-    def __init__(self, question: UpstreamRequest, inquiry: Inquiry) -> None:
+    def __init__(self, question: UpstreamRequest, call: UpstreamCall) -> None:
         self.state = QUEUED
         self._asked_on: UpstreamConnection | None = None
-        self.inquiry = inquiry
-        super().__init__(question, inquiry.asked, inquiry.seen)
+        self.call = call
+        super().__init__(question, call.asked, call.seen)
 
     @property
     def cancelled(self) -> bool:
         """Whether no response is wanted, or expected, any more."""
-        return self.state in OVER or self.inquiry.cancelled
+        return self.state in OVER or self.call.cancelled
 
     @cancelled.setter
     def cancelled(self, value: bool) -> None:
@@ -67,12 +67,12 @@ class Delegate(Inquiry):
 
     @property
     def asked_on(self) -> UpstreamConnection | None:
-        """The connection that it is under way on: the inquiry's too, so that it can be cancelled."""
+        """The connection that it is under way on: the call's too, so that it can be cancelled."""
         return self._asked_on
 
     @asked_on.setter
     def asked_on(self, connection: UpstreamConnection | None) -> None:
-        self._asked_on = self.inquiry.asked_on = connection
+        self._asked_on = self.call.asked_on = connection
         if connection is not None:
             self.enter(SENT)
 
@@ -84,14 +84,14 @@ class Delegate(Inquiry):
     def on_interim(self, response: Response) -> None:
         """Told on."""
         if not self.cancelled:
-            self.inquiry.on_interim(response)
+            self.call.on_interim(response)
 
 
 class Attempt(Delegate):
-    """One request put to one member, for an inquiry that may be put to the next."""
+    """One request put to one member, for a call that may be put to the next."""
 
-    def __init__(self, balancer: Balancer, member: Member, inquiry: Inquiry, tried: tuple[Member, ...]) -> None:
-        super().__init__(balancer.fitted(inquiry.question, member), inquiry)
+    def __init__(self, balancer: Balancer, member: Member, call: UpstreamCall, tried: tuple[Member, ...]) -> None:
+        super().__init__(balancer.fitted(call.question, member), call)
         self._balancer = balancer
         self.member = member
         self.tried = (*tried, member)
@@ -110,7 +110,7 @@ class Attempt(Delegate):
 
     def hedged_by(self, member: Member) -> Attempt:
         """The same request for `member`, too."""
-        rival = Attempt(self._balancer, member, self.inquiry, self.tried)
+        rival = Attempt(self._balancer, member, self.call, self.tried)
         self._rival, rival._rival = rival, self
         self._was_hedged = rival._was_hedged = True
         member.attempts.add(rival)
@@ -130,7 +130,7 @@ class Attempt(Delegate):
             now = self._balancer.clock()
             rival.member.health.outrun(now - rival.since, now)
             rival.give_up()
-            self.inquiry.asked_on = self._asked_on
+            self.call.asked_on = self._asked_on
 
     def steps_aside(self) -> bool:
         """Whether what went wrong here need not be told, because a rival may still do better."""
@@ -148,19 +148,19 @@ class Attempt(Delegate):
             super().on_interim(response)
 
     def on_answer(self, response: Response, body: Body) -> None:
-        """The inquiry's answer, unless somebody else is asked."""
+        """The call's answer, unless somebody else is asked."""
         if self._is_final(response):
-            self.inquiry.on_answer(response, body)
+            self.call.on_answer(response, body)
         else:
             body.discard()
 
     def on_whole(self, response: Response, content: bytes) -> None:
         """The same, in one piece."""
         if self._is_final(response):
-            self.inquiry.on_whole(response, content)
+            self.call.on_whole(response, content)
 
     def _is_final(self, response: Response) -> bool:
-        """Note the answer; whether it is the inquiry's: if not, somebody else has the request."""
+        """Note the answer; whether it is the call's: if not, somebody else has the request."""
         member, balancer = self.member, self._balancer
         member.attempts.discard(self)
         now = member.heard = balancer.clock()
@@ -176,11 +176,11 @@ class Attempt(Delegate):
                 return False
             if self._may_go_on(sent=speaks is Speaks.UNAVAILABLE):
                 self.enter(RETRIED)
-                balancer.put(self.inquiry, self.tried)
+                balancer.put(self.call, self.tried)
                 return False
         self.enter(ANSWERED)
         self._wins()
-        balancer.came(self.inquiry, response)
+        balancer.came(self.call, response)
         return True
 
     def on_failure(self, error: OriginError) -> None:
@@ -193,18 +193,18 @@ class Attempt(Delegate):
             return
         if error.reason not in NOT_ITS_FAULT and self._may_go_on(sent=self.is_sent, lost_since=self.since):
             self.enter(RETRIED)
-            self._balancer.put(self.inquiry, self.tried)
+            self._balancer.put(self.call, self.tried)
         else:
-            self.inquiry.fail(error)
+            self.call.fail(error)
 
     def _may_go_on(self, *, sent: bool, lost_since: float = inf) -> bool:
-        question = self.inquiry.question
-        return not self.inquiry.cancelled and self._balancer.may_try_another(
+        question = self.call.question
+        return not self.call.cancelled and self._balancer.may_try_another(
             question, self.tried, sent=sent, lost_since=lost_since
         )
 
 
-class Checking(Inquiry):
+class Checking(UpstreamCall):
     """One active check of one member."""
 
     is_check = True

@@ -20,7 +20,7 @@ from edgecache.upstream.reply import Reply
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
-from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
+from edgecache.wire.upstream_request import UpstreamCall, UpstreamRequest
 
 Watchers = Iterable[Exchange]  # they get interim responses, and note the times of a fetch
 
@@ -38,7 +38,7 @@ class Upstream:
         parental: Parental | None = None,
         came: Callable[[Tier | None, int], None] = lambda by, status: None,
     ) -> None:
-        self.send = switch.send  # send an inquiry
+        self.send = switch.send  # send a call
         self.came = came  # told who has answered, if not the origin, and with which status
         self._gateway = gateway
         self.on_fetch: Callable[[Request, Fields], Fields] | None = None  # of middleware
@@ -89,11 +89,11 @@ class Upstream:
         """The resident time, and the position of the log, now: every upstream request carries both."""
         return self._clock.now(), self._log.stamp()
 
-    def reply(self, inquiry: Inquiry, response: Response, body: Body) -> Reply:
+    def reply(self, call: UpstreamCall, response: Response, body: Body) -> Reply:
         """The response with its times; to be called once for each."""
-        self.came(inquiry.answered_by, response.status)
-        times = Times(inquiry.asked, self._clock.now(), self._clock.ahead)
-        return Reply(response, body, times, inquiry.seen, by=inquiry.answered_by)
+        self.came(call.answered_by, response.status)
+        times = Times(call.asked, self._clock.now(), self._clock.ahead)
+        return Reply(response, body, times, call.seen, by=call.answered_by)
 
     def received(self, request: Request, response: Response) -> Response:
         """`response` to `request` as clients, the store and invalidations know it."""
@@ -149,7 +149,7 @@ class Words:
         return asked if self._forced else self._parental.proven(self.key, asked, response)
 
 
-class _Fetch(Inquiry):
+class _Fetch(UpstreamCall):
     """A request whose response is awaited."""
 
     def __init__(self, upstream: Upstream, request: Request, sent: UpstreamRequest, watchers: Watchers) -> None:

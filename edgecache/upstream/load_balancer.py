@@ -18,7 +18,7 @@ from edgecache.upstream.attempt_state import RETRIED
 from edgecache.upstream.health import FAILING, UNAVAILABLE, Health, Latencies, may_ask_another
 from edgecache.upstream.retry_budget import RetryBudget
 from edgecache.valkey.circuit_breaker import Breaker, State
-from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
+from edgecache.wire.upstream_request import UpstreamCall, UpstreamRequest
 
 if TYPE_CHECKING:
     from edgecache.upstream.pool import OriginPool
@@ -98,7 +98,7 @@ class Balancer:
         """Who is to be asked of those not `tried`; None: nobody."""
         raise NotImplementedError
 
-    def nobody(self, inquiry: Inquiry) -> None:
+    def nobody(self, call: UpstreamCall) -> None:
         """There is nobody to ask: answer, or see to it."""
         raise NotImplementedError
 
@@ -120,25 +120,25 @@ class Balancer:
             return Speaks.WELL
         return Speaks.UNAVAILABLE if response.status in UNAVAILABLE else Speaks.ILL
 
-    def came(self, inquiry: Inquiry, response: Response) -> None:
-        """`response` is about to answer `inquiry`."""
+    def came(self, call: UpstreamCall, response: Response) -> None:
+        """`response` is about to answer `call`."""
 
     # --- requests
 
-    def send(self, inquiry: Inquiry) -> None:
+    def send(self, call: UpstreamCall) -> None:
         """Put a request to one of the members."""
         self.questions += 1
-        self.put(inquiry, ())
+        self.put(call, ())
 
-    def put(self, inquiry: Inquiry, tried: tuple[Member, ...]) -> None:
+    def put(self, call: UpstreamCall, tried: tuple[Member, ...]) -> None:
         """The same, leaving out those that were `tried`."""
-        inquiry.asked_on = None  # what it was tried on is not its own any more
-        member = self.choose(inquiry.question, tried)
+        call.asked_on = None  # what it was tried on is not its own any more
+        member = self.choose(call.question, tried)
         if member is None:
-            self.nobody(inquiry)
+            self.nobody(call)
             return
         self.asked += 1
-        attempt = Attempt(self, member, inquiry, tried)
+        attempt = Attempt(self, member, call, tried)
         member.attempts.add(attempt)
         member.pool.send(attempt)
 
@@ -189,7 +189,7 @@ class Balancer:
                 attempt.give_up(RETRIED)
             elif self.may_try_another(attempt.question, attempt.tried, sent=attempt.is_sent, lost_since=since):
                 attempt.give_up(RETRIED)
-                self.put(attempt.inquiry, attempt.tried)
+                self.put(attempt.call, attempt.tried)
 
     def slow_attempts(self, before: float) -> list[Attempt]:
         """What was asked before then, and is not answered."""

@@ -17,7 +17,7 @@ from edgecache.upstream.pool_options import for_origin
 from edgecache.valkey.circuit_breaker import State
 from edgecache.wire.errors import OriginBusy
 from edgecache.wire.upstream_connection import ProtocolFactory
-from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
+from edgecache.wire.upstream_request import UpstreamCall, UpstreamRequest
 
 SILENT: Final = 1.5  # seconds without any answer of an origin
 SILENT_TO: Final = 5  # requests, at least, that wait so long
@@ -86,10 +86,10 @@ class Origins(Balancer):
                 return found
         return members
 
-    def nobody(self, inquiry: Inquiry) -> None:
+    def nobody(self, call: UpstreamCall) -> None:
         """None is in the jurisdiction that the answer must not leave."""
         self._failed(REASON)
-        inquiry.fail(OriginBusy(REASON, NO_ORIGIN))
+        call.fail(OriginBusy(REASON, NO_ORIGIN))
 
     def has_untried(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> bool:
         """Whether there is another origin."""
@@ -169,13 +169,13 @@ class Confined:
         self._pool = pool
         self._jurisdiction = jurisdiction
 
-    def send(self, inquiry: Inquiry) -> None:
+    def send(self, call: UpstreamCall) -> None:
         """Ask the origin, if its answer may be in this jurisdiction."""
-        if may_serve(self._jurisdiction, inquiry.question.jurisdiction):
-            self._pool.send(inquiry)
+        if may_serve(self._jurisdiction, call.question.jurisdiction):
+            self._pool.send(call)
         else:
             self._pool.failed(REASON)
-            inquiry.fail(OriginBusy(REASON, NO_ORIGIN))
+            call.fail(OriginBusy(REASON, NO_ORIGIN))
 
 
 def is_below_400(response: Response) -> bool:

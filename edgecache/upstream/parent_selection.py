@@ -31,7 +31,7 @@ from edgecache.upstream.rendezvous_hash import ranked_by_load
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginBusy, OriginError
 from edgecache.wire.upstream_connection import ProtocolFactory
-from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
+from edgecache.wire.upstream_request import UpstreamCall, UpstreamRequest
 
 log = logging.getLogger("edgecache")
 SILENT: Final = 1.0  # seconds without a sign of life from a parent, after which its requests are put to another
@@ -72,12 +72,12 @@ class Parents(Balancer):
 
     # --- who is asked
 
-    def send(self, inquiry: Inquiry) -> None:
+    def send(self, call: UpstreamCall) -> None:
         """Put a request to its owner; what no parent takes goes to the origin at once."""
-        if inquiry.question.wording is None:
-            self.bypass.origin.send(inquiry)
+        if call.question.wording is None:
+            self.bypass.origin.send(call)
         else:
-            super().send(inquiry)
+            super().send(call)
 
     def choose(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> Member | None:
         """The owner of the key among those that are well: the region's first."""
@@ -100,9 +100,9 @@ class Parents(Balancer):
         load = {name: max(0, len(member.attempts) - UNBOUNDED) for name, member in named.items()}
         return named[ranked_by_load(question.wording.key, weights, load)[0]]
 
-    def nobody(self, inquiry: Inquiry) -> None:
+    def nobody(self, call: UpstreamCall) -> None:
         """Past all parents, to the origin."""
-        self.bypass.send(inquiry)
+        self.bypass.send(call)
 
     def has_untried(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> bool:
         """There is always the origin."""
@@ -128,12 +128,12 @@ class Parents(Balancer):
             return Speaks.DISTRUSTED  # it does not know us: its answer may be older than what was purged here
         return Speaks.WELL
 
-    def came(self, inquiry: Inquiry, response: Response) -> None:
+    def came(self, call: UpstreamCall, response: Response) -> None:
         """The answer was asked for when the parent says, not when it was asked here."""
-        inquiry.answered_by = Tier.PARENT
-        wording = inquiry.question.wording
+        call.answered_by = Tier.PARENT
+        wording = call.question.wording
         assert wording is not None, "it came from a parent"
-        inquiry.seen = wording.proven(inquiry.seen, response)
+        call.seen = wording.proven(call.seen, response)
 
     # --- life
 
@@ -190,20 +190,20 @@ class Bypass:
         self._timeout = timeout
         self._clock = clock
         self._under_way: set[_Detour] = set()
-        self._waiting: deque[tuple[float, Inquiry]] = deque()
+        self._waiting: deque[tuple[float, UpstreamCall]] = deque()
 
-    def send(self, inquiry: Inquiry) -> None:
+    def send(self, call: UpstreamCall) -> None:
         """Ask the origin now or soon, or fail."""
         if len(self._under_way) < self._most:
-            self._go(inquiry)
+            self._go(call)
         elif len(self._waiting) < self._queue:
-            self._waiting.append((self._clock() + self._timeout, inquiry))
+            self._waiting.append((self._clock() + self._timeout, call))
         else:
-            inquiry.fail(OriginBusy("bypass-full", "no parent can be asked, and too many requests wait"))
+            call.fail(OriginBusy("bypass-full", "no parent can be asked, and too many requests wait"))
 
-    def _go(self, inquiry: Inquiry) -> None:
+    def _go(self, call: UpstreamCall) -> None:
         self.asked += 1
-        detour = _Detour(self, inquiry)
+        detour = _Detour(self, call)
         self._under_way.add(detour)
         self.origin.send(detour)
 
@@ -213,9 +213,9 @@ class Bypass:
             return
         self._under_way.discard(detour)
         while self._waiting and len(self._under_way) < self._most:
-            _, inquiry = self._waiting.popleft()
-            if not inquiry.cancelled:
-                self._go(inquiry)
+            _, call = self._waiting.popleft()
+            if not call.cancelled:
+                self._go(call)
 
     def sweep(self, now: float) -> None:
         """End what is overdue; `now` in monotonic seconds."""
@@ -223,8 +223,8 @@ class Bypass:
             if detour.cancelled:
                 self.over(detour)
         while self._waiting and self._waiting[0][0] < now:
-            _, inquiry = self._waiting.popleft()
-            inquiry.fail(OriginBusy("bypass-timeout", "no parent can be asked, and the way past them stayed full"))
+            _, call = self._waiting.popleft()
+            call.fail(OriginBusy("bypass-timeout", "no parent can be asked, and the way past them stayed full"))
 
     def close(self) -> None:
         """Let nothing wait."""
@@ -239,22 +239,22 @@ class Bypass:
 class _Detour(Delegate):
     """One request on its way past the parents."""
 
-    def __init__(self, bypass: Bypass, inquiry: Inquiry) -> None:
-        wording = inquiry.question.wording
+    def __init__(self, bypass: Bypass, call: UpstreamCall) -> None:
+        wording = call.question.wording
         assert wording is not None, "other questions go there without a bound"
-        super().__init__(inquiry.question.with_fields(wording.for_origin()), inquiry)
+        super().__init__(call.question.with_fields(wording.for_origin()), call)
         self._bypass = bypass
 
     def on_answer(self, response: Response, body: Body) -> None:
         self.enter(ANSWERED)
         body.when_ended(lambda _: self._bypass.over(self))
-        self.inquiry.on_answer(response, body)
+        self.call.on_answer(response, body)
 
     def on_whole(self, response: Response, content: bytes) -> None:
         self.enter(ANSWERED)
         self._bypass.over(self)
-        self.inquiry.on_whole(response, content)
+        self.call.on_whole(response, content)
 
     def on_failure(self, error: OriginError) -> None:
         self._bypass.over(self)
-        self.inquiry.fail(error)
+        self.call.fail(error)

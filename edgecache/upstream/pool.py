@@ -17,7 +17,7 @@ from edgecache.upstream.resolver import Names
 from edgecache.wire.errors import OriginBusy, OriginError, OriginTimeout
 from edgecache.wire.tls.contexts import ClientTls
 from edgecache.wire.upstream_connection import ProtocolFactory, UpstreamConnection
-from edgecache.wire.upstream_request import Inquiry
+from edgecache.wire.upstream_request import UpstreamCall
 
 log = logging.getLogger("edgecache")
 JUST_USED: Final = 0.02  # seconds since the last request, in which no server takes a connection for idle
@@ -58,67 +58,67 @@ class OriginPool:
         self.asked = 0  # requests ever, those asked again included
         self.repeated = 0  # requests that met a connection's end, and were asked again
         self.fastest = 0.0  # seconds: the least time in which an answer has begun; 0 = none has
-        self._waiting: deque[tuple[float, Inquiry]] = deque()  # (deadline, request)
+        self._waiting: deque[tuple[float, UpstreamCall]] = deque()  # (deadline, request)
         self._most_uploads = max(1, self._most // 2)
-        self._uploads: set[Inquiry] = set()  # whose bodies were not complete when they were asked
-        self._uploads_waiting: deque[tuple[float, Inquiry]] = deque()
+        self._uploads: set[UpstreamCall] = set()  # whose bodies were not complete when they were asked
+        self._uploads_waiting: deque[tuple[float, UpstreamCall]] = deque()
 
     # --- requests
 
-    def send(self, inquiry: Inquiry) -> None:
+    def send(self, call: UpstreamCall) -> None:
         """Send a request at once on an idle connection, or on a new one, or when one becomes free."""
         self.asked += 1
-        question = inquiry.question
+        question = call.question
         held = question.body is not None or question.upgrade
-        if held and inquiry.uploads and not self._may_upload(inquiry):
-            self._line_up(inquiry, self._uploads_waiting)
+        if held and call.uploads and not self._may_upload(call):
+            self._line_up(call, self._uploads_waiting)
             return
         now = self.clock()
         while self._idle:
             connection = self._idle.pop()
             just_used = not connection.closed and now - connection.asked_at < JUST_USED and question.is_safe
             if just_used or not connection.has_ended:
-                connection.send(inquiry, now)
+                connection.send(call, now)
                 return
             connection.close()
         if len(self._open) + self._connecting < self._most:
             self._connecting += 1
-            spawn(self._connect(inquiry), "connect to origin")
+            spawn(self._connect(call), "connect to origin")
         else:
-            self._line_up(inquiry, self._waiting)
+            self._line_up(call, self._waiting)
 
-    def _line_up(self, inquiry: Inquiry, line: deque[tuple[float, Inquiry]]) -> None:
+    def _line_up(self, call: UpstreamCall, line: deque[tuple[float, UpstreamCall]]) -> None:
         if len(line) < self.options.queue:
-            line.append((self.clock() + self.options.queue_timeout, inquiry))
+            line.append((self.clock() + self.options.queue_timeout, call))
         else:
-            self._refuse(inquiry, OriginBusy("origin-queue-full", "too many requests wait for the upstream"))
+            self._refuse(call, OriginBusy("origin-queue-full", "too many requests wait for the upstream"))
 
-    def _may_upload(self, inquiry: Inquiry) -> bool:
+    def _may_upload(self, call: UpstreamCall) -> bool:
         """Whether one more request whose body is not complete may have a connection."""
         if len(self._uploads) >= self._most_uploads:
             self._uploads = {one for one in self._uploads if one.uploads}
-        if inquiry not in self._uploads and len(self._uploads) >= self._most_uploads:
+        if call not in self._uploads and len(self._uploads) >= self._most_uploads:
             return False
-        self._uploads.add(inquiry)
+        self._uploads.add(call)
         return True
 
-    async def _connect(self, inquiry: Inquiry) -> None:
+    async def _connect(self, call: UpstreamCall) -> None:
         try:
             connection = await self._new_connection()
         except OriginError as error:
             self._connecting -= 1
-            self._refuse(inquiry, error)
+            self._refuse(call, error)
             self._next_waiting()
             return
         self._connecting -= 1
         self._open.add(connection)
         if connection.closed:  # it was lost as soon as it was made
-            self._refuse(inquiry, OriginError("closed", "the upstream closed the connection"))
+            self._refuse(call, OriginError("closed", "the upstream closed the connection"))
             self.closed(connection)
-        elif inquiry.cancelled:
+        elif call.cancelled:
             self.idle(connection)
         else:
-            connection.send(inquiry, self.clock())
+            connection.send(call, self.clock())
 
     async def _new_connection(self) -> UpstreamConnection:
         """A connection to the first address that accepts; raises `OriginError`."""
@@ -156,26 +156,28 @@ class OriginPool:
         connection.peer, connection.leaves_at = address, self.clock() + age
         return connection
 
-    def unanswered(self, inquiry: Inquiry, error: OriginError, connection: UpstreamConnection, *, unread: bool) -> None:
+    def unanswered(
+        self, call: UpstreamCall, error: OriginError, connection: UpstreamConnection, *, unread: bool
+    ) -> None:
         """A kept `connection` ended without a byte of an answer.
 
         If it did not end because of the request (`unread`), what may be repeated is asked once more, on a connection
         that is new (RFC 9112 §9.3.1). That is beside any budget: each connection that ends costs one request at most.
         """
-        if not unread or inquiry.retried or not inquiry.question.may_be_repeated:
-            self._refuse(inquiry, error)
+        if not unread or call.retried or not call.question.may_be_repeated:
+            self._refuse(call, error)
             return
-        inquiry.retried = True
+        call.retried = True
         self.asked += 1
         self.repeated += 1
         self._open.discard(connection)  # its place is free
         self._connecting += 1
-        spawn(self._connect(inquiry), "connect to origin")
+        spawn(self._connect(call), "connect to origin")
 
-    def _refuse(self, inquiry: Inquiry, error: OriginError) -> None:
-        if not (inquiry.cancelled or inquiry.is_check):
+    def _refuse(self, call: UpstreamCall, error: OriginError) -> None:
+        if not (call.cancelled or call.is_check):
             self.failed(error.reason)
-        inquiry.fail(error)
+        call.fail(error)
 
     # --- connections
 
@@ -188,9 +190,9 @@ class OriginPool:
         """`connection` is free: it takes the request that has waited longest."""
         connection.idle_since = 0.0
         while self._waiting:
-            _, inquiry = self._waiting.popleft()
-            if not inquiry.cancelled:
-                connection.send(inquiry, self.clock())
+            _, call = self._waiting.popleft()
+            if not call.cancelled:
+                connection.send(call, self.clock())
                 return
         self._idle.append(connection)
 
@@ -203,18 +205,18 @@ class OriginPool:
 
     def _next_waiting(self) -> None:
         if self._waiting and len(self._open) + self._connecting < self._most:
-            _, inquiry = self._waiting.popleft()
-            if inquiry.cancelled:
+            _, call = self._waiting.popleft()
+            if call.cancelled:
                 self._next_waiting()
             else:
-                self.send(inquiry)
+                self.send(call)
 
     def sweep(self, now: float) -> None:
         """End what is overdue; `now` in monotonic seconds."""
         for line in (self._waiting, self._uploads_waiting):
             while line and line[0][0] < now:
-                _, inquiry = line.popleft()
-                self._refuse(inquiry, OriginBusy("origin-queue-timeout", "no connection to the upstream became free"))
+                _, call = line.popleft()
+                self._refuse(call, OriginBusy("origin-queue-timeout", "no connection to the upstream became free"))
         if self._waiting:
             self._shed(now)
         self._next_uploads()
@@ -244,14 +246,14 @@ class OriginPool:
     def _next_uploads(self) -> None:
         """Those whose bodies are complete by now, or have room now, wait no longer for that."""
         for _ in range(len(self._uploads_waiting)):
-            deadline, inquiry = self._uploads_waiting.popleft()
-            if inquiry.cancelled:
+            deadline, call = self._uploads_waiting.popleft()
+            if call.cancelled:
                 continue
-            if inquiry.uploads and not self._may_upload(inquiry):
-                self._uploads_waiting.appendleft((deadline, inquiry))
+            if call.uploads and not self._may_upload(call):
+                self._uploads_waiting.appendleft((deadline, call))
                 return
             self.asked -= 1
-            self.send(inquiry)
+            self.send(call)
 
     def close(self) -> None:
         """End every connection; what is under way fails."""

@@ -60,7 +60,7 @@ class Exchange:
     regional_took = upstream_took = 0.0  # seconds until the answer, or its head, was there; 0 = until the end
     started = False
     alone = False  # nobody but its client has any use for the answer: no cache, no other client
-    inquiry: Cancellable | None = None  # to be cancelled if the client leaves before the end
+    upstream_call: Cancellable | None = None  # to be cancelled if the client leaves before the end
     _cursor: tuple[Body, Cursor] | None = None
     _length: int | None = None  # bytes that the head has promised, if the body follows
     _burst = 0  # bytes of the body that were sent in this turn of the event loop, or in some before
@@ -239,8 +239,8 @@ class Exchange:
                 body.taken(cursor)
         if self.body is not None:
             self.body.fail()
-        if self.inquiry is not None:
-            self.inquiry.cancel()
+        if self.upstream_call is not None:
+            self.upstream_call.cancel()
         if self.status != 101:
             self.result, self.failure = Result.ABORTED, self.failure or "client-left"
 

@@ -55,7 +55,7 @@ def join(client: Client, origin: UpstreamConnection, exchange: Exchange) -> None
             if not origin.writable:
                 client.transport.pause_reading()
 
-    exchange.inquiry = _TunnelEnd(origin)
+    exchange.upstream_call = _TunnelEnd(origin)
     client.become_tunnel(from_client, partial(resume_reading, origin))
     origin.become_tunnel(from_origin, partial(resume_reading, client))
 

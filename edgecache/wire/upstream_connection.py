@@ -8,7 +8,7 @@ from math import inf
 from typing import NamedTuple, Protocol
 
 from edgecache.wire.errors import OriginError
-from edgecache.wire.upstream_request import Inquiry
+from edgecache.wire.upstream_request import UpstreamCall
 
 
 class UpstreamConnection(asyncio.BaseProtocol):
@@ -31,7 +31,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
         self.closed, self.writable = False, True
         self.asked_at, self.idle_since, self.leaves_at = 0.0, inf, inf
 
-    def send(self, inquiry: Inquiry, now: float) -> None:
+    def send(self, call: UpstreamCall, now: float) -> None:
         """Send a request, at `now` in monotonic seconds; only on a connection that is new or idle."""
         raise NotImplementedError
 
@@ -40,12 +40,12 @@ class UpstreamConnection(asyncio.BaseProtocol):
         """Whether this connection, which is idle, takes no request any more: a system call."""
         raise NotImplementedError
 
-    def is_sending(self, inquiry: Inquiry) -> bool:
-        """Whether the request body of `inquiry` is still being sent here."""
+    def is_sending(self, call: UpstreamCall) -> bool:
+        """Whether the request body of `call` is still being sent here."""
         raise NotImplementedError
 
-    def belongs_to(self, inquiry: Inquiry) -> bool:
-        """Whether `inquiry` is under way here, or this is the tunnel that it has become."""
+    def belongs_to(self, call: UpstreamCall) -> bool:
+        """Whether `call` is under way here, or this is the tunnel that it has become."""
         raise NotImplementedError
 
     def held_for(self, now: float) -> float:
@@ -102,7 +102,9 @@ class UpstreamPool(Protocol):
     def closed(self, connection: UpstreamConnection) -> None:
         """`connection` has ended."""
 
-    def unanswered(self, inquiry: Inquiry, error: OriginError, connection: UpstreamConnection, *, unread: bool) -> None:
+    def unanswered(
+        self, call: UpstreamCall, error: OriginError, connection: UpstreamConnection, *, unread: bool
+    ) -> None:
         """A kept `connection` ended before a byte of the response; `unread`: not because of the request."""
 
 

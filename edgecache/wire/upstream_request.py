@@ -1,6 +1,6 @@
-"""A request upstream, and what comes of it: `UpstreamRequest` is the message, `Inquiry` is one time that it is sent.
+"""A request upstream: `UpstreamRequest` is the message, `UpstreamCall` one time that it is sent, and its outcome.
 
-An `Inquiry` is told what comes back by calls in this order: any number of `on_interim`, then one of `on_answer`,
+The methods of an `UpstreamCall` are called in this order: any number of `on_interim`, then one of `on_answer`,
 `on_whole` and `on_failure`.
 """
 
@@ -97,8 +97,8 @@ class UpstreamRequest:
         return any(name.lower() in asking for name, _ in self.fields)
 
 
-class Inquiry:
-    """One request on its way; a subclass says what becomes of the response. It may be `cancel`led at any time."""
+class UpstreamCall:
+    """A request under way; subclasses take its response. It can be cancelled at any time."""
 
     cancelled = False
     retried = False
@@ -109,7 +109,7 @@ class Inquiry:
     def __init__(self, question: UpstreamRequest, asked: float, seen: Stamp) -> None:
         self.question = question
         self.asked = asked  # epoch seconds
-        self.seen = seen  # what of the purge log was known then
+        self.seen = seen  # the position of the purge log then
 
     def on_interim(self, response: Response) -> None:
         """A 1xx response has come."""

@@ -23,7 +23,7 @@ from edgecache.wire.h1 import serializer as render
 from edgecache.wire.h1.client import OriginConnection
 from edgecache.wire.h1.client_factory import Http1
 from edgecache.wire.upstream_connection import ResponseRules
-from edgecache.wire.upstream_request import Inquiry, UpstreamRequest
+from edgecache.wire.upstream_request import UpstreamCall, UpstreamRequest
 from fuzz.mutate import VALUE_TOKENS, Mutator
 
 NAMES = [
@@ -78,8 +78,8 @@ class Requests:
         return "refused" if outcome.status else "taken" if outcome.taken else "unfinished"
 
 
-class Recorder(Inquiry):
-    """An inquiry that notes what it is told; the `Sink` of the answer's body."""
+class Recorder(UpstreamCall):
+    """A call that notes what it is told; the `Sink` of the answer's body."""
 
     writable = True
 
@@ -136,7 +136,7 @@ class OneConnection:
     def failed(self, reason: str) -> None:
         """Not looked at."""
 
-    def unanswered(self, inquiry: Inquiry, error: OriginError, connection: OriginConnection, *, unread: bool) -> None:
+    def unanswered(self, call: UpstreamCall, error: OriginError, connection: OriginConnection, *, unread: bool) -> None:
         """Never: the connection is new."""
         raise AssertionError("a new connection was reused")
 
@@ -156,33 +156,33 @@ class Responses:
         method = b"HEAD" if random.random() < 0.1 else b"GET"
         conditional, ranged = random.random() < 0.2, random.random() < 0.2
         fields = [(b"If-None-Match", b"*")] * conditional + [(b"Range", b"bytes=0-")] * ranged
-        inquiry = Recorder(UpstreamRequest(method, b"/", fields))
+        call = Recorder(UpstreamRequest(method, b"/", fields))
         connection = self.http1(OneConnection())
         connection.connection_made(Transport())
-        connection.send(inquiry, 1.0)
+        connection.send(call, 1.0)
         for piece in self.mutator.pieces(data):
             if not connection.closed:
                 connection.data_received(piece)
         if not connection.closed:
             connection.connection_lost(None)
-        result = self.judge(inquiry, method, data)
-        status = inquiry.response.status if inquiry.response else 0
-        reason = inquiry.error.reason if inquiry.error else ""
-        self.mutator.behaved(data, (result, status, reason, len(inquiry.content).bit_length()))
+        result = self.judge(call, method, data)
+        status = call.response.status if call.response else 0
+        reason = call.error.reason if call.error else ""
+        self.mutator.behaved(data, (result, status, reason, len(call.content).bit_length()))
         return result
 
-    def judge(self, inquiry: Recorder, method: bytes, data: bytes) -> str:
+    def judge(self, call: Recorder, method: bytes, data: bytes) -> str:
         """What is whole must be what a strict reader of the origin's bytes has, and be passed on unambiguously."""
-        if inquiry.error is not None:
-            assert inquiry.error.reason != "internal", "a bug: the product's last resort caught an exception"
+        if call.error is not None:
+            assert call.error.reason != "internal", "a bug: the product's last resort caught an exception"
             return "refused"
-        assert inquiry.response is not None, "neither an answer nor a failure"
-        if not inquiry.whole:
+        assert call.response is not None, "neither an answer nor a failure"
+        if not call.whole:
             return "broken"
-        content = bytes(inquiry.content)
+        content = bytes(call.content)
         if (strict := strictly(data, method)) is not None:
-            assert (strict.status, strict.body) == (inquiry.response.status, content), "a strict reader reads another"
-        check_passed_on(inquiry.response, content, method)
+            assert (strict.status, strict.body) == (call.response.status, content), "a strict reader reads another"
+        check_passed_on(call.response, content, method)
         return "taken" if strict is not None else "taken leniently"
 
 

@@ -1,4 +1,4 @@
-"""The side that speaks to an origin: one `OriginConnection` per connection, one `Inquiry` per request on it."""
+"""The side that speaks to an origin: one `OriginConnection` per connection, one `UpstreamCall` per request on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgecache.wire.h1.client_state import State, checked
 from edgecache.wire.h1.response_pace import Pace
 from edgecache.wire.h1.upload import Upload
 from edgecache.wire.upstream_connection import UpstreamConnection, UpstreamPool
-from edgecache.wire.upstream_request import Inquiry
+from edgecache.wire.upstream_request import UpstreamCall
 
 if TYPE_CHECKING:
     from edgecache.wire.h1.client_factory import Http1
@@ -38,8 +38,8 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
     __slots__ = (
         "_body",
         "_buffer",
+        "_call",
         "_fin",
-        "_inquiry",
         "_interim_count",
         "_known_head",
         "_pool",
@@ -74,7 +74,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         self._room = shared.buffer.after(0)  # where to read into
         self._taken = 0  # bytes of the response that readers have taken as they came
         self.pace = Pace(pool)
-        self._inquiry: Inquiry | None = None
+        self._call: UpstreamCall | None = None
         self._reader: BodyReader | None = None  # of the response under way, once its head is there
         self._body: Body | None = None
         self._upload: Upload | None = None  # of the request under way, while its body is being sent
@@ -99,13 +99,13 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         """Whether this connection, which is idle, has been closed by the server, or brings what is no response."""
         return self.closed or stale_connection.has_ended(self.transport)
 
-    def send(self, inquiry: Inquiry, now: float) -> None:
+    def send(self, call: UpstreamCall, now: float) -> None:
         """Send a request, at `now` in monotonic seconds; only on a connection that is new or idle."""
         assert self.state is IDLE, "one request at a time"
         self.state = AWAITING_HEAD  # for every request, hence without a call
-        question = inquiry.question
-        self._inquiry = inquiry
-        inquiry.asked_on = self
+        question = call.question
+        self._call = call
+        call.asked_on = self
         self.used += 1
         self._reused = self.idle_since != inf
         self.asked_at = now
@@ -154,8 +154,8 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the origin."""
-        inquiry = self._inquiry
-        if inquiry is None:
+        call = self._call
+        if call is None:
             if self._tunnel is not None:
                 self._tunnel(data)
             else:  # unasked: whatever it is, it is no response
@@ -165,7 +165,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
             if self._reader is None:
                 if self.used <= MEASURED and not self._buffer:
                     self._pool.timed(self._pool.clock() - self.asked_at)
-                if not self._buffer and self._read_known(inquiry, data):
+                if not self._buffer and self._read_known(call, data):
                     return
                 self._buffer = self._buffer + data if self._buffer else data
                 self._read_heads()
@@ -178,19 +178,19 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         except Exception:
             log.exception("a bug: an answer of the upstream could not be handled")
             self._fail(OriginError("internal", "the request failed here"))
-            inquiry.fail(OriginError("internal", "the request failed here"))
+            call.fail(OriginError("internal", "the request failed here"))
             self.close()
 
-    def _read_known(self, inquiry: Inquiry, data: bytes) -> bool:
+    def _read_known(self, call: UpstreamCall, data: bytes) -> bool:
         """Take an answer that is all there in one read, under a head seen before; whether it was one."""
         end = data.find(b"\r\n\r\n") + 4
         response = self._known_head(data[:end])
         if response is None or response.framing.length != len(data) - end or self._upload is not None:
             return False
-        if inquiry.question.method == b"HEAD" or response.status in LOOKED_AT:
+        if call.question.method == b"HEAD" or response.status in LOOKED_AT:
             return False
-        inquiry.on_whole(response, data[end:])
-        self._inquiry = None
+        call.on_whole(response, data[end:])
+        self._call = None
         self._interim_count = 0
         self.state = IDLE
         if self._reusable and response.keep_alive and not self.closed:
@@ -201,14 +201,14 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         return True
 
     def _read_heads(self) -> None:
-        while self._reader is None and self._inquiry is not None:
+        while self._reader is None and self._call is not None:
             end = self._buffer.find(b"\r\n\r\n") + 4
             if (end if end >= 4 else len(self._buffer)) > self._shared.max_head:
                 raise OriginError("head-too-large", "the upstream's head is too large")
             if end < 4:
                 return
             raw, self._buffer = self._buffer[:end], self._buffer[end:]
-            response = self._shared.heads.parse(raw, self._inquiry.question.method)
+            response = self._shared.heads.parse(raw, self._call.question.method)
             if response.status >= 200:
                 self._begin_answer(response)
             elif response.status == 101:
@@ -219,42 +219,42 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
                 if self._interim_count > MAX_INTERIM:
                     raise OriginError("too-many-interim", "the upstream sends only interim responses")
                 self._reusable = self._reusable and response.keep_alive
-                self._inquiry.on_interim(response)
+                self._call.on_interim(response)
 
     def _switch(self, response: Response) -> None:
-        inquiry = self._inquiry
+        call = self._call
         protocol = response.fields.get(b"upgrade") or b""
-        if inquiry is None or not inquiry.question.upgrade or protocol.lower() != b"websocket":
+        if call is None or not call.question.upgrade or protocol.lower() != b"websocket":
             raise OriginError("unasked-upgrade", "the upstream switched protocols unasked")
         self._enter(State.SWITCHED)
         self.pace.deadline = inf
-        inquiry.on_answer(response, Body())
+        call.on_answer(response, Body())
 
     def _begin_answer(self, response: Response) -> None:
-        inquiry = self._inquiry
-        assert inquiry is not None, "only called while a question is under way"
-        asked_early = self._reused and not self._interim_count and not inquiry.retried
-        if asked_early and stale_connection.is_farewell(inquiry.question, response):
-            self._inquiry = None
+        call = self._call
+        assert call is not None, "only called while a question is under way"
+        asked_early = self._reused and not self._interim_count and not call.retried
+        if asked_early and stale_connection.is_farewell(call.question, response):
+            self._call = None
             closed = OriginError("closed", "the upstream closed the connection")
-            self._pool.unanswered(inquiry, closed, self, unread=True)
+            self._pool.unanswered(call, closed, self, unread=True)
             self.close()
             return
-        if not inquiry.question.may_be_answered(response.status):
+        if not call.question.may_be_answered(response.status):
             raise OriginError("unasked-status", "the upstream answered what it was not asked")
         self._reusable = self._reusable and response.keep_alive
         length = response.framing.length
         if length is not None and length == len(self._buffer):  # all there, in one read
             content, self._buffer = self._buffer, b""
             self._enter(State.ANSWERED)
-            inquiry.on_whole(response, content)
+            call.on_whole(response, content)
             self._end_answer()
             return
         self._enter(State.READING_BODY)
         reader = self._reader = body_reader(response.framing)
         body = self._body = Body(self)
         self.pace.begin(sized=length is not None, quiet=is_event_stream(response))
-        inquiry.on_answer(response, body)
+        call.on_answer(response, body)
         if reader.done:
             self._end_answer()
         elif self._buffer:
@@ -304,10 +304,10 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
             self.close()  # answered before the request was complete: what of it the server has read is not known
 
     def _release(self) -> None:
-        if self._inquiry is None:
+        if self._call is None:
             return
         self._enter(IDLE)
-        self._inquiry, self._reader, self._upload = None, None, None
+        self._call, self._reader, self._upload = None, None, None
         self.pace.deadline = inf
         self._interim_count = self._taken = 0  # as on a connection that is new
         self._room = self._shared.buffer.after(0)
@@ -319,7 +319,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """The origin will send no more. Over TLS only its `close_notify` says so (RFC 9112 §9.8)."""
         self._fin = True
-        if self._inquiry is None and self._tunnel is None:
+        if self._call is None and self._tunnel is None:
             self.closed = True
         elif self._unheard:
             after = self._pool.clock() - self.asked_at
@@ -329,7 +329,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         by_us, self.closed = self.closed, True
-        if not by_us and self._inquiry is not None:
+        if not by_us and self._call is not None:
             self._read_what_came(exc)
         if self._tunnel is not None:
             self._tunnel(None)
@@ -337,7 +337,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
             self._end_answer()
         else:
             whole = self.state is State.ANSWERED or self.state is State.SWITCHED
-            if not (by_us or whole or self._inquiry is None or self._unheard):
+            if not (by_us or whole or self._call is None or self._unheard):
                 self._let_down("closed")
             unread = self._unread or exc is not None
             self._fail(OriginError("closed", "the upstream closed the connection"), unread=unread)
@@ -349,7 +349,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
             self.data_received(b"")
         if exc is not None:
             for data in stale_connection.unread(self.transport):
-                if self._inquiry is not None:
+                if self._call is not None:
                     self.data_received(data)
 
     @property
@@ -358,7 +358,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         return self._reused and self.state is AWAITING_HEAD and not (self._buffer or self._interim_count)
 
     def _fail(self, error: OriginError, *, unread: bool = False) -> None:
-        inquiry, self._inquiry = self._inquiry, None
+        call, self._call = self._call, None
         self.pace.deadline = inf
         if self._upload is not None:
             self._upload.leave()
@@ -366,11 +366,11 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         if self._body is not None:
             body, self._body = self._body, None
             body.fail()
-        elif inquiry is not None and self.state is AWAITING_HEAD and not inquiry.cancelled:
+        elif call is not None and self.state is AWAITING_HEAD and not call.cancelled:
             if self._unheard:
-                self._pool.unanswered(inquiry, error, self, unread=unread)
+                self._pool.unanswered(call, error, self, unread=unread)
             else:
-                inquiry.fail(error)
+                call.fail(error)
 
     def close(self) -> None:
         """End the connection; an answer under way fails."""
@@ -386,16 +386,16 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
             self.close()
 
     def _let_down(self, reason: str) -> None:
-        if self._inquiry is None or not self._inquiry.is_check:
+        if self._call is None or not self._call.is_check:
             self._pool.failed(reason)
 
-    def is_sending(self, inquiry: Inquiry) -> bool:
-        """Whether the body of `inquiry` still goes out here."""
-        return self._upload is not None and self._inquiry is inquiry
+    def is_sending(self, call: UpstreamCall) -> bool:
+        """Whether the body of `call` still goes out here."""
+        return self._upload is not None and self._call is call
 
-    def belongs_to(self, inquiry: Inquiry) -> bool:
-        """Whether `inquiry` is under way here, or has become the tunnel that this is."""
-        return not self.closed and (self._inquiry is inquiry or self.state is State.TUNNEL)
+    def belongs_to(self, call: UpstreamCall) -> bool:
+        """Whether `call` is under way here, or has become the tunnel that this is."""
+        return not self.closed and (self._call is call or self.state is State.TUNNEL)
 
     def held_for(self, now: float) -> float:
         """For how many seconds the answer's readers have held it back; negative infinity if they do not."""
@@ -404,7 +404,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
     def retire(self) -> None:
         """Take no other request: end now if none is under way, else after the answer; a tunnel stays."""
         self.retired, self._reusable = True, False
-        if self._inquiry is None and self._tunnel is None and not self.closed:
+        if self._call is None and self._tunnel is None and not self.closed:
             self.close()
 
     def shed(self) -> None:
@@ -444,7 +444,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         """Hand all further bytes to `receive`, and None at the end; tell `on_room` when more can be taken again."""
         self._enter(State.TUNNEL)
         self._tunnel, self._tunnel_room = receive, on_room
-        self._inquiry = None
+        self._call = None
         if self._buffer:
             data, self._buffer = self._buffer, b""
             receive(data)
