@@ -100,10 +100,10 @@ class Delivery:
             self._learn_hit(exchange, self._rendering_for(entry, exchange.request), own=True)
             self._alike.learn(exchange, partial(self._rendering_for, entry))
 
-    def learn_pass(self, exchange: Exchange, key: bytes, question: UpstreamRequest) -> None:
+    def learn_pass(self, exchange: Exchange, key: bytes, upstream_request: UpstreamRequest) -> None:
         """Remember that requests with this fingerprint are passed on, and the request upstream that they become."""
         if self._known.learns(exchange.fingerprint):
-            known = Pass(exchange.request, exchange.head_in, key, exchange.client, question)
+            known = Pass(exchange.request, exchange.head_in, key, exchange.client, upstream_request)
             self._known.learn(exchange.fingerprint, known)
 
     def _learn_hit(self, exchange: Exchange, rendered: Rendered, *, own: bool = False) -> None:

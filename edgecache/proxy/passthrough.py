@@ -238,8 +238,8 @@ class _KnownPass(Exchange, Relay):
         self.began = connection.site.clock()
         self.head_in = known.size
         self.opened_on = self._writer = connection
-        question = known.question
-        self.question = question if question.wording is None else question.anew()
+        upstream_request = known.upstream_request
+        self.upstream_request = upstream_request if upstream_request.wording is None else upstream_request.anew()
         self.asked = self.upstream_asked = now
         self.seen = relays.now_known()
         self.relays = relays

@@ -99,8 +99,8 @@ class Writes:
 
     def _new(self, exchange: Exchange, why: Forward) -> _Write:
         upstream, request = self._relays.upstream, exchange.request
-        question = upstream.request_for(request, request.fields, exchange.client, exchange.body)
-        write = _Write(question, *upstream.stamp())
+        upstream_request = upstream.request_for(request, request.fields, exchange.client, exchange.body)
+        write = _Write(upstream_request, *upstream.stamp())
         write.relays, write.exchange, write.why, write.result, write.entry = (
             self._relays,
             exchange,
@@ -163,7 +163,7 @@ class Writes:
         gate = write.gate = Gate(body, write.exchange.request.framing.length)
         gate.on_end = partial(self._body_over, write)
         gate.on_whole = partial(self._body_whole, writer, write)
-        write.question = write.question.with_body(gate.out)
+        write.upstream_request = write.upstream_request.with_body(gate.out)
         gate.start()
         self._ask(write)
 

@@ -34,11 +34,11 @@ class Speaks(Label):
 class Delegate(UpstreamCall):
     """A request sent in the place of a call's own: cancelling that one cancels this one too."""
 
-    def __init__(self, question: UpstreamRequest, call: UpstreamCall) -> None:
+    def __init__(self, request: UpstreamRequest, call: UpstreamCall) -> None:
         self.state = QUEUED
         self._asked_on: UpstreamConnection | None = None
         self.call = call
-        super().__init__(question, call.asked, call.seen)
+        super().__init__(request, call.asked, call.seen)
 
     @property
     def cancelled(self) -> bool:
@@ -91,7 +91,7 @@ class Attempt(Delegate):
     """One request put to one member, for a call that may be put to the next."""
 
     def __init__(self, balancer: Balancer, member: Member, call: UpstreamCall, tried: tuple[Member, ...]) -> None:
-        super().__init__(balancer.fitted(call.question, member), call)
+        super().__init__(balancer.fitted(call.upstream_request, member), call)
         self._balancer = balancer
         self.member = member
         self.tried = (*tried, member)
@@ -104,9 +104,9 @@ class Attempt(Delegate):
     @property
     def may_be_hedged(self) -> bool:
         """Whether another may be asked the same meanwhile: what is one client's may have effects, safe or not."""
-        question = self.question
-        sent = question.shared and self.is_sent and not (self._was_hedged or self.cancelled or question.upgrade)
-        return sent and may_ask_another(question.method, sent=True, has_body=question.body is not None)
+        request = self.upstream_request
+        sent = request.shared and self.is_sent and not (self._was_hedged or self.cancelled or request.upgrade)
+        return sent and may_ask_another(request.method, sent=True, has_body=request.body is not None)
 
     def hedged_by(self, member: Member) -> Attempt:
         """The same request for `member`, too."""
@@ -198,9 +198,9 @@ class Attempt(Delegate):
             self.call.fail(error)
 
     def _may_go_on(self, *, sent: bool, lost_since: float = inf) -> bool:
-        question = self.call.question
+        request = self.call.upstream_request
         return not self.call.cancelled and self._balancer.may_try_another(
-            question, self.tried, sent=sent, lost_since=lost_since
+            request, self.tried, sent=sent, lost_since=lost_since
         )
 
 

@@ -94,7 +94,7 @@ class Balancer:
 
     # --- for the subclass to say
 
-    def choose(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> Member | None:
+    def choose(self, request: UpstreamRequest, tried: tuple[Member, ...]) -> Member | None:
         """Who is to be asked of those not `tried`; None: nobody."""
         raise NotImplementedError
 
@@ -102,13 +102,13 @@ class Balancer:
         """There is nobody to ask: answer, or see to it."""
         raise NotImplementedError
 
-    def has_untried(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> bool:
+    def has_untried(self, request: UpstreamRequest, tried: tuple[Member, ...]) -> bool:
         """Whether there is anybody but those `tried`."""
         raise NotImplementedError
 
-    def fitted(self, question: UpstreamRequest, member: Member) -> UpstreamRequest:
+    def fitted(self, request: UpstreamRequest, member: Member) -> UpstreamRequest:
         """The request as `member` is to get it."""
-        return question
+        return request
 
     def check_of(self, member: Member) -> Check | None:
         """How to see if `member` is well, if that is looked at."""
@@ -133,7 +133,7 @@ class Balancer:
     def put(self, call: UpstreamCall, tried: tuple[Member, ...]) -> None:
         """The same, leaving out those that were `tried`."""
         call.asked_on = None  # what it was tried on is not its own any more
-        member = self.choose(call.question, tried)
+        member = self.choose(call.upstream_request, tried)
         if member is None:
             self.nobody(call)
             return
@@ -148,15 +148,15 @@ class Balancer:
         return next((member for member in ejected if member.health.is_well(may_probe=True, now=now)), None)
 
     def may_try_another(
-        self, question: UpstreamRequest, tried: tuple[Member, ...], *, sent: bool, lost_since: float = inf
+        self, request: UpstreamRequest, tried: tuple[Member, ...], *, sent: bool, lost_since: float = inf
     ) -> bool:
         """Whether a request may be put to somebody else: within the budget, if one who was tried has had it.
 
         What was lost with a member that was ejected since is beside the budget: it is what was under way there, once.
         """
-        if self._closed or not may_ask_another(question.method, sent=sent, has_body=question.body is not None):
+        if self._closed or not may_ask_another(request.method, sent=sent, has_body=request.body is not None):
             return False
-        if not self.has_untried(question, tried):
+        if not self.has_untried(request, tried):
             return False
         if not sent:
             return True
@@ -187,7 +187,7 @@ class Balancer:
                 continue
             if attempt.steps_aside():
                 attempt.give_up(RETRIED)
-            elif self.may_try_another(attempt.question, attempt.tried, sent=attempt.is_sent, lost_since=since):
+            elif self.may_try_another(attempt.upstream_request, attempt.tried, sent=attempt.is_sent, lost_since=since):
                 attempt.give_up(RETRIED)
                 self.put(attempt.call, attempt.tried)
 

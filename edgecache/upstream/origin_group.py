@@ -56,15 +56,15 @@ class Origins(Balancer):
 
     # --- who is asked
 
-    def choose(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> Member | None:
+    def choose(self, request: UpstreamRequest, tried: tuple[Member, ...]) -> Member | None:
         """One of its region, or of any region if none of those is well; the least loaded of two that are drawn."""
         now = self.clock()
-        may_probe = may_ask_another(question.method, sent=True, has_body=question.body is not None)
-        allowed = self._allowed(question)
+        may_probe = may_ask_another(request.method, sent=True, has_body=request.body is not None)
+        allowed = self._allowed(request)
         left = [member for member in allowed if member not in tried] or allowed
         if not left:
             return None
-        near = self._near(left, question.region.decode())
+        near = self._near(left, request.region.decode())
         for candidates in (near, left):
             well = [member for member in candidates if member.health.is_well(may_probe=False, now=now)]
             if may_probe and (probed := self.due(candidates, now)) is not None:
@@ -73,9 +73,9 @@ class Origins(Balancer):
                 return well[least_loaded([member.load(now) for member in well], self.chance.randrange)]
         return near[least_loaded([member.load(now) for member in near], self.chance.randrange)]  # all are ill: try
 
-    def _allowed(self, question: UpstreamRequest) -> list[Member]:
+    def _allowed(self, request: UpstreamRequest) -> list[Member]:
         """Those that are in the jurisdiction that the answer must not leave."""
-        wanted = question.jurisdiction
+        wanted = request.jurisdiction
         return [member for member in self.members if may_serve(member.jurisdiction, wanted)] if wanted else self.members
 
     def _near(self, members: list[Member], region: str) -> list[Member]:
@@ -91,15 +91,15 @@ class Origins(Balancer):
         self._failed(REASON)
         call.fail(OriginBusy(REASON, NO_ORIGIN))
 
-    def has_untried(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> bool:
+    def has_untried(self, request: UpstreamRequest, tried: tuple[Member, ...]) -> bool:
         """Whether there is another origin."""
-        return any(member not in tried for member in self._allowed(question))
+        return any(member not in tried for member in self._allowed(request))
 
-    def fitted(self, question: UpstreamRequest, member: Member) -> UpstreamRequest:
+    def fitted(self, request: UpstreamRequest, member: Member) -> UpstreamRequest:
         """The request with the origin's own Host, if that is the setting."""
         if not self._own_host:
-            return question
-        return question.for_host(member.origin.authority.encode())
+            return request
+        return request.for_host(member.origin.authority.encode())
 
     # --- life
 
@@ -128,7 +128,7 @@ class Origins(Balancer):
         """The least loaded of the region's origins that are well, but for those that have the request already."""
         well = [
             member
-            for member in self._near(self._allowed(attempt.question), attempt.question.region.decode())
+            for member in self._near(self._allowed(attempt.upstream_request), attempt.upstream_request.region.decode())
             if member not in attempt.tried and member.health.is_well(may_probe=False, now=now)
         ]
         return min(well, key=lambda member: member.load(now), default=None)
@@ -171,7 +171,7 @@ class Confined:
 
     def send(self, call: UpstreamCall) -> None:
         """Ask the origin, if its answer may be in this jurisdiction."""
-        if may_serve(self._jurisdiction, call.question.jurisdiction):
+        if may_serve(self._jurisdiction, call.upstream_request.jurisdiction):
             self._pool.send(call)
         else:
             self._pool.failed(REASON)

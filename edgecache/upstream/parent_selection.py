@@ -74,44 +74,44 @@ class Parents(Balancer):
 
     def send(self, call: UpstreamCall) -> None:
         """Put a request to its owner; what no parent takes goes to the origin at once."""
-        if call.question.wording is None:
+        if call.upstream_request.wording is None:
             self.bypass.origin.send(call)
         else:
             super().send(call)
 
-    def choose(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> Member | None:
+    def choose(self, request: UpstreamRequest, tried: tuple[Member, ...]) -> Member | None:
         """The owner of the key among those that are well: the region's first."""
         now = self.clock()
-        wanted = question.jurisdiction
+        wanted = request.jurisdiction
         left = [one for one in self.members if one not in tried and may_serve(one.jurisdiction, wanted)]
         near = [member for member in left if member.region == self._home]
         for candidates in (near, left):
             if (probed := self.due(candidates, now)) is not None:
                 return probed
             if well := [member for member in candidates if member.health.is_well(may_probe=False, now=now)]:
-                return self._owner(question, well, now)
+                return self._owner(request, well, now)
         return None
 
     @staticmethod
-    def _owner(question: UpstreamRequest, members: list[Member], now: float) -> Member:
-        assert question.wording is not None, "other questions go past the parents"
+    def _owner(request: UpstreamRequest, members: list[Member], now: float) -> Member:
+        assert request.wording is not None, "other requests go past the parents"
         named = {member.name: member for member in members}
         weights = {name: member.health.share(now) for name, member in named.items()}
         load = {name: max(0, len(member.attempts) - UNBOUNDED) for name, member in named.items()}
-        return named[ranked_by_load(question.wording.key, weights, load)[0]]
+        return named[ranked_by_load(request.wording.key, weights, load)[0]]
 
     def nobody(self, call: UpstreamCall) -> None:
         """Past all parents, to the origin."""
         self.bypass.send(call)
 
-    def has_untried(self, question: UpstreamRequest, tried: tuple[Member, ...]) -> bool:
+    def has_untried(self, request: UpstreamRequest, tried: tuple[Member, ...]) -> bool:
         """There is always the origin."""
         return True
 
-    def fitted(self, question: UpstreamRequest, member: Member) -> UpstreamRequest:
+    def fitted(self, request: UpstreamRequest, member: Member) -> UpstreamRequest:
         """The request in the words that parents understand, signed now."""
-        assert question.wording is not None, "other questions go past the parents"
-        return question.with_fields(question.wording.for_parent(member.origin.scheme.encode()))
+        assert request.wording is not None, "other requests go past the parents"
+        return request.with_fields(request.wording.for_parent(member.origin.scheme.encode()))
 
     # --- what comes back
 
@@ -131,7 +131,7 @@ class Parents(Balancer):
     def came(self, call: UpstreamCall, response: Response) -> None:
         """The answer was asked for when the parent says, not when it was asked here."""
         call.answered_by = Tier.PARENT
-        wording = call.question.wording
+        wording = call.upstream_request.wording
         assert wording is not None, "it came from a parent"
         call.seen = wording.proven(call.seen, response)
 
@@ -240,9 +240,9 @@ class _Detour(Delegate):
     """One request on its way past the parents."""
 
     def __init__(self, bypass: Bypass, call: UpstreamCall) -> None:
-        wording = call.question.wording
+        wording = call.upstream_request.wording
         assert wording is not None, "other questions go there without a bound"
-        super().__init__(call.question.with_fields(wording.for_origin()), call)
+        super().__init__(call.upstream_request.with_fields(wording.for_origin()), call)
         self._bypass = bypass
 
     def on_answer(self, response: Response, body: Body) -> None:

@@ -68,15 +68,15 @@ class OriginPool:
     def send(self, call: UpstreamCall) -> None:
         """Send a request at once on an idle connection, or on a new one, or when one becomes free."""
         self.asked += 1
-        question = call.question
-        held = question.body is not None or question.upgrade
+        request = call.upstream_request
+        held = request.body is not None or request.upgrade
         if held and call.uploads and not self._may_upload(call):
             self._line_up(call, self._uploads_waiting)
             return
         now = self.clock()
         while self._idle:
             connection = self._idle.pop()
-            just_used = not connection.closed and now - connection.asked_at < JUST_USED and question.is_safe
+            just_used = not connection.closed and now - connection.asked_at < JUST_USED and request.is_safe
             if just_used or not connection.has_ended:
                 connection.send(call, now)
                 return
@@ -164,7 +164,7 @@ class OriginPool:
         If it did not end because of the request (`unread`), what may be repeated is asked once more, on a connection
         that is new (RFC 9112 §9.3.1). That is beside any budget: each connection that ends costs one request at most.
         """
-        if not unread or call.retried or not call.question.may_be_repeated:
+        if not unread or call.retried or not call.upstream_request.may_be_repeated:
             self._refuse(call, error)
             return
         call.retried = True

@@ -106,8 +106,8 @@ class UpstreamCall:
     answered_by: Tier | None = None  # if not by the origin
     asked_on: UpstreamConnection | None = None  # the connection that it is under way on
 
-    def __init__(self, question: UpstreamRequest, asked: float, seen: Stamp) -> None:
-        self.question = question
+    def __init__(self, request: UpstreamRequest, asked: float, seen: Stamp) -> None:
+        self.upstream_request = request
         self.asked = asked  # epoch seconds
         self.seen = seen  # the position of the purge log then
 
@@ -129,8 +129,8 @@ class UpstreamCall:
     @property
     def uploads(self) -> bool:
         """Whether the request has its connection for as long as its client likes: a body that comes, or a tunnel."""
-        body = self.question.body
-        if self.question.upgrade and not self.cancelled:
+        body = self.upstream_request.body
+        if self.upstream_request.upgrade and not self.cancelled:
             return self.asked_on is None or self.asked_on.belongs_to(self)
         if body is None or body.ended or self.cancelled:
             return False

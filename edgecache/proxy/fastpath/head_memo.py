@@ -3,8 +3,8 @@
 Identical bytes parse identically, and as long as an entry is in place and fresh, an identical plain request gets the
 same answer but for its Age. So the bytes of a head that was parsed, accepted and answered by a hit are remembered
 together with that answer; the next time they cost one look-up, two comparisons and, once a second, a new Age.
-A head whose URL is known to be unshareable is remembered with the question that it becomes, one whose answer came from
-the regional tier with where it lies.
+A head whose URL is known to be unshareable is remembered with the upstream request that it becomes, one whose answer
+came from the regional tier with where it lies.
 A head is remembered when it comes the second time: most, with a cookie of their own in them, never do, and are
 answered by what they have in common (`proxy/fastpath/head_template.py`).
 Bounded in number and bytes; only requests without a body; always behind the parser's verdict, never before it.
@@ -95,16 +95,16 @@ class Hit:
 
 
 class Pass:
-    """One head that is passed through, and the question that it becomes for clients at one address."""
+    """One head that is passed through, and the upstream request that it becomes for clients at one address."""
 
-    __slots__ = ("client", "key", "question", "request", "size")
+    __slots__ = ("client", "key", "request", "size", "upstream_request")
 
-    def __init__(self, request: Request, size: int, key: bytes, client: str, question: UpstreamRequest) -> None:
+    def __init__(self, request: Request, size: int, key: bytes, client: str, upstream_request: UpstreamRequest) -> None:
         self.request = request
         self.size = size  # bytes of the head
         self.key = key
         self.client = client
-        self.question = question
+        self.upstream_request = upstream_request
 
 
 class RegionalRead:

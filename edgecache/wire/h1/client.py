@@ -103,19 +103,19 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         """Send a request, at `now` in monotonic seconds; only on a connection that is new or idle."""
         assert self.state is IDLE, "one request at a time"
         self.state = AWAITING_HEAD  # for every request, hence without a call
-        question = call.question
+        request = call.upstream_request
         self._call = call
         call.asked_on = self
         self.used += 1
         self._reused = self.idle_since != inf
         self.asked_at = now
         self.pace.deadline = 0.0
-        self.transport.write(question.h1 or render.request_head(question))
-        if question.body is not None:
-            if self._reused and question.is_safe:
-                question.body.keep_up_to(REPEATED)
-            self._upload = Upload(self, chunked=question.chunked)
-            self._upload.begin(question.body)
+        self.transport.write(request.h1 or render.request_head(request))
+        if request.body is not None:
+            if self._reused and request.is_safe:
+                request.body.keep_up_to(REPEATED)
+            self._upload = Upload(self, chunked=request.chunked)
+            self._upload.begin(request.body)
 
     def upload_complete(self) -> None:
         """The request's body is sent."""
@@ -187,7 +187,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         response = self._known_head(data[:end])
         if response is None or response.framing.length != len(data) - end or self._upload is not None:
             return False
-        if call.question.method == b"HEAD" or response.status in LOOKED_AT:
+        if call.upstream_request.method == b"HEAD" or response.status in LOOKED_AT:
             return False
         call.on_whole(response, data[end:])
         self._call = None
@@ -208,7 +208,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
             if end < 4:
                 return
             raw, self._buffer = self._buffer[:end], self._buffer[end:]
-            response = self._shared.heads.parse(raw, self._call.question.method)
+            response = self._shared.heads.parse(raw, self._call.upstream_request.method)
             if response.status >= 200:
                 self._begin_answer(response)
             elif response.status == 101:
@@ -224,7 +224,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
     def _switch(self, response: Response) -> None:
         call = self._call
         protocol = response.fields.get(b"upgrade") or b""
-        if call is None or not call.question.upgrade or protocol.lower() != b"websocket":
+        if call is None or not call.upstream_request.upgrade or protocol.lower() != b"websocket":
             raise OriginError("unasked-upgrade", "the upstream switched protocols unasked")
         self._enter(State.SWITCHED)
         self.pace.deadline = inf
@@ -232,15 +232,15 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
 
     def _begin_answer(self, response: Response) -> None:
         call = self._call
-        assert call is not None, "only called while a question is under way"
+        assert call is not None, "only called while a request is under way"
         asked_early = self._reused and not self._interim_count and not call.retried
-        if asked_early and stale_connection.is_farewell(call.question, response):
+        if asked_early and stale_connection.is_farewell(call.upstream_request, response):
             self._call = None
             closed = OriginError("closed", "the upstream closed the connection")
             self._pool.unanswered(call, closed, self, unread=True)
             self.close()
             return
-        if not call.question.may_be_answered(response.status):
+        if not call.upstream_request.may_be_answered(response.status):
             raise OriginError("unasked-status", "the upstream answered what it was not asked")
         self._reusable = self._reusable and response.keep_alive
         length = response.framing.length

@@ -329,7 +329,7 @@ def parse_response_head(
 def _may_have_content(method: bytes, fields: Fields) -> bool:
     """Whether a sloppy origin may send content with a response that has none (RFC 9112 §6.3 step 1).
 
-    It would come after the response, and be taken for the answer to the next question on that connection. So such a
+    It would come after the response, and be taken for the answer to the next request on that connection. So such a
     connection is not used again: never after HEAD, but where the response says that there is none.
     """
     length = _agreed_length(fields)

@@ -1,7 +1,7 @@
 """Kept connections that the other side has closed: whether it can have read what was written to one (RFC 9112 §9.5).
 
-A close that was under way before the question arrived is no answer to it. Two signs tell: the kernel there has met the
-question with a reset, which a process that has read it does not cause; or the close came sooner than any answer can.
+A close that was under way before the request arrived is no answer to it. Two signs tell: the kernel there has met the
+request with a reset, which a process that has read it does not cause; or the close came sooner than any answer can.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def has_ended(transport: asyncio.Transport) -> bool:
 
 
 def closed_unread(transport: asyncio.Transport, after: float, fastest: float) -> bool:
-    """Whether a connection that ends `after` so many seconds cannot end because of the question that was written to it.
+    """Whether a connection that ends `after` so many seconds cannot end because of the request that was written to it.
 
     `fastest` is the least time in which its origin has ever begun an answer.
     """
