@@ -181,7 +181,9 @@ class Region:
         def hole(reader: ChunkReader, at: int) -> None:  # it must not hold on to its reader: no cycle
             spawn(self._go_on(reader, request, found, at, client), "hole in a stored body")
 
-        return self.tier.stream(found, hole, span)
+        reader = self.tier.stream(found, hole, span)
+        reader.body.count_in(self._memory.account)
+        return reader
 
     def _keep(self, url: bytes, found: Found, body: Body) -> None:
         if body.finished and body.whole:

@@ -19,13 +19,13 @@ from edgecache.semantics.rope import Piece
 from edgecache.storage.record import Codec, Corrupt, Record, chunk_key
 from edgecache.valkey.batching import Commands, Reads
 from edgecache.wire.body import Body
-from edgecache.wire.body_readers import Cursor
+from edgecache.wire.body_readers import WINDOW, Cursor
 from edgecache.wire.slow_readers import SlowReaders
 
-CHUNK: Final = 128 * 1024  # bytes; a slow reader holds one
+CHUNK: Final = 128 * 1024  # bytes
 BACKLOG: Final = 4 * 1024 * 1024  # bytes that one body may have waiting to be written
 PATIENCE: Final = 1.0  # seconds that a body waits for a slow tier; then it is not stored
-AHEAD: Final = 4  # chunks read ahead for a reader that keeps up
+AHEAD: Final = 4  # chunks read ahead for readers that keep up, within the window of a body that is not kept
 KEPT_UP: Final = 1024 * 1024  # bytes that readers have to take as they come before more is read ahead
 LONGER: Final = 60.0  # seconds that chunks outlive their record
 LOOK_EVERY: Final = 32  # chunks, after which the first one is checked for eviction
@@ -232,12 +232,20 @@ class ChunkReader:
         self._read_ahead()
 
     def _read_ahead(self) -> None:
-        most = AHEAD if self._kept_up >= KEPT_UP else 1
-        while not self._paused and not self._over and self._next < len(self._keys) and self._out < most:
+        while not self._paused and not self._over and self._next < len(self._keys) and self._has_room:
             number = self._next
             self._next += 1
             self._out += 1
             self._reads.get(self._keys[number], partial(self._read, number))
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether one more chunk may be read: all of those being read may arrive after the readers have stopped."""
+        if not self._out:
+            return True
+        if self._kept_up < KEPT_UP or self._out >= AHEAD:
+            return False
+        return self.body.kept or self.body.held + (self._out + len(self._there)) * CHUNK <= WINDOW
 
     def _read(self, number: int, value: bytes | None, word: str) -> None:
         self._out -= 1

@@ -17,7 +17,7 @@ from __future__ import annotations
 from edgecache.semantics.outcomes import Refused
 from edgecache.semantics.rope import GATHERED, Content, Piece
 from edgecache.wire.backpressure import BackPressure, is_behind
-from edgecache.wire.body_buffer import Buffer
+from edgecache.wire.body_buffer import CUT, Buffer
 from edgecache.wire.body_charge import Charge, Room
 from edgecache.wire.body_readers import Cursor, Readers
 from edgecache.wire.streams import BodyEnd, Sink, Source
@@ -62,6 +62,11 @@ class Body:
     def size(self) -> int:
         """Bytes written so far."""
         return self._buffer.size
+
+    @property
+    def held(self) -> int:
+        """Bytes that are held."""
+        return self._buffer.held
 
     @property
     def pieces(self) -> list[Piece]:
@@ -210,7 +215,10 @@ class Body:
     def write(self, piece: Piece) -> None:
         """Add the next piece, and move it on to the readers."""
         size, buffer = len(piece), self._buffer
-        buffer.append(piece)
+        if size > CUT and buffer.size + size > self._keep:
+            buffer.append_cut(piece)
+        else:
+            buffer.append(piece)
         if self._charge is not None:
             self._add_charge(self._charge, size)
         for cursor in tuple(self.readers.cursors):  # one may leave at each piece

@@ -14,6 +14,7 @@ from typing import Final
 from edgecache.semantics.rope import GATHERED, Content, Piece, content_of, joined, pieces_of
 
 SLICE: Final = 256 * 1024  # bytes of a complete content that are handed to a reader at once
+CUT: Final = 64 * 1024  # bytes of the pieces of a body that is dropped as it is read
 MOST_SMALL: Final = 256  # small pieces that are kept as they came
 
 
@@ -41,6 +42,11 @@ class Buffer:
         self.pieces.append(piece)
         self.size += size
         self.held += size
+
+    def append_cut(self, piece: Piece) -> None:
+        """Add a large piece in copies of `CUT` bytes: a transport holds what it has begun to send to its end."""
+        for start in range(0, len(piece), CUT):
+            self.append(piece[start : start + CUT])
 
     def fill(self, content: Content) -> None:
         """Hold `content` and nothing else; it is complete."""

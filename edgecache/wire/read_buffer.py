@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 LITTLE: Final = 64 * 1024  # bytes
-MUCH: Final = 256 * 1024
+MUCH: Final = 128 * 1024
 KEPT_UP: Final = 1024 * 1024  # bytes that readers have taken as they came, from which on much is read at once
 
 

@@ -36,7 +36,7 @@ async def slow_sockets(origin: int, quick: bool) -> list[Figure]:
 
 async def slow_readers(origin: int, quick: bool) -> list[Figure]:
     """One reader at a byte a second."""
-    return await readers.measure(origin, *((20 * MIB, 1, 4) if quick else (50 * MIB, 3, 16)))
+    return await readers.measure(origin, *((20 * MIB, 1, 16) if quick else (50 * MIB, 3, 16)))
 
 
 async def rolling_restart(origin: int, quick: bool) -> list[Figure]:
