@@ -93,8 +93,7 @@ class Pipeline:
 
         def answer(exchange: Exchange) -> None:
             for step in steps:
-                answered = step(exchange)
-                if answered is not None:
+                if (answered := step(exchange)) is not None:
                     if answered is not HELD:
                         reply(exchange, answered)
                     return

@@ -122,7 +122,7 @@ class Worker:
 
     def _read_heads(self, settings: Settings) -> None:
         """From now on, heads are read within these limits; what was read within others is forgotten."""
-        limits = HeadLimits(settings.max_line, settings.max_fields, settings.max_head)
+        limits = HeadLimits(settings.max_line, settings.max_fields, settings.max_head, settings.max_request_body)
         account, before = self.edge.memory.account, getattr(self, "_heads", None)
         if before is not None:
             before.forget_all()

@@ -9,9 +9,11 @@ refused (RFC 9112 §11.2), because a repair is where two parsers begin to disagr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from typing import Final
+
+import httptools
 
 from edgecache.semantics import uri
 from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen, weight_of_head
@@ -29,14 +31,16 @@ from edgecache.semantics.message import (
     connection_options,
 )
 from edgecache.wire.errors import BadRequest, OriginError
-from edgecache.wire.h1.llhttp import Splitter
 from edgecache.wire.head_limits import MOST_FIELDS, HeadLimits
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # RFC 9110 §5.6.2
-FIELD_LINES: Final = rb"((?:" + TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+)"  # RFC 9112 §5: no fold, no space before ":"
+VALUE: Final = rb"[\t -~\x80-\xff]*+"
+FIELD_LINES: Final = rb"((?:" + TOKEN + rb":" + VALUE + rb"\r\n)*+)"  # RFC 9112 §5: no fold, no space before ":"
 REQUEST_LINE: Final = rb"(" + TOKEN + rb") ([!-~]++) HTTP/([0-9])\.([0-9])\r\n"
-ODD_HEAD: Final = re.compile(REQUEST_LINE + FIELD_LINES + rb"\r\n")
-REQUEST_HEAD: Final = re.compile(REQUEST_LINE + FIELD_LINES.replace(TOKEN, rb"[0-9A-Za-z-]++") + rb"\r\n")
+REQUEST_HEAD: Final = re.compile(REQUEST_LINE + FIELD_LINES + rb"\r\n")
+TIDY_HEAD: Final = re.compile(  # one whose fields mean exactly what llhttp reads
+    REQUEST_LINE + rb"((?:[0-9A-Za-z-]++:" + VALUE + rb"(?<![\t ])\r\n)*+)\r\n"
+)
 RESPONSE_HEAD: Final = re.compile(  # RFC 9112 §5.1: whitespace before a response's ":" is removed, not refused
     rb"HTTP/1\.([0-9]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n"
     + FIELD_LINES.replace(TOKEN + rb":", TOKEN + rb"[\t ]*+:")
@@ -68,7 +72,9 @@ NOT_REPEATABLE: Final = frozenset(
     )
 )
 BODILESS: Final = frozenset((204, 304))  # final statuses whose responses have no content, to whatever method
-FRAMING_FIELDS: Final = frozenset((b"host", b"content-length", b"transfer-encoding"))
+DELIMITING: Final = frozenset((b"content-length", b"transfer-encoding"))
+FRAMING_FIELDS: Final = DELIMITING | {b"host"}
+SLASH: Final = 0x2F
 UNKNOWN_CODING: Final = re.compile(  # a word that is no coding: nothing says that the bytes are not the content
     rb"(?!(?i:(?:x-)?(?:gzip|compress|bzip2?)|deflate|br|zstd|dc[bz]|exi|xz|lzma|pack200-gzip|aes128gcm|.*chunk.*)\Z)"
     rb"[0-9A-Za-z-]{1,64}"
@@ -93,10 +99,10 @@ class RequestHeads:
         purging: bool = False,
     ) -> None:
         self.limits = limits
-        self._purging = purging  # whether anybody may purge
+        self._short = min(limits.line, limits.head)  # bytes of a head that has no line too long
+        self._methods = METHODS | LIKE_PURGE if purging else METHODS  # CONNECT, which is for forward proxies, is none
         self._parsed: BoundedCache[bytes, Request] = BoundedCache(MOST_REMEMBERED, most_bytes, weight_of_head, hold)
         self._seen = RecentlySeen()
-        self._splitter = Splitter()
 
     def forget_all(self) -> None:
         """Let go of what heads parse to."""
@@ -105,8 +111,7 @@ class RequestHeads:
     def parse(self, raw: bytes, scheme: bytes = b"http") -> Request:
         """The request whose head is `raw`, up to and with its empty line; raises `BadRequest`.
 
-        Identical bytes parse identically: heads of requests without a body are remembered, once accepted, if they come
-        again.
+        Heads without a body that come again are remembered, once accepted: identical bytes parse identically.
         """
         request = self._parsed.get(raw)
         if request is None or request.scheme != scheme:
@@ -116,47 +121,44 @@ class RequestHeads:
         return request
 
     def _parse(self, raw: bytes, scheme: bytes) -> Request:
-        match = REQUEST_HEAD.fullmatch(raw)
-        odd = match is None
+        match = TIDY_HEAD.fullmatch(raw) or REQUEST_HEAD.fullmatch(raw)
         if match is None:
-            match = ODD_HEAD.fullmatch(raw)
-            if match is None:
-                raise why_not_a_head(raw)
+            raise why_not_a_head(raw)
         method, target, major, minor, _ = match.groups()
-        if major != b"1":
-            raise BadRequest(505, "http-version")
-        count = self._check_limits(raw, match)
-        if not self._is_known(method):
-            raise BadRequest(501, "method", "this method is not implemented here")
-        lines = self._splitter.split(raw if method in METHODS else b"PURGE" + raw[len(method) :], count)
-        if b" \r\n" in raw or b"\t\r\n" in raw:  # RFC 9112 §5.1: blanks after a value are not of it; llhttp keeps them
-            lines = [(name, value.rstrip(b" \t")) for name, value in lines]
-        fields = Fields(lines)
-        index = fields.index
-        if minor == b"0" or not _LEAVES_START.isdisjoint(index):
-            self._splitter.renew()
-        if odd:  # to CGI, Transfer_Encoding is Transfer-Encoding: such fields are dropped
-            fields = Fields(line for line in fields if not is_disguised(line[0]))
-            index = fields.index
-        host, target = _host_and_target(method, target, fields, scheme, minor)
-        framing = request_framing(fields, minor == b"0")
-        if len(index) != len(fields.lines):
+        count = raw.count(b"\n") - 2
+        if major != b"1" or len(raw) > self._short or count > self.limits.fields or method not in self._methods:
+            self._check(raw, match, count)
+        fields = Fields(split(raw if method in METHODS else b"PURGE" + raw[len(method) :], count))
+        if match.re is REQUEST_HEAD:
+            fields = _tidied(fields)
+        index, http_1_0 = fields.index, minor == b"0"
+        if target[0] == SLASH and b"#" not in target and b"host" in index:
+            host = normal_host(index[b"host"], scheme)
+        else:
+            host, target = _host_and_target(method, target, fields, scheme, http_1_0)
+        framing = NO_BODY if DELIMITING.isdisjoint(index) else request_framing(fields, http_1_0, self.limits.body)
+        if len(index) != len(fields):
             _refuse_repeated(fields)
-        keep_alive = minor != b"0"
-        connection = index.get(b"connection")
-        if connection is not None and (connection != b"keep-alive" or minor == b"0"):
-            options = connection_options(fields)
-            if not FRAMING_FIELDS.isdisjoint(options):  # nobody may strip what delimits the message
-                raise BadRequest(400, "connection-option", "Connection names a field that delimits the message")
-            keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
-            if not options <= NOT_NOMINATED:  # what is not sent on does not select, authorize or ask for anything here
-                fields = fields.without(options - NOT_NOMINATED)
-        claims = claims_in(index)
-        return Request(method, target, host, fields, framing, minor == b"0", keep_alive, scheme, claims=claims)
+        keep_alive = not http_1_0
+        if b"connection" in index and (http_1_0 or index[b"connection"] != b"keep-alive"):
+            keep_alive, fields = _by_connection(fields, http_1_0)
+        return Request(method, target, host, fields, framing, http_1_0, keep_alive, scheme, claims=claims_in(index))
 
-    def _is_known(self, method: bytes) -> bool:
-        """Whether `method` is answered: not CONNECT, which is for forward proxies, nor what cannot be passed on."""
-        return method in METHODS or (self._purging and method in LIKE_PURGE)
+    def _check(self, raw: bytes, match: re.Match[bytes], count: int) -> None:
+        """Raise `BadRequest` if the head is of another protocol, beyond the limits, or of a method unknown here."""
+        limits = self.limits
+        if match[3] != b"1":
+            raise BadRequest(505, "http-version")
+        if match.start(5) - 2 > limits.line:
+            raise BadRequest(414, "line-too-long", "the request line is too long")
+        if len(raw) > limits.head:
+            raise BadRequest(431, "head-too-large", "the head is too large")
+        if count > limits.fields:
+            raise BadRequest(431, "too-many-fields", "the head has too many fields")
+        if any(len(line) > limits.line for line in raw.split(b"\r\n")):
+            raise BadRequest(431, "line-too-long", "a field line is too long")
+        if match[1] not in self._methods:
+            raise BadRequest(501, "method", "this method is not implemented here")
 
     def check_unfinished(self, start: bytes, scanned: int = 0) -> None:
         """Raise `BadRequest` if `start`, of which `scanned` bytes were checked before, can no longer become a head."""
@@ -168,25 +170,53 @@ class RequestHeads:
         if BARE_LINE_END.search(start, max(0, scanned - 1)):
             raise BadRequest(400, "bare-line-end", "a line ends in a bare CR or LF")
 
-    def _check_limits(self, raw: bytes, match: re.Match[bytes]) -> int:
-        """The number of field lines, if the head is within its limits."""
-        limits = self.limits
-        if match.start(5) - 2 > limits.line:
-            raise BadRequest(414, "line-too-long", "the request line is too long")
-        if len(raw) > limits.head:
-            raise BadRequest(431, "head-too-large", "the head is too large")
-        count = raw.count(b"\n", match.start(5), match.end(5))
-        if count > limits.fields:
-            raise BadRequest(431, "too-many-fields", "the head has too many fields")
-        if len(raw) > limits.line and any(len(line) > limits.line for line in raw.split(b"\r\n")):
-            raise BadRequest(431, "line-too-long", "a field line is too long")
-        return count
+
+class _FirstLines:
+    """What llhttp calls back with: for each line a dict's own method, which costs no frame of ours."""
+
+    def __init__(self) -> None:
+        self.lines: dict[bytes, bytes] = {}  # the first line of each name, in its spelling
+        self.on_header = self.lines.setdefault
+        self.complete = False
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
 
 
-# Fields after which llhttp waits for a body or for the end, so that the next head needs a new parser.
-_LEAVES_START: Final = frozenset(
-    (b"connection", b"proxy-connection", b"content-length", b"transfer-encoding", b"upgrade")
-)
+class _EveryLine:
+    """The same, where names are repeated."""
+
+    def __init__(self) -> None:
+        self.lines: list[FieldLine] = []
+        self.complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.lines.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+def split(raw: bytes, count: int) -> Collection[FieldLine]:
+    """The field lines of the head `raw`, so many, as llhttp reads them; its refusal is a `BadRequest`."""
+    first = _FirstLines()
+    _read(raw, first)
+    if len(first.lines) == count:
+        return first.lines.items()
+    every = _EveryLine()
+    _read(raw, every)
+    return every.lines
+
+
+def _read(raw: bytes, lines: _FirstLines | _EveryLine) -> None:
+    try:
+        httptools.HttpRequestParser(lines).feed_data(raw)
+    except httptools.HttpParserUpgrade:
+        pass  # the head is complete, and what follows it is not llhttp's to read
+    except (httptools.HttpParserError, httptools.HttpParserInvalidMethodError) as error:
+        raise BadRequest(400, "malformed-head", str(error)[:100]) from None
+    if not lines.complete:
+        raise BadRequest(400, "malformed-head")
 
 
 def why_not_a_head(raw: bytes) -> BadRequest:
@@ -212,15 +242,26 @@ def normal_host(value: bytes, scheme: bytes) -> bytes:
         raise BadRequest(400, "host", f"the Host {error}") from None
 
 
-def _host_and_target(method: bytes, target: bytes, fields: Fields, scheme: bytes, minor: bytes) -> tuple[bytes, bytes]:
+def _tidied(fields: Fields) -> Fields:
+    """`fields` as they are meant, in a head that is well-formed.
+
+    Blanks after a value are not of it (RFC 9112 §5.1). To CGI, Transfer_Encoding is Transfer-Encoding: such fields are
+    dropped.
+    """
+    return Fields([(name, value.rstrip(b" \t")) for name, value in fields if not is_disguised(name)])
+
+
+def _host_and_target(
+    method: bytes, target: bytes, fields: Fields, scheme: bytes, http_1_0: bool
+) -> tuple[bytes, bytes]:
     """The site and the origin-form target that the request means (RFC 9112 §3.2, §3.3)."""
     value = fields.get(b"host")
-    if value is None and minor != b"0":
+    if value is None and not http_1_0:
         raise BadRequest(400, "host", "the request has no Host")  # RFC 9112 §3.2
     host = normal_host(value, scheme) if value is not None else b"localhost"
     if b"#" in target:
         raise BadRequest(400, "target", "a target has no fragment")
-    if target[0] == 0x2F:
+    if target[0] == SLASH:
         return host, target
     if target == b"*" and method == b"OPTIONS":
         return host, target
@@ -232,7 +273,7 @@ def _host_and_target(method: bytes, target: bytes, fields: Fields, scheme: bytes
     return named, path if path[:1] in (b"/", b"*") else b"/" + path
 
 
-def request_framing(fields: Fields, http_1_0: bool) -> Framing:
+def request_framing(fields: Fields, http_1_0: bool, most: int) -> Framing:
     """How the body of a request is delimited, or `BadRequest` (RFC 9112 §6.3, steps 3 to 6)."""
     coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
     if coding is not None:
@@ -246,8 +287,21 @@ def request_framing(fields: Fields, http_1_0: bool) -> Framing:
     if length is not None:
         if not LENGTH.fullmatch(length):
             raise BadRequest(400, "content-length", "the Content-Length is malformed")  # step 5
+        if most and int(length) > most:
+            raise BadRequest(413, "body-too-large", "the request's body is too large")
         return Framing(int(length))
     return NO_BODY  # step 7
+
+
+def _by_connection(fields: Fields, http_1_0: bool) -> tuple[bool, Fields]:
+    """Whether the connection persists (RFC 9112 §9.3), and the fields less those for this connection only."""
+    options = connection_options(fields)
+    if not FRAMING_FIELDS.isdisjoint(options):  # nobody may strip what delimits the message
+        raise BadRequest(400, "connection-option", "Connection names a field that delimits the message")
+    keep_alive = b"close" not in options and (not http_1_0 or b"keep-alive" in options)
+    if not options <= NOT_NOMINATED:  # what is not sent on does not select, authorize or ask for anything here
+        fields = fields.without(options - NOT_NOMINATED)
+    return keep_alive, fields
 
 
 def _refuse_repeated(fields: Fields) -> None:

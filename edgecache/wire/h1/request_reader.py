@@ -91,21 +91,19 @@ class H1RequestReader(H1ResponseWriter):
             self._advancing = False
 
     def _take_requests(self) -> None:
-        taken = 0
-        while self._at < len(self._buffer):
-            if self.state in BODY_STATES:
-                if self.resting:
-                    return
-                self._read_body()
-            elif self.state is not READING_HEAD:
+        for _ in range(MOST_AT_ONCE):
+            if self._at == len(self._buffer) or not self._take():
                 return
-            elif taken >= MOST_AT_ONCE:  # the other connections have their turn
-                asyncio.get_running_loop().call_soon(self.advance)
-                return
-            elif not self._next_request():
-                return
-            else:
-                taken += 1
+        asyncio.get_running_loop().call_soon(self.advance)  # the other connections have their turn
+
+    def _take(self) -> bool:
+        """Take a request off the buffer, or a part of its body; False if neither is there or has its turn."""
+        if self.state is READING_HEAD:
+            return self._next_request()
+        if self.state not in BODY_STATES or self.resting:
+            return False
+        self._read_body()
+        return True
 
     def _after_requests(self) -> None:
         """Settle whether the connection is idle, is read from, and stays open."""
@@ -140,8 +138,7 @@ class H1RequestReader(H1ResponseWriter):
 
     def _next_request(self) -> bool:
         """Take one request off the buffer; False if its head is not complete or it was refused."""
-        buffer = self._buffer
-        start = self._at
+        buffer, start = self._buffer, self._at
         if buffer.startswith(b"\r\n", start):  # RFC 9112 §2.2: one empty line before a request is forgiven
             start += 2
         end = buffer.find(b"\r\n\r\n", max(start, self._scanned - 3)) + 4
@@ -153,9 +150,6 @@ class H1RequestReader(H1ResponseWriter):
             raw = buffer[start:end]
             self._at = self._scanned = end
             request = self.site.parse(raw, self.scheme)
-            most = self.site.max_request_body
-            if most and (request.framing.length or 0) > most:
-                raise BadRequest(413, "body-too-large", "the request's body is too large")
         except BadRequest as error:
             self.refuse(error, buffer[start:])
             return False
