@@ -140,6 +140,11 @@ class PurgeLog:
             stamp = self._stamp = Stamp(self.position, self.vector)
         return stamp
 
+    def stamp_for(self, required: Vector) -> Stamp:
+        """Stamp of a request sent now for a child: `required` was known before it, if not yet applied here."""
+        position, vector = self.stamp()
+        return Stamp(position, vector.merged(required))
+
     def suspend(self, suspended: bool) -> None:
         """Set whether every use needs a full check, as while cut off."""
         self._suspended = suspended
@@ -166,15 +171,17 @@ class PurgeLog:
     def check(self, subject: Subject, seen: int) -> Verdict:
         """Whether a response that this process requested at position `seen` may be used."""
         worst = Verdict.UNPROVEN if seen < self._floor_at else Verdict.USABLE
-        names = self._names(subject)
-        worst = worse(worst, self.registers.verdict_at(names, uri.site_of(subject.key), seen))
+        host = uri.site_of(subject.key)
+        names = self._names(subject, host)
+        worst = worse(worst, self.registers.verdict_at(names, host, seen))
         return worse(worst, self._doubt(names)) if self._doubts else worst
 
     def check_vector(self, subject: Subject, seen: Vector) -> Verdict:
         """Whether a response with the vector `seen` may be used. If so, it is as good as one requested now."""
         worst = Verdict.USABLE if seen.covers(self._floor) else Verdict.UNPROVEN
-        names = self._names(subject)
-        worst = worse(worst, self.registers.verdict(names, uri.site_of(subject.key), seen))
+        host = uri.site_of(subject.key)
+        names = self._names(subject, host)
+        worst = worse(worst, self.registers.verdict(names, host, seen))
         return worse(worst, self._doubt(names)) if self._doubts else worst
 
     def _doubt(self, names: list[bytes]) -> Verdict:
@@ -264,12 +271,12 @@ class PurgeLog:
         """Make all responses requested before this entry, at its position, unusable."""
         self.registers.name(map(scopes.canonical, named), self.position, Vector({region: mark}), soft=soft)
 
-    def _names(self, subject: Subject) -> list[bytes]:
-        """Scopes that name `subject` and may be in a register or in doubt."""
+    def _names(self, subject: Subject, host: bytes) -> list[bytes]:
+        """Scopes that name `subject`, of a site at `host`, and may be in a register or in doubt."""
         looked_for = self.registers.looked_for
         if subject.tags and not looked_for.tagged:
             subject = Subject(subject.key, (), subject.alias)
-        return scopes.naming(subject, looked_for.deepest)
+        return scopes.naming(subject, host, looked_for.deepest)
 
     # --- writes
 

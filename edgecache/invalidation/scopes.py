@@ -143,10 +143,10 @@ class LookedFor:
             self.tagged -= 1
 
 
-def naming(subject: Subject, deepest: int) -> list[bytes]:
-    """Every canonical scope that names `subject`, but for path prefixes of more than `deepest` segments."""
+def naming(subject: Subject, host: bytes, deepest: int) -> list[bytes]:
+    """Every canonical scope that names `subject`, at `host`, but for path prefixes of more than `deepest` segments."""
     key, tags, alias = subject
-    name, host = uri.normalised(key), uri.site_of(key)
+    name = uri.normalised(key)
     names = [b"u" + name, b"s" + host, EVERYTHING]
     if alias and alias != key:
         names.append(b"u" + uri.normalised(alias))

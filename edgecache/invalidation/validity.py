@@ -96,19 +96,14 @@ class Invalidation:
 
         They are stale from `now` on, in epoch seconds: freshness must be evaluated at that time, or a later one.
         """
-        log = self.log
-        if entry.passed == log.fence:
-            return Verdict.USABLE
-        if self.is_unproven(entry.url):
-            return Verdict.UNPROVEN
-        verdict = log.check(subject_of(entry), requested_at(entry.passed))
+        verdict = self._verdict_on_entry(entry)
         match verdict:
             case Verdict.USABLE:
-                entry.passed = log.position
+                entry.passed = self.log.position
             case Verdict.STALE:
                 entry.soften(now)
                 self._memory.resize(entry)
-                entry.passed = log.position
+                entry.passed = self.log.position
                 return Verdict.USABLE  # by this rule; its freshness is another question
             case Verdict.PURGED:
                 self._memory.drop(entry)
@@ -116,35 +111,38 @@ class Invalidation:
 
     def still_passes(self, entry: Entry) -> bool:
         """Whether `entry` is usable without the detail of a cut-off; changes nothing otherwise."""
-        log = self.log
-        if entry.passed == log.fence:
+        if entry.passed == self.log.fence:
             return True
-        if self.cut_off or log.check(subject_of(entry), requested_at(entry.passed)) is not Verdict.USABLE:
+        if self.cut_off or self._verdict_on_entry(entry) is not Verdict.USABLE:
             return False
-        entry.passed = log.position
+        entry.passed = self.log.position
         return True
+
+    def _verdict_on_entry(self, entry: Entry) -> Verdict:
+        if entry.passed == self.log.fence:
+            return Verdict.USABLE
+        if self.is_unproven(entry.url):
+            return Verdict.UNPROVEN
+        return self.log.check(subject_of(entry), requested_at(entry.passed))
 
     def check_found(self, entry: Entry, seen: str, now: float) -> Verdict:
         """Verdict on `entry`, stored by another process with the vector `seen`; as `check`."""
-        log = self.log
-        vector = vector_of(seen)
-        if vector is None or self.replaying or self.is_unproven(entry.url):  # None: its time of request is unknown
-            entry.passed = NO_POSITION
-            return Verdict.UNPROVEN
-        verdict = log.check_vector(Subject(entry.url, entry.tags, self._memory.normal_key(entry.url)), vector)
-        entry.passed = log.position if verdict in (Verdict.USABLE, Verdict.STALE) else NO_POSITION
+        verdict = Verdict.UNPROVEN if self.is_unproven(entry.url) else self._verdict_on_record(entry, seen)
+        entry.passed = self.log.position if verdict in (Verdict.USABLE, Verdict.STALE) else NO_POSITION
         if verdict is Verdict.STALE:
             entry.soften(now)
             return Verdict.USABLE
         return verdict
 
     def proves(self, record: Record) -> bool:
-        """Whether `record`, stored by another process, is usable without validation."""
-        vector = vector_of(record.seen)
-        if vector is None or self.replaying or self.cut_off:  # cut off, Cache-Status needs the detail
-            return False
-        normal = self._memory.normal_key(record.url)
-        return self.log.check_vector(Subject(record.url, record.tags, normal), vector) is Verdict.USABLE
+        """Whether `record`, stored by another process, is usable without the detail of a cut-off."""
+        return not self.cut_off and self._verdict_on_record(record, record.seen) is Verdict.USABLE
+
+    def _verdict_on_record(self, stored: Entry | Record, seen: str) -> Verdict:
+        vector = vector_of(seen)
+        if vector is None or self.replaying:  # None: its time of request is unknown
+            return Verdict.UNPROVEN
+        return self.log.check_vector(Subject(stored.url, stored.tags, self._memory.normal_key(stored.url)), vector)
 
     def verdict(self, key: bytes, tags: tuple[bytes, ...], seen: Stamp) -> Verdict:
         """Verdict on a response requested at `seen`."""

@@ -65,6 +65,7 @@ class Relays:
         self._fills = fills
         self._flights = flights
         self.now_known = invalidation.log.stamp  # what is known of the log: every request carries it
+        self._known_with = invalidation.log.stamp_for  # and by the child that sent it
         self.clock = clock  # resident time
         self._wall = wall  # epoch seconds, for Date
         self._send = upstream.send
@@ -89,9 +90,8 @@ class Relays:
         mark: bytes = b"",
     ) -> None:
         """Send `forwarded` for `exchange` alone, at `now` in resident time; `mark` is the hit-for-miss that says so."""
-        seen = self.now_known()
-        if (child := exchange.request.child) is not None:  # what it knows, it knew before this request
-            seen = seen._replace(vector=seen.vector.merged(required_by(child)))
+        child = exchange.request.child
+        seen = self.now_known() if child is None else self._known_with(required_by(child))
         relay = exchange.upstream_call = Relay(forwarded, now, seen)
         exchange.why, exchange.upstream_asked = why, now
         exchange.alone = result is Result.PASS

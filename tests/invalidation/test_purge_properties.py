@@ -12,6 +12,7 @@ from edgecache.invalidation import scopes, version_vector
 from edgecache.invalidation.purge_log import Applied, EntryKind, LogEntry, PurgeLog, Verdict
 from edgecache.invalidation.scopes import Subject
 from edgecache.invalidation.version_vector import Vector
+from edgecache.semantics import uri
 
 REGIONS = ("eu", "us")
 SUBJECTS = (Subject(b"http://a/x/1", (b"t",)), Subject(b"http://a/y", (b"t", b"v")), Subject(b"http://b/x/1"))
@@ -35,7 +36,8 @@ class Told(NamedTuple):
     def forbids(self, subject: Subject) -> bool:
         """Whether it invalidates what was asked before it, for `subject`."""
         kind, named = self.entry.kind, self.entry.scopes
-        return kind in (EntryKind.PURGE, EntryKind.END) and not set(named).isdisjoint(scopes.naming(subject, 9))
+        names = scopes.naming(subject, uri.site_of(subject.key), 9)
+        return kind in (EntryKind.PURGE, EntryKind.END) and not set(named).isdisjoint(names)
 
 
 @st.composite
@@ -110,7 +112,7 @@ class Witness:
 
     def in_doubt(self, subject: Subject) -> bool:
         """Whether a write to `subject` has begun and not ended."""
-        names = scopes.naming(subject, 9)
+        names = scopes.naming(subject, uri.site_of(subject.key), 9)
         return any(not set(told.entry.scopes).isdisjoint(names) for told in self.open.values())
 
 

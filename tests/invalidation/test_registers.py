@@ -138,7 +138,7 @@ def test_whatever_is_pushed_out_nothing_that_was_named_is_usable(seed: int) -> N
         site.name(scope)
         named.append((scope, site.log.position))
         for one, position, vector in asked:
-            names = scopes.naming(one, 0)
+            names = scopes.naming(one, uri.site_of(one.key), 0)
             if any(at > position and scope in names for scope, at in named):
                 assert Verdict.USABLE not in site.verdicts(one, position, vector)
 

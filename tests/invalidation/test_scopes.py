@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 
 from edgecache.invalidation import scopes
 from edgecache.invalidation.scopes import Subject
+from edgecache.semantics import uri
 
 
 def named_by(scope: bytes, key: bytes, *tags: bytes) -> bool:
     """Whether `scope` names the object."""
     scope = scopes.canonical(scope)
-    return scope in scopes.naming(Subject(key, tags), scopes.depth(scope) if scope.startswith(b"p") else 0)
+    return scope in scopes.naming(
+        Subject(key, tags), uri.site_of(key), scopes.depth(scope) if scope.startswith(b"p") else 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,9 +63,9 @@ def test_the_cost_of_prefixes_is_bounded_by_the_deepest_one_and_by_the_path() ->
     """A path of thousands of segments is not looked up deeper than any prefix goes."""
     deep = Subject(b"http://a" + b"/x" * 4000)
 
-    assert len(scopes.naming(deep, 0)) == 3
-    assert len(scopes.naming(deep, 2)) == 5
-    assert len(scopes.naming(Subject(b"http://a/x"), 4000)) == 4
+    assert len(scopes.naming(deep, b"a", 0)) == 3
+    assert len(scopes.naming(deep, b"a", 2)) == 5
+    assert len(scopes.naming(Subject(b"http://a/x"), b"a", 4000)) == 4
 
 
 @pytest.mark.parametrize("path", [b"", b"a", b"/a?b"])

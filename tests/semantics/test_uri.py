@@ -269,7 +269,7 @@ def test_no_bytes_raise(key: bytes, reference: bytes) -> None:
     """Keys, scopes out of a log and references of origins may hold anything."""
     assert uri.normalised(key) == uri.normalised(uri.normalised(key))
     assert [scopes.canonical(kind + key) for kind in (b"u", b"p", b"s", b"g", b"t", b"?")]
-    assert scopes.naming(Subject(b"http://a/" + key, (key,)), 5)
+    assert scopes.naming(Subject(b"http://a/" + key, (key,)), b"a", 5)
     uri.resolved(b"http://a/" + key, reference)
     uri.path_of(reference)
 
