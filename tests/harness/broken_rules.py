@@ -56,6 +56,7 @@ PURGE_RULES: Final[dict[str, Broken]] = HITS | {
     "what was missed is harmless": (PurgeLog, "_raise_floor", lambda self, region, mark: None),
 }
 WRITE_RULES: Final[dict[str, Broken]] = HITS | {
+    "a fill is believed whatever came since": (PurgeLog, "is_at", lambda self, position: True),
     "a begin puts nothing in doubt": (PurgeLog, "_begin", lambda self, write: None),
     "doubt is not looked at": (PurgeLog, "_doubt", lambda self, names: Verdict.USABLE),
     "a fill is believed while a write is in doubt": (validity, "unproven_at", lambda position: position),
