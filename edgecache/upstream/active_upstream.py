@@ -1,4 +1,4 @@
-"""The way upstream, which may be replaced while requests are out: those end there, the next take the new one."""
+"""The upstream in use, replaced by a reload: requests under way end on the former one, the next go to the new one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgecache.wire.upstream_request import UpstreamCall
 
 
 class WayUp:
-    """The origin, or the origins, and the parents that stand before them, if there are any."""
+    """The origin or origins, and the parents before them, if there are any."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class WayUp:
             self.parents.close()
 
     def counts(self) -> Counts:
-        """What was asked on it so far."""
+        """The requests sent on it so far."""
         asked, retries, refused = _asked_of(self.origin)
         if self.parents is None:
             return Counts(asked, retries, refused)
@@ -66,14 +66,14 @@ class WayUp:
 
 
 def _asked_of(way: OriginPool | Balancer) -> tuple[int, int, int]:
-    """Requests put there, those asked again of them, and those that were not, beyond the budget."""
+    """Requests sent, the retries among them, and the retries refused by the budget."""
     if isinstance(way, OriginPool):
         return way.asked, way.repeated, 0
     return way.asked + way.repeated, way.retries.spent + way.repeated, way.retries.refused
 
 
 class Counts(NamedTuple):
-    """Requests ever, those asked again included; retries, and those beyond the budget; the same of parents."""
+    """Requests ever, retries included; retries, and those refused by the budget; the same of parents."""
 
     asked: int = 0
     retries: int = 0
@@ -83,12 +83,12 @@ class Counts(NamedTuple):
     bypassed: int = 0
 
     def plus(self, other: Counts) -> Counts:
-        """Both together."""
+        """The sum of both."""
         return Counts(*(one + another for one, another in zip(self, other, strict=True)))
 
 
 class Switch:
-    """Mutable state: the way of the moment, those before it that still have requests, and what the ended counted."""
+    """Mutable state: the way in use, former ones that still have requests, and the counts of those that ended."""
 
     def __init__(self, way: WayUp) -> None:
         self.current = way
@@ -100,12 +100,12 @@ class Switch:
         self.current.send(call)
 
     def replace(self, way: WayUp) -> None:
-        """From now on, requests go that way."""
+        """Send further requests on `way`."""
         self._former.append(self.current)
         self.current = way
 
     def sweep(self, now: float) -> None:
-        """End what is overdue, and let former ways go that have nothing left to do; `now` in monotonic seconds."""
+        """End what is overdue, and close former ways that are idle; `now` in monotonic seconds."""
         self.current.sweep(now)
         for way in tuple(self._former):
             way.sweep(now)
@@ -121,7 +121,7 @@ class Switch:
 
     @property
     def counts(self) -> Counts:
-        """What was asked ever."""
+        """The requests of all ways ever."""
         counts = self._past
         for way in self._all:
             counts = counts.plus(way.counts())

@@ -1,4 +1,4 @@
-"""One request put to one of several servers, and one check of one: what comes back, and what it says of the server."""
+"""One attempt of a request on one of several servers, and one active check: the response, and the server's health."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from edgecache.wire.upstream_request import UpstreamCall, UpstreamRequest
 if TYPE_CHECKING:
     from edgecache.upstream.load_balancer import Balancer, Check, Member
 
-NOT_ITS_FAULT: Final = frozenset(("client-left", "internal"))  # reasons that say nothing of the server
+NOT_ITS_FAULT: Final = frozenset(("client-left", "internal"))  # reasons of failure that say nothing about the server
 
 
 class Speaks(Label):
-    """What an answer says of the server that gave it."""
+    """What a response says of the server that sent it."""
 
     WELL = "well"
-    ILL = "ill"  # but it is an answer
-    UNAVAILABLE = "unavailable"  # another server may not be: ask that one
-    ELSEWHERE = "elsewhere"  # it is well, but could not ask: another one may
-    DISTRUSTED = "distrusted"  # what it says cannot be used: ask another
+    ILL = "ill"  # but its response counts
+    UNAVAILABLE = "unavailable"  # retry on another server, which may be available
+    ELSEWHERE = "elsewhere"  # it is well, but could not reach the origin: retry on another
+    DISTRUSTED = "distrusted"  # its response cannot be used: retry on another
 
 
 class Delegate(UpstreamCall):
-    """A request sent in the place of a call's own: cancelling that one cancels this one too."""
+    """A call in the place of another, which is cancelled with it."""
 
     def __init__(self, request: UpstreamRequest, call: UpstreamCall) -> None:
         self.state = QUEUED
@@ -67,7 +67,7 @@ class Delegate(UpstreamCall):
 
     @property
     def asked_on(self) -> UpstreamConnection | None:
-        """The connection that it is under way on: the call's too, so that it can be cancelled."""
+        """The connection that it is under way on; the delegating call's too, so that it can be cancelled."""
         return self._asked_on
 
     @asked_on.setter
@@ -82,13 +82,13 @@ class Delegate(UpstreamCall):
         return self._asked_on is not None
 
     def on_interim(self, response: Response) -> None:
-        """Told on."""
+        """Forwarded."""
         if not self.cancelled:
             self.call.on_interim(response)
 
 
 class Attempt(Delegate):
-    """One request put to one member, for a call that may be put to the next."""
+    """One attempt of a call on one member; the next may be on another."""
 
     def __init__(self, balancer: Balancer, member: Member, call: UpstreamCall, tried: tuple[Member, ...]) -> None:
         super().__init__(balancer.fitted(call.upstream_request, member), call)
@@ -96,20 +96,20 @@ class Attempt(Delegate):
         self.member = member
         self.tried = (*tried, member)
         self.since = balancer.clock()
-        self._rival: Attempt | None = None  # the same request, put to another member meanwhile
+        self._rival: Attempt | None = None  # the same request, hedged on another member
         self._was_hedged = False
 
     # --- a rival
 
     @property
     def may_be_hedged(self) -> bool:
-        """Whether another may be asked the same meanwhile: what is one client's may have effects, safe or not."""
+        """Whether the request may be sent to another member meanwhile; not if its response is for one client alone."""
         request = self.upstream_request
         sent = request.shared and self.is_sent and not (self._was_hedged or self.cancelled or request.upgrade)
         return sent and may_ask_another(request.method, sent=True, has_body=request.body is not None)
 
     def hedged_by(self, member: Member) -> Attempt:
-        """The same request for `member`, too."""
+        """The same request, for `member`."""
         rival = Attempt(self._balancer, member, self.call, self.tried)
         self._rival, rival._rival = rival, self
         self._was_hedged = rival._was_hedged = True
@@ -124,7 +124,7 @@ class Attempt(Delegate):
             self._asked_on.close()
 
     def _wins(self) -> None:
-        """This answer is the one that counts."""
+        """Its response came first: give up the rival."""
         rival, self._rival = self._rival, None
         if rival is not None:
             now = self._balancer.clock()
@@ -133,7 +133,7 @@ class Attempt(Delegate):
             self.call.asked_on = self._asked_on
 
     def steps_aside(self) -> bool:
-        """Whether what went wrong here need not be told, because a rival may still do better."""
+        """Whether a rival is still under way, so that this failure does not count."""
         rival, self._rival = self._rival, None
         if rival is None or rival.cancelled:
             return False
@@ -143,12 +143,12 @@ class Attempt(Delegate):
     # --- what comes back
 
     def on_interim(self, response: Response) -> None:
-        """Told on, unless two race: one of them alone may speak."""
+        """Forwarded, unless two attempts race."""
         if self._rival is None:
             super().on_interim(response)
 
     def on_answer(self, response: Response, body: Body) -> None:
-        """The call's answer, unless somebody else is asked."""
+        """The response to the call, unless it is retried."""
         if self._is_final(response):
             self.call.on_answer(response, body)
         else:
@@ -160,7 +160,7 @@ class Attempt(Delegate):
             self.call.on_whole(response, content)
 
     def _is_final(self, response: Response) -> bool:
-        """Note the answer; whether it is the call's: if not, somebody else has the request."""
+        """Record the response; whether it is the call's. If not, the call is retried, or a rival has it."""
         member, balancer = self.member, self._balancer
         member.attempts.discard(self)
         now = member.heard = balancer.clock()
@@ -184,7 +184,7 @@ class Attempt(Delegate):
         return True
 
     def on_failure(self, error: OriginError) -> None:
-        """Somebody else is asked, if that is safe and within the budget."""
+        """The call is retried on another member, if that is safe and within the budget."""
         self.member.attempts.discard(self)
         if not isinstance(error, OriginBusy) and error.reason not in NOT_ITS_FAULT:
             self.member.failed(self._balancer.clock())
@@ -217,16 +217,16 @@ class Checking(UpstreamCall):
         self.since = balancer.clock()
 
     def on_answer(self, response: Response, body: Body) -> None:
-        """It answers."""
+        """The server responds."""
         body.discard()
         self._answered(response)
 
     def on_whole(self, response: Response, content: bytes) -> None:
-        """It answers."""
+        """The server responds."""
         self._answered(response)
 
     def on_failure(self, error: OriginError) -> None:
-        """It does not."""
+        """The server does not respond."""
         self._over(False)
 
     def _answered(self, response: Response) -> None:

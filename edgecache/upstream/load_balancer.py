@@ -1,6 +1,6 @@
 """Several servers behind one `send`: each request goes to one of them, and is retried on another where that is safe.
 
-What is common to origins and parents. Who is asked is for the subclass to say, and what an answer says of its server.
+The part common to origins and parents. Subclasses choose the server, and judge it by its responses.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ if TYPE_CHECKING:
     from edgecache.upstream.pool import OriginPool
 
 USER_AGENT: Final = (b"User-Agent", b"edgecache")  # of active checks
-MOST_TRIES: Final = 3  # servers that one request is put to
-MOST_SAVED: Final = 20.0  # retries that good times may save up for bad ones: more would make a storm of them
+MOST_TRIES: Final = 3  # servers that one request is sent to
+MOST_SAVED: Final = 20.0  # retries saved up while nothing fails: more could become a retry storm
 
 
 class Check(NamedTuple):
-    """How a server is asked whether it is well."""
+    """An active health check: its request, and which responses are good."""
 
     request: UpstreamRequest
     is_good: Callable[[Response], bool]
 
 
 class Member:
-    """One server: its connections, how it is doing, and what it was asked and has not answered."""
+    """One server: its connections, its health, and the requests under way to it."""
 
     def __init__(
         self, origin: Origin, region: str, pool: OriginPool, health: Health, jurisdiction: str = "", name: str = ""
     ) -> None:
         self.origin = origin
-        self.name = name  # what decides which keys it owns
+        self.name = name  # decides which keys it owns
         self.region = region
         self.jurisdiction = jurisdiction
         self.pool = pool
         self.health = health
         self.attempts: set[Attempt] = set()
         self.next_check = 0.0  # monotonic seconds
-        self.heard = float("-inf")  # monotonic seconds: its last answer, to a check or a request
-        self.ejected = float("-inf")  # monotonic seconds: when that last happened
+        self.heard = float("-inf")  # monotonic seconds: its last response, to a check or a request
+        self.ejected = float("-inf")  # monotonic seconds: its last ejection
         self.check: Checking | None = None
 
     def load(self, now: float) -> float:
-        """What asking it costs."""
+        """The cost of another request to it."""
         return self.health.load(len(self.attempts), now)
 
     def failed(self, now: float) -> None:
-        """It has let us down."""
+        """Count a failure of it."""
         breaker = self.health.breaker
         before = breaker.state
         self.health.failed(now)
@@ -70,15 +70,15 @@ class Member:
 
 
 class Balancer:
-    """Members behind one `send`. Mutable state lies in the members, and in the budget for asking again."""
+    """Members behind one `send`. Mutable state: that of the members, and the retry budget."""
 
     members: list[Member]
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.chance = random.Random()
-        self.asked = 0  # requests put to a member, those asked again included
-        self.questions = 0  # those asked first
+        self.asked = 0  # requests sent to a member, retries included
+        self.requests = 0  # those without the retries
         self.retries = RetryBudget(MOST_SAVED)
         self.latencies = Latencies()
         self._closed = False
@@ -88,34 +88,34 @@ class Balancer:
         self._slow_start = settings.origin_slow_start
 
     def new_health(self) -> Health:
-        """Of a member that nothing is known of."""
+        """The health of a new member."""
         breaker = Breaker(*self._eject, jitter=lambda: self.chance.random() / 10)
         return Health(breaker, fall=self._fall, rise=self._rise, slow_start=self._slow_start)
 
-    # --- for the subclass to say
+    # --- decided by subclasses
 
     def choose(self, request: UpstreamRequest, tried: tuple[Member, ...]) -> Member | None:
-        """Who is to be asked of those not `tried`; None: nobody."""
+        """The member to send `request` to, if possible one not `tried`; None if there is none."""
         raise NotImplementedError
 
-    def nobody(self, call: UpstreamCall) -> None:
-        """There is nobody to ask: answer, or see to it."""
+    def none_left(self, call: UpstreamCall) -> None:
+        """No member is left: fail `call`, or send it another way."""
         raise NotImplementedError
 
     def has_untried(self, request: UpstreamRequest, tried: tuple[Member, ...]) -> bool:
-        """Whether there is anybody but those `tried`."""
+        """Whether there are others than those `tried`."""
         raise NotImplementedError
 
     def fitted(self, request: UpstreamRequest, member: Member) -> UpstreamRequest:
-        """The request as `member` is to get it."""
+        """`request` adapted to `member`."""
         return request
 
     def check_of(self, member: Member) -> Check | None:
-        """How to see if `member` is well, if that is looked at."""
+        """The active check of `member`; None if there is none."""
         return None
 
     def speaks(self, response: Response) -> Speaks:
-        """What `response` says of whoever gave it."""
+        """What `response` says of the server that sent it."""
         if response.status not in FAILING:
             return Speaks.WELL
         return Speaks.UNAVAILABLE if response.status in UNAVAILABLE else Speaks.ILL
@@ -126,16 +126,16 @@ class Balancer:
     # --- requests
 
     def send(self, call: UpstreamCall) -> None:
-        """Put a request to one of the members."""
-        self.questions += 1
+        """Send a request to one of the members."""
+        self.requests += 1
         self.put(call, ())
 
     def put(self, call: UpstreamCall, tried: tuple[Member, ...]) -> None:
-        """The same, leaving out those that were `tried`."""
-        call.asked_on = None  # what it was tried on is not its own any more
+        """Send a request to one of the members, if possible to one that was not `tried`."""
+        call.asked_on = None  # the connection of the last attempt is no longer its own
         member = self.choose(call.upstream_request, tried)
         if member is None:
-            self.nobody(call)
+            self.none_left(call)
             return
         self.asked += 1
         attempt = Attempt(self, member, call, tried)
@@ -143,16 +143,16 @@ class Balancer:
         member.pool.send(attempt)
 
     def due(self, candidates: Iterable[Member], now: float) -> Member | None:
-        """An ejected one whose time is over: this request is its probe."""
+        """An ejected member whose time is over: this request is its probe."""
         ejected = (member for member in candidates if not member.health.is_well(may_probe=False, now=now))
         return next((member for member in ejected if member.health.is_well(may_probe=True, now=now)), None)
 
     def may_try_another(
         self, request: UpstreamRequest, tried: tuple[Member, ...], *, sent: bool, lost_since: float = inf
     ) -> bool:
-        """Whether a request may be put to somebody else: within the budget, if one who was tried has had it.
+        """Whether a request may be retried on another member: within the budget, if it was `sent` to one.
 
-        What was lost with a member that was ejected since is beside the budget: it is what was under way there, once.
+        Beside the budget is what was under way since `lost_since` on a member when it was ejected: that happens once.
         """
         if self._closed or not may_ask_another(request.method, sent=sent, has_body=request.body is not None):
             return False
@@ -162,12 +162,12 @@ class Balancer:
             return True
         if len(tried) >= MOST_TRIES:
             return False
-        return lost_since <= tried[-1].ejected or self.retries.spend(self.questions, self.clock())
+        return lost_since <= tried[-1].ejected or self.retries.spend(self.requests, self.clock())
 
     # --- life
 
     def sweep(self, now: float) -> None:
-        """End what is overdue, and check who is due; `now` in monotonic seconds."""
+        """End what is overdue, and start the checks that are due; `now` in monotonic seconds."""
         for member in self.members:
             for attempt in tuple(member.attempts):
                 if attempt.cancelled:
@@ -180,7 +180,7 @@ class Balancer:
         """Retry these attempts on other servers where that is safe: theirs have stopped responding."""
         now = self.clock()
         for attempt in attempts:
-            attempt.member.failed(now)  # all of them first, so that none is asked in the stead of another
+            attempt.member.failed(now)  # all of them first, so that none is retried on another of these
         for attempt in attempts:
             since = attempt.since
             if attempt.cancelled:
@@ -192,11 +192,11 @@ class Balancer:
                 self.put(attempt.call, attempt.tried)
 
     def slow_attempts(self, before: float) -> list[Attempt]:
-        """What was asked before then, and is not answered."""
+        """The attempts sent before then that have no response yet."""
         return [attempt for member in self.members for attempt in member.attempts if attempt.since < before]
 
     def check(self, member: Member, now: float) -> None:
-        """Ask `member` if it is well: it has to answer before the next check is due."""
+        """Check the health of `member`: it has to respond before the next check is due."""
         how = self.check_of(member)
         if how is None:
             return
@@ -215,7 +215,7 @@ class Balancer:
 
     @property
     def repeated(self) -> int:
-        """Requests that met a connection's end, and were asked again."""
+        """Requests that met the end of a kept connection, and were sent again."""
         return sum(member.pool.repeated for member in self.members)
 
     @property

@@ -1,4 +1,4 @@
-"""Several origins behind one `send`: the region's first, the least loaded of them, another one where that is safe."""
+"""Several origins behind one `send`: the least loaded of the region's, retries on another where that is safe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgecache.wire.errors import OriginBusy
 from edgecache.wire.upstream_connection import ProtocolFactory
 from edgecache.wire.upstream_request import UpstreamCall, UpstreamRequest
 
-SILENT: Final = 1.5  # seconds without any answer of an origin
+SILENT: Final = 1.5  # seconds without any response from an origin
 SILENT_TO: Final = 5  # requests, at least, that wait so long
 NO_ORIGIN: Final = "no origin is in the jurisdiction that the answer must not leave"
 
@@ -41,7 +41,7 @@ class Origins(Balancer):
         self._check_path = settings.origin_check_path
         self._check_host = host_of_requests(settings)
         self._hedges = settings.origin_hedge
-        self.hedged = 0  # requests put to a second origin because the first was slow
+        self.hedged = 0  # requests sent to a second origin because the first was slow
         self.members = [
             Member(
                 origin,
@@ -54,10 +54,10 @@ class Origins(Balancer):
             for origin in origins
         ]
 
-    # --- who is asked
+    # --- selection
 
     def choose(self, request: UpstreamRequest, tried: tuple[Member, ...]) -> Member | None:
-        """One of its region, or of any region if none of those is well; the least loaded of two that are drawn."""
+        """The less loaded of two random members: of its region, or of any region if none of those is well."""
         now = self.clock()
         may_probe = may_ask_another(request.method, sent=True, has_body=request.body is not None)
         allowed = self._allowed(request)
@@ -71,10 +71,10 @@ class Origins(Balancer):
                 return probed
             if well:
                 return well[least_loaded([member.load(now) for member in well], self.chance.randrange)]
-        return near[least_loaded([member.load(now) for member in near], self.chance.randrange)]  # all are ill: try
+        return near[least_loaded([member.load(now) for member in near], self.chance.randrange)]  # none is well: try one
 
     def _allowed(self, request: UpstreamRequest) -> list[Member]:
-        """Those that are in the jurisdiction that the answer must not leave."""
+        """The members in the jurisdiction that the response must not leave."""
         wanted = request.jurisdiction
         return [member for member in self.members if may_serve(member.jurisdiction, wanted)] if wanted else self.members
 
@@ -86,8 +86,8 @@ class Origins(Balancer):
                 return found
         return members
 
-    def nobody(self, call: UpstreamCall) -> None:
-        """None is in the jurisdiction that the answer must not leave."""
+    def none_left(self, call: UpstreamCall) -> None:
+        """No member is in the jurisdiction that the response must not leave."""
         self._failed(REASON)
         call.fail(OriginBusy(REASON, NO_ORIGIN))
 
@@ -96,7 +96,7 @@ class Origins(Balancer):
         return any(member not in tried for member in self._allowed(request))
 
     def fitted(self, request: UpstreamRequest, member: Member) -> UpstreamRequest:
-        """The request with the origin's own Host, if that is the setting."""
+        """`request` with the origin's own Host, if that is the setting."""
         if not self._own_host:
             return request
         return request.for_host(member.origin.authority.encode())
@@ -104,28 +104,28 @@ class Origins(Balancer):
     # --- life
 
     def sweep(self, now: float) -> None:
-        """End what is overdue, check who is due, hedge what is slow; `now` in monotonic seconds."""
+        """End what is overdue, start checks that are due, hedge slow requests; `now` in monotonic seconds."""
         super().sweep(now)
         if self._hedges and len(self.members) > 1 and any(member.attempts for member in self.members):
             self.hedge(self.slow_attempts(self.clock() - self.latencies.slow()))
             self._leave_silent(self.clock())
 
     def hedge(self, attempts: Iterable[Attempt]) -> None:
-        """Put each of these safe requests to one more origin, within the budget; the first answer counts.
+        """Send each of these safe requests to one more origin, within the budget; the first response counts.
 
-        As coarse as the sweep that calls this: no timer per request.
+        As coarse as the sweep that calls this: there is no timer per request.
         """
         now = self.clock()
         for attempt in attempts:
             if attempt.may_be_hedged and (other := self._rival_of(attempt, now)) is not None:
-                if not self.retries.spend(self.questions, now):
+                if not self.retries.spend(self.requests, now):
                     return
                 self.hedged += 1
                 self.asked += 1
                 other.pool.send(attempt.hedged_by(other))
 
     def _rival_of(self, attempt: Attempt, now: float) -> Member | None:
-        """The least loaded of the region's origins that are well, but for those that have the request already."""
+        """The least loaded of the region's healthy origins that do not have the request already."""
         well = [
             member
             for member in self._near(self._allowed(attempt.upstream_request), attempt.upstream_request.region.decode())
@@ -134,9 +134,9 @@ class Origins(Balancer):
         return min(well, key=lambda member: member.load(now), default=None)
 
     def _leave_silent(self, now: float) -> None:
-        """Go on from an origin that has answered nothing while so many requests waited: that is no slow answer.
+        """Retry the requests of origins that have sent no response while many waited: they are not merely slow.
 
-        From one that is ejected, or tried again, even if it is few.
+        Those of an origin that is ejected or on probation, even if they are few.
         """
         silent: list[Attempt] = []
         for member in self.members:
@@ -147,7 +147,7 @@ class Origins(Balancer):
         self.move(silent)
 
     def check_of(self, member: Member) -> Check | None:
-        """Any answer below 400 to the path that is set is good, of the site that requests are for."""
+        """A GET of the path in the settings, for the site that requests are for; any status below 400 is good."""
         if not self._check_path:
             return None
         host = self._check_host or member.origin.authority
@@ -156,21 +156,21 @@ class Origins(Balancer):
 
 
 def host_of_requests(settings: Settings) -> str:
-    """The Host that requests bear, as far as the settings tell; empty: the origin's own authority."""
+    """The Host of forwarded requests, as far as the settings tell; empty: the origin's own authority."""
     if settings.origin_host == "client":
         return next(iter(settings.hosts), "")
     return "" if settings.origin_host == "origin" else settings.origin_host
 
 
 class Confined:
-    """The only origin, which is in this POP's jurisdiction, and gets no request of another."""
+    """The only origin, which is in this POP's jurisdiction and gets no requests of another."""
 
     def __init__(self, pool: OriginPool, jurisdiction: str) -> None:
         self._pool = pool
         self._jurisdiction = jurisdiction
 
     def send(self, call: UpstreamCall) -> None:
-        """Ask the origin, if its answer may be in this jurisdiction."""
+        """Send a request to the origin if its response may be in this jurisdiction."""
         if may_serve(self._jurisdiction, call.upstream_request.jurisdiction):
             self._pool.send(call)
         else:
@@ -179,5 +179,5 @@ class Confined:
 
 
 def is_below_400(response: Response) -> bool:
-    """Whether an answer to a check is a good one."""
+    """Whether a response to a check is good."""
     return response.status < 400

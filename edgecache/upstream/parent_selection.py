@@ -1,10 +1,10 @@
-"""Which parent is asked: the owner of the key among those that are well, else the next one, else the origin.
+"""Parent selection: the owner of the key among the healthy parents, else the next one, else the origin.
 
     the region's parents ──► other regions' ──► the origin, a bounded number at a time
 
-All POPs that know the same parents ask the same one for a key, so that one shield holds it and its origin is asked
-once. A parent that answers an error has asked the origin already, and nobody asks it again because of that; only what
-has not reached an origin, or a parent that cannot be reached itself, sends a request on.
+All POPs with the same parents select the same one for a key, so that one shield holds it and the origin gets one
+request. An error from a parent comes from the origin, and is not retried; a request is retried only if it has not
+reached an origin, or if the parent cannot be reached.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from edgecache.wire.upstream_connection import ProtocolFactory
 from edgecache.wire.upstream_request import UpstreamCall, UpstreamRequest
 
 log = logging.getLogger("edgecache")
-SILENT: Final = 1.0  # seconds without a sign of life from a parent, after which its requests are put to another
+SILENT: Final = 1.0  # seconds without a sign of life from a parent, after which its requests are retried on another
 LOOPED: Final = 508
-UNBOUNDED: Final = 64  # requests under way at a parent that are not held against it: few are uneven by chance
+UNBOUNDED: Final = 64  # requests under way at a parent that do not count as load: small numbers differ by chance
 
 
 class Parents(Balancer):
-    """The parents of this POP, and the way past them. Mutable state: the members', and what goes past them now."""
+    """The parents of this POP, and the way past them. Mutable state: the members', and the requests past them."""
 
     def __init__(
         self,
@@ -70,17 +70,17 @@ class Parents(Balancer):
             for parent in parents
         ]
 
-    # --- who is asked
+    # --- selection
 
     def send(self, call: UpstreamCall) -> None:
-        """Put a request to its owner; what no parent takes goes to the origin at once."""
+        """Send a request to the owner of its key; one that is not for parents goes to the origin at once."""
         if call.upstream_request.wording is None:
             self.bypass.origin.send(call)
         else:
             super().send(call)
 
     def choose(self, request: UpstreamRequest, tried: tuple[Member, ...]) -> Member | None:
-        """The owner of the key among those that are well: the region's first."""
+        """The owner of the key among the region's healthy members, else among those of all regions."""
         now = self.clock()
         wanted = request.jurisdiction
         left = [one for one in self.members if one not in tried and may_serve(one.jurisdiction, wanted)]
@@ -100,7 +100,7 @@ class Parents(Balancer):
         load = {name: max(0, len(member.attempts) - UNBOUNDED) for name, member in named.items()}
         return named[ranked_by_load(request.wording.key, weights, load)[0]]
 
-    def nobody(self, call: UpstreamCall) -> None:
+    def none_left(self, call: UpstreamCall) -> None:
         """Past all parents, to the origin."""
         self.bypass.send(call)
 
@@ -109,27 +109,27 @@ class Parents(Balancer):
         return True
 
     def fitted(self, request: UpstreamRequest, member: Member) -> UpstreamRequest:
-        """The request in the words that parents understand, signed now."""
+        """`request` with the fields for a parent, signed now."""
         assert request.wording is not None, "other requests go past the parents"
         return request.with_fields(request.wording.for_parent(member.origin.scheme.encode()))
 
     # --- what comes back
 
     def speaks(self, response: Response) -> Speaks:
-        """Whether the parent is well, and whether its answer is final."""
+        """Whether the parent is healthy, and whether its response is final."""
         if response.status == LOOPED or (400 <= response.status < 500 and not passed_through(response)):
             return Speaks.WELL if response.status != 421 else Speaks.ELSEWHERE
         if response.status in UNAVAILABLE and not passed_through(response):
-            return Speaks.UNAVAILABLE  # something in front of it speaks
+            return Speaks.UNAVAILABLE  # from a server in front of it
         if has_not_asked(response):
             return Speaks.ELSEWHERE
         if seen_of(response) is None:
             self._failed("no-proof")
-            return Speaks.DISTRUSTED  # it does not know us: its answer may be older than what was purged here
+            return Speaks.DISTRUSTED  # it does not know this POP: its response may be older than a purge here
         return Speaks.WELL
 
     def came(self, call: UpstreamCall, response: Response) -> None:
-        """The answer was asked for when the parent says, not when it was asked here."""
+        """Take over the log position at which the parent requested the response."""
         call.answered_by = Tier.PARENT
         wording = call.upstream_request.wording
         assert wording is not None, "it came from a parent"
@@ -138,15 +138,15 @@ class Parents(Balancer):
     # --- life
 
     def sweep(self, now: float) -> None:
-        """End what is overdue, look for signs of life, go on where there are none; `now` in monotonic seconds."""
+        """End what is overdue, and retry the requests of parents without a sign of life; `now` in monotonic seconds."""
         super().sweep(now)
         self.bypass.sweep(now)
         self.move([attempt for attempt in self.slow_attempts(self.clock() - SILENT) if self._is_silent(attempt)])
 
     def _is_silent(self, attempt: Attempt) -> bool:
-        """Whether nothing at all has come from the parent for a while, and it does not answer a check.
+        """Whether the parent has sent nothing at all for a while, and does not respond to a check.
 
-        A parent that waits for a slow origin does: to ask another in its stead would ask the origin twice.
+        A parent that waits for a slow origin does respond: to retry on another would request of the origin twice.
         """
         member, now = attempt.member, self.clock()
         if member.heard > now - SILENT:
@@ -156,7 +156,7 @@ class Parents(Balancer):
         return member.check is not None and now - member.check.since >= SILENT / 2 + 2 * member.health.latency
 
     def check_of(self, member: Member) -> Check | None:
-        """A request that no POP passes on: any answer of a POP is a sign of life, but not if it is this one."""
+        """A request that no POP forwards: any response of a POP is a sign of life, unless the POP is this one."""
         host, pop = (b"Host", member.origin.authority.encode()), (b"CDN-Loop", self._pop.encode())
         fields = (host, (b"Cache-Control", b"only-if-cached"), pop, USER_AGENT)
         return Check(UpstreamRequest(b"HEAD", b"/", fields), self._is_alive)
@@ -175,9 +175,9 @@ class Parents(Balancer):
 
 
 class Bypass:
-    """The way to the origin past all parents: no more than `most` at a time, so that it does not meet the full load.
+    """The way to the origin past all parents, for `most` requests at a time: the origin must not get the full load.
 
-    Mutable state: what is under way, and what waits, in order.
+    Mutable state: the requests under way, and those that wait, in order.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class Bypass:
         self._waiting: deque[tuple[float, UpstreamCall]] = deque()
 
     def send(self, call: UpstreamCall) -> None:
-        """Ask the origin now or soon, or fail."""
+        """Send a request to the origin now, or when its turn comes; fail it if too many wait."""
         if len(self._under_way) < self._most:
             self._go(call)
         elif len(self._waiting) < self._queue:
@@ -208,7 +208,7 @@ class Bypass:
         self.origin.send(detour)
 
     def over(self, detour: _Detour) -> None:
-        """One has its answer: the next may go."""
+        """`detour` has ended: the next may go."""
         if detour not in self._under_way:
             return
         self._under_way.discard(detour)
@@ -227,7 +227,7 @@ class Bypass:
             call.fail(OriginBusy("bypass-timeout", "no parent can be asked, and the way past them stayed full"))
 
     def close(self) -> None:
-        """Let nothing wait."""
+        """Drop the requests that wait."""
         self._waiting.clear()
 
     @property
@@ -241,7 +241,7 @@ class _Detour(Delegate):
 
     def __init__(self, bypass: Bypass, call: UpstreamCall) -> None:
         wording = call.upstream_request.wording
-        assert wording is not None, "other questions go there without a bound"
+        assert wording is not None, "other requests go there without a bound"
         super().__init__(call.upstream_request.with_fields(wording.for_origin()), call)
         self._bypass = bypass
 
