@@ -34,7 +34,7 @@ from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import FullResponse, local_reply
 
 audit = logging.getLogger("edgecache.audit")
-CLOSED: Final = "nobody may purge here: neither EDGECACHE_PURGE_TOKENS nor EDGECACHE_PURGE_FROM is set"
+CLOSED: Final = "purges are refused here: neither EDGECACHE_PURGE_TOKENS nor EDGECACHE_PURGE_FROM is set"
 CHALLENGE: Final = b'Bearer, Basic realm="purges"'  # RFC 9110 §11.6.1
 
 

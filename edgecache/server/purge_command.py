@@ -41,7 +41,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     purge.add_argument("--host", action="append", default=[], help="everything of one site")
     purge.add_argument("--everything", action="store_true", help="everything of all sites")
     purge.add_argument(
-        "--soft", action="store_true", help="mark as stale, to be validated before its next use, instead of removing"
+        "--soft", action="store_true", help="mark as stale instead of removing: validated unless it may be used stale"
     )
     purge.add_argument(
         "--wait",

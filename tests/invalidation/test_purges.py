@@ -138,6 +138,34 @@ async def test_a_soft_purge_makes_stale(site: Site, origin: OriginDouble, valkey
             await let_others_run(5)
 
 
+STALE_ALLOWED = [
+    ("max-age=60", [], 200, "new"),
+    ("max-age=60", [("Cache-Control", "max-stale")], 200, "old"),
+    ("max-age=60", [("Cache-Control", "max-stale=60")], 200, "old"),
+    ("max-age=60, must-revalidate", [("Cache-Control", "max-stale")], 200, "new"),
+    ("max-age=60, stale-while-revalidate=60", [], 200, "old"),
+    ("max-age=60, stale-while-revalidate=60, must-revalidate", [], 200, "new"),
+    ("max-age=60, stale-if-error=60", [], 503, "old"),
+    ("max-age=60, stale-if-error=60", [], 200, "new"),
+]
+
+
+@pytest.mark.parametrize(("stored", "fields", "status", "answered"), STALE_ALLOWED)
+async def test_a_soft_purge_lets_stale_windows_be(
+    origin: OriginDouble, stored: str, fields: list[tuple[str, str]], status: int, answered: str
+) -> None:
+    """As docs/purging.md says: validated before its next use, unless it may be used stale."""
+    control = ("Cache-Control", stored)
+    async with running_pop(origin, origin.clock, purge_tokens=f"cms={TOKEN}") as pop:
+        origin.otherwise(Reply(200, [control], b"old"))
+        for _ in range(3):  # so that its head is known
+            await pop.get("/a", *fields)
+        origin.otherwise(Reply(status, [control], b"new"))
+        await purge(pop, "/a", ("Fastly-Soft-Purge", "1"))
+
+        assert (await pop.get("/a", *fields)).body == answered.encode()
+
+
 @pytest.mark.parametrize(
     ("target", "fields", "status"),
     [
