@@ -43,7 +43,7 @@ class FastPath:
         self._clock = parts.clock  # resident time
         self._marks = parts.flights.marks
         self._pass = parts.relays.pass_known
-        self._delivery = delivery
+        self._rendering = delivery.rendering
         self._regional_hits = regional_hits
 
     def answer(self, connection: ResponseWriter, raw: bytes) -> bool:
@@ -85,13 +85,11 @@ class FastPath:
     def _from_template(self, raw: bytes) -> TemplateHit | None:
         """The hit that a template gives, if its response is in memory as a whole."""
         hit = self._template_hit(raw)
-        if hit is None:
-            return None
-        entry = self._select(hit)
-        if entry is None or entry.segments is not None:
+        entry = None if hit is None else self._select(hit)
+        if hit is None or entry is None or entry.segments is not None:
             return None
         template = hit.template
-        rendered = self._delivery.rendering(entry) if template.is_plain else self._conditional(template, entry)
+        rendered = self._rendering(entry) if template.is_plain else self._conditional(template, entry)
         if rendered is None:
             return None
         hit.rendered = rendered

@@ -175,8 +175,9 @@ class _FirstLines:
     """What llhttp calls back with: for each line a dict's own method, which costs no frame of ours."""
 
     def __init__(self) -> None:
-        self.lines: dict[bytes, bytes] = {}  # the first line of each name, in its spelling
-        self.on_header = self.lines.setdefault
+        lines: dict[bytes, bytes] = {}  # the first line of each name, in its spelling
+        self.on_header = lines.setdefault
+        self.lines: Collection[FieldLine] = lines.items()
         self.complete = False
 
     def on_headers_complete(self) -> None:
@@ -199,24 +200,20 @@ class _EveryLine:
 
 def split(raw: bytes, count: int) -> Collection[FieldLine]:
     """The field lines of the head `raw`, so many, as llhttp reads them; its refusal is a `BadRequest`."""
-    first = _FirstLines()
-    _read(raw, first)
-    if len(first.lines) == count:
-        return first.lines.items()
-    every = _EveryLine()
-    _read(raw, every)
-    return every.lines
+    lines = _read_by_llhttp(raw, _FirstLines())
+    return lines if len(lines) == count else _read_by_llhttp(raw, _EveryLine())
 
 
-def _read(raw: bytes, lines: _FirstLines | _EveryLine) -> None:
+def _read_by_llhttp(raw: bytes, head: _FirstLines | _EveryLine) -> Collection[FieldLine]:
     try:
-        httptools.HttpRequestParser(lines).feed_data(raw)
+        httptools.HttpRequestParser(head).feed_data(raw)
     except httptools.HttpParserUpgrade:
         pass  # the head is complete, and what follows it is not llhttp's to read
     except (httptools.HttpParserError, httptools.HttpParserInvalidMethodError) as error:
         raise BadRequest(400, "malformed-head", str(error)[:100]) from None
-    if not lines.complete:
+    if not head.complete:
         raise BadRequest(400, "malformed-head")
+    return head.lines
 
 
 def why_not_a_head(raw: bytes) -> BadRequest:

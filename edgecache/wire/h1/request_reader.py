@@ -98,30 +98,26 @@ class H1RequestReader(H1ResponseWriter):
 
     def _take(self) -> bool:
         """Take a request off the buffer, or a part of its body; False if neither is there or has its turn."""
-        if self.state is READING_HEAD:
-            return self._next_request()
-        if self.state not in BODY_STATES or self.resting:
-            return False
-        self._read_body()
-        return True
+        if self.state in BODY_STATES and not self.resting:
+            self._read_body()
+            return True
+        return self.state is READING_HEAD and self._next_request()
 
     def _after_requests(self) -> None:
         """Settle whether the connection is idle, is read from, and stays open."""
-        ahead = len(self._buffer) - self._at
-        if not ahead:
+        if self._at == len(self._buffer):
             self._buffer, self._at, self._scanned = b"", 0, 0
             if self.state is READING_HEAD:
                 self._on(EMPTIED)
-        if ahead > MAX_PIPELINED or self._pause is not None:
-            self._pause_or_read(ahead)
+        if self._pause is not None or self.unread > MAX_PIPELINED:
+            self._pause_or_read()
         if self._eof and self._is_incomplete():
-            self._on(Event.CLOSE)
-            self.transport.close()
+            self.close()
 
-    def _pause_or_read(self, ahead: int) -> None:
+    def _pause_or_read(self) -> None:
         waits = self.exchange is not None or not self.writable
         if self._pause is None:
-            if waits and ahead > MAX_PIPELINED:
+            if waits:
                 self._pause = Pause.READ_AHEAD
                 self.transport.pause_reading()
             return
@@ -159,6 +155,10 @@ class H1RequestReader(H1ResponseWriter):
 
     def _begin(self, request: Request, raw: bytes) -> None:
         """Begin the exchange of `request`, whose head is `raw`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close between two requests."""
         raise NotImplementedError
 
     def refuse(self, error: BadRequest, head: bytes = b"", waited: float = 0.0) -> None:

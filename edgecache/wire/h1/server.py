@@ -177,15 +177,18 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
             self.closing = True
         self.http_1_0 = request.http_1_0
         self.fingerprint = raw if request.persists else None
-        if request.framing.length == 0:
-            self._on(REQUEST)
-            exchange = self.exchange = Exchange(self, request, len(raw))
-            self.site.answer(exchange)
+        if request.framing.length != 0:
+            self._begin_with_body(request, len(raw))
             return
+        self._on(REQUEST)
+        exchange = self.exchange = Exchange(self, request, len(raw))
+        self.site.answer(exchange)
+
+    def _begin_with_body(self, request: Request, head_in: int) -> None:
         body = Body(self)
         self.incoming = IncomingBody(request.framing, body, self.site.max_request_body)
         self.since = self.site.clock()
-        exchange = self.exchange = Exchange(self, request, len(raw), body)
+        exchange = self.exchange = Exchange(self, request, head_in, body)
         if request.expects_continue and not self.unread:
             self._on(Event.REQUEST_STREAMED)
             self.site.answer(exchange)
