@@ -54,7 +54,7 @@ class Fills:
         self._region = region
         self._invalidation = invalidation
         self._policy = policy
-        self.count_refused = refused  # told why a response is not stored
+        self.count_refused = refused  # called with the reason when a response is not stored
 
     @property
     def _largest(self) -> int:
@@ -110,7 +110,7 @@ class Fills:
             return self._passed(key, stored, reply) is not None
 
         def given_up() -> None:
-            if reply.body.finished:  # else it is told at its end
+            if reply.body.finished:  # else `_complete` will see it
                 self._regional_lost(region, reply)
 
         return region.writer(stored, key, written(reply.seen.vector), allowed, given_up)
@@ -183,7 +183,7 @@ class Fills:
         return taken
 
     def _passed(self, key: bytes, stored: Stored, reply: Reply) -> int | None:
-        """What an entry made of `reply` remembers of the log; None if what was asked for is purged since."""
+        """The log position that an entry made of `reply` is usable at; None if it was purged meanwhile."""
         return self._invalidation.passed(key, stored.tags, reply.seen)
 
     def _put_part(self, fill: Fill, content: Content, passed: int) -> None:
@@ -223,7 +223,7 @@ class Fills:
         return Refused.METHOD
 
     def _is_of_one_client(self, request: Request, reply: Reply) -> bool:
-        """Whether `reply` to `request`, a GET, may not be shared, and is about who asked."""
+        """Whether `reply` to `request`, a GET, may not be shared, and is specific to its client."""
         decision = rfc9111.may_store(request, reply.response, reply.times, self._policy)
         if not isinstance(decision, DoNotStore):
             return False
@@ -232,9 +232,9 @@ class Fills:
     def freshen(self, request: Request, entry: Entry, reply: Reply) -> Entry | None:
         """Update `entry` by a 304 or a HEAD's 200; None if it was purged or dropped meanwhile.
 
-        If the update is for one client, it is an entry of its own, which is `gone` from the beginning: others may be
-        waiting with `entry` in their hands, and must not find there what is said to the one who asked. `entry` stays
-        as long as it is fresh, unless what was said is about the URL.
+        If the update is specific to one client, it is an entry of its own, which is `gone` from the beginning: other
+        requests may hold `entry`, and must not get what is for that client. `entry` stays as long as it is fresh,
+        unless the update is about the URL.
         """
         stored = entry.stored
         passed = None if entry.gone else self._passed(primary_key(request), stored, reply)
@@ -267,7 +267,7 @@ class Fills:
         return None if entry.gone else entry
 
     def freshen_found(self, request: Request, found: Found, reply: Reply) -> bool:
-        """Update what was found in the region, a body in chunks, by a 304; False if it must not be used any more."""
+        """Update `found`, a response of the region whose body is in chunks, by a 304; False if it is unusable now."""
         assert self._region is not None, "it was found there"
         entry, key = found.entry, primary_key(request)
         stored = entry.stored

@@ -172,7 +172,7 @@ class Memory:
         self.largest = largest  # bytes of the largest body that is taken
         self.max_variants = max_variants
         self.select_language = False  # whether a variant may be selected by its Content-Language
-        self._refused = refused  # told why a response is not stored
+        self._refused = refused  # called with the reason when a response is not stored
         self._warned = False  # that a length was wrong
         self.evictions = 0
         self.retired = 0  # times that something was taken out, or made room for what succeeds it
@@ -214,7 +214,7 @@ class Memory:
             return None
 
     def has(self, key: bytes) -> bool:
-        """Whether anything is stored for a URL; that it is asked for is not counted as a use."""
+        """Whether anything is stored for a URL; not counted as a hit."""
         return self._slots.peek(self.normal_key(key) if self._search else key) is not None
 
     def vary_of(self, key: bytes) -> tuple[bytes, ...]:
@@ -223,7 +223,7 @@ class Memory:
         return slot.names if isinstance(slot, Variants) else ()
 
     def values_for(self, key: bytes, fields: Fields) -> tuple[bytes | None, ...]:
-        """By what a request with `fields` selects among the variants that are known of a URL."""
+        """The selecting values of a request with `fields`, among the known variants of a URL."""
         names = self.vary_of(key)
         return keyed(names, selecting_values(names, fields), self.codings.used(key)) if names else ()
 

@@ -25,7 +25,7 @@ LEAST: Final = 8  # the store has an eighth of the budget, whatever happens
 
 
 class Account:
-    """What is held outside of the store, and who reads what is in it.
+    """What is held outside of the store, and the readers of contents.
 
     `limit_store` is called with what is left for the store, whenever that changes, and returns whether it fits.
     """

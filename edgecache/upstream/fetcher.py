@@ -39,13 +39,13 @@ class Upstream:
         came: Callable[[Tier | None, int], None] = lambda by, status: None,
     ) -> None:
         self.send = switch.send  # send a call
-        self.came = came  # told who has answered, if not the origin, and with which status
+        self.came = came  # called with the tier of each response (None: the origin) and its status
         self._gateway = gateway
         self.on_fetch: Callable[[Request, Fields], Fields] | None = None  # of middleware
         self.on_response: Callable[[Request, Response], Response] | None = None  # of middleware, before the store
         self._log = log
         self._clock = clock
-        self._is_trusted = is_trusted  # whether a peer's Forwarded is believed
+        self._is_trusted = is_trusted  # whether a peer's Forwarded is trusted
         self._to_parents = parental  # None: there are none
 
     def tune(self, gateway: Gateway, is_trusted: Callable[[str], bool]) -> None:

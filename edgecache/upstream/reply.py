@@ -20,6 +20,6 @@ class Reply(NamedTuple):
     times: Times
     seen: Stamp
     tier: bytes = b""  # the Cache-Status member of the tier that it came from; empty: upstream
-    by: Tier | None = None  # who answered, if not the origin
+    by: Tier | None = None  # the tier that answered, if not the origin
     rest: Callable[[int], Body] | None = None  # the body from a byte on, once more, where the tier has it
     tags: tuple[bytes, ...] | None = None  # of what the tier has, whose fields do not bear them; None: see the response

@@ -4,7 +4,7 @@ A body is *kept* up to a bound: held from its first byte on, so that readers may
 stored. A body that outgrows the bound, or for which the budget has no room, is *transient*: no reader may join, what
 all of them have taken is dropped, and the source is paused while they are behind. Nothing is dropped before the first
 reader; when the last one leaves, the source of a transient body is told to stop. If its writer fails, the readers are
-aborted, and nothing is stored.
+aborted, and nothing is stored. A `WholeBody` is complete from the beginning, and needs nothing of this.
 
     wire/body_buffer.py     the pieces that are held
     wire/body_readers.py    a cursor for each reader

@@ -1,4 +1,4 @@
-"""What a body is read from and into, and who is told of its end."""
+"""Protocols of what a body is read from and written to, and of callbacks at its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Source(Protocol):
         """Go on."""
 
     def abandoned(self) -> None:
-        """Nobody will read what is still to come."""
+        """No reader is left for what is still to come."""
 
 
 class Sink(Protocol):
@@ -31,20 +31,20 @@ class Sink(Protocol):
         """Whether more would not pile up."""
 
     def write(self, piece: Piece) -> None:
-        """Take `piece`, whether it is convenient or not."""
+        """Take `piece`, even if `writable` is false."""
 
     def finish(self) -> None:
         """The body is complete."""
 
     def abort(self) -> None:
-        """The body will never be complete: the receiver must see that."""
+        """The body will never be complete, which the receiver must see."""
 
     def goes_alone(self, at: int) -> bool:
         """Whether the receiver gets what follows byte `at` by another way from now on."""
 
 
 class BodyEnd(Protocol):
-    """Told when a body has ended."""
+    """Called when a body has ended."""
 
     def __call__(self, body: Body, /) -> None:
         """`body` is `finished` or `failed`."""

@@ -26,10 +26,10 @@ Stamp: TypeAlias = Any  # what is known of the invalidation log when a request i
 class Wording(Protocol):
     """The fields of a request that may go to a parent or to the origin: made when it is known to which."""
 
-    key: bytes  # of the object that is asked for
+    key: bytes  # of the requested object
 
     def for_parent(self, scheme: bytes) -> list[FieldLine]:
-        """The fields for a parent that is asked by `scheme`, signed now."""
+        """The fields for a parent, signed now; the request goes there by `scheme`."""
 
     def for_origin(self) -> list[FieldLine]:
         """The fields for the origin."""
@@ -38,7 +38,7 @@ class Wording(Protocol):
         """The same for another time that it is sent."""
 
     def proven(self, asked: Stamp, response: Response) -> Stamp:
-        """What is known of when a parent's response, asked for at `asked`, was asked of the origin."""
+        """The log position at which a parent, whose response was requested at `asked`, requested it of the origin."""
 
 
 @dataclass(slots=True, eq=False)
