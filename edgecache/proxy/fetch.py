@@ -201,7 +201,7 @@ class Fetcher:
         self, region: Region, flight: Flight, request: Request, entry: Entry | None
     ) -> tuple[Outcome, Entry | None]:
         """Let another worker of the region fetch, or fetch with its lease; the outcome, and what was stored before."""
-        turn = await region.ask(request, entry, flight.client)
+        turn = await region.take_turn(request, entry, flight.client)
         try:
             if turn.outcome is not None:
                 outcome = turn.outcome
@@ -211,10 +211,10 @@ class Fetcher:
                 outcome = await self._fetch(flight, request, turn.entry)
         except BaseException:
             if turn.lease is not None:
-                region.give_up(turn.lease)
+                region.abandon(turn.lease)
             raise
         if turn.lease is not None:
-            region.tell(turn.lease, outcome)
+            region.release(turn.lease, outcome)
         return outcome, turn.entry if turn.found is None else turn.found.entry
 
     async def _validate_found(self, region: Region, flight: Flight, request: Request, found: Found) -> Outcome:

@@ -1,7 +1,7 @@
-"""A flight's question to its region before it goes to the origin: has another worker the answer, or is it getting it?
+"""One fetch per key in a region: its workers take turns by a lease in Valkey.
 
-    take the lease ──► held: look again (who held it before may have stored it), then ask the origin, then tell
-              └──────► another's: wait for what it tells, then read what it stored
+    take the lease ──► held: look up again (the previous holder may have stored it), then fetch, then release
+              └──────► another's: wait for its outcome, then read what it stored
 Whatever the tier does wrong, the way to the origin stays open.
 """
 
@@ -32,11 +32,11 @@ from edgecache.upstream.reply import Reply
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
 
-MOST_TURNS: Final = 3  # leaders that give up, which one flight waits for
+MOST_TURNS: Final = 3  # holders of the lease that give up, which one flight waits for
 
 
 class Turn(NamedTuple):
-    """What came of asking the region: the answer; or the right to ask the origin, and what is to be validated."""
+    """The outcome that the region has; or the right to fetch, and what is to be validated."""
 
     outcome: Outcome | None = None
     lease: Lease | None = None
@@ -63,7 +63,7 @@ class Region:
         self._invalidation = invalidation
         self._upstream = upstream
         self._clock = clock  # resident time
-        self.patience = patience  # seconds that a flight waits for another worker's
+        self.patience = patience  # seconds that a flight waits for the fetch of another worker
 
     def outcome(self, pop: bytes, kept: Kept, now: float, why: Forward, *, collapsed: bool = False) -> bytes:
         """The Cache-Status of a response of the POP `pop` that comes out of the tier."""
@@ -75,17 +75,17 @@ class Region:
         """Whether it comes through a POP of this region: that one holds the lease, and must not be waited for."""
         return request.child is not None and self.name.partition(b"/")[0].decode() in request.child.regions
 
-    async def ask(self, request: Request, entry: Entry | None, client: str) -> Turn:
-        """What the region has for `request`, where this worker has `entry` or nothing."""
+    async def take_turn(self, request: Request, entry: Entry | None, client: str) -> Turn:
+        """Wait for the fetch of another worker, or take the lease; `entry` is what this worker has stored."""
         url = primary_key(request)
         until = self._now() + self.patience
-        gone = 0  # leaders
+        gone = 0  # holders of the lease
         while gone < MOST_TURNS and self._now() < until:
             turn = await self.tier.take(url, request.fields)
             if turn is None:
                 break
             if isinstance(turn, Lease):
-                return await self._look_again(turn, request, entry, client)
+                return await self._look_up_again(turn, request, entry, client)
             result = await turn.result(max(0.0, until - self._now()))
             if result is None:
                 continue  # its lease has run out, or was renewed
@@ -103,8 +103,8 @@ class Region:
                     break
         return Turn(entry=entry)
 
-    async def _look_again(self, lease: Lease, request: Request, entry: Entry | None, client: str) -> Turn:
-        """Who led before may have stored the answer between our first look and our lease."""
+    async def _look_up_again(self, lease: Lease, request: Request, entry: Entry | None, client: str) -> Turn:
+        """The previous holder may have stored the response between the first look-up and this lease."""
         try:
             found = await self.tier.find(primary_key(request), request.fields)
             outcome = None if found is None else await self._outcome(found, request, client)
@@ -120,7 +120,7 @@ class Region:
         return Turn(None, lease, entry, found if chunked else None)
 
     async def _may_validate(self, found: Found) -> bool:
-        """Whether the origin may be asked if a body in chunks is still good: it is all there, and was not purged."""
+        """Whether a body in chunks may be validated: it is all there, and was not purged."""
         if found.whole or not found.entry.stored.has_validator or self.check(found) is Verdict.PURGED:
             return False
         return await self.tier.complete(found)
@@ -136,7 +136,7 @@ class Region:
         return self._invalidation.check_found(found.entry, found.record.seen, self._clock())
 
     async def _outcome(self, found: Found, request: Request, client: str) -> Outcome | None:
-        """The answer that `found` gives, if it may be used without asking."""
+        """The outcome that `found` is, if it may be used without validation."""
         if not self.may_reuse(found, request):
             return None
         if found.whole:
@@ -147,13 +147,13 @@ class Region:
         return self.streamed(found, request, client, self._upstream.stamp()[1])
 
     def may_reuse(self, found: Found, request: Request) -> bool:
-        """Whether `found` may answer `request` now, without asking."""
+        """Whether `found` may answer `request` now, without validation."""
         if self.check(found) is not Verdict.USABLE:
             return False
         return isinstance(rfc9111.may_reuse(found.entry.stored, request, self._clock()), rfc9111.Fresh)
 
     def streamed(self, found: Found, request: Request, client: str, seen: Stamp) -> Filling:
-        """An answer whose body is read from the tier while it is sent; it is as good as one asked for at `seen`."""
+        """A response whose body is read from the tier while it is sent, as good as one that was requested at `seen`."""
         entry, length = found.entry, found.record.length
         stored = entry.stored
         reader = self.reader(found, request, client)
@@ -179,7 +179,7 @@ class Region:
         """What reads a body in chunks, or a `span` of it; what is lost on the way comes from the origin."""
 
         def hole(reader: ChunkReader, at: int) -> None:  # it must not hold on to its reader: no cycle
-            spawn(self._go_on(reader, request, found, at, client), "hole in a stored body")
+            spawn(self._fetch_hole(reader, request, found, at, client), "hole in a stored body")
 
         reader = self.tier.stream(found, hole, span)
         reader.body.count_in(self._memory.account)
@@ -190,8 +190,8 @@ class Region:
             entry, content = found.entry, body.move_to_store()
             self._memory.put(url, entry.stored, content, passed=entry.passed, length=found.record.length)
 
-    async def _go_on(self, reader: ChunkReader, request: Request, found: Found, at: int, client: str) -> None:
-        """The tier has lost the rest of a body that is being sent: get it from the origin (RFC 9110 §13.1.5)."""
+    async def _fetch_hole(self, reader: ChunkReader, request: Request, found: Found, at: int, client: str) -> None:
+        """The tier has lost the rest of a body that is being sent: fetch it from the origin (RFC 9110 §13.1.5)."""
         stored, length, end = found.entry.stored, found.record.length, reader.span.end
         self.tier.forget(primary_key(request))
         etag = ranges.strong_etag(stored)
@@ -212,10 +212,10 @@ class Region:
             reply.body.discard()
             reader.body.fail()
 
-    # --- what a leader tells
+    # --- the end of a turn
 
-    def tell(self, lease: Lease, outcome: Outcome) -> None:
-        """Give the lease back, once it is known what came of the question."""
+    def release(self, lease: Lease, outcome: Outcome) -> None:
+        """Release the lease once the outcome of the fetch is known to be stored, or not."""
         match outcome:
             case Filling(_, reply) if reply.tier:  # validated: it lies there already
                 self.tier.release(lease, LeaseResult(LeaseOutcome.STORED))
@@ -234,8 +234,8 @@ class Region:
         result = LeaseResult(LeaseOutcome.STORED if body.finished else LeaseOutcome.GONE)
         asyncio.get_running_loop().call_soon(self.tier.release, lease, result)  # once its readers have the end, too
 
-    def give_up(self, lease: Lease) -> None:
-        """The question failed here, for no fault of the origin's."""
+    def abandon(self, lease: Lease) -> None:
+        """Release the lease of a fetch that failed here, through no fault of the origin."""
         self.tier.release(lease, LeaseResult(LeaseOutcome.GONE))
 
     @staticmethod

@@ -1,6 +1,6 @@
-"""What wants less than the whole of a body that lies in chunks: one range of it, its head, or nothing that is new.
+"""Requests for less than the whole of a body in chunks: for one range, for the head, or conditional ones.
 
-Only the chunks that hold the range are read. Several ranges at once are asked of the origin.
+Only the chunks that hold the range are read. Several ranges at once are requested from the origin.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GoOn = Callable[[Exchange, bytes, None, Forward], None]
 
 
 class RegionalParts:
-    """Answers such requests; `go_on` is told of those whose chunks are not there."""
+    """Answers such requests; `go_on` is called for those whose chunks are not there."""
 
     def __init__(self, parts: Parts, region: Region, go_on: GoOn) -> None:
         self._pop = parts.pop
