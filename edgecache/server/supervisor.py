@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
@@ -40,8 +40,11 @@ from edgecache.server.worker_main import DEFAULT_WORKER
 from edgecache.server.worker_slot import KILL_AFTER, Slot, WorkerEvents, WorkerProcess
 from edgecache.storage.regional_probe import Probe
 from edgecache.tasks import spawn
-from edgecache.telemetry import metrics, otlp_exporter
+from edgecache.telemetry import metrics
 from edgecache.valkey.embedded_server import EmbeddedValkey
+
+if TYPE_CHECKING:
+    from edgecache.telemetry.otlp_exporter import Exporter
 
 log = logging.getLogger("edgecache.supervisor")
 
@@ -140,7 +143,7 @@ class Supervisor:
         self._probe = Probe(settings)
         self._manager = ServiceManager()
         self._exit_code = 0
-        self._exporter = _exporter(settings, self._registry)
+        self._exporter = span_exporter(settings, self._registry)
         self._hub = InProcessLogHub(lambda: [process for slot in self._slots for process in slot.processes])
         self._slots = self._new_slots(worker, listeners)
         self._service: PurgeService | None = None
@@ -417,7 +420,12 @@ def _drop_spans(spans: Sequence[Sequence[Any]]) -> None:
     """There is no exporter."""
 
 
-def _exporter(settings: Settings, registry: metrics.Registry) -> otlp_exporter.Exporter | None:
-    """The exporter of traces; None if no collector is named."""
-    resource = otlp_exporter.resource_of(settings.pop, settings.region)
-    return otlp_exporter.Exporter(settings.otlp_endpoint, resource, registry) if settings.otlp_endpoint else None
+def span_exporter(settings: Settings, registry: metrics.Registry) -> Exporter | None:
+    """The exporter of traces; None if no collector is named. Raises ConfigError if the extra is not installed."""
+    if not settings.otlp_endpoint:
+        return None
+    try:
+        from edgecache.telemetry.otlp_exporter import Exporter, resource_of
+    except ModuleNotFoundError:
+        raise ConfigError("EDGECACHE_OTLP_ENDPOINT", "needs the extra: pip install 'edgecache[otel]'") from None
+    return Exporter(settings.otlp_endpoint, resource_of(settings.pop, settings.region), registry)

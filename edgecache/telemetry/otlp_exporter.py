@@ -1,184 +1,181 @@
-"""Spans on their way from the workers to a collector: OTLP over HTTP, by the supervisor, which serves no client.
+"""Spans on their way from the workers to a collector: by OpenTelemetry's SDK, in a thread of the supervisor.
 
-The queue is bounded. While the collector does not answer, what is queued waits and what no longer fits is counted and
-dropped; that it fails is said once, and once that it is back. Needs the extra `otel`.
+    worker ──► `take` ──► the SDK's queue, bounded ──► its thread: batches, OTLP over HTTP, repeated for `RETRIED_FOR`
+
+A batch that the collector has not taken by then, and spans that no longer fit the queue, are counted and dropped. A
+collector that fails is reported once, and once that it takes spans again. Needs the extra `otel`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+import ssl
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import requests
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from edgecache import __version__
-from edgecache.semantics.errors import ConfigError
 from edgecache.telemetry.metrics import Registry
 from edgecache.telemetry.tracing import Span
-
-if TYPE_CHECKING:
-    import aiohttp
 
 log = logging.getLogger("edgecache.traces")
 
 MOST_QUEUED: Final = 16384  # spans
 BATCH: Final = 512  # spans in one request
-PAUSE: Final = 0.5  # seconds that spans are gathered
-FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds before a collector that failed is tried again
-PATIENCE: Final = 10.0  # seconds for one request
+PAUSE: Final = 500  # milliseconds that spans are gathered
+RETRIED_FOR: Final = 30.0  # seconds, after which a batch is given up
 LAST_PATIENCE: Final = 1.0  # seconds for what is left when the POP ends
-TRY_AGAIN: Final = frozenset((429, 502, 503, 504))  # OTLP/HTTP §Failures: others will not do better the next time
+SCOPE: Final = InstrumentationScope("edgecache", __version__)
+KINDS: Final = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT}
 
 
-class Refused(Exception):
-    """The collector does not take a batch; `for_good` if it never will."""
+class Collector(requests.Session):
+    """The collector, and whether its last answer was that it takes spans. No proxy or .netrc of the environment."""
 
-    def __init__(self, why: str, *, for_good: bool = False) -> None:
-        super().__init__(why)
-        self.for_good = for_good
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.failing = False
+        self._url = url
+
+    def request(self, *args: Any, **options: Any) -> requests.Response:
+        """Send a request, and note what comes of it."""
+        try:
+            response = super().request(*args, **options)
+        except requests.RequestException as error:
+            self._failed(str(error) or type(error).__name__)
+            raise
+        if response.status_code >= 300:
+            self._failed(f"it answered {response.status_code}")
+        elif self.failing:
+            self.failing = False
+            log.info("the collector of traces takes spans again url=%s", self._url)
+        return response
+
+    def _failed(self, why: str) -> None:
+        if not self.failing:
+            self.failing = True
+            log.warning("the collector of traces does not take spans, serving goes on url=%s: %s", self._url, why)
+
+
+class CountingExporter(SpanExporter):
+    """The SDK's exporter, with counts of what the collector has taken and what was given up."""
+
+    def __init__(self, url: str, registry: Registry) -> None:
+        self._collector = collector = Collector(url)
+        self._exporter = OTLPSpanExporter(
+            url,
+            certificate_file=ssl.get_default_verify_paths().cafile,  # the system's, as for all other connections
+            headers={"User-Agent": f"edgecache/{__version__}"},
+            timeout=RETRIED_FOR,
+            session=collector,
+        )
+        logging.getLogger(OTLPSpanExporter.__module__).setLevel(logging.CRITICAL)  # it reports each attempt
+        self.finished = 0  # spans that were taken, or given up
+        self._taken = registry.counter("edgecache_trace_spans_exported", "Spans that the collector has taken.")
+        self._lost = dropped(registry, "collector")
+        up = "1 while the collector takes spans, or was not yet asked."
+        registry.gauge("edgecache_trace_collector_up", up, read=lambda: float(not collector.failing))
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send `spans`; returns when they are taken, or given up."""
+        try:
+            result = self._exporter.export(spans)
+            if self._collector.failing:  # the SDK takes a redirection for success
+                result = SpanExportResult.FAILURE
+            (self._taken if result is SpanExportResult.SUCCESS else self._lost).value += len(spans)
+            return result
+        finally:
+            self.finished += len(spans)
+
+    def shutdown(self) -> None:
+        """Wait for no attempt any more."""
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
 
 class Exporter:
-    """Takes spans at any time; `run` sends them. Mutable state: the queue, and whether the collector failed last."""
+    """Takes spans at any time; while `run` runs they are sent. Mutable state: the processor, and spans taken so far."""
 
     def __init__(self, url: str, origin: Mapping[str, str], registry: Registry) -> None:
-        self._url = url
-        self._queue: deque[Span] = deque()
-        self._some = asyncio.Event()
-        self._failing = False
-        self._encode = encoder(origin)
-        self._exported = registry.counter("edgecache_trace_spans_exported", "Spans that the collector has taken.")
-        self._dropped = {
-            reason: registry.counter("edgecache_trace_spans_dropped", "Spans lost, by reason.", reason=reason)
-            for reason in ("queue", "collector")
-        }
-        registry.gauge("edgecache_trace_queue", "Spans that wait for the collector.", read=lambda: len(self._queue))
-        up = "1 while the collector takes spans, or was not yet asked."
-        registry.gauge("edgecache_trace_collector_up", up, read=lambda: float(not self._failing))
+        self._resource = Resource(dict(origin))
+        self._exporter = CountingExporter(url, registry)
+        self._processor: BatchSpanProcessor | None = None
+        self._taken = 0
+        self._full = dropped(registry, "queue")
+        registry.gauge("edgecache_trace_queue", "Spans that wait for the collector.", read=lambda: self._queued)
+
+    @property
+    def _queued(self) -> int:
+        return self._taken - self._exporter.finished
 
     def take(self, spans: Iterable[Sequence[Any]]) -> None:
         """Queue spans as they come from a worker."""
+        if self._processor is None:
+            self._processor = BatchSpanProcessor(self._exporter, MOST_QUEUED, PAUSE, BATCH)
         for span in spans:
-            if len(self._queue) >= MOST_QUEUED:
-                self._dropped["queue"].value += 1
+            if self._queued >= MOST_QUEUED:
+                self._full.value += 1
             else:
-                self._queue.append(tuple(span))
-        self._some.set()
+                self._taken += 1
+                self._processor.on_end(readable(tuple(span), self._resource))
 
     async def run(self) -> None:
-        """Send what is queued, for ever; when cancelled, try once more what is left."""
-        import aiohttp
-
-        timeout = aiohttp.ClientTimeout(total=PATIENCE)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            try:
-                await self._send_all(session)
-            except asyncio.CancelledError:
-                with suppress(Refused, TimeoutError):
-                    await asyncio.wait_for(self._send_rest(session), LAST_PATIENCE)
-                raise
-
-    async def _send_rest(self, session: aiohttp.ClientSession) -> None:
-        while self._queue and not self._failing:
-            await self._send(session)
-
-    async def _send_all(self, session: aiohttp.ClientSession) -> None:
-        wait = FIRST_WAIT
-        while True:
-            await self._some.wait()
-            await asyncio.sleep(PAUSE)
-            try:
-                while self._queue:
-                    await self._send(session)
-                    self._is_well()
-                    wait = FIRST_WAIT
-                self._some.clear()
-            except Refused as error:
-                self._fails(str(error))
-                if not error.for_good:
-                    await asyncio.sleep(wait)
-                    wait = min(2 * wait, LONGEST_WAIT)
-
-    async def _send(self, session: aiohttp.ClientSession) -> None:
-        """Send the oldest spans; they leave the queue when they are taken, or will never be."""
-        batch = [self._queue[index] for index in range(min(BATCH, len(self._queue)))]
+        """Wait; when cancelled, give what is left a last chance."""
         try:
-            await self._post(session, self._encode(batch))
-        except Refused as error:
-            if error.for_good:
-                self._forget(len(batch))
-                self._dropped["collector"].value += len(batch)
-            raise
-        self._forget(len(batch))
-        self._exported.value += len(batch)
+            await asyncio.Event().wait()
+        finally:
+            if self._processor is not None:
+                await self._end(self._processor)
 
-    def _forget(self, count: int) -> None:
-        for _ in range(count):
-            self._queue.popleft()
+    @staticmethod
+    async def _end(processor: BatchSpanProcessor) -> None:
+        """Shut `processor` down, in a thread of its own: a collector that fails may take it half a minute."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
-    async def _post(self, session: aiohttp.ClientSession, message: bytes) -> None:
-        import aiohttp
+        def shut_down() -> None:
+            processor.shutdown()  # type: ignore[no-untyped-call]
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(ended.set)
 
-        headers = {"Content-Type": "application/x-protobuf", "User-Agent": f"edgecache/{__version__}"}
-        try:
-            async with session.post(self._url, data=message, headers=headers, allow_redirects=False) as answer:
-                status = answer.status
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Refused(str(error) or type(error).__name__) from None
-        if status >= 300:
-            raise Refused(f"it answered {status}", for_good=status not in TRY_AGAIN)
-
-    def _fails(self, why: str) -> None:
-        if not self._failing:
-            self._failing = True
-            log.warning("the collector of traces does not take spans, serving goes on url=%s: %s", self._url, why)
-
-    def _is_well(self) -> None:
-        if self._failing:
-            self._failing = False
-            log.info("the collector of traces takes spans again url=%s", self._url)
+        threading.Thread(target=shut_down, daemon=True).start()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), LAST_PATIENCE)
 
 
-def encoder(origin: Mapping[str, str]) -> Any:
-    """What makes an OTLP request of spans that come from `origin`; raises ConfigError if the extra is not installed."""
-    try:
-        from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import ReadableSpan
-        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-        from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
-    except ModuleNotFoundError:
-        raise ConfigError("EDGECACHE_OTLP_ENDPOINT", "needs the extra: pip install 'edgecache[otel]'") from None
+def dropped(registry: Registry, reason: str) -> Any:
+    """The counter of spans lost for `reason`."""
+    return registry.counter("edgecache_trace_spans_dropped", "Spans lost, by reason.", reason=reason)
 
-    resource = Resource(dict(origin))
-    scope = InstrumentationScope("edgecache", __version__)
-    kinds = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT}
 
-    def context(trace_id: str, span_id: str, *, remote: bool) -> SpanContext:
-        return SpanContext(int(trace_id, 16), int(span_id, 16), remote, TraceFlags(TraceFlags.SAMPLED))
+def readable(span: Span, resource: Resource) -> ReadableSpan:
+    """`span` as the SDK has it."""
+    trace_id, span_id, parent, name, kind, began, end, failed, attributes = span
+    return ReadableSpan(
+        name,
+        _context(trace_id, span_id, remote=False),
+        _context(trace_id, parent, remote=kind == "server") if parent else None,
+        resource,
+        attributes,
+        kind=KINDS[kind],
+        status=Status(StatusCode.ERROR if failed else StatusCode.UNSET),
+        start_time=int(began * 1e9),
+        end_time=int(end * 1e9),
+        instrumentation_scope=SCOPE,
+    )
 
-    def readable(span: Span) -> ReadableSpan:
-        trace_id, span_id, parent, name, kind, began, end, failed, attributes = span
-        return ReadableSpan(
-            name,
-            context(trace_id, span_id, remote=False),
-            context(trace_id, parent, remote=kind == "server") if parent else None,
-            resource,
-            attributes,
-            kind=kinds[kind],
-            status=Status(StatusCode.ERROR if failed else StatusCode.UNSET),
-            start_time=int(began * 1e9),
-            end_time=int(end * 1e9),
-            instrumentation_scope=scope,
-        )
 
-    def encode(spans: Sequence[Span]) -> bytes:
-        message: bytes = encode_spans([readable(span) for span in spans]).SerializeToString()
-        return message
-
-    return encode
+def _context(trace_id: str, span_id: str, *, remote: bool) -> SpanContext:
+    return SpanContext(int(trace_id, 16), int(span_id, 16), remote, TraceFlags(TraceFlags.SAMPLED))
 
 
 def resource_of(pop: str, region: str) -> dict[str, str]:

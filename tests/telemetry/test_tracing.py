@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from typing import Any
 
 import pytest
-from harness.client import connected
+from harness.client import connected, until
 from harness.collector import CollectedSpan, running_collector
+from harness.observed import samples
 from harness.origin import OriginDouble, Reply
-from harness.pop import Pop, running_pop
+from harness.pop import Pop, refusing_port, running_pop
 from harness.pop_process import RunningPop
 from harness.pop_process import running_pop as running_process
 
@@ -18,9 +20,12 @@ from edgecache.config.settings import load
 from edgecache.semantics import trace_context
 from edgecache.semantics.errors import ConfigError
 from edgecache.semantics.trace_context import TraceParent
+from edgecache.server.supervisor import span_exporter
+from edgecache.tasks import spawn
+from edgecache.telemetry import otlp_exporter
 from edgecache.telemetry.metrics import Registry, render
 from edgecache.telemetry.otlp_exporter import MOST_QUEUED, Exporter, resource_of
-from edgecache.telemetry.tracing import MOST_PENDING, Tracer
+from edgecache.telemetry.tracing import MOST_PENDING, Span, Tracer
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ASKED = f"00-{TRACE}-{SPAN}-01"
@@ -227,19 +232,47 @@ def test_the_settings_of_traces() -> None:
 
 def test_without_the_extra_a_collector_refuses_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """In one line that says what to install."""
-    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.common.trace_encoder", None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    monkeypatch.delitem(sys.modules, "edgecache.telemetry.otlp_exporter", raising=False)
+    settings = load({"EDGECACHE_ORIGIN": "http://origin", "EDGECACHE_OTLP_ENDPOINT": "http://jaeger:4318"})
     with pytest.raises(ConfigError, match=r"EDGECACHE_OTLP_ENDPOINT: .*edgecache\[otel\]"):
-        Exporter("http://jaeger:4318/v1/traces", resource_of("edge", "eu"), Registry())
+        span_exporter(settings, Registry())
+
+
+def new_span(number: int = 1) -> Span:
+    """A span as a worker makes it."""
+    return ("a" * 32, f"{number:016x}", "", "GET", "server", 1.0, 1.5, False, {"url.path": "/"})
 
 
 async def test_what_waits_for_the_collector_is_bounded() -> None:
-    """What no longer fits is counted and lost."""
+    """What no longer fits is counted and lost; to queue it waits for nothing."""
     registry = Registry()
-    exporter = Exporter("http://a/v1/traces", resource_of("edge", "eu"), registry)
-    exporter.take([()] * (MOST_QUEUED + 5))
-    text = render(registry.snapshot()).decode()
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # it accepts, and answers nothing
+        exporter = Exporter(f"http://127.0.0.1:{mute.getsockname()[1]}/v1/traces", resource_of("edge", "eu"), registry)
+        exporter.take([new_span()] * (MOST_QUEUED + 5))
+        text = render(registry.snapshot()).decode()
     assert f"edgecache_trace_queue {float(MOST_QUEUED)}" in text
     assert 'edgecache_trace_spans_dropped_total{reason="queue"} 5.0' in text
+
+
+@pytest.mark.parametrize("fault", ["refuses", "answers nothing", "redirects"])
+async def test_the_end_does_not_wait_for_a_collector_that_fails(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The POP ends in its time, whatever the SDK still waits for."""
+    monkeypatch.setattr(otlp_exporter, "LAST_PATIENCE", 0.1)
+    registry = Registry()
+    async with running_collector() as collector:
+        collector.status = 302
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            port = mute.getsockname()[1] if fault == "answers nothing" else refusing_port()
+            url = collector.url if fault == "redirects" else f"http://127.0.0.1:{port}"
+            exporter = Exporter(f"{url}/v1/traces", resource_of("edge", "eu"), registry)
+            exporter.take([new_span()])
+            running = spawn(exporter.run())
+            await until(lambda: samples(registry.snapshot())["edgecache_trace_collector_up"] == 0 or fault[0] == "a")
+            running.cancel()
+            await asyncio.wait((running,), timeout=2.0)
+            assert running.cancelled()
+    assert samples(registry.snapshot())["edgecache_trace_spans_exported_total"] == 0
 
 
 # --- in processes, to a collector
