@@ -10,11 +10,11 @@ from edgecache.proxy import responses
 from edgecache.proxy.cache_fill import Fills
 from edgecache.proxy.collapsing import OFTEN, Flights
 from edgecache.proxy.deliver_reply import ReplyDelivery
-from edgecache.proxy.fastpath.head_memo import Pass
+from edgecache.proxy.fastpath.head_memo import LONGEST_ANSWER, Pass, Serialize
 from edgecache.semantics import cache_status, rfc9111
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.message import Fields, Response
-from edgecache.semantics.outcomes import OF_THE_RESPONSE, Forward, Refused, Result
+from edgecache.semantics.outcomes import OF_THE_RESPONSE, Forward, Refused, Result, Tier
 from edgecache.semantics.stored_response import Stored
 from edgecache.storage.memory import Entry
 from edgecache.upstream.fetcher import Upstream
@@ -40,6 +40,7 @@ class UnstoredHead(NamedTuple):
     refused: Refused
     member: bytes
     fields: bytes
+    head: bytes  # serialized for a connection that persists, with nothing that middleware adds
 
 
 class Relays:
@@ -56,6 +57,8 @@ class Relays:
         invalidation: Invalidation,
         clock: Callable[[], float],
         wall: Callable[[], float],
+        serialize: Serialize,
+        count: Callable[[Tier | None, int, Refused], None],
         jurisdiction: str = "",
     ) -> None:
         self.pop = pop
@@ -68,9 +71,10 @@ class Relays:
         self._known_with = invalidation.log.stamp_for  # and by the child that sent it
         self.clock = clock  # resident time
         self._wall = wall  # epoch seconds, for Date
+        self._serialize = serialize
         self._send = upstream.send
-        self.came = upstream.came
-        self.count_refused, self.renew_mark = fills.count_refused, flights.renew
+        self.count = count  # a response that is not stored, by its tier, status and reason
+        self._marks, self.renew_mark = flights.marks, flights.renew
         self.unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
 
     def pass_on(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
@@ -99,13 +103,17 @@ class Relays:
         relay.mark = mark
         self.upstream.send(relay)
 
-    def pass_known(self, connection: ResponseWriter, known: Pass, raw: bytes, now: float, until: float) -> None:
-        """Pass through the request whose head is `raw`, at `now` in resident time; its mark ends at `until`."""
+    def pass_known(self, connection: ResponseWriter, known: Pass, raw: bytes, now: float) -> bool:
+        """Pass through the request whose head is `raw`, at `now` in resident time; False if that is no longer right."""
+        until = self._marks.get(known.key, 0.0)
+        if until < now or known.client != connection.peer:
+            return False
         relay = _KnownPass(self, connection, known, raw, now)
         if until - now < self._flights.hit_for_miss - OFTEN:  # else it is renewed often enough
             relay.mark = known.key
         connection.adopt(relay)
         self._send(relay)
+        return True
 
     def begin_fill(self, exchange: Exchange, reply: Reply, entry: Entry | None) -> bool:
         """Store `reply`, if that is allowed, before the client gets it; whether it is."""
@@ -150,7 +158,8 @@ class Relays:
             return None
         member = cache_status.forwarded(self.pop, why, status=response.status, refused=refused)
         fields = responses.relayed(response, member, self._wall(), self._fills.hidden)
-        known = UnstoredHead(response, why, refused, member, fields)
+        head = self._serialize(FullResponse(response.status, fields, b"", response.framing.length, response.reason))
+        known = UnstoredHead(response, why, refused, member, fields, head)
         if b"date" in response.fields and response.fields.weight <= LONGEST_UNSTORED:
             if len(self.unstored) >= MOST_UNSTORED:
                 self.unstored.clear()
@@ -200,8 +209,7 @@ class Relay(UpstreamCall):
             return
         exchange.upstream_call = None
         relays.renew(self)
-        relays.upstream.came(self.answered_by, response.status)
-        relays.count_refused(unstored.refused)
+        relays.count(self.answered_by, response.status, unstored.refused)
         exchange.result, exchange.cache_status, exchange.refused = self.result, unstored.member, unstored.refused
         exchange.answered_on, exchange.upstream_status = self.asked_on, response.status
         exchange.send(FullResponse(response.status, unstored.fields, content, len(content), response.reason))
@@ -264,15 +272,17 @@ class _KnownPass(Exchange, Relay):
             return
         if self.mark:
             relays.renew_mark(self.mark, self.asked, relays.clock)
-        relays.came(self.answered_by, response.status)
-        relays.count_refused(unstored.refused)
-        self.refused = unstored.refused
-        self.cache_status, self.bytes_out = unstored.member, len(content)
-        self.status = self.upstream_status = response.status
-        self.answered_on = self.asked_on
-        self._writer = None
-        fields = self.fields_out = self._delivered(writer, unstored.fields)
-        self.head_out = writer.send(response.status, fields, len(content), response.reason, content)
+        status, size = response.status, len(content)
+        relays.count(self.answered_by, status, unstored.refused)
+        self.refused, self.cache_status, self.fields_out = unstored.refused, unstored.member, unstored.fields
+        self.status = self.upstream_status = status
+        self.answered_on, self.bytes_out, self._writer = self.asked_on, size, None
+        if size <= LONGEST_ANSWER and writer.persists and writer.site.on_deliver is None:
+            self.head_out = len(unstored.head)
+            writer.write_serialized(unstored.head + content)
+        else:
+            fields = self.fields_out = self._delivered(writer, unstored.fields)
+            self.head_out = writer.send(status, fields, size, response.reason, content)
         writer.exchange_done(self)
 
     def leave(self) -> None:

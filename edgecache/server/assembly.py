@@ -127,6 +127,8 @@ def _parts(given: Given, tier: Regional | None) -> Parts:
         upstream=upstream,
         relays=Relays(
             pop=pop,
+            serialize=persistent_head,
+            count=watch.passed_on,
             upstream=upstream,
             replies=ReplyDelivery(pop, upstream, fills, invalidation, clock.now, clock.wall),
             fills=fills,

@@ -251,6 +251,15 @@ class WorkerMetrics:
         """Count a response that was not stored."""
         self._not_stored[reason].value += 1
 
+    def passed_on(self, by: Tier | None, status: int, reason: Refused) -> None:
+        """Count a response of an origin or parent that was not stored."""
+        if by is None and status < 500:
+            self._failed_in_a_row = 0
+            self.origin_responses[status // 100].value += 1
+        else:
+            self.upstream_answered(by, status)
+        self._not_stored[reason].value += 1
+
     def refused(self, reason: str) -> None:
         """Count a refused request; `reason` is one of the fixed words in `wire/`."""
         counter = self._refused.get(reason)

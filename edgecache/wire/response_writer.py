@@ -38,6 +38,10 @@ class ResponseWriter(Protocol):
         """Its version of TLS; empty without."""
 
     @property
+    def persists(self) -> bool:
+        """Whether a response that was serialized before may be sent by `write_serialized`: the connection persists."""
+
+    @property
     def room(self) -> bool:
         """Whether the client keeps up with its response."""
 

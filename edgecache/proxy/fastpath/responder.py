@@ -41,7 +41,6 @@ class FastPath:
         self._slot = parts.memory.slot
         self._still_passes = parts.invalidation.still_passes
         self._clock = parts.clock  # resident time
-        self._marks = parts.flights.marks
         self._pass = parts.relays.pass_known
         self._rendering = delivery.rendering
         self._regional_hits = regional_hits
@@ -53,7 +52,10 @@ class FastPath:
             return False
         now = self._clock()
         if type(plan) is Pass:
-            return self._pass_through(connection, plan, raw, now)
+            passed = self._pass(connection, plan, raw, now)
+            if not passed:
+                self._forget(raw)
+            return passed
         if type(plan) is RegionalRead:
             return self._regional_hits is not None and self._regional_hits.look_up(connection, plan, raw)
         assert type(plan) is Hit or type(plan) is TemplateHit, "there is no other kind"
@@ -72,14 +74,6 @@ class FastPath:
         else:  # it is read slice by slice
             return False
         self.on_hit(connection, plan, now)
-        return True
-
-    def _pass_through(self, connection: ResponseWriter, plan: Pass, raw: bytes, now: float) -> bool:
-        until = self._marks.get(plan.key, 0.0)
-        if plan.client != connection.peer or until < now:
-            self._forget(raw)
-            return False
-        self._pass(connection, plan, raw, now, until)
         return True
 
     def _from_template(self, raw: bytes) -> TemplateHit | None:

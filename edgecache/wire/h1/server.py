@@ -272,6 +272,12 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
     # --- what others may know
 
     @property
+    def persists(self) -> bool:
+        """Whether the head of the response under way ends without a field of the connection."""
+        last = self.closing or self._eof or self.http_1_0 or self.site.draining
+        return not last and self.state not in BODY_STATES
+
+    @property
     def tls_version(self) -> str:
         """The version of an open connection over TLS; else empty."""
         secured = self.transport.get_extra_info("ssl_object") if self.scheme == b"https" else None
