@@ -15,8 +15,8 @@ from edgecache.semantics.client_claims import (
     is_never_cached,
     is_override,
 )
-from edgecache.semantics.message import FieldLine, Fields, Framing, Request
-from edgecache.semantics.stored_response import HOP_BY_HOP, end_to_end, hop_by_hop
+from edgecache.semantics.message import FieldLine, Fields, Request
+from edgecache.semantics.stored_response import HOP_BY_HOP, hop_by_hop
 from edgecache.semantics.vary import is_malformed_codings
 
 FORWARDED: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
@@ -111,23 +111,20 @@ def upstream_lines(
     drop, families = (NEVER_FORWARDED, ASKING_FAMILIES) if at_stake else (NOT_PASSED_ON, PREFIXES)
     if is_malformed_codings(fields.get(b"accept-encoding")):
         drop |= {b"accept-encoding"}
-    if b"expect" in fields and (request.http_1_0 or request.framing.length == 0):  # RFC 9110 §10.1.1: it means nothing
+    if b"expect" in fields and request.framing.length == 0:  # RFC 9110 §10.1.1: it means nothing
         drop |= {b"expect"}
     lines: list[FieldLine] = [(b"Host", gateway.host or request.host)]
-    for line in end_to_end(fields):
+    for line in fields:
         name = line[0].lower()
         if name not in drop and (not name.startswith(families) or name in request.claims):
             lines.append(line)
         elif trusted and name in CHAINS:  # what it says of the host is not in the key, so the origin does not hear it
             lines.append((line[0], NAMED_HOST.sub(b"", line[1])))
     lines += request.place
-    if request.is_upgrade:
-        lines += [(b"Connection", b"Upgrade"), (b"Upgrade", fields.get(b"upgrade") or b"")]
-    lines += _body_lines(request.framing)
     if (hops := fields.get(b"max-forwards")) is not None and request.method in (b"TRACE", b"OPTIONS"):
         lines.append((b"Max-Forwards", _one_less(hops)))
-    version = b"1.0 " if request.http_1_0 else b"1.1 "
-    lines.append((b"Via", _appended(fields.get(b"via"), version + gateway.pop)))  # RFC 9110 §7.6.3
+    received = b"%b %b" % (request.version.encode(), gateway.pop)
+    lines.append((b"Via", _appended(fields.get(b"via"), received)))  # RFC 9110 §7.6.3
     lines.append((b"CDN-Loop", _appended(fields.get(b"cdn-loop"), gateway.pop)))  # RFC 8586 §2
     if gateway.forwarded:
         lines += _forwarded_lines(request, client)
@@ -141,12 +138,6 @@ def downstream_lines(fields: Fields, hidden: frozenset[bytes] = frozenset()) -> 
     """
     drop = hop_by_hop(fields) | CONTENT_LENGTH | hidden
     return [line for line in fields.lines if (name := line[0].lower()) not in drop and name[:10] != INTERNAL_PREFIX]
-
-
-def _body_lines(framing: Framing) -> list[FieldLine]:
-    if framing.chunked:
-        return [(b"Transfer-Encoding", b"chunked")]
-    return [(b"Content-Length", b"%d" % framing.length)] if framing.length else []
 
 
 def _one_less(hops: bytes) -> bytes:

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, KeysView, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from edgecache.semantics.outcomes import Revalidation
 
 FieldLine = tuple[bytes, bytes]
 FEW = 40  # lines of which most likely none has the name of another
-NOT_NOMINATED: Final = frozenset(  # options of Connection, and fields that it cannot take from us
-    (b"", b"close", b"keep-alive", b"connection", b"upgrade", b"te", b"via", b"cdn-loop", b"max-forwards")
-)
 
 
 class Fields:
@@ -62,9 +59,18 @@ class Fields:
     def without(self, names: Iterable[bytes]) -> Fields:
         """These fields less every line whose lower-case name is in `names`."""
         drop = names if isinstance(names, frozenset) else frozenset(names)
-        if drop.isdisjoint(self.index):
+        index = self.index
+        if drop.isdisjoint(index):
             return self
-        return Fields([line for line in self.lines if line[0].lower() not in drop])
+        if len(index) < len(self.lines):
+            return Fields([line for line in self.lines if line[0].lower() not in drop])
+        lines, names, index = list(self.lines), list(index), dict(index)  # in one order, as no name is repeated
+        for name in drop.intersection(names):
+            at = names.index(name)
+            del lines[at], names[at], index[name]
+        rest = Fields(lines)
+        rest._index = index
+        return rest
 
     def plus(self, *lines: FieldLine) -> Fields:
         """These fields with `lines` appended."""
@@ -104,11 +110,6 @@ def members(value: bytes | None) -> list[bytes]:
     return [] if value is None else [member.strip(b" \t") for member in value.lower().split(b",")]
 
 
-def connection_options(fields: Fields) -> set[bytes]:
-    """The members of `Connection` in lower case: options, and names of fields for one connection (RFC 9110 §7.6.1)."""
-    return set(members(fields.get(b"connection")))
-
-
 class Framing(NamedTuple):
     """How a body is delimited (RFC 9112 §6.3): by a length in bytes, by chunks, or by the connection's end."""
 
@@ -136,15 +137,18 @@ class Child:
 
 
 class Request(NamedTuple):
-    """One request as received, validated; `host` is normalised (lower case, no default port, no final dot)."""
+    """One request, validated; `host` is normalised (lower case, no default port, no final dot).
+
+    Its fields are end-to-end: those for the connection that it came on (RFC 9110 §7.6.1) are its protocol's.
+    """
 
     method: bytes
     target: bytes
     host: bytes
     fields: Fields
     framing: Framing = NO_BODY
-    http_1_0: bool = False
-    keep_alive: bool = True
+    version: str = "1.1"  # of HTTP
+    upgrade: bytes = b""  # the protocol that the client wants to switch to (RFC 9110 §7.8); empty: none
     scheme: bytes = b"http"
     place: tuple[FieldLine, ...] = ()  # geographic fields set by this POP; also in `fields`, in place of the client's
     child: Child | None = None  # the POP that forwarded it, if one did
@@ -160,27 +164,10 @@ class Request(NamedTuple):
         return self.written or self.target
 
     @property
-    def persists(self) -> bool:
-        """Whether the connection persists by default (RFC 9112 §9.3)."""
-        return self.keep_alive and not self.http_1_0
-
-    @property
-    def is_upgrade(self) -> bool:
-        """Whether it is an upgrade that this gateway forwards (RFC 9110 §7.8).
-
-        WebSocket by GET is (RFC 6455 §4.1); `h2c` would be a tunnel past all rules (RFC 9113 §3.1 has dropped it). A
-        request with content is none: parsers do not agree whether its content, or the next protocol, follows its head.
-        """
-        upgrade = self.fields.get(b"upgrade")
-        if upgrade is None or self.method != b"GET" or self.framing.length != 0 or self.http_1_0:
-            return False
-        return upgrade.lower() == b"websocket" and b"upgrade" in members(self.fields.get(b"connection"))
-
-    @property
     def expects_continue(self) -> bool:
         """Whether the client may wait for a 100 before it sends the content (RFC 9110 §10.1.1)."""
         expect = self.fields.get(b"expect")
-        return expect is not None and not self.http_1_0 and b"100-continue" in members(expect)
+        return expect is not None and b"100-continue" in members(expect)
 
 
 class Response(NamedTuple):

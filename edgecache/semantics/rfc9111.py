@@ -45,7 +45,7 @@ CONDITIONS: Final = (
     b"range",
 )
 
-READS: Final = frozenset((b"authorization", b"cache-control", b"connection", b"pragma", b"upgrade", *CONDITIONS))
+READS: Final = frozenset((b"authorization", b"cache-control", b"pragma", *CONDITIONS))
 
 
 def pass_reason(request: Request) -> Forward | None:
@@ -55,7 +55,7 @@ def pass_reason(request: Request) -> Forward | None:
     fields = request.fields
     if request.claims:  # what a trusted proxy says of the client makes the answer its own
         return Forward.BYPASS
-    if request.is_upgrade or request.framing.length != 0:  # a GET with content: its answer is for it alone
+    if request.upgrade or request.framing.length != 0:  # a GET with content: its answer is for it alone
         return Forward.BYPASS
     if b"if-match" in fields or b"if-unmodified-since" in fields:  # RFC 9111 §4.3.2: not for a cache to evaluate
         return Forward.BYPASS

@@ -123,12 +123,11 @@ class Worker:
     def _read_heads(self, settings: Settings) -> None:
         """From now on, heads are read within these limits; what was read within others is forgotten."""
         limits = HeadLimits(settings.max_line, settings.max_fields, settings.max_head, settings.max_request_body)
-        account, before = self.edge.memory.account, getattr(self, "_heads", None)
+        account, before = self.edge.memory.account, getattr(self, "heads", None)
         if before is not None:
             before.forget_all()
-        self._heads = RequestHeads(limits, account.budget // HEADS, account.hold, purging=accepts_purges(settings))
+        self.heads = RequestHeads(limits, account.budget // HEADS, account.hold, purging=accepts_purges(settings))
         self.edge.alike.bound(limits)
-        self.check_unfinished = self._heads.check_unfinished
 
     @property
     def pool(self) -> OriginPool | Origins:
@@ -256,10 +255,6 @@ class Worker:
         return request if self._locator is None else self._locator.placed(request, client)
 
     # --- what client connections ask
-
-    def parse(self, raw: bytes, scheme: bytes) -> Request:
-        """The request whose head is `raw`; raises `BadRequest`."""
-        return self._heads.parse(raw, scheme)
 
     def refused(self, error: BadRequest) -> None:
         """A request was refused: count it."""

@@ -193,7 +193,7 @@ def members_of(request: Request, quoted: Quoted) -> str:
     fields = request.fields
     return (
         f'"method":{quoted[request.method]},"scheme":{quoted[request.scheme]},"host":{quoted[request.host]}'
-        f',"target":{quoted[request.received_target]},"protocol":"HTTP/1.{0 if request.http_1_0 else 1}"'
+        f',"target":{quoted[request.received_target]},"protocol":"HTTP/{request.version}"'
         f',"user_agent":{quoted[fields.get(b"user-agent") or b""]},"referer":{quoted[fields.get(b"referer") or b""]}'
         f"{_trace(fields, quoted)}"
     )

@@ -140,7 +140,7 @@ FIELDS: Final = (
     ),
     LogField(
         "protocol",
-        lambda seen: "HTTP/1.0" if seen.request.http_1_0 else "HTTP/1.1",
+        lambda seen: "HTTP/" + seen.request.version,
         "",
         '"HTTP/1.1"',
         "Version of HTTP.",

@@ -64,8 +64,8 @@ class Upstream:
             request.target,
             lines,
             body,
-            request.framing.chunked,
-            request.is_upgrade,
+            request.framing.length,
+            request.upgrade,
             request.place[-1][1] if request.place else b"",  # the region is always known, and comes last
             wording,
             request.jurisdiction,

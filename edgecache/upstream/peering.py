@@ -54,7 +54,7 @@ def may_go_to_parents(request: Request) -> bool:
         return False
     if request.method != b"GET" and request.method != b"HEAD":
         return False
-    return request.framing.length == 0 and not request.is_upgrade and not request.host.endswith(DEFAULT_PORTS)
+    return request.framing.length == 0 and not request.upgrade and not request.host.endswith(DEFAULT_PORTS)
 
 
 class Parental:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from edgecache.semantics.message import Request
 from edgecache.telemetry.metrics import Counter
 from edgecache.wire.body_charge import Room
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response_writer import ResponseWriter
+
+if TYPE_CHECKING:
+    from edgecache.wire.h1.head import RequestHeads
 
 AddFields = Callable[[bytes, bytes, bool], bytes]  # to a response: by scheme, packed fields, whether a POP gets it
 
@@ -46,6 +48,7 @@ class Site(Protocol):
     finish_abandoned: bool  # what is of use to its client alone goes on though the client has sent FIN
     bytes_in: Counter  # received from clients
     room: Room  # the memory budget, which counts who reads what
+    heads: RequestHeads  # reads those of HTTP/1
     on_deliver: AddFields | None  # for each response; None: nothing is added
 
     def joined(self, connection: Connection) -> BadRequest | None:
@@ -56,12 +59,6 @@ class Site(Protocol):
 
     def answer_known(self, connection: ResponseWriter, raw: bytes) -> bool:
         """Answer the request with the fingerprint `raw` if it is known; whether it was."""
-
-    def parse(self, raw: bytes, scheme: bytes) -> Request:
-        """The request whose head is `raw`; raises `BadRequest`."""
-
-    def check_unfinished(self, start: bytes, scanned: int) -> None:
-        """Raise `BadRequest` if `start` can no longer become a head; its first `scanned` bytes were checked before."""
 
     def answer(self, exchange: Exchange) -> None:
         """See to it that `exchange` is answered, now or later."""

@@ -47,10 +47,10 @@ class UpstreamRequest:
 
     method: bytes
     target: bytes
-    fields: Sequence[FieldLine]  # Host comes first
+    fields: Sequence[FieldLine]  # end-to-end; Host comes first
     body: Body | None = None
-    chunked: bool = False
-    upgrade: bool = False
+    length: int | None = 0  # bytes of the body; None: it is not known
+    upgrade: bytes = b""  # the protocol to switch to (RFC 9110 §7.8); empty: none
     region: bytes = b""  # whose origins it is for; empty where geography does not say
     wording: Wording | None = None  # of what may go to a parent; then there are no fields yet
     jurisdiction: str = ""  # that the response must not leave; empty: it may go anywhere

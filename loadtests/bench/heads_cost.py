@@ -68,7 +68,7 @@ def fill(worker: Worker) -> None:
     """Store an object of 1 KiB for each URL."""
     now = time.time()
     for number in range(URLS):
-        request = RequestHeads(HeadLimits()).parse(heads.request("GET", f"/o/{number}"))
+        request = RequestHeads(HeadLimits()).parse(heads.request("GET", f"/o/{number}"))[0]
         response = Response(200, Fields(STORED), b"OK", Framing(1024))
         store = rfc9111.may_store(request, response, Times(now, now), policy_of(worker._settings))
         assert isinstance(store, rfc9111.Store), "it may be stored"

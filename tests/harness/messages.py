@@ -11,6 +11,7 @@ from typing import Any, Never
 
 from edgecache.semantics.field_codec import unpack
 from edgecache.semantics.message import NO_BODY, FieldLine, Fields, Framing, Request
+from edgecache.semantics.stored_response import HOP_BY_HOP
 from edgecache.wire.body import Body
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
@@ -241,7 +242,7 @@ class Connection:
         if upload != 0:
             framing = Framing(upload) if isinstance(upload, int) else Framing(None, chunked=True)
             stream.upload = Body(stream)
-        request = Request(method, target, SITE, Fields(lines), framing)
+        request = Request(method, target, SITE, Fields(lines).without(HOP_BY_HOP), framing)
         stream.exchange = Exchange(stream, request, 0, stream.upload)
         self.streams.append(stream)
         self.site.answer(stream.exchange)

@@ -22,6 +22,7 @@ from edgecache.wire.h1.head import RequestHeads
 from edgecache.wire.h1.server import ClientConnection
 from edgecache.wire.head_limits import HeadLimits
 from edgecache.wire.response import FullResponse
+from edgecache.wire.upstream_request import UpstreamRequest
 from hostile.readers import Seen
 
 GATEWAY = Gateway(b"test")
@@ -120,14 +121,9 @@ class Bench:
     def __init__(self, limits: HeadLimits | None = None) -> None:
         heads = RequestHeads(limits or HeadLimits())
         self.heads = heads
-        self.check_unfinished = heads.check_unfinished
         self.bytes_in = Counter()
         self.reasons: list[tuple[int, str]] = []
         self.exchanges: list[tuple[Exchange, Collected | None]] = []
-
-    def parse(self, raw: bytes, scheme: bytes) -> Request:
-        """The request whose head is `raw`."""
-        return self.heads.parse(raw, scheme)
 
     def answer_known(self, connection: ClientConnection, raw: bytes) -> bool:
         """Nothing is known."""
@@ -200,7 +196,10 @@ class Bench:
 def question(request: Request, body: bytes = b"") -> bytes:
     """The bytes that `Upstream` and `OriginConnection` send for `request`."""
     lines = upstream_lines(request, request.fields, GATEWAY, "127.0.0.1")
-    head = render.request_line(request.method, request.target) + pack(lines) + b"\r\n"
+    sent = UpstreamRequest(
+        request.method, request.target, lines, length=request.framing.length, upgrade=request.upgrade
+    )
+    head = render.request_head(sent)
     if request.framing.chunked:
         return head + (render.chunk(body) if body else b"") + render.LAST_CHUNK
     return head + body

@@ -188,7 +188,7 @@ def test_any_purge_is_done_or_refused(
 ) -> None:
     """Whatever is sent names scopes, of the caller's sites alone, or is refused with a status and one line."""
     lines = [(name.encode(), value.encode("latin-1")) for name, value in fields]
-    request = Request(method.encode(), f"/{end}".encode(), b"a.test", Fields(lines), NO_BODY, False, True, b"http")
+    request = Request(method.encode(), f"/{end}".encode(), b"a.test", Fields(lines), NO_BODY, scheme=b"http")
     caller = PurgeToken("cms", "x" * 16, hosts)
     try:
         named, _ = purge_of_request(request, caller, frozenset((b"x-tags",)))

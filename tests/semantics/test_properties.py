@@ -31,7 +31,7 @@ def parsed(method: bytes, target: bytes, host: bytes, lines: list[tuple[bytes, b
     """The request whose head has these parts; assumes that it is taken."""
     block = b"".join(b"%b: %b\r\n" % line for line in lines or ())
     try:
-        return HEADS.parse(b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (method, target, host, block))
+        return HEADS.parse(b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (method, target, host, block))[0]
     except BadRequest:
         assume(False)
         raise

@@ -81,7 +81,7 @@ def key_of(url: str) -> bytes:
     scheme, _, rest = url.partition("://")
     host, slash, target = rest.partition("/")
     head = f"GET {slash}{target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
-    return primary_key(HEADS.parse(head, scheme.encode()))
+    return primary_key(HEADS.parse(head, scheme.encode())[0])
 
 
 def purges(named: list[bytes] | tuple[bytes, ...], key: bytes) -> bool:

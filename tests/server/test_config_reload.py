@@ -162,9 +162,9 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "idle_timeout": ("1s", lambda worker: worker.idle_timeout),
     "tunnel_timeout": ("1m", lambda worker: worker.tunnel_timeout),
     "min_rate": ("7", lambda worker: worker.min_rate),
-    "max_line": ("300", lambda worker: worker._heads.limits),
-    "max_fields": ("7", lambda worker: worker._heads.limits),
-    "max_head": ("16KiB", lambda worker: (worker._heads.limits, worker.check_unfinished.__self__.limits)),
+    "max_line": ("300", lambda worker: worker.heads.limits),
+    "max_fields": ("7", lambda worker: worker.heads.limits),
+    "max_head": ("16KiB", lambda worker: worker.heads.limits),
     "max_ranges": ("7", lambda worker: (worker.edge.limits.max_ranges, worker.edge.delivery.max_ranges)),
     "access_log_fields": (
         "time,status",

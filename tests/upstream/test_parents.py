@@ -431,8 +431,8 @@ async def test_a_head_that_was_overheard_is_worth_nothing_later(origin: OriginDo
     origin.otherwise(Reply(200, [NO_STORE], b"x"))
     async with chain(origin) as one:
         heard: list[bytes] = []
-        real = one.shields[0].worker.parse
-        one.shields[0].worker.parse = lambda raw, scheme: (heard.append(raw), real(raw, scheme))[1]
+        real = one.shields[0].worker.heads.parse
+        one.shields[0].worker.heads.parse = lambda raw, scheme: (heard.append(raw), real(raw, scheme))[1]
         await one.get("/a")
         signed = next(raw for raw in heard if b"Edgecache-Pop" in raw)
         for later, knows in ((10, True), (21, False)):
@@ -599,7 +599,7 @@ async def test_each_question_in_words_for_a_parent_has_its_own(origin: OriginDou
     """What is known of the one says nothing of the other, though the same known head asks both."""
     async with chain(origin) as one:
         upstream = one.edge.worker.edge.upstream
-        request = one.edge.worker.parse(b"GET /a HTTP/1.1\r\nHost: www.example.test\r\n\r\n", b"http")
+        request = one.edge.worker.heads.parse(b"GET /a HTTP/1.1\r\nHost: www.example.test\r\n\r\n")[0]
         question = upstream.request_for(request, request.fields, "127.0.0.1")
         assert question.wording is not None
         assert question.anew().wording is not question.wording

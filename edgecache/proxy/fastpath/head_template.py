@@ -25,7 +25,7 @@ from edgecache.proxy.fastpath.head_memo import Rendered
 from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen, weight_of_head
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.ignored_parameters import IgnoredParameters
-from edgecache.semantics.message import NOT_NOMINATED, Fields, Request, connection_options
+from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.preconditions import is_unconditional
 from edgecache.semantics.unkeyed_fields import IN_A_VALUE, field_line, named_lines
 from edgecache.semantics.vary import nominated
@@ -234,8 +234,7 @@ class HeadTemplates:
             return
         raw, key = wanted
         request = exchange.request
-        nominates = b"connection" in request.fields and not connection_options(request.fields) <= NOT_NOMINATED
-        if nominates or has_internal(raw) or _length(key) > LONGEST_KEY:
+        if has_internal(raw) or _length(key) > LONGEST_KEY:
             return
         template = self._templates.get(key)
         if template is None:

@@ -114,7 +114,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         if request.body is not None:
             if self._reused and request.is_safe:
                 request.body.keep_up_to(REPEATED)
-            self._upload = Upload(self, chunked=request.chunked)
+            self._upload = Upload(self, chunked=request.length is None)
             self._upload.begin(request.body)
 
     def upload_complete(self) -> None:

@@ -22,15 +22,15 @@ from edgecache.semantics.client_claims import claims_in
 from edgecache.semantics.forwarding import downstream_lines, is_disguised
 from edgecache.semantics.message import (
     NO_BODY,
-    NOT_NOMINATED,
     FieldLine,
     Fields,
     Framing,
     Request,
     Response,
-    connection_options,
 )
+from edgecache.semantics.stored_response import HOP_BY_HOP
 from edgecache.wire.errors import BadRequest, OriginError
+from edgecache.wire.h1.hop_by_hop import FRAMING_FIELDS, USUAL, Hop, request_hop
 from edgecache.wire.head_limits import MOST_FIELDS, HeadLimits
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # RFC 9110 §5.6.2
@@ -73,7 +73,6 @@ NOT_REPEATABLE: Final = frozenset(
 )
 BODILESS: Final = frozenset((204, 304))  # final statuses whose responses have no content, to whatever method
 DELIMITING: Final = frozenset((b"content-length", b"transfer-encoding"))
-FRAMING_FIELDS: Final = DELIMITING | {b"host"}
 SLASH: Final = 0x2F
 UNKNOWN_CODING: Final = re.compile(  # a word that is no coding: nothing says that the bytes are not the content
     rb"(?!(?i:(?:x-)?(?:gzip|compress|bzip2?)|deflate|br|zstd|dc[bz]|exi|xz|lzma|pack200-gzip|aes128gcm|.*chunk.*)\Z)"
@@ -85,6 +84,9 @@ LONGEST_REASON: Final = 128  # bytes; it means nothing (RFC 9112 §4): a longer 
 MOST_REMEMBERED: Final = 2048  # heads
 LONGEST_REMEMBERED: Final = 2048  # bytes of one
 MOST_BYTES: Final = 16 * 1024 * 1024  # that they weigh, where no other bound is set
+
+
+Parsed = tuple[Request, Hop]  # a request, and what its head says to this hop
 
 
 class RequestHeads:
@@ -101,26 +103,28 @@ class RequestHeads:
         self.limits = limits
         self._short = min(limits.line, limits.head)  # bytes of a head that has no line too long
         self._methods = METHODS | LIKE_PURGE if purging else METHODS  # CONNECT, which is for forward proxies, is none
-        self._parsed: BoundedCache[bytes, Request] = BoundedCache(MOST_REMEMBERED, most_bytes, weight_of_head, hold)
+        self._parsed: BoundedCache[bytes, tuple[Request, Hop]] = BoundedCache(
+            MOST_REMEMBERED, most_bytes, weight_of_head, hold
+        )
         self._seen = RecentlySeen()
 
     def forget_all(self) -> None:
         """Let go of what heads parse to."""
         self._parsed.clear()
 
-    def parse(self, raw: bytes, scheme: bytes = b"http") -> Request:
-        """The request whose head is `raw`, up to and with its empty line; raises `BadRequest`.
+    def parse(self, raw: bytes, scheme: bytes = b"http") -> Parsed:
+        """What the head `raw` says, up to and with its empty line; raises `BadRequest`.
 
         Heads without a body that come again are remembered, once accepted: identical bytes parse identically.
         """
-        request = self._parsed.get(raw)
-        if request is None or request.scheme != scheme:
-            request = self._parse(raw, scheme)
-            if request.framing is NO_BODY and len(raw) <= LONGEST_REMEMBERED and self._seen.again(raw):
-                self._parsed.remember(raw, request)
-        return request
+        parsed = self._parsed.get(raw)
+        if parsed is None or parsed[0].scheme != scheme:
+            parsed = self._parse(raw, scheme)
+            if parsed[0].framing is NO_BODY and len(raw) <= LONGEST_REMEMBERED and self._seen.again(raw):
+                self._parsed.remember(raw, parsed)
+        return parsed
 
-    def _parse(self, raw: bytes, scheme: bytes) -> Request:
+    def _parse(self, raw: bytes, scheme: bytes) -> Parsed:
         match = TIDY_HEAD.fullmatch(raw) or REQUEST_HEAD.fullmatch(raw)
         if match is None:
             raise why_not_a_head(raw)
@@ -139,10 +143,10 @@ class RequestHeads:
         framing = NO_BODY if DELIMITING.isdisjoint(index) else request_framing(fields, http_1_0, self.limits.body)
         if len(index) != len(fields):
             _refuse_repeated(fields)
-        keep_alive = not http_1_0
-        if b"connection" in index and (http_1_0 or index[b"connection"] != b"keep-alive"):
-            keep_alive, fields = _by_connection(fields, http_1_0)
-        return Request(method, target, host, fields, framing, http_1_0, keep_alive, scheme, claims=claims_in(index))
+        hop, version, claims = USUAL, "1.0" if http_1_0 else "1.1", claims_in(index)
+        if http_1_0 or not HOP_BY_HOP.isdisjoint(index):
+            fields, hop = request_hop(method, fields, framing, http_1_0)
+        return Request(method, target, host, fields, framing, version, hop.upgrade, scheme, claims=claims), hop
 
     def _check(self, raw: bytes, match: re.Match[bytes], count: int) -> None:
         """Raise `BadRequest` if the head is of another protocol, beyond the limits, or of a method unknown here."""
@@ -288,17 +292,6 @@ def request_framing(fields: Fields, http_1_0: bool, most: int) -> Framing:
             raise BadRequest(413, "body-too-large", "the request's body is too large")
         return Framing(int(length))
     return NO_BODY  # step 7
-
-
-def _by_connection(fields: Fields, http_1_0: bool) -> tuple[bool, Fields]:
-    """Whether the connection persists (RFC 9112 §9.3), and the fields less those for this connection only."""
-    options = connection_options(fields)
-    if not FRAMING_FIELDS.isdisjoint(options):  # nobody may strip what delimits the message
-        raise BadRequest(400, "connection-option", "Connection names a field that delimits the message")
-    keep_alive = b"close" not in options and (not http_1_0 or b"keep-alive" in options)
-    if not options <= NOT_NOMINATED:  # what is not sent on does not select, authorize or ask for anything here
-        fields = fields.without(options - NOT_NOMINATED)
-    return keep_alive, fields
 
 
 def _refuse_repeated(fields: Fields) -> None:

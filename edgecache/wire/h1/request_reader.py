@@ -20,6 +20,7 @@ from edgecache.wire.h1.connection_state import (
     TRANSITIONS,
     Event,
 )
+from edgecache.wire.h1.hop_by_hop import Hop
 from edgecache.wire.h1.request_body import IncomingBody
 from edgecache.wire.h1.response_writer import H1ResponseWriter
 
@@ -140,20 +141,20 @@ class H1RequestReader(H1ResponseWriter):
         end = buffer.find(b"\r\n\r\n", max(start, self._scanned - 3)) + 4
         try:
             if end < 4:
-                self.site.check_unfinished(buffer[start:], max(0, self._scanned - start))
+                self.site.heads.check_unfinished(buffer[start:], max(0, self._scanned - start))
                 self._scanned = len(buffer)
                 return False
             raw = buffer[start:end]
             self._at = self._scanned = end
-            request = self.site.parse(raw, self.scheme)
+            request, hop = self.site.heads.parse(raw, self.scheme)
         except BadRequest as error:
             self.refuse(error, buffer[start:])
             return False
         self.fresh = False
-        self._begin(request, raw)
+        self._begin(request, hop, raw)
         return True
 
-    def _begin(self, request: Request, raw: bytes) -> None:
+    def _begin(self, request: Request, hop: Hop, raw: bytes) -> None:
         """Begin the exchange of `request`, whose head is `raw`."""
         raise NotImplementedError
 

@@ -41,8 +41,16 @@ def persistent_head(response: FullResponse) -> bytes:
 
 def request_head(request: UpstreamRequest) -> bytes:
     """The head of `request`, remembered with it."""
-    request.h1 = request_line(request.method, request.target) + pack(request.fields) + b"\r\n"
+    request.h1 = request_line(request.method, request.target) + pack(request.fields) + _hop(request) + b"\r\n"
     return request.h1
+
+
+def _hop(request: UpstreamRequest) -> bytes:
+    """The fields of `request` for this hop: the upgrade, and how the body is delimited (RFC 9112 §6)."""
+    upgrade = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % request.upgrade if request.upgrade else b""
+    if request.length is None:
+        return upgrade + b"Transfer-Encoding: chunked\r\n"
+    return b"%bContent-Length: %d\r\n" % (upgrade, request.length) if request.length else upgrade
 
 
 def request_line(method: bytes, target: bytes) -> bytes:

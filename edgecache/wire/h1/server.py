@@ -36,6 +36,7 @@ from edgecache.wire.h1.connection_state import (
     TUNNEL,
     Event,
 )
+from edgecache.wire.h1.hop_by_hop import Hop
 from edgecache.wire.h1.request_body import IncomingBody
 from edgecache.wire.h1.request_reader import BODY_STATES, H1RequestReader
 from edgecache.wire.handler import Site
@@ -172,11 +173,11 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
 
     # --- requests, one after the other
 
-    def _begin(self, request: Request, raw: bytes) -> None:
-        if not request.keep_alive or self.site.draining:
+    def _begin(self, request: Request, hop: Hop, raw: bytes) -> None:
+        if not hop.keep_alive or self.site.draining:
             self.closing = True
-        self.http_1_0 = request.http_1_0
-        self.fingerprint = raw if request.persists else None
+        self.http_1_0 = hop.http_1_0
+        self.fingerprint = raw if hop.usual else None
         if request.framing.length != 0:
             self._begin_with_body(request, len(raw))
             return
