@@ -37,5 +37,5 @@ def one_in(every: int, cases: Iterable[object]) -> list[object]:
 def slow(case: object) -> object:
     """A parameter that is left out of `make check`."""
     if not isinstance(case, ParameterSet):
-        return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+        return pytest.param(case, marks=pytest.mark.slow)
     return pytest.param(*case.values, marks=[*case.marks, pytest.mark.slow], id=case.id)

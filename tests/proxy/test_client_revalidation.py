@@ -85,6 +85,7 @@ async def test_a_crowd_behind_an_answer_for_one_has_what_is_stored(origin: Origi
     assert len(origin.requests) == 2
 
 
+@pytest.mark.slow
 async def test_collapsed_on_a_clock_that_runs(origin: OriginDouble) -> None:
     """A client that reloads as fast as it can costs the origin no more than one question a second."""
     counting(origin)

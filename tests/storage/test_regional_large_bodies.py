@@ -41,6 +41,7 @@ def not_stored(pop: Pop, reason: Refused) -> int:
     return int(samples(pop.worker.snapshot())[f"edgecache_not_stored_total,{reason.value}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 async def test_one_large_object_leaves_the_others_where_they_are(
     origin: OriginDouble, cramped: Server, framing: str

@@ -163,6 +163,7 @@ async def test_machines_differ_a_little(origin: OriginDouble, valkey: Server) ->
         assert await age(pop) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [-DAY, DAY])
 async def test_on_a_clock_that_runs(origin: OriginDouble, step: float) -> None:
     """The wall clock of a running machine is set: what was fresh for a second is stale after it, not a day later."""
