@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import httptools
 import pytest
@@ -203,6 +204,30 @@ async def test_it_is_used_for_each_kind_of_client() -> None:
     for number in range(5):
         await twins.agree(head(b"/k", b"Accept-Encoding: gzip", b"Cookie: %d" % number))
     assert twins.quick.alike == before, "what is read slice by slice is not for the short way"
+    await twins.end()
+
+
+async def test_a_known_browser_is_found_without_splitting_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only its cookie, in either spelling of the name, or its page may be another; all other lines are compared."""
+    twins = await learnt()
+    for number in range(3):
+        for name in (b"Cookie", b"cookie"):
+            await twins.agree(head(b"/a", b"User-Agent: one", b"%b: first %d" % (name, number), b"DNT: 1"))
+    split = []
+    alike: Any = twins.quick.worker.edge.alike
+    find = alike._visitor
+    monkeypatch.setattr(alike, "_visitor", lambda *of: split.append(of) or find(*of))
+    for number in range(9):
+        for name, target in ((b"Cookie", b"/a"), (b"cookie", b"/h"), (b"Cookie", b"/o?x=1")):
+            await twins.agree(head(target, b"User-Agent: one", b"%b: %d, ookie: x" % (name, number), b"DNT: 1"))
+    assert len(split) == 27, "what looks like two cookies is split"
+    for number in range(9):
+        for name, target in ((b"Cookie", b"/a"), (b"cookie", b"/h"), (b"Cookie", b"/o?x=1")):
+            await twins.agree(head(target, b"User-Agent: one", b"%b: %d" % (name, number), b"DNT: 1"))
+    assert len(split) == 27
+    for line in (b"DNT: 2", b"DNT:1", b"dnt: 1", b"DNT: 1 ", b"DNT: 1\r\nDNT: 1", b"DNT : 1", b"DNT: 1\n"):
+        await twins.agree(head(b"/a", b"User-Agent: one", b"Cookie: last", line))
+    assert len(split) == 27 + 7
     await twins.end()
 
 

@@ -101,7 +101,7 @@ class TemplateHit:
 
     rendered: Rendered  # its answer, once that is found
 
-    def __init__(self, visitor: Visitor, raw: bytes, target: bytes, key: bytes, *, is_new: bool) -> None:
+    def __init__(self, visitor: Visitor, raw: bytes, target: bytes, key: bytes, is_new: bool) -> None:
         self.visitor = visitor
         self.template = visitor.template
         self._raw = raw
@@ -193,7 +193,7 @@ class HeadTemplates:
         if not template.is_plain:
             self._wanted = raw, template.key  # the answer out of this entry may be new
         key = template.origin + (target if ignored is None else ignored.without(target))
-        return TemplateHit(visitor, raw, target, key, is_new=is_new)
+        return TemplateHit(visitor, raw, target, key, is_new)
 
     def _visitor(self, fingerprint: bytes, raw: bytes, fields: int) -> Visitor | None:
         """The visitor with the head `raw`, whose field lines begin at `fields`, if its template is known."""
