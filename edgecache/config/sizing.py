@@ -127,7 +127,7 @@ def _whole(size: int) -> int:
     return max(MIB, size // MIB * MIB)
 
 
-def wanted_of(settings: Settings) -> ConfiguredSizes:
+def configured_sizes(settings: Settings) -> ConfiguredSizes:
     """The configured sizes of `settings`."""
     regional = settings.regional_memory
     beside = size_of(settings.geo_db)
@@ -144,7 +144,7 @@ def size_of(path: str) -> int:
 
 def refuse_too_much(settings: Settings, environ: Mapping[str, str], limits: Resources) -> None:
     """Raise ConfigError if the limit cannot hold the settings; it names what `environ` sets of them."""
-    wanted, limit = wanted_of(settings), limits.memory
+    wanted, limit = configured_sizes(settings), limits.memory
     processes, valkey = wanted.processes(settings.workers), wanted.valkey(settings.regional_memory)
     needed = processes + valkey + settings.memory
     if limit is None or needed <= limit:

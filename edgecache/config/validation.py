@@ -69,7 +69,7 @@ def _own_origins(settings: Settings, origins: list[Origin]) -> Iterator[ConfigEr
     name = "EDGECACHE_ORIGINS" if settings.origins else "EDGECACHE_ORIGIN"
     for variable in ("EDGECACHE_LISTEN", "EDGECACHE_ADMIN_LISTEN", "EDGECACHE_TLS_LISTEN", "EDGECACHE_POP_LISTEN"):
         where = _named(settings, variable)
-        if where is not None and any(is_oneself(origin, where) for origin in origins):
+        if where is not None and any(is_own_listener(origin, where) for origin in origins):
             yield ConfigError(name, f"is this POP itself: the same as {variable}")
 
 
@@ -148,7 +148,7 @@ def _wrong_parents(settings: Settings) -> Iterator[ConfigError]:
     parents = [parent for listed in settings.parents.values() for parent in listed]
     for name in ("EDGECACHE_LISTEN", "EDGECACHE_TLS_LISTEN", "EDGECACHE_POP_LISTEN"):
         where = _named(settings, name)
-        if where is not None and any(is_oneself(parent, where) for parent in parents):
+        if where is not None and any(is_own_listener(parent, where) for parent in parents):
             yield ConfigError("EDGECACHE_PARENTS", f"names this POP itself: the same as {name}")
     secure = [parent for parent in parents if parent.scheme == "https"]
     for name in ("EDGECACHE_PARENT_CA", "EDGECACHE_POP_CERTIFICATE"):
@@ -176,7 +176,7 @@ def _wrong_residency(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError("EDGECACHE_RESIDENCY", f"does not say which jurisdiction {min(missing)} is in")
 
 
-def is_oneself(parent: Origin, listen: Address) -> bool:
+def is_own_listener(parent: Origin, listen: Address) -> bool:
     """Whether `parent` is an address of this POP, as far as names show."""
     if parent.port != listen.port:
         return False

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from edgecache.invalidation import version_vector
-from edgecache.invalidation.log_entry import Draft, Written, read_entry
+from edgecache.invalidation.log_entry import Draft, StreamFields, decode_entry
 from edgecache.invalidation.purge_log import LOST, Applied, EntryKind
-from edgecache.invalidation.stream_store import LogStore, Row, Visit
+from edgecache.invalidation.stream_store import LogStore, Row, ServerRun
 from edgecache.invalidation.validity import Invalidation
 from edgecache.invalidation.version_vector import Vector
 from edgecache.tasks import spawn
@@ -103,7 +103,7 @@ class LogConsumer:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
 
-    def judge(self) -> None:
+    def update_cut_off(self) -> None:
         """Update whether this worker is cut off; to be called regularly, for it depends on time alone."""
         self._invalidation.set_cut_off(any(lag > self._max_lag for lag in self.lags().values()))
 
@@ -144,7 +144,7 @@ class LogConsumer:
         """Apply one row of a log; None if it is no entry, or of an incarnation that is over."""
         self._after[region] = id_
         try:
-            entry = read_entry(id_, self._opened(region, id_, fields))
+            entry = decode_entry(id_, self._opened(region, id_, fields))
         except ValueError:
             log.error("the log of %s holds something else than entries", region)
             self._log.distrust(region)
@@ -162,9 +162,9 @@ class LogConsumer:
             if not reached.done() and self._log.has_applied(vector):
                 reached.set_result(None)
 
-    def _opened(self, region: str, id_: bytes, fields: dict[bytes, bytes]) -> Written:
+    def _opened(self, region: str, id_: bytes, fields: dict[bytes, bytes]) -> StreamFields:
         """The fields of an entry; of one without a valid seal only its place."""
-        found, believed = self._store.opened(region, id_, fields)
+        found, believed = self._store.unseal(region, id_, fields)
         if believed:
             self._unsealed.discard(region)
         elif not self._store.is_opening(fields):
@@ -186,10 +186,10 @@ class LogConsumer:
         """Check which regions have logs, and that none holds less than was applied."""
         await self._visit()
         regions = {self._region, *self._peers, *await self._store.regions()}
-        tops, beats = await self._store.tops(sorted(regions)), await self._store.beats()
+        tops, beats = await self._store.last_marks(sorted(regions)), await self._store.contacts()
         if not tops[self._region]:  # so that what is asked from now on is known to be newer than its beginning
             await self._store.reopen(self._region, self._log.applied(self._region))
-            tops |= await self._store.tops([self._region])
+            tops |= await self._store.last_marks([self._region])
         now = self._looked = self._clock()
         for region in regions:
             self._heard.setdefault(region, now)
@@ -208,17 +208,17 @@ class LogConsumer:
 
     async def _visit(self) -> None:
         """Reopen the log unless it is of this run of the server."""
-        visit = await self._store.visit(self._region, self._log.applied(self._region))
-        if visit is Visit.ANOTHER:
+        visit = await self._store.check_server_run(self._region, self._log.applied(self._region))
+        if visit is ServerRun.ANOTHER:
             self._counts.failed("restarted")
             log.warning(
                 "the log of %s lies on a server that has restarted, or on another, and may have lost entries: "
                 "it begins anew, and what is older is validated once",
                 self._region,
             )
-        elif visit is Visit.UNKNOWN and not self._unknown:
+        elif visit is ServerRun.UNKNOWN and not self._unknown:
             log.warning("the server of the log of %s may not be asked INFO: older snapshots go unnoticed", self._region)
-        self._unknown = visit is Visit.UNKNOWN
+        self._unknown = visit is ServerRun.UNKNOWN
 
     def _see_whether_caught_up(self) -> None:
         """End the replay of older entries: records of the regional tier can be proven from now on."""
@@ -238,17 +238,17 @@ class LogConsumer:
     async def _end_overdue(self) -> None:
         """End a write of this region whose END is missing: its scopes are invalid."""
         for write in self._log.overdue(self._clock()):
-            if write.region == self._region and await self._store.claims(write.begun):
+            if write.region == self._region and await self._store.claim_overdue(write.begun):
                 draft = Draft(EntryKind.END, write.scopes, begun=write.begun, author=f"{self.member} (overdue)")
                 known = self._log.applied(self._region)
                 await self._store.append(self._region, draft, known)
-                log.warning("a write was never ended: it invalidates %s", version_vector.write_mark(write.begun))
+                log.warning("a write was never ended: it invalidates %s", version_vector.encode_mark(write.begun))
 
     async def _tell(self, *, changed: bool) -> None:
         now = self._clock()
         if changed or now - self._told >= HEARTBEAT:
             self._told = now
-            await self._store.tell(self.member, self._log.vector.encode(), changed=changed)
+            await self._store.report_progress(self.member, self._log.vector.encode(), changed=changed)
 
     async def close(self) -> None:
         """Close: purges no longer wait for this worker."""

@@ -55,7 +55,7 @@ class InProcessLog:
                     waiting.set_result(everywhere)
 
 
-class Listener(Protocol):
+class WorkerHandle(Protocol):
     """The supervisor's handle of a worker."""
 
     @property
@@ -69,12 +69,12 @@ class Listener(Protocol):
 class InProcessLogHub:
     """The supervisor's end. Mutable state: workers that lag, by entry."""
 
-    def __init__(self, workers: Callable[[], Iterable[Listener]]) -> None:
+    def __init__(self, workers: Callable[[], Iterable[WorkerHandle]]) -> None:
         self._workers = workers
         self._numbers = count(1)
         self._late: dict[int, tuple[set[int], asyncio.Event]] = {}
 
-    def receive(self, worker: Listener, message: Message) -> None:
+    def receive(self, worker: WorkerHandle, message: Message) -> None:
         """Handle a message from a worker."""
         match message:
             case {"log": "append", "n": number}:
@@ -85,12 +85,12 @@ class InProcessLogHub:
                 if not late:
                     all_know.set()
 
-    async def _relay(self, worker: Listener, number: int, message: Message) -> None:
+    async def _relay(self, worker: WorkerHandle, number: int, message: Message) -> None:
         scopes, soft = _read(message)
         everywhere = await self.apply(scopes, soft=soft, but=worker)
         worker.send({"log": "done", "n": number, "all": everywhere})
 
-    async def apply(self, scopes: Sequence[bytes], *, soft: bool, but: Listener | None = None) -> bool:
+    async def apply(self, scopes: Sequence[bytes], *, soft: bool, but: WorkerHandle | None = None) -> bool:
         """Apply it in every worker `but` one; whether all have in time."""
         number = next(self._numbers)
         told = [worker for worker in self._workers() if worker.ready and worker is not but]

@@ -11,7 +11,7 @@ from edgecache.semantics import uri
 KINDS: Final = {b"u": "url ", b"t": "tag ", b"g": "tag of ", b"p": "prefix ", b"s": "host ", b"*": "everything"}
 
 
-def shown(scope: bytes) -> str:
+def display_name(scope: bytes) -> str:
     """A scope in readable form."""
     return KINDS.get(scope[:1], "?") + scope[1:].replace(b"\0", b": ").decode("utf-8", "replace")
 
@@ -23,7 +23,7 @@ def visible_to(caller: Caller, named: Iterable[bytes]) -> tuple[bytes, ...]:
     return tuple(scope for scope in named if _host_in(scope).decode("latin-1") in caller.hosts)
 
 
-def names_none_of(sites: Collection[str], named: Iterable[bytes]) -> bool:
+def names_only_other_sites(sites: Collection[str], named: Iterable[bytes]) -> bool:
     """Whether all that is named is of hosts, and none of these is one of `sites`; never if there are no `sites`."""
     hosts = {_host_in(scope).decode("latin-1") for scope in named}
     return bool(sites) and "" not in hosts and hosts.isdisjoint(sites)

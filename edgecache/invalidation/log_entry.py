@@ -22,7 +22,7 @@ from edgecache.invalidation.purge_log import EntryKind, LogEntry
 
 ID: Final = re.compile(rb"([0-9]{1,20})-([0-9]{1,20})")
 DIGITS: Final = 18  # of an incarnation
-Written = Mapping[bytes, bytes]
+StreamFields = Mapping[bytes, bytes]
 
 
 class Draft(NamedTuple):
@@ -42,36 +42,36 @@ class Draft(NamedTuple):
             b"s": orjson.dumps([scope.decode("latin-1") for scope in self.scopes]),
             b"f": b"1" if self.soft else b"",
             b"w": b"%g" % self.within if self.within else b"",
-            b"b": version_vector.write_mark(self.begun).encode() if self.begun else b"",
+            b"b": version_vector.encode_mark(self.begun).encode() if self.begun else b"",
             b"a": self.author.encode(),
         }
         return [part for field in fields.items() if field[1] for part in field]
 
 
-def written_incarnation(incarnation: int) -> bytes:
+def encode_incarnation(incarnation: int) -> bytes:
     """An incarnation so that bytes compare as the numbers do."""
     return b"%0*x" % (DIGITS, incarnation)
 
 
-def written_id(mark: int) -> bytes:
+def encode_id(mark: int) -> bytes:
     """The ID of a mark."""
     return b"%d-%d" % version_vector.id_of(mark)
 
 
-def read_place(id_: bytes, fields: Written) -> tuple[int, int]:
+def decode_place(id_: bytes, fields: StreamFields) -> tuple[int, int]:
     """The marks of an entry and of the one before it; ValueError if it has none, so that it is no entry of a log."""
     incarnation = int(fields.get(b"i", b""), 16)
     return _mark(incarnation, id_), _mark(incarnation, fields.get(b"p", b""))
 
 
-def read_entry(id_: bytes, fields: Written) -> LogEntry:
-    """The entry; ValueError as `read_place` says. Otherwise malformed entries are `UNKNOWN`."""
-    mark, previous = read_place(id_, fields)
+def decode_entry(id_: bytes, fields: StreamFields) -> LogEntry:
+    """The entry; ValueError as `decode_place` says. Otherwise malformed entries are `UNKNOWN`."""
+    mark, previous = decode_place(id_, fields)
     try:
         kind = EntryKind(fields[b"k"].decode())
         named = tuple(name.encode("latin-1") for name in orjson.loads(fields[b"s"]))
         within = float(fields.get(b"w", b"0"))
-        begun = version_vector.read_mark(fields[b"b"].decode()) if b"b" in fields else 0
+        begun = version_vector.decode_mark(fields[b"b"].decode()) if b"b" in fields else 0
         understood = all(scopes.is_scope(name) for name in named) and 0 <= within < 1e6
     except (KeyError, ValueError, AttributeError, TypeError):
         understood = False
@@ -87,12 +87,12 @@ def _mark(incarnation: int, id_: bytes) -> int:
     return version_vector.mark(incarnation, int(match[1]), int(match[2]))
 
 
-def author_of(fields: Written) -> str:
+def author_of(fields: StreamFields) -> str:
     """Author of an entry."""
     return fields.get(b"a", b"").decode("utf-8", "replace")
 
 
-def flat(fields: Written) -> list[bytes]:
+def flattened(fields: StreamFields) -> list[bytes]:
     """The fields as names and values in turn, for a copy: `i` and `p` first, as the server has written them."""
     rest = [part for pair in fields.items() if pair[0] not in (b"i", b"p") for part in pair]
     return [b"i", fields.get(b"i", b""), b"p", fields.get(b"p", b""), *rest]
@@ -100,12 +100,12 @@ def flat(fields: Written) -> list[bytes]:
 
 def purge_id(region: str, mark: int) -> str:
     """The public ID of a purge."""
-    return f"{region}:{version_vector.write_mark(mark)}"
+    return f"{region}:{version_vector.encode_mark(mark)}"
 
 
-def read_purge_id(number: str) -> tuple[str, int]:
+def decode_purge_id(number: str) -> tuple[str, int]:
     """Region and mark of a purge's ID; ValueError if it is none."""
     region, _, written = number.rpartition(":")
     if not version_vector.is_region(region):
         raise ValueError("is not region:mark")
-    return region, version_vector.read_mark(written)
+    return region, version_vector.decode_mark(written)

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from edgecache.invalidation.log_entry import Draft, Written
+from edgecache.invalidation.log_entry import Draft, StreamFields
 from edgecache.storage.record import Codec, Corrupt
 
 SEALED: Final = b"e"
@@ -30,13 +30,13 @@ class LogPlace(NamedTuple):
     id: bytes
 
 
-def sealed(codec: Codec, place: LogPlace, draft: Draft) -> bytes:
+def seal(codec: Codec, place: LogPlace, draft: Draft) -> bytes:
     """Value of the field `e` for `draft` at `place`."""
     plain = orjson.dumps([part.decode("latin-1") for part in draft.fields()])
     return b64encode(codec.seal(_key(place), plain))
 
 
-def opened(codec: Codec, stream: bytes, id_: bytes, fields: Written) -> Written | None:
+def unseal(codec: Codec, stream: bytes, id_: bytes, fields: StreamFields) -> StreamFields | None:
     """The unsealed fields of the entry `id_`; None without a valid seal for that place."""
     place = LogPlace(stream, fields.get(b"i", b""), fields.get(b"p", b""), id_)
     try:
@@ -48,7 +48,7 @@ def opened(codec: Codec, stream: bytes, id_: bytes, fields: Written) -> Written 
     return {**found, b"i": place.incarnation, b"p": place.previous}
 
 
-def place_of(fields: Written) -> Written:
+def place_of(fields: StreamFields) -> StreamFields:
     """Place of an entry without a valid seal."""
     return {name: fields[name] for name in PLACE if name in fields}
 

@@ -46,7 +46,7 @@ class Caller(Protocol):
         """The sites that the caller is limited to."""
 
 
-class Neighbour(NamedTuple):
+class TrustedAddress(NamedTuple):
     """A caller known by its address alone."""
 
     name: str = "address"
@@ -72,7 +72,7 @@ class Credentials(NamedTuple):
     key: bytes | None = None
 
     @property
-    def claimed(self) -> bool:
+    def has_secret(self) -> bool:
         """Whether it has a secret, right or wrong."""
         return bool(self.authorization or self.key)
 
@@ -114,7 +114,7 @@ def _proves(caller: Caller, proof: tuple[bytes | None, bytes]) -> bool:
     return hmac.compare_digest(f"{caller.name}:{caller.secret}".encode(), name + b":" + secret)
 
 
-def is_near(peer: str, fields: Fields, is_trusted: Trust, may_purge: Trust) -> bool:
+def address_may_purge(peer: str, fields: Fields, is_trusted: Trust, may_purge: Trust) -> bool:
     """Whether the client address may purge: the peer's own, or the one that a trusted proxy names.
 
     Requests through untrusted proxies, or without a client address, may not.
@@ -141,7 +141,7 @@ class FailedAttempts:
         try:
             return caller_of(callers, credentials)
         except PurgeRefused:
-            if credentials.claimed:  # no secret is no guess
+            if credentials.has_secret:  # no secret is no guess
                 self.record(address, now)
             raise
 

@@ -19,11 +19,17 @@ from typing import Final
 
 from edgecache.invalidation import scopes
 from edgecache.invalidation.purge_auth import Caller, PurgeRefused
-from edgecache.invalidation.purge_patterns import EVERY_PLACE, PatternPlace, Unsupported, place_in, words_in
+from edgecache.invalidation.purge_patterns import (
+    EVERY_TARGET,
+    PurgeTarget,
+    Unsupported,
+    alternatives_of_pattern,
+    target_of_pattern,
+)
 from edgecache.invalidation.purge_request import (
     MOST_NAMED,
     Purge,
-    all_of,
+    all_sites_of,
     both_schemes,
     malformed,
     purge_of,
@@ -106,9 +112,9 @@ def _by_tags(fields: Fields, caller: Caller, tag_fields: frozenset[bytes], metho
     patterns = {source: value for name, source in sources.items() if (value := fields.get(name)) is not None}
     found: list[bytes] = []
     for source, value in patterns.items():
-        words = words_in(value.strip())
+        words = alternatives_of_pattern(value.strip())
         if words is None:
-            return all_of(caller)
+            return all_sites_of(caller)
         if source not in tag_fields:
             raise Unsupported(f"EDGECACHE_TAG_FIELD_NAMES lacks {source.decode()}: no answer bears tags in it")
         found += words
@@ -127,19 +133,19 @@ def _listed(name: bytes, value: bytes) -> list[bytes]:
     return list(dict.fromkeys([*(part for part in whole if part), *words]))
 
 
-def _place(target: bytes, method: bytes) -> PatternPlace:
+def _place(target: bytes, method: bytes) -> PurgeTarget:
     """Scopes of the target; with a query it is one URL, unless declared a pattern."""
     plain = method == b"exact" or b"?" in target
     if method == b"regex" or (target.endswith(b".*") and not plain):
-        return place_in(target)
+        return target_of_pattern(target)
     if plain:
-        return PatternPlace(target, below=False)
+        return PurgeTarget(target, below=False)
     if target.endswith(b"/*"):
-        return PatternPlace(target[:-1], below=True)
-    return EVERY_PLACE if target == EVERYTHING_OF_A_SITE else PatternPlace(target, below=False)
+        return PurgeTarget(target[:-1], below=True)
+    return EVERY_TARGET if target == EVERYTHING_OF_A_SITE else PurgeTarget(target, below=False)
 
 
-def _at(place: PatternPlace, site: bytes, request: Request) -> list[bytes]:
+def _at(place: PurgeTarget, site: bytes, request: Request) -> list[bytes]:
     if not place.below:
         return both_schemes(url_key(request._replace(target=place.target)))
     return [scopes.prefix(site, place.target)]
@@ -148,12 +154,12 @@ def _at(place: PatternPlace, site: bytes, request: Request) -> list[bytes]:
 def _by_ban(fields: Fields, caller: Caller, site: bytes) -> list[bytes]:
     """Scopes of the regular expressions in X-Host and X-Url, within the caller's hosts."""
     content_type = fields.get(b"x-content-type")
-    if content_type is not None and words_in(content_type.strip()) is not None:
+    if content_type is not None and alternatives_of_pattern(content_type.strip()) is not None:
         raise Unsupported("X-Content-Type is not understood in a purge here")
-    place = place_in((fields.get(b"x-url") or b".*").strip())
-    hosts = words_in((fields.get(b"x-host") or b".*").strip())
-    if hosts is None and place == EVERY_PLACE:
-        return all_of(caller)
+    place = target_of_pattern((fields.get(b"x-url") or b".*").strip())
+    hosts = alternatives_of_pattern((fields.get(b"x-host") or b".*").strip())
+    if hosts is None and place == EVERY_TARGET:
+        return all_sites_of(caller)
     named = caller.hosts if hosts is None else [host.decode("latin-1") for host in hosts]
     sites = [site_for(host, caller) for host in named]
     if not sites:

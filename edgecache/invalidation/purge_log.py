@@ -273,10 +273,10 @@ class PurgeLog:
 
     def _names(self, subject: Subject, host: bytes) -> list[bytes]:
         """Scopes that name `subject`, of a site at `host`, and may be in a register or in doubt."""
-        looked_for = self.registers.looked_for
-        if subject.tags and not looked_for.tagged:
+        kinds = self.registers.kinds
+        if subject.tags and not kinds.tagged:
             subject = Subject(subject.key, (), subject.alias)
-        return scopes.naming(subject, host, looked_for.deepest)
+        return scopes.naming(subject, host, kinds.deepest)
 
     # --- writes
 
@@ -286,7 +286,7 @@ class PurgeLog:
         self._writes[write.region, write.begun] = write
         for scope in map(scopes.canonical, write.scopes):
             self._doubts[scope] += 1
-            self.registers.looked_for.add(scope)
+            self.registers.kinds.add(scope)
 
     def _end(self, region: str, begun: int) -> None:
         write = self._writes.pop((region, begun), None)
@@ -294,7 +294,7 @@ class PurgeLog:
             self._doubts[scope] -= 1
             if not self._doubts[scope]:
                 del self._doubts[scope]
-            self.registers.looked_for.remove(scope)
+            self.registers.kinds.remove(scope)
 
     @property
     def writes(self) -> int:

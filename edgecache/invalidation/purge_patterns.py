@@ -25,23 +25,23 @@ class Unsupported(ValueError):
     """An unsupported pattern; the message names supported ones."""
 
 
-class PatternPlace(NamedTuple):
+class PurgeTarget(NamedTuple):
     """A target, and whether all that is below its path is meant, too."""
 
     target: bytes
     below: bool
 
 
-EVERY_PLACE: Final = PatternPlace(b"/", below=True)
+EVERY_TARGET: Final = PurgeTarget(b"/", below=True)
 
 
-def place_in(pattern: bytes) -> PatternPlace:
+def target_of_pattern(pattern: bytes) -> PurgeTarget:
     """Literal prefix of an anchored regular expression over targets; raises `Unsupported`.
 
     Prefixes are of whole segments: one that ends within a segment, as `/shop/a.*` does, means all of `/shop/`.
     """
     if ANYTHING.fullmatch(pattern):
-        return EVERY_PLACE
+        return EVERY_TARGET
     match = PATHS.fullmatch(pattern)
     if match is None or match[1][:1] != b"/":
         raise Unsupported("a path is purged by /path/.*, or by .*; other regular expressions are not understood")
@@ -49,13 +49,13 @@ def place_in(pattern: bytes) -> PatternPlace:
     certain = DOT.split(body)[0]  # a dot stands for any character
     literal = ESCAPED.sub(rb"\1", certain)
     if end == b"$" and certain == body:
-        return PatternPlace(literal, below=False)
+        return PurgeTarget(literal, below=False)
     path, query, _ = literal.partition(b"?")
     whole = query or (end.startswith(b"(/") and certain == body)
-    return PatternPlace(path if whole else path[: path.rfind(b"/") + 1], below=True)
+    return PurgeTarget(path if whole else path[: path.rfind(b"/") + 1], below=True)
 
 
-def words_in(pattern: bytes) -> list[bytes] | None:
+def alternatives_of_pattern(pattern: bytes) -> list[bytes] | None:
     """The tags, or hosts, that a regular expression has as its alternatives; None: any. Raises `Unsupported`.
 
     `((^|,)a(,|$))|((^|,)b(,|$))`, `(a|b)(,.+)?$`, `^(a|b)$`, `a|b`, and the plain lists `a,b` and `a b`.

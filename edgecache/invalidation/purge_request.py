@@ -58,7 +58,7 @@ def purge_of(named: Iterable[bytes], *, soft: bool) -> Purge:
     return Purge(found, soft)
 
 
-def refuse_repeated(written: bytes) -> None:
+def refuse_repeated_names(written: bytes) -> None:
     """Raise `PurgeRefused` (400) if a name is written twice in this JSON: only one of the two would be read."""
     json.loads(written, object_pairs_hook=_once)
 
@@ -148,7 +148,7 @@ def _is_plain(text: str) -> bool:
     return len(text) <= LONGEST_URL and text.isprintable() and not any(map(str.isspace, text))
 
 
-def all_of(caller: Caller) -> list[bytes]:
+def all_sites_of(caller: Caller) -> list[bytes]:
     """Scopes of all sites of the caller."""
     return [scopes.site(host.encode()) for host in caller.hosts] or [scopes.EVERYTHING]
 

@@ -39,7 +39,7 @@ class RegionLog:
         wall: Callable[[], float],
     ) -> None:
         self.follower = LogConsumer(
-            home_store(settings),
+            own_region_store(settings),
             invalidation,
             region=settings.region,
             peers=settings.peers,
@@ -49,7 +49,7 @@ class RegionLog:
             max_lag=settings.max_purge_lag,
             counts=counts,
         )
-        self.writer = writer_of(settings, counts, lambda: invalidation.log.applied(settings.region))
+        self.writer = appender_of(settings, counts, lambda: invalidation.log.applied(settings.region))
         counts.read(invalidation.log, self.follower, self.writer)
 
     async def close(self) -> None:
@@ -58,25 +58,25 @@ class RegionLog:
         await self.follower.close()
 
 
-def writer_of(settings: Settings, counts: LogMetrics, known: Callable[[], int]) -> LogAppender:
+def appender_of(settings: Settings, counts: LogMetrics, known: Callable[[], int]) -> LogAppender:
     """Appender of the region's log; `known` is its last mark seen in this process."""
-    store = home_store(settings)
+    store = own_region_store(settings)
     breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)
     guard = Availability(store.link, breaker, time.monotonic, counts)
     return LogAppender(store, guard, settings.region, known, peer_stores(settings))
 
 
-def home_store(settings: Settings) -> LogStore:
+def own_region_store(settings: Settings) -> LogStore:
     """The logs in the Valkey of this region, on connections of their own."""
     return LogStore(Link(access_of(settings, TIMEOUT)), settings.purge_retention, codec_of(settings))
 
 
 def peer_stores(settings: Settings) -> dict[str, LogStore]:
     """The logs in the Valkeys of the other regions, by region."""
-    return {region: far_store(settings, url) for region, url in settings.peers.items()}
+    return {region: peer_region_store(settings, url) for region, url in settings.peers.items()}
 
 
-def far_store(settings: Settings, url: str) -> LogStore:
+def peer_region_store(settings: Settings, url: str) -> LogStore:
     """The logs in another region's Valkey."""
     return LogStore(Link(access_of(settings, settings.peer_timeout, url)), settings.purge_retention, codec_of(settings))
 

@@ -169,7 +169,7 @@ class Registers:
         self._sites = Groups()
         self._anywhere = Group(NO_SITE, 0)
         self._crowd: dict[int, Floor] = {}
-        self.looked_for = scopes.LookedFor()
+        self.kinds = scopes.ScopeKinds()
 
     # --- the rule
 
@@ -216,7 +216,7 @@ class Registers:
         if register is None:
             register = group.registers[scope] = Register()
             self._grow(group, 1, REGISTER_OVERHEAD + len(scope))
-            self.looked_for.add(scope)
+            self.kinds.add(scope)
         group.registers.move_to_end(scope)
         return register
 
@@ -283,7 +283,7 @@ class Registers:
 
     def _fold(self, group: Group) -> None:
         scope = group.fold()
-        self.looked_for.remove(scope)
+        self.kinds.remove(scope)
         self._grow(group, -1, -(REGISTER_OVERHEAD + len(scope)))
 
     def _thin_out(self) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from edgecache.invalidation import version_vector
-from edgecache.invalidation.log_entry import written_id
+from edgecache.invalidation.log_entry import encode_id
 from edgecache.invalidation.stream_store import LogStore
 from edgecache.valkey.client import Failure, is_refused
 
@@ -87,10 +87,10 @@ class LogReplicator:
     async def _look(self, home: LogStore, source: LogStore) -> None:
         """Find the read positions, and whether the peer's log has lost copied entries."""
         while not self._over:
-            await source.link.must_be_current()
+            await source.link.refuse_orphaned_replica()
             regions = sorted({self.peer, *await source.regions()} - {self._region})
-            there, beats = await asyncio.gather(source.tops(regions), source.beats())
-            here = await home.tops(regions)
+            there, beats = await asyncio.gather(source.last_marks(regions), source.contacts())
+            here = await home.last_marks(regions)
             if there[self.peer] < here[self.peer] and _same_log(there[self.peer], here[self.peer]):
                 log.warning("the log of %s holds less than its copy here: it begins anew", self.peer)
                 await source.reopen(self.peer, here[self.peer])
@@ -100,13 +100,13 @@ class LogReplicator:
             if not self.connected:
                 log.info("copying the log of %s", self.peer)
             self.connected, self.trouble = True, ""
-            await home.beat(self._heard(beats))
+            await home.record_contact(self._heard(beats))
             await asyncio.sleep(LOOK_EVERY)
 
     def _note(self, region: str, there: int, here: int) -> None:
         """Where to read a log on: after what is here, or from its beginning if it is another log than that."""
         same = version_vector.incarnation_of(there) == version_vector.incarnation_of(here)
-        self._after[region] = written_id(here) if here and same else BEGINNING
+        self._after[region] = encode_id(here) if here and same else BEGINNING
 
     def _heard(self, beats: dict[str, bytes]) -> list[str]:
         """The peer, and regions with contact to it since the last check."""
@@ -123,7 +123,7 @@ class LogReplicator:
 
     async def _take_pushes(self, home: LogStore, source: LogStore) -> None:
         await self._known.wait()
-        async for region, row in source.pushes():
+        async for region, row in source.subscribe():
             if self._over:
                 return
             if region == self.peer:

@@ -113,7 +113,7 @@ def whole_site(scope: bytes) -> bytes:
     return site(host) if host else EVERYTHING
 
 
-class LookedFor:
+class ScopeKinds:
     """Which kinds of scopes there are, so that others need not be looked up. Mutable state: how many of each."""
 
     def __init__(self) -> None:

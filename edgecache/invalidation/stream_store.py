@@ -24,7 +24,7 @@ import orjson
 from redis.exceptions import ResponseError
 
 from edgecache.invalidation import log_seal, version_vector
-from edgecache.invalidation.log_entry import Draft, Written, flat, read_place, written_id, written_incarnation
+from edgecache.invalidation.log_entry import Draft, StreamFields, decode_place, encode_id, encode_incarnation, flattened
 from edgecache.invalidation.log_runs import RUN, THIS_RUN
 from edgecache.invalidation.log_seal import LogPlace
 from edgecache.invalidation.version_vector import NOTHING, Vector
@@ -139,7 +139,7 @@ return 1
 MEMBERS: Final = "return {redis.call('TIME'), redis.call('HGETALL', KEYS[1])}"
 
 
-class Visit(Enum):
+class ServerRun(Enum):
     """Relation of the server to the log that it holds."""
 
     UNKNOWN = 0  # it does not say which run it is
@@ -183,7 +183,7 @@ class LogStore:
         """
         ask = ask or self._ask
         if self._codec is None:
-            return self.appended(await ask(self.append_command(region, draft, known)))
+            return self.mark_of_reply(await ask(self.append_command(region, draft, known)))
         async with self._appending:
             return await self._append_sealed(self._codec, region, draft, known, ask)
 
@@ -194,22 +194,22 @@ class LogStore:
         for _ in range(MOST_TRIES):
             reply = await ask(("EVAL", APPEND_SEALED, "2", stream, REGIONS, *shared, *place, content))
             if not isinstance(reply, list) or len(reply) != 3:
-                return self.appended(reply)
+                return self.mark_of_reply(reply)
             incarnation, previous, id_ = place = tuple(reply)
-            content = log_seal.sealed(codec, LogPlace(stream, incarnation, previous, id_), draft)
+            content = log_seal.seal(codec, LogPlace(stream, incarnation, previous, id_), draft)
         raise ResponseError("others append all the time")
 
     async def _ask(self, command: Command) -> Any:
         return (await self.link.run([command]))[0]
 
-    def opened(self, region: str, id_: bytes, fields: dict[bytes, bytes]) -> tuple[Written, bool]:
+    def unseal(self, region: str, id_: bytes, fields: dict[bytes, bytes]) -> tuple[StreamFields, bool]:
         """The fields of an entry, and whether they are to be believed: all of a log that is not sealed are."""
         if self._codec is None:
             return fields, True
-        found = log_seal.opened(self._codec, stream_key(region), id_, fields)
+        found = log_seal.unseal(self._codec, stream_key(region), id_, fields)
         return (log_seal.place_of(fields), False) if found is None else (found, True)
 
-    def is_opening(self, fields: Written) -> bool:
+    def is_opening(self, fields: StreamFields) -> bool:
         """Whether these are of the first entry of an incarnation, which the server writes."""
         return fields.get(b"k") == b"open"
 
@@ -222,13 +222,13 @@ class LogStore:
         return ("EVAL", APPEND, "2", stream_key(region), REGIONS, *arguments)
 
     @staticmethod
-    def appended(reply: Any) -> int:
+    def mark_of_reply(reply: Any) -> int:
         """The mark of the appended entry; raises the server's error."""
         if isinstance(reply, Exception):
             raise reply
         try:
             incarnation, id_ = reply
-            return read_place(id_, {b"i": incarnation, b"p": b"0-0"})[0]
+            return decode_place(id_, {b"i": incarnation, b"p": b"0-0"})[0]
         except (ValueError, TypeError):
             raise ResponseError("the log answered with something else than a place") from None
 
@@ -239,13 +239,13 @@ class LogStore:
         if isinstance(reply, Exception):
             raise reply
 
-    async def visit(self, region: str, known: int) -> Visit:
+    async def check_server_run(self, region: str, known: int) -> ServerRun:
         """Begin the log of `region` anew if another run of the server had it; `known` is a mark applied of it."""
         command = ("EVAL", VISIT, "3", stream_key(region), REGIONS, RUN, *_opening(known), region)
         reply = _checked(await self.link.run([command]))[0]
         if reply not in (0, 1, 2):
             raise ResponseError("the log answered with something else than what it is")
-        return Visit(reply)
+        return ServerRun(reply)
 
     # --- reading
 
@@ -254,7 +254,7 @@ class LogStore:
         members = _checked(await self.link.run([("SMEMBERS", REGIONS)]))[0]
         return sorted(name for member in members if version_vector.is_region(name := member.decode("ascii", "replace")))
 
-    async def tops(self, regions: Sequence[str]) -> dict[str, int]:
+    async def last_marks(self, regions: Sequence[str]) -> dict[str, int]:
         """The mark of the last entry of each of these logs; 0 of one that is empty or not there."""
         commands = [("XREVRANGE", stream_key(region), "+", "-", "COUNT", "1") for region in regions]
         found = {}
@@ -275,15 +275,15 @@ class LogStore:
         rows: list[Row] = _checked(
             await self.link.run([("XREVRANGE", stream_key(region), "+", "-", "COUNT", str(most))])
         )[0]
-        return [(id_, dict(self.opened(region, id_, fields)[0])) for id_, fields in rows]
+        return [(id_, dict(self.unseal(region, id_, fields)[0])) for id_, fields in rows]
 
     async def entry(self, region: str, mark: int) -> Row | None:
         """The entry with this mark, if it is still kept."""
-        id_ = written_id(mark)
+        id_ = encode_id(mark)
         rows = _checked(await self.link.run([("XRANGE", stream_key(region), id_, id_)]))[0]
         if not rows or _mark_of(rows[0]) != mark:
             return None
-        return rows[0][0], dict(self.opened(region, *rows[0])[0])
+        return rows[0][0], dict(self.unseal(region, *rows[0])[0])
 
     # --- copying
 
@@ -294,13 +294,13 @@ class LogStore:
         """
         arguments: list[bytes] = []
         for id_, fields in rows:
-            listed = flat(fields)
+            listed = flattened(fields)
             arguments += [id_, b"%d" % len(listed), fields.get(b"i", b""), *listed]
         command = ("EVAL", COPY, "2", stream_key(region), REGIONS, region, self._retention, b"%d" % pushed, *arguments)
         taken: int = _checked(await self.link.run([command]))[0]
         return taken
 
-    async def pushes(self) -> AsyncIterator[tuple[str, Row]]:
+    async def subscribe(self) -> AsyncIterator[tuple[str, Row]]:
         """Entries of this Valkey's own region, pushed as they are appended; some may be missed."""
         async with self.link.subscription() as subscription:
             await subscription.psubscribe(PUSHES + b"*")
@@ -313,20 +313,20 @@ class LogStore:
                     continue  # it will be read
                 yield region, row
 
-    async def beat(self, regions: Iterable[str]) -> None:
+    async def record_contact(self, regions: Iterable[str]) -> None:
         """Record contact with these regions' logs."""
         commands: list[Command] = [("HINCRBY", BEATS, region, "1") for region in regions]
         if commands:
             _checked(await self.link.run(commands))
 
-    async def beats(self) -> dict[str, bytes]:
+    async def contacts(self) -> dict[str, bytes]:
         """Contact counters by region."""
         found = _checked(await self.link.run([("HGETALL", BEATS)]))[0]
         return {name.decode("ascii", "replace"): value for name, value in found.items()}
 
     # --- progress of members
 
-    async def tell(self, member: str, vector: bytes, *, changed: bool) -> None:
+    async def report_progress(self, member: str, vector: bytes, *, changed: bool) -> None:
         """Heartbeat of `member`, which has applied `vector`; `changed` if that is new."""
         acks = b"%d" % (MOST_ACKS if changed else 0)
         _checked(await self.link.run([("EVAL", TELL, "2", POPS, ACKS, member, vector, acks)]))
@@ -347,9 +347,9 @@ class LogStore:
         rows = _checked(await self.link.run([("XRANGE", ACKS, start, "+", "COUNT", str(MOST_ACKS))]))[0]
         return [ack for row in rows if (ack := _ack(*row)) is not None]
 
-    async def claims(self, begun: int) -> bool:
+    async def claim_overdue(self, begun: int) -> bool:
         """Whether the caller is the first, in a while, to end the write with this mark."""
-        command = ("SET", b"ec:{log}:overdue:" + written_id(begun), "1", "NX", "PX", "10000")
+        command = ("SET", b"ec:{log}:overdue:" + encode_id(begun), "1", "NX", "PX", "10000")
         return bool(_checked(await self.link.run([command]))[0])
 
 
@@ -375,7 +375,7 @@ def _opening(known: int) -> tuple[bytes, bytes, bytes]:
     """What a script needs to see whether a log is what it was: incarnation and ID last seen, and one to begin with."""
     incarnation = version_vector.incarnation_of(known)
     new = version_vector.incarnation(version_vector.count_of(incarnation) + 1, int.from_bytes(urandom(4)))
-    return written_incarnation(incarnation), written_id(known), written_incarnation(new)
+    return encode_incarnation(incarnation), encode_id(known), encode_incarnation(new)
 
 
 def _checked(replies: list[Any]) -> list[Any]:
@@ -387,7 +387,7 @@ def _checked(replies: list[Any]) -> list[Any]:
 
 def _mark_of(row: Row) -> int:
     try:
-        return read_place(*row)[0]
+        return decode_place(*row)[0]
     except ValueError:
         return 0
 

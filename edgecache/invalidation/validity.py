@@ -1,7 +1,7 @@
 """Validity of stored responses by the purge log: the rule applied in one worker.
 
     memory ──► `check`         one integer comparison; registers are looked up only if the log has moved
-    regional ─► `check_found`  by the vector that the record carries
+    regional ─► `check_record`  by the vector that the record carries
     a fill ───► `verdict`      by the stamp of its upstream request
 
 Entries come by `apply` from a region's log, or by `append` from this process alone.
@@ -109,7 +109,7 @@ class Invalidation:
                 self._memory.drop(entry)
         return verdict
 
-    def still_passes(self, entry: Entry) -> bool:
+    def is_usable(self, entry: Entry) -> bool:
         """Whether `entry` is usable without the detail of a cut-off; changes nothing otherwise."""
         if entry.passed == self.log.fence:
             return True
@@ -125,7 +125,7 @@ class Invalidation:
             return Verdict.UNPROVEN
         return self.log.check(subject_of(entry), requested_at(entry.passed))
 
-    def check_found(self, entry: Entry, seen: str, now: float) -> Verdict:
+    def check_record(self, entry: Entry, seen: str, now: float) -> Verdict:
         """Verdict on `entry`, stored by another process with the vector `seen`; as `check`."""
         verdict = Verdict.UNPROVEN if self.is_unproven(entry.url) else self._verdict_on_record(entry, seen)
         entry.passed = self.log.position if verdict in (Verdict.USABLE, Verdict.STALE) else NO_POSITION
@@ -134,7 +134,7 @@ class Invalidation:
             return Verdict.USABLE
         return verdict
 
-    def proves(self, record: Record) -> bool:
+    def is_proven(self, record: Record) -> bool:
         """Whether `record`, stored by another process, is usable without the detail of a cut-off."""
         return not self.cut_off and self._verdict_on_record(record, record.seen) is Verdict.USABLE
 

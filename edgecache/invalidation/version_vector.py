@@ -59,14 +59,14 @@ def beyond(mark: int) -> int:
     return count_of(incarnation_of(mark)) + 1 << _NONCE_BITS + 128
 
 
-def write_mark(mark: int) -> str:
+def encode_mark(mark: int) -> str:
     """A mark as text: `incarnation.milliseconds-sequence`, the first in hexadecimal."""
     milliseconds, sequence = id_of(mark)
     return f"{incarnation_of(mark):x}.{milliseconds}-{sequence}"
 
 
-def read_mark(text: str) -> int:
-    """The mark that `write_mark` wrote; ValueError for anything else."""
+def decode_mark(text: str) -> int:
+    """The mark that `encode_mark` wrote; ValueError for anything else."""
     match = _MARK.fullmatch(text)
     if match is None:
         raise ValueError("is not incarnation.milliseconds-sequence")
@@ -122,7 +122,7 @@ class Vector:
 
     def encode(self) -> bytes:
         """As text, canonical: `eu=1f.1700000000000-0,us=…` in the order of the names."""
-        return ",".join(f"{region}={write_mark(mark)}" for region, mark in sorted(self._marks.items())).encode()
+        return ",".join(f"{region}={encode_mark(mark)}" for region, mark in sorted(self._marks.items())).encode()
 
     @classmethod
     def decode(cls, text: bytes) -> Vector:
@@ -134,7 +134,7 @@ class Vector:
             region, equals, written = member.partition("=")
             if not equals or not is_region(region) or region in marks:
                 raise ValueError("a vector is a list of region=mark, each region once")
-            marks[region] = read_mark(written)
+            marks[region] = decode_mark(written)
         return cls(marks)
 
     def __eq__(self, other: object) -> bool:

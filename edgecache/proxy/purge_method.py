@@ -14,11 +14,11 @@ from edgecache.invalidation.purge_auth import (
     Caller,
     Credentials,
     FailedAttempts,
-    Neighbour,
     PurgeRefused,
+    TrustedAddress,
     accepts_purges,
+    address_may_purge,
     callers_of,
-    is_near,
 )
 from edgecache.invalidation.purge_dialects import purge_of_request
 from edgecache.invalidation.purge_request import Purge
@@ -57,7 +57,7 @@ class PurgeMethod:
     ) -> None:
         self._callers: Sequence[Caller] = callers_of(settings)
         self._is_open = accepts_purges(settings)
-        self._may_purge = trust_of(settings.purge_from)  # by address
+        self._allowed = trust_of(settings.purge_from)  # by address
         self._tag_fields = tag_field_names(settings)
         self._recorder = recorder
         self._pop = settings.pop
@@ -83,8 +83,8 @@ class PurgeMethod:
         if not self._is_open:
             raise PurgeRefused(405, "purge-off", CLOSED)
         credentials = Credentials(fields.get(b"authorization"), fields.get(b"fastly-key"))
-        if not credentials.claimed and is_near(exchange.client, fields, self._is_trusted, self._may_purge):
-            return Neighbour()
+        if not credentials.has_secret and address_may_purge(exchange.client, fields, self._is_trusted, self._allowed):
+            return TrustedAddress()
         return self._attempts.authenticate(self._callers, credentials, self._client(exchange), now)
 
     def _client(self, exchange: Exchange) -> str:

@@ -68,7 +68,7 @@ class RegionalHits:
         request = exchange.request
         if request.child is not None:  # it has to be told more
             return False
-        if not wants_the_whole(request) or not self._invalidation.proves(record):
+        if not wants_the_whole(request) or not self._invalidation.is_proven(record):
             return False
         body = record.body
         if self._tier.rises(key) and len(body) <= self._memory.largest:

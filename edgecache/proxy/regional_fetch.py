@@ -133,7 +133,7 @@ class Region:
 
     def check(self, found: Found) -> Verdict:
         """Whether what was found may be used, as far as invalidations go."""
-        return self._invalidation.check_found(found.entry, found.record.seen, self._clock())
+        return self._invalidation.check_record(found.entry, found.record.seen, self._clock())
 
     async def _outcome(self, found: Found, request: Request, client: str) -> Outcome | None:
         """The outcome that `found` is, if it may be used without validation."""

@@ -16,7 +16,7 @@ FREE_AT_END: Final = 1024 * 1024  # bytes that the heap keeps free at its end
 ARENAS: Final = 2  # the event loop's, and that of all other threads
 
 
-def give_back() -> None:
+def tune_malloc() -> None:
     """Tune this process's allocator, if it is glibc's."""
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

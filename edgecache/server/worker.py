@@ -381,7 +381,7 @@ class Worker:
             if self._locator.geo.stale:
                 spawn(asyncio.to_thread(self._locator.geo.reload), "read the geographic database")
         if self.logs is not None:
-            self.logs.follower.judge()
+            self.logs.follower.update_cut_off()
         self._switch.sweep(now)
         self._flush_log()
         self.edge.sweep()

@@ -27,7 +27,7 @@ from edgecache.config.settings import Settings, load
 from edgecache.invalidation.in_process_log import InProcessLog
 from edgecache.semantics.errors import ConfigError
 from edgecache.server import signals
-from edgecache.server.malloc_tuning import give_back
+from edgecache.server.malloc_tuning import tune_malloc
 from edgecache.tasks import spawn
 from edgecache.telemetry.metrics import Snapshot
 from edgecache.wire.tls.contexts import hush_names
@@ -75,7 +75,7 @@ def run(
 ) -> None:
     """Run a worker until the supervisor ends it; `worker` names the factory as `module:name`."""
     signals.ignore(*signals.LED)
-    give_back()
+    tune_malloc()
     hush_names()
     sockets = [_adopted(fd) for fd in listen_fds]
     secure = {kind: [_adopted(fd) for fd in fds] for kind, fds in secure_fds.items() if fds}
@@ -104,8 +104,8 @@ async def _live(
     await led.start()
     gc.set_threshold(*(GC_OFTEN if settings.worker_memory < SMALL_MEMORY else GC_THRESHOLDS))
     for number in (signal.SIGTERM, signal.SIGQUIT):
-        asyncio.get_running_loop().add_signal_handler(number, led.ask_for_relief)
-    orders = spawn(led.obey(reader), name="orders")
+        asyncio.get_running_loop().add_signal_handler(number, led.request_replacement)
+    orders = spawn(led.handle_commands(reader), name="orders")
     reports = spawn(led.report(), name="reports")
     await led.over.wait()
     orders.cancel()
@@ -140,7 +140,7 @@ class ControlledWorker:
         gc.freeze()  # what start made lives for ever: no collection looks at it again
         self._send({"ready": True})
 
-    async def obey(self, orders: asyncio.StreamReader) -> None:
+    async def handle_commands(self, orders: asyncio.StreamReader) -> None:
         """Execute the supervisor's commands until the control socket ends."""
         try:
             async for line in orders:
@@ -180,7 +180,7 @@ class ControlledWorker:
             self._send_metrics()
             self._send_spans()
 
-    def ask_for_relief(self) -> None:
+    def request_replacement(self) -> None:
         """Request a successor; the supervisor drains this worker once that one serves."""
         if self._drain is None:
             self._send({"relief": True})

@@ -17,7 +17,7 @@ PROBE_EVERY: Final = 0.1  # seconds between two checks whether the server may be
 PROBE_KEY: Final = b"ec:probe"
 
 
-class Counts(Protocol):
+class CommandMetrics(Protocol):
     """Counters of round trips; the words are from closed sets."""
 
     def batch(self, keys: int, seconds: float) -> None:
@@ -36,7 +36,7 @@ class Availability:
     """
 
     def __init__(
-        self, link: Link, breaker: Breaker, clock: Callable[[], float], counts: Counts, budget: float = QUICK
+        self, link: Link, breaker: Breaker, clock: Callable[[], float], counts: CommandMetrics, budget: float = QUICK
     ) -> None:
         self.link = link
         link.on_drop = lambda: counts.failed("misplaced")

@@ -111,7 +111,7 @@ class Link:
                     require_full_coverage=False,
                     **{**self._options, "retry": Retry(NoBackoff(), 1)},  # once, by what the cluster looks like then
                 )
-                self._made = cluster.keep_track(self._primary)
+                self._made = cluster.track_connections(self._primary)
             case "valkey+sentinel":
                 sentinels = {key: value for key, value in self._options.items() if key.startswith(("socket", "ssl"))}
                 self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
@@ -199,7 +199,7 @@ class Link:
             connection.abort()
             connection.open()
 
-    async def must_be_current(self) -> None:
+    async def refuse_orphaned_replica(self) -> None:
         """Raise one of `Failure`, and close every connection, if a replica answers that has lost its primary.
 
         Reads alone would never reveal that. A cluster's client checks it itself. Without the right to ask it passes.

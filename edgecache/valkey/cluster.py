@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, SlotNotCoveredError
 Command = tuple[Any, ...]
 
 
-def keep_track(client: RedisCluster) -> WeakSet[Any]:
+def track_connections(client: RedisCluster) -> WeakSet[Any]:
     """Every connection that `client` makes from now on, since it forgets those of nodes that have left."""
     made: WeakSet[Any] = WeakSet()
     make = client.connection_kwargs["connection_class"]

@@ -49,7 +49,7 @@ def pages(port: int) -> dict[str, bytes]:
     return found
 
 
-def carry_out(purge: Purge, port: int) -> str:
+def record_purge(purge: Purge, port: int) -> str:
     """Run it between two looks at all pages; what is wrong, or nothing."""
     before = pages(port)
     env = {**os.environ, **purge.env(port)}
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace, folder: Path) -> int:
     wrong = 0
     with counting() as origin, pop_before(origin, folder / "pop", 1, SETTINGS) as pop:
         for purge in purges:
-            problem = carry_out(purge, pop.port)
+            problem = record_purge(purge, pop.port)
             wrong += bool(problem)
             print(f"{purge.name}: {problem or 'purged, and nothing else'}")
     return 2 if not purges else 1 if wrong else 0

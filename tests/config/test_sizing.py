@@ -15,7 +15,15 @@ from edgecache.config import settings as config
 from edgecache.config import sizing, system_resources
 from edgecache.config.docs import effective_table
 from edgecache.config.settings import load
-from edgecache.config.sizing import MIB, ConfiguredSizes, Resources, Shares, refuse_too_much, shared_out, wanted_of
+from edgecache.config.sizing import (
+    MIB,
+    ConfiguredSizes,
+    Resources,
+    Shares,
+    configured_sizes,
+    refuse_too_much,
+    shared_out,
+)
 from edgecache.config.sources import Source
 from edgecache.semantics.errors import ConfigError
 from edgecache.server import config_reload
@@ -203,7 +211,7 @@ def test_the_table_shows_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines["EDGECACHE_WORKERS"] == ["1", "default"]
     assert lines["EDGECACHE_MEMORY"] == ["30MiB", "default"]
     assert lines["EDGECACHE_PURGE_REGISTERS"] == ["16384", "default"]
-    assert wanted_of(load({**ORIGIN, "EDGECACHE_MEMORY": "5MiB"})).memory == 5 * MIB
+    assert configured_sizes(load({**ORIGIN, "EDGECACHE_MEMORY": "5MiB"})).memory == 5 * MIB
 
 
 def test_a_reload_does_not_outgrow_the_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

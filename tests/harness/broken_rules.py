@@ -38,14 +38,14 @@ def advance_but_for_the_fence(self: PurgeLog, region: str, mark: int) -> None:
 INTERNAL_LINES: Final = peering.internal_lines
 ADVANCE: Final = PurgeLog._advance
 HITS: Final[dict[str, Broken]] = {
-    "a known head is always answered": (Invalidation, "still_passes", lambda self, entry: True),
+    "a known head is always answered": (Invalidation, "is_usable", lambda self, entry: True),
     "a hit is not looked at": (Invalidation, "check", lambda self, entry, now: Verdict.USABLE),
     "positions are not compared": (Registers, "verdict_at", lambda self, names, site, seen: Verdict.USABLE),
     "a fill is stamped when it ends": (Invalidation, "passed", lambda self, key, tags, seen: self.log.position),
 }
 PURGE_RULES: Final[dict[str, Broken]] = HITS | {
-    "a record is not looked at": (Invalidation, "check_found", lambda self, entry, seen, now: Verdict.USABLE),
-    "a record is always proven": (Invalidation, "proves", lambda self, record: True),
+    "a record is not looked at": (Invalidation, "check_record", lambda self, entry, seen, now: Verdict.USABLE),
+    "a record is always proven": (Invalidation, "is_proven", lambda self, record: True),
     "a record is proven before its time": (Invalidation, "_verdict_on_record", verdict_before_catching_up),
     "vectors are not compared": (Registers, "verdict", lambda self, names, site, seen: Verdict.USABLE),
     "a child is told of purges that a fill has not seen": (Invalidation, "allows", lambda self, key, tags, seen: True),

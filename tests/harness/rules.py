@@ -84,7 +84,7 @@ class Rules:
     def hit_by_known_head(self, passed: int) -> int | None:
         """A hit whose head was seen before, out of an entry that remembers `passed`."""
         entry: Any = Held(passed)
-        return entry.passed if self.invalidation.still_passes(entry) else None
+        return entry.passed if self.invalidation.is_usable(entry) else None
 
     def hit(self, passed: int) -> int | None:
         """Any other hit in memory."""
@@ -95,12 +95,12 @@ class Rules:
     def hit_by_known_record(self, seen: Vector) -> int | None:
         """A hit in the regional tier that is sent as it is, out of a record with this vector."""
         record: Any = SimpleNamespace(url=PAGE.key, tags=PAGE.tags, seen=written(seen))
-        return self.log.position if self.invalidation.proves(record) else None
+        return self.log.position if self.invalidation.is_proven(record) else None
 
     def regional_hit(self, seen: Vector) -> int | None:
         """Any other hit in the regional tier."""
         entry: Any = Held()
-        usable = self.invalidation.check_found(entry, written(seen), 0.0) is Verdict.USABLE
+        usable = self.invalidation.check_record(entry, written(seen), 0.0) is Verdict.USABLE
         return entry.passed if usable and not entry.softened else None
 
     # --- fills

@@ -22,8 +22,8 @@ from redis import Redis
 from edgecache.config.settings import load
 from edgecache.invalidation import log_runs, version_vector
 from edgecache.invalidation.log_entry import Draft
-from edgecache.invalidation.region_log import home_store
-from edgecache.invalidation.stream_store import Visit
+from edgecache.invalidation.region_log import own_region_store
+from edgecache.invalidation.stream_store import ServerRun
 
 
 def copy(source: Server, target: Server) -> None:
@@ -98,15 +98,15 @@ async def test_the_same_run_goes_on_with_its_log(origin: OriginDouble, valkey: S
 async def test_who_sees_another_run_first_begins_anew_and_nobody_else(valkey: Server) -> None:
     """However many look at once: one new incarnation, above the old one and above what anybody has seen."""
     settings = load({"EDGECACHE_ORIGIN": "http://127.0.0.1:1", "EDGECACHE_REGIONAL": valkey.url})
-    stores = [home_store(settings) for _ in range(4)]
-    assert await stores[0].visit("eu", 0) is Visit.SAME
-    first = stores[0].appended((await stores[0].link.run([stores[0].append_command("eu", Draft(), 0)]))[0])
+    stores = [own_region_store(settings) for _ in range(4)]
+    assert await stores[0].check_server_run("eu", 0) is ServerRun.SAME
+    first = stores[0].mark_of_reply((await stores[0].link.run([stores[0].append_command("eu", Draft(), 0)]))[0])
     valkey.db.set(log_runs.RUN, "another")
     seen = version_vector.mark(version_vector.incarnation(7, 1), 5)
-    visits = await asyncio.gather(*(store.visit("eu", seen) for store in stores))
+    visits = await asyncio.gather(*(store.check_server_run("eu", seen) for store in stores))
 
     assert sorted(visit.value for visit in visits) == [1, 1, 1, 2]
-    top = (await stores[0].tops(["eu"]))["eu"]
+    top = (await stores[0].last_marks(["eu"]))["eu"]
     assert top > first
     assert version_vector.count_of(version_vector.incarnation_of(top)) == 8
     for store in stores:

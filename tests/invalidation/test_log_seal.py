@@ -18,10 +18,10 @@ from harness.versions import VersionedPage
 
 from edgecache.config.settings import load
 from edgecache.invalidation import version_vector
-from edgecache.invalidation.log_entry import Draft, read_entry, read_place
-from edgecache.invalidation.log_seal import LogPlace, opened, sealed
+from edgecache.invalidation.log_entry import Draft, decode_entry, decode_place
+from edgecache.invalidation.log_seal import LogPlace, seal, unseal
 from edgecache.invalidation.purge_log import Applied, EntryKind, PurgeLog
-from edgecache.invalidation.region_log import home_store
+from edgecache.invalidation.region_log import own_region_store
 from edgecache.invalidation.stream_store import stream_key
 from edgecache.storage.record import Codec
 
@@ -39,11 +39,11 @@ def fields_at(place: LogPlace, content: bytes) -> dict[bytes, bytes]:
 
 def test_what_is_sealed_is_read_as_it_was() -> None:
     """All fields, and nothing of them in the clear."""
-    content = sealed(CODEC, PLACE, DRAFT)
-    fields = opened(CODEC, STREAM, PLACE.id, fields_at(PLACE, content))
+    content = seal(CODEC, PLACE, DRAFT)
+    fields = unseal(CODEC, STREAM, PLACE.id, fields_at(PLACE, content))
 
     assert fields is not None
-    entry = read_entry(PLACE.id, fields)
+    entry = decode_entry(PLACE.id, fields)
     assert (entry.kind, entry.scopes, entry.soft) == (EntryKind.PURGE, DRAFT.scopes, True)
     assert b"http" not in content
 
@@ -59,20 +59,20 @@ def test_what_is_sealed_is_read_as_it_was() -> None:
 )
 def test_what_is_moved_is_not_believed(name: str, stream: bytes, place: LogPlace) -> None:
     """It was sealed for one place."""
-    assert opened(CODEC, stream, place.id, fields_at(place, sealed(CODEC, PLACE, DRAFT))) is None, name
+    assert unseal(CODEC, stream, place.id, fields_at(place, seal(CODEC, PLACE, DRAFT))) is None, name
 
 
 def test_what_is_altered_or_of_another_key_is_not_believed() -> None:
     """Every byte counts; what is no base64, nothing, or in the clear, is not sealed."""
-    content = sealed(CODEC, PLACE, DRAFT)
+    content = seal(CODEC, PLACE, DRAFT)
     for at in range(0, len(content), 7):
         changed = content[:at] + (b"A" if content[at : at + 1] != b"A" else b"B") + content[at + 1 :]
-        assert opened(CODEC, STREAM, PLACE.id, fields_at(PLACE, changed)) is None
+        assert unseal(CODEC, STREAM, PLACE.id, fields_at(PLACE, changed)) is None
     for other in (b"", b"\xff", content[:-8]):
-        assert opened(CODEC, STREAM, PLACE.id, fields_at(PLACE, other)) is None
+        assert unseal(CODEC, STREAM, PLACE.id, fields_at(PLACE, other)) is None
     plain = dict(zip(DRAFT.fields()[::2], DRAFT.fields()[1::2], strict=True))
-    assert opened(CODEC, STREAM, PLACE.id, {**fields_at(PLACE, b""), **plain}) is None
-    assert opened(Codec(AESGCM(bytes(32)), os.urandom), STREAM, PLACE.id, fields_at(PLACE, content)) is None
+    assert unseal(CODEC, STREAM, PLACE.id, {**fields_at(PLACE, b""), **plain}) is None
+    assert unseal(Codec(AESGCM(bytes(32)), os.urandom), STREAM, PLACE.id, fields_at(PLACE, content)) is None
 
 
 async def test_many_append_at_once_and_each_has_its_place(valkey: Server) -> None:
@@ -80,15 +80,15 @@ async def test_many_append_at_once_and_each_has_its_place(valkey: Server) -> Non
     settings = load(
         {"EDGECACHE_ORIGIN": "http://127.0.0.1:1", "EDGECACHE_REGIONAL": valkey.url, "EDGECACHE_REGIONAL_KEY": KEY}
     )
-    stores = [home_store(settings) for _ in range(4)]
+    stores = [own_region_store(settings) for _ in range(4)]
     marks = await asyncio.gather(
         *(store.append("eu", Draft(scopes=(b"t%d" % n,)), 0) for n in range(8) for store in stores)
     )
     log = PurgeLog()
     relations = []
     for id_, fields in valkey.db.xrange(STREAM):
-        plain, _ = stores[0].opened("eu", id_, fields)
-        relations.append(log.apply("eu", read_entry(id_, plain), 0.0))
+        plain, _ = stores[0].unseal("eu", id_, fields)
+        relations.append(log.apply("eu", decode_entry(id_, plain), 0.0))
 
     assert len(set(marks)) == 32
     assert relations == [Applied.OPENED, *[Applied.NEXT] * 32]
@@ -122,7 +122,7 @@ async def test_purges_and_writes_are_sealed_and_known(origin: OriginDouble, valk
         site.version = 2
         answer = await a.request("PURGE", "/page", BEARER)
         assert answer.status == 200
-        top = version_vector.read_mark(json.loads(answer.body)["id"].partition(":")[2])
+        top = version_vector.decode_mark(json.loads(answer.body)["id"].partition(":")[2])
         await until(lambda: b.worker.edge.log.applied("eu") >= top)
         assert await page(b) == b"v2"
         written = await b.request("POST", "/page", body=b"x")
@@ -131,7 +131,7 @@ async def test_purges_and_writes_are_sealed_and_known(origin: OriginDouble, valk
         assert any(b"/page" in fields.get(b"s", b"") for _, fields in recent)
         rows = valkey.db.xrange(STREAM)
         assert not any(b"page" in b"".join(fields.values()) for _, fields in rows)
-        assert a.worker.edge.log.floor["eu"] <= read_place(*rows[0])[0]  # the opening's: nothing rose since
+        assert a.worker.edge.log.floor["eu"] <= decode_place(*rows[0])[0]  # the opening's: nothing rose since
 
 
 async def test_what_somebody_else_writes_there_names_nothing_and_hides_nothing(
@@ -146,7 +146,7 @@ async def test_what_somebody_else_writes_there_names_nothing_and_hides_nothing(
         last, fields = valkey.db.xrevrange(STREAM, count=1)[0]
         forged = {"i": fields[b"i"], "p": last, "k": "purge", "s": '["uhttp://www.example.test/page"]'}
         id_ = valkey.db.xadd(STREAM, forged)
-        await until(lambda: pop.worker.edge.log.applied("eu") >= read_place(id_, {b"i": fields[b"i"], b"p": last})[0])
+        await until(lambda: pop.worker.edge.log.applied("eu") >= decode_place(id_, {b"i": fields[b"i"], b"p": last})[0])
         asked = len(origin.requests)
         assert await page(pop) == b"v1"
         assert origin.requests[-1].get("If-None-Match") == '"1"'  # validated: it is still there

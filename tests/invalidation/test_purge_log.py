@@ -271,11 +271,11 @@ def test_prefixes_are_looked_up_no_deeper_than_there_are_any(log: Log) -> None:
     """When the deepest prefix is forgotten, deep paths cost no more."""
     log.take(2, scopes.prefix(b"a", b"/x/y/z"))
     log.take(3, scopes.prefix(b"a", b"/x"), kind=EntryKind.BEGIN)
-    assert log.registers.looked_for.deepest == 3
+    assert log.registers.kinds.deepest == 3
     log.forget(log.position)
-    assert log.registers.looked_for.deepest == 1
+    assert log.registers.kinds.deepest == 1
     log.take(4, kind=EntryKind.END, begun=version_vector.mark(FIRST, 3))
-    assert log.registers.looked_for.deepest == 0
+    assert log.registers.kinds.deepest == 0
 
 
 def test_a_child_that_knows_more_is_not_answered_with_less(log: Log) -> None:

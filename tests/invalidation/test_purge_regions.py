@@ -87,7 +87,7 @@ async def settled(found: dict[str, Region]) -> None:
     async with asyncio.timeout(20):
         for one in found.values():
             while True:
-                top = (await one.desk._writer.store.tops([one.name]))[one.name]
+                top = (await one.desk._writer.store.last_marks([one.name]))[one.name]
                 pops = [pop for other in found.values() for pop in other.pops]
                 if top and all(pop.worker.edge.log.applied(one.name) == top for pop in pops):
                     break

@@ -13,7 +13,13 @@ from edgecache.invalidation import scopes
 from edgecache.invalidation.ledger import visible_to
 from edgecache.invalidation.purge_auth import Credentials, PurgeRefused, caller_of
 from edgecache.invalidation.purge_dialects import purge_of_request
-from edgecache.invalidation.purge_patterns import EVERY_PLACE, PatternPlace, Unsupported, place_in, words_in
+from edgecache.invalidation.purge_patterns import (
+    EVERY_TARGET,
+    PurgeTarget,
+    Unsupported,
+    alternatives_of_pattern,
+    target_of_pattern,
+)
 from edgecache.semantics.cache_tags import BETWEEN_POPS, tags_of, with_tags
 from edgecache.semantics.errors import ConfigError
 from edgecache.semantics.message import NO_BODY, Fields, Request
@@ -25,7 +31,7 @@ TAGS = ["a", "b", "ab", "a_1"]
 EDGES = [("(^|,)", "(,|$)"), ("", ""), ("^", "$"), ("(^|\\s)", "(\\s|$)")]
 
 
-def covers(place: PatternPlace, target: bytes) -> bool:
+def covers(place: PurgeTarget, target: bytes) -> bool:
     """Whether a purge of `place` reaches `target`."""
     if not place.below:
         return target == place.target
@@ -37,7 +43,7 @@ def covers(place: PatternPlace, target: bytes) -> bool:
 def test_whatever_a_pattern_matches_is_purged(pattern: str, end: str) -> None:
     """A pattern that is understood purges all that it matches from the beginning of a target; others are refused."""
     try:
-        place = place_in(pattern.encode())
+        place = target_of_pattern(pattern.encode())
     except Unsupported:
         return
     try:
@@ -50,21 +56,21 @@ def test_whatever_a_pattern_matches_is_purged(pattern: str, end: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "place"),
     [
-        (".*", EVERY_PLACE),
-        ("^/.*$", EVERY_PLACE),
-        ("(.*)", EVERY_PLACE),
-        ("/blog/.*", PatternPlace(b"/blog/", below=True)),
-        ("^/blog/", PatternPlace(b"/blog/", below=True)),
-        ("^/blog(/.*)?$", PatternPlace(b"/blog", below=True)),
-        ("^/blog$", PatternPlace(b"/blog", below=False)),
-        ("/shop/a.*", PatternPlace(b"/shop/", below=True)),
-        ("/a\\?x=1.*", PatternPlace(b"/a", below=True)),
-        ("/", EVERY_PLACE),
+        (".*", EVERY_TARGET),
+        ("^/.*$", EVERY_TARGET),
+        ("(.*)", EVERY_TARGET),
+        ("/blog/.*", PurgeTarget(b"/blog/", below=True)),
+        ("^/blog/", PurgeTarget(b"/blog/", below=True)),
+        ("^/blog(/.*)?$", PurgeTarget(b"/blog", below=True)),
+        ("^/blog$", PurgeTarget(b"/blog", below=False)),
+        ("/shop/a.*", PurgeTarget(b"/shop/", below=True)),
+        ("/a\\?x=1.*", PurgeTarget(b"/a", below=True)),
+        ("/", EVERY_TARGET),
     ],
 )
-def test_patterns_of_paths(pattern: str, place: PatternPlace) -> None:
+def test_patterns_of_paths(pattern: str, place: PurgeTarget) -> None:
     """No more is purged than whole segments require."""
-    assert place_in(pattern.encode()) == place
+    assert target_of_pattern(pattern.encode()) == place
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,7 @@ def test_patterns_of_paths(pattern: str, place: PatternPlace) -> None:
 def test_other_patterns_of_paths(pattern: str) -> None:
     """What is no prefix is refused."""
     with pytest.raises(Unsupported):
-        place_in(pattern.encode())
+        target_of_pattern(pattern.encode())
 
 
 @given(st.lists(st.sampled_from(TAGS), min_size=1, max_size=4), st.sampled_from(EDGES), st.booleans(), st.booleans())
@@ -82,20 +88,20 @@ def test_alternatives_of_tags(tags: list[str], edges: tuple[str, str], each: boo
     before, after = edges
     one = "|".join(f"({before}{tag}{after})" if grouped else before + tag + after for tag in tags)
     pattern = one if each else f"{before}({'|'.join(tags)}){after}"
-    assert words_in(pattern.encode()) == [tag.encode() for tag in tags]
+    assert alternatives_of_pattern(pattern.encode()) == [tag.encode() for tag in tags]
 
 
 @pytest.mark.parametrize("pattern", ["a.*", "a(b|c)d", "[ab]", "(a", "a)", "a)(b", "a?", "(a|b)+", "\\w", "(?i)a"])
 def test_other_patterns_of_tags(pattern: str) -> None:
     """What is no list of alternatives is refused."""
     with pytest.raises(Unsupported):
-        words_in(pattern.encode())
+        alternatives_of_pattern(pattern.encode())
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=40))
 def test_any_pattern_is_understood_or_refused(text: str) -> None:
     """Whatever is sent, nothing else is raised."""
-    for read in (place_in, words_in):
+    for read in (target_of_pattern, alternatives_of_pattern):
         try:
             read(text.encode("latin-1"))
         except Unsupported:

@@ -50,7 +50,7 @@ async def pops(origin: OriginDouble, valkey: Server, count: int = 2, **settings:
 
 async def applied(*pops: Pop) -> None:
     """Wait until all have applied everything that is in their region's log now."""
-    last = Vector(await pops[0].worker.logs.writer.store.tops(["eu"]))
+    last = Vector(await pops[0].worker.logs.writer.store.last_marks(["eu"]))
     for pop in pops:
         assert await pop.worker.logs.follower.reaches(last, 5)
 

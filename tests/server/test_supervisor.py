@@ -422,7 +422,7 @@ async def test_a_worker_ends_with_a_supervisor_that_was_killed_in_the_middle() -
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_unix_connection(sock=ours)
     led = ControlledWorker(FakeWorker(load({"EDGECACHE_ORIGIN": "http://a.test"})), [], {}, writer)
-    obeying = spawn(led.obey(reader), "orders")
+    obeying = spawn(led.handle_commands(reader), "orders")
     writer.write(b"unread\n")
     await writer.drain()
     theirs.close()

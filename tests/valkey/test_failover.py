@@ -118,7 +118,7 @@ async def test_a_flip_costs_no_acknowledged_purge(origin: OriginDouble) -> None:
                 await flip(name, one, two)
                 answer = await a.request("PURGE", "/page", BEARER)
                 assert json.loads(answer.body)["id"].startswith("eu:")
-                top = (await a.worker.logs.writer.store.tops(["eu"]))["eu"]
+                top = (await a.worker.logs.writer.store.last_marks(["eu"]))["eu"]
                 await until(lambda: b.worker.logs.follower._log.applied("eu") >= top, 20)
                 assert (await b.get("/page")).body != before
 
@@ -152,9 +152,9 @@ async def test_a_command_that_the_wrong_server_refused_is_sent_once_more() -> No
             drops: list[int] = []
             link.on_drop = lambda: drops.append(1)
             command = store.append_command("eu", Draft(EntryKind.PURGE, (b"ta",)), 0)
-            store.appended((await link.run([command]))[0])
+            store.mark_of_reply((await link.run([command]))[0])
             await flip(name, one, two)
-            store.appended((await link.run([command]))[0])
+            store.mark_of_reply((await link.run([command]))[0])
             assert (len(drops), name.connections) == (1, 2)
             name.leads_to(one)  # the replica
             await link.drop(RuntimeError("the test"))

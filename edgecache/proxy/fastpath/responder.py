@@ -39,7 +39,7 @@ class FastPath:
         self._template_hit = parts.alike.find
         self._conditional = parts.alike.answer
         self._slot = parts.memory.slot
-        self._still_passes = parts.invalidation.still_passes
+        self._is_usable = parts.invalidation.is_usable
         self._clock = parts.clock  # resident time
         self._pass = parts.relays.pass_known
         self._rendering = delivery.rendering
@@ -60,7 +60,7 @@ class FastPath:
             return self._regional_hits is not None and self._regional_hits.look_up(connection, plan, raw)
         assert type(plan) is Hit or type(plan) is TemplateHit, "there is no other kind"
         rendered = plan.rendered
-        if not self._still_passes(rendered.entry):
+        if not self._is_usable(rendered.entry):
             return False
         if not rendered.is_right(now):
             self._forget(raw)

@@ -83,8 +83,10 @@ PAGES: Mapping[str, tuple[Page, str]] = {
 }
 
 
-def application(pop: Pop, token: str, desk: PurgeService | None = None, names: Collection[str] = ()) -> web.Application:
-    """The admin application; `token` empty leaves every page open but those of purges, which `desk` handles.
+def application(
+    pop: Pop, token: str, purges: PurgeService | None = None, names: Collection[str] = ()
+) -> web.Application:
+    """The admin application; an empty `token` leaves all pages open but those of purges, which `purges` handles.
 
     Without a token, `names` of this machine, its addresses and localhost are the only hosts that are answered.
     """
@@ -92,8 +94,8 @@ def application(pop: Pop, token: str, desk: PurgeService | None = None, names: C
     pages = Pages(pop, names)
     for path, (page, _) in PAGES.items():
         app.router.add_get(path, _bound(page, pages))
-    if desk is not None:
-        PurgeApi(desk).add_to(app)
+    if purges is not None:
+        PurgeApi(purges).add_to(app)
     return app
 
 

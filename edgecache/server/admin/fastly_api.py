@@ -15,7 +15,14 @@ import orjson
 from aiohttp import web
 
 from edgecache.invalidation.purge_auth import Caller
-from edgecache.invalidation.purge_request import MOST_NAMED, all_of, malformed, purge_of, refuse_repeated, tag_scopes
+from edgecache.invalidation.purge_request import (
+    MOST_NAMED,
+    all_sites_of,
+    malformed,
+    purge_of,
+    refuse_repeated_names,
+    tag_scopes,
+)
 from edgecache.server.admin.purge_service import PurgeService
 
 OK: Final = {201: 200}  # Fastly's clients take nothing else for done
@@ -24,8 +31,8 @@ OK: Final = {201: 200}  # Fastly's clients take nothing else for done
 class FastlyApi:
     """Fastly's purge API; callers are authenticated already."""
 
-    def __init__(self, desk: PurgeService) -> None:
-        self._service = desk
+    def __init__(self, purges: PurgeService) -> None:
+        self._service = purges
 
     async def key(self, request: web.Request, caller: Caller, content: bytes) -> web.Response:
         """Purge by one key."""
@@ -44,13 +51,13 @@ class FastlyApi:
     async def everything(self, request: web.Request, caller: Caller, content: bytes) -> web.Response:
         """Purge all of the caller's sites."""
         _refuse_content(content)
-        purge = purge_of(all_of(caller), soft=_is_soft(request))
-        status, _ = await self._service.carry_out(purge, caller, request.remote or "")
+        purge = purge_of(all_sites_of(caller), soft=_is_soft(request))
+        status, _ = await self._service.record_purge(purge, caller, request.remote or "")
         return _json({"status": "ok"}, OK.get(status, status))
 
     async def _purge(self, request: web.Request, caller: Caller, keys: list[str]) -> tuple[int, str]:
         named = [scope for key in keys for scope in tag_scopes(key.encode("utf-8", "surrogateescape"), caller)]
-        status, answer = await self._service.carry_out(
+        status, answer = await self._service.record_purge(
             purge_of(named, soft=_is_soft(request)), caller, request.remote or ""
         )
         return OK.get(status, status), answer["id"]
@@ -71,7 +78,7 @@ def _listed(content: bytes) -> list[str]:
     keys = value.get("surrogate_keys", []) if isinstance(value, dict) and value.keys() <= {"surrogate_keys"} else None
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise malformed('the content is not {"surrogate_keys": [...]}')
-    refuse_repeated(content)
+    refuse_repeated_names(content)
     return keys
 
 

@@ -1,4 +1,4 @@
-"""The desk of a POP without a region's log: purges go to its own workers, and are remembered while it lives."""
+"""Purges of a POP without a region's log: they go to its own workers, and are remembered while it lives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 from edgecache.config.settings import Settings
 from edgecache.invalidation.in_process_log import InProcessLogHub
-from edgecache.invalidation.ledger import shown, visible_to
+from edgecache.invalidation.ledger import display_name, visible_to
 from edgecache.invalidation.log_entry import Draft
 from edgecache.invalidation.purge_auth import Caller, PurgeRefused
 from edgecache.server.admin.purge_service import Json, PurgeService
@@ -58,4 +58,4 @@ class LocalPurgeService(PurgeService):
     def _visible(self, caller: Caller) -> Iterator[Json]:
         for draft, listed in self._ledger:
             if named := visible_to(caller, draft.scopes):
-                yield listed | {"names": [shown(name) for name in named]}
+                yield listed | {"names": [display_name(name) for name in named]}

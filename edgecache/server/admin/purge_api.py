@@ -13,7 +13,7 @@ from aiohttp import StreamReader, web
 from edgecache.invalidation.purge_auth import Caller, Credentials, PurgeRefused
 from edgecache.proxy.purge_method import CHALLENGE
 from edgecache.server.admin.fastly_api import FastlyApi
-from edgecache.server.admin.purge_service import MOST_LISTED, PurgeService, read_wait
+from edgecache.server.admin.purge_service import MOST_LISTED, PurgeService, parse_wait
 
 LARGEST: Final = 1024 * 1024  # bytes of a purge
 BODY_WITHIN: Final = 10.0  # seconds
@@ -23,8 +23,8 @@ Page = Callable[[web.Request, Caller], Awaitable[web.Response]]
 class PurgeApi:
     """`POST /purges`, `GET /purges`, `GET /purges/{id}`, and Fastly's API; each requires a purge token."""
 
-    def __init__(self, desk: PurgeService) -> None:
-        self._service = desk
+    def __init__(self, purges: PurgeService) -> None:
+        self._service = purges
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -54,7 +54,7 @@ class PurgeApi:
     async def _purge(self, request: web.Request, caller: Caller) -> web.Response:
         if unknown := [name for name in request.query if name not in ("wait", "timeout")]:
             raise PurgeRefused(400, "purge-malformed", f"{unknown[0][:64]!r} is none of wait, timeout")
-        wait, within = read_wait(request.query.get("wait", "none"), request.query.get("timeout", ""))
+        wait, within = parse_wait(request.query.get("wait", "none"), request.query.get("timeout", ""))
         body = await _body(request)
         status, answer = await self._service.purge(body, caller, request.remote or "", wait, within)
         return _json(answer, status, {"Location": f"/purges/{answer['id']}"})

@@ -17,13 +17,13 @@ import orjson
 from edgecache.config.settings import Settings
 from edgecache.invalidation import version_vector
 from edgecache.invalidation.appender import LogAppender
-from edgecache.invalidation.ledger import names_none_of, shown, visible_to
-from edgecache.invalidation.log_entry import Draft, author_of, purge_id, read_entry, read_purge_id
+from edgecache.invalidation.ledger import display_name, names_only_other_sites, visible_to
+from edgecache.invalidation.log_entry import Draft, author_of, decode_entry, decode_purge_id, purge_id
 from edgecache.invalidation.metrics import LogMetrics
 from edgecache.invalidation.purge_auth import Caller, Credentials, FailedAttempts, PurgeRefused, callers_of
 from edgecache.invalidation.purge_log import EntryKind
-from edgecache.invalidation.purge_request import Purge, purge_of_json, refuse_repeated
-from edgecache.invalidation.region_log import far_store, home_store, writer_of
+from edgecache.invalidation.purge_request import Purge, purge_of_json, refuse_repeated_names
+from edgecache.invalidation.region_log import appender_of, own_region_store, peer_region_store
 from edgecache.invalidation.replicator import LogReplicator
 from edgecache.invalidation.stream_store import LogMember, LogStore, Row
 from edgecache.tasks import spawn
@@ -91,14 +91,14 @@ class PurgeService:
         except ValueError:
             raise PurgeRefused(400, "purge-malformed", "the purge is not JSON") from None
         purge = purge_of_json(value, caller)
-        refuse_repeated(body)
-        return await self.carry_out(purge, caller, address, wait, within)
+        refuse_repeated_names(body)
+        return await self.record_purge(purge, caller, address, wait, within)
 
-    async def carry_out(
+    async def record_purge(
         self, purge: Purge, caller: Caller, address: str, wait: str = "none", within: float = 0.0
     ) -> tuple[int, Json]:
         """The same for a parsed purge."""
-        if names_none_of(self._sites, purge.scopes):
+        if names_only_other_sites(self._sites, purge.scopes):
             raise PurgeRefused(404, "purge-no-site", "what is named is of no site in EDGECACHE_HOSTS")
         draft = Draft(scopes=purge.scopes, soft=purge.soft, author=f"{caller.name} ({self._pop})")
         status, answer = await self._record(draft, wait, within)
@@ -128,12 +128,12 @@ class RegionPurgeService(PurgeService):
         super().__init__(settings, registry)
         self._region = settings.region
         self._seen = 0  # last mark of this region seen in this process
-        self._writer: LogAppender = writer_of(settings, LogMetrics(registry, settings.region), lambda: self._seen)
+        self._writer: LogAppender = appender_of(settings, LogMetrics(registry, settings.region), lambda: self._seen)
         self._stores: dict[str, LogStore] = {settings.region: self._writer.store, **self._writer.peers}
         self._copiers = [
             LogReplicator(
-                lambda: home_store(settings),
-                lambda url=url: far_store(settings, url),  # type: ignore[misc]
+                lambda: own_region_store(settings),
+                lambda url=url: peer_region_store(settings, url),  # type: ignore[misc]
                 region=settings.region,
                 peer=peer,
             )
@@ -194,7 +194,7 @@ class RegionPurgeService(PurgeService):
     async def report(self, number: str, caller: Caller) -> Json:
         """Progress of the purge with this ID in all POPs. Raises `PurgeRefused` (404, 503)."""
         try:
-            region, mark = read_purge_id(number)
+            region, mark = decode_purge_id(number)
         except ValueError:
             raise PurgeRefused(404, "purge-unknown", "that is no ID of a purge") from None
         try:
@@ -230,7 +230,7 @@ def _listed(region: str, row: Row, caller: Caller) -> Json:
     """One entry as the ledger shows it to `caller`."""
     id_, fields = row
     try:
-        entry = read_entry(id_, fields)
+        entry = decode_entry(id_, fields)
     except ValueError:
         return {"id": "", "names": [], "appended": ""}
     named = visible_to(caller, entry.scopes) if entry.kind in (EntryKind.PURGE, EntryKind.END) else ()
@@ -240,7 +240,7 @@ def _listed(region: str, row: Row, caller: Caller) -> Json:
         "kind": "write" if entry.kind is EntryKind.END else entry.kind.value,
         "by": author_of(fields),
         "soft": entry.soft,
-        "names": [shown(name) for name in named],
+        "names": [display_name(name) for name in named],
         "appended": appended.isoformat(timespec="milliseconds"),
     }
 
@@ -284,7 +284,7 @@ def _export(registry: Registry, copier: LogReplicator) -> None:
     )
 
 
-def read_wait(wait: str, within: str) -> tuple[str, float]:
+def parse_wait(wait: str, within: str) -> tuple[str, float]:
     """The query of `POST /purges`: none, region or all; and seconds. Raises `PurgeRefused` (400)."""
     if wait not in ("none", "region", "all"):
         raise PurgeRefused(400, "purge-malformed", "wait is none, region or all")
