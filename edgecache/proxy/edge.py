@@ -166,11 +166,10 @@ class Edge:
         entry, url_known = self.memory.lookup(key, request.fields)
         why = Forward.VARY_MISS if url_known else Forward.URI_MISS
         if entry is not None:
-            verdict = self._answer_from(entry, exchange)
-            if verdict is None:
+            refusal = self._answer_from(entry, exchange)
+            if refusal is None:
                 return
-            why = verdict.why
-            entry = None if why is Forward.URI_MISS else entry  # it was purged
+            entry, why = None if refusal is Forward.URI_MISS else entry, refusal
         exchange.why = why
         if self.region is None or not self._may_be_regional(key, entry, why):
             self._forward(exchange, key, entry, why)
@@ -224,11 +223,11 @@ class Edge:
 
     # --- what is stored
 
-    def _answer_from(self, entry: Entry, exchange: Exchange) -> MustValidate | None:
-        """Answer with what is stored, if that is allowed and enough; else why not."""
+    def _answer_from(self, entry: Entry, exchange: Exchange) -> Forward | None:
+        """Answer with `entry`, or say why not: it was purged (URI_MISS), has to be validated, or holds other parts."""
         request, now = exchange.request, self.clock()
         if entry.passed != self.log.fence and (proof := self.invalidation.check(entry, now)) is not Verdict.USABLE:
-            return MustValidate(Forward.URI_MISS if proof is Verdict.PURGED else Forward.STALE)
+            return Forward.URI_MISS if proof is Verdict.PURGED else Forward.STALE
         plain = rfc9111.is_plain(request.fields)
         usual = plain and entry.segments is None and not self.invalidation.cut_off
         shared = usual and request.method == b"GET" and is_unconditional(request.fields)
@@ -236,8 +235,8 @@ class Edge:
             return None
         verdict = Fresh() if plain and is_fresh(entry, now) else rfc9111.may_reuse(entry.stored, request, now)
         match verdict:
-            case MustValidate():
-                return verdict
+            case MustValidate(why):
+                return why
             case StaleWhileRevalidate():
                 answered = self.delivery.from_entry(exchange, entry, Result.STALE, now)
                 if answered:
@@ -246,7 +245,7 @@ class Edge:
                 answered = self.delivery.from_entry(exchange, entry, Result.HIT, now)
                 if answered and usual:
                     self.delivery.learn_hit(exchange, entry)
-        return None if answered else MustValidate(Forward.PARTIAL)
+        return None if answered else Forward.PARTIAL
 
     def _look_up_regional(
         self, region: Region, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward
@@ -275,23 +274,23 @@ class Edge:
             if self._in_part and self._in_part.answers(exchange, key, found, why, self.limits.max_ranges):
                 return
         if found is not None and self.region is not None and self.region.is_newer(found, entry):
-            verdict = self._answer_from_region(self.region, exchange, key, found, why)
-            if verdict is None:
+            refusal = self._answer_from_region(self.region, exchange, key, found, why)
+            if refusal is None:
                 return
-            entry, why = self.memory.adopt(found.entry, found.record.length) or found.entry, verdict.why
+            entry, why = self.memory.adopt(found.entry, found.record.length) or found.entry, refusal
         self._forward(exchange, key, entry, why)
 
     def _answer_from_region(
         self, region: Region, exchange: Exchange, key: bytes, found: Found, why: Forward
-    ) -> MustValidate | None:
-        """Answer with a whole out of the regional tier, if that is allowed; else why not."""
+    ) -> Forward | None:
+        """Answer with a whole out of the regional tier, or say why not."""
         request, entry, now = exchange.request, found.entry, self.clock()
         if entry.passed != self.log.position:
-            return MustValidate(Forward.STALE)  # it is not proven
+            return Forward.STALE  # it is not proven
         plain = rfc9111.is_plain(request.fields)
         verdict = Fresh() if plain and is_fresh(entry, now) else rfc9111.may_reuse(entry.stored, request, now)
         if isinstance(verdict, MustValidate):
-            return verdict
+            return verdict.why
         if isinstance(verdict, StaleWhileRevalidate) or region.tier.rises(key):
             self.memory.adopt(entry, found.record.length)
         self.delivery.from_tier(exchange, entry, now, why)
