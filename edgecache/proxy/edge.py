@@ -174,7 +174,9 @@ class Edge:
         if self.region is None or not self._may_be_regional(key, entry, why):
             self._forward(exchange, key, entry, why)
         else:
-            self._look_up_regional(self.region, exchange, key, entry, why)
+            exchange.regional_asked = self.clock()
+            on_found = partial(self.answer_regional, exchange, key, entry, why)
+            self.region.tier.look_up(key, request.fields, on_found)
 
     def _with_revalidation(self, request: Request, key: bytes) -> Request:
         """`request` with the weight that the operator gives to its wish for a newer response, or with none for now."""
@@ -246,14 +248,6 @@ class Edge:
                 if answered and usual:
                     self.delivery.learn_hit(exchange, entry)
         return None if answered else Forward.PARTIAL
-
-    def _look_up_regional(
-        self, region: Region, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward
-    ) -> None:
-        """Look up in the region's Valkey, which calls `answer_regional`."""
-        exchange.regional_asked = self.clock()
-        on_found = partial(self.answer_regional, exchange, key, entry, why)
-        region.tier.look_up(key, exchange.request.fields, on_found)
 
     def _may_be_regional(self, key: bytes, entry: Entry | None, why: Forward) -> bool:
         """Whether the region may know more than this worker."""
