@@ -166,8 +166,7 @@ class Edge:
         entry, url_known = self.memory.lookup(key, request.fields)
         why = Forward.VARY_MISS if url_known else Forward.URI_MISS
         if entry is not None:
-            refusal = self._answer_from(entry, exchange)
-            if refusal is None:
+            if (refusal := self._answer_from(entry, exchange)) is None:
                 return
             entry, why = None if refusal is Forward.URI_MISS else entry, refusal
         exchange.why = why
@@ -175,8 +174,7 @@ class Edge:
             self._forward(exchange, key, entry, why)
         else:
             exchange.regional_asked = self.clock()
-            on_found = partial(self.answer_regional, exchange, key, entry, why)
-            self.region.tier.look_up(key, request.fields, on_found)
+            self.region.tier.look_up(key, request.fields, partial(self.answer_regional, exchange, key, entry, why))
 
     def _with_revalidation(self, request: Request, key: bytes) -> Request:
         """`request` with the weight that the operator gives to its wish for a newer response, or with none for now."""
@@ -332,19 +330,18 @@ class Edge:
 
     def _deliver(self, outcome: Outcome | Stale, exchange: Exchange, flight: Flight, why: Forward) -> bool:
         """Answer with what `flight` brought; False if it is not for this request."""
-        request, leads = exchange.request, flight.leader is exchange
+        request, leads, now = exchange.request, flight.leader is exchange, self.clock()
         match outcome:
             # Not joinable even for its leader: a follower may have come first, and read on since.
             case Filling(stored, reply) if reply.body.joinable and (leads or self._may_join(flight, outcome, request)):
                 self.replies.deliver_fill(exchange, stored, reply, why, collapsed=not leads)
             case Revalidated(entry, refused) if self._may_use(entry, request, leads=leads):
                 exchange.refused = refused
-                now = self.clock()
                 return self.delivery.from_entry(exchange, entry, Result.REVALIDATED, now, why, collapsed=not leads)
             case RegionalHit(entry) if self._may_use(entry, request, leads=leads):
-                self.delivery.from_tier(exchange, entry, self.clock(), why, collapsed=not leads)
+                self.delivery.from_tier(exchange, entry, now, why, collapsed=not leads)
             case Stale(entry):
-                self.delivery.from_entry(exchange, entry, Result.STALE, self.clock())
+                self.delivery.from_entry(exchange, entry, Result.STALE, now)
             case Unshareable(reply) if leads:
                 self.replies.deliver(exchange, reply, why, Result.MISS)
             case Unshareable(reply) if reply.response.status >= 500 and reply.response.status != LOOPED:

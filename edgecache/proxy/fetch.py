@@ -101,8 +101,7 @@ class Fetcher:
             else:
                 outcome = await self._fetch(flight, request, entry)
         except BaseException:
-            self._flights.end(flight)
-            flight.land(Failed(OriginError("internal", "the request failed here")))
+            self._land(flight, request, Failed(OriginError("internal", "the request failed here")), entry)
             raise
         self._land(flight, request, outcome, entry)
 
