@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from urllib3.exceptions import HTTPError
 
 from edgecache import __version__
 from edgecache.telemetry.metrics import Registry
@@ -33,6 +34,7 @@ log = logging.getLogger("edgecache.traces")
 MOST_QUEUED: Final = 16384  # spans
 BATCH: Final = 512  # spans in one request
 PAUSE: Final = 500  # milliseconds that spans are gathered
+MOST_ANSWERED: Final = 64 * 1024  # bytes that are read of an answer, of which the status counts
 RETRIED_FOR: Final = 30.0  # seconds, after which a batch is given up
 LAST_PATIENCE: Final = 1.0  # seconds for what is left when the POP ends
 SCOPE: Final = InstrumentationScope("edgecache", __version__)
@@ -51,10 +53,13 @@ class Collector(requests.Session):
     def request(self, *args: Any, **options: Any) -> requests.Response:
         """Send a request, and note what comes of it."""
         try:
-            response = super().request(*args, **options)
+            response = super().request(*args, **{**options, "stream": True})
         except requests.RequestException as error:
             self._failed(str(error) or type(error).__name__)
             raise
+        with suppress(HTTPError, OSError):
+            response.raw.read(MOST_ANSWERED)
+        response.close()  # and the connection, unless that was all
         if response.status_code >= 300:
             self._failed(f"it answered {response.status_code}")
         elif self.failing:
@@ -80,7 +85,8 @@ class CountingExporter(SpanExporter):
             timeout=RETRIED_FOR,
             session=collector,
         )
-        logging.getLogger(OTLPSpanExporter.__module__).setLevel(logging.CRITICAL)  # it reports each attempt
+        # It reports each attempt, which `Collector` does once; what it cannot encode is a bug of ours.
+        logging.getLogger(OTLPSpanExporter.__module__).addFilter(lambda record: "encode" in str(record.msg))
         self.finished = 0  # spans that were taken, or given up
         self._taken = registry.counter("edgecache_trace_spans_exported", "Spans that the collector has taken.")
         self._lost = dropped(registry, "collector")

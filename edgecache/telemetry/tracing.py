@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgecache.telemetry.request_metrics import Tally
 
 MOST_PENDING: Final = 2048  # pending spans; they are fetched every second
-LONGEST_TEXT: Final = 256  # bytes of an attribute
+LONGEST_TEXT: Final = 256  # characters of an attribute, escapes included
 
 # Trace id, span id, id of its parent or "", name, kind, begin and end in epoch seconds, whether it failed, attributes
 Span = tuple[str, str, str, str, str, float, float, bool, dict[str, Any]]
@@ -177,4 +177,4 @@ def _span_id() -> bytes:
 
 
 def _text(value: bytes) -> str:
-    return printable(value[:LONGEST_TEXT])
+    return printable(value[:LONGEST_TEXT])[:LONGEST_TEXT]

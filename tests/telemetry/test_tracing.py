@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import sys
 from typing import Any
@@ -142,6 +143,20 @@ async def test_a_query_is_not_told(origin: OriginDouble) -> None:
     assert len(found[0]["attributes"]["url.path"]) == 256
 
 
+async def test_what_a_client_writes_is_bounded_as_it_is_exported(origin: OriginDouble) -> None:
+    """Bytes that are no ASCII are told by escapes, which count; what is asked with a hostile trace is answered."""
+    hostile = [("tracestate", "a=" + "b" * 6000), ("baggage", "c=" + "d" * 6000), ("traceparent", ASKED)]
+    async with running_pop(origin, **COLLECTOR, trace_sample=1) as pop, pop.client() as client:
+        await client.send(b"GET /" + b"\xff" * 2000 + b" HTTP/1.1\r\nHost: www.example.test\r\n\r\n")
+        await client.response_or_broken()
+        await pop.get("/a", *hostile, *hostile)
+        found = spans(pop)
+    texts = [value for span in found for value in span["attributes"].values() if isinstance(value, str)]
+    assert max(map(len, texts)) <= 256
+    assert all(text.isascii() for text in texts)
+    assert {span["trace_id"] for span in found} & {TRACE} == set()  # two of a field that may come once
+
+
 async def test_hits_that_are_known_by_their_bytes_are_sampled_too(origin: OriginDouble) -> None:
     """One in so many is, and it neither unlearns nor changes what is known of the others."""
     origin.on("/a", Reply(fields=[FRESH], body=b"hello"))
@@ -244,15 +259,50 @@ def new_span(number: int = 1) -> Span:
     return ("a" * 32, f"{number:016x}", "", "GET", "server", 1.0, 1.5, False, {"url.path": "/"})
 
 
-async def test_what_waits_for_the_collector_is_bounded() -> None:
+async def ended(exporter: Exporter) -> None:
+    """End `exporter` as the supervisor does."""
+    running = spawn(exporter.run())
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait((running,), timeout=2.0)
+    assert running.cancelled()
+
+
+async def test_what_waits_for_the_collector_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """What no longer fits is counted and lost; to queue it waits for nothing."""
+    monkeypatch.setattr(otlp_exporter, "LAST_PATIENCE", 0.1)
     registry = Registry()
     with socket.create_server(("127.0.0.1", 0)) as mute:  # it accepts, and answers nothing
         exporter = Exporter(f"http://127.0.0.1:{mute.getsockname()[1]}/v1/traces", resource_of("edge", "eu"), registry)
         exporter.take([new_span()] * (MOST_QUEUED + 5))
         text = render(registry.snapshot()).decode()
+        await ended(exporter)
     assert f"edgecache_trace_queue {float(MOST_QUEUED)}" in text
     assert 'edgecache_trace_spans_dropped_total{reason="queue"} 5.0' in text
+
+
+async def test_no_more_of_an_answer_is_read_than_its_beginning() -> None:
+    """A collector that answers without end costs neither memory nor its turn: the spans are taken."""
+    registry, sent = Registry(), 0
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while sent < 1 << 26:
+                writer.write(bytes(1 << 16))
+                await writer.drain()
+                sent += 1 << 16
+        writer.transport.abort()
+
+    server = await asyncio.start_server(endless, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/traces"
+        exporter = Exporter(url, resource_of("edge", "eu"), registry)
+        exporter.take([new_span()])
+        await until(lambda: samples(registry.snapshot())["edgecache_trace_spans_exported_total"] == 1)
+        await ended(exporter)
+    assert sent < 1 << 26
 
 
 @pytest.mark.parametrize("fault", ["refuses", "answers nothing", "redirects"])
@@ -267,11 +317,8 @@ async def test_the_end_does_not_wait_for_a_collector_that_fails(fault: str, monk
             url = collector.url if fault == "redirects" else f"http://127.0.0.1:{port}"
             exporter = Exporter(f"{url}/v1/traces", resource_of("edge", "eu"), registry)
             exporter.take([new_span()])
-            running = spawn(exporter.run())
             await until(lambda: samples(registry.snapshot())["edgecache_trace_collector_up"] == 0 or fault[0] == "a")
-            running.cancel()
-            await asyncio.wait((running,), timeout=2.0)
-            assert running.cancelled()
+            await ended(exporter)
     assert samples(registry.snapshot())["edgecache_trace_spans_exported_total"] == 0
 
 
