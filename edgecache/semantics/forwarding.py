@@ -16,7 +16,7 @@ from edgecache.semantics.client_claims import (
     is_override,
 )
 from edgecache.semantics.message import FieldLine, Fields, Request
-from edgecache.semantics.stored_response import HOP_BY_HOP, hop_by_hop
+from edgecache.semantics.stored_response import HOP_BY_HOP
 from edgecache.semantics.vary import is_malformed_codings
 
 FORWARDED: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
@@ -132,11 +132,11 @@ def upstream_lines(
 
 
 def downstream_lines(fields: Fields, hidden: frozenset[bytes] = frozenset()) -> list[FieldLine]:
-    """The lines of a response's `fields` that go to the client: neither hop-by-hop nor `hidden` nor between POPs.
+    """The lines of a response's `fields` that go to the client: neither `hidden` nor between POPs.
 
     Content-Length is not among them: the length is said anew (RFC 9110 §8.6).
     """
-    drop = hop_by_hop(fields) | CONTENT_LENGTH | hidden
+    drop = CONTENT_LENGTH | hidden
     return [line for line in fields.lines if (name := line[0].lower()) not in drop and name[:10] != INTERNAL_PREFIX]
 
 

@@ -16,7 +16,6 @@ from edgecache.semantics.cache_control import (
 )
 from edgecache.semantics.cache_tags import tags_of
 from edgecache.semantics.http_date import format_date, parse_date
-from edgecache.semantics.memoize import memoize
 from edgecache.semantics.message import Fields, Request, Response
 
 HEURISTICALLY_CACHEABLE = frozenset((200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501))  # RFC 9110 §15.1
@@ -29,12 +28,6 @@ DATE = frozenset((b"date",))
 HOP_BY_HOP = frozenset(  # RFC 9110 §7.6.1, RFC 9111 §3.1
     b"connection keep-alive proxy-authenticate proxy-authentication-info proxy-authorization proxy-connection te "
     b"trailer transfer-encoding upgrade".split()
-)
-
-
-FOR_ALL = frozenset(  # RFC 9110 §7.6.1: never valid as connection options; forwarded to the next cache
-    b"age cache-control cdn-cache-control content-encoding content-range content-type date etag expires last-modified "
-    b"no-vary-search pragma set-cookie vary".split()
 )
 
 
@@ -166,22 +159,6 @@ class Stored(NamedTuple):
 NOT_UPDATED = frozenset((b"content-length", b"content-encoding", b"content-range", b"transfer-encoding"))
 
 
-@memoize(256)
-def _dropped_names(connection: bytes) -> frozenset[bytes]:
-    return HOP_BY_HOP | {name.strip(b" \t").lower() for name in connection.split(b",")} - FOR_ALL
-
-
-def hop_by_hop(fields: Fields) -> frozenset[bytes]:
-    """The lower-case names of the fields that are for one connection only (RFC 9110 §7.6.1)."""
-    connection = fields.get(b"connection")
-    return HOP_BY_HOP if connection is None else _dropped_names(connection)
-
-
-def end_to_end(fields: Fields) -> Fields:
-    """`fields` less what is for one connection only (RFC 9110 §7.6.1)."""
-    return fields.without(hop_by_hop(fields))
-
-
 def response_directives(response: Response) -> ResponseDirectives:
     """The response's directives for a shared cache."""
     fields = response.fields
@@ -196,7 +173,7 @@ def kept_response(
     directives = response_directives(response)
     date = parse_date(fields.get(b"date") or b"", int(times.by_the_wall))
     internal = {name for name in fields.names() if name.startswith(INTERNAL)}
-    kept = end_to_end(fields).without(policy.hidden | AGE | internal)
+    kept = fields.without(policy.hidden | AGE | internal)
     if date is None:
         date = times.by_the_wall
         kept = kept.without((b"date",)).plus((b"Date", format_date(date)))  # RFC 9110 §6.6.1

@@ -250,12 +250,11 @@ class Exchange:
         return self._writer
 
     def switch_protocols(self, response: Response, origin: UpstreamConnection) -> None:
-        """Send the 101 `response`, and take the connection out of HTTP (RFC 9110 §7.8): all else passes to `origin`."""
+        """Accept the upgrade with the 101 `response` (RFC 9110 §7.8): all else passes to and from `origin`."""
         writer = self._writer
         if writer is not None:
-            writer.interim(response.status, pack(response.fields), response.reason)
             self.status, self.started = response.status, True
-            writer.tunnel(self, origin)
+            writer.tunnel(self, origin, pack(response.fields), response.reason)
 
     def _complete(self) -> None:
         writer, self._writer, self._cursor = self._writer, None, None

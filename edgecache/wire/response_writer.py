@@ -85,5 +85,5 @@ class ResponseWriter(Protocol):
     def exchange_done(self, exchange: Exchange) -> None:
         """The response of `exchange` has been sent."""
 
-    def tunnel(self, exchange: Exchange, origin: UpstreamConnection) -> None:
-        """Leave HTTP: all further bytes pass between the client and `origin`, and are counted by `exchange`."""
+    def tunnel(self, exchange: Exchange, origin: UpstreamConnection, fields: bytes, reason: bytes) -> None:
+        """Accept the upgrade, then leave HTTP: all further bytes pass to and from `origin`; `exchange` counts them."""

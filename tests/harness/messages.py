@@ -120,7 +120,7 @@ class Stream:
         """Nothing is known by its fingerprint."""
         raise AssertionError("an exchange of the fast path")
 
-    def tunnel(self, exchange: Exchange, origin: object) -> Never:
+    def tunnel(self, exchange: Exchange, origin: object, fields: bytes, reason: bytes) -> Never:
         """Nothing asks for an upgrade."""
         raise AssertionError("a tunnel")
 

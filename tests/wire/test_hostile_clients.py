@@ -19,7 +19,7 @@ from edgecache.semantics.client_address import MOST_EMPTY, MOST_HOPS, _from_righ
 from edgecache.semantics.forwarding import NAMED_HOST, is_disguised
 from edgecache.semantics.message import Fields
 from edgecache.semantics.ranges import MOST_SPECS, parse_range
-from edgecache.semantics.stored_response import _dropped_names, end_to_end
+from edgecache.wire.h1.hop_by_hop import _dropped, response_end_to_end
 
 NO_STORE = ("Cache-Control", "no-store")
 HEAD = f"POST /page HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n".encode()
@@ -175,15 +175,15 @@ def test_long_lists_of_a_head_are_not_remembered() -> None:
     def connection() -> bytes:
         return b",".join(b"%x" % next(names) for _ in range(1000))
 
-    before = _dropped_names.info().currsize, parse_request_directives.info().currsize
+    before = _dropped.info().currsize, parse_request_directives.info().currsize
     for _ in range(3):
-        kept = end_to_end(Fields([(b"Connection", connection() + b",x-a"), (b"X-A", b"1"), (b"X-B", b"2")]))
+        kept = response_end_to_end(Fields([(b"Connection", connection() + b",x-a"), (b"X-A", b"1"), (b"X-B", b"2")]))
         assert list(kept) == [(b"X-B", b"2")]
         asked = parse_request_directives(b"max-stale=%d," % next(names) * 100, None)
         assert (asked.no_cache, asked.no_store, asked.max_stale) == (True, True, None)
         assert parse_request_directives(None, b"x" * 2000).no_cache
 
-    assert (_dropped_names.info().currsize, parse_request_directives.info().currsize) == before
+    assert (_dropped.info().currsize, parse_request_directives.info().currsize) == before
 
 
 @pytest.mark.parametrize("value", [b"," * 30_000, b", " * 15_000 + b"203.0.113.9", b"10.0.0.1," * 3000])

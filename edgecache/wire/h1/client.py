@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, cast
 from edgecache.semantics.message import Response, is_event_stream
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError, OriginTimeout, WireError
+from edgecache.wire.h1 import hop_by_hop, stale_connection
 from edgecache.wire.h1 import serializer as render
-from edgecache.wire.h1 import stale_connection
 from edgecache.wire.h1.body_framing import BodyReader, body_reader
 from edgecache.wire.h1.client_state import State, checked
 from edgecache.wire.h1.response_pace import Pace
@@ -228,7 +228,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
             raise OriginError("unasked-upgrade", "the upstream switched protocols unasked")
         self._enter(State.SWITCHED)
         self.pace.deadline = inf
-        call.on_answer(response, Body())
+        call.on_answer(response._replace(fields=hop_by_hop.response_end_to_end(response.fields)), Body())
 
     def _begin_answer(self, response: Response) -> None:
         call = self._call

@@ -30,7 +30,7 @@ from edgecache.semantics.message import (
 )
 from edgecache.semantics.stored_response import HOP_BY_HOP
 from edgecache.wire.errors import BadRequest, OriginError
-from edgecache.wire.h1.hop_by_hop import FRAMING_FIELDS, USUAL, Hop, request_hop
+from edgecache.wire.h1.hop_by_hop import FRAMING_FIELDS, USUAL, Hop, request_hop, response_end_to_end
 from edgecache.wire.head_limits import MOST_FIELDS, HeadLimits
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # RFC 9110 §5.6.2
@@ -365,8 +365,10 @@ def parse_response_head(
     bodiless = method == b"HEAD" or status < 200 or status in BODILESS
     if bodiless and _may_have_content(method, fields):
         keep_alive = False
-    if status < 200 and status != 101:  # it is passed on at once; to switch protocols, Upgrade must be seen
-        fields = Fields(downstream_lines(fields, hidden))
+    if status != 101:  # to switch protocols, Upgrade must be seen
+        fields = response_end_to_end(fields)
+        if status < 200:  # it is passed on at once
+            fields = Fields(downstream_lines(fields, hidden))
     return Response(status, fields, reason, framing, keep_alive)
 
 

@@ -12,6 +12,10 @@ from edgecache.wire.errors import BadRequest
 NOTHING: Final[frozenset[bytes]] = frozenset()
 FRAMING_FIELDS: Final = frozenset((b"host", b"content-length", b"transfer-encoding"))
 EXPECT: Final = frozenset((b"expect",))  # means nothing in HTTP/1.0 (RFC 9110 §10.1.1)
+FOR_ALL: Final = frozenset(  # response fields that are never valid as connection options: the next cache needs them
+    b"age cache-control cdn-cache-control content-encoding content-range content-type date etag expires last-modified "
+    b"no-vary-search pragma set-cookie vary".split()
+)
 NOT_NOMINATED: Final = frozenset(  # options of Connection, and request fields that it cannot take from us
     (b"", b"close", b"keep-alive", b"connection", b"upgrade", b"te", b"via", b"cdn-loop", b"max-forwards")
 )
@@ -55,6 +59,17 @@ def request_hop(method: bytes, fields: Fields, framing: Framing, http_1_0: bool)
     upgrade = _upgrade(method, fields, framing) if b"upgrade" in options and not http_1_0 else b""
     dropped = HOP_BY_HOP | (options - NOT_NOMINATED) | (EXPECT if http_1_0 else NOTHING)
     return fields.without(dropped), Hop(http_1_0, keep_alive, usual, upgrade)
+
+
+@memoize(256)
+def _dropped(connection: bytes) -> frozenset[bytes]:
+    return HOP_BY_HOP | (frozenset(members(connection)) - FOR_ALL)
+
+
+def response_end_to_end(fields: Fields) -> Fields:
+    """The response's `fields` less those for this hop."""
+    connection = fields.get(b"connection")
+    return fields.without(HOP_BY_HOP if connection is None else _dropped(connection))
 
 
 def _upgrade(method: bytes, fields: Fields, framing: Framing) -> bytes:

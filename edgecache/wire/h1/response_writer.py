@@ -107,8 +107,10 @@ class H1ResponseWriter:
         if len(content) >= LARGE:
             self.site.room.sent(content, self.transport)
 
-    def tunnel(self, exchange: Exchange, origin: UpstreamConnection) -> None:
-        """Leave HTTP: all further bytes pass between the client and `origin`, and are counted by `exchange`."""
+    def tunnel(self, exchange: Exchange, origin: UpstreamConnection, fields: bytes, reason: bytes) -> None:
+        """Send 101, then leave HTTP: all further bytes pass to and from `origin`; `exchange` counts them."""
+        upgrade = b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % exchange.request.upgrade
+        self.transport.write(render.response_head(101, reason, fields) + upgrade)
         join(self, origin, exchange)
 
     def become_tunnel(self, receive: Callable[[bytes], None], on_room: Callable[[], None]) -> None:
