@@ -119,7 +119,7 @@ async def converged(world: World, within: float) -> float:
     loop = asyncio.get_running_loop()
     began = loop.time()
     while loop.time() - began < within:
-        tops = {one.name: (await one.store.tops([one.name]))[one.name] for one in world.all}
+        tops = {one.name: (await one.store.last_marks([one.name]))[one.name] for one in world.all}
         members = [member for one in world.all for member in await one.store.members()]
         live = [member for member in members if member.silent < 3]
         if live and all(member.vector[name] >= top for member in live for name, top in tops.items()):
