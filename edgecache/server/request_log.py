@@ -105,7 +105,6 @@ class RequestLog:
         if type(known) is Hit:
             request = known.logged or self._remember(known)
         else:
-            assert type(known) is TemplateHit, "there are two kinds"
             request = members_of_templated(known, self._quoted)
         self._log.add((wall, connection.peer, request, answer.status, size, 0.0, KNOWN_HIT, requests.hit_words, more))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Final, TypeGuard
+from typing import Final, TypeGuard, final
 
 from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen, weight_of_head
 from edgecache.semantics.message import Fields, Request
@@ -76,6 +76,7 @@ def _rendered_weight(_: int, rendered: Rendered) -> int:
     return 1000 + len(rendered.entry.content)
 
 
+@final
 class Hit:
     """One head and its answer, which is the one that all plain GETs share, or its own."""
 
@@ -94,6 +95,7 @@ class Hit:
         return self.request.fields
 
 
+@final
 class Pass:
     """One head that is passed through, and the upstream request that it becomes for clients at one address."""
 
@@ -107,6 +109,7 @@ class Pass:
         self.upstream_request = upstream_request
 
 
+@final
 class RegionalRead:
     """One plain head whose answer the regional tier had, and where it lies there."""
 

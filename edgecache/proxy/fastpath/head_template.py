@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import count
 from operator import itemgetter
-from typing import Final
+from typing import Final, final
 
 from edgecache.proxy.fastpath.head_memo import Rendered
 from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen, weight_of_head
@@ -94,6 +94,7 @@ class Visitor:
         self.logged = ""  # what the usual line of the access log says of it, once it was logged
 
 
+@final
 class TemplateHit:
     """One request whose template is known."""
 

@@ -58,7 +58,6 @@ class FastPath:
             return passed
         if type(plan) is RegionalRead:
             return self._regional_hits is not None and self._regional_hits.look_up(connection, plan, raw)
-        assert type(plan) is Hit or type(plan) is TemplateHit, "there is no other kind"
         rendered = plan.rendered
         if not self._is_usable(rendered.entry):
             return False

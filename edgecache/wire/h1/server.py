@@ -117,26 +117,28 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
         self.site.bytes_in.value += len(data)
-        if self.state is IDLE:
-            if data >= FIRST and self.site.answer_known(self, data):
-                self.since = 0.0
-                self.fresh = False
-                return
+        if self.state is not IDLE:
+            self._receive_more(data)
+        elif data >= FIRST and self.site.answer_known(self, data):
+            self.since = 0.0
+            self.fresh = False
+        else:
             self._on(DATA)
             self.since = self.site.clock()
             self._buffer, self._at, self._scanned = data, 0, 0
-        elif self.state is TUNNEL:
+            self.advance()
+
+    def _receive_more(self, data: bytes) -> None:
+        """Bytes for a tunnel, or of a request that has begun to come or waits for its turn."""
+        if self.state is TUNNEL:
             assert self._tunnel is not None, "set with the state"
             self.moved()
             self._tunnel(data)
-            return
-        elif self.state is LINGERING or self.state is CLOSED:
-            return
-        else:
+        elif self.state is not LINGERING and self.state is not CLOSED:
             self._buffer = self._buffer[self._at :] + data
             self._scanned = max(0, self._scanned - self._at)
             self._at = 0
-        self.advance()
+            self.advance()
 
     def eof_received(self) -> bool:
         """The client has sent FIN: its requests are still answered, except where the response is of use to it alone.
