@@ -21,7 +21,7 @@ from edgecache.wire.upstream_request import UpstreamRequest
 
 
 class Delivery:
-    """Answers exchanges, and learns heads together with their answers."""
+    """Answers exchanges out of what is stored, and has the fast path learn their heads."""
 
     def __init__(self, parts: Parts, max_ranges: int) -> None:
         self.max_ranges = max_ranges
@@ -35,7 +35,7 @@ class Delivery:
     # --- out of an entry
 
     def rendered(self, exchange: Exchange, entry: Entry, now: float) -> bool:
-        """Answer a plain GET with the one answer that all of them share; False if `entry` is not fresh."""
+        """Answer a plain GET with the response that all of them share; False if `entry` is not fresh."""
         rendered = self.rendering(entry)
         if not rendered.is_right(now):
             return False
@@ -48,7 +48,7 @@ class Delivery:
         return True
 
     def rendering(self, entry: Entry) -> Rendered:
-        """The answer that all plain GETs of `entry`, a whole, share; it may be out of date."""
+        """The response that all plain GETs of `entry`, a whole, share; it may be out of date."""
         return self._known.rendered(entry, self._whole)
 
     def from_entry(
@@ -85,17 +85,17 @@ class Delivery:
         responses.send_stored(exchange, response, entry, result, member)
         return True
 
-    # --- with something else
+    # --- our own
 
-    def ours(self, exchange: Exchange, response: FullResponse, why: Forward | None = None, detail: str = "") -> None:
+    def local(self, exchange: Exchange, response: FullResponse, why: Forward | None = None, detail: str = "") -> None:
         """Answer with a response of our own; `detail` is a fixed word."""
         outcome = b"" if why is None else cache_status.forwarded(self._pop, why, detail=detail.encode())
         responses.reply_locally(exchange, response, outcome)
 
-    # --- heads that are known from then on
+    # --- what the fast path learns
 
     def learn_hit(self, exchange: Exchange, entry: Entry) -> None:
-        """Remember what `entry`, a whole, gives to requests with this fingerprint."""
+        """Remember the response of `entry`, a whole, to requests with this fingerprint."""
         if exchange.fingerprint is not None:
             self._learn_hit(exchange, self._rendering_for(entry, exchange.request), own=True)
             self._alike.learn(exchange, partial(self._rendering_for, entry))
@@ -116,13 +116,13 @@ class Delivery:
         return responses.whole(entry, now, outcome, entry.content, len(entry.content))
 
     def _rendering_for(self, entry: Entry, request: Request) -> Rendered:
-        """What `entry`, a whole that is fresh, gives to `request`."""
+        """The response of `entry`, a whole that is fresh, to `request` and others with its fingerprint."""
         rendered = self._known.render(entry, partial(self._answer_to, request))
         rendered.is_right(self._clock())
         return rendered
 
     def _answer_to(self, request: Request, entry: Entry, now: float) -> FullResponse:
-        """What `entry`, a whole, gives to `request`."""
+        """The response of `entry`, a whole, to `request`."""
         member = cache_status.hit(self._pop, entry.lifetime - entry.age(now))
         response = responses.respond(entry, request, now, member, self.max_ranges)
         assert response is not None, "a whole entry answers every request"

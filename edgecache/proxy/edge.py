@@ -136,7 +136,7 @@ class Edge:
         """Pass on a request of another jurisdiction: no tier of this POP may have the response."""
         self.foreign += 1
         if rfc9111.only_if_cached(exchange.request):
-            self.delivery.ours(exchange, nothing_stored(), Forward.BYPASS)
+            self.delivery.local(exchange, nothing_stored(), Forward.BYPASS)
         else:
             self._pass_on(exchange, Forward.BYPASS)
 
@@ -187,7 +187,7 @@ class Edge:
         """No tier of this POP has the response: towards the origin, if the request allows that."""
         request = exchange.request
         if rfc9111.only_if_cached(request):
-            self.delivery.ours(exchange, nothing_stored(), why)
+            self.delivery.local(exchange, nothing_stored(), why)
         elif not self._may_collapse(request, key, entry):
             self._pass_uncollapsed(exchange, key, entry, why)
         elif entry is None and (mark := self.flights.mark_on(key, request.fields, self.clock())):
@@ -345,9 +345,9 @@ class Edge:
             case Unshareable(reply) if leads:
                 self.replies.deliver(exchange, reply, why, Result.MISS)
             case Unshareable(reply) if reply.response.status >= 500 and reply.response.status != LOOPED:
-                self.delivery.ours(exchange, upstream_failed(), why)  # a crowd must not run at an origin that fails
+                self.delivery.local(exchange, upstream_failed(), why)  # a crowd must not run at an origin that fails
             case Failed(error):
-                self.delivery.ours(exchange, local_reply(error.status, error.reason, str(error)), why, error.reason)
+                self.delivery.local(exchange, local_reply(error.status, error.reason, str(error)), why, error.reason)
             case _:
                 return False
         return True

@@ -89,7 +89,7 @@ class Pipeline:
 
     def _chain(self, steps: Sequence[Hook], last: Go) -> Go:
         """One closure that takes these steps in order, until one answers or holds the request."""
-        reply: Callable[[Exchange, FullResponse], None] = self._edge.delivery.ours
+        reply: Callable[[Exchange, FullResponse], None] = self._edge.delivery.local
 
         def answer(exchange: Exchange) -> None:
             for step in steps:

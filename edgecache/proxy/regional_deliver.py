@@ -27,7 +27,7 @@ AnswerRegional = Callable[[Exchange, bytes, None, Forward, Found | None], None]
 
 
 class _Reading(Exchange):
-    """An exchange whose head was known."""
+    """An exchange whose head the fast path knows."""
 
 
 class RegionalHits:
@@ -42,7 +42,7 @@ class RegionalHits:
         self._invalidation = parts.invalidation
         self._known = parts.known
         self._clock = parts.clock  # resident time
-        self._otherwise = otherwise  # told what was found for a known head
+        self._otherwise = otherwise  # called with what was found for a known head
 
     def look_up(self, connection: ResponseWriter, known: RegionalRead, raw: bytes) -> bool:
         """Look up the request whose head is `raw`; False if memory may have it by now, or nobody may share it."""
@@ -55,18 +55,18 @@ class RegionalHits:
         exchange.why, exchange.fingerprint = Forward.URI_MISS, raw
         exchange.regional_asked = self._clock()
         connection.adopt(exchange)
-        told = partial(self._otherwise, exchange, key, None, Forward.URI_MISS)
-        self._tier.look_up_at(known.base, key, request.fields, told)
+        on_found = partial(self._otherwise, exchange, key, None, Forward.URI_MISS)
+        self._tier.look_up_at(known.base, key, request.fields, on_found)
         return True
 
     def answers(self, exchange: Exchange, key: bytes, found: Found, why: Forward) -> bool:
-        """Answer `exchange` with `found`, if that is a fresh whole and nothing but it was asked for."""
+        """Answer `exchange` with `found`, if that is a fresh whole and the request is for nothing else."""
         record = found.record
         now = self._clock()
         if record.chunks or not is_fresh(record, now) or record.status in WITHOUT_LENGTH:
             return False
         request = exchange.request
-        if request.child is not None:  # it has to be told more
+        if request.child is not None:  # it needs more fields
             return False
         if not wants_the_whole(request) or not self._invalidation.is_proven(record):
             return False
@@ -86,5 +86,5 @@ class RegionalHits:
 
 
 def wants_the_whole(request: Request) -> bool:
-    """Whether a GET says nothing about the freshness that it wants, nor about what it has already."""
+    """Whether a request is a GET without directives about freshness, preconditions and ranges."""
     return request.method == b"GET" and NOT_PLAIN.isdisjoint(request.fields.index)
