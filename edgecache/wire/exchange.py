@@ -113,17 +113,14 @@ class Exchange:
         status, fields, content, length, reason, _ = response
         if self.request.method == b"HEAD":
             content = b""
-        fields = self.fields_out = self._delivered(writer, fields)
-        size = len(content)
-        self.status, self.started, self.bytes_out = status, True, size
-        if size > SLICE or isinstance(content, Rope):
+        if len(content) > SLICE or isinstance(content, Rope):
             # not all at once: what waits for a slow client is a slice, and it is known who reads what
-            self.head_out = writer.head(status, fields, length, reason)
-            self.bytes_out, self._length, self.first_byte = 0, size, writer.clock()
             body = Body.of(content)
             body.count_readers_in(writer.budget)
-            self._read(body)
+            self._begin(writer, status, fields, length, reason, body)
             return
+        fields = self.fields_out = self._delivered(writer, fields)
+        self.status, self.started, self.bytes_out = status, True, len(content)
         self.head_out = writer.send(status, fields, length, reason, content)
         self._writer = self._cursor = None
         writer.exchange_done(self)
@@ -141,6 +138,11 @@ class Exchange:
         if body.finished and len(body.pieces) <= 1 and body.size == length:  # all there: one write
             self.send(FullResponse(status, fields, body.pieces[0] if body.pieces else b"", length, reason))
             return
+        self._begin(writer, status, fields, length, reason, body)
+
+    def _begin(
+        self, writer: ResponseWriter, status: int, fields: bytes, length: int | None, reason: bytes, body: Body
+    ) -> None:
         self.status, self.started, self._length = status, True, length
         fields = self.fields_out = self._delivered(writer, fields)
         self.head_out = writer.head(status, fields, length, reason)

@@ -1,74 +1,21 @@
-"""The request path under a `ResponseWriter` that speaks no protocol: it records status, fields and data."""
+"""The request path under a protocol that is not HTTP/1: which responses leave it, and with which fields."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from harness.messages import Connection, Stream
 from harness.origin import OriginDouble, Reply
 from harness.pop import Pop, running_pop
 from harness.valkey import Server
 
-from edgecache.semantics.field_codec import unpack
-from edgecache.semantics.message import Fields, Request
-from edgecache.wire.exchange import Exchange
+from edgecache.semantics.message import FieldLine
 
 BODY = bytes(range(256)) * 4
 STORED = [("Cache-Control", "max-age=60"), ("Content-Type", "text/plain"), ("ETag", '"a"'), ("Connection", "X-Hop")]
 HOPS = (b"connection", b"transfer-encoding", b"keep-alive", b"content-length", b"x-hop")
-
-
-class Recorder:
-    """One response. It has no transport, and nothing of HTTP/1."""
-
-    peer, peer_pop, server_name, tag, tls_version = "192.0.2.9", b"", b"", b"", ""
-    fingerprint: bytes | None = None
-    number, room, since, unsent = 1, True, 0.0, 0
-
-    def __init__(self, pop: Pop) -> None:
-        self.site = pop.worker
-        self.budget = pop.worker.edge.memory.account
-        self.clock: Callable[[], float] = pop.worker.clock
-        self.status = 0
-        self.fields = Fields(())
-        self.length: int | None = None
-        self.content = b""
-        self.interims: list[int] = []
-        self.over = asyncio.Event()
-        self.was_reset = False
-
-    def head(self, status: int, fields: bytes, length: int | None, reason: bytes) -> int:
-        """Note the head."""
-        assert not self.status, "one response"
-        self.status, self.fields, self.length = status, unpack(fields), length
-        return len(fields)
-
-    def send(self, status: int, fields: bytes, length: int | None, reason: bytes, content: bytes) -> int:
-        """Note all of it."""
-        self.content = bytes(content)
-        return self.head(status, fields, length, reason)
-
-    def data(self, piece: bytes) -> None:
-        """Note a piece."""
-        self.content += piece
-
-    def end(self) -> None:
-        """Nothing ends a stream that is recorded."""
-
-    def reset(self) -> None:
-        """Note that it is incomplete."""
-        self.was_reset = True
-        self.over.set()
-
-    def interim(self, status: int, fields: bytes, reason: bytes) -> None:
-        """Note a 1xx response."""
-        self.interims.append(status)
-
-    def exchange_done(self, exchange: Exchange) -> None:
-        """It is complete."""
-        self.over.set()
 
 
 @pytest.fixture
@@ -87,16 +34,11 @@ async def pop(origin: OriginDouble) -> AsyncIterator[Pop]:
         yield running
 
 
-async def asked(pop: Pop, target: bytes, *lines: tuple[bytes, bytes], method: bytes = b"GET") -> Recorder:
+async def asked(pop: Pop, target: bytes, *lines: FieldLine, method: bytes = b"GET") -> Stream:
     """The response to a request that no HTTP/1 connection has brought."""
-    writer = Recorder(pop)
-    fields = Fields(((b"Host", b"www.example.test"), *lines))
-    request = Request(method, target, b"www.example.test", fields)
-    pop.worker.answer(Exchange(writer, request))  # type: ignore[arg-type]
-    async with asyncio.timeout(5):
-        await writer.over.wait()
-    assert not any(name in writer.fields for name in HOPS), "the business of one HTTP/1 connection"
-    return writer
+    stream = await Connection(pop.worker).whole(target, *lines, method=method)
+    assert not any(name in stream.fields for name in HOPS), "the business of one HTTP/1 connection"
+    return stream
 
 
 async def test_a_miss_and_a_hit(pop: Pop) -> None:
