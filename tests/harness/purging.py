@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
+from edgecache.invalidation.version_vector import Vector
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
 
@@ -77,3 +78,10 @@ async def send(pop: Pop, *lines: str) -> tuple[int, dict[str, object]]:
         await client.send("\r\n".join([*lines, "", ""]).encode("latin-1"), lines[0].partition(" ")[0])
         response = await client.response()
     return response.status, json.loads(response.body)
+
+
+async def applied(*pops: Pop) -> None:
+    """Wait until all have applied everything that is in their region's log now."""
+    last = Vector(await pops[0].worker.logs.writer.store.last_marks(["eu"]))
+    for pop in pops:
+        assert await pop.worker.logs.follower.reaches(last, 5)

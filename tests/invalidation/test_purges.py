@@ -12,12 +12,11 @@ from harness.client import ReceivedResponse, let_others_run
 from harness.clock import FakeClock
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
-from harness.purging import BEARER, TOKEN, Site, body
+from harness.purging import BEARER, TOKEN, Site, applied, body
 from harness.valkey import Server, running_valkey
 
 from edgecache.invalidation.log_entry import Draft
 from edgecache.invalidation.purge_log import EntryKind
-from edgecache.invalidation.version_vector import Vector
 
 HOST = "www.example.test"
 
@@ -46,13 +45,6 @@ async def pops(origin: OriginDouble, valkey: Server, count: int = 2, **settings:
         for pop in running:
             await asyncio.wait_for(pop.worker.logs.follower.caught_up.wait(), 5)
         yield running
-
-
-async def applied(*pops: Pop) -> None:
-    """Wait until all have applied everything that is in their region's log now."""
-    last = Vector(await pops[0].worker.logs.writer.store.last_marks(["eu"]))
-    for pop in pops:
-        assert await pop.worker.logs.follower.reaches(last, 5)
 
 
 async def purge(pop: Pop, target: str, *fields: tuple[str, str]) -> ReceivedResponse:

@@ -8,6 +8,7 @@ import pytest
 from harness.certificates import Authority
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
+from harness.purging import applied
 from harness.tls_client import secured
 from harness.valkey import Server
 
@@ -115,6 +116,7 @@ async def test_the_regional_tier_and_merged_queries_are_reached(origin: OriginDo
         site.version = 2
         answer = await one.request("PURGE", "/a%E6", ("Host", "site.test"), BEARER)
         assert answer.status == 200
+        await applied(two)
         assert await body(two, "site.test:8443", "/%61%e6") == b"v2"
 
 
