@@ -187,10 +187,6 @@ class PurgeLog:
     def _doubt(self, names: list[bytes]) -> Verdict:
         return Verdict.USABLE if self._doubts.keys().isdisjoint(names) else Verdict.UNPROVEN
 
-    def allows(self, key: bytes, seen: int) -> bool:
-        """Whether a response without tags that this process requested at position `seen` may be used for `key`."""
-        return self.check(Subject(key), seen) is Verdict.USABLE
-
     # --- what happens
 
     def append(self, *named: bytes, soft: bool = False) -> int:

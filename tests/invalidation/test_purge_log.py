@@ -303,8 +303,8 @@ def test_a_purge_of_this_process_alone_is_proven_by_no_vector() -> None:
     before = log.position
     log.append(URL)
 
-    assert not log.allows(PAGE.key, before)
-    assert log.allows(PAGE.key, log.position)
+    assert log.check(Subject(PAGE.key), before) is Verdict.PURGED
+    assert log.check(Subject(PAGE.key), log.position) is Verdict.USABLE
     assert log.vector == NOTHING
     assert log.check_vector(PAGE, log.vector) is Verdict.PURGED
     assert log.check_vector(OTHER, log.vector) is Verdict.USABLE

@@ -11,6 +11,8 @@ from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import running_pop
 from harness.streams import FakeSource
 
+from edgecache.invalidation.purge_log import Verdict
+from edgecache.invalidation.scopes import Subject
 from edgecache.storage.memory import Entry
 from edgecache.wire.body import Body
 from edgecache.wire.h1.body_framing import AT_ONCE, ChunkedBody
@@ -148,7 +150,7 @@ async def test_long_urls_are_not_remembered_by_the_thousand(origin: OriginDouble
             assert (await pop.request("POST", target, body=b"x")).status == 200
 
         assert sum(map(len, edge.flights.marks)) < 20 * 600
-        assert not edge.log.allows(f"http://{HOST}{target}".encode(), 0)
+        assert edge.log.check(Subject(f"http://{HOST}{target}".encode()), 0) is not Verdict.USABLE
 
 
 def test_a_flood_of_tiny_chunks_lets_others_have_their_turn() -> None:
