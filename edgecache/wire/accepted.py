@@ -190,6 +190,7 @@ class AcceptedConnection(asyncio.Protocol):
         if self._steps.for_pops and not (pop := pop_name(transport.get_extra_info("peercert"))):
             transport.abort()
             return NOT_A_POP
+        self.transport.set_write_buffer_limits(high=0)  # what TLS cannot send waits in one of two buffers, not in both
         transport.set_write_buffer_limits(high=UNSENT)
         peer = Peer(client, b"https", secured.server_name.encode(), pop, admitted=True)
         self._hand_over(transport, secured.selected_alpn_protocol() or HTTP_1_1, peer)

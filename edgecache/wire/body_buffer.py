@@ -13,7 +13,8 @@ from typing import Final
 
 from edgecache.semantics.rope import GATHERED, Content, Piece, content_of, joined, pieces_of
 
-SLICE: Final = 256 * 1024  # bytes of a complete content that are handed to a reader at once
+SLICE: Final = 256 * 1024  # bytes of the largest complete content that is handed to a reader at once
+STEP: Final = 128 * 1024  # bytes of a larger one: TLS makes a copy of what it is handed, and takes one more meanwhile
 CUT: Final = 64 * 1024  # bytes of the pieces of a body that is dropped as it is read
 MOST_SMALL: Final = 256  # small pieces that are kept as they came
 
@@ -113,8 +114,8 @@ class Buffer:
 
 
 def _sliced(content: Content) -> list[Piece]:
-    """`content` in pieces of `SLICE` bytes at most."""
-    return [part for piece in pieces_of(content) for part in _slices(piece, range(0, len(piece), SLICE))]
+    """`content` in pieces of `STEP` bytes at most."""
+    return [part for piece in pieces_of(content) for part in _slices(piece, range(0, len(piece), STEP))]
 
 
 def _slices(content: Piece, cuts: Sequence[int]) -> list[Piece]:

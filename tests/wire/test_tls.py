@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,6 @@ from harness.tls_client import TlsClient, secured
 from edgecache.config.certificates import KeyPair, described
 from edgecache.config.settings import load
 from edgecache.semantics.rope import MOST_COPIED, WHOLE
-from edgecache.wire.accepted import UNSENT
 from edgecache.wire.body_buffer import SLICE
 from edgecache.wire.tls.contexts import ServerSide, ServerTls, hush_names
 
@@ -246,17 +246,29 @@ async def test_large_bodies_and_slow_readers(origin: OriginDouble, authority: Au
             assert (await client.response()).body == body
 
 
-async def test_little_waits_for_a_slow_reader(origin: OriginDouble, authority: Authority) -> None:
-    """What is not yet sent to a client that reads nothing is no more than a slice and what TLS has before it."""
+@pytest.mark.parametrize("at", range(0, SLICE, SLICE // 8))
+async def test_little_waits_for_a_slow_reader(origin: OriginDouble, authority: Authority, at: int) -> None:
+    """What is not yet sent to a client that reads nothing is no more than 256 KiB.
+
+    That is what TLS has not encrypted or handed on yet, and what the socket below it has not taken, wherever it stops.
+    """
     origin.on("/large", Reply(200, FRESH, bytes(8 * 1024 * 1024)))
     async with running_pop(origin, **over_tls(authority)) as pop, secured(pop.tls_port, authority.trusting()) as client:
-        await client.send(request_bytes("GET", "/large", [("Host", SITE)]))
-        waiting = before = -1
-        while waiting <= 0 or waiting != before:
-            await let_others_run(200)
-            before, waiting = waiting, sum(one.transport.get_write_buffer_size() for one in pop.worker.connections)
+        await client.ask("/large", SITE)
+        tracemalloc.start()
+        try:
+            await client.send(request_bytes("GET", "/large", [("Host", SITE), ("Range", f"bytes={at}-")]))
+            waiting = before = -1
+            while waiting <= 0 or waiting != before:
+                await let_others_run(200)
+                before, waiting = waiting, sum(one.transport.get_write_buffer_size() for one in pop.worker.connections)
+            not_ours = [tracemalloc.Filter(False, name) for name in ("*/tests/*", "*/asyncio/streams.py")]
+            snapshot = tracemalloc.take_snapshot().filter_traces(not_ours)
+        finally:
+            tracemalloc.stop()
 
-        assert waiting <= UNSENT + SLICE
+        held = waiting + sum(trace.size for trace in snapshot.traces)
+        assert held <= SLICE
         client.writer.transport.abort()
 
 
