@@ -208,7 +208,7 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
         now = self.since = self.site.clock()
         self.site.answered(exchange, now - exchange.began)
         self.exchange = None
-        if self.closing or self._is_last():
+        if self.closing or self.state in BODY_STATES or (self._eof and not self._has_head()):  # no request follows
             self._close_gently()
             return
         usual = self.state is RESPONDING and self.incoming is None and self._pause is None
@@ -216,10 +216,6 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
             self.state = IDLE  # as usual: RESPONSE_COMPLETE and nothing else
         else:
             self._go_on()
-
-    def _is_last(self) -> bool:
-        """Whether what follows the request under way is no request."""
-        return self.state in BODY_STATES or (self._eof and not self._has_head())
 
     def _go_on(self) -> None:
         """A response is complete, and the connection persists."""
@@ -267,7 +263,8 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
 
     def ending(self) -> bytes:
         """The end of a head: the fields of the connection (RFC 9112 §9.3), and the empty line."""
-        if self._is_last() or self.closing or self.site.draining:
+        last = self.state in BODY_STATES or (self._eof and not self._has_head())
+        if last or self.closing or self.site.draining:
             self.closing = True
             return b"Connection: close\r\n\r\n"
         return b"Connection: keep-alive\r\n\r\n" if self.http_1_0 else b"\r\n"
