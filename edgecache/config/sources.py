@@ -103,23 +103,23 @@ class Source:
         """The files that hold secrets."""
         return [path for _, path in named_files(self._said())]
 
-    def decide(self, name: str, value: str) -> None:
+    def fix(self, name: str, value: str) -> None:
         """Fix `name` to `value`, as decided at the start."""
         written = self._decided[name][1] if name in self._decided else self._written().get(name, "").strip()
         self._decided[name] = value, written
 
-    def has_decided(self, name: str) -> bool:
+    def is_fixed(self, name: str) -> bool:
         """Whether `name` was decided at the start."""
         return name in self._decided
 
     @property
-    def undecidable(self) -> list[str]:
+    def changed_though_fixed(self) -> list[str]:
         """Settings decided at the start whose written values have changed."""
         written = self._written()
         return [name for name, (_, before) in self._decided.items() if written.get(name, "").strip() != before]
 
     @property
-    def overruled(self) -> list[str]:
+    def overridden(self) -> list[str]:
         """Settings of the file that the environment overrides."""
         said = {name: value.strip() for name, value in self._environ.items() if value.strip()}
         return [name for name, value in self.file.items() if name in said and said[name] != value.strip()]

@@ -31,7 +31,7 @@ from edgecache.config.valkey_url import parse_url
 from edgecache.semantics import uri
 from edgecache.semantics.geo import CODE, CONTINENTS, GeoRules
 from edgecache.semantics.ignored_parameters import ignored_parameters
-from edgecache.telemetry.log_field_names import chosen
+from edgecache.telemetry.log_field_names import selected_fields
 
 T = TypeVar("T")
 
@@ -195,7 +195,7 @@ def log_fraction(text: str) -> float:
 
 def log_fields(text: str) -> tuple[str, ...]:
     """Names of fields of the access log, in any order, and the words `default` and `all`."""
-    return chosen(word.strip() for word in text.split(",") if word.strip())
+    return selected_fields(word.strip() for word in text.split(",") if word.strip())
 
 
 def fraction(text: str) -> float:

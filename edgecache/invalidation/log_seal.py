@@ -48,7 +48,7 @@ def unseal(codec: Codec, stream: bytes, id_: bytes, fields: StreamFields) -> Str
     return {**found, b"i": place.incarnation, b"p": place.previous}
 
 
-def place_of(fields: StreamFields) -> StreamFields:
+def place_fields(fields: StreamFields) -> StreamFields:
     """Place of an entry without a valid seal."""
     return {name: fields[name] for name in PLACE if name in fields}
 

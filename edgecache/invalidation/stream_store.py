@@ -207,7 +207,7 @@ class LogStore:
         if self._codec is None:
             return fields, True
         found = log_seal.unseal(self._codec, stream_key(region), id_, fields)
-        return (log_seal.place_of(fields), False) if found is None else (found, True)
+        return (log_seal.place_fields(fields), False) if found is None else (found, True)
 
     def is_opening(self, fields: StreamFields) -> bool:
         """Whether these are of the first entry of an incarnation, which the server writes."""

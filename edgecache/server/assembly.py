@@ -72,7 +72,7 @@ class Assembled:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class AssemblyInputs:
     """What a request path is assembled from."""
 
     settings: Settings
@@ -82,7 +82,9 @@ class Given:
     clock: Clock
 
 
-def assemble(given: Given, on_known_hit: Callable[[ResponseWriter, Hit | TemplateHit, float], None]) -> Assembled:
+def assemble(
+    given: AssemblyInputs, on_known_hit: Callable[[ResponseWriter, Hit | TemplateHit, float], None]
+) -> Assembled:
     """The request path that the settings describe, on the running event loop."""
     settings, watch, clock, is_trusted = given.settings, given.watch, given.clock, given.is_trusted
     tier = regional_tier(settings, watch.regional, clock)
@@ -109,7 +111,7 @@ def assemble(given: Given, on_known_hit: Callable[[ResponseWriter, Hit | Templat
     return Assembled(edge, tier, logs, own_log, PurgeMethod(settings, recorder, watch.refused, is_trusted))
 
 
-def _parts(given: Given, tier: Regional | None) -> Parts:
+def _parts(given: AssemblyInputs, tier: Regional | None) -> Parts:
     settings, watch, clock = given.settings, given.watch, given.clock
     pop, home = settings.pop.encode(), settings.residency_rules.home
     memory, log = _memory(settings, watch), _purge_log(settings)
@@ -156,7 +158,7 @@ def _purge_log(settings: Settings) -> PurgeLog:
     return PurgeLog(settings.purge_registers, REGISTER_BYTES * settings.purge_registers)
 
 
-def _upstream(given: Given, invalidation: Invalidation) -> Upstream:
+def _upstream(given: AssemblyInputs, invalidation: Invalidation) -> Upstream:
     settings, clock, is_trusted = given.settings, given.clock, given.is_trusted
     parental = None
     if settings.parents:
@@ -168,7 +170,7 @@ def _upstream(given: Given, invalidation: Invalidation) -> Upstream:
 
 
 def _region(
-    given: Given, tier: Regional | None, memory: Memory, invalidation: Invalidation, upstream: Upstream
+    given: AssemblyInputs, tier: Regional | None, memory: Memory, invalidation: Invalidation, upstream: Upstream
 ) -> Region | None:
     if tier is None:
         return None

@@ -180,7 +180,7 @@ def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
         demo_listener = None
         if chosen.demo and not (environ.get("EDGECACHE_ORIGIN", "") + environ.get("EDGECACHE_ORIGINS", "")).strip():
             (demo_listener,) = _opened(sockets, listen_or_refuse("EDGECACHE_ORIGIN", Address("127.0.0.1", 0), 1))
-            source.decide("EDGECACHE_ORIGIN", _url(demo_listener))
+            source.fix("EDGECACHE_ORIGIN", _url(demo_listener))
         settings = load(source.merged())
         refuse_too_much(settings, source.merged(), of_machine())
         source.found = found_by_machine(source.merged())
@@ -209,7 +209,7 @@ def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _warn(source: Source, settings: Settings) -> None:
     """Log warnings that do not refuse the start."""
-    for name in source.overruled:
+    for name in source.overridden:
         log.warning("%s in %s has no effect: the environment sets it, and wins", name, source.path)
     for line in not_served(settings):
         log.warning("%s", line)
@@ -226,8 +226,8 @@ def _with_region(settings: Settings, source: Source, running: ExitStack) -> Embe
     server = None
     if settings.regional == "embedded":
         server = running.enter_context(embedded_server.running(settings, log_runs))
-        source.decide("EDGECACHE_REGIONAL", server.url)
-        source.decide("EDGECACHE_REGIONAL_DIRECTORY", "")  # it is the server's now
+        source.fix("EDGECACHE_REGIONAL", server.url)
+        source.fix("EDGECACHE_REGIONAL_DIRECTORY", "")  # it is the server's now
     asyncio.run(regional_probe.check(load(source.merged())))
     return server
 

@@ -88,7 +88,7 @@ class Configuration:
             environ[PREFIX + name.upper()] = self._written.get(PREFIX + name.upper(), "")
         new = load(environ) if fixed else written
         if new.memory > old.memory:
-            embedded = replace(new, regional="embedded") if self._source.has_decided("EDGECACHE_REGIONAL") else new
+            embedded = replace(new, regional="embedded") if self._source.is_fixed("EDGECACHE_REGIONAL") else new
             refuse_too_much(embedded, environ, of_machine())
         self.environ = self._told(environ, new)
         self.settings, self._written = new, environ
@@ -99,7 +99,7 @@ class Configuration:
             self.environ,
             live=tuple(variables[name] for name in differing if name in LIVE),
             relief=tuple(variables[name] for name in differing if name not in LIVE and name not in RESTART),
-            restart=(*(variables[name] for name in fixed), *self._source.undecidable),
+            restart=(*(variables[name] for name in fixed), *self._source.changed_though_fixed),
         )
 
     def _told(self, environ: Mapping[str, str], settings: Settings) -> Mapping[str, str]:

@@ -24,7 +24,7 @@ from edgecache.proxy.pipeline import Pipeline, configured
 from edgecache.semantics.client_address import trust_of
 from edgecache.semantics.ignored_parameters import ignored_of
 from edgecache.semantics.message import Request
-from edgecache.server.assembly import Given, assemble, gateway_of, limits_of, policy_of, server_tls
+from edgecache.server.assembly import AssemblyInputs, assemble, gateway_of, limits_of, policy_of, server_tls
 from edgecache.server.request_log import RequestLog
 from edgecache.server.worker_metrics import WorkerMetrics
 from edgecache.storage.resident_clock import Clock, clock_of
@@ -88,7 +88,7 @@ class Worker:
         self._tls = server_tls(settings)
         self._listeners = Listeners(self, self._context, self._trusts, expects_header=settings.proxy_protocol)
         self._request_log = self._new_journal(settings)
-        given = Given(settings, self._switch, self.watch, self._trusts, self._time)
+        given = AssemblyInputs(settings, self._switch, self.watch, self._trusts, self._time)
         assembled = assemble(given, self._request_log.known_hit)
         self.edge, self._regional, self.room = assembled.edge, assembled.tier, assembled.edge.memory.account
         self.logs, self.own_log, self.purges = assembled.logs, assembled.own_log, assembled.purges

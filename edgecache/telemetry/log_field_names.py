@@ -24,7 +24,7 @@ USUAL: Final = tuple(
 )
 
 
-def chosen(words: Iterable[str]) -> tuple[str, ...]:
+def selected_fields(words: Iterable[str]) -> tuple[str, ...]:
     """The names chosen by `words`, in canonical order; raises ValueError for unknown fields."""
     names: set[str] = set()
     for word in words:

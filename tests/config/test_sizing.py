@@ -223,7 +223,7 @@ def test_a_reload_does_not_outgrow_the_limit(monkeypatch: pytest.MonkeyPatch, tm
     file.write_text("EDGECACHE_MEMORY=5MiB\n")
     source = Source({**ORIGIN, "EDGECACHE_REGIONAL": "embedded"}, str(file))
     source.found = config.found_by_machine(source.read())
-    source.decide("EDGECACHE_REGIONAL", "valkey+unix:///s")
+    source.fix("EDGECACHE_REGIONAL", "valkey+unix:///s")
     configuration = Configuration(source, load(source.merged()), Registry())
 
     file.write_text("EDGECACHE_MEMORY=20MiB\n")

@@ -9,7 +9,7 @@ from aiohttp.web import Application, Request
 from harness.admin import FakePop
 
 from edgecache import __version__
-from edgecache.server.admin.allowed_hosts import is_own
+from edgecache.server.admin.allowed_hosts import is_own_host
 from edgecache.server.admin.app import PAGES, application
 
 
@@ -125,4 +125,4 @@ async def test_with_the_token_any_name_is_answered() -> None:
 
 def test_a_client_that_names_no_host_is_no_browser() -> None:
     """HTTP/1.0 clients such as simple checks send none."""
-    assert is_own(None, ())
+    assert is_own_host(None, ())

@@ -80,7 +80,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     source = Source(environ, str(file))
     read = source.read()
     assert [read[name] for name in ("EDGECACHE_POP", "EDGECACHE_REGION", "PATH")] == ["environment", "file", "/bin"]
-    assert source.overruled == ["EDGECACHE_POP"]
+    assert source.overridden == ["EDGECACHE_POP"]
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -433,7 +433,7 @@ def test_what_was_decided_at_the_start_stays(tmp_path: Path) -> None:
     write(file, origin="http://a.test", regional="embedded")
     source = Source({}, str(file))
     source.read()
-    source.decide("EDGECACHE_REGIONAL", "valkey://127.0.0.1:1")
+    source.fix("EDGECACHE_REGIONAL", "valkey://127.0.0.1:1")
     configuration = Configuration(source, load(source.merged()), Registry())
     assert configuration.read_again().restart == ()
     write(file, origin="http://a.test", regional="off", workers="9")

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from ipaddress import ip_address
 
 
-def is_own(host: str | None, names: Collection[str]) -> bool:
+def is_own_host(host: str | None, names: Collection[str]) -> bool:
     """Whether `host`, the value of Host, is an address, localhost or one of these lower-case `names`.
 
     None is: a browser sends one.

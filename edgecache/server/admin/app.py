@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from edgecache.invalidation.purge_auth import FailedAttempts, PurgeRefused
-from edgecache.server.admin.allowed_hosts import is_own
+from edgecache.server.admin.allowed_hosts import is_own_host
 from edgecache.server.admin.purge_api import PurgeApi
 from edgecache.server.admin.purge_service import PurgeService
 
@@ -57,7 +57,7 @@ class Pages:
         """200 if ready, else 503; with the state of each part for requests to the machine's own names."""
         readiness = self._pop.readiness()
         body: dict[str, object] = {"state": readiness.state}
-        if is_own(request.headers.get("Host"), self._names):
+        if is_own_host(request.headers.get("Host"), self._names):
             body["parts"] = dict(readiness.parts)
         return web.json_response(body, status=200 if readiness.state == "ready" else 503)
 
@@ -132,7 +132,7 @@ def _as_own(names: Collection[str]) -> Middleware:
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if _is_open(request) or is_own(request.headers.get("Host"), names):
+        if _is_open(request) or is_own_host(request.headers.get("Host"), names):
             return await handler(request)
         return _problem(421, "Without EDGECACHE_ADMIN_TOKEN, ask by an address, localhost or this machine's own name")
 
