@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
 from harness.client import let_others_run, until
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
+from harness.raw_server import running_server
 from harness.valkey import Server, running_valkey
 
 from edgecache.invalidation.log_entry import Draft
@@ -192,21 +193,16 @@ class Early:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Early]:
         """The origin, on a port of its own."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        try:
+        async with running_server(self._serve) as port:
+            self.url = f"http://127.0.0.1:{port}"
             yield self
-        finally:
-            server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         question = await reader.readuntil(b"\r\n\r\n")
         fields = b"Connection: close\r\nCache-Control: max-age=60\r\nContent-Length: 4\r\n\r\n"
         writer.write(b"HTTP/1.1 200 OK\r\n" + fields + (b"page" if question.startswith(b"GET") else b"do"))
-        with suppress(ConnectionError):
-            while data := await reader.read(65536):
-                self.read += len(data)
-        writer.close()
+        while data := await reader.read(65536):
+            self.read += len(data)
 
 
 async def test_an_answer_that_comes_before_the_body_is_whole_is_ended_before_the_writer_has_it(valkey: Server) -> None:

@@ -11,6 +11,7 @@ import pytest
 from harness.client import RawClient, request_bytes, until
 from harness.origin import OriginDouble, Reply, running_origin
 from harness.pop import running_pop
+from harness.raw_server import running_server
 
 MAX_AGE = ("Cache-Control", "max-age=60")
 NO_STORE = ("Cache-Control", "no-store")
@@ -22,14 +23,11 @@ async def switching_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWri
     writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
     while data := await reader.read(1000):
         writer.write(data.upper())
-    writer.close()
 
 
 async def test_an_upgrade_joins_both_sides() -> None:
     """After a 101 every byte goes through, in both directions, until one side ends (RFC 9110 §7.8)."""
-    server = await asyncio.start_server(switching_echo, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, running_pop(f"http://127.0.0.1:{port}") as pop:
+    async with running_server(switching_echo) as port, running_pop(f"http://127.0.0.1:{port}") as pop:
         reader, writer = await asyncio.open_connection("127.0.0.1", pop.port)
         writer.write(request_bytes("GET", "/chat", [("Upgrade", "websocket"), ("Connection", "Upgrade")], b"", "1.1"))
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
@@ -125,11 +123,8 @@ async def test_a_client_that_stops_reading_stops_the_origin(origin: OriginDouble
             writer.write(piece)
             await writer.drain()
             sent += len(piece)
-        writer.close()
 
-    server = await asyncio.start_server(pour, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, running_pop(f"http://127.0.0.1:{port}") as pop:
+    async with running_server(pour) as port, running_pop(f"http://127.0.0.1:{port}") as pop:
         client = await RawClient.connect(pop.port, receive_buffer=16384, within=20)
         await client.request("GET", "/big")
         before = -1

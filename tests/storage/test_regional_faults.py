@@ -14,6 +14,7 @@ from harness.client import let_others_run
 from harness.fault_proxy import FaultProxy
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, refusing_port, running_pop
+from harness.raw_server import running_server
 from harness.valkey import Server, running_valkey
 
 from edgecache.tasks import spawn
@@ -243,13 +244,12 @@ async def test_odd_replies_are_misses(origin: OriginDouble, what: str) -> None:
             writer.write(REPLIES[what] * len(COMMAND.findall(data)))
             if not REPLIES[what]:
                 break
-        writer.close()
 
-    server = await asyncio.start_server(odd, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with running_pop(origin, origin.clock, regional=f"valkey://127.0.0.1:{port}") as pop:
+    async with (
+        running_server(odd) as port,
+        running_pop(origin, origin.clock, regional=f"valkey://127.0.0.1:{port}") as pop,
+    ):
         await all_are_right(pop, range(30))
-    server.close()
 
 
 class Injector:
@@ -297,11 +297,8 @@ class Injector:
 async def injecting(valkey: Server) -> AsyncIterator[tuple[Injector, str]]:
     """An injector before `valkey`, and the URL by which it is reached."""
     injector = Injector(valkey.port)
-    server = await asyncio.start_server(injector.serve, "127.0.0.1", 0)
-    try:
-        yield injector, f"valkey://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
+    async with running_server(injector.serve) as port:
+        yield injector, f"valkey://127.0.0.1:{port}"
 
 
 @pytest.mark.slow

@@ -6,10 +6,9 @@ What one answer's bytes can tell is in `tests/hostile/tables/f_origins.txt`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from harness.fault_proxy import running_proxy
 from harness.often import one_in, slow
 from harness.origin import OriginDouble, ReceivedRequest, Reply, cut, running_origin
 from harness.pop import Pop, running_pop
+from harness.raw_server import Serve, running_server
 from harness.wire import Closed, Truncated
 from hostile.arena import CANARY
 from hostile.tables import ANSWERS, all_cases
@@ -61,14 +61,9 @@ async def raw_origin(data: bytes, by: str) -> AsyncIterator[tuple[int, list[int]
         if by == "rst" and not whole:
             await let_others_run()  # what was sent is read first: the reset is seen in the middle of the answer
             cut(writer, "rst")
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1], sizes
-    finally:
-        server.close()
-        await server.wait_closed()
+    async with running_server(serve) as port:
+        yield port, sizes
 
 
 @pytest.mark.parametrize("step", [11, slow(1)])
@@ -99,12 +94,9 @@ async def test_an_answer_in_pieces_is_the_same(origin: OriginDouble, framing: st
         for start in range(0, len(data), segment):
             writer.write(data[start : start + segment])
             await let_others_run(10)
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with running_pop(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as pop:
+    async with raw_pop(serve) as pop:
         assert [await outcome(pop, "/page") for _ in range(3)] == [(200, BODY)] * 3
-    server.close()
 
 
 async def test_an_interim_response_is_never_the_answer(origin: OriginDouble) -> None:
@@ -140,17 +132,14 @@ async def test_bytes_on_an_idle_connection_are_nobodys(extra: bytes) -> None:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood")
             await let_others_run(50)
             writer.write(extra)
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with running_pop(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as pop, pop.client() as client:
+    async with raw_pop(serve) as pop, pop.client() as client:
         for number in range(5):
             await client.request("GET", f"/{number}")
             assert (await client.response()).body == b"good"
             await let_others_run(200)
             assert not pop.worker.pool._idle
         answered.set()
-    server.close()
 
 
 async def test_an_answer_before_the_question_poisons_nothing() -> None:
@@ -160,13 +149,10 @@ async def test_an_answer_before_the_question_poisons_nothing() -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 4\r\n\r\nevil" * 2)
         await writer.drain()
         await reader.read(65536)
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with running_pop(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", origin_connections=1) as pop:
+    async with raw_pop(serve, origin_connections=1) as pop:
         outcomes = [await outcome(pop, f"/{number}") for number in range(10)]
         assert not pop.worker.pool._idle
-    server.close()
 
     assert {status for status, _ in outcomes} <= {0, 200, 502}
 
@@ -253,21 +239,10 @@ async def one_turn(client: RawClient, target: str) -> bool:
 
 
 @asynccontextmanager
-async def raw_pop(serve: Callable[..., Awaitable[None]], **settings: object) -> AsyncIterator[Pop]:
+async def raw_pop(serve: Serve, **settings: object) -> AsyncIterator[Pop]:
     """A POP in front of an origin whose connections are served by `serve`, and closed when it returns or fails."""
-
-    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, RuntimeError):
-            await serve(reader, writer)
-        writer.close()
-
-    server = await asyncio.start_server(served, "127.0.0.1", 0)
-    try:
-        async with running_pop(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", **settings) as pop:
-            yield pop
-    finally:
-        server.close()
-        await let_others_run(50)
+    async with running_server(serve) as port, running_pop(f"http://127.0.0.1:{port}", **settings) as pop:
+        yield pop
 
 
 EVIL = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 4\r\n\r\nevil"

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from harness.client import HOST, RawClient, let_others_run
 from harness.pop import Pop, running_pop
+from harness.raw_server import running_server
 
 MIB = 1024 * 1024
 HANDSHAKE = (
@@ -25,22 +26,13 @@ async def websocket_origin(speak: Speak) -> AsyncIterator[str]:
     """An origin that switches protocols when asked to and then speaks; its URL."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                if b"websocket" not in head.lower():
-                    writer.write(PLAIN)
-                    continue
-                writer.write(SWITCHED)
-                await speak(reader, writer)
-                return
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
-        finally:
-            writer.close()
+        while b"websocket" not in (await reader.readuntil(b"\r\n\r\n")).lower():
+            writer.write(PLAIN)
+        writer.write(SWITCHED)
+        await speak(reader, writer)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with running_server(serve) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
