@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import sys
+from random import Random
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from harness.origin import OriginDouble, Reply
 from harness.pop import Pop, refusing_port, running_pop
 from harness.pop_process import RunningPop
 from harness.pop_process import running_pop as running_process
+from opentelemetry.exporter.otlp.common import http as otlp_http
 
 from edgecache.config.settings import load
 from edgecache.semantics import trace_context
@@ -32,6 +34,8 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ASKED = f"00-{TRACE}-{SPAN}-01"
 UNRECORDED = f"00-{TRACE}-{SPAN}-00"
 FRESH = ("Cache-Control", "max-age=60")
+# An exporter's thread outlives its test, and draws lots: from its own, for hypothesis lets no one else use `random`.
+otlp_http.random = Random()
 COLLECTOR = {"otlp_endpoint": "http://127.0.0.1:1"}
 TRUSTING = {**COLLECTOR, "trusted_proxies": "127.0.0.0/8", "trace_sample": 0}
 
