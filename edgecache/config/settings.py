@@ -47,6 +47,7 @@ from edgecache.config.schema import MASK, Row
 from edgecache.config.secret_files import Confidential
 from edgecache.config.sizing import MIB, ConfiguredSizes, Shares, of_machine, registers, shared_out, size_of
 from edgecache.config.sources import PREFIX
+from edgecache.config.types import Explained
 from edgecache.config.validation import contradictions
 from edgecache.semantics.errors import ConfigError
 from edgecache.semantics.residency import Residency
@@ -137,6 +138,7 @@ LIVE: Final = frozenset(
     [
         *TO_ORIGINS,
         "hosts",
+        "sites",
         "ignored_parameters",
         "trusted_proxies",
         "forwarded",
@@ -269,14 +271,24 @@ def _value(variable: str, row: Row, environ: Mapping[str, str]) -> Any:
     text = written.strip()
     if variable == "EDGECACHE_ORIGIN" and (several := environ.get("EDGECACHE_ORIGINS", "").strip()):
         return _first_of(text, several)
+    if variable == "EDGECACHE_ORIGIN" and not text and environ.get("EDGECACHE_SITES", "").strip():
+        return _of_first_site(environ)
     if not text and row.default is None:
         raise ConfigError(variable, f"is required: {row.kind.name}. {row.doc}")
     try:
         return row.value(text or row.default_text())
+    except Explained as error:
+        raise ConfigError(variable, str(error)) from None
     except ValueError as error:
         if isinstance(written, Confidential):  # what the error quotes may be the secret, too
             raise ConfigError(variable, f"{MASK} is not {row.kind.name}") from None
         raise ConfigError(variable, f"{row.quoted(text)} {error}") from None
+
+
+def _of_first_site(environ: Mapping[str, str]) -> Origin:
+    """The first origin of EDGECACHE_SITES, in the place of EDGECACHE_ORIGIN."""
+    first: Origin = _value("EDGECACHE_SITES", ROWS["EDGECACHE_SITES"], environ).first_origin
+    return first
 
 
 def _first_of(origin: str, several: str) -> Origin:

@@ -10,7 +10,7 @@ import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import maxminddb
 
@@ -33,6 +33,9 @@ from edgecache.semantics.geo import CODE, CONTINENTS, GeoRules
 from edgecache.semantics.ignored_parameters import ignored_parameters
 from edgecache.telemetry.log_field_names import selected_fields
 
+if TYPE_CHECKING:
+    from edgecache.config.sites.parser import WrittenSites
+
 T = TypeVar("T")
 
 BINARY, DECIMAL = 1024, 1000
@@ -52,6 +55,10 @@ _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _HSTS = re.compile(r"max-age=[0-9]{1,10}(; ?includeSubDomains)?(; ?preload)?", re.ASCII | re.IGNORECASE)
 _TOKEN_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]{1,64}", re.ASCII)
 _TOKEN = re.compile(r"[\x21-\x7e]*", re.ASCII)
+
+
+class Explained(ValueError):
+    """A mistake whose words are a whole sentence: what was written is not quoted before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,6 +383,15 @@ def cipher_key(text: str) -> bytes:
     return key
 
 
+def sites(text: str) -> WrittenSites | None:
+    """Sites and rules, out of a TOML text or the path of one; None where there is neither."""
+    if not text:
+        return None
+    from edgecache.config.sites.parser import written  # with libraries that only those need who have sites
+
+    return written(text)
+
+
 SIZE = SettingType("size", size)
 DURATION = SettingType("duration", duration)
 COUNT = SettingType("number", count)
@@ -410,4 +426,5 @@ CIPHER_KEY = SettingType("32 bytes in hex or base64", cipher_key)
 PEERS = SettingType("list of region=URL", peers, "us=valkeys://us.example:6380,ap=valkeys://ap.example:6380")
 PREFIX_MODES = SettingType("list of path=mode", prefix_modes, "/shop=consistent,/news=available")
 LIST_FIELDS = SettingType("list of names", list_fields, "x-features,x-segments")
+SITES = SettingType("path, or the text itself", sites, "/etc/edgecache/sites.toml")
 FILE = SettingType("path", str)

@@ -66,6 +66,11 @@ class Fills:
         """The response fields that clients do not see."""
         return self._policy.hidden
 
+    def _policy_of(self, request: Request) -> Policy:
+        """The policy of the request's site, or the one of all."""
+        policy: Policy = self._policy if request.policy is None else request.policy.storing
+        return policy
+
     def tune(self, policy: Policy) -> None:
         """Go on with another policy; what is stored stays as it is."""
         self._policy = policy
@@ -140,7 +145,7 @@ class Fills:
         if length > self._largest or len(request.target) > LONGEST_TARGET:  # longer targets cannot be purged by name
             return DoNotStore(Refused.TOO_LARGE)
         before = previous.stored if previous is not None else None
-        return rfc9111.may_store(request, reply.response, reply.times, self._policy, before)
+        return rfc9111.may_store(request, reply.response, reply.times, self._policy_of(request), before)
 
     def _complete(self, fill: Fill, body: Body) -> None:
         """Store a response whose body has ended, unless it is unfinished, was purged since, or has no room."""
@@ -224,7 +229,7 @@ class Fills:
 
     def _is_of_one_client(self, request: Request, reply: Reply) -> bool:
         """Whether `reply` to `request`, a GET, may not be shared, and is specific to its client."""
-        decision = rfc9111.may_store(request, reply.response, reply.times, self._policy)
+        decision = rfc9111.may_store(request, reply.response, reply.times, self._policy_of(request))
         if not isinstance(decision, DoNotStore):
             return False
         return is_client_specific(request, reply.response.status, decision.reason)
@@ -241,12 +246,12 @@ class Fills:
         if passed is None:
             return None
         try:
-            freshened = stored.freshened(reply.response, reply.times, request, self._policy)
+            freshened = stored.freshened(reply.response, reply.times, request, self._policy_of(request))
         except TooManyTags:
             self.refuse(reply, Refused.TOO_MANY_TAGS)
             self._memory.drop(entry)
             return None
-        if reason := rfc9111.forbids_keeping(request, stored, freshened, reply.response, self._policy):
+        if reason := rfc9111.forbids_keeping(request, stored, freshened, reply.response, self._policy_of(request)):
             self.refuse(reply, reason)
             if not (stored.is_fresh(reply.times.received) and is_client_specific(request, 304, reason)):
                 self._memory.drop(entry)
@@ -275,10 +280,10 @@ class Fills:
         if passed is None:
             return False
         try:
-            freshened = stored.freshened(reply.response, reply.times, request, self._policy)
+            freshened = stored.freshened(reply.response, reply.times, request, self._policy_of(request))
         except TooManyTags:
             return self.refuse(reply, Refused.TOO_MANY_TAGS)
-        if reason := rfc9111.forbids_keeping(request, stored, freshened, reply.response, self._policy):
+        if reason := rfc9111.forbids_keeping(request, stored, freshened, reply.response, self._policy_of(request)):
             self.refuse(reply, reason)
             if not (stored.is_fresh(reply.times.received) and is_client_specific(request, 304, reason)):
                 self._region.forget(key)

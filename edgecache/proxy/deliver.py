@@ -6,6 +6,7 @@ Responses from upstream are delivered by `proxy/deliver_reply.py`.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from edgecache.proxy import responses
 from edgecache.proxy.components import Parts
@@ -36,7 +37,7 @@ class Delivery:
 
     def rendered(self, exchange: Exchange, entry: Entry, now: float) -> bool:
         """Answer a plain GET with the response that all of them share; False if `entry` is not fresh."""
-        rendered = self.rendering(entry)
+        rendered = self.rendering(entry, exchange.request.policy)
         if not rendered.is_right(now):
             return False
         if exchange.request.child is not None:
@@ -47,9 +48,9 @@ class Delivery:
         self._alike.learn(exchange)
         return True
 
-    def rendering(self, entry: Entry) -> Rendered:
+    def rendering(self, entry: Entry, policy: Any = None) -> Rendered:
         """The response that all plain GETs of `entry`, a whole, share; it may be out of date."""
-        return self._known.rendered(entry, self._whole)
+        return self._known.rendered(entry, self._whole, policy)
 
     def from_entry(
         self,
@@ -103,12 +104,15 @@ class Delivery:
     def learn_pass(self, exchange: Exchange, key: bytes, upstream_request: UpstreamRequest) -> None:
         """Remember that requests with this fingerprint are passed on, and the request upstream that they become."""
         if self._known.learns(exchange.fingerprint):
-            known = Pass(exchange.request, exchange.head_in, key, exchange.client, upstream_request)
+            gate = self._known.gates(exchange)
+            known = Pass(exchange.request, exchange.head_in, key, exchange.client, upstream_request, gate)
             self._known.learn(exchange.fingerprint, known)
 
     def _learn_hit(self, exchange: Exchange, rendered: Rendered, *, own: bool = False) -> None:
         if self._known.learns(exchange.fingerprint) and rendered.is_right(self._clock()) and rendered.full:
-            self._known.learn(exchange.fingerprint, Hit(exchange.request, rendered, exchange.head_in, own=own))
+            gate = self._known.gates(exchange)
+            hit = Hit(exchange.request, rendered, exchange.head_in, own=own, gate=gate)
+            self._known.learn(exchange.fingerprint, hit)
 
     def _whole(self, entry: Entry, now: float) -> FullResponse:
         """The whole of `entry`, as a plain GET gets it."""
@@ -117,7 +121,7 @@ class Delivery:
 
     def _rendering_for(self, entry: Entry, request: Request) -> Rendered:
         """The response of `entry`, a whole that is fresh, to `request` and others with its fingerprint."""
-        rendered = self._known.render(entry, partial(self._answer_to, request))
+        rendered = self._known.render(entry, partial(self._answer_to, request), request.policy)
         rendered.is_right(self._clock())
         return rendered
 

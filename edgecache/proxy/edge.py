@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from edgecache.invalidation.purge_log import Verdict
 from edgecache.invalidation.version_vector import Vector
@@ -85,6 +85,7 @@ class Edge:
         self._reaches = reaches  # None: there is no log but this worker's own
         self._token_cookie = token_cookie
         self.reads = frozenset((TOKEN, b"cookie")) if token_cookie else frozenset((TOKEN,))  # fields, beside the rules
+        self.policy_of: Callable[[Request, str], Any] | None = None  # of middleware: by the address of the peer
         self.on_lookup: Callable[[Exchange], bool] | None = None  # of middleware: whether to bypass the cache
         self.delivery = Delivery(parts, limits.max_ranges)
         self.fetcher = Fetcher(parts)

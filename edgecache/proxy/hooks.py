@@ -7,6 +7,7 @@
     on_deliver(scheme, says) -> Sequence[FieldLine]      fields added to a response, which may have some already
     on_log(exchange, took, tally)                        after the response, for counting and logging
     fingerprint(connection) -> bytes | None              what decides beside a head's bytes, as one line; None: parse it
+    gate(exchange) -> Gate | None                        what admits later requests with its fingerprint, if anything
     around_known(answer_known) -> AnswerKnown            a gate before the fast path
 
 The fast path answers requests by the bytes of their heads, without running these hooks. It may do so because `reads`
@@ -26,6 +27,7 @@ from edgecache.proxy.geo_database import Locator
 from edgecache.proxy.purge_method import PurgeMethod
 from edgecache.semantics.client_address import Trust
 from edgecache.semantics.ignored_parameters import IgnoredParameters
+from edgecache.semantics.rules.directory import Sites
 from edgecache.telemetry.tracing import Tracer
 from edgecache.upstream.peering import Children
 from edgecache.wire.exchange import Exchange
@@ -72,6 +74,7 @@ class Context:
     ignored: IgnoredParameters | None
     locator: Locator | None
     tracer: Tracer | None
+    sites: Sites | None
     has_tls: bool
 
 

@@ -106,7 +106,7 @@ class Relays:
     def pass_known(self, connection: ResponseWriter, known: Pass, raw: bytes, now: float) -> bool:
         """Pass through the request whose head is `raw`, at `now` in resident time; False if that is no longer right."""
         until = self._marks.get(known.key, 0.0)
-        if until < now or known.client != connection.peer:
+        if until < now or known.client != connection.peer or not known.admits(connection, now):
             return False
         relay = _KnownPass(self, connection, known, raw, now)
         if until - now < self._flights.hit_for_miss - OFTEN:  # else it is renewed often enough
@@ -277,11 +277,12 @@ class _KnownPass(Exchange, Relay):
         self.refused, self.cache_status, self.fields_out = unstored.refused, unstored.member, unstored.fields
         self.status = self.upstream_status = status
         self.answered_on, self.bytes_out, self._writer = self.asked_on, size, None
-        if size <= LONGEST_ANSWER and writer.persists and writer.site.on_deliver is None:
+        changed = writer.site.on_deliver is not None or self.request.policy is not None
+        if size <= LONGEST_ANSWER and writer.persists and not changed:
             self.head_out = len(unstored.head)
             writer.write_serialized(unstored.head + content)
         else:
-            fields = self.fields_out = self._delivered(writer, unstored.fields)
+            fields = self.fields_out = self._delivered(writer, status, unstored.fields)
             self.head_out = writer.send(status, fields, size, response.reason, content)
         writer.exchange_done(self)
 

@@ -11,6 +11,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from edgecache.proxy.edge import Edge
+from edgecache.proxy.fastpath.head_memo import Gate
 from edgecache.proxy.hooks import BYPASS, HELD, AnswerKnown, Connection, Context, Go, Middleware
 from edgecache.proxy.middleware.client_claims import ClientClaims
 from edgecache.proxy.middleware.forwarding_limits import ForwardingLimits
@@ -23,6 +24,7 @@ from edgecache.proxy.middleware.origin_urls import OriginUrls
 from edgecache.proxy.middleware.peer_authentication import PeerAuthentication
 from edgecache.proxy.middleware.purge import Purge
 from edgecache.proxy.middleware.residency import Residency
+from edgecache.proxy.middleware.site_rules import SiteRules
 from edgecache.proxy.middleware.sni_check import SniCheck
 from edgecache.proxy.middleware.tracing import Tracing
 from edgecache.proxy.middleware.trusted_proxies import TrustedProxies
@@ -47,6 +49,7 @@ REGISTRY: Final[list[type[Middleware]]] = [
     IgnoredParameters,
     HostCheck,
     ForwardingLimits,
+    SiteRules,
     Purge,
     OriginUrls,
 ]
@@ -73,6 +76,8 @@ class Pipeline:
         self.answer = self._path(fingerprint)
         self.answer_known = self._fast_path(fingerprint)
         self.on_deliver = edge.known.on_deliver = delivery_of(middleware)
+        edge.known.gates = edge.alike.gates = gates_of(hooks(middleware, "gate"))
+        edge.policy_of = next(iter(hooks(middleware, "policy_of")), None)
         edge.on_lookup = lookup_of(hooks(middleware, "on_lookup"))
         edge.upstream.on_fetch = upstream_of(hooks(middleware, "on_fetch"))
         edge.upstream.on_response = upstream_of(hooks(middleware, "on_response"))
@@ -180,6 +185,18 @@ def delivery_of(middleware: Iterable[Middleware]) -> AddFields | None:
         return pack([line for hook in (peers if to_peer else clients) for line in hook(scheme, says)])
 
     return added if clients else None
+
+
+def gates_of(steps: Sequence[Hook]) -> Callable[[Exchange], Gate | None]:
+    """Makes the gate that later requests with the fingerprint of an exchange pass: open if those of all steps are."""
+
+    def gate_of(exchange: Exchange) -> Gate | None:
+        gates = [gate for step in steps if (gate := step(exchange)) is not None]
+        if len(gates) < 2:
+            return gates[0] if gates else None
+        return lambda connection, now: all(gate(connection, now) for gate in gates)
+
+    return gate_of
 
 
 def lookup_of(steps: Sequence[Hook]) -> Callable[[Exchange], bool] | None:

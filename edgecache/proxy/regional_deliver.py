@@ -44,11 +44,13 @@ class RegionalHits:
         self._clock = parts.clock  # resident time
         self._otherwise = otherwise  # called with what was found for a known head
 
-    def look_up(self, connection: ResponseWriter, known: RegionalRead, raw: bytes) -> bool:
+    def look_up(self, connection: ResponseWriter, known: RegionalRead, raw: bytes, now: float) -> bool:
         """Look up the request whose head is `raw`; False if memory may have it by now, or nobody may share it."""
         key = known.key
         if key in self._marks or self._memory.has(key):
             self._known.forget_one(raw)
+            return False
+        if known.gate is not None and not known.gate(connection, now):
             return False
         request = known.request
         exchange = _Reading(connection, request, known.size)
@@ -82,7 +84,9 @@ class RegionalHits:
 
     def _learn(self, exchange: Exchange, key: bytes, found: Found) -> None:
         if self._known.learns(exchange.fingerprint) and not self._memory.has(key):
-            self._known.learn(exchange.fingerprint, RegionalRead(exchange.request, exchange.head_in, key, found.base))
+            gate = self._known.gates(exchange)
+            plan = RegionalRead(exchange.request, exchange.head_in, key, found.base, gate)
+            self._known.learn(exchange.fingerprint, plan)
 
 
 def wants_the_whole(request: Request) -> bool:

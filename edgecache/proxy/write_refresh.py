@@ -46,6 +46,11 @@ class Refresher:
         if request.jurisdiction != self._edge.jurisdiction:
             return
         get, ignored = plain_get(request), self._edge.invalidation.ignored
+        if self._edge.policy_of is not None:
+            policy = self._edge.policy_of(get, "")
+            if policy is None or not policy.is_shared_by_all:
+                return  # the next client of each kind has its own response fetched
+            get = get._replace(policy=policy)
         spawn(self._refresh(get if ignored is None else ignored.request(get)), "refresh after a write")
 
     async def _refresh(self, request: Request) -> None:

@@ -96,6 +96,7 @@ class ResponseDirectives:
     immutable: bool = False
     stale_while_revalidate: int = 0
     stale_if_error: int | None = None
+    overrides_expires: bool = False  # a targeted field (RFC 9213 §2.1), or a rule: `Expires` does not count
 
     @property
     def forbids_stale(self) -> bool:
@@ -180,6 +181,7 @@ def parse_response_directives(cache_control: bytes | None, cdn_cache_control: by
         s_maxage,
         stale_while_revalidate=stale_while_revalidate or 0,
         stale_if_error=stale_if_error,
+        overrides_expires=targeted is not None,
         **{flag.replace("-", "_"): flag.encode() in names for flag in FLAGS},
     )
 
@@ -213,11 +215,6 @@ def _targeted(value: bytes) -> list[tuple[bytes, bytes | None]] | None:
         elif member is not False and name not in PERMISSIVE:  # `private=x`, `no-cache=("a")`: counts whole; others: 0
             directives.append((name.encode(), b"?"))
     return directives or None
-
-
-def is_targeted(cdn_cache_control: bytes | None) -> bool:
-    """Whether the targeted field is valid, so that `Cache-Control` and `Expires` are ignored (RFC 9213 §2.1)."""
-    return cdn_cache_control is not None and _targeted(cdn_cache_control) is not None
 
 
 def _smaller(before: int | None, value: int) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, KeysView, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edgecache.semantics.outcomes import Revalidation
 
@@ -157,6 +157,7 @@ class Request(NamedTuple):
     claims: tuple[bytes, ...] = ()  # names of its fields that only trusted proxies may send
     written: bytes = b""  # the received target, where `target` is a reduced form of it
     group: bytes = b""  # part of the cache key: digest of the place that a trusted proxy names
+    policy: Any = None  # of its site: a `RequestPolicy`; None where there are no sites
 
     @property
     def received_target(self) -> bytes:
@@ -178,6 +179,7 @@ class Response(NamedTuple):
     reason: bytes = b""
     framing: Framing = NO_BODY
     keep_alive: bool = True
+    directives: Any = None  # `ResponseDirectives` in the stead of those in its fields, where a rule has them
 
     @property
     def content_length(self) -> int | None:

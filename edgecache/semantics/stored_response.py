@@ -11,7 +11,6 @@ from edgecache.semantics.cache_control import (
     FOREVER,
     ResponseDirectives,
     delta_seconds,
-    is_targeted,
     parse_response_directives,
 )
 from edgecache.semantics.cache_tags import tags_of
@@ -145,6 +144,8 @@ class Stored(NamedTuple):
         new = response.fields.without(NOT_UPDATED)
         kept = self.fields.without(new.names() | DATE)  # without a Date, it is of when it came (RFC 9110 §6.6.1)
         merged = Response(self.status, Fields((*kept, *new)), self.reason)
+        if request.policy is not None:
+            merged = request.policy.governed(merged)
         fresh = kept_response(request, merged, times, policy, age_field=response.fields.get(b"age"))
         return fresh._replace(
             tags=tuple(dict.fromkeys((*self.tags, *fresh.tags))),  # those of the content, and what is new
@@ -161,6 +162,9 @@ NOT_UPDATED = frozenset((b"content-length", b"content-encoding", b"content-range
 
 def response_directives(response: Response) -> ResponseDirectives:
     """The response's directives for a shared cache."""
+    if response.directives is not None:
+        given: ResponseDirectives = response.directives
+        return given
     fields = response.fields
     return parse_response_directives(fields.get(b"cache-control"), fields.get(b"cdn-cache-control"))
 
@@ -238,7 +242,7 @@ def _explicit_lifetime(response: Response, directives: ResponseDirectives, date:
     if directives.max_age is not None:
         return directives.max_age
     expires = response.fields.get(b"expires")
-    if expires is None or is_targeted(response.fields.get(b"cdn-cache-control")):  # RFC 9213 §2.1
+    if expires is None or directives.overrides_expires:
         return None
     moment = parse_date(expires, int(date))
     return 0.0 if moment is None else min(max(0.0, moment - date), float(FOREVER))  # RFC 9111 §5.3: invalid = past

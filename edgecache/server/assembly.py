@@ -32,6 +32,7 @@ from edgecache.proxy.write_through import WritePolicy, Writes
 from edgecache.semantics.client_address import Trust
 from edgecache.semantics.forwarding import Gateway
 from edgecache.semantics.outcomes import Revalidation
+from edgecache.semantics.rules.directory import Sites
 from edgecache.semantics.stored_response import Policy
 from edgecache.server.worker_metrics import RegionalMetrics, WorkerMetrics
 from edgecache.storage.memory import Memory
@@ -252,3 +253,12 @@ def policy_of(settings: Settings) -> Policy:
 def gateway_of(settings: Settings) -> Gateway:
     """This POP as the origin sees it: Via and Host."""
     return Gateway(settings.pop.encode(), settings.upstream_host.encode(), settings.forwarded)
+
+
+def sites_of(settings: Settings) -> Sites | None:
+    """The sites and their rules; None where there is but one site."""
+    if settings.sites is None:
+        return None
+    from edgecache.config.sites.compiler import compiled  # with libraries that only those need who have sites
+
+    return compiled(settings.sites.document, policy_of(settings))

@@ -34,5 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from edgecache.server import commands
 
         return commands.run(given, os.environ)
+    except BrokenPipeError:  # the reader of the output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return 0 if given[0] == "serve" else INTERRUPTED  # nothing to drain yet

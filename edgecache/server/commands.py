@@ -88,11 +88,44 @@ def _add_check_config(commands: argparse._SubParsersAction[argparse.ArgumentPars
         action="store_true",
         help="also try what `serve` needs: listening addresses, directories, Valkey",
     )
+    _add_site_report(check)
     pages = check.add_mutually_exclusive_group()
     pages.add_argument("--markdown", action="store_true", help="print the reference of all settings instead")
     pages.add_argument("--sample", action="store_true", help="print a configuration file of all defaults instead")
+    pages.add_argument("--sites-schema", action="store_true", help="print the JSON Schema of EDGECACHE_SITES instead")
     check.add_argument("--config", default="", metavar="FILE", help=CONFIG_HELP)
     check.set_defaults(command=_check_config)
+
+
+def _add_site_report(check: argparse.ArgumentParser) -> None:
+    words = "print instead what the rules of EDGECACHE_SITES make of one request"
+    site = check.add_argument_group("rules", words)
+    site.add_argument("--site", default="", metavar="HOST", help="the host of the request")
+    site.add_argument("--url", default="/", metavar="PATH", help="its path and query, or its whole URL (/)")
+    site.add_argument("--method", default="GET", help="its method (GET)")
+    site.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'", help="a field; repeatable")
+    site.add_argument("--client", default="", metavar="ADDRESS", help="the address of the client")
+    site.add_argument("--country", default="", metavar="CODE", help="the country of the client")
+
+
+def _report_site(chosen: argparse.Namespace, settings: Settings) -> int:
+    from edgecache.server import explain
+
+    try:
+        request = explain.request_of(chosen.site, chosen.url, chosen.method, chosen.header, chosen.country)
+    except ValueError as error:
+        raise ConfigError("check-config", f"cannot make that request: {error}") from None
+    print(explain.report(settings, request, chosen.client))
+    return 0
+
+
+def _print_sites_schema() -> int:
+    import json
+
+    from edgecache.config.sites.parser import json_schema
+
+    print(json.dumps(json_schema(), indent=1))
+    return 0
 
 
 def _add_healthcheck(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -117,8 +150,12 @@ def _check_config(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int
     if chosen.markdown or chosen.sample:
         print(reference() if chosen.markdown else sample_file())
         return 0
+    if chosen.sites_schema:
+        return _print_sites_schema()
     source = Source(environ, chosen.config)
     environ = source.read()
+    if chosen.site:
+        return _report_site(chosen, load(environ))
     print(effective_table(environ, source.file), flush=True)
     settings = load(environ)
     refuse_too_much(settings, environ, of_machine())

@@ -24,7 +24,7 @@ from edgecache.proxy.pipeline import Pipeline, configured
 from edgecache.semantics.client_address import trust_of
 from edgecache.semantics.ignored_parameters import ignored_of
 from edgecache.semantics.message import Request
-from edgecache.server.assembly import AssemblyInputs, assemble, gateway_of, limits_of, policy_of, server_tls
+from edgecache.server.assembly import AssemblyInputs, assemble, gateway_of, limits_of, policy_of, server_tls, sites_of
 from edgecache.server.request_log import RequestLog
 from edgecache.server.worker_metrics import WorkerMetrics
 from edgecache.storage.resident_clock import Clock, clock_of
@@ -55,7 +55,7 @@ CATCH_UP_WITHIN: Final = 0.5  # seconds that the start waits for the log of inva
 HEADS: Final = 16  # what request heads parse to holds a sixteenth of the memory at most
 READ_WITHIN: Final = 10.0  # seconds that a client may take to read what memory is short of
 GEO_LOOK: Final = 5.0  # seconds between two looks at the geographic database's file
-OF_THE_WAY_UP: Final = (*TO_ORIGINS, "max_head", "max_fields", "tunnel_timeout")  # what its connections hold
+OF_THE_WAY_UP: Final = (*TO_ORIGINS, "sites", "max_head", "max_fields", "tunnel_timeout")  # what its connections hold
 GEOGRAPHY: Final = ("geo_db", "geo_overrides", "geo_rules", "region")
 
 
@@ -213,11 +213,12 @@ class Worker:
             ignored,
             self._locator,
             self._tracer,
+            sites_of(settings),
             has_tls=self._tls is not None,
         )
         self.pipeline = pipeline = Pipeline(configured(context), self.edge)
         self.edge.known.forget_all()
-        self.edge.alike.judge_by(pipeline.unkeyed, ignored)
+        self.edge.alike.judge_by(pipeline.unkeyed, ignored, ruled=context.sites is not None)
         self.answer, self.answer_known = pipeline.answer, pipeline.answer_known
         self.on_deliver = pipeline.on_deliver
         self.answered = pipeline.logging(self._request_log.answered)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from edgecache.config.settings import Settings
@@ -11,6 +12,7 @@ from edgecache.upstream.origin_group import Confined, Origins
 from edgecache.upstream.parent_selection import Parents
 from edgecache.upstream.pool import OriginPool
 from edgecache.upstream.pool_options import for_origin
+from edgecache.upstream.site_pools import SitePools
 from edgecache.wire.upstream_connection import ProtocolFactory
 from edgecache.wire.upstream_request import UpstreamCall
 
@@ -25,44 +27,68 @@ class WayUp:
         origin_failed: Callable[[str], None],
         parent_failed: Callable[[str], None],
     ) -> None:
-        direct: Confined | OriginPool | Origins
-        self.origin: OriginPool | Origins
-        if settings.origins:
-            direct = self.origin = Origins(settings, protocol, failed=origin_failed)
-        else:
-            direct = self.origin = OriginPool(for_origin(settings, settings.origin), protocol, failed=origin_failed)
-            if settings.pop_secret or settings.pop_ca or settings.residency_rules.home:
-                direct = Confined(self.origin, settings.residency_rules.home)
+        direct: Confined | OriginPool | Origins | SitePools
+        direct = self.origin = opened(protocol, origin_failed, settings)
+        if isinstance(self.origin, OriginPool) and (
+            settings.pop_secret or settings.pop_ca or settings.residency_rules.home
+        ):
+            direct = Confined(self.origin, settings.residency_rules.home)
+        self._sites = SitePools(_pools_of(settings), partial(opened, protocol, origin_failed))
+        if settings.sites is not None:
+            direct = self._sites
         self.parents = Parents(settings, direct, protocol, failed=parent_failed) if settings.parents else None
         self.send = (self.parents or direct).send  # send a request
 
     def sweep(self, now: float) -> None:
         """End what is overdue; `now` in monotonic seconds."""
-        self.origin.sweep(now)
+        for pool in self.origins:
+            pool.sweep(now)
         if self.parents is not None:
             self.parents.sweep(now)
 
     @property
+    def origins(self) -> tuple[OriginPool | Origins, ...]:
+        """The usual origin, or origins, and the pools of sites that are in use."""
+        return (self.origin, *self._sites.opened)
+
+    @property
     def idle(self) -> bool:
         """Whether no request is under way."""
-        if self.origin.busy or self.origin.waiting:
+        if any(pool.busy or pool.waiting for pool in self.origins):
             return False
         parents = self.parents
         return parents is None or not (parents.busy or parents.waiting or parents.bypass.waiting)
 
     def close(self) -> None:
         """End every connection; what is under way fails."""
-        self.origin.close()
+        for pool in self.origins:
+            pool.close()
         if self.parents is not None:
             self.parents.close()
 
     def counts(self) -> Counts:
         """The requests sent on it so far."""
-        asked, retries, refused = _asked_of(self.origin)
+        asked, retries, refused = map(sum, zip(*map(_asked_of, self.origins), strict=True))
         if self.parents is None:
             return Counts(asked, retries, refused)
         of_parents, parent_retries, _ = _asked_of(self.parents)
         return Counts(asked, retries, refused, of_parents, parent_retries, self.parents.bypass.asked)
+
+
+def _pools_of(settings: Settings) -> Mapping[str, Settings]:
+    """Settings by the name of each pool that sites have."""
+    if settings.sites is None:
+        return {}
+    from edgecache.config.sites.pools import pools_of  # with libraries that only those need who have sites
+
+    return pools_of(settings)
+
+
+def opened(protocol: ProtocolFactory, failed: Callable[[str], None], settings: Settings) -> OriginPool | Origins:
+    """The origins that these settings name."""
+    if settings.origins:
+        return Origins(settings, protocol, failed=failed)
+    return OriginPool(for_origin(settings, settings.origin), protocol, failed=failed)
 
 
 def _asked_of(way: OriginPool | Balancer) -> tuple[int, int, int]:
@@ -134,12 +160,12 @@ class Switch:
     @property
     def waiting(self) -> int:
         """Requests that wait for a connection to an origin."""
-        return sum(way.origin.waiting for way in self._all)
+        return sum(pool.waiting for way in self._all for pool in way.origins)
 
     @property
     def busy(self) -> int:
         """Connections to origins that are answering a request, or being opened for one."""
-        return sum(way.origin.busy for way in self._all)
+        return sum(pool.busy for way in self._all for pool in way.origins)
 
     @property
     def bypass_waiting(self) -> int:

@@ -12,6 +12,7 @@ from edgecache.semantics.forwarding import Gateway, upstream_lines
 from edgecache.semantics.message import FieldLine, Fields, Request, Response
 from edgecache.semantics.outcomes import Revalidation, Tier
 from edgecache.semantics.rfc9111 import expects_shared
+from edgecache.semantics.rules.routing import route_of
 from edgecache.semantics.stored_response import Times
 from edgecache.storage.resident_clock import Clock
 from edgecache.upstream.active_upstream import Switch
@@ -70,6 +71,7 @@ class Upstream:
             wording,
             request.jurisdiction,
             not rfc9111.is_safe(request),
+            route=route_of(request) if request.policy is not None else None,
         )
 
     def _worded(self, request: Request, fields: Fields, client: str) -> tuple[list[FieldLine], Words | None]:

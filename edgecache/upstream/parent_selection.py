@@ -28,6 +28,7 @@ from edgecache.upstream.peer_fields import has_not_asked, passed_through, seen_o
 from edgecache.upstream.pool import OriginPool
 from edgecache.upstream.pool_options import for_parent
 from edgecache.upstream.rendezvous_hash import ranked_by_load
+from edgecache.upstream.site_pools import SitePools
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginBusy, OriginError
 from edgecache.wire.upstream_connection import ProtocolFactory
@@ -45,7 +46,7 @@ class Parents(Balancer):
     def __init__(
         self,
         settings: Settings,
-        origin: Confined | OriginPool | Origins,
+        origin: Confined | OriginPool | Origins | SitePools,
         protocol: ProtocolFactory,
         clock: Callable[[], float] = time.monotonic,
         failed: Callable[[str], None] = lambda reason: None,
@@ -181,7 +182,12 @@ class Bypass:
     """
 
     def __init__(
-        self, origin: Confined | OriginPool | Origins, most: int, queue: int, timeout: float, clock: Callable[[], float]
+        self,
+        origin: Confined | OriginPool | Origins | SitePools,
+        most: int,
+        queue: int,
+        timeout: float,
+        clock: Callable[[], float],
     ) -> None:
         self.origin = origin
         self.asked = 0

@@ -119,7 +119,7 @@ class Exchange:
             body.count_readers_in(writer.budget)
             self._begin(writer, status, fields, length, reason, body)
             return
-        fields = self.fields_out = self._delivered(writer, fields)
+        fields = self.fields_out = self._delivered(writer, status, fields)
         self.status, self.started, self.bytes_out = status, True, len(content)
         self.head_out = writer.send(status, fields, length, reason, content)
         self._writer = self._cursor = None
@@ -144,18 +144,18 @@ class Exchange:
         self, writer: ResponseWriter, status: int, fields: bytes, length: int | None, reason: bytes, body: Body
     ) -> None:
         self.status, self.started, self._length = status, True, length
-        fields = self.fields_out = self._delivered(writer, fields)
+        fields = self.fields_out = self._delivered(writer, status, fields)
         self.head_out = writer.head(status, fields, length, reason)
         self.first_byte = writer.clock()
         self._read(body)
 
-    def _delivered(self, writer: ResponseWriter, fields: bytes) -> bytes:
-        """`fields` with those for POPs only, and those that middleware adds."""
-        if self.extra:
-            fields += self.extra
-        if (added := writer.site.on_deliver) is not None:
-            fields += added(self.request.scheme, fields, self.request.child is not None)
-        return fields
+    def _delivered(self, writer: ResponseWriter, status: int, fields: bytes) -> bytes:
+        """`fields` as rules change them, with those for POPs only, and those that middleware adds."""
+        request, added = self.request, writer.site.on_deliver
+        if request.policy is not None and request.child is None:
+            fields = request.policy.delivered(status, self.result.value, fields)
+        fields += self.extra
+        return fields if added is None else fields + added(request.scheme, fields, request.child is not None)
 
     def _read(self, body: Body, skip: int = 0) -> None:
         cursor = body.read_into(self, skip=skip)

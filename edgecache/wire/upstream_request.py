@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from edgecache.semantics.message import FieldLine, Response
+from edgecache.semantics.message import FieldLine, Fields, Response
 from edgecache.semantics.outcomes import Tier
 from edgecache.semantics.rfc9111 import SAFE_METHODS
+from edgecache.semantics.rules.routing import UpstreamRoute
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
 
@@ -56,9 +57,11 @@ class UpstreamRequest:
     jurisdiction: str = ""  # that the response must not leave; empty: it may go anywhere
     unsafe: bool = False  # whatever its method: a field of it may name another
     shared: bool = False  # the response is expected to serve others too: nothing in the request makes it one client's
+    route: UpstreamRoute | None = None  # towards the origin, where a site has its own
     is_safe: bool = field(init=False)  # it asks for no change (RFC 9110 §9.2.1): nothing is lost if it is read twice
     h1: bytes = field(init=False, default=b"")  # the head in HTTP/1, once it was sent in it
     _by_host: dict[bytes, UpstreamRequest] | None = field(init=False, default=None)
+    _routed: UpstreamRequest | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.is_safe = not self.unsafe and self.method in SAFE_METHODS
@@ -83,6 +86,16 @@ class UpstreamRequest:
         if known is None:
             known = self._by_host[host] = self.with_fields([(b"Host", host), *self.fields[1:]])
         return known
+
+    def routed(self, usual_host: bytes) -> UpstreamRequest:
+        """The same request as the pool of its route gets it; `usual_host` is the pool's, empty for the client's."""
+        assert self.route is not None, "it has a route"
+        host = usual_host if not self.route.host else b"" if self.route.host == b"client" else self.route.host
+        if self._routed is None:
+            edited = self.route.edits.applied(Fields(self.fields[1:]))
+            fields = [(b"Host", host) if host else self.fields[0], *edited]
+            self._routed = replace(self, target=self.route.target, fields=fields, route=None)
+        return self._routed
 
     @property
     def may_be_repeated(self) -> bool:

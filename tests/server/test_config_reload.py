@@ -132,6 +132,10 @@ PROBES: dict[str, tuple[str, Callable[[Worker], Any]]] = {
     "forwarded": ("off", lambda worker: worker.edge.upstream._gateway),
     "client_revalidation": ("honour", lambda worker: worker.edge.limits.revalidation),
     "ignored_parameters": ("utm_*", lambda worker: (worker.edge.invalidation.ignored, worker.edge.alike._ignored)),
+    "sites": (
+        '[[sites]]\nname="a"\nhosts=["*"]\norigin="http://192.0.2.1"',
+        lambda worker: (middleware_of(worker), worker.edge.policy_of is None),
+    ),
     "hosts": ("a.test,b.test", lambda worker: middleware_of(worker)),
     "trusted_proxies": (
         "192.0.2.0/24",

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edgecache.config.addresses import Address, Network, Origin
 from edgecache.config.certificates import Described
@@ -33,6 +34,7 @@ from edgecache.config.types import (
     ORIGIN_HOST,
     ORIGINS,
     OTLP_ENDPOINT,
+    SITES,
     SWITCH,
     TOKEN,
     WORD,
@@ -40,12 +42,22 @@ from edgecache.config.types import (
 )
 from edgecache.semantics.geo import GeoRules
 
+if TYPE_CHECKING:
+    from edgecache.config.sites.parser import WrittenSites
+
 
 @dataclass(frozen=True, kw_only=True)
 class SiteSettings:
     """Site and origin."""
 
-    origin: Origin = required(ORIGIN, "Web service behind this POP; EDGECACHE_ORIGINS may name several instead.")
+    origin: Origin = required(
+        ORIGIN, "Web service behind this POP; EDGECACHE_ORIGINS or EDGECACHE_SITES may name several instead."
+    )
+    sites: WrittenSites | None = setting(
+        SITES,
+        "",
+        "Sites and their rules, in TOML: the path of a file, or the text itself. Empty: one site, EDGECACHE_ORIGIN.",
+    )
     origins: Mapping[str, tuple[Origin, ...]] = setting(
         ORIGINS,
         "",

@@ -14,13 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Final, TypeGuard, final
+from typing import Any, Final, TypeGuard, final
 
 from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen, weight_of_head
 from edgecache.semantics.message import Fields, Request
+from edgecache.semantics.outcomes import Result
 from edgecache.storage.memory import Entry
+from edgecache.wire.exchange import Exchange
 from edgecache.wire.handler import AddFields
 from edgecache.wire.response import FullResponse
+from edgecache.wire.response_writer import ResponseWriter
 from edgecache.wire.upstream_request import UpstreamRequest
 
 MOST_HEADS: Final = 4096
@@ -28,20 +31,25 @@ LONGEST_HEAD: Final = 4096  # bytes; longer ones are parsed each time
 LONGEST_ANSWER: Final = 16384  # bytes; longer answers are not joined into one write
 MOST_RENDERED: Final = 4096  # entries whose answer is kept rendered
 MOST_BYTES: Final = 64 * 1024 * 1024  # of heads and rendered answers together, where no other bound is set
+HIT: Final = Result.HIT.value
 ONE_OF: Final = 16  # heads that could do without being known, when there are many
 
 
 Make = Callable[[Entry, float], FullResponse]  # the response out of an entry at a time in epoch seconds
+Gate = Callable[[ResponseWriter, float], bool]  # whether a request is admitted now, in resident time
 Serialize = Callable[[FullResponse], bytes]  # its head on a connection that persists
 
 
 class Rendered:
     """A response out of an entry with its serialized form, made anew when its Age changes or the entry is freshened."""
 
-    __slots__ = ("_added", "_block", "_make", "_serialize", "_until", "answer", "entry", "full", "head")
+    __slots__ = ("_added", "_block", "_make", "_serialize", "_until", "answer", "entry", "full", "head", "policy")
 
-    def __init__(self, entry: Entry, make: Make, serialize: Serialize, added: AddFields | None = None) -> None:
+    def __init__(
+        self, entry: Entry, make: Make, serialize: Serialize, added: AddFields | None = None, policy: Any = None
+    ) -> None:
         self.entry = entry
+        self.policy = policy  # of the requests that get it
         self._make = make
         self._serialize = serialize
         self._added = added
@@ -66,10 +74,12 @@ class Rendered:
 
     def _delivered(self, response: FullResponse) -> FullResponse:
         """`response` with the fields that middleware adds to it."""
-        if self._added is None:
-            return response
-        scheme, fields = b"https" if self.entry.key.startswith(b"https") else b"http", response.fields
-        return response._replace(fields=fields + self._added(scheme, fields, False))
+        fields = response.fields
+        if self.policy is not None:
+            fields = self.policy.delivered(response.status, HIT, fields)
+        if self._added is not None:
+            fields += self._added(b"https" if self.entry.key.startswith(b"https") else b"http", fields, False)
+        return response if fields is response.fields else response._replace(fields=fields)
 
 
 def _rendered_weight(_: int, rendered: Rendered) -> int:
@@ -80,10 +90,13 @@ def _rendered_weight(_: int, rendered: Rendered) -> int:
 class Hit:
     """One head and its answer, which is the one that all plain GETs share, or its own."""
 
-    __slots__ = ("logged", "own_bytes", "rendered", "request", "size")
+    __slots__ = ("gate", "logged", "own_bytes", "rendered", "request", "size")
 
-    def __init__(self, request: Request, rendered: Rendered, size: int, *, own: bool = False) -> None:
+    def __init__(
+        self, request: Request, rendered: Rendered, size: int, *, own: bool = False, gate: Gate | None = None
+    ) -> None:
         self.request = request
+        self.gate = gate
         self.size = size  # bytes of the head
         self.logged = ""  # what the usual line of the access log says of the request, once it was logged
         self.rendered = rendered
@@ -99,24 +112,38 @@ class Hit:
 class Pass:
     """One head that is passed through, and the upstream request that it becomes for clients at one address."""
 
-    __slots__ = ("client", "key", "request", "size", "upstream_request")
+    __slots__ = ("client", "gate", "key", "request", "size", "upstream_request")
 
-    def __init__(self, request: Request, size: int, key: bytes, client: str, upstream_request: UpstreamRequest) -> None:
+    def __init__(
+        self,
+        request: Request,
+        size: int,
+        key: bytes,
+        client: str,
+        upstream_request: UpstreamRequest,
+        gate: Gate | None = None,
+    ) -> None:
         self.request = request
+        self.gate = gate
         self.size = size  # bytes of the head
         self.key = key
         self.client = client
         self.upstream_request = upstream_request
+
+    def admits(self, connection: ResponseWriter, now: float) -> bool:
+        """Whether the gate of middleware, if there is one, lets a request through now."""
+        return self.gate is None or self.gate(connection, now)
 
 
 @final
 class RegionalRead:
     """One plain head whose answer the regional tier had, and where it lies there."""
 
-    __slots__ = ("base", "key", "request", "size")
+    __slots__ = ("base", "gate", "key", "request", "size")
 
-    def __init__(self, request: Request, size: int, key: bytes, base: bytes) -> None:
+    def __init__(self, request: Request, size: int, key: bytes, base: bytes, gate: Gate | None = None) -> None:
         self.request = request
+        self.gate = gate
         self.size = size  # bytes of the head
         self.key = key
         self.base = base  # the storage key of its URL
@@ -144,6 +171,7 @@ class KnownHeads:
         self._stopped = False
         self._passed_over = 0
         self.on_deliver: AddFields | None = None  # what middleware adds to each response
+        self.gates: Callable[[Exchange], Gate | None] = lambda exchange: None  # of middleware that admits requests
         self.get = self._known.get
 
     def learns(self, raw: bytes | None) -> TypeGuard[bytes]:
@@ -167,15 +195,15 @@ class KnownHeads:
         """Forget the head `raw`."""
         self._known.forget(raw)
 
-    def render(self, entry: Entry, make: Make) -> Rendered:
-        """A rendered response out of `entry`, not yet up to date."""
-        return Rendered(entry, make, self._serialize, self.on_deliver)
+    def render(self, entry: Entry, make: Make, policy: Any = None) -> Rendered:
+        """A rendered response out of `entry` for requests of `policy`, not yet up to date."""
+        return Rendered(entry, make, self._serialize, self.on_deliver, policy)
 
-    def rendered(self, entry: Entry, make: Make) -> Rendered:
+    def rendered(self, entry: Entry, make: Make, policy: Any = None) -> Rendered:
         """The one rendered response that every plain GET of `entry` shares."""
         rendered = self._rendered.get(id(entry))
-        if rendered is None or rendered.entry is not entry:
-            rendered = self.render(entry, make)
+        if rendered is None or rendered.entry is not entry or rendered.policy is not policy:
+            rendered = self.render(entry, make, policy)
             if len(entry.content) <= LONGEST_ANSWER:  # what is evicted must not live on here
                 before = len(self._rendered)
                 self._rendered.remember(id(entry), rendered)

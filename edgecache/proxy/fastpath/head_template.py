@@ -19,9 +19,9 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import count
 from operator import itemgetter
-from typing import Final, final
+from typing import Any, Final, NamedTuple, final
 
-from edgecache.proxy.fastpath.head_memo import Rendered
+from edgecache.proxy.fastpath.head_memo import Gate, Rendered
 from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen, weight_of_head
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.ignored_parameters import IgnoredParameters
@@ -36,6 +36,7 @@ from edgecache.wire.head_limits import HeadLimits
 
 MOST_TEMPLATES: Final = 4096
 MOST_VISITORS: Final = 4096
+MOST_TARGETS: Final = 65536  # of all templates, where sites have rules
 MOST_SHAPES: Final = 1024
 MOST_ANSWERS: Final = 4096  # to requests that are not plain
 MOST_LINES: Final = 60  # of a head
@@ -98,14 +99,17 @@ class Visitor:
 class TemplateHit:
     """One request whose template is known."""
 
-    __slots__ = ("_raw", "is_new", "key", "rendered", "target", "template", "visitor")
+    __slots__ = ("_raw", "gate", "is_new", "key", "policy", "rendered", "target", "template", "visitor")
 
     rendered: Rendered  # its answer, once that is found
+    gate: Gate | None
+    policy: Any  # of its site
 
     def __init__(self, visitor: Visitor, raw: bytes, target: bytes, key: bytes, is_new: bool) -> None:
         self.visitor = visitor
         self.template = visitor.template
         self._raw = raw
+        self.gate = self.policy = None
         self.target = target
         self.key = key  # of the cache, as `primary_key` makes it
         self.is_new = is_new  # no head like it was seen before, whatever the target and the cookie
@@ -138,15 +142,26 @@ class TemplateHit:
         return Request(b"GET", self.target, template.host, Fields(map(field_line, self._lines)), scheme=template.scheme)
 
 
+class RuledTarget(NamedTuple):
+    """What the rules of a site make of requests with one template and one target."""
+
+    key: bytes  # of the cache
+    policy: Any
+    gate: Gate | None
+
+
 class HeadTemplates:
     """Templates and what leads to them, the oldest forgotten first. Bounded in number and bytes."""
 
     def __init__(self, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None) -> None:
         part = most_bytes // 8
-        self._visitors: BoundedCache[bytes, Visitor] = BoundedCache(MOST_VISITORS, 3 * part, _visitor_weight, hold)
+        self._visitors: BoundedCache[bytes, Visitor] = BoundedCache(MOST_VISITORS, 2 * part, _visitor_weight, hold)
         self._shapes: BoundedCache[bytes, Shape] = BoundedCache(MOST_SHAPES, part, weight_of_head, hold)
         self._templates: BoundedCache[TemplateKey, Template] = BoundedCache(MOST_TEMPLATES, 2 * part, _weight, hold)
         self._answers: BoundedCache[Asked, Rendered] = BoundedCache(MOST_ANSWERS, 2 * part, _answer_weight, hold)
+        self._targets: BoundedCache[tuple[int, bytes], RuledTarget] = BoundedCache(
+            MOST_TARGETS, part, _target_weight, hold
+        )
         self._numbers = count()
         self._seen = RecentlySeen()  # shapes, and keys of templates
         self._seen_visitors = RecentlySeen()
@@ -155,6 +170,8 @@ class HeadTemplates:
         self._unkeyed: frozenset[bytes] = frozenset()
         self._cookie_starts: tuple[bytes, ...] = ()
         self._ignored: IgnoredParameters | None = None
+        self._ruled = False
+        self.gates: Callable[[Exchange], Gate | None] = lambda exchange: None  # of middleware that admits requests
         self.bound(HeadLimits())
 
     def bound(self, limits: HeadLimits) -> None:
@@ -163,9 +180,12 @@ class HeadTemplates:
         self._longest = min(limits.line, limits.head, LONGEST_HEAD)
         self._most_lines = min(limits.fields, MOST_LINES)
 
-    def judge_by(self, unkeyed: frozenset[bytes], ignored: IgnoredParameters | None = None) -> None:
-        """From now on these fields key no hit, and neither do these query parameters."""
+    def judge_by(
+        self, unkeyed: frozenset[bytes], ignored: IgnoredParameters | None = None, *, ruled: bool = False
+    ) -> None:
+        """From now on these fields key no hit, and neither do these query parameters; `ruled`: sites have rules."""
         self.forget_all()
+        self._ruled = ruled
         self._ignored = ignored
         self._unkeyed = unkeyed
         self._cookie_starts = COOKIE_STARTS if b"cookie" in unkeyed else ()
@@ -193,8 +213,21 @@ class HeadTemplates:
         template, ignored = visitor.template, self._ignored
         if not template.is_plain:
             self._wanted = raw, template.key  # the answer out of this entry may be new
+        if self._ruled:
+            return self._ruled_hit(visitor, raw, target, is_new=is_new)
         key = template.origin + (target if ignored is None else ignored.without(target))
         return TemplateHit(visitor, raw, target, key, is_new)
+
+    def _ruled_hit(self, visitor: Visitor, raw: bytes, target: bytes, *, is_new: bool) -> TemplateHit | None:
+        """The request, if it is known what rules make of its target."""
+        template = visitor.template
+        ruled = self._targets.get((template.number, target))
+        if ruled is None:
+            self._wanted = raw, template.key
+            return None
+        hit = TemplateHit(visitor, raw, target, ruled.key, is_new=is_new)
+        hit.policy, hit.gate = ruled.policy, ruled.gate
+        return hit
 
     def _visitor(self, fingerprint: bytes, raw: bytes, fields: int) -> Visitor | None:
         """The visitor with the head `raw`, whose field lines begin at `fields`, if its template is known."""
@@ -241,6 +274,9 @@ class HeadTemplates:
         if template is None:
             template = Template(key, request, self._unkeyed, next(self._numbers))
             self._templates.remember(key, template)
+        if self._ruled:
+            ruled = RuledTarget(primary_key(request), request.policy, self.gates(exchange))
+            self._targets.remember((template.number, request.received_target), ruled)
         if make is not None:
             rendered = make(request._replace(fields=template.fields))
             if not rendered.answer.content:  # contents are kept where they are counted
@@ -257,6 +293,7 @@ class HeadTemplates:
         self._shapes.clear()
         self._templates.clear()
         self._answers.clear()
+        self._targets.clear()
         self._wanted = None
 
     def stop(self) -> None:
@@ -285,3 +322,8 @@ def _visitor_weight(rest: bytes, _: Visitor) -> int:
 def _answer_weight(_: Asked, rendered: Rendered) -> int:
     """The same of an answer that is a head: it is kept twice."""
     return 1500 + 2 * len(rendered.entry.block)
+
+
+def _target_weight(known: tuple[int, bytes], ruled: RuledTarget) -> int:
+    """The same of a target."""
+    return 500 + len(known[1]) + len(ruled.key)

@@ -14,6 +14,7 @@ comes, leaves in one of three ways:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from edgecache.proxy.components import Parts
 from edgecache.proxy.deliver import Delivery
@@ -47,7 +48,7 @@ class FastPath:
 
     def answer(self, connection: ResponseWriter, raw: bytes) -> bool:
         """Answer, or pass on, the request with the fingerprint `raw`, if there is a plan and it still holds."""
-        plan = self._plan(raw) or self._from_template(raw)
+        plan: Any = self._plan(raw) or self._from_template(raw)  # Hit, TemplateHit, Pass or RegionalRead
         if plan is None:
             return False
         now = self._clock()
@@ -57,14 +58,16 @@ class FastPath:
                 self._forget(raw)
             return passed
         if type(plan) is RegionalRead:
-            return self._regional_hits is not None and self._regional_hits.look_up(connection, plan, raw)
+            return self._regional_hits is not None and self._regional_hits.look_up(connection, plan, raw, now)
         rendered = plan.rendered
         if not self._is_usable(rendered.entry):
             return False
         if not rendered.is_right(now):
             self._forget(raw)
             return False
-        if type(plan) is TemplateHit and not plan.is_new and self._is_worth_learning(raw):
+        if type(plan) is not Hit and not plan.is_new and self._is_worth_learning(raw):
+            return False
+        if plan.gate is not None and not plan.gate(connection, now):
             return False
         if rendered.full:
             connection.write_serialized(rendered.full)
@@ -82,7 +85,7 @@ class FastPath:
         if hit is None or entry is None or entry.segments is not None:
             return None
         template = hit.template
-        rendered = self._rendering(entry) if template.is_plain else self._conditional(template, entry)
+        rendered = self._rendering(entry, hit.policy) if template.is_plain else self._conditional(template, entry)
         if rendered is None:
             return None
         hit.rendered = rendered

@@ -1,0 +1,130 @@
+"""Contradictions in a document of sites that its grammar allows: names that nothing has, hosts named twice."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sized
+from typing import Final, NamedTuple
+
+from edgecache.config.addresses import host_names, origin
+from edgecache.config.sites.model import Document, Pool, Rule, Server, Site, When
+from edgecache.config.sites.positions import Path
+
+OF_RESPONSES: Final = ("status", "content_type", "result")
+BEFORE_RESPONSES: Final = (
+    "route",
+    "redirect",
+    "respond",
+    "request_headers",
+    "cors",
+    "access",
+)  # decided by the request
+
+
+class Problem(NamedTuple):
+    """A mistake, and where it is."""
+
+    path: Path
+    words: str
+
+
+def problems(document: Document) -> Iterator[Problem]:
+    """All mistakes, in the order of the text."""
+    yield from _repeated(
+        (("sites", number, "name") for number in _range(document.sites)), [s.name for s in document.sites]
+    )
+    hosts: dict[str, str] = {}
+    for number, site in enumerate(document.sites):
+        yield from _of_site(document, site, ("sites", number), hosts)
+    for name, pool in document.pools.items():
+        yield from _of_pool(pool, ("pools", name))
+
+
+def _of_site(document: Document, site: Site, path: Path, hosts: dict[str, str]) -> Iterator[Problem]:
+    for number, host in enumerate(site.hosts):
+        place = (*path, "hosts", number)
+        try:
+            names = (host,) if host == "*" else host_names(host.removeprefix("*."))
+        except ValueError as error:
+            yield Problem(place, str(error))
+            continue
+        if len(names) != 1:
+            yield Problem(place, f'"{host}" is not one host name')
+        key = "*." + names[0] if host.startswith("*.") else names[0]
+        if key in hosts:
+            yield Problem(place, f'"{host}" belongs to the site {hosts[key]} already')
+        hosts[key] = site.name
+    if (site.origin is None) == (site.pool is None):
+        yield Problem(path, "needs either origin or pool" if site.origin is None else "has both origin and pool")
+    if site.origin is not None:
+        yield from _url(site.origin, (*path, "origin"))
+    if site.pool is not None:
+        yield from _known(site.pool, document.pools, "pool", (*path, "pool"))
+    yield from _repeated(
+        ((*path, "rules", number, "name") for number in _range(site.rules)), [r.name for r in site.rules]
+    )
+    for number, rule in enumerate(site.rules):
+        yield from _of_rule(document, rule, (*path, "rules", number))
+
+
+def _of_rule(document: Document, rule: Rule, path: Path) -> Iterator[Problem]:
+    if rule.redirect is not None and rule.respond is not None:
+        yield Problem(path, "has both redirect and respond")
+    if reads_responses(rule.when):
+        for name in BEFORE_RESPONSES:
+            if getattr(rule, name) is not None:
+                yield Problem((*path, name), "is decided before there is a response, which `when` asks for")
+        if rule.limits:
+            yield Problem((*path, "limits"), "are decided before there is a response, which `when` asks for")
+    route = rule.route
+    if route is None:
+        return
+    if route.pool is not None:
+        yield from _known(route.pool, document.pools, "pool", (*path, "route", "pool"))
+    if route.canary is not None:
+        yield from _known(route.canary.pool, document.pools, "pool", (*path, "route", "canary", "pool"))
+    if route.credentials is not None:
+        yield from _known(route.credentials, document.credentials, "credentials", (*path, "route", "credentials"))
+    if (route.rewrite is None) != (route.to is None):
+        yield Problem((*path, "route"), "rewrite and to belong together")
+
+
+def reads_responses(when: When) -> bool:
+    """Whether any condition, at any depth, is of the response."""
+    if any(getattr(when, name) is not None for name in OF_RESPONSES):
+        return True
+    inner = [*(when.any or ()), *([when.negated] if when.negated is not None else ())]
+    return any(map(reads_responses, inner))
+
+
+def _of_pool(pool: Pool, path: Path) -> Iterator[Problem]:
+    for number, server in enumerate(pool.servers):
+        url = server.url if isinstance(server, Server) else server
+        yield from _url(url, (*path, "servers", number))
+
+
+def _url(url: str, path: Path) -> Iterator[Problem]:
+    if url.startswith("unix:/"):
+        return
+    try:
+        origin(url)
+    except ValueError as error:
+        yield Problem(path, f'"{url}" {error}')
+
+
+def _known(name: str, known: Iterable[str], kind: str, path: Path) -> Iterator[Problem]:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        yield Problem(path, f'"{name}" is no {kind}' + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def _repeated(paths: Iterable[Path], names: list[str]) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for path, name in zip(paths, names, strict=True):
+        if name in seen:
+            yield Problem(path, f'"{name}" is a name already')
+        seen.add(name)
+
+
+def _range(values: Sized) -> range:
+    return range(len(values))

@@ -1,0 +1,60 @@
+"""All sites, and the one that a host belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from edgecache.semantics import uri
+from edgecache.semantics.bounded_cache import BoundedCache
+from edgecache.semantics.client_address import Network
+from edgecache.semantics.rules.policy import Site
+
+MOST_HOSTS = 65536  # whose site is remembered
+
+
+class Sites:
+    """The sites by host. A name comes before a wildcard, a longer wildcard before a shorter one, `*` last."""
+
+    def __init__(self, named: Iterable[tuple[str, Site]]) -> None:
+        self._exact: dict[bytes, Site] = {}
+        self._under: dict[bytes, Site] = {}
+        self._default: Site | None = None
+        self.all: list[Site] = []
+        for host, site in named:
+            if site not in self.all:
+                self.all.append(site)
+            if host == "*":
+                self._default = site
+            elif host.startswith("*."):
+                self._under[host[1:].encode()] = site
+            else:
+                self._exact[host.encode()] = site
+        self._found: BoundedCache[bytes, Site] = BoundedCache(MOST_HOSTS)
+
+    def site_of(self, host: bytes) -> Site | None:
+        """The site that `host`, normalised and with its port if it has one, belongs to; None if to none."""
+        found = self._found.get(host)
+        if found is None:
+            found = self._look_up(uri.host_of(host))
+            if found is not None:
+                self._found.remember(host, found)
+        return found
+
+    def _look_up(self, host: bytes) -> Site | None:
+        site = self._exact.get(host)
+        at = host.find(b".")
+        while site is None and at >= 0:
+            site = self._under.get(host[at:])
+            at = host.find(b".", at + 1)
+        return site or self._default
+
+    @property
+    def reads(self) -> frozenset[bytes]:
+        """Request fields that decide which rules hold, of any site."""
+        return frozenset().union(*(site.reads for site in self.all))
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """Networks of clients that decide which rules hold, of any site."""
+        tests = (test for site in self.all for rule in site.rules for test in rule.tests)
+        return tuple(dict.fromkeys(network for test in tests for network in test.networks))

@@ -1,0 +1,178 @@
+"""The policy of a request: what the rules of its site say together.
+
+Which rules hold may depend on anything in a request, but stored responses are shared. So each rule that influences
+responses, and whose condition is not decided by the URL alone, is a part of the cache key where it holds
+(`RequestPolicy.group`): two requests that rules treat differently never share a stored response. A rule that only
+admits or limits clients is not: it is checked for each of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Final
+
+from edgecache.semantics.bounded_cache import BoundedCache
+from edgecache.semantics.cache_tags import BETWEEN_POPS, between_pops
+from edgecache.semantics.field_codec import pack, unpack
+from edgecache.semantics.message import Response
+from edgecache.semantics.rules.actions import NO_ACTIONS, NO_CACHING, NO_KEY, Actions
+from edgecache.semantics.rules.conditions import (
+    Condition,
+    RequestFacts,
+    ResponseFacts,
+    Test,
+    holds,
+    reduced,
+    tests_of,
+    text_of,
+)
+from edgecache.semantics.rules.storing import directives_of
+from edgecache.semantics.stored_response import Policy
+
+MOST_POLICIES: Final = 4096  # combinations of rules that are remembered, per site
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """One rule. `text` identifies what it does: rules with equal texts treat all messages equally."""
+
+    name: str
+    condition: Condition
+    actions: Actions
+    text: str
+    last: bool = False
+    admits_only: bool = False  # all that it does is checked for each client, and changes no response
+
+    @cached_property
+    def tests(self) -> list[Test]:
+        """The tests in its condition."""
+        return tests_of(self.condition)
+
+    @cached_property
+    def keys(self) -> bool:
+        """Whether it is a part of the cache key where it holds."""
+        return not self.admits_only and not all(test.by_url or test.of_request is None for test in self.tests)
+
+
+@dataclass(frozen=True, eq=False)
+class RequestPolicy:
+    """What holds for a request. Equal combinations of rules are one object."""
+
+    site: Site
+    rules: tuple[str, ...]  # names of those that hold, or may hold once there is a response
+    actions: Actions
+    group: bytes  # part of the cache key; empty where the URL alone decides
+    pending: tuple[tuple[Condition, Rule], ...]  # rules that the response decides
+    storing: Policy  # of the site, with what the actions say of storing
+
+    def for_response(self, facts: ResponseFacts) -> Actions:
+        """The actions, with those of rules that the response decides."""
+        actions = self.actions
+        for condition, rule in self.pending:
+            if holds(condition, facts):
+                actions = rule.actions.over(actions)
+                if rule.last:
+                    break
+        return actions
+
+    @property
+    def is_shared_by_all(self) -> bool:
+        """Whether the URL alone is the cache key."""
+        return not self.group and self.actions.key == NO_KEY and self.actions.caching.store is not False
+
+    @cached_property
+    def _edits(self) -> bool:
+        """Whether any rule may change the fields of responses."""
+        return bool(self.actions.response_fields) or any(rule.actions.response_fields for _, rule in self.pending)
+
+    def delivered(self, status: int, result: str, fields: bytes) -> bytes:
+        """The packed fields of a response as a client gets them; `result` of the look-up, as `hit`."""
+        if not self._edits:
+            return fields
+        unpacked = unpack(fields)
+        facts = ResponseFacts(status, unpacked.get(b"content-type") or b"", result)
+        return pack(self.for_response(facts).response_fields.applied(unpacked))
+
+    def received(self, response: Response) -> Response:
+        """`response` from upstream as clients and the store get it."""
+        caching = self.for_response(facts_of(response)).caching
+        fields = response.fields
+        if caching.ignore_set_cookie:
+            fields = fields.without((b"set-cookie",))
+        if caching.tags:
+            told = fields.get(BETWEEN_POPS)
+            tags = between_pops(caching.tags)
+            fields = fields.without((BETWEEN_POPS,)).plus((BETWEEN_POPS, told + b" " + tags if told else tags))
+        return self.governed(response._replace(fields=fields))
+
+    def governed(self, response: Response) -> Response:
+        """`response` with the directives that rules give it."""
+        caching = self.for_response(facts_of(response)).caching
+        return response if caching == NO_CACHING else response._replace(directives=directives_of(caching, response))
+
+
+def facts_of(response: Response) -> ResponseFacts:
+    """What conditions read of a response that came from upstream."""
+    return ResponseFacts(response.status, response.fields.get(b"content-type") or b"", "miss")
+
+
+@dataclass(eq=False)
+class Site:
+    """One site and its rules. Mutable state: policies by the rules that hold."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    storing: Policy
+    pool: str = ""  # the name of its pool; empty: the origin of the settings
+    own: dict[str, Any] = field(default_factory=dict)  # of middleware, by its name
+    _policies: BoundedCache[bytes, RequestPolicy] = field(
+        default_factory=lambda: BoundedCache(MOST_POLICIES, 1 << 62, lambda key, policy: 1)
+    )
+
+    @cached_property
+    def reads(self) -> frozenset[bytes]:
+        """Request fields, in lower case, that decide which rules hold, or that the cache key has."""
+        tests = [test for rule in self.rules for test in rule.tests]
+        keyed = {name.lower() for rule in self.rules for name in rule.actions.key.headers}
+        cookies = any(rule.actions.key.cookies or rule.actions.route.canary for rule in self.rules)
+        device = any(rule.actions.key.device for rule in self.rules)
+        more = keyed | ({b"cookie"} if cookies else set()) | ({b"user-agent"} if device else set())
+        return frozenset(more).union(*(test.fields for test in tests))
+
+    def policy_of(self, facts: RequestFacts) -> RequestPolicy:
+        """The policy of a request."""
+        hold: list[tuple[int, Condition]] = []
+        for number, rule in enumerate(self.rules):
+            left = reduced(rule.condition, facts)
+            if left is not False:
+                hold.append((number, left))
+                if rule.last and left is True:
+                    break
+        mark = ";".join([f"{number}:{'' if left is True else text_of(left)}" for number, left in hold]).encode()
+        policy = self._policies.get(mark)
+        if policy is None:
+            policy = self._new(hold)
+            self._policies.remember(mark, policy)
+        return policy
+
+    def _new(self, hold: list[tuple[int, Condition]]) -> RequestPolicy:
+        actions, group, pending = NO_ACTIONS, [], []
+        for number, left in hold:
+            rule = self.rules[number]
+            if left is True:
+                actions = rule.actions.over(actions)
+            else:
+                pending.append((left, rule))
+            if rule.keys:
+                group.append(rule.text if left is True else f"{rule.text} if {text_of(left)}")
+        names = tuple(self.rules[number].name for number, _ in hold)
+        return RequestPolicy(
+            self, names, actions, "\n".join(group).encode(), tuple(pending), storing_of(self.storing, actions)
+        )
+
+
+def storing_of(storing: Policy, actions: Actions) -> Policy:
+    """`storing` with what `actions` say: the lifetime that a rule gives an error is not capped."""
+    errors = [ttl for status, ttl in actions.caching.ttl_by_status if status[0] in "45"]
+    return replace(storing, negative_ttl=max(storing.negative_ttl, *errors)) if errors else storing

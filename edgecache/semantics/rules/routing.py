@@ -1,0 +1,59 @@
+"""Where a request goes, by the policy of its site: the pool, the target and the Host of the request upstream."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from edgecache.semantics.message import Request
+from edgecache.semantics.rules.actions import NO_EDITS, FieldEdits, Route
+from edgecache.semantics.rules.policy import RequestPolicy
+
+GROUP: Final = re.compile(rb"\$([0-9])")
+
+
+class UpstreamRoute(NamedTuple):
+    """Where an origin's request goes: its pool, its target, and its Host; empty: that of the pool."""
+
+    pool: str
+    target: bytes
+    host: bytes = b""
+    edits: FieldEdits = NO_EDITS  # of its fields, but Host
+
+
+def route_of(request: Request) -> UpstreamRoute | None:
+    """The route of `request`; None where no site has one."""
+    policy: RequestPolicy | None = request.policy
+    if policy is None:
+        return None
+    route = policy.actions.route
+    pool, host = route.pool or policy.site.pool, (route.host or "").encode()
+    return UpstreamRoute(pool, rewritten(route, request.target), host, policy.actions.request_fields)
+
+
+def rewritten(route: Route, target: bytes) -> bytes:
+    """`target` as the origin gets it. The query stays as it is, unless the rewriting adds one."""
+    path, mark, query = target.partition(b"?")
+    if route.strip_prefix is not None and path.startswith(route.strip_prefix):
+        path = path[len(route.strip_prefix) :]
+    if route.rewrite is not None:
+        expression, to = route.rewrite
+        if (match := expression.search(path)) is not None:
+            path = path[: match.start()] + expanded(to, match.groups()) + path[match.end() :]
+    if not path.startswith(b"/"):
+        path = b"/" + path
+    if route.add_prefix is not None:
+        path = route.add_prefix.rstrip(b"/") + path
+    if mark and b"?" in path:
+        mark = b"&"
+    return path + mark + query
+
+
+def expanded(template: bytes, groups: tuple[bytes | None, ...]) -> bytes:
+    """`template` with $1 … $9 replaced by groups of a match; one that took no part is empty."""
+
+    def group(match: re.Match[bytes]) -> bytes:
+        number = int(match[1])
+        return (groups[number - 1] or b"") if 0 < number <= len(groups) else b""
+
+    return GROUP.sub(group, template)

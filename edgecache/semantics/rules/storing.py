@@ -1,0 +1,54 @@
+"""Directives of responses as rules have them: freshness, stale windows, and what of Cache-Control counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from edgecache.semantics.cache_control import FOREVER, ResponseDirectives
+from edgecache.semantics.message import Response
+from edgecache.semantics.rules.actions import Caching
+from edgecache.semantics.stored_response import response_directives
+
+NONE_GIVEN: Final = ResponseDirectives()
+SUCCESSFUL: Final = range(200, 400)  # statuses that `ttl` and `default_ttl` are of
+NOT_MODIFIED: Final = 304
+
+
+def directives_of(caching: Caching, response: Response) -> ResponseDirectives | None:
+    """The directives of `response` under `caching`; None if they are the response's own.
+
+    `ttl` is of responses below 400; those that tell errors have theirs by status (`ttl_by_status`), a code before a
+    class. Directives that forbid storing count as long as `cache_control` is not ignored.
+    """
+    ignores = bool(caching.ignore_cache_control)
+    given = NONE_GIVEN if ignores else response_directives(response._replace(directives=None))
+    explicit = not ignores and (
+        given.max_age is not None
+        or given.s_maxage is not None
+        or (b"expires" in response.fields and not given.overrides_expires)
+    )
+    changes: dict[str, object] = {}
+    lifetime = lifetime_of(caching, response.status, explicit=explicit)
+    if lifetime is not None:
+        changes |= {"max_age": min(int(lifetime), FOREVER), "s_maxage": None}
+    if caching.stale_while_revalidate is not None:
+        changes["stale_while_revalidate"] = int(caching.stale_while_revalidate)
+    if caching.stale_if_error is not None:
+        changes["stale_if_error"] = int(caching.stale_if_error)
+    if ignores:
+        changes["overrides_expires"] = True
+    return replace(given, **changes) if changes else None  # type: ignore[arg-type]
+
+
+def lifetime_of(caching: Caching, status: int, *, explicit: bool) -> float | None:
+    """The freshness lifetime in seconds that rules give; None if they do not. `explicit`: the response has its own."""
+    by_status = dict(caching.ttl_by_status)
+    for name in (str(status), f"{status // 100}xx"):
+        if name in by_status:
+            return by_status[name]
+    if status not in SUCCESSFUL:
+        return None
+    if caching.ttl is not None:
+        return caching.ttl
+    return None if explicit else caching.default_ttl

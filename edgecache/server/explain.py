@@ -1,0 +1,84 @@
+"""What the rules of a site make of one request, for `edgecache check-config --site HOST --url PATH`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from edgecache.config.settings import Settings
+from edgecache.semantics import uri
+from edgecache.semantics.errors import ConfigError
+from edgecache.semantics.message import FieldLine, Fields, Request
+from edgecache.semantics.rules.conditions import RequestFacts, reduced, text_of
+from edgecache.semantics.rules.key_parts import key_part
+from edgecache.semantics.rules.routing import route_of
+
+if TYPE_CHECKING:
+    from edgecache.semantics.rules.policy import RequestPolicy
+
+SECRET_TABLES = ("access",)  # what is said of them is that they are there
+
+
+def report(settings: Settings, request: Request, client: str) -> str:
+    """Lines that name the site, each rule with its verdict, and what follows from them together."""
+    from edgecache.server.assembly import sites_of
+
+    sites = sites_of(settings)
+    if sites is None:
+        raise ConfigError("EDGECACHE_SITES", "is not set: there is one site, which has no rules")
+    site = sites.site_of(request.host)
+    if site is None:
+        return f"no site has the host {request.host.decode()}: the answer is 421"
+    facts = RequestFacts(request, client)
+    policy = site.policy_of(facts)
+    lines = [f"site {site.name}"]
+    for rule in site.rules:
+        left = reduced(rule.condition, facts)
+        verdict = "yes" if left is True else "no" if left is False else f"if {text_of(left)}"
+        if rule.name not in policy.rules and left is not False:
+            verdict = "not reached"
+        lines.append(f"rule {rule.name}: {verdict}")
+    request = request._replace(policy=policy)
+    return "\n".join([*lines, *_effects(policy, request, facts)])
+
+
+def _effects(policy: RequestPolicy, request: Request, facts: RequestFacts) -> Iterator[str]:
+    route = route_of(request)
+    assert route is not None, "the request has a site"
+    yield f"pool: {route.pool}" + (f", host {route.host.decode()}" if route.host else "")
+    if route.target != request.target:
+        yield f"upstream target: {route.target.decode('latin-1')}"
+    actions = policy.actions
+    yield from _said("cache", actions.caching)
+    part = key_part(policy, facts)
+    yield "cache key: the URL" + (f", and {part.decode('latin-1')!r}" if part else "")
+    yield from _said("request headers", actions.request_fields)
+    yield from _said("response headers", actions.response_fields)
+    if actions.reply is not None:
+        yield f"answer: {actions.reply}"
+    for name, values in actions.own.items():
+        yield f"{name}: {'set' if name in SECRET_TABLES else ', '.join(map(str, values))}"
+
+
+def _said(name: str, value: Any) -> Iterable[str]:
+    """A line of what `value` says beside its defaults."""
+    default = type(value)()
+    said = [f"{key}={getattr(value, key)!r}" for key in value.__slots__ if getattr(value, key) != getattr(default, key)]
+    return [f"{name}: {', '.join(said)}"] if said else []
+
+
+def request_of(host: str, target: str, method: str, headers: Iterable[str], country: str) -> Request:
+    """The request that the command line describes; raises ValueError."""
+    lines: list[FieldLine] = [(b"Host", host.encode())]
+    for header in headers:
+        name, colon, value = header.partition(":")
+        if not colon:
+            raise ValueError(f"{header} is not NAME: VALUE")
+        lines.append((name.strip().encode(), value.strip().encode("latin-1")))
+    scheme, _, rest = target.partition("://")
+    if rest:
+        target = "/" + rest.partition("/")[2]
+    scheme_of = scheme.encode() if rest else b"https"
+    place = ((b"Edgecache-Geo-Country", country.encode()),) if country else ()
+    named = uri.site(uri.ascii_authority(host), scheme_of)
+    return Request(method.encode(), uri.ascii_target(target), named, Fields(lines), scheme=scheme_of, place=place)
