@@ -10,9 +10,9 @@ import ctypes
 from contextlib import suppress
 from typing import Final
 
-TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # names of malloc.h
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8  # names of malloc.h
 OWN_MAPPING: Final = 96 * 1024  # bytes
-FREE_AT_END: Final = 1024 * 1024  # bytes that the heap keeps free at its end
+FREE_AT_END: Final = 1024 * 1024  # bytes that the heap keeps free at its end: room for the 256 KiB of a TLS handshake
 ARENAS: Final = 2  # the event loop's, and that of all other threads
 
 
@@ -22,4 +22,5 @@ def tune_malloc() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(MMAP_THRESHOLD, OWN_MAPPING)
         mallopt(TRIM_THRESHOLD, FREE_AT_END)
+        mallopt(TOP_PAD, FREE_AT_END)
         mallopt(ARENA_MAX, ARENAS)
