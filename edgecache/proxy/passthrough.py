@@ -17,6 +17,7 @@ from edgecache.semantics.message import Fields, Response
 from edgecache.semantics.outcomes import OF_THE_RESPONSE, Forward, Refused, Result, Tier
 from edgecache.semantics.stored_response import Stored
 from edgecache.storage.memory import Entry
+from edgecache.telemetry.request_metrics import Passes
 from edgecache.upstream.fetcher import Upstream
 from edgecache.upstream.peer_fields import is_internal, required_by
 from edgecache.upstream.reply import Reply
@@ -28,6 +29,7 @@ from edgecache.wire.response_writer import ResponseWriter
 from edgecache.wire.upstream_request import UpstreamCall, UpstreamRequest
 
 MOST_UNSTORED: Final = 256
+HIT_FOR_MISS: Final = Forward.HIT_FOR_MISS
 LASTING: Final = OF_THE_RESPONSE | {Refused.AUTHORIZATION}  # reasons that are likely to hold for the next response too
 LONGEST_UNSTORED: Final = 2048  # bytes of field lines
 
@@ -41,6 +43,7 @@ class UnstoredHead(NamedTuple):
     member: bytes
     fields: bytes
     head: bytes  # serialized for a connection that persists, with nothing that middleware adds
+    passes: Passes | None  # where it is counted if it comes from an origin; None: by the call
 
 
 class Relays:
@@ -59,6 +62,7 @@ class Relays:
         wall: Callable[[], float],
         serialize: Serialize,
         count: Callable[[Tier | None, int, Refused], None],
+        passes: Callable[[Forward, int, Refused], Passes | None],
         jurisdiction: str = "",
     ) -> None:
         self.pop = pop
@@ -72,8 +76,9 @@ class Relays:
         self.clock = clock  # resident time
         self._wall = wall  # epoch seconds, for Date
         self._serialize = serialize
-        self._send = upstream.send
+        self._switch = upstream.switch
         self.count = count  # a response that is not stored, by its tier, status and reason
+        self._passes = passes
         self._marks, self.renew_mark = flights.marks, flights.renew
         self.unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
 
@@ -106,13 +111,15 @@ class Relays:
     def pass_known(self, connection: ResponseWriter, known: Pass, raw: bytes, now: float) -> bool:
         """Pass through the request whose head is `raw`, at `now` in resident time; False if that is no longer right."""
         until = self._marks.get(known.key, 0.0)
-        if until < now or known.client != connection.peer or not known.admits(connection, now):
+        if until < now or known.client != connection.peer:
+            return False
+        if known.gate is not None and not known.gate(connection, now):
             return False
         relay = _KnownPass(self, connection, known, raw, now)
         if until - now < self._flights.hit_for_miss - OFTEN:  # else it is renewed often enough
             relay.mark = known.key
         connection.adopt(relay)
-        self._send(relay)
+        self._switch.send(relay)
         return True
 
     def begin_fill(self, exchange: Exchange, reply: Reply, entry: Entry | None) -> bool:
@@ -151,7 +158,7 @@ class Relays:
         Remembered for the responses that the pool remembers, and as long as it does.
         """
         known = self.unstored.get(id(response))
-        if known is not None and known.response is response and known.why is why:
+        if known is not None and known.why is why:
             return known
         refused = rfc9111.never_stored(response)
         if refused is None:
@@ -159,7 +166,7 @@ class Relays:
         member = cache_status.forwarded(self.pop, why, status=response.status, refused=refused)
         fields = responses.relayed(response, member, self._wall(), self._fills.hidden)
         head = self._serialize(FullResponse(response.status, fields, b"", response.framing.length, response.reason))
-        known = UnstoredHead(response, why, refused, member, fields, head)
+        known = UnstoredHead(response, why, refused, member, fields, head, self._passes(why, response.status, refused))
         if b"date" in response.fields and response.fields.weight <= LONGEST_UNSTORED:
             if len(self.unstored) >= MOST_UNSTORED:
                 self.unstored.clear()
@@ -233,7 +240,7 @@ class Relay(UpstreamCall):
 class _KnownPass(Exchange, Relay):
     """A request passed through by a known head: the exchange and its call are one object, which is cheaper."""
 
-    why = Forward.HIT_FOR_MISS
+    why = HIT_FOR_MISS
     result = Result.PASS
     entry = None
     alone = True
@@ -262,8 +269,8 @@ class _KnownPass(Exchange, Relay):
         if relays.upstream.on_response is not None:
             response = relays.upstream.received(self.request, response)
         unstored = relays.unstored.get(id(response))
-        if unstored is None or unstored.response is not response or unstored.why is not self.why:
-            unstored = relays.unstored_head(response, self.why)
+        if unstored is None or unstored.why is not HIT_FOR_MISS:
+            unstored = relays.unstored_head(response, HIT_FOR_MISS)
         if unstored is None:
             self.on_answer(response, Body.of(content))
             return
@@ -272,17 +279,22 @@ class _KnownPass(Exchange, Relay):
             return
         if self.mark:
             relays.renew_mark(self.mark, self.asked, relays.clock)
+        _, _, refused, self.cache_status, fields, head, passes = unstored
         status, size = response.status, len(content)
-        relays.count(self.answered_by, status, unstored.refused)
-        self.refused, self.cache_status, self.fields_out = unstored.refused, unstored.member, unstored.fields
+        if passes is None or self.answered_by is not None:
+            relays.count(self.answered_by, status, refused)
+        else:
+            passes.count += 1
+            self.tally = passes.tally
+        self.refused, self.fields_out = refused, fields
         self.status = self.upstream_status = status
         self.answered_on, self.bytes_out, self._writer = self.asked_on, size, None
         changed = writer.site.on_deliver is not None or self.request.policy is not None
         if size <= LONGEST_ANSWER and writer.persists and not changed:
-            self.head_out = len(unstored.head)
-            writer.write_serialized(unstored.head + content)
+            self.head_out = len(head)
+            writer.write_serialized(head + content)
         else:
-            fields = self.fields_out = self._delivered(writer, status, unstored.fields)
+            fields = self.fields_out = self._delivered(writer, status, fields)
             self.head_out = writer.send(status, fields, size, response.reason, content)
         writer.exchange_done(self)
 

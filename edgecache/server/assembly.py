@@ -132,6 +132,7 @@ def _parts(given: AssemblyInputs, tier: Regional | None) -> Parts:
             pop=pop,
             serialize=persistent_head,
             count=watch.passed_on,
+            passes=watch.passes,
             upstream=upstream,
             replies=ReplyDelivery(pop, upstream, fills, invalidation, clock.now, clock.wall),
             fills=fills,

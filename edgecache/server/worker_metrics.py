@@ -6,11 +6,11 @@ from collections.abc import Callable, Sized
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from edgecache.semantics.outcomes import Refused, Tier
+from edgecache.semantics.outcomes import Forward, Refused, Result, Tier
 from edgecache.storage.regional import Read
 from edgecache.telemetry.event_loop_lag import LoopLag
 from edgecache.telemetry.metrics import Counter, Histogram, Registry, Snapshot
-from edgecache.telemetry.request_metrics import CLASSES, RequestMetrics
+from edgecache.telemetry.request_metrics import CLASSES, Passes, RequestMetrics
 from edgecache.upstream.health import FAILING
 from edgecache.upstream.peer_auth import Distrust
 from edgecache.valkey.circuit_breaker import State
@@ -63,6 +63,7 @@ class WorkerMetrics:
         self.origin_responses = self._responses("edgecache_origin_responses", "Answers of the origin, by status.")
         self.parent_responses = self._responses("edgecache_parent_responses", "Answers of parents, by status.")
         self._failed_in_a_row = 0  # answers of the origin, or of any of several
+        self._passes: dict[tuple[Forward, int, Refused], Passes] = {}  # by class of status; none are failures
         self._refused: dict[str, Counter] = {}
         for reason in FAILURES:
             self._origin_failures(reason)
@@ -97,6 +98,7 @@ class WorkerMetrics:
     def snapshot(self) -> Snapshot:
         """Current metrics."""
         self.requests.fold()
+        self._fold_passes()
         return self.registry.snapshot()
 
     def read(self, edge: Edge, switch: Switch, connections: Sized, log: AccessLog) -> None:
@@ -253,12 +255,25 @@ class WorkerMetrics:
 
     def passed_on(self, by: Tier | None, status: int, reason: Refused) -> None:
         """Count a response of an origin or parent that was not stored."""
-        if by is None and status < 500:
-            self._failed_in_a_row = 0
-            self.origin_responses[status // 100].value += 1
-        else:
-            self.upstream_answered(by, status)
+        self.upstream_answered(by, status)
         self._not_stored[reason].value += 1
+
+    def passes(self, why: Forward, status: int, reason: Refused) -> Passes | None:
+        """Where to count responses of the origin that are not stored and are passed on alike; None of failures."""
+        if status >= 500:
+            return None
+        kind = (why, status // 100, reason)
+        if kind not in self._passes:
+            self._passes[kind] = Passes(self.requests.tally((Result.PASS, None, why, status // 100)))
+        return self._passes[kind]
+
+    def _fold_passes(self) -> None:
+        for (_, status, reason), passes in self._passes.items():
+            if passes.count:
+                self._failed_in_a_row = 0
+                self.origin_responses[status].value += passes.count
+                self._not_stored[reason].value += passes.count
+                passes.count = 0
 
     def refused(self, reason: str) -> None:
         """Count a refused request; `reason` is one of the fixed words in `wire/`."""
@@ -274,13 +289,17 @@ class WorkerMetrics:
         responses = self.origin_responses if by is None else self.parent_responses
         responses[status // 100 if status < 600 else 5].value += 1
         if by is None:
-            self._failed_in_a_row = self._failed_in_a_row + 1 if status in FAILING else 0
+            self._origin_is_well(status not in FAILING)
+
+    def _origin_is_well(self, well: bool) -> None:
+        self._fold_passes()  # they were before
+        self._failed_in_a_row = 0 if well else self._failed_in_a_row + 1
 
     def origin_failed(self, reason: str) -> None:
         """Count a failure of the origin; `reason` is one of the fixed words in `wire/` and `upstream/pool.py`."""
         self._origin_failures(reason).value += 1
         if reason not in OURS:
-            self._failed_in_a_row += 1
+            self._origin_is_well(False)
 
     def _origin_failures(self, reason: str) -> Counter:
         return self.registry.counter("edgecache_origin_failures", "Failures of the origin, by reason.", reason=reason)

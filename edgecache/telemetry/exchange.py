@@ -8,6 +8,7 @@ from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.outcomes import Forward, Refused, Result, Tier
 
 if TYPE_CHECKING:
+    from edgecache.telemetry.request_metrics import Tally
     from edgecache.telemetry.tracing import Trace
 
 
@@ -76,6 +77,10 @@ class Exchange(Protocol):
     @property
     def client(self) -> str:
         """The client's address."""
+
+    @property
+    def tally(self) -> Tally | None:
+        """Where it is counted, if that is known before its end."""
 
     @property
     def body(self) -> SizedBody | None:

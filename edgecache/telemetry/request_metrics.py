@@ -94,6 +94,16 @@ def reason_of(result: Result, why: Forward | str | None) -> str:
     return why.value.decode() if why is not None else result.value
 
 
+class Passes:
+    """How often responses of one kind were passed on since the last fold. The hot path adds to `count`."""
+
+    __slots__ = ("count", "tally")
+
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally  # where their requests are counted
+        self.count = 0
+
+
 class RequestMetrics:
     """Request metrics of one worker. Labels come from closed vocabularies only."""
 
@@ -109,10 +119,12 @@ class RequestMetrics:
 
     def answered(self, exchange: Exchange, took: float) -> Tally:
         """Count a completed response, which took `took` seconds."""
-        result = exchange.result
-        why = None if result is HIT else exchange.failure or exchange.why
-        outcome: Outcome = (result, exchange.tier if result in ASKED else None, why, exchange.status // 100)
-        tally = self._tallies.get(outcome) or self._tally(outcome)  # the look-up is here, too: this runs for every miss
+        tally = exchange.tally
+        if tally is None:
+            result = exchange.result
+            why = None if result is HIT else exchange.failure or exchange.why
+            outcome: Outcome = (result, exchange.tier if result in ASKED else None, why, exchange.status // 100)
+            tally = self._tallies.get(outcome) or self.tally(outcome)  # the look-up is here, too: this runs for misses
         tally.requests.value += 1
         tally.bytes_out.value += exchange.bytes_out
         seconds = tally.seconds  # as its `observe` does: a call less for every request
@@ -120,7 +132,8 @@ class RequestMetrics:
         seconds.total += took
         return tally
 
-    def _tally(self, outcome: Outcome) -> Tally:
+    def tally(self, outcome: Outcome) -> Tally:
+        """Where responses of this outcome are counted."""
         tally = self._tallies.get(outcome)
         if tally is None:
             tally = self._tallies[outcome] = Tally(self._registry, outcome)
@@ -143,6 +156,6 @@ class RequestMetrics:
         others, self.known_others = self.known_others, [0] * len(CLASSES)
         for status, count in enumerate(others):
             if count:
-                self._tally((Result.HIT, None, None, status)).requests.value += count
+                self.tally((Result.HIT, None, None, status)).requests.value += count
         self._hit.requests.value += hits - sum(others)
         self._hit.bytes_out.value += size

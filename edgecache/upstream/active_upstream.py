@@ -118,17 +118,14 @@ class Switch:
 
     def __init__(self, way: WayUp) -> None:
         self.current = way
+        self.send = way.send  # send a request
         self._former: list[WayUp] = []
         self._past = Counts()
-
-    def send(self, call: UpstreamCall) -> None:
-        """Send a request."""
-        self.current.send(call)
 
     def replace(self, way: WayUp) -> None:
         """Send further requests on `way`."""
         self._former.append(self.current)
-        self.current = way
+        self.current, self.send = way, way.send
 
     def sweep(self, now: float) -> None:
         """End what is overdue, and close former ways that are idle; `now` in monotonic seconds."""

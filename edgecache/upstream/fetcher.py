@@ -39,7 +39,7 @@ class Upstream:
         parental: Parental | None = None,
         came: Callable[[Tier | None, int], None] = lambda by, status: None,
     ) -> None:
-        self.send = switch.send  # send a call
+        self.switch = switch
         self.came = came  # called with the tier of each response (None: the origin) and its status
         self._gateway = gateway
         self.on_fetch: Callable[[Request, Fields], Fields] | None = None  # of middleware
@@ -54,6 +54,10 @@ class Upstream:
         self._gateway, self._is_trusted = gateway, is_trusted
         if self._to_parents is not None:
             self._to_parents.is_trusted = is_trusted
+
+    def send(self, call: UpstreamCall) -> None:
+        """Send a request."""
+        self.switch.send(call)
 
     def request_for(self, request: Request, fields: Fields, client: str, body: Body | None = None) -> UpstreamRequest:
         """The request to send upstream for a client's `request`, with `fields` in the place of its own."""

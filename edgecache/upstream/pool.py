@@ -69,14 +69,13 @@ class OriginPool:
         """Send a request at once on an idle connection, or on a new one, or when one becomes free."""
         self.asked += 1
         request = call.upstream_request
-        held = request.body is not None or request.upgrade
-        if held and call.uploads and not self._may_upload(call):
+        if (request.body is not None or request.upgrade) and call.uploads and not self._may_upload(call):
             self._line_up(call, self._uploads_waiting)
             return
         now = self.clock()
         while self._idle:
             connection = self._idle.pop()
-            just_used = not connection.closed and now - connection.asked_at < JUST_USED and request.is_safe
+            just_used = now - connection.asked_at < JUST_USED and request.is_safe and not connection.closed
             if just_used or not connection.has_ended:
                 connection.send(call, now)
                 return

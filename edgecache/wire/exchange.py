@@ -19,6 +19,7 @@ from edgecache.wire.response import FullResponse
 
 if TYPE_CHECKING:
     from edgecache.telemetry.exchange import StoredResponse
+    from edgecache.telemetry.request_metrics import Tally
     from edgecache.telemetry.tracing import Trace
     from edgecache.wire.response_writer import ResponseWriter
     from edgecache.wire.upstream_connection import UpstreamConnection
@@ -55,6 +56,7 @@ class Exchange:
     fields_out = b""  # of the response, packed
     head_out = 0  # bytes of its head, as it was sent
     first_byte = 0.0  # monotonic seconds: when the answer began, if that was before its end
+    tally: Tally | None = None  # where it is counted, if that is known before its end
     trace: Trace | None = None  # the ids of one that is sampled
     regional_asked = upstream_asked = 0.0  # epoch seconds; 0 = it was not
     regional_took = upstream_took = 0.0  # seconds until the answer, or its head, was there; 0 = until the end

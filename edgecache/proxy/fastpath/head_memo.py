@@ -130,10 +130,6 @@ class Pass:
         self.client = client
         self.upstream_request = upstream_request
 
-    def admits(self, connection: ResponseWriter, now: float) -> bool:
-        """Whether the gate of middleware, if there is one, lets a request through now."""
-        return self.gate is None or self.gate(connection, now)
-
 
 @final
 class RegionalRead:

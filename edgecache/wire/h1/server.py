@@ -208,12 +208,11 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
         now = self.since = self.site.clock()
         self.site.answered(exchange, now - exchange.began)
         self.exchange = None
-        if self.closing or self.state in BODY_STATES or (self._eof and not self._has_head()):  # no request follows
-            self._close_gently()
-            return
-        usual = self.state is RESPONDING and self.incoming is None and self._pause is None
-        if usual and self.writable and self._at == len(self._buffer):
+        usual = self.state is RESPONDING and self.incoming is None and self._pause is None and self.writable
+        if usual and not self.closing and not self._eof and self._at == len(self._buffer):
             self.state = IDLE  # as usual: RESPONSE_COMPLETE and nothing else
+        elif self.closing or self.state in BODY_STATES or (self._eof and not self._has_head()):  # no request follows
+            self._close_gently()
         else:
             self._go_on()
 
