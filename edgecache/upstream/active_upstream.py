@@ -14,7 +14,6 @@ from edgecache.upstream.pool import OriginPool
 from edgecache.upstream.pool_options import for_origin
 from edgecache.upstream.site_pools import SitePools
 from edgecache.wire.upstream_connection import ProtocolFactory
-from edgecache.wire.upstream_request import UpstreamCall
 
 
 class WayUp:
