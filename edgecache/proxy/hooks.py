@@ -1,6 +1,7 @@
 """What a middleware is: a class with any of the hooks below, an order, and the request fields that it reads.
 
     on_request(exchange) -> FullResponse | Held | None     before the request path; a local reply ends the request
+    continues(go)                                        before any request: how one that it held goes on
     on_lookup(exchange) -> bytes | Bypass | None         bytes that become a part of the cache key, or no cache at all
     on_fetch(request, fields) -> Fields                  the fields of a request upstream
     on_response(request, response) -> Response           a response from upstream, before it is stored
@@ -28,6 +29,8 @@ from edgecache.proxy.purge_method import PurgeMethod
 from edgecache.semantics.client_address import Trust
 from edgecache.semantics.ignored_parameters import IgnoredParameters
 from edgecache.semantics.rules.directory import Sites
+from edgecache.storage.resident_clock import Clock
+from edgecache.telemetry.metrics import Registry
 from edgecache.telemetry.tracing import Tracer
 from edgecache.upstream.peering import Children
 from edgecache.wire.exchange import Exchange
@@ -76,6 +79,8 @@ class Context:
     tracer: Tracer | None
     sites: Sites | None
     has_tls: bool
+    clock: Clock
+    registry: Registry
 
 
 class Middleware:

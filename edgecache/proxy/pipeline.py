@@ -13,6 +13,7 @@ from typing import Any, Final
 from edgecache.proxy.edge import Edge
 from edgecache.proxy.fastpath.head_memo import Gate
 from edgecache.proxy.hooks import BYPASS, HELD, AnswerKnown, Connection, Context, Go, Middleware
+from edgecache.proxy.middleware.access import Access
 from edgecache.proxy.middleware.client_claims import ClientClaims
 from edgecache.proxy.middleware.forwarding_limits import ForwardingLimits
 from edgecache.proxy.middleware.geo import Geo
@@ -50,6 +51,7 @@ REGISTRY: Final[list[type[Middleware]]] = [
     HostCheck,
     ForwardingLimits,
     SiteRules,
+    Access,
     Purge,
     OriginUrls,
 ]
@@ -87,6 +89,9 @@ class Pipeline:
         parting = [isinstance(one, PeerAuthentication) for one in self.middleware].index(True) + 1
         rest = self.middleware[parting:]
         marks = () if fingerprint is None else (partial(note_fingerprint, fingerprint),)
+        for at, one in enumerate(rest, 1):
+            if (continues := getattr(one, "continues", None)) is not None:
+                continues(self._chain(hooks(rest[at:], "on_request"), self._edge.answer))
         clients = self._chain((*marks, *hooks(rest, "on_request")), self._edge.answer)
         peers = self._chain(hooks((one for one in rest if one.for_peers), "on_request"), self._edge.answer)
         self.middleware[parting - 1].bind(clients, peers)

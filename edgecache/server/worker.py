@@ -215,6 +215,8 @@ class Worker:
             self._tracer,
             sites_of(settings),
             has_tls=self._tls is not None,
+            clock=self._time,
+            registry=self.watch.registry,
         )
         self.pipeline = pipeline = Pipeline(configured(context), self.edge)
         self.edge.known.forget_all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from edgecache.semantics.field_codec import pack
 from edgecache.semantics.message import Request, Response
@@ -61,6 +61,7 @@ class Exchange:
     regional_asked = upstream_asked = 0.0  # epoch seconds; 0 = it was not
     regional_took = upstream_took = 0.0  # seconds until the answer, or its head, was there; 0 = until the end
     started = False
+    admission: Any = None  # what the middleware of access has found; None: it was not asked
     alone = False  # nobody but its client has any use for the answer: no cache, no other client
     upstream_call: Cancellable | None = None  # to be cancelled if the client leaves before the end
     _cursor: tuple[Body, Cursor] | None = None

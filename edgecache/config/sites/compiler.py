@@ -68,7 +68,8 @@ def _site(written: model.Site, storing: Policy) -> Site:
 def rule_of(written: model.Rule, *, last: bool = False) -> Rule:
     """One rule."""
     present = {name for name in written.__struct_fields__ if getattr(written, name) not in (None, (), False)}
-    text = msgspec.json.encode(written, enc_hook=_text_of_scalar).decode()
+    shared = msgspec.structs.replace(written, access=None)  # it is checked for each client, and holds secrets
+    text = msgspec.json.encode(shared, enc_hook=_text_of_scalar).decode()
     return Rule(
         written.name,
         condition_of(written.when),

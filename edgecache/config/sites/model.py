@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from edgecache.config.sites.scalars import Cidr, Duration, Regex, Size
+from edgecache.config.sites.scalars import Cidr, Duration, PasswordHash, Regex, Size
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$", description="A name in lower case.")]
 Token = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$", description="A field name or method.")]
@@ -153,11 +153,16 @@ class Cors(Table, frozen=True, kw_only=True):
     max_age: Duration = field(default_factory=lambda: Duration(86400))
 
 
+PASSED = "true: the credentials go upstream, and the response is stored only as RFC 9111 §3.5 allows."
+Realm = Annotated[str, Meta(pattern=r"^[ !#-\[\]-~]{1,128}$", description="Printable, without quotes.")]
+
+
 class Basic(Table, frozen=True, kw_only=True):
     """HTTP Basic (RFC 7617) by hashes of argon2 or bcrypt, never plain passwords."""
 
-    users: Annotated[dict[str, str], Meta(min_length=1)]
-    realm: str = "edgecache"
+    users: Annotated[dict[str, PasswordHash], Meta(min_length=1)]
+    realm: Realm = "edgecache"
+    pass_credentials: Annotated[bool, Meta(description=PASSED)] = False
 
 
 class Jwt(Table, frozen=True, kw_only=True):
@@ -169,7 +174,8 @@ class Jwt(Table, frozen=True, kw_only=True):
     issuer: str | None = None
     audience: str | None = None
     claims: dict[str, str | tuple[str, ...]] = {}
-    cookie: str | None = None
+    cookie: Annotated[Token | None, Meta(description="A cookie that may hold the token, too.")] = None
+    pass_credentials: Annotated[bool, Meta(description=PASSED)] = False
     leeway: Duration = field(default_factory=lambda: Duration(30))
 
 
@@ -178,8 +184,9 @@ class SignedUrl(Table, frozen=True, kw_only=True):
 
     format: Literal["edgecache", "nginx-secure-link", "cloudfront", "akamai"] = "edgecache"
     keys: Annotated[dict[str, str], Meta(min_length=1, description="Key id → path of a file with the secret.")]
-    address: bool = False
-    cookie: str | None = None
+    address: Annotated[bool, Meta(description="The signature must hold for the client's address.")] = False
+    parameter: Annotated[Token | None, Meta(description="The query parameter with the token.")] = None
+    cookie: Annotated[Token | None, Meta(description="A cookie that may hold the token, too.")] = None
 
 
 class ForwardAuth(Table, frozen=True, kw_only=True):

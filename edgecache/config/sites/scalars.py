@@ -18,6 +18,7 @@ from edgecache.config.types import duration, size
 LONGEST_PATTERN: Final = 1000  # characters of a regular expression
 LONGEST_QUOTE: Final = 80
 REGEX_MEMORY: Final = 1024 * 1024  # bytes that one compiled expression may take
+HASH: Final = re.compile(r"\$argon2(id|i|d)\$[0-9A-Za-z$=,+/]{20,400}|\$2[aby]\$[0-9]{2}\$[./0-9A-Za-z]{53}")
 GLOB_SPECIAL: Final = re.compile(r"[*?]")
 
 
@@ -77,11 +78,27 @@ class Cidr:
         return f"Cidr({self.network})"
 
 
+class PasswordHash(str):
+    """A hash of a password, by argon2 or bcrypt."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> PasswordHash:
+        """The hash; ValueError, whose words do not quote it, if it is none."""
+        if not HASH.fullmatch(text):
+            raise ValueError("must be a hash by argon2 or bcrypt, never a password")
+        return super().__new__(cls, text)
+
+    def __repr__(self) -> str:
+        return "PasswordHash"
+
+
 PARSERS: Final[dict[type, tuple[Callable[[str], Any], str]]] = {  # type → parser, pattern for editors
     Duration: (lambda text: Duration(duration(text)), r"^(0|[0-9]+(\.[0-9]+)?(ms|s|m|h|d))$"),
     Size: (lambda text: Size(size(text)), r"^[0-9]+(\.[0-9]+)?([KMGT]i?B|B)?$"),
     Regex: (Regex, ""),
     Cidr: (Cidr, ""),
+    PasswordHash: (PasswordHash, HASH.pattern),
 }
 
 
@@ -92,7 +109,8 @@ def decode(kind: type, value: Any) -> Any:
     try:
         return PARSERS[kind][0](value)
     except ValueError as error:
-        raise ValueError(f"{json.dumps(value[:LONGEST_QUOTE])} {error}") from None
+        quoted = "what is written" if kind is PasswordHash else json.dumps(value[:LONGEST_QUOTE])
+        raise ValueError(f"{quoted} {error}") from None
 
 
 def _reason(error: Exception) -> str:

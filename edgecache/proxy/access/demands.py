@@ -1,0 +1,110 @@
+"""From the tables of rules to checks: what each demands, and what all that hold for a request demand together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from edgecache.proxy.access.addresses import Countries, Networks
+from edgecache.proxy.access.admission import AccessRefused, Asked, Check, Grant
+from edgecache.semantics.message import Request
+from edgecache.semantics.path_readings import readings
+from edgecache.semantics.rules.conditions import RequestFacts
+from edgecache.semantics.rules.policy import RequestPolicy, Site
+
+if TYPE_CHECKING:
+    from edgecache.config.sites.model import Access
+
+log = logging.getLogger("edgecache")
+GET: Final = b"GET"
+HEAD: Final = b"HEAD"
+
+
+class Unusable:
+    """Stands in for a check that cannot be made: it refuses all."""
+
+    order = 0
+    reads: frozenset[bytes] = frozenset()
+
+    def admit(self, asked: Asked) -> Grant:
+        """Refuse."""
+        raise AccessRefused(503, "access-unusable", "access to this cannot be decided at the moment")
+
+
+class Demands:
+    """The checks of each table, made once."""
+
+    def __init__(self, sites: Iterable[Site], made: Callable[[Any, str], Iterator[Callable[[], Check]]]) -> None:
+        self._of_table: dict[int, tuple[Check, ...]] = {}
+        self._tables: list[Any] = []  # kept: they are known by their identity
+        self.guarded: set[Site] = set()
+        for site in sites:
+            for rule in site.rules:
+                for table in rule.actions.own.get("access", ()):
+                    self.guarded.add(site)
+                    self._tables.append(table)
+                    place = f"site {site.name}, rule {rule.name}"
+                    self._of_table[id(table)] = tuple([usable(make, place) for make in made(table, place)])
+
+    @property
+    def checks(self) -> Iterator[Check]:
+        """All of them."""
+        return (check for checks in self._of_table.values() for check in checks)
+
+    def of(self, request: Request, client: str) -> list[Check]:
+        """What is demanded of `request` by the rules that hold for it, whatever an origin takes its path for."""
+        policy: RequestPolicy = request.policy
+        found = dict.fromkeys(self._of_policy(policy))
+        for facts in other_readings(request, client):
+            found.update(dict.fromkeys(self._of_policy(policy.site.policy_of(facts))))
+        return sorted(found, key=lambda check: check.order)
+
+    def _of_policy(self, policy: RequestPolicy) -> list[Check]:
+        """The checks of a policy's tables: those that a later public one drops are not among them."""
+        checks: list[Check] = []
+        for table in policy.actions.own.get("access", ()):
+            if table.public:
+                checks.clear()
+            checks += self._of_table[id(table)]
+        return checks
+
+
+def usable(make: Callable[[], Check], place: str) -> Check:
+    """The check that `make` makes, or one that refuses all."""
+    try:
+        return make()
+    except (OSError, ValueError, ImportError) as error:
+        log.error("%s: access is refused to all: %s", place, _said(error))
+        return Unusable()
+
+
+def _said(error: Exception) -> str:
+    """What an error says, without what it may quote of a secret."""
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else type(error).__name__
+
+
+def other_readings(request: Request, client: str) -> Iterator[RequestFacts]:
+    """`request` as conditions of rules would see it, did they know what its origin makes of its path and method.
+
+    A HEAD tells of what a GET would get, and some origins read methods in any case.
+    """
+    method = GET if request.method == HEAD else request.method.upper()
+    paths = readings(request.target, fold=True)
+    if method != request.method:
+        yield RequestFacts(request._replace(method=method), client)
+    for variant in dict.fromkeys((request.method, method)):
+        for path in paths:
+            facts = RequestFacts(request._replace(method=variant), client)
+            facts.path = path
+            yield facts
+
+
+def of_addresses(table: Access) -> Sequence[Check]:
+    """The checks of networks and countries of a table."""
+    checks: list[Check] = []
+    if table.allow or table.deny:
+        checks.append(Networks([one.network for one in table.allow], [one.network for one in table.deny]))
+    if table.allow_countries or table.deny_countries:
+        checks.append(Countries(table.allow_countries, table.deny_countries))
+    return checks
