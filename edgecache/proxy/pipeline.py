@@ -15,6 +15,7 @@ from edgecache.proxy.fastpath.head_memo import Gate
 from edgecache.proxy.hooks import BYPASS, HELD, AnswerKnown, Connection, Context, Go, Middleware
 from edgecache.proxy.middleware.access import Access
 from edgecache.proxy.middleware.client_claims import ClientClaims
+from edgecache.proxy.middleware.cors_preflight import CorsPreflight
 from edgecache.proxy.middleware.forwarding_limits import ForwardingLimits
 from edgecache.proxy.middleware.geo import Geo
 from edgecache.proxy.middleware.host_check import HostCheck
@@ -25,6 +26,8 @@ from edgecache.proxy.middleware.origin_urls import OriginUrls
 from edgecache.proxy.middleware.peer_authentication import PeerAuthentication
 from edgecache.proxy.middleware.purge import Purge
 from edgecache.proxy.middleware.residency import Residency
+from edgecache.proxy.middleware.rule_redirect import RuleRedirect
+from edgecache.proxy.middleware.rule_response import RuleResponse
 from edgecache.proxy.middleware.site_rules import SiteRules
 from edgecache.proxy.middleware.sni_check import SniCheck
 from edgecache.proxy.middleware.tracing import Tracing
@@ -51,7 +54,10 @@ REGISTRY: Final[list[type[Middleware]]] = [
     HostCheck,
     ForwardingLimits,
     SiteRules,
+    RuleRedirect,
+    CorsPreflight,
     Access,
+    RuleResponse,
     Purge,
     OriginUrls,
 ]

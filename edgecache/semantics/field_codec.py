@@ -9,9 +9,13 @@ other protocols unpack it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from typing import Final
 
 from edgecache.semantics.message import FieldLine, Fields
+
+CONTENT_TYPE: Final = re.compile(rb"(?i)(?:\A|(?<=\n))content-type:[ \t]*([^\r]*)")
 
 
 def pack(lines: Iterable[FieldLine]) -> bytes:
@@ -26,3 +30,9 @@ def unpack(packed: bytes) -> Fields:
         name, _, value = line.partition(b": ")
         lines.append((name, value))
     return Fields(lines)
+
+
+def content_type_in(packed: bytes) -> bytes:
+    """The Content-Type of packed fields; empty where they have none."""
+    match = CONTENT_TYPE.search(packed)
+    return b"" if match is None else match[1]

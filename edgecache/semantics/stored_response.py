@@ -135,6 +135,11 @@ class Stored(NamedTuple):
         return codings_in(self.fields.get(b"content-encoding"))
 
     @property
+    def content_type(self) -> bytes:
+        """Its Content-Type; empty where it has none."""
+        return self.fields.get(b"content-type") or b""
+
+    @property
     def has_validator(self) -> bool:
         """Whether it can be validated (RFC 9111 §4.3.1)."""
         return self.etag is not None or self.last_modified is not None

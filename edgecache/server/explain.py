@@ -56,6 +56,12 @@ def _effects(policy: RequestPolicy, request: Request, facts: RequestFacts) -> It
     yield from _said("response headers", actions.response_fields)
     if actions.reply is not None:
         yield f"answer: {actions.reply}"
+    if actions.cors is not None:
+        yield f"cors: Access-Control-Allow-Origin: {policy.allowed_origin.decode() or 'none for this Origin'}"
+    if actions.security_headers is not None:
+        yield f"security headers: {actions.security_headers}"
+    if actions.debug:
+        yield f"debug: {', '.join(actions.debug)}"
     for name, values in actions.own.items():
         yield f"{name}: {'set' if name in SECRET_TABLES else ', '.join(map(str, values))}"
 

@@ -14,7 +14,7 @@ from edgecache.semantics import uri
 from edgecache.semantics.accept_encoding import Codings, codings_in_block, keyed, keyed_under
 from edgecache.semantics.cache_key import SearchVariance, no_vary_search
 from edgecache.semantics.content_length import are_consistent, is_complete
-from edgecache.semantics.field_codec import pack, unpack
+from edgecache.semantics.field_codec import content_type_in, pack, unpack
 from edgecache.semantics.message import Fields
 from edgecache.semantics.outcomes import Refused
 from edgecache.semantics.ranges import Segments
@@ -130,6 +130,11 @@ class Entry:
     def codings(self) -> Codings:
         """The codings that the content is in."""
         return codings_in_block(self.block)
+
+    @property
+    def content_type(self) -> bytes:
+        """Its Content-Type; empty where it has none."""
+        return content_type_in(self.block)
 
     @property
     def length(self) -> int:

@@ -30,6 +30,7 @@ from typing import Final, NamedTuple, Protocol
 import orjson
 
 from edgecache.semantics.cache_control import ResponseDirectives
+from edgecache.semantics.field_codec import content_type_in
 from edgecache.semantics.memoize import memoize
 
 MAGIC: Final = b"ecr\x04"  # the last byte is the schema's version
@@ -72,6 +73,11 @@ class Record(NamedTuple):
     body: bytes
     machine: int = 0  # that received it, in one boot; 0: not known
     up: float = 0.0  # its uptime then, in seconds
+
+    @property
+    def content_type(self) -> bytes:
+        """Its Content-Type; empty where it has none."""
+        return content_type_in(self.block)
 
 
 class Cipher(Protocol):

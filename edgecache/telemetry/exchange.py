@@ -27,6 +27,10 @@ class StoredResponse(Protocol):
     def initial_age(self) -> float:
         """Age on arrival in seconds (RFC 9111 §4.2.3)."""
 
+    @property
+    def content_type(self) -> bytes:
+        """Its Content-Type; empty where it has none."""
+
 
 class SizedBody(Protocol):
     """A body of which the size so far is known."""

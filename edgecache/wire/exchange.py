@@ -11,6 +11,7 @@ from edgecache.semantics.field_codec import pack
 from edgecache.semantics.message import Request, Response
 from edgecache.semantics.outcomes import Forward, Refused, Result, Tier
 from edgecache.semantics.rope import Content, Piece, Rope, whole_of
+from edgecache.semantics.rules.debug_fields import Times
 from edgecache.wire.body import Body
 from edgecache.wire.body_buffer import SLICE
 from edgecache.wire.body_readers import Cursor
@@ -156,9 +157,20 @@ class Exchange:
         """`fields` as rules change them, with those for POPs only, and those that middleware adds."""
         request, added = self.request, writer.site.on_deliver
         if request.policy is not None and request.child is None:
-            fields = request.policy.delivered(status, self.result.value, fields)
+            fields = self._by_rules(request, status, fields)
         fields += self.extra
         return fields if added is None else fields + added(request.scheme, fields, request.child is not None)
+
+    def _by_rules(self, request: Request, status: int, fields: bytes) -> bytes:
+        """`fields` as the rules of the request's site change them."""
+        if not request.policy.changes_fields:
+            return fields
+        entry = self.entry if status == 304 else None
+        times = Times(self.upstream_took, self.regional_took)
+        changed: bytes = request.policy.delivered(
+            status, self.result.value, fields, request.scheme, b"" if entry is None else entry.content_type, times
+        )
+        return changed
 
     def _read(self, body: Body, skip: int = 0) -> None:
         cursor = body.read_into(self, skip=skip)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Sized
-from typing import Final, NamedTuple
+from typing import Final
 
 from edgecache.config.addresses import host_names, origin
 from edgecache.config.sites.model import Document, Pool, Rule, Server, Site, When
-from edgecache.config.sites.positions import Path
+from edgecache.config.sites.positions import Path, Problem
+from edgecache.config.sites.reply_checks import in_answers
 
 OF_RESPONSES: Final = ("status", "content_type", "result")
 BEFORE_RESPONSES: Final = (
@@ -19,13 +20,6 @@ BEFORE_RESPONSES: Final = (
     "cors",
     "access",
 )  # decided by the request
-
-
-class Problem(NamedTuple):
-    """A mistake, and where it is."""
-
-    path: Path
-    words: str
 
 
 def problems(document: Document) -> Iterator[Problem]:
@@ -70,6 +64,7 @@ def _of_site(document: Document, site: Site, path: Path, hosts: dict[str, str]) 
 def _of_rule(document: Document, rule: Rule, path: Path) -> Iterator[Problem]:
     if rule.redirect is not None and rule.respond is not None:
         yield Problem(path, "has both redirect and respond")
+    yield from in_answers(rule, path)
     if reads_responses(rule.when):
         for name in BEFORE_RESPONSES:
             if getattr(rule, name) is not None:

@@ -31,7 +31,7 @@ from edgecache.semantics.stored_response import Policy
 
 Matcher = Callable[[bytes], Any]  # true of a value that matches
 ADMIT_ONLY: Final = frozenset(("name", "when", "last", "access", "limits"))  # keys of rules that change no response
-OF_MIDDLEWARE: Final = ("cors", "security_headers", "debug", "access", "limits", "compress")
+OF_MIDDLEWARE: Final = ("access", "limits", "compress")
 RESULTS: Final = {"regional": "hit", "collapsed": "miss"}  # as rules name them
 LITERAL: Final = re.compile(r"[^*?]*")
 
@@ -238,6 +238,9 @@ def _actions(written: model.Rule) -> actions.Actions:
         _edits(written.request_headers or model.FieldEdits()),
         _edits(written.response_headers or model.FieldEdits()),
         _reply(written),
+        None if written.cors is None else _cors(written.cors),
+        written.security_headers,
+        written.debug,
         own,
     )
 
@@ -291,13 +294,25 @@ def _reply(written: model.Rule) -> actions.Redirect | actions.Respond | None:
     if written.redirect is not None:
         captures = written.when.path_regex
         return actions.Redirect(
-            written.redirect.to, written.redirect.status, None if captures is None else captures.compiled
+            written.redirect.to,
+            written.redirect.status,
+            None if captures is None else captures.compiled,
+            written.name,
         )
     if written.respond is not None:
         respond = written.respond
         kind = (b"Content-Type", respond.content_type.encode("latin-1"))
-        return actions.Respond(respond.status, respond.body.encode(), (kind, *_lines(respond.headers)))
+        lines = (*([kind] if respond.body else ()), *_lines(respond.headers))
+        return actions.Respond(respond.status, respond.body.encode(), lines, written.name)
     return None
+
+
+def _cors(cors: model.Cors) -> actions.Cors:
+    methods, headers, expose = (
+        tuple(name.encode() for name in names) for names in (cors.methods, cors.headers, cors.expose)
+    )
+    origins = None if "*" in cors.origins else glob(cors.origins)
+    return actions.Cors(origins, methods, headers, expose, cors.credentials, cors.max_age)
 
 
 def _lines(values: Mapping[str, str]) -> tuple[FieldLine, ...]:

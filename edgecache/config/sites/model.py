@@ -127,7 +127,7 @@ class Cache(Table, frozen=True, kw_only=True):
 
 
 class Redirect(Table, frozen=True, kw_only=True):
-    """A redirect: $scheme, $host, $path, $query and $1 … $9 of the rule's `path_regex` are replaced."""
+    """A redirect: $scheme, $host, $path, $query (with its ?) and $1 … $9 of the rule's `path_regex` are replaced."""
 
     to: str
     status: Literal[301, 302, 303, 307, 308] = 308
@@ -138,7 +138,7 @@ class Respond(Table, frozen=True, kw_only=True):
 
     status: Annotated[int, Meta(ge=200, le=599)] = 200
     body: str = ""
-    content_type: str = "text/plain; charset=utf-8"
+    content_type: FieldValue = "text/plain; charset=utf-8"
     headers: dict[Token, FieldValue] = {}
 
 

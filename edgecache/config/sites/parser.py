@@ -14,8 +14,8 @@ import msgspec
 
 from edgecache.config.addresses import Origin, origin
 from edgecache.config.sites import model
-from edgecache.config.sites.checks import Problem, problems
-from edgecache.config.sites.positions import Path, line_of, lines_of
+from edgecache.config.sites.checks import problems
+from edgecache.config.sites.positions import Path, Problem, line_of, lines_of
 from edgecache.config.sites.scalars import PARSERS, decode
 from edgecache.config.types import Explained
 

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 Path = tuple[str | int, ...]
+
+
+class Problem(NamedTuple):
+    """A mistake, and where it is."""
+
+    path: Path
+    words: str
+
 
 HEADER: Final = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?")
 KEY: Final = re.compile(

@@ -74,11 +74,13 @@ class Rendered:
 
     def _delivered(self, response: FullResponse) -> FullResponse:
         """`response` with the fields that middleware adds to it."""
-        fields = response.fields
+        fields, entry = response.fields, self.entry
+        scheme = b"https" if entry.key.startswith(b"https") else b"http"
         if self.policy is not None:
-            fields = self.policy.delivered(response.status, HIT, fields)
+            kind = entry.content_type if response.status == 304 else b""
+            fields = self.policy.delivered(response.status, HIT, fields, scheme, kind)
         if self._added is not None:
-            fields += self._added(b"https" if self.entry.key.startswith(b"https") else b"http", fields, False)
+            fields += self._added(scheme, fields, False)
         return response if fields is response.fields else response._replace(fields=fields)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from edgecache.semantics.message import FieldLine, Fields
 from edgecache.semantics.outcomes import Revalidation
@@ -111,6 +111,7 @@ class Redirect:
     to: str
     status: int
     captures: Any | None = None  # the compiled expression whose groups are $1 … $9
+    rule: str = ""  # the name of its rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,19 @@ class Respond:
     status: int
     body: bytes
     lines: tuple[FieldLine, ...]
+    rule: str = ""  # the name of its rule
+
+
+@dataclass(frozen=True, slots=True)
+class Cors:
+    """Cross-origin resource sharing (Fetch §3.2)."""
+
+    origins: Any | None  # a matcher of allowed origins; None: any origin, without credentials
+    methods: tuple[bytes, ...]
+    headers: tuple[bytes, ...]
+    expose: tuple[bytes, ...]
+    credentials: bool
+    max_age: float  # seconds
 
 
 NO_EDITS: Final = FieldEdits()
@@ -138,6 +152,9 @@ class Actions:
     request_fields: FieldEdits = NO_EDITS
     response_fields: FieldEdits = NO_EDITS
     reply: Redirect | Respond | None = None
+    cors: Cors | None = None
+    security_headers: Literal["off", "basic", "strict"] | None = None
+    debug: tuple[str, ...] = ()
     own: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def over(self, earlier: Actions) -> Actions:
@@ -150,6 +167,9 @@ class Actions:
             over(earlier.request_fields, self.request_fields),
             over(earlier.response_fields, self.response_fields),
             earlier.reply or self.reply,
+            self.cors or earlier.cors,
+            self.security_headers or earlier.security_headers,
+            (*earlier.debug, *(name for name in self.debug if name not in earlier.debug)),
             {name: (*earlier.own.get(name, ()), *self.own.get(name, ())) for name in names},
         )
 

@@ -130,7 +130,7 @@ def reduced(condition: Condition, facts: RequestFacts) -> Condition:
         case bool():
             return condition
         case Test(of_request=test):
-            return condition if test is None else test(facts)
+            return condition if test is None else bool(test(facts))
         case Not(part):
             left = reduced(part, facts)
             return not left if isinstance(left, bool) else Not(left)
@@ -161,7 +161,7 @@ def holds(condition: Condition, facts: ResponseFacts) -> bool:
             return condition
         case Test(of_response=test):
             assert test is not None, "tests of the request are decided before"
-            return test(facts)
+            return bool(test(facts))
         case Not(part):
             return not holds(part, facts)
         case All(parts):

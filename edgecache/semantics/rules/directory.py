@@ -48,6 +48,10 @@ class Sites:
             at = host.find(b".", at + 1)
         return site or self._default
 
+    def replies_with(self, kind: type) -> bool:
+        """Whether any rule answers with a reply of that kind."""
+        return any(isinstance(rule.actions.reply, kind) for site in self.all for rule in site.rules)
+
     @property
     def reads(self) -> frozenset[bytes]:
         """Request fields that decide which rules hold, of any site."""

@@ -27,10 +27,14 @@ from edgecache.semantics.rules.conditions import (
     tests_of,
     text_of,
 )
+from edgecache.semantics.rules.cors import allowed_origin, with_cors
+from edgecache.semantics.rules.debug_fields import NO_TIMES, Times, with_debug_fields
+from edgecache.semantics.rules.security_headers import with_security_headers
 from edgecache.semantics.rules.storing import directives_of
 from edgecache.semantics.stored_response import Policy
 
-MOST_POLICIES: Final = 4096  # combinations of rules that are remembered, per site
+MOST_POLICIES: Final = 4096  # combinations of rules, and of origins allowed, that are remembered, per site
+NOT_MODIFIED: Final = 304
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +69,7 @@ class RequestPolicy:
     group: bytes  # part of the cache key; empty where the URL alone decides
     pending: tuple[tuple[Condition, Rule], ...]  # rules that the response decides
     storing: Policy  # of the site, with what the actions say of storing
+    allowed_origin: bytes = b""  # Access-Control-Allow-Origin of its responses, which may be stored ones of others
 
     def for_response(self, facts: ResponseFacts) -> Actions:
         """The actions, with those of rules that the response decides."""
@@ -82,17 +87,34 @@ class RequestPolicy:
         return not self.group and self.actions.key == NO_KEY and self.actions.caching.store is not False
 
     @cached_property
-    def _edits(self) -> bool:
+    def changes_fields(self) -> bool:
         """Whether any rule may change the fields of responses."""
-        return bool(self.actions.response_fields) or any(rule.actions.response_fields for _, rule in self.pending)
+        return any(map(_changes_fields, (self.actions, *(rule.actions for _, rule in self.pending))))
 
-    def delivered(self, status: int, result: str, fields: bytes) -> bytes:
-        """The packed fields of a response as a client gets them; `result` of the look-up, as `hit`."""
-        if not self._edits:
+    def delivered(
+        self,
+        status: int,
+        result: str,
+        fields: bytes,
+        scheme: bytes = b"https",
+        content_type: bytes = b"",
+        times: Times = NO_TIMES,
+    ) -> bytes:
+        """The packed fields of a response as a client gets them; `result` of the look-up, as `hit`.
+
+        A 304 gets the fields of the 200 that it stands for, whose `content_type` is given: a browser lays them over
+        those that it has stored (RFC 9110 §15.4.5).
+        """
+        if not self.changes_fields:
             return fields
-        unpacked = unpack(fields)
-        facts = ResponseFacts(status, unpacked.get(b"content-type") or b"", result)
-        return pack(self.for_response(facts).response_fields.applied(unpacked))
+        edited = unpack(fields)
+        content_type = content_type or edited.get(b"content-type") or b""
+        actions = self.for_response(ResponseFacts(200 if status == NOT_MODIFIED else status, content_type, result))
+        edited = with_security_headers(edited, actions.security_headers, scheme)
+        edited = actions.response_fields.applied(edited)
+        if actions.cors is not None:
+            edited = with_cors(edited, actions.cors, self.allowed_origin)
+        return pack(with_debug_fields(edited, actions.debug, status, result, times) if actions.debug else edited)
 
     def received(self, response: Response) -> Response:
         """`response` from upstream as clients and the store get it."""
@@ -130,6 +152,10 @@ class Site:
         default_factory=lambda: BoundedCache(MOST_POLICIES, 1 << 62, lambda key, policy: 1)
     )
 
+    _by_origin: BoundedCache[bytes, RequestPolicy] = field(
+        default_factory=lambda: BoundedCache(MOST_POLICIES, 1 << 62, lambda key, policy: 1)
+    )
+
     @cached_property
     def reads(self) -> frozenset[bytes]:
         """Request fields, in lower case, that decide which rules hold, or that the cache key has."""
@@ -138,6 +164,8 @@ class Site:
         cookies = any(rule.actions.key.cookies or rule.actions.route.canary for rule in self.rules)
         device = any(rule.actions.key.device for rule in self.rules)
         more = keyed | ({b"cookie"} if cookies else set()) | ({b"user-agent"} if device else set())
+        if any(rule.actions.cors is not None and rule.actions.cors.origins is not None for rule in self.rules):
+            more |= {b"origin"}
         return frozenset(more).union(*(test.fields for test in tests))
 
     def policy_of(self, facts: RequestFacts) -> RequestPolicy:
@@ -154,7 +182,20 @@ class Site:
         if policy is None:
             policy = self._new(hold)
             self._policies.remember(mark, policy)
-        return policy
+        return policy if policy.actions.cors is None else self._for_origin(policy, mark, facts)
+
+    def _for_origin(self, policy: RequestPolicy, mark: bytes, facts: RequestFacts) -> RequestPolicy:
+        """`policy` for the origin of a request. What is stored is shared by all origins: the group is the same."""
+        assert policy.actions.cors is not None, "a rule has it"
+        allowed = allowed_origin(policy.actions.cors, facts.request.fields.get(b"origin"))
+        if not allowed:
+            return policy
+        key = mark + b"\n" + allowed
+        own = self._by_origin.get(key)
+        if own is None:
+            own = replace(policy, allowed_origin=allowed)
+            self._by_origin.remember(key, own)
+        return own
 
     def _new(self, hold: list[tuple[int, Condition]]) -> RequestPolicy:
         actions, group, pending = NO_ACTIONS, [], []
@@ -170,6 +211,12 @@ class Site:
         return RequestPolicy(
             self, names, actions, "\n".join(group).encode(), tuple(pending), storing_of(self.storing, actions)
         )
+
+
+def _changes_fields(actions: Actions) -> bool:
+    """Whether `actions` may change the fields of a response as it is delivered."""
+    preset = actions.security_headers not in (None, "off")
+    return bool(actions.response_fields) or actions.cors is not None or preset or bool(actions.debug)
 
 
 def storing_of(storing: Policy, actions: Actions) -> Policy:
