@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -21,10 +22,25 @@ from edgecache.config import settings, sizing
 often.register()
 
 
+class Loop(uvloop.Loop):
+    """An event loop that ends although a test left something open, and then says what that is.
+
+    Warnings are errors here. Raised while uvloop closes what was left, one would keep that open, and its loop waits.
+    """
+
+    def close(self) -> None:
+        """Close everything, then tell."""
+        with warnings.catch_warnings(record=True) as left:
+            warnings.simplefilter("always")
+            super().close()
+        for one in left:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run every async test on uvloop, as the product runs."""
-    return {"uvloop": uvloop.new_event_loop}
+    return {"uvloop": Loop}
 
 
 def pytest_collection_finish() -> None:

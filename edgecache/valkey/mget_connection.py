@@ -42,7 +42,7 @@ class MgetConnection(Protocol):
         """Continue on a new connection, once the reads under way are answered."""
 
     async def close(self) -> None:
-        """Close; no callback is called any more."""
+        """Close for good; no callback is called any more."""
 
 
 class ServerMget(asyncio.Protocol):
@@ -60,6 +60,7 @@ class ServerMget(asyncio.Protocol):
         self._asked: deque[tuple[Sequence[bytes], Done]] = deque()  # under way, or waiting for the connection
         self._later: deque[tuple[Sequence[bytes], Done]] = deque()  # waiting until what is under way is answered
         self._renewing = False  # the connection is left once that is so
+        self._closed = False  # for good, though other commands still find out that this is the wrong server
 
     @staticmethod
     def _fresh_reader() -> Reader:
@@ -67,7 +68,7 @@ class ServerMget(asyncio.Protocol):
 
     def open(self) -> None:
         """Connect, if that is not done or under way."""
-        if self._transport is None and self._connecting is None:
+        if self._transport is None and self._connecting is None and not self._closed:
             self._connecting = spawn(self._connect(), "connect to the regional tier")
 
     def read(self, keys: Sequence[bytes], done: Done) -> None:
@@ -177,10 +178,11 @@ class ServerMget(asyncio.Protocol):
 
     async def close(self) -> None:
         """Close the connection."""
+        self._closed = True
         self._asked.clear()
         self._later.clear()
         connecting, connection = self._connecting, self._connection
-        self._connection = self._transport = None
+        self._connecting = self._connection = self._transport = None
         if connecting is not None:
             connecting.cancel()
             await asyncio.gather(connecting, return_exceptions=True)
@@ -194,10 +196,12 @@ class ClusterMget:
     def __init__(self, get_many: Callable[[Sequence[bytes]], Any]) -> None:
         self._get_many = get_many
         self._reading: dict[asyncio.Task[None], Done] = {}
+        self._closed = False
 
     def open(self) -> None:
         """Connect to the node of some key, and so read the slot map."""
-        self.read((b"ec:{open}",), lambda values, error: None)
+        if not self._closed:
+            self.read((b"ec:{open}",), lambda values, error: None)
 
     def read(self, keys: Sequence[bytes], done: Done) -> None:
         """Have `done` called with the values of `keys`, or with why there are none."""
@@ -224,6 +228,7 @@ class ClusterMget:
 
     async def close(self) -> None:
         """End."""
+        self._closed = True
         reading = tuple(self._reading)
         for task in reading:
             task.cancel()
