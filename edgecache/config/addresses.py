@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from edgecache.semantics import uri
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 DEFAULT_PORTS = {"http": 80, "https": 443}
+UNIX = "unix:"
+LOCAL = "localhost"  # in Host, of a server that is reached by a Unix socket
+MOST_PATH = 107  # bytes of the path of a Unix socket (unix(7))
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?", re.ASCII)
 _ORIGIN = re.compile(r"(https?)://([^/]*)/?", re.ASCII)
 
@@ -35,16 +38,21 @@ class Origin:
     scheme: str
     host: str
     port: int
+    path: str = field(default="", kw_only=True)  # of a Unix socket, in the stead of host and port
+    tls_name: str = field(default="", kw_only=True)  # in the SNI, and in its certificate; empty: the host
+    weight: int = field(default=1, kw_only=True)  # among the servers of its pool
 
     @property
     def authority(self) -> str:
         """Value of Host: the host, and the port unless it is the scheme's default."""
+        if self.path:
+            return LOCAL
         if self.port == DEFAULT_PORTS[self.scheme]:
             return bracketed(self.host)
         return f"{bracketed(self.host)}:{self.port}"
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}"
+        return f"{UNIX}{self.path}" if self.path else f"{self.scheme}://{self.authority}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +117,16 @@ def origin(text: str) -> Origin:
     if port == 0:
         raise ValueError("has port 0, where nothing can listen")
     return Origin(match[1], host, port or DEFAULT_PORTS[match[1]])
+
+
+def server(text: str, *, tls_name: str = "", weight: int = 1) -> Origin:
+    """A server of a pool out of `http(s)://host[:port]`, or `unix:/path` of a socket, where it speaks HTTP."""
+    if not text.startswith(UNIX):
+        return replace(origin(text), tls_name=tls_name, weight=weight)
+    path = text.removeprefix(UNIX)
+    if not path.startswith("/") or "\0" in path or len(path.encode()) > MOST_PATH:
+        raise ValueError(f"is not unix:/path of at most {MOST_PATH} bytes")
+    return Origin("http", LOCAL, 80, path=path, weight=weight)
 
 
 def host_names(text: str) -> tuple[str, ...]:

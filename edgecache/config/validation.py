@@ -26,7 +26,7 @@ def contradictions(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError("EDGECACHE_MAX_OBJECT_MEMORY", f"is more than one worker holds: {share}")
     if settings.listen.port and settings.listen == settings.admin_listen:
         yield ConfigError("EDGECACHE_ADMIN_LISTEN", "is the same as EDGECACHE_LISTEN")
-    all_origins = [origin for origins in settings.origins.values() for origin in origins] or [settings.origin]
+    all_origins = _origins(settings)
     yield from _own_origins(settings, all_origins)
     yield from _wrong_regions(settings)
     if settings.peers and settings.regional == "off":
@@ -39,6 +39,13 @@ def contradictions(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError("EDGECACHE_PROXY_PROTOCOL", "is on, but EDGECACHE_TRUSTED_PROXIES is empty")
     yield from _tls_contradictions(settings, any(origin.scheme == "https" for origin in all_origins))
     yield from _idle_regional(settings)
+
+
+def _origins(settings: Settings) -> list[Origin]:
+    """The origins that requests go to."""
+    if settings.sites is not None:
+        return list(settings.sites.servers)
+    return [origin for origins in settings.origins.values() for origin in origins] or [settings.origin]
 
 
 def _tls_contradictions(settings: Settings, https_origin: bool) -> Iterator[ConfigError]:
@@ -67,10 +74,13 @@ def _tls_contradictions(settings: Settings, https_origin: bool) -> Iterator[Conf
 def _own_origins(settings: Settings, origins: list[Origin]) -> Iterator[ConfigError]:
     """Origins that are this POP itself: loops, or admin pages exposed to clients."""
     name = "EDGECACHE_ORIGINS" if settings.origins else "EDGECACHE_ORIGIN"
+    if settings.sites is not None:
+        name = "EDGECACHE_SITES"
     for variable in ("EDGECACHE_LISTEN", "EDGECACHE_ADMIN_LISTEN", "EDGECACHE_TLS_LISTEN", "EDGECACHE_POP_LISTEN"):
         where = _named(settings, variable)
         if where is not None and any(is_own_listener(origin, where) for origin in origins):
-            yield ConfigError(name, f"is this POP itself: the same as {variable}")
+            words = "is" if settings.sites is None else "names an origin that is"
+            yield ConfigError(name, f"{words} this POP itself: the same as {variable}")
 
 
 def _wrong_regions(settings: Settings) -> Iterator[ConfigError]:
@@ -160,8 +170,7 @@ def _wrong_parents(settings: Settings) -> Iterator[ConfigError]:
             "needs EDGECACHE_POP_SECRET, or https and EDGECACHE_POP_CERTIFICATE: parents answer authenticated POPs only"
         )
         yield ConfigError("EDGECACHE_PARENTS", words)
-    origins = {origin for listed in settings.origins.values() for origin in listed} or {settings.origin}
-    if twice := {str(origin) for origin in origins}.intersection(map(str, parents)):
+    if twice := {str(origin) for origin in _origins(settings)}.intersection(map(str, parents)):
         yield ConfigError("EDGECACHE_PARENTS", f"names {min(twice)}, which is an origin")
 
 

@@ -253,7 +253,8 @@ def policy_of(settings: Settings) -> Policy:
 
 def gateway_of(settings: Settings) -> Gateway:
     """This POP as the origin sees it: Via and Host."""
-    return Gateway(settings.pop.encode(), settings.upstream_host.encode(), settings.forwarded)
+    host = settings.upstream_host.encode() if settings.sites is None else b""  # of sites, their pools say it
+    return Gateway(settings.pop.encode(), host, settings.forwarded)
 
 
 def sites_of(settings: Settings) -> Sites | None:

@@ -18,7 +18,9 @@ from edgecache.telemetry.metrics import Snapshot
 log = logging.getLogger("edgecache.supervisor")
 LOOK_EVERY: Final = 1.0  # seconds
 HOLD: Final = 5.0  # seconds of health before a recovery is logged
-KINDS: Final = ("origin", "parent")
+POOL: Final = "pool"
+NOUNS: Final = {"origin": "origin", "parent": "parent", POOL: "origin"}
+KINDS: Final = tuple(NOUNS)
 DROPPED: Final = "edgecache_access_log_dropped"
 READY: Final = "ready"
 FAILING: Final = "failing"
@@ -79,8 +81,8 @@ class Dependencies:
         parts = {"regional": "degraded" if trouble else state}
         for kind in KINDS:
             told = self._told(kind)
-            for name in self._configured(kind):
-                parts[f"{kind} {name}"] = UNKNOWN if name not in told else READY if told[name] else FAILING
+            for name in self._configured(kind, told):
+                parts[f"{NOUNS[kind]} {name}"] = UNKNOWN if name not in told else READY if told[name] else FAILING
         for peer, trouble in self._peers().items():
             parts[f"peer {peer}"] = trouble or READY
         return parts
@@ -94,8 +96,12 @@ class Dependencies:
         too_late = any(labels["state"] == "open" and value > 0 for labels, value in breakers)
         return state, "it answers too late for requests" if too_late else ""
 
-    def _configured(self, kind: str) -> list[str]:
+    def _configured(self, kind: str, told: Iterable[str]) -> list[str]:
         settings = self._settings()
+        if kind == POOL:  # those in use: a pool that no request has gone to is not judged
+            return list(told) if settings.sites is not None else []
+        if kind == "origin" and settings.sites is not None:
+            return []
         named = settings.origins if kind == "origin" else settings.parents
         names = [str(one) for several in named.values() for one in several]
         if kind == "origin" and not names and settings.origin is not None:
@@ -103,11 +109,11 @@ class Dependencies:
         return names
 
     def _told(self, kind: str) -> dict[str, bool]:
-        """Health of each origin or parent: healthy if all reporting workers agree."""
+        """Health of each origin, parent or server of a pool: healthy if all reporting workers agree."""
         found: dict[str, bool] = {}
         for snapshot in self._workers():
             for labels, value in _series(snapshot, f"edgecache_{kind}_up"):
-                name = labels[kind]
+                name = _server(labels) if kind == POOL else labels[kind]
                 found[name] = found.get(name, True) and value > 0
         return found
 
@@ -122,11 +128,12 @@ class Dependencies:
         subjects = []
         for kind in KINDS:
             told = self._told(kind)
-            for name in self._configured(kind):
-                subjects.append(f"{kind} {name}")
+            for name in self._configured(kind, told):
+                subject = f"{NOUNS[kind]} {name}"
+                subjects.append(subject)
                 failing = not told.get(name, True)
-                trouble = f"the {kind} {name} is failing: what is asked of it gets no answer, or 5xx" if failing else ""
-                self._changes.see(subjects[-1], trouble, f"the {kind} {name} is well again")
+                trouble = f"the {subject} is failing: what is asked of it gets no answer, or 5xx" if failing else ""
+                self._changes.see(subject, trouble, f"the {subject} is well again")
         subjects.append("regional")
         _, problem = self._tier()
         degraded = f"regional tier degraded, serving without it: {problem}" if problem else ""
@@ -145,6 +152,12 @@ class Dependencies:
         lost = "lines of the access log are dropped: the reader of standard output is too slow, or its disk is full"
         again = f"lines of the access log are no longer dropped; lost so far: {self._dropped:.0f}"
         self._changes.see("log lines", lost if more > 0 else "", again)
+
+
+def _server(labels: Mapping[str, str]) -> str:
+    """A server of a pool; the pool that a site's own origin is bears the site's name."""
+    pool = labels["pool"]
+    return f"{labels['origin']} of {pool if pool.startswith('site ') else f'pool {pool}'}"
 
 
 def _series(snapshot: Snapshot, name: str) -> Iterator[tuple[dict[str, str], float]]:

@@ -140,9 +140,12 @@ class Worker:
         return self._switch.current.parents
 
     def _new_way(self, settings: Settings) -> WayUp:
-        self.watch.forget_members()
-        way = WayUp(settings, Http1, self.watch.origin_failed, self.watch.parent_failed)
-        if isinstance(way.origin, Origins):
+        watch = self.watch
+        way = WayUp(settings, Http1, watch.origin_failed, watch.parent_failed, watch.pool_failed, watch.read_pool)
+        watch.forget_members()
+        if settings.sites is not None:
+            pass  # each pool is read once it is open
+        elif isinstance(way.origin, Origins):
             self.watch.read_origins(way.origin)
         else:
             self.watch.read_origin(way.origin.options.origin, settings.region, settings.origin_eject_after)

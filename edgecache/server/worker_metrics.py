@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +35,7 @@ OF_THE_MOMENT: Final = (  # read from the members that there are now
     "edgecache_origin_hedges",
     *(f"edgecache_{kind}_{name}" for kind in ("origin", "parent") for name in ("up", "breaker", "ejections")),
     *("edgecache_origin_latency_seconds", "edgecache_parent_latency_seconds"),
+    *(f"edgecache_pool_{name}" for name in ("up", "latency_seconds", "ejections")),
 )
 
 
@@ -175,6 +177,36 @@ class WorkerMetrics:
         for member in origins.members:
             self._read_member(member)
 
+    def read_pool(self, name: str, origins: Origins) -> None:
+        """Export the health of each server of the pool `name`, which is in use."""
+        for member in origins.members:
+            labels: dict[str, Any] = {"pool": name, "origin": str(member.origin), "region": member.region}
+            self.registry.gauge(
+                "edgecache_pool_up",
+                "Workers that hold the server of a site's pool to be well.",
+                read=partial(_is_well, member),
+                **labels,
+            )
+            self.registry.gauge(
+                "edgecache_pool_latency_seconds",
+                "Moving average of the time to the server's answer, quick to rise.",
+                across="max",
+                read=partial(_latency, member),
+                **labels,
+            )
+            self.registry.counter(
+                "edgecache_pool_ejections",
+                "Times that the server was ejected.",
+                read=partial(_ejections, member),
+                **labels,
+            )
+
+    def pool_failed(self, pool: str, reason: str) -> None:
+        """Count a failure of a site's pool; `reason` is as of the origin's."""
+        self.registry.counter(
+            "edgecache_pool_failures", "Failures of the pools of sites, by reason.", pool=pool, reason=reason
+        ).value += 1
+
     def read_parents(self, parents: Parents) -> None:
         """Export the health of each parent."""
         for member in parents.members:
@@ -303,6 +335,21 @@ class WorkerMetrics:
 
     def _origin_failures(self, reason: str) -> Counter:
         return self.registry.counter("edgecache_origin_failures", "Failures of the origin, by reason.", reason=reason)
+
+
+def _is_well(member: Member) -> float:
+    """Whether a server of a pool is well. Failures expire when none has come for a while: nobody asks it."""
+    health = member.health
+    well = health.breaker.state is State.CLOSED or monotonic() - member.last_failed > LAPSES
+    return float(health.checked_up and well)
+
+
+def _latency(member: Member) -> float:
+    return member.health.latency
+
+
+def _ejections(member: Member) -> float:
+    return member.health.breaker.opened
 
 
 class RegionalMetrics:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import NamedTuple
 
 from edgecache.config.settings import Settings
@@ -14,6 +13,7 @@ from edgecache.upstream.pool import OriginPool
 from edgecache.upstream.pool_options import for_origin
 from edgecache.upstream.site_pools import SitePools
 from edgecache.wire.upstream_connection import ProtocolFactory
+from edgecache.wire.upstream_request import Credential
 
 
 class WayUp:
@@ -25,6 +25,8 @@ class WayUp:
         protocol: ProtocolFactory,
         origin_failed: Callable[[str], None],
         parent_failed: Callable[[str], None],
+        pool_failed: Callable[[str, str], None] = lambda pool, reason: None,
+        on_open: Callable[[str, Origins], None] = lambda pool, origins: None,
     ) -> None:
         direct: Confined | OriginPool | Origins | SitePools
         direct = self.origin = opened(protocol, origin_failed, settings)
@@ -32,9 +34,13 @@ class WayUp:
             settings.pop_secret or settings.pop_ca or settings.residency_rules.home
         ):
             direct = Confined(self.origin, settings.residency_rules.home)
-        self._sites = SitePools(_pools_of(settings), partial(opened, protocol, origin_failed))
+        self.sites: SitePools | None = None
         if settings.sites is not None:
-            direct = self._sites
+
+            def open_pool(name: str, its: Settings) -> Origins:
+                return Origins(its, protocol, failed=lambda reason: pool_failed(name, reason))
+
+            direct = self.sites = SitePools(_pools_of(settings), open_pool, _credentials_of(settings), on_open)
         self.parents = Parents(settings, direct, protocol, failed=parent_failed) if settings.parents else None
         self.send = (self.parents or direct).send  # send a request
 
@@ -47,8 +53,13 @@ class WayUp:
 
     @property
     def origins(self) -> tuple[OriginPool | Origins, ...]:
-        """The usual origin, or origins, and the pools of sites that are in use."""
-        return (self.origin, *self._sites.opened)
+        """The usual origin, or origins; of sites, the pools that are in use."""
+        return (self.origin,) if self.sites is None else tuple(self.sites.pools)
+
+    def take_over(self, former: WayUp) -> None:
+        """Go on with those pools of `former` that are configured alike here."""
+        if self.sites is not None and former.sites is not None:
+            self.sites.take_over(former.sites)
 
     @property
     def idle(self) -> bool:
@@ -60,14 +71,14 @@ class WayUp:
 
     def close(self) -> None:
         """End every connection; what is under way fails."""
-        for pool in self.origins:
+        for pool in (self.origin, *self.origins):
             pool.close()
         if self.parents is not None:
             self.parents.close()
 
     def counts(self) -> Counts:
         """The requests sent on it so far."""
-        asked, retries, refused = map(sum, zip(*map(_asked_of, self.origins), strict=True))
+        asked, retries, refused = map(sum, zip((0, 0, 0), *map(_asked_of, self.origins), strict=True))
         if self.parents is None:
             return Counts(asked, retries, refused)
         of_parents, parent_retries, _ = _asked_of(self.parents)
@@ -76,11 +87,28 @@ class WayUp:
 
 def _pools_of(settings: Settings) -> Mapping[str, Settings]:
     """Settings by the name of each pool that sites have."""
-    if settings.sites is None:
-        return {}
     from edgecache.config.sites.pools import pools_of  # with libraries that only those need who have sites
 
     return pools_of(settings)
+
+
+def _credentials_of(settings: Settings) -> Mapping[str, Credential]:
+    """What routes of sites authenticate with, by name; the files of their secrets are read."""
+    from edgecache.config.sites.credentials import secret_of
+    from edgecache.upstream import credentials
+    from edgecache.upstream.s3_signature import AccessKey
+
+    made: dict[str, Credential] = {}
+    for name, one in settings.sites.document.credentials.items() if settings.sites is not None else ():
+        secret = secret_of(one)
+        match one.kind:
+            case "bearer":
+                made[name] = credentials.bearer(secret)
+            case "basic":
+                made[name] = credentials.basic(one.user, secret)
+            case "s3":
+                made[name] = credentials.S3(AccessKey(one.user, secret, one.region))
+    return made
 
 
 def opened(protocol: ProtocolFactory, failed: Callable[[str], None], settings: Settings) -> OriginPool | Origins:
@@ -122,7 +150,8 @@ class Switch:
         self._past = Counts()
 
     def replace(self, way: WayUp) -> None:
-        """Send further requests on `way`."""
+        """Send further requests on `way`; pools that are configured alike go on in it with their connections."""
+        way.take_over(self.current)
         self._former.append(self.current)
         self.current, self.send = way, way.send
 

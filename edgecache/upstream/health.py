@@ -115,6 +115,15 @@ def least_loaded(loads: Sequence[float], choose: Callable[[int], int]) -> int:
     return first if loads[first] <= loads[second] else second
 
 
+def by_weight(weights: Sequence[float], waiting: Sequence[int], draw: Callable[[Sequence[float]], int]) -> int:
+    """The index of the one of two, drawn by weight, that has fewer requests under way for its weight.
+
+    So each gets its share of the requests while all are idle, and its share of the connections while all are busy.
+    """
+    first, second = draw(weights), draw(weights)
+    return second if waiting[second] / weights[second] < waiting[first] / weights[first] else first
+
+
 def may_ask_another(method: bytes, *, sent: bool, has_body: bool) -> bool:
     """Whether a request that failed may go to another origin: if it never left, or is safe to ask twice."""
     return not sent or (method in SAFE and not has_body)

@@ -51,6 +51,7 @@ class Member:
         self.next_check = 0.0  # monotonic seconds
         self.heard = float("-inf")  # monotonic seconds: its last response, to a check or a request
         self.ejected = float("-inf")  # monotonic seconds: its last ejection
+        self.last_failed = float("-inf")  # monotonic seconds
         self.check: Checking | None = None
 
     def load(self, now: float) -> float:
@@ -59,6 +60,7 @@ class Member:
 
     def failed(self, now: float) -> None:
         """Count a failure of it."""
+        self.last_failed = now
         breaker = self.health.breaker
         before = breaker.state
         self.health.failed(now)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from edgecache.config.settings import Settings
 from edgecache.semantics.message import Response
 from edgecache.semantics.residency import REASON, may_serve
 from edgecache.upstream.attempt import Attempt
-from edgecache.upstream.health import least_loaded, may_ask_another
+from edgecache.upstream.health import by_weight, least_loaded, may_ask_another
 from edgecache.upstream.load_balancer import USER_AGENT, Balancer, Check, Member
 from edgecache.upstream.pool import OriginPool
 from edgecache.upstream.pool_options import for_origin
@@ -53,6 +53,7 @@ class Origins(Balancer):
             for region, origins in settings.origins.items()
             for origin in origins
         ]
+        self._weighted = len({member.origin.weight for member in self.members}) > 1
 
     # --- selection
 
@@ -70,8 +71,18 @@ class Origins(Balancer):
             if may_probe and (probed := self.due(candidates, now)) is not None:
                 return probed
             if well:
-                return well[least_loaded([member.load(now) for member in well], self.chance.randrange)]
-        return near[least_loaded([member.load(now) for member in near], self.chance.randrange)]  # none is well: try one
+                return self._lighter(well, now)
+        return self._lighter(near, now)  # none is well: try one
+
+    def _lighter(self, members: list[Member], now: float) -> Member:
+        """The less loaded of two random ones; by their weights, where those differ."""
+        if not self._weighted:
+            return members[least_loaded([member.load(now) for member in members], self.chance.randrange)]
+        weights = [member.origin.weight * member.health.share(now) for member in members]
+        return members[by_weight(weights, [len(member.attempts) for member in members], self._drawn)]
+
+    def _drawn(self, weights: Sequence[float]) -> int:
+        return self.chance.choices(range(len(weights)), weights)[0]
 
     def _allowed(self, request: UpstreamRequest) -> list[Member]:
         """The members in the jurisdiction that the response must not leave."""
@@ -96,10 +107,10 @@ class Origins(Balancer):
         return any(member not in tried for member in self._allowed(request))
 
     def fitted(self, request: UpstreamRequest, member: Member) -> UpstreamRequest:
-        """`request` with the origin's own Host, if that is the setting."""
-        if not self._own_host:
-            return request
-        return request.for_host(member.origin.authority.encode())
+        """`request` with the origin's own Host, if that is wanted, and with credentials, if it has some."""
+        if self._own_host if request.names_origin is None else request.names_origin:
+            request = request.for_host(member.origin.authority.encode())
+        return request if request.authorize is None else request.authorize(request)
 
     # --- life
 

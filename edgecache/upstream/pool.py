@@ -13,7 +13,7 @@ from typing import Final
 
 from edgecache.tasks import spawn
 from edgecache.upstream.pool_options import PoolOptions
-from edgecache.upstream.resolver import Names
+from edgecache.upstream.resolver import names_of
 from edgecache.wire.errors import OriginBusy, OriginError, OriginTimeout
 from edgecache.wire.tls.contexts import ClientTls
 from edgecache.wire.upstream_connection import ProtocolFactory, UpstreamConnection
@@ -50,7 +50,7 @@ class OriginPool:
         self.min_rate = options.min_rate
         self._new = protocol(options.responses)
         self._most = options.connections
-        self._names = Names(options.origin.host, options.origin.port, options.dns_ttl, clock)
+        self._names = names_of(options.origin, options.dns_ttl, clock)
         self._tls = client_tls(options) if options.origin.scheme == "https" else None
         self._idle: list[UpstreamConnection] = []  # the one used last is used next, so that the others may expire
         self._open: set[UpstreamConnection] = set()
@@ -137,16 +137,19 @@ class OriginPool:
         raise failure
 
     async def _connect_to(self, family: int, address: str) -> UpstreamConnection:
-        origin = self.options.origin
+        origin, loop = self.options.origin, asyncio.get_running_loop()
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: self._new(self),
-                address,
-                origin.port,
-                family=family,
-                ssl=self._tls.context if self._tls else None,
-                server_hostname=origin.host if self._tls else None,
-            )
+            if origin.path:
+                _, connection = await loop.create_unix_connection(lambda: self._new(self), address)
+            else:
+                _, connection = await loop.create_connection(
+                    lambda: self._new(self),
+                    address,
+                    origin.port,
+                    family=family,
+                    ssl=self._tls.context if self._tls else None,
+                    server_hostname=(origin.tls_name or origin.host) if self._tls else None,
+                )
         except ssl.SSLError as error:
             raise OriginError("tls", f"TLS with the upstream failed: {error.reason}") from None
         except OSError as error:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from math import inf
 
+from edgecache.config.addresses import Origin
 from edgecache.tasks import spawn
 from edgecache.wire.errors import OriginError
 
@@ -36,6 +37,10 @@ class Names:
             await self._ask()
         self._turn = (self._turn + 1) % len(self._known)
         return self._known[self._turn :] + self._known[: self._turn]
+
+    def fix(self, known: Addresses) -> None:
+        """These are the addresses, for good."""
+        self._known, self._until = known, inf
 
     def look(self) -> None:
         """Ask again if it is time; nobody waits for it."""
@@ -70,6 +75,14 @@ class Names:
             log.info("%s has moved from %s to %s", self._host, ", ".join(sorted(before)), ", ".join(sorted(after)))
         self._known, self._failing = found, False
         self._until = inf if self._is_address else self._clock() + self._ttl
+
+
+def names_of(origin: Origin, ttl: float, clock: Callable[[], float]) -> Names:
+    """The addresses of `origin`: of its name, or the only one of a Unix socket."""
+    names = Names(origin.host, origin.port, ttl, clock)
+    if origin.path:
+        names.fix([(socket.AF_UNIX, (origin.path,))])
+    return names
 
 
 async def resolve(host: str, port: int) -> Addresses:

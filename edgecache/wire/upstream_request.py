@@ -6,7 +6,7 @@ The methods of an `UpstreamCall` are called in this order: any number of `on_int
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
@@ -42,13 +42,26 @@ class Wording(Protocol):
         """The log position at which a parent, whose response was requested at `asked`, requested it of the origin."""
 
 
+class Credential(Protocol):
+    """What authenticates requests of a route upstream, in the stead of what their clients sent."""
+
+    def without_clients(self, fields: Fields) -> Fields:
+        """`fields` less those by which a client authenticates itself upstream."""
+
+    def authorize(self, request: UpstreamRequest) -> UpstreamRequest:
+        """`request` with the credentials; it is sent now."""
+
+
+Authorize: TypeAlias = "Callable[[UpstreamRequest], UpstreamRequest]"
+
+
 @dataclass(slots=True, eq=False)
 class UpstreamRequest:
     """A request as it goes upstream. Once sent, nothing of it changes but its serialised form, a cache."""
 
     method: bytes
     target: bytes
-    fields: Sequence[FieldLine]  # end-to-end; Host comes first
+    fields: Sequence[FieldLine] = field(repr=False)  # end-to-end; Host comes first
     body: Body | None = None
     length: int | None = 0  # bytes of the body; None: it is not known
     upgrade: bytes = b""  # the protocol to switch to (RFC 9110 §7.8); empty: none
@@ -58,10 +71,12 @@ class UpstreamRequest:
     unsafe: bool = False  # whatever its method: a field of it may name another
     shared: bool = False  # the response is expected to serve others too: nothing in the request makes it one client's
     route: UpstreamRoute | None = None  # towards the origin, where a site has its own
+    names_origin: bool | None = None  # whether Host is that of the server that it goes to; None: as is usual there
+    authorize: Authorize | None = field(default=None, repr=False)  # adds the credentials of its route
     is_safe: bool = field(init=False)  # it asks for no change (RFC 9110 §9.2.1): nothing is lost if it is read twice
-    h1: bytes = field(init=False, default=b"")  # the head in HTTP/1, once it was sent in it
-    _by_host: dict[bytes, UpstreamRequest] | None = field(init=False, default=None)
-    _routed: UpstreamRequest | None = field(init=False, default=None)
+    h1: bytes = field(init=False, default=b"", repr=False)  # the head in HTTP/1, once it was sent in it
+    _by_host: dict[bytes, UpstreamRequest] | None = field(init=False, default=None, repr=False)
+    _routed: UpstreamRequest | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.is_safe = not self.unsafe and self.method in SAFE_METHODS
@@ -87,14 +102,23 @@ class UpstreamRequest:
             known = self._by_host[host] = self.with_fields([(b"Host", host), *self.fields[1:]])
         return known
 
-    def routed(self, usual_host: bytes) -> UpstreamRequest:
-        """The same request as the pool of its route gets it; `usual_host` is the pool's, empty for the client's."""
+    def routed(self, pool_host: bytes, credential: Credential | None = None) -> UpstreamRequest:
+        """The same request as the pool of its route gets it; `pool_host` is the Host that the pool wants."""
         assert self.route is not None, "it has a route"
-        host = usual_host if not self.route.host else b"" if self.route.host == b"client" else self.route.host
         if self._routed is None:
-            edited = self.route.edits.applied(Fields(self.fields[1:]))
-            fields = [(b"Host", host) if host else self.fields[0], *edited]
-            self._routed = replace(self, target=self.route.target, fields=fields, route=None)
+            wanted = self.route.host or pool_host
+            fields = Fields(self.fields[1:])
+            if credential is not None:
+                fields = credential.without_clients(fields)
+            host = self.fields[0] if wanted in (b"client", b"origin") else (b"Host", wanted)
+            self._routed = replace(
+                self,
+                target=self.route.target,
+                fields=[host, *self.route.edits.applied(fields)],
+                route=None,
+                names_origin=wanted == b"origin",
+                authorize=None if credential is None else credential.authorize,
+            )
         return self._routed
 
     @property

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import ssl
 from collections.abc import Iterable, Iterator, Sized
 from typing import Final
 
-from edgecache.config.addresses import host_names, origin
-from edgecache.config.sites.model import Document, Pool, Rule, Server, Site, When
+from edgecache.config.addresses import host_names, server
+from edgecache.config.sites.credentials import secret_of
+from edgecache.config.sites.model import Credentials, Document, Pool, Rule, Server, Site, When
 from edgecache.config.sites.positions import Path, Problem
 from edgecache.config.sites.reply_checks import in_answers
 
@@ -32,6 +34,8 @@ def problems(document: Document) -> Iterator[Problem]:
         yield from _of_site(document, site, ("sites", number), hosts)
     for name, pool in document.pools.items():
         yield from _of_pool(pool, ("pools", name))
+    for name, credentials in document.credentials.items():
+        yield from _of_credentials(credentials, ("credentials", name))
 
 
 def _of_site(document: Document, site: Site, path: Path, hosts: dict[str, str]) -> Iterator[Problem]:
@@ -93,16 +97,36 @@ def reads_responses(when: When) -> bool:
 
 
 def _of_pool(pool: Pool, path: Path) -> Iterator[Problem]:
-    for number, server in enumerate(pool.servers):
-        url = server.url if isinstance(server, Server) else server
+    urls = [one.url if isinstance(one, Server) else one for one in pool.servers]
+    for number, url in enumerate(urls):
         yield from _url(url, (*path, "servers", number))
+    for name in ("tls_name", "ca"):
+        if getattr(pool, name) and not any(url.startswith("https:") for url in urls):
+            yield Problem((*path, name), "is set, but no server of the pool is https")
+    if pool.ca is not None:
+        if not pool.verify:
+            yield Problem((*path, "ca"), "is set, but verify is false")
+        try:
+            ssl.create_default_context(cafile=pool.ca)
+        except OSError as error:  # SSLError is one
+            yield Problem((*path, "ca"), f"names {pool.ca}, which holds no certificates: {error.strerror}")
+
+
+def _of_credentials(credentials: Credentials, path: Path) -> Iterator[Problem]:
+    if (credentials.kind == "bearer") is bool(credentials.user):
+        words = "belongs to basic and s3" if credentials.user else f"is missing, which {credentials.kind} needs"
+        yield Problem((*path, "user"), words)
+    if credentials.kind == "basic" and ":" in credentials.user:
+        yield Problem((*path, "user"), "has a colon, which ends it (RFC 7617)")
+    try:
+        secret_of(credentials)
+    except ValueError as error:
+        yield Problem((*path, "secret"), str(error))
 
 
 def _url(url: str, path: Path) -> Iterator[Problem]:
-    if url.startswith("unix:/"):
-        return
     try:
-        origin(url)
+        server(url)
     except ValueError as error:
         yield Problem(path, f'"{url}" {error}')
 

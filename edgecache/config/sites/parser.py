@@ -12,7 +12,7 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from edgecache.config.addresses import Origin, origin
+from edgecache.config.addresses import Origin, server
 from edgecache.config.sites import model
 from edgecache.config.sites.checks import problems
 from edgecache.config.sites.positions import Path, Problem, line_of, lines_of
@@ -43,8 +43,16 @@ class WrittenSites:
     def first_origin(self) -> Origin:
         """A server of the first site: where health and start-up need one."""
         site = self.document.sites[0]
-        server = site.origin or self.document.pools[site.pool or ""].servers[0]
-        return origin(server.url if isinstance(server, model.Server) else server)
+        first = site.origin or self.document.pools[site.pool or ""].servers[0]
+        return server(first.url if isinstance(first, model.Server) else first)
+
+    @property
+    def servers(self) -> Iterator[Origin]:
+        """All servers of all pools, and the origins of sites."""
+        document = self.document
+        written = [one for pool in document.pools.values() for one in pool.servers]
+        written += [site.origin for site in document.sites if site.origin is not None]
+        yield from (server(one.url if isinstance(one, model.Server) else one) for one in written)
 
 
 def written(value: str) -> WrittenSites:

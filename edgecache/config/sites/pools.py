@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from edgecache.config.addresses import origin
+from edgecache.config.addresses import Origin, server
 from edgecache.config.settings import Settings
 from edgecache.config.sites import model
 
@@ -15,14 +15,19 @@ def pools_of(settings: Settings) -> Mapping[str, Settings]:
     """Settings by the name of each pool; the origin of a site alone is a pool named after it."""
     if settings.sites is None:
         return {}
-    document = settings.sites.document
-    named = {name: _pool(settings, pool) for name, pool in document.pools.items()}
-    alone = {
-        own_pool(site): _pool(settings, model.Pool(servers=(site.origin,), host=settings.origin_host))
-        for site in document.sites
-        if site.origin is not None
+    document, common = settings.sites.document, replace(settings, sites=None)
+    hosts = _hosts(document)
+    return {
+        name: _pool(common, pool, tuple(hosts.get(name, ())))
+        for name, pool in {**document.pools, **dict(_alone(document, settings.origin_host))}.items()
     }
-    return named | alone
+
+
+def _alone(document: model.Document, host: str) -> Iterator[tuple[str, model.Pool]]:
+    """The pools that sites' own origins are."""
+    for site in document.sites:
+        if site.origin is not None:
+            yield own_pool(site), model.Pool(servers=(site.origin,), host=host)
 
 
 def own_pool(site: model.Site) -> str:
@@ -30,23 +35,46 @@ def own_pool(site: model.Site) -> str:
     return site.pool or f"site {site.name}"
 
 
-def _pool(settings: Settings, pool: model.Pool) -> Settings:
-    by_region: dict[str, list[Any]] = {}
-    for server in pool.servers:
-        url, region = (server, None) if isinstance(server, str) else (server.url, server.region)
-        by_region.setdefault(region or settings.region, []).append(origin(url))
-    servers = {region: tuple(origins) for region, origins in by_region.items()}
-    first = next(iter(servers.values()))[0]
-    several = len(pool.servers) > 1 or bool(pool.check_path)
+def pools_named(site: model.Site) -> Iterator[str]:
+    """The pools that requests of `site` go to."""
+    yield own_pool(site)
+    for rule in site.rules:
+        if rule.route is not None and rule.route.pool is not None:
+            yield rule.route.pool
+        if rule.route is not None and rule.route.canary is not None:
+            yield rule.route.canary.pool
+
+
+def _hosts(document: model.Document) -> dict[str, list[str]]:
+    """By the name of a pool, the names of the sites that it serves: health checks are for one of them."""
+    hosts: dict[str, list[str]] = {}
+    for site in document.sites:
+        for pool in dict.fromkeys(pools_named(site)):
+            hosts.setdefault(pool, []).extend(host for host in site.hosts if "*" not in host)
+    return hosts
+
+
+def servers_of(pool: model.Pool) -> Iterator[tuple[str | None, Origin]]:
+    """Region, if one is named, and address of each server. Raises ValueError."""
+    for one in pool.servers:
+        named = model.Server(url=one) if isinstance(one, str) else one
+        yield named.region, server(named.url, tls_name=pool.tls_name or "", weight=named.weight)
+
+
+def _pool(settings: Settings, pool: model.Pool, hosts: tuple[str, ...]) -> Settings:
+    by_region: dict[str, list[Origin]] = {}
+    for region, origin in servers_of(pool):
+        by_region.setdefault(region or settings.region, []).append(origin)
     changes: dict[str, Any] = {
-        "origin": first,
-        "origins": servers if several else {},
+        "origin": next(iter(by_region.values()))[0],
+        "origins": {region: tuple(origins) for region, origins in by_region.items()},
         "origin_host": pool.host,
         "origin_check_path": pool.check_path,
+        "origin_tls_verify": settings.origin_tls_verify and pool.verify,
+        "hosts": hosts,
     }
-    if pool.ca is not None:
-        changes["origin_ca"] = pool.ca
     for name, setting in (
+        ("ca", "origin_ca"),
         ("connections", "origin_connections"),
         ("connect_timeout", "connect_timeout"),
         ("first_byte_timeout", "first_byte_timeout"),

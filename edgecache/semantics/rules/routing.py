@@ -13,12 +13,13 @@ GROUP: Final = re.compile(rb"\$([0-9])")
 
 
 class UpstreamRoute(NamedTuple):
-    """Where an origin's request goes: its pool, its target, and its Host; empty: that of the pool."""
+    """Where an origin's request goes: its pool, its target, its Host; empty: as the pool says."""
 
     pool: str
     target: bytes
     host: bytes = b""
     edits: FieldEdits = NO_EDITS  # of its fields, but Host
+    credentials: str = ""  # the name of those that it goes with; empty: the client's own
 
 
 def route_of(request: Request) -> UpstreamRoute | None:
@@ -28,7 +29,8 @@ def route_of(request: Request) -> UpstreamRoute | None:
         return None
     route = policy.actions.route
     pool, host = route.pool or policy.site.pool, (route.host or "").encode()
-    return UpstreamRoute(pool, rewritten(route, request.target), host, policy.actions.request_fields)
+    target, edits = rewritten(route, request.target), policy.actions.request_fields
+    return UpstreamRoute(pool, target, host, edits, route.credentials or "")
 
 
 def rewritten(route: Route, target: bytes) -> bytes:
