@@ -9,6 +9,7 @@
     on_log(exchange, took, tally)                        after the response, for counting and logging
     fingerprint(connection) -> bytes | None              what decides beside a head's bytes, as one line; None: parse it
     gate(exchange) -> Gate | None                        what admits later requests with its fingerprint, if anything
+    body_limit(request, peer, otherwise) -> int          bytes that a body may have, before it is read; 0: any
     around_known(answer_known) -> AnswerKnown            a gate before the fast path
 
 The fast path answers requests by the bytes of their heads, without running these hooks. It may do so because `reads`
@@ -26,6 +27,7 @@ from typing import Any, ClassVar, Final, Protocol, Self
 from edgecache.config.settings import Settings
 from edgecache.proxy.geo_database import Locator
 from edgecache.proxy.purge_method import PurgeMethod
+from edgecache.proxy.rate_limits import RateLimits
 from edgecache.semantics.client_address import Trust
 from edgecache.semantics.ignored_parameters import IgnoredParameters
 from edgecache.semantics.rules.directory import Sites
@@ -81,6 +83,7 @@ class Context:
     has_tls: bool
     clock: Clock
     registry: Registry
+    rate_limits: RateLimits | None = None
 
 
 class Middleware:

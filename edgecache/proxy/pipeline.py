@@ -25,6 +25,7 @@ from edgecache.proxy.middleware.ignored_parameters import IgnoredParameters
 from edgecache.proxy.middleware.origin_urls import OriginUrls
 from edgecache.proxy.middleware.peer_authentication import PeerAuthentication
 from edgecache.proxy.middleware.purge import Purge
+from edgecache.proxy.middleware.request_limits import RequestLimits
 from edgecache.proxy.middleware.residency import Residency
 from edgecache.proxy.middleware.rule_redirect import RuleRedirect
 from edgecache.proxy.middleware.rule_response import RuleResponse
@@ -54,6 +55,7 @@ REGISTRY: Final[list[type[Middleware]]] = [
     HostCheck,
     ForwardingLimits,
     SiteRules,
+    RequestLimits,
     RuleRedirect,
     CorsPreflight,
     Access,
@@ -85,6 +87,7 @@ class Pipeline:
         self.answer_known = self._fast_path(fingerprint)
         self.on_deliver = edge.known.on_deliver = delivery_of(middleware)
         edge.known.gates = edge.alike.gates = gates_of(hooks(middleware, "gate"))
+        self.body_limit = next(iter(hooks(middleware, "body_limit")), None)
         edge.policy_of = next(iter(hooks(middleware, "policy_of")), None)
         edge.on_lookup = lookup_of(hooks(middleware, "on_lookup"))
         edge.upstream.on_fetch = upstream_of(hooks(middleware, "on_fetch"))

@@ -24,8 +24,10 @@ from edgecache.proxy.deliver_reply import ReplyDelivery
 from edgecache.proxy.edge import Edge
 from edgecache.proxy.fastpath.head_memo import Hit, KnownHeads
 from edgecache.proxy.fastpath.head_template import HeadTemplates, TemplateHit
+from edgecache.proxy.middleware.request_limits import limits_of as limits_of_rules
 from edgecache.proxy.passthrough import Relays
 from edgecache.proxy.purge_method import PurgeMethod
+from edgecache.proxy.rate_limits import RateLimits
 from edgecache.proxy.regional_fetch import Region
 from edgecache.proxy.write_refresh import Refresher
 from edgecache.proxy.write_through import WritePolicy, Writes
@@ -264,3 +266,14 @@ def sites_of(settings: Settings) -> Sites | None:
     from edgecache.config.sites.compiler import compiled  # with libraries that only those need who have sites
 
     return compiled(settings.sites.document, policy_of(settings))
+
+
+def rate_limits_of(given: AssemblyInputs, tier: Regional | None, sites: Sites | None) -> RateLimits | None:
+    """What the limits of `sites` count with, on the running event loop; None where no rule has any."""
+    if sites is None or not limits_of_rules(sites):
+        return None
+    settings = given.settings
+    limits = RateLimits(given.clock.now, given.watch.registry, settings.worker_memory, settings.workers)
+    if tier is not None:
+        limits.share_with(tier.guard)
+    return limits

@@ -21,10 +21,20 @@ from edgecache.invalidation.purge_auth import accepts_purges
 from edgecache.proxy.geo_database import Geo, Locator
 from edgecache.proxy.hooks import Context
 from edgecache.proxy.pipeline import Pipeline, configured
+from edgecache.proxy.rate_limits import RateLimits
 from edgecache.semantics.client_address import trust_of
 from edgecache.semantics.ignored_parameters import ignored_of
 from edgecache.semantics.message import Request
-from edgecache.server.assembly import AssemblyInputs, assemble, gateway_of, limits_of, policy_of, server_tls, sites_of
+from edgecache.server.assembly import (
+    AssemblyInputs,
+    assemble,
+    gateway_of,
+    limits_of,
+    policy_of,
+    rate_limits_of,
+    server_tls,
+    sites_of,
+)
 from edgecache.server.request_log import RequestLog
 from edgecache.server.worker_metrics import WorkerMetrics
 from edgecache.storage.resident_clock import Clock, clock_of
@@ -88,7 +98,7 @@ class Worker:
         self._tls = server_tls(settings)
         self._listeners = Listeners(self, self._context, self._trusts, expects_header=settings.proxy_protocol)
         self._request_log = self._new_journal(settings)
-        given = AssemblyInputs(settings, self._switch, self.watch, self._trusts, self._time)
+        given = self._given = AssemblyInputs(settings, self._switch, self.watch, self._trusts, self._time)
         assembled = assemble(given, self._request_log.known_hit)
         self.edge, self._regional, self.room = assembled.edge, assembled.tier, assembled.edge.memory.account
         self.logs, self.own_log, self.purges = assembled.logs, assembled.own_log, assembled.purges
@@ -105,6 +115,7 @@ class Worker:
         if self._tls is not None:
             self.watch.read_tls(lambda: self._tls.ends if self._tls is not None else 0.0)
         self.children = self._new_children(settings)
+        self._rate_limits: RateLimits | None = None  # it outlives reloads
         self.compose(settings)
 
     def _take(self, settings: Settings) -> None:
@@ -208,6 +219,9 @@ class Worker:
     def compose(self, settings: Settings) -> None:
         """From now on, requests pass the middleware that these settings want."""
         ignored = self.edge.invalidation.ignored = ignored_of(settings.ignored_parameters)
+        sites = sites_of(settings)
+        if self._rate_limits is None:
+            self._rate_limits = rate_limits_of(self._given, self._regional, sites)
         context = Context(
             settings,
             self._trusted,
@@ -216,16 +230,17 @@ class Worker:
             ignored,
             self._locator,
             self._tracer,
-            sites_of(settings),
+            sites,
             has_tls=self._tls is not None,
             clock=self._time,
             registry=self.watch.registry,
+            rate_limits=self._rate_limits,
         )
         self.pipeline = pipeline = Pipeline(configured(context), self.edge)
         self.edge.known.forget_all()
         self.edge.alike.judge_by(pipeline.unkeyed, ignored, ruled=context.sites is not None)
         self.answer, self.answer_known = pipeline.answer, pipeline.answer_known
-        self.on_deliver = pipeline.on_deliver
+        self.on_deliver, self.body_limit = pipeline.on_deliver, pipeline.body_limit
         self.answered = pipeline.logging(self._request_log.answered)
 
     def _new_tracer(self, settings: Settings) -> Tracer | None:
@@ -355,6 +370,8 @@ class Worker:
         self._switch.close()
         if self.logs is not None:
             await self.logs.close()
+        if self._rate_limits is not None:
+            await self._rate_limits.close()
         if self._regional is not None:
             await self._regional.close()
         await asyncio.sleep(0)

@@ -32,6 +32,7 @@ from redis.exceptions import (
     MasterDownError,
     MovedError,
     NoPermissionError,
+    NoScriptError,
     ReadOnlyError,
     RedisError,
     ResponseError,
@@ -42,7 +43,7 @@ from edgecache.valkey import cluster
 from edgecache.valkey.connection_refresh import ConnectionRefresh, renew_idle
 from edgecache.valkey.mget_connection import ClusterMget, Failure, MgetConnection, ServerMget
 
-__all__ = ("Access", "Failure", "Link", "MgetConnection", "is_misplaced", "is_refused")
+__all__ = ("Access", "Failure", "Link", "MgetConnection", "UnknownScript", "is_misplaced", "is_refused")
 log = logging.getLogger("edgecache")
 MOST_CONNECTIONS: Final = 16
 MISPLACED: Final = (  # errors of the server's role, or of our credentials there
@@ -69,6 +70,7 @@ APPENDS: Final = """
 redis.call('XADD', KEYS[1], 'MAXLEN', '~', '1', '*', 'k', 'ping')
 return redis.call('PEXPIRE', KEYS[1], 60000)
 """
+UnknownScript = NoScriptError  # the reply to EVALSHA of a script that the server has not seen
 Command = tuple[Any, ...]  # name and arguments, as on the wire
 
 

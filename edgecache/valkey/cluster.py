@@ -59,7 +59,7 @@ async def run_by_node(client: RedisCluster, commands: Sequence[Command]) -> list
 
 def _node_of(client: RedisCluster, command: Command) -> str | None:
     """The name of the node that has the key of a command."""
-    key = command[3] if command[0] in ("EVAL", b"EVAL") else command[1]
+    key = command[3] if command[0] in ("EVAL", b"EVAL", "EVALSHA") else command[1]
     try:
         node = client.get_node_from_key(key)
     except SlotNotCoveredError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from edgecache.semantics.message import Request
 from edgecache.telemetry.metrics import Counter
 from edgecache.wire.body_charge import Room
 from edgecache.wire.errors import BadRequest
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from edgecache.wire.h1.head import RequestHeads
 
 AddFields = Callable[[bytes, bytes, bool], bytes]  # to a response: by scheme, packed fields, whether a POP gets it
+
+BodyLimit = Callable[[Request, str, int], int]  # bytes, by the request, its peer and what holds for all; 0: any
 
 
 class Connection(Protocol):
@@ -49,6 +52,7 @@ class Site(Protocol):
     bytes_in: Counter  # received from clients
     room: Room  # the memory budget, which counts who reads what
     heads: RequestHeads  # reads those of HTTP/1
+    body_limit: BodyLimit | None  # of one request, where they differ
     on_deliver: AddFields | None  # for each response; None: nothing is added
 
     def joined(self, connection: Connection) -> BadRequest | None:

@@ -115,7 +115,7 @@ class Bench:
     draining = False
     head_timeout = body_timeout = idle_timeout = 10.0
     min_rate = max_request_body = 0
-    on_deliver = None
+    on_deliver = body_limit = None
     room = Account(1 << 20, 1 << 20, lambda left: True)
 
     def __init__(self, limits: HeadLimits | None = None) -> None:

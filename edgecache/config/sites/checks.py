@@ -9,7 +9,7 @@ from typing import Final
 
 from edgecache.config.addresses import host_names, server
 from edgecache.config.sites.credentials import secret_of
-from edgecache.config.sites.model import Credentials, Document, Pool, Rule, Server, Site, When
+from edgecache.config.sites.model import Credentials, Document, Limit, Pool, Rule, Server, Site, When
 from edgecache.config.sites.positions import Path, Problem
 from edgecache.config.sites.reply_checks import in_answers
 
@@ -75,6 +75,8 @@ def _of_rule(document: Document, rule: Rule, path: Path) -> Iterator[Problem]:
                 yield Problem((*path, name), "is decided before there is a response, which `when` asks for")
         if rule.limits:
             yield Problem((*path, "limits"), "are decided before there is a response, which `when` asks for")
+    for number, limit in enumerate(rule.limits):
+        yield from _of_limit(limit, (*path, "limits", number))
     route = rule.route
     if route is None:
         return
@@ -86,6 +88,13 @@ def _of_rule(document: Document, rule: Rule, path: Path) -> Iterator[Problem]:
         yield from _known(route.credentials, document.credentials, "credentials", (*path, "route", "credentials"))
     if (route.rewrite is None) != (route.to is None):
         yield Problem((*path, "route"), "rewrite and to belong together")
+
+
+def _of_limit(limit: Limit, path: Path) -> Iterator[Problem]:
+    if limit.rate is None and limit.concurrency is None and limit.body is None:
+        yield Problem(path, "limits nothing: it needs rate, concurrency or body")
+    if limit.burst is not None and limit.rate is None:
+        yield Problem((*path, "burst"), "belongs to a rate, which there is none of")
 
 
 def reads_responses(when: When) -> bool:

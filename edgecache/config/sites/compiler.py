@@ -12,6 +12,7 @@ import re2
 
 from edgecache.config.addresses import host_names
 from edgecache.config.sites import model
+from edgecache.config.sites.limits import limits_of
 from edgecache.config.sites.scalars import Regex
 from edgecache.semantics.message import FieldLine
 from edgecache.semantics.outcomes import Revalidation
@@ -31,7 +32,7 @@ from edgecache.semantics.stored_response import Policy
 
 Matcher = Callable[[bytes], Any]  # true of a value that matches
 ADMIT_ONLY: Final = frozenset(("name", "when", "last", "access", "limits"))  # keys of rules that change no response
-OF_MIDDLEWARE: Final = ("access", "limits", "compress")
+OF_MIDDLEWARE: Final = ("access", "compress")
 RESULTS: Final = {"regional": "hit", "collapsed": "miss"}  # as rules name them
 LITERAL: Final = re.compile(r"[^*?]*")
 
@@ -60,20 +61,20 @@ def _site(written: model.Site, storing: Policy) -> Site:
     }
     if written.settings.list_fields is not None:
         settings["list_fields"] = frozenset(name.lower().encode() for name in written.settings.list_fields)
-    rules = tuple(rule_of(rule, last=written.match == "first") for rule in written.rules)
+    rules = tuple(rule_of(written.name, rule, last=written.match == "first") for rule in written.rules)
     pool = written.pool or f"site {written.name}"
     return Site(written.name, rules, replace(storing, **settings), pool, {"written": written})
 
 
-def rule_of(written: model.Rule, *, last: bool = False) -> Rule:
-    """One rule."""
+def rule_of(site: str, written: model.Rule, *, last: bool = False) -> Rule:
+    """One rule of `site`."""
     present = {name for name in written.__struct_fields__ if getattr(written, name) not in (None, (), False)}
     shared = msgspec.structs.replace(written, access=None)  # it is checked for each client, and holds secrets
     text = msgspec.json.encode(shared, enc_hook=_text_of_scalar).decode()
     return Rule(
         written.name,
         condition_of(written.when),
-        _actions(written),
+        _actions(site, written),
         text,
         last or written.last,
         admits_only=present <= ADMIT_ONLY,
@@ -228,8 +229,12 @@ def media_type(content_type: bytes) -> bytes:
 # --- actions
 
 
-def _actions(written: model.Rule) -> actions.Actions:
-    own = {name: (value,) for name in OF_MIDDLEWARE if (value := getattr(written, name)) not in (None, ())}
+def _actions(site: str, written: model.Rule) -> actions.Actions:
+    own: dict[str, tuple[Any, ...]] = {
+        name: (value,) for name in OF_MIDDLEWARE if (value := getattr(written, name)) not in (None, ())
+    }
+    if written.limits:
+        own["limits"] = limits_of(site, written)
     cache = written.cache or model.Cache()
     return actions.Actions(
         _route(written.route or model.Route()),

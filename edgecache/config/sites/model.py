@@ -224,11 +224,15 @@ class Access(Table, frozen=True, kw_only=True):
 class Limit(Table, frozen=True, kw_only=True):
     """Limits of requests; what exceeds them gets 429."""
 
-    rate: Annotated[str, Meta(pattern=r"^[0-9]+/(s|m|h)$", description="Requests per time, as 100/s.")] | None = None
+    rate: (
+        Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,8}/(s|m|h)$", description="Requests per time, as 100/s.")] | None
+    ) = None
     burst: Annotated[int, Meta(ge=1)] | None = None
-    by: tuple[Literal["client", "token", "path", "site"], ...] = ("client",)
-    concurrency: Annotated[int, Meta(ge=1)] | None = None
-    body: Size | None = None
+    by: Annotated[tuple[Literal["client", "token", "path", "site"], ...], Meta(min_length=1)] = ("client",)
+    header: Annotated[Token, Meta(description="Field that has the token.")] = "Authorization"
+    cookie: Annotated[str | None, Meta(description="Cookie that has the token, instead of a field.")] = None
+    concurrency: Annotated[int, Meta(ge=1, description="Requests under way at once.")] | None = None
+    body: Annotated[Size | None, Meta(description="Largest body of a request.")] = None
 
 
 class Compress(Table, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen, weight
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.outcomes import Result
 from edgecache.storage.memory import Entry
+from edgecache.wire.body_buffer import SLICE
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.handler import AddFields
 from edgecache.wire.response import FullResponse
@@ -71,6 +72,12 @@ class Rendered:
             self.head = self._serialize(self._delivered(answer))
             self.full = self.head + bytes(answer.content) if short else b""
         return True
+
+    @property
+    def is_one_write(self) -> bool:
+        """Whether the content leaves at once, and not slice by slice."""
+        content = self.answer.content
+        return isinstance(content, bytes) and len(content) <= SLICE
 
     def _delivered(self, response: FullResponse) -> FullResponse:
         """`response` with the fields that middleware adds to it."""

@@ -23,7 +23,6 @@ from edgecache.proxy.fastpath.head_template import TemplateHit
 from edgecache.proxy.regional_deliver import RegionalHits
 from edgecache.storage.memory import Entry
 from edgecache.storage.variants import Variants
-from edgecache.wire.body_buffer import SLICE
 from edgecache.wire.response_writer import ResponseWriter
 
 OnHit = Callable[[ResponseWriter, Hit | TemplateHit, float], None]
@@ -67,14 +66,14 @@ class FastPath:
             return False
         if type(plan) is not Hit and not plan.is_new and self._is_worth_learning(raw):
             return False
+        if not rendered.full and not rendered.is_one_write:
+            return False  # it is read slice by slice
         if plan.gate is not None and not plan.gate(connection, now):
             return False
         if rendered.full:
             connection.write_serialized(rendered.full)
-        elif isinstance(content := rendered.answer.content, bytes) and len(content) <= SLICE:
-            connection.send_serialized(rendered.head, content)
-        else:  # it is read slice by slice
-            return False
+        else:
+            connection.send_serialized(rendered.head, rendered.answer.content)
         self.on_hit(connection, plan, now)
         return True
 

@@ -180,17 +180,23 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
         self.http_1_0 = hop.http_1_0
         self.fingerprint = raw if hop.usual else None
         if request.framing.length != 0:
-            self._begin_with_body(request, len(raw))
+            self._begin_with_body(request, raw)
             return
         self._on(REQUEST)
         exchange = self.exchange = Exchange(self, request, len(raw))
         self.site.answer(exchange)
 
-    def _begin_with_body(self, request: Request, head_in: int) -> None:
-        body = Body(self)
-        self.incoming = IncomingBody(request.framing, body, self.site.max_request_body)
-        self.since = self.site.clock()
-        exchange = self.exchange = Exchange(self, request, head_in, body)
+    def _begin_with_body(self, request: Request, raw: bytes) -> None:
+        site, length, body = self.site, request.framing.length, Body(self)
+        most = site.max_request_body
+        if site.body_limit is not None:
+            most = site.body_limit(request, self.peer, most)
+            if most and length is not None and length > most:
+                self.refuse(BadRequest(413, "body-too-large", "the request's body is too large"), raw)
+                return
+        self.incoming = IncomingBody(request.framing, body, most)
+        self.since = site.clock()
+        exchange = self.exchange = Exchange(self, request, len(raw), body)
         if request.expects_continue and not self.unread:
             self._on(Event.REQUEST_STREAMED)
             self.site.answer(exchange)

@@ -1,0 +1,225 @@
+"""The rate limits of one worker: its buckets, and the tokens that it leases from its region's Valkey.
+
+    known key ──► Lease.take      no round trip: tokens are held here
+                     └──► ask     few are left: a script charges the key and grants more, in the background
+
+Without a regional tier, or while it does not answer, each worker has its share of every rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Hashable
+from functools import partial
+from hashlib import blake2b, sha1
+from os import urandom
+from typing import Any, Final
+
+from edgecache.semantics.rules.gcra import Bucket, Buckets, Lease
+from edgecache.semantics.rules.limits import Part, RequestLimit
+from edgecache.tasks import spawn
+from edgecache.telemetry.metrics import Registry
+from edgecache.valkey.availability import Availability
+from edgecache.valkey.batching import Commands
+from edgecache.valkey.client import UnknownScript
+from edgecache.wire.exchange import Exchange
+
+log = logging.getLogger("edgecache")
+BYTES_EACH: Final = 512  # of a bucket, with its key
+LEAST, MOST = 4096, 131_072  # buckets
+SWEEP: Final = 1.0  # seconds after which idle tokens go back
+MOST_LOOKED_AT: Final = 4096  # leases in one sweep
+PRESENT_EVERY: Final = 5  # sweeps between two signs of life
+PRESENT_FOR: Final = 15.0  # seconds that one holds
+PAUSE: Final = 1.0  # seconds without questions after one that failed
+COMMAND_BYTES: Final = 200
+MOST_QUEUED: Final = 2 * 1024 * 1024  # bytes of questions that wait
+
+# One key has one number: the time at which its next request is due, in microseconds. ARGV: the interval between
+# requests and the burst, in microseconds; what was spent (below zero: given back), what is wanted.
+LEND: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local interval, burst, spent, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local due = math.max(now, tonumber(redis.call('GET', KEYS[1]) or 0)) + spent * interval
+local granted = math.max(0, math.min(wanted, math.floor((now + burst - due) / interval + 0.000001)))
+due = due + granted * interval
+if due > now then
+  redis.call('SET', KEYS[1], string.format('%.0f', due), 'PX', math.ceil((due - now) / 1000) + 1)
+else
+  redis.call('DEL', KEYS[1])
+end
+return {granted, math.ceil(math.max(0, due + interval - now - burst) / 1000)}
+"""
+LEND_DIGEST: Final = sha1(LEND.encode(), usedforsecurity=False).hexdigest()
+# The workers of a region, by their last sign of life. ARGV: seconds that one holds, and the worker.
+PRESENT: Final = """
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZADD', KEYS[1], now, ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1])
+redis.call('EXPIRE', KEYS[1], 60)
+return redis.call('ZCARD', KEYS[1])
+"""
+WORKERS: Final = b"ec:limits:{workers}"
+
+
+class RateLimits:
+    """The limits of one worker. Mutable state: its buckets, what it leases, and the exchanges under way by key."""
+
+    def __init__(self, clock: Callable[[], float], registry: Registry, memory: int, workers: int) -> None:
+        self.clock = clock  # resident time
+        self._registry = registry
+        self._buckets = Buckets(max(LEAST, min(MOST, memory // 32 // BYTES_EACH)), self._settle)
+        self._workers = workers
+        self.region: RegionalTokens | None = None
+        self._under_way: dict[Hashable, set[Exchange]] = {}
+        self._keys: dict[Exchange, list[Hashable]] = {}
+        registry.gauge(
+            "edgecache_limit_keys", "Clients and others whose rate is known.", read=lambda: len(self._buckets)
+        )
+
+    def share_with(self, guard: Availability) -> None:
+        """From now on, share rates with the workers of the region; on the running event loop."""
+        self.region = RegionalTokens(guard, self.clock, self._registry, self._workers)
+
+    def bucket(self, limit: RequestLimit, key: tuple[Part, ...], now: float) -> Bucket:
+        """The bucket that counts for `key`."""
+        return self._buckets.of(key, now, partial(self._made, limit, key))
+
+    def _made(self, limit: RequestLimit, key: tuple[Part, ...]) -> Bucket:
+        assert limit.rate is not None, "only rates have buckets"
+        if self.region is None:
+            return Bucket(limit.rate, 1 / self._workers)
+        name = b"ec:limit:{%b}" % blake2b(repr(key).encode(), digest_size=16).hexdigest().encode()
+        return Lease(name, limit.rate, self.region.share, self.region)
+
+    def _settle(self, bucket: Bucket) -> None:
+        if isinstance(bucket, Lease) and self.region is not None:
+            self.region.settle(bucket)
+
+    def count_refused(self, limit: RequestLimit) -> None:
+        """Count a request that exceeds `limit`."""
+        self._registry.counter(
+            "edgecache_limited", "Requests refused by a limit.", site=limit.site, rule=limit.rule
+        ).value += 1
+
+    # --- requests under way
+
+    def enter(self, key: Hashable, exchange: Exchange, most: int) -> bool:
+        """Count `exchange` as under way; False if there are so many already."""
+        under_way = self._under_way.setdefault(key, set())
+        if len(under_way) >= most:
+            return False
+        under_way.add(exchange)
+        self._keys.setdefault(exchange, []).append(key)
+        return True
+
+    def leave(self, exchange: Exchange) -> None:
+        """`exchange` has ended, in whatever way."""
+        for key in self._keys.pop(exchange, ()):
+            under_way = self._under_way[key]
+            under_way.discard(exchange)
+            if not under_way:
+                del self._under_way[key]
+
+    async def close(self) -> None:
+        """Give back what is leased."""
+        if self.region is not None:
+            await self.region.close()
+
+
+class RegionalTokens:
+    """Tokens out of the region's Valkey. Mutable state: the leases that hold some, and whether the region answers."""
+
+    def __init__(self, guard: Availability, clock: Callable[[], float], registry: Registry, workers: int) -> None:
+        self._commands = Commands(guard, "rate limits", MOST_QUEUED)
+        self._clock = clock
+        self._own = workers
+        self.share = 1 / workers  # of each rate, while the region does not answer
+        self._name = urandom(8).hex()
+        self._holding: set[Lease] = set()
+        self._degraded = registry.counter(
+            "edgecache_limit_degraded", "Requests that a worker limited by its share, without the region."
+        )
+        self._is_well = True
+        self._not_before = 0.0  # no question, after one that failed
+        self._task = spawn(self._sweep_always(), "rate limits")
+
+    # --- what leases ask
+
+    def ask(self, lease: Lease, spent: int, wanted: int) -> bool:
+        """Charge what was spent, and ask for more; False if it cannot be asked."""
+        now = self._clock()
+        return now >= self._not_before and self._send(lease, spent, wanted, LEND_DIGEST)
+
+    def alone(self) -> None:
+        """Count a decision without the region."""
+        self._degraded.value += 1
+        if self._is_well:
+            self._is_well = False
+            log.warning("the regional tier does not answer: each worker limits rates by itself, with its share")
+
+    def settle(self, lease: Lease) -> None:
+        """Give back what `lease` holds, or have its debt charged; it is not used any more."""
+        self._holding.discard(lease)
+        self._give_back(lease)
+
+    def _send(self, lease: Lease, spent: int, wanted: int, script: str) -> bool:
+        rate = lease.rate
+        interval = 1_000_000 * rate.seconds / rate.count
+        numbers = (f"{interval:.3f}", f"{interval * rate.burst:.3f}", spent, wanted)
+        command = ("EVALSHA" if script is LEND_DIGEST else "EVAL", script, 1, lease.key, *numbers)
+        return self._commands.send(command, COMMAND_BYTES, partial(self._answered, lease, spent, wanted))
+
+    def _answered(self, lease: Lease, spent: int, wanted: int, _: int, reply: Any) -> None:
+        if isinstance(reply, list):
+            granted, wait = reply
+            if wanted:
+                lease.answered(spent, granted, wait / 1000, self._clock())
+            if lease.held > 0:
+                self._holding.add(lease)
+            if not self._is_well:
+                self._is_well = True
+                log.warning("the regional tier answers: rates are limited by the region again")
+        elif not isinstance(reply, UnknownScript) or not self._send(lease, spent, wanted, LEND):
+            lease.failed()
+            self._not_before = self._clock() + PAUSE
+
+    # --- what is not used
+
+    async def _sweep_always(self) -> None:
+        for number in range(1 << 62):
+            if number % PRESENT_EVERY == 0:
+                present = ("EVAL", PRESENT, 1, WORKERS, str(PRESENT_FOR), self._name)
+                self._commands.send(present, COMMAND_BYTES, self._note_workers)
+            await asyncio.sleep(SWEEP)
+            self.sweep()
+
+    def _note_workers(self, _: int, reply: Any) -> None:
+        if isinstance(reply, int):
+            self.share = 1 / max(self._own, reply)
+
+    def sweep(self) -> None:
+        """Give back the tokens of leases that were not used since the last sweep."""
+        for _ in range(min(MOST_LOOKED_AT, len(self._holding))):
+            lease = self._holding.pop()
+            if lease.held == lease.unused and not lease.is_asking:
+                self._give_back(lease)
+            elif lease.held > 0 or lease.is_asking:
+                lease.unused = lease.held
+                self._holding.add(lease)
+
+    def _give_back(self, lease: Lease) -> None:
+        held = lease.give_up()
+        if held:
+            self._send(lease, -held, 0, LEND_DIGEST)
+
+    async def close(self) -> None:
+        """Give back all that is held."""
+        self._task.cancel()
+        for lease in self._holding:
+            self._give_back(lease)
+        self._holding.clear()
+        await asyncio.sleep(0)
+        await self._commands.close()
