@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import ssl
 from collections.abc import Iterable, Iterator, Sized
 from typing import Final
@@ -12,8 +13,10 @@ from edgecache.config.sites.credentials import secret_of
 from edgecache.config.sites.model import Credentials, Document, Limit, Pool, Rule, Server, Site, When
 from edgecache.config.sites.positions import Path, Problem
 from edgecache.config.sites.reply_checks import in_answers
+from edgecache.config.sites.rule_checks import rule_problems
 
 OF_RESPONSES: Final = ("status", "content_type", "result")
+USERINFO: Final = re.compile(r"(//)[^/?#]*@")
 BEFORE_RESPONSES: Final = (
     "route",
     "redirect",
@@ -25,7 +28,7 @@ BEFORE_RESPONSES: Final = (
 
 
 def problems(document: Document) -> Iterator[Problem]:
-    """All mistakes, in the order of the text."""
+    """All mistakes: those of sites, and then those of pools."""
     yield from _repeated(
         (("sites", number, "name") for number in _range(document.sites)), [s.name for s in document.sites]
     )
@@ -66,6 +69,7 @@ def _of_site(document: Document, site: Site, path: Path, hosts: dict[str, str]) 
 
 
 def _of_rule(document: Document, rule: Rule, path: Path) -> Iterator[Problem]:
+    yield from rule_problems(rule, path)
     if rule.redirect is not None and rule.respond is not None:
         yield Problem(path, "has both redirect and respond")
     yield from in_answers(rule, path)
@@ -137,7 +141,8 @@ def _url(url: str, path: Path) -> Iterator[Problem]:
     try:
         server(url)
     except ValueError as error:
-        yield Problem(path, f'"{url}" {error}')
+        shown = USERINFO.sub(r"\1********@", url)[:200]
+        yield Problem(path, f'"{shown}" {error}')
 
 
 def _known(name: str, known: Iterable[str], kind: str, path: Path) -> Iterator[Problem]:

@@ -11,13 +11,39 @@ from msgspec import Meta, Struct, field
 
 from edgecache.config.sites.scalars import Cidr, Duration, PasswordHash, Regex, Size
 
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$", description="A name in lower case.")]
-Token = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$", description="A field name or method.")]
-FieldValue = Annotated[str, Meta(pattern=r"^[\t\x20-\x7e\x80-\xff]*$", max_length=8192)]
-Status = Annotated[str, Meta(pattern=r"^([1-5]xx|[1-5][0-9]{2})$", description='A status code, or a class as "5xx".')]
-Share = Annotated[float, Meta(ge=0, le=1)]
+# `$` alone would match before a line break at the end, too.
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$(?!\n)",
+        description="A name of up to 64 lower-case letters, digits, dots, dashes and underscores.",
+    ),
+]
+Token = Annotated[
+    str,
+    Meta(
+        pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$(?!\n)",
+        description="A token (RFC 9110 §5.6.2): letters, digits and dashes, without spaces or colons.",
+    ),
+]
+FieldValue = Annotated[
+    str,
+    Meta(
+        pattern=r"^[\t\x20-\x7e\x80-\xff]*$(?!\n)",
+        max_length=8192,
+        description="A field value: printable characters of Latin-1, without line breaks.",
+    ),
+]
+Status = Annotated[
+    str,
+    Meta(pattern=r"^([1-5]xx|[1-5][0-9]{2})$(?!\n)", description='A status code such as "404", or a class as "5xx".'),
+]
+Share = Annotated[float, Meta(ge=0, le=1, description="A share from 0 to 1.")]
 TierResult = Literal["hit", "miss", "stale", "revalidated", "pass", "error"]
-Country = Annotated[str, Meta(pattern=r"^[A-Z]{2}$", description="ISO 3166-1 alpha-2.")]
+Country = Annotated[
+    str,
+    Meta(pattern=r"^[A-Z]{2}$(?!\n)", description="A country code of two capitals (ISO 3166-1 alpha-2), such as DE."),
+]
 
 
 class Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -34,7 +60,7 @@ Values = bool | str | tuple[str, ...] | Pattern
 """Of a header, cookie or query parameter: true (present), false (absent), a glob, several globs, or a regex."""
 
 
-class When(Table, frozen=True, kw_only=True):
+class When(Table, frozen=True, kw_only=True, rename={"negated": "not"}):
     """Conditions; all that are given must hold. Lists hold alternatives."""
 
     scheme: Literal["http", "https"] | None = None
@@ -225,7 +251,11 @@ class Limit(Table, frozen=True, kw_only=True):
     """Limits of requests; what exceeds them gets 429."""
 
     rate: (
-        Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,8}/(s|m|h)$", description="Requests per time, as 100/s.")] | None
+        Annotated[
+            str,
+            Meta(pattern=r"^[1-9][0-9]{0,8}/(s|m|h)$(?!\n)", description="A number of requests per time, as 100/s."),
+        ]
+        | None
     ) = None
     burst: Annotated[int, Meta(ge=1)] | None = None
     by: Annotated[tuple[Literal["client", "token", "path", "site"], ...], Meta(min_length=1)] = ("client",)

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import difflib
+import os
 import re
+import stat
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path as File
-from typing import Any, Final, get_args, get_origin, get_type_hints
+from functools import lru_cache
+from typing import Any, Final
 
 import msgspec
 
 from edgecache.config.addresses import Origin, server
 from edgecache.config.sites import model
 from edgecache.config.sites.checks import problems
-from edgecache.config.sites.positions import Path, Problem, line_of, lines_of
+from edgecache.config.sites.diagnosis import control_character, mistake
+from edgecache.config.sites.files import contents_of, paths_of
+from edgecache.config.sites.positions import Problem, line_of, lines_of
 from edgecache.config.sites.scalars import PARSERS, decode
 from edgecache.config.types import Explained
 
 LARGEST: Final = 32 * 1024 * 1024  # bytes of the text
-RENAMED: Final = {"not": "negated"}  # keys that are no names in Python
-_AT: Final = re.compile(r"(.*?)(?: - at (?:the key in )?`(\$[^`]*)`)?", re.DOTALL)
-_STEP: Final = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+|\.\.\.)\]")
-_UNKNOWN: Final = re.compile(r"Object contains unknown field `([^`]*)`")
-_MISSING: Final = re.compile(r"Object missing required field `([^`]*)`")
+DEEPEST: Final = 40  # lists and tables inside each other
+LONGEST_WORDS: Final = 600  # characters that are said of one mistake
+BOM: Final = "\ufeff"
+_IN_WORDS: Final = {  # of the TOML parser: what an operator did
+    "cannot overwrite a value": "a key is written twice",
+    "cannot mutate immutable namespace": "a table in braces {} is closed: no key can be added to it",
+    "cannot redefine namespace": "a table is written twice",
+}
+_DECLARED: Final = re.compile(r"cannot declare \((.*?),?\) twice")
 
 
 class SitesError(Explained):
@@ -33,11 +40,16 @@ class SitesError(Explained):
 
 @dataclass(frozen=True)
 class WrittenSites:
-    """Sites and rules as they were written: the text, and the document that it is. Equal texts are equal."""
+    """Sites and rules as they were written: the text, the document that it is, and the files that it names.
+
+    Equal texts with equal files are equal. `files` holds the contents of secrets and pages by the path that the text
+    has: whatever needs one takes it from here, so that all workers have what was checked.
+    """
 
     text: str = field(repr=False)
     file: str = field(compare=False)  # empty where the text itself was the setting
     document: model.Document = field(compare=False, repr=False)
+    files: Mapping[str, bytes] = field(repr=False, default_factory=dict)
 
     @property
     def first_origin(self) -> Origin:
@@ -54,130 +66,106 @@ class WrittenSites:
         written += [site.origin for site in document.sites if site.origin is not None]
         yield from (server(one.url if isinstance(one, model.Server) else one) for one in written)
 
+    @property
+    def watched(self) -> list[str]:
+        """The files whose change is a change of the sites."""
+        return [*([self.file] if self.file else []), *paths_of(self.document)]
+
 
 def written(value: str) -> WrittenSites:
     """The sites that `value` is, or that lie in the file of that name. Raises SitesError."""
-    text, file = text_of(value)
-    return WrittenSites(text, file, parsed(text, file))
+    content = value if is_text(value) else _content(value)
+    if isinstance(content, bytes) and content.startswith(CHECKED):
+        return _of_snapshot(content)
+    file = "" if isinstance(content, str) else value
+    text = _decoded(content, file)
+    document = parsed(text, file)
+    found = contents_of(document)
+    if isinstance(found, Problem):
+        raise _located(found, text, file)
+    return WrittenSites(text, file, document, found)
 
 
-def text_of(value: str) -> tuple[str, str]:
-    """The text of sites, and the name of its file, empty where `value` is the text itself. Raises SitesError."""
-    if "\n" in value or "=" in value:
-        return value, ""
+def is_text(value: str) -> bool:
+    """Whether `value` is a text of sites, and not the path of one."""
+    return "\n" in value or ("=" in value and not value.startswith(("/", "./", "../")))
+
+
+def _content(path: str) -> bytes:
     try:
-        content = File(value).read_bytes()
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise SitesError(f"{path}: is not a file")
+        with open(path, "rb") as file:
+            content = file.read(LARGEST + 1)
     except OSError as error:
-        raise SitesError(f"{value}: cannot be read: {error.strerror}") from None
+        raise SitesError(f"{path}: cannot be read: {error.strerror}") from None
     if len(content) > LARGEST:
-        raise SitesError(f"{value}: is larger than {LARGEST // 1024 // 1024} MiB")
+        raise SitesError(f"{path}: is larger than {LARGEST // 1024 // 1024} MiB")
+    return content
+
+
+def _decoded(content: str | bytes, file: str) -> str:
+    if isinstance(content, str):
+        return content.removeprefix(BOM)
     try:
-        return content.decode(), value
-    except UnicodeDecodeError:
-        raise SitesError(f"{value}: is not UTF-8") from None
+        return content.decode().removeprefix(BOM)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise SitesError(f"{file}:{line}: is not UTF-8") from None
 
 
+@lru_cache(maxsize=2)  # a reload looks at the same text several times
 def parsed(text: str, file: str = "") -> model.Document:
     """The document that `text` is. Raises SitesError for the first mistake."""
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SitesError(_sentence(file, _line_in(str(error)), _without_place(str(error)))) from None
-    try:
-        document = msgspec.convert(_renamed(raw), model.Document, dec_hook=decode)
-    except msgspec.ValidationError as error:
-        raise _explained(str(error), raw, text, file) from None
+    except RecursionError:
+        raise SitesError(_sentence(file, 0, _TOO_DEEP)) from None
+    if _is_deeper(raw, DEEPEST):
+        raise SitesError(_sentence(file, 0, _TOO_DEEP))
+    if (found := control_character(raw)) is not None:
+        raise _located(found, text, file)
+    document = _document(raw, text, file)
     for problem in problems(document):
         raise _located(problem, text, file)
     return document
 
 
-def _renamed(value: Any) -> Any:
-    """`value` with keys that are words of Python under the names of their attributes."""
-    if isinstance(value, dict):
-        return {RENAMED.get(key, key): _renamed(item) for key, item in value.items()}
-    return [_renamed(item) for item in value] if isinstance(value, list) else value
+_TOO_DEEP: Final = f"has more than {DEEPEST} lists and tables inside each other"
 
 
-def _explained(said: str, raw: Any, text: str, file: str) -> SitesError:
-    match = _AT.fullmatch(said)
-    assert match is not None, "the place is optional"
-    problem, path = match[1], _path(match[2] or "$")
-    if unknown := _UNKNOWN.fullmatch(problem):
-        near = difflib.get_close_matches(unknown[1], _keys_at(path), n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; known are: {', '.join(sorted(_keys_at(path)))}"
-        return _located(Problem((*path, unknown[1]), "is not a key here" + hint), text, file)
-    if missing := _MISSING.fullmatch(problem):
-        return _located(Problem(path, f"lacks the key {missing[1]}"), text, file)
-    return _located(Problem(path, _plain(problem)), text, file)
+def _is_deeper(value: Any, deepest: int) -> bool:
+    """Whether lists and tables lie deeper in each other; no recursion without bound."""
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return deepest == 0 or any(_is_deeper(item, deepest - 1) for item in inner)
 
 
-def _plain(problem: str) -> str:
-    """A sentence of the decoder in the words of TOML."""
-    words = problem.replace("`", "").replace("Expected", "should be").replace("object", "table")
-    words = re.sub(r"matching regex '.*'", "of another form", words)
-    for ours, theirs in (
-        ("str", "a string"),
-        ("int", "a whole number"),
-        ("bool", "true or false"),
-        ("array", "a list"),
-    ):
-        words = re.sub(rf"\b{ours}\b", theirs, words)
-    return words[:1].lower() + words[1:]
+def _document(raw: Any, text: str, file: str) -> model.Document:
+    try:
+        return msgspec.convert(raw, model.Document, dec_hook=decode)
+    except msgspec.ValidationError as error:
+        raise _located(mistake(raw) or Problem((), f"is not as it should be: {error}"), text, file) from None
 
 
 def _located(problem: Problem, text: str, file: str) -> SitesError:
-    key = "".join(f"[{step + 1}]" if isinstance(step, int) else f".{step}" for step in problem.path).lstrip(".")
+    key = "".join(f"[{step + 1}]" if isinstance(step, int) else f".{_key(step)}" for step in problem.path).lstrip(".")
     words = f"{key}: {problem.words}" if key else problem.words
+    words = "".join([letter if letter.isprintable() else "?" for letter in words[:LONGEST_WORDS]])
     return SitesError(_sentence(file, line_of(problem.path, lines_of(text)), words))
+
+
+def _key(step: str) -> str:
+    """A key as TOML has it."""
+    return step if re.fullmatch(r"[A-Za-z0-9_-]{1,80}", step) else msgspec.json.encode(step[:80]).decode()
 
 
 def _sentence(file: str, line: int, words: str) -> str:
     place = f"{file or 'line'}{':' if file and line else ' ' if line else ''}{line or ''}"
     return f"{place}: {words}" if file or line else words
-
-
-def _path(written: str) -> Path:
-    """`$.sites[0].rules[1]` as a path; an element that the decoder does not name ends it."""
-    path: Path = ()
-    for key, index in _STEP.findall(written):
-        if index == "...":
-            break
-        path = (*path, key) if key else (*path, int(index))
-    return path
-
-
-def _keys_at(path: Path) -> list[str]:
-    """The keys that the table at `path` may have."""
-    kinds: list[Any] = [model.Document]
-    for step in path:
-        kinds = [inner for kind in kinds for inner in _inside(kind, step)]
-    names = {value: key for key, value in RENAMED.items()}
-    found = {name for kind in kinds if _is_table(kind) for name in kind.__struct_fields__}
-    return [names.get(name, name) for name in found]
-
-
-def _inside(kind: Any, step: str | int) -> Iterator[Any]:
-    """The types that may lie at `step` of a value of type `kind`, with unions, annotations and lists unwrapped."""
-    if _is_table(kind):
-        hints = get_type_hints(kind, vars(model))
-        if step in hints:
-            yield from _flat(hints[str(step)])
-        return
-    yield from (found for inner in get_args(kind) for found in _flat(inner))
-
-
-def _flat(kind: Any) -> Iterator[Any]:
-    arguments = get_args(kind)
-    if _is_table(kind) or not arguments or get_origin(kind) in (tuple, dict):
-        yield kind
-        return
-    for argument in arguments:
-        yield from _flat(argument)
-
-
-def _is_table(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, model.Table)
 
 
 def _line_in(said: str) -> int:
@@ -187,23 +175,45 @@ def _line_in(said: str) -> int:
 
 def _without_place(said: str) -> str:
     words = re.sub(r" \(at .*\)$", "", said)
-    return "is not TOML: " + words[:1].lower() + words[1:]
+    words = words[:1].lower() + words[1:]
+    if declared := _DECLARED.fullmatch(words):
+        words = f"the table {'.'.join(re.findall(chr(39) + '(.*?)' + chr(39), declared[1]))} is written twice"
+    return "is not TOML: " + _IN_WORDS.get(words, words)
+
+
+# --- what workers get
+
+
+CHECKED: Final = b"\0edgecache sites, checked\n"  # no text of TOML begins so
+
+
+class _Snapshot(msgspec.Struct):
+    text: str
+    file: str
+    raw: Any
+    files: dict[str, bytes]
+
+
+def snapshot(sites: WrittenSites) -> bytes:
+    """`sites` as a worker reads them: the very text, already taken apart, and the contents of the files it names."""
+    made = _Snapshot(sites.text, sites.file, tomllib.loads(sites.text), dict(sites.files))
+    return CHECKED + msgspec.msgpack.encode(made)
+
+
+def _of_snapshot(content: bytes) -> WrittenSites:
+    found = msgspec.msgpack.decode(content.removeprefix(CHECKED), type=_Snapshot)
+    return WrittenSites(found.text, found.file, _document(found.raw, found.text, found.file), found.files)
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of the text of sites."""
 
     def of_scalar(kind: type) -> dict[str, Any]:
-        pattern = PARSERS[kind][1]
-        return {"type": "string", "description": (kind.__doc__ or "").strip()} | (
-            {"pattern": pattern} if pattern else {}
-        )
+        grammar = PARSERS[kind]
+        schema = {"type": "string", "description": (kind.__doc__ or "").strip(), "examples": [grammar.example]}
+        return schema | ({"pattern": grammar.pattern} if grammar.pattern else {})
 
     schema = msgspec.json.schema(model.Document, schema_hook=of_scalar)
-    definitions = schema["$defs"]
-    properties = definitions["When"]["properties"]
-    for name, attribute in RENAMED.items():
-        properties[name] = properties.pop(attribute)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Sites and rules of edgecache",

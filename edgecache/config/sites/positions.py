@@ -41,9 +41,16 @@ def lines_of(text: str) -> dict[Path, int]:
 
 def line_of(path: Path, lines: dict[Path, int]) -> int:
     """The line where `path` is written, or the nearest that encloses it; 0 if none is known."""
-    while path and path not in lines:
+    while path:
+        if (line := lines.get(path) or _first_inside(path, lines)) is not None:
+            return line
         path = path[:-1]
-    return lines.get(path, 0)
+    return 0
+
+
+def _first_inside(path: Path, lines: dict[Path, int]) -> int | None:
+    """The first line of what is inside the table at `path`, which need not be written itself."""
+    return min((line for known, line in lines.items() if known[: len(path)] == path), default=None)
 
 
 def _path_of_header(parts: list[str], counts: dict[Path, int], *, is_array: bool) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import re2
 
@@ -93,21 +93,29 @@ class PasswordHash(str):
         return "PasswordHash"
 
 
-PARSERS: Final[dict[type, tuple[Callable[[str], Any], str]]] = {  # type → parser, pattern for editors
-    Duration: (lambda text: Duration(duration(text)), r"^(0|[0-9]+(\.[0-9]+)?(ms|s|m|h|d))$"),
-    Size: (lambda text: Size(size(text)), r"^[0-9]+(\.[0-9]+)?([KMGT]i?B|B)?$"),
-    Regex: (Regex, ""),
-    Cidr: (Cidr, ""),
-    PasswordHash: (PasswordHash, HASH.pattern),
+class Grammar(NamedTuple):
+    """How one type of scalar is written: its parser, a pattern for editors, and an example."""
+
+    parse: Callable[[str], Any]
+    pattern: str
+    example: str
+
+
+PARSERS: Final[dict[type, Grammar]] = {
+    Duration: Grammar(lambda text: Duration(duration(text)), r"^(0|[0-9]+(\.[0-9]+)?(ms|s|m|h|d))$", "10s"),
+    Size: Grammar(lambda text: Size(size(text)), r"^[0-9]+(\.[0-9]+)?([KMGTkmgt]?[iI]?[bB])?$", "64KiB"),
+    Regex: Grammar(Regex, "", "^/shop/"),
+    Cidr: Grammar(Cidr, "", "10.0.0.0/8"),
+    PasswordHash: Grammar(PasswordHash, HASH.pattern, "$argon2id$…"),
 }
 
 
 def decode(kind: type, value: Any) -> Any:
     """The value of type `kind` out of TOML's `value`; raises ValueError."""
     if not isinstance(value, str):
-        raise ValueError("is not a string in quotes")
+        raise ValueError(f'is not a string in quotes, such as "{PARSERS[kind].example}"')
     try:
-        return PARSERS[kind][0](value)
+        return PARSERS[kind].parse(value)
     except ValueError as error:
         quoted = "what is written" if kind is PasswordHash else json.dumps(value[:LONGEST_QUOTE])
         raise ValueError(f"{quoted} {error}") from None
