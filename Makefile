@@ -69,12 +69,13 @@ local-chain load: $(VENV)/.installed-load
 	$(BIN)/python -m loadtests $@ $(ARGS)
 
 .PHONY: docs readme
-docs: ## write the reference of settings into docs/settings.md, and the sample file docs/edgecache.env.example
+docs: ## write the reference of settings, the sample file and the JSON Schema of sites into docs/
 docs readme: $(VENV)/.installed
 	$(BIN)/edgecache check-config --markdown > $(VENV)/settings.md
 	sed -i -e '/<!-- settings -->/,/<!-- end of settings -->/{//!d;}' \
 		-e '/<!-- settings -->/r $(VENV)/settings.md' docs/settings.md
 	$(BIN)/edgecache check-config --sample > docs/edgecache.env.example
+	$(BIN)/edgecache check-config --sites-schema > docs/sites.schema.json
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo 'Installing edgecache and what it needs into $(VENV), once: one to two minutes.'

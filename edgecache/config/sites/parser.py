@@ -210,7 +210,8 @@ def json_schema() -> dict[str, Any]:
 
     def of_scalar(kind: type) -> dict[str, Any]:
         grammar = PARSERS[kind]
-        schema = {"type": "string", "description": (kind.__doc__ or "").strip(), "examples": [grammar.example]}
+        words = (kind.__doc__ or "").strip()
+        schema: dict[str, Any] = {"type": "string", "description": words, "examples": [grammar.example]}
         return schema | ({"pattern": grammar.pattern} if grammar.pattern else {})
 
     schema = msgspec.json.schema(model.Document, schema_hook=of_scalar)

@@ -1,0 +1,64 @@
+"""The page of sites and the JSON Schema say what the program takes."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from edgecache.config.sites.parser import json_schema, parsed
+from edgecache.server.cli import main
+
+DOCS = Path(__file__).parents[2] / "docs"
+SITE = '[[sites]]\nname = "a"\nhosts = ["a.test"]\norigin = "http://a"\n'
+PARTS = re.compile(r"^```toml\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def examples() -> list[str]:
+    """Every TOML text of the page; rules without a site are given one."""
+    found = PARTS.findall((DOCS / "sites.md").read_text())
+    return [text if "[[sites]]" in text else SITE + text for text in found]
+
+
+def test_the_schema_is_that_of_the_code(capsys: pytest.CaptureFixture[str]) -> None:
+    """`make docs` writes it, as `check-config` prints it."""
+    assert main(["check-config", "--sites-schema"]) == 0
+    assert (DOCS / "sites.schema.json").read_text() == capsys.readouterr().out
+
+
+def test_the_schema_is_one() -> None:
+    """By the rules of JSON Schema; each table says what it is, for editors."""
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    without = [name for name, table in schema["$defs"].items() if not table.get("description")]
+
+    assert without == []
+
+
+@pytest.mark.parametrize("number", range(len(examples())))
+def test_an_example_is_right(number: int) -> None:
+    """By the schema and by the parser."""
+    text = examples()[number]
+    jsonschema.validate(tomllib.loads(text), json_schema(), jsonschema.Draft202012Validator)
+    assert parsed(text).sites
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SITE + "orgin = 'x'\n",
+        SITE.replace('"a"', '"A b"'),
+        SITE + "[[sites.rules]]\nname = 'r'\ncache = { ttl = '10' }\n",
+        SITE + "[[sites.rules]]\nname = 'r'\nwhen = { negated = {} }\n",
+        SITE + "[[sites.rules]]\nname = 'r'\nlimits = [{ rate = '1 per s' }]\n",
+    ],
+)
+def test_the_schema_refuses_what_the_parser_does(text: str) -> None:
+    """So that an editor underlines it."""
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(tomllib.loads(text), json_schema(), jsonschema.Draft202012Validator)
+    with pytest.raises(ValueError, match="line"):
+        parsed(text)
