@@ -49,8 +49,8 @@ WRONG = [  # text, line, what is said after it
     (SITE.replace("a.test", ""), 3, 'sites[1].hosts[1]: "" is not one host name'),
     (SITE.replace("a.test", "a.test,b.test"), 3, 'sites[1].hosts[1]: "a.test,b.test" is not one host name'),
     (SITE.replace("http://a", "ftp://a"), 4, 'sites[1].origin: "ftp://a" is not http(s)://host[:port] *'),
-    (SITE.replace("http://a", "unix:tmp"), 4, 'sites[1].origin: "unix:tmp" is not *, nor unix:/path'),
-    (SITE.replace("http://a", "unix:/" + "x" * 200), 4, "sites[1].origin: the path of a socket has at most 107 bytes"),
+    (SITE.replace("http://a", "unix:tmp"), 4, 'sites[1].origin: "unix:tmp" is not unix:/path of at most 107 bytes'),
+    (SITE.replace("http://a", "unix:/" + "x" * 200), 4, "sites[1].origin: * is not unix:/path of at most 107 bytes"),
     (SITE.replace('"http://a"', "1"), 4, 'sites[1].origin: should be a string, not the number 1: write "1"'),
     (SITE + 'pool = "shop"\n' + POOL, 1, "sites[1]: has both origin and pool"),
     (WITHOUT_ORIGIN, 1, "sites[1]: needs either origin or pool"),
@@ -228,7 +228,7 @@ WRONG = [  # text, line, what is said after it
     (
         "[credentials.a]\nkind = 'bearer'\nsecret = '/none'\n" + SITE,
         3,
-        "credentials.a.secret: the file that it names *",
+        "credentials.a.secret: names a file that cannot be read: *",
     ),
 ]
 

@@ -17,7 +17,7 @@ def secret_of(credentials: model.Credentials) -> str:
         secret = Path(credentials.secret).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         words = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ValueError(f"names {credentials.secret}, which cannot be read: {words}") from None
+        raise ValueError(f"names a file that cannot be read: {words}") from None  # it may be the secret itself
     if not ONE_LINE.fullmatch(secret):
-        raise ValueError(f"names {credentials.secret}, which does not hold one line of text")
+        raise ValueError("names a file that does not hold one line of text")
     return secret
