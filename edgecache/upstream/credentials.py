@@ -28,7 +28,7 @@ class Fixed:
 
     def authorize(self, request: UpstreamRequest) -> UpstreamRequest:
         """`request` with the line."""
-        return request.with_fields([*request.fields, self.line])
+        return request.with_fields([*without_authorization(request), self.line])
 
 
 def bearer(token: str) -> Fixed:
@@ -58,4 +58,9 @@ class S3:
         payload = EMPTY if request.body is None else UNSIGNED
         signed = [line for line in request.fields if line[0].lower() == b"host" or line[0].lower().startswith(AMAZON)]
         lines = self.key.signed(request.method, request.target, signed, payload, self.clock())
-        return request.with_fields([*request.fields, *lines])
+        return request.with_fields([*without_authorization(request), *lines])
+
+
+def without_authorization(request: UpstreamRequest) -> list[FieldLine]:
+    """The fields of `request` but Authorization, which a rule may have set."""
+    return [line for line in request.fields if line[0].lower() not in AUTHORIZATION]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 import re2
@@ -14,6 +15,7 @@ from edgecache.config.addresses import host_names
 from edgecache.config.sites import model
 from edgecache.config.sites.limits import limits_of
 from edgecache.config.sites.scalars import Regex
+from edgecache.semantics import uri
 from edgecache.semantics.message import FieldLine
 from edgecache.semantics.outcomes import Revalidation
 from edgecache.semantics.rules import actions
@@ -34,6 +36,7 @@ Matcher = Callable[[bytes], Any]  # true of a value that matches
 ADMIT_ONLY: Final = frozenset(("name", "when", "last", "access", "limits"))  # keys of rules that change no response
 OF_MIDDLEWARE: Final = ("access", "compress")
 RESULTS: Final = {"regional": "hit", "collapsed": "miss"}  # as rules name them
+LONE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 LITERAL: Final = re.compile(r"[^*?]*")
 
 
@@ -255,9 +258,9 @@ def _route(route: model.Route) -> actions.Route:
     return actions.Route(
         route.pool,
         route.host,
-        _bytes(route.strip_prefix),
-        _bytes(route.add_prefix),
-        None if route.rewrite is None else (route.rewrite.compiled, (route.to or "").encode()),
+        None if route.strip_prefix is None else uri.path_of(_prefix(route.strip_prefix)),
+        None if route.add_prefix is None else _prefix(route.add_prefix),
+        None if route.rewrite is None else (route.rewrite.compiled, in_target(route.to or "")),
         route.credentials,
         None if canary is None else actions.Canary(canary.pool, canary.share, canary.cookie.encode()),
     )
@@ -324,5 +327,11 @@ def _lines(values: Mapping[str, str]) -> tuple[FieldLine, ...]:
     return tuple((name.encode(), value.encode("latin-1")) for name, value in values.items())
 
 
-def _bytes(text: str | None) -> bytes | None:
-    return None if text is None else text.encode()
+def _prefix(text: str) -> bytes:
+    """A prefix of paths, which begins with a slash."""
+    return b"/" + in_target(text.lstrip("/"), "")
+
+
+def in_target(text: str, more: str = "?") -> bytes:
+    """`text` with what a target cannot hold encoded (RFC 3986 §3.3); `more` may stand in it, too."""
+    return quote(LONE_PERCENT.sub("%25", text), safe="/:@!$&'()*+,;=-._~%" + more).encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from edgecache.semantics import uri
 from edgecache.semantics.message import Request
 from edgecache.semantics.rules.actions import NO_EDITS, FieldEdits, Route
 from edgecache.semantics.rules.policy import RequestPolicy
@@ -34,21 +35,38 @@ def route_of(request: Request) -> UpstreamRoute | None:
 
 
 def rewritten(route: Route, target: bytes) -> bytes:
-    """`target` as the origin gets it. The query stays as it is, unless the rewriting adds one."""
-    path, mark, query = target.partition(b"?")
-    if route.strip_prefix is not None and path.startswith(route.strip_prefix):
-        path = path[len(route.strip_prefix) :]
+    """`target` as the origin gets it, in origin-form (RFC 9112 §3.2.1).
+
+    What is rewritten is the path that rules match, with its dot segments removed: none leads out of a prefix. The query
+    stays as it is, behind what the rewriting adds to it. A target that no action of the route concerns stays the same.
+    """
+    if route.strip_prefix is None and route.rewrite is None and route.add_prefix is None:
+        return target
+    if not target.startswith(b"/"):  # `*` of OPTIONS
+        return target
+    path, _, query = target.partition(b"?")
+    path = before = uri.path_of(path)
+    if route.strip_prefix is not None:
+        path = without_prefix(path, route.strip_prefix)
     if route.rewrite is not None:
         expression, to = route.rewrite
         if (match := expression.search(path)) is not None:
             path = path[: match.start()] + expanded(to, match.groups()) + path[match.end() :]
-    if not path.startswith(b"/"):
-        path = b"/" + path
+    path, _, added = path.partition(b"?")
+    if path != before:  # two slashes at its start would be read as an authority (RFC 3986 §4.2)
+        path = b"/" + path.lstrip(b"/")
     if route.add_prefix is not None:
         path = route.add_prefix.rstrip(b"/") + path
-    if mark and b"?" in path:
-        mark = b"&"
-    return path + mark + query
+    query = b"&".join([part for part in (added, query) if part])
+    return path + b"?" + query if query else path
+
+
+def without_prefix(path: bytes, prefix: bytes) -> bytes:
+    """`path` less `prefix`, if that is its first segments: `/a` is no prefix of `/ab`."""
+    prefix = prefix.rstrip(b"/")
+    if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in (b"", b"/"):
+        return path[len(prefix) :]
+    return path
 
 
 def expanded(template: bytes, groups: tuple[bytes | None, ...]) -> bytes:
