@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.config.sites.compiler import rule_of
+from edgecache.config.sites.compiler import compiled
 from edgecache.config.sites.parser import parsed
 from edgecache.semantics.rules.actions import Route
 from edgecache.semantics.rules.routing import rewritten
+from edgecache.semantics.stored_response import Policy
 
 ORIGIN_FORM = re.compile(rb"/[!-\"$->@-~]*(\?[!-\"$-~]*)?")  # RFC 9112 §3.2.1, without what would end a request line
 
@@ -19,7 +20,8 @@ ORIGIN_FORM = re.compile(rb"/[!-\"$->@-~]*(\?[!-\"$-~]*)?")  # RFC 9112 §3.2.1,
 def route(text: str) -> Route:
     """The route that a rule with this table has."""
     site = f'[[sites]]\nname = "a"\nhosts = ["a"]\norigin = "http://x"\n[[sites.rules]]\nname = "r"\nroute = {text}\n'
-    return rule_of(parsed(site).sites[0].rules[0]).actions.route
+    (made,) = compiled(parsed(site), Policy()).all
+    return made.rules[0].actions.route
 
 
 STRIP = '{ strip_prefix = "/api" }'

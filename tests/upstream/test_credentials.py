@@ -186,7 +186,7 @@ async def test_s3_on_a_running_pop(tmp_path: Path) -> None:
         ('kind = "s3"\nsecret = "{file}"', "user"),
         ('kind = "bearer"\nuser = "u"\nsecret = "{file}"', "user"),
         ('kind = "basic"\nuser = "a:b"\nsecret = "{file}"', "colon"),
-        ('kind = "bearer"\nsecret = "/nowhere"', "/nowhere, which cannot be read"),
+        ('kind = "bearer"\nsecret = "/nowhere"', "cannot be read"),
         ('kind = "bearer"\nsecret = "{file}2"', "one line"),
     ],
 )
