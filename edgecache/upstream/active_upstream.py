@@ -93,14 +93,15 @@ def _pools_of(settings: Settings) -> Mapping[str, Settings]:
 
 
 def _credentials_of(settings: Settings) -> Mapping[str, Credential]:
-    """What routes of sites authenticate with, by name; the files of their secrets are read."""
-    from edgecache.config.sites.credentials import secret_of
+    """What routes of sites authenticate with, by name."""
+    from edgecache.config.sites.credentials import secret_in
     from edgecache.upstream import credentials
     from edgecache.upstream.s3_signature import AccessKey
 
     made: dict[str, Credential] = {}
-    for name, one in settings.sites.document.credentials.items() if settings.sites is not None else ():
-        secret = secret_of(one)
+    assert settings.sites is not None, "pools are of sites"
+    for name, one in settings.sites.document.credentials.items():
+        secret = secret_in(settings.sites.files[one.secret])
         match one.kind:
             case "bearer":
                 made[name] = credentials.bearer(secret)

@@ -228,7 +228,7 @@ WRONG = [  # text, line, what is said after it
     (
         "[credentials.a]\nkind = 'bearer'\nsecret = '/none'\n" + SITE,
         3,
-        "credentials.a.secret: names a file that cannot be read: *",
+        "credentials.a.secret: the file that it names cannot be read: *",
     ),
 ]
 

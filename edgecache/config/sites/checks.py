@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import Final
 
 from edgecache.config.addresses import host_names, server
-from edgecache.config.sites.credentials import secret_of
 from edgecache.config.sites.model import Credentials, Document, Limit, Pool, Rule, Server, Site, When
 from edgecache.config.sites.positions import Path, Problem
 from edgecache.config.sites.reply_checks import in_answers
@@ -131,10 +130,6 @@ def _of_credentials(credentials: Credentials, path: Path) -> Iterator[Problem]:
         yield Problem((*path, "user"), words)
     if credentials.kind == "basic" and ":" in credentials.user:
         yield Problem((*path, "user"), "has a colon, which ends it (RFC 7617)")
-    try:
-        secret_of(credentials)
-    except ValueError as error:
-        yield Problem((*path, "secret"), str(error))
 
 
 def _url(url: str, path: Path) -> Iterator[Problem]:

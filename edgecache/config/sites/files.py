@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from edgecache.config.sites.credentials import secret_in
 from edgecache.config.sites.model import Access, Document, Site
 from edgecache.config.sites.positions import Path, Problem
 from edgecache.config.types import SHORTEST_SECRET
@@ -25,6 +26,7 @@ class NamedFile(NamedTuple):
     path: str
     is_secret: bool = False
     shortest: int = 1  # bytes
+    is_line: bool = False  # it holds one line of text
 
 
 def contents_of(document: Document) -> dict[str, bytes] | Problem:
@@ -49,7 +51,7 @@ def paths_of(document: Document) -> list[str]:
 def named_files(document: Document) -> Iterator[NamedFile]:
     """The files of secrets and pages, in the order of the text."""
     for name, credentials in document.credentials.items():
-        yield NamedFile(("credentials", name, "secret"), credentials.secret, is_secret=True)
+        yield NamedFile(("credentials", name, "secret"), credentials.secret, is_secret=True, is_line=True)
     for number, site in enumerate(document.sites):
         yield from _of_site(site, ("sites", number))
 
@@ -96,6 +98,11 @@ def _judged(named: NamedFile, shown: str, content: bytes) -> bytes | Problem:
         content = content.rstrip(b"\r\n")
     if not content.strip():
         return Problem(named.place, f"{shown} is empty")
+    if named.is_line:
+        try:
+            secret_in(content)
+        except ValueError as error:
+            return Problem(named.place, str(error))
     if len(content) < named.shortest:
         return Problem(
             named.place, f"{shown} holds less than {named.shortest} characters: openssl rand -hex 32 makes a secret"
