@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Final
 from edgecache.proxy.access.admission import Check
 from edgecache.proxy.access.demands import Unusable, of_addresses
 from edgecache.proxy.hooks import Context
-from edgecache.telemetry.metrics import Counter
 
 if TYPE_CHECKING:
-    from edgecache.config.sites.model import Access, Jwt
+    from edgecache.config.sites.model import Access, Basic, ForwardAuth, Jwt, SignedUrl
 
 Make = Callable[[], Check]
 LARGEST: Final = 1024 * 1024  # bytes of a file of keys
@@ -25,9 +24,14 @@ def checks_of(context: Context, table: Access, place: str) -> Iterator[Make]:
         yield partial(lambda one: one, check)
     if table.jwt is not None:
         yield partial(_token_check, context, table.jwt, place)
-    for written in (table.basic, table.signed, table.forward_auth, table.bots):
-        if written is not None:
-            yield Unusable
+    if table.signed is not None:
+        yield partial(_signed_check, context, table.signed)
+    if table.basic is not None:
+        yield partial(_password_check, table.basic)
+    if table.forward_auth is not None:
+        yield partial(_forward_auth_check, context, table.forward_auth, place)
+    if table.bots is not None:
+        yield Unusable
 
 
 def content_of(context: Context, path: str) -> bytes:
@@ -39,8 +43,14 @@ def content_of(context: Context, path: str) -> bytes:
         return file.read(LARGEST)
 
 
-def _count(counter: Counter) -> None:
-    counter.value += 1
+def _counting(context: Context, name: str, meaning: str, place: str) -> Callable[[], None]:
+    """Adds one to the counter of that name, for this rule."""
+    counter = context.registry.counter(name, meaning, rule=place)
+
+    def add() -> None:
+        counter.value += 1
+
+    return add
 
 
 def _token_check(context: Context, written: Jwt, place: str) -> Check:
@@ -50,9 +60,30 @@ def _token_check(context: Context, written: Jwt, place: str) -> Check:
 
     keys: FileKeys | RemoteKeys
     if written.jwks is not None:
-        words = "Fetches of key sets that failed, by rule."
-        counter = context.registry.counter("edgecache_access_key_set_failures", words, rule=place)
-        keys = RemoteKeys(written.jwks, context.clock.now, partial(_count, counter))
+        failed = _counting(context, "edgecache_access_key_set_failures", "Fetches of key sets that failed.", place)
+        keys = RemoteKeys(written.jwks, context.clock.now, failed)
     else:
         keys = FileKeys(keys_of(content_of(context, written.keys or "")))
     return TokenCheck(written, keys, Claims(written, glob))
+
+
+def _signed_check(context: Context, written: SignedUrl) -> Check:
+    from edgecache.proxy.access.signed_requests import SignedCheck, verifier_of
+
+    contents = {name: content_of(context, path) for name, path in written.keys.items()}
+    return SignedCheck(verifier_of(written, contents), reads_cookies=written.cookie is not None)
+
+
+def _password_check(written: Basic) -> Check:
+    from edgecache.proxy.access.passwords import PasswordCheck, import_libraries, verify_password
+
+    import_libraries(written.users)
+    return PasswordCheck(written, verify_password)
+
+
+def _forward_auth_check(context: Context, written: ForwardAuth, place: str) -> Check:
+    from edgecache.proxy.access.forward_auth import ForwardAuthCheck
+
+    words = "Requests for a decision about access that had no usable response."
+    failed = _counting(context, "edgecache_access_forward_auth_failures", words, place)
+    return ForwardAuthCheck(written, context.clock.wall, failed)

@@ -1,0 +1,116 @@
+"""Forward-auth: another server decides, by the credentials of a request and where it goes.
+
+A 2xx allows; any other response is the client's answer. The verdict is remembered for a while, for equal credentials
+and equal URLs. Without a response in time nothing is admitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+from edgecache.proxy.access.admission import AccessRefused, Asked, Grant, RefusedElsewhere
+from edgecache.proxy.access.fetching import Fetched, FetchFailed, fetched
+from edgecache.semantics.bounded_cache import BoundedCache
+from edgecache.semantics.client_address import CLIENT_ADDRESS_FIELDS
+from edgecache.semantics.message import FieldLine, Fields, Request
+
+if TYPE_CHECKING:
+    from edgecache.config.sites.model import ForwardAuth
+
+MOST_REMEMBERED: Final = 8192
+LARGEST: Final = 64 * 1024  # bytes of a response
+MOST_UNDER_WAY: Final = 256
+KEPT: Final = frozenset(  # fields of a refusal that the client gets
+    b"www-authenticate location set-cookie content-type content-language retry-after link".split()
+)
+NO_STORE: Final = (b"Cache-Control", b"no-store")
+
+
+class ForwardAuthCheck:
+    """Admits requests that another server allows. Mutable state: verdicts of late, and requests under way."""
+
+    order = 50
+
+    def __init__(self, written: ForwardAuth, clock: Callable[[], float], failed: Callable[[], None]) -> None:
+        self._url = written.url
+        self._names = tuple(name.lower().encode() for name in written.headers)
+        self.reads = CLIENT_ADDRESS_FIELDS.union(self._names)
+        self.passes = frozenset(name.lower().encode() for name in written.pass_headers)
+        self._lasts = float(written.cache)
+        self._within = float(written.timeout)
+        self._clock = clock  # epoch seconds
+        self._failed = failed  # counts
+        self._known: BoundedCache[bytes, tuple[Grant | RefusedElsewhere, float]] = BoundedCache(MOST_REMEMBERED)
+        self._under_way: dict[bytes, asyncio.Future[Grant]] = {}
+
+    def admit(self, asked: Asked) -> Grant | Awaitable[Grant]:
+        """Admit a request as the server says, or has said a while ago."""
+        lines = self._lines(asked)
+        mark = hashlib.sha256(b"".join([b"%d:%b%d:%b" % (len(n), n, len(v), v) for n, v in lines])).digest()
+        known = self._known.get(mark)
+        if known is not None and asked.now < known[1]:
+            if isinstance(known[0], RefusedElsewhere):
+                raise known[0]
+            return known[0]
+        if mark not in self._under_way and len(self._under_way) >= MOST_UNDER_WAY:
+            raise self._unavailable()
+        return self._later(mark, lines, asked.facts.client)
+
+    def _lines(self, asked: Asked) -> list[FieldLine]:
+        """What the server gets: the URL, the client's address, and the fields that it reads."""
+        request: Request = asked.request
+        about = [
+            (b"X-Forwarded-Method", request.method),
+            (b"X-Forwarded-Proto", request.scheme),
+            (b"X-Forwarded-Host", request.host),
+            (b"X-Forwarded-Uri", request.received_target),
+            (b"X-Forwarded-For", asked.facts.client.encode("latin-1", "replace")),
+        ]
+        named = frozenset(self._names)
+        return [*about, *(line for line in request.fields if line[0].lower() in named)]
+
+    async def _later(self, mark: bytes, lines: list[FieldLine], client: str) -> Grant:
+        """Ask once for all equal requests."""
+        waiting = self._under_way.get(mark)
+        if waiting is None:
+            waiting = self._under_way[mark] = asyncio.ensure_future(self._ask(mark, lines, client))  # noqa: TID251
+            waiting.add_done_callback(lambda done: self._ended(mark, done))
+        return await asyncio.shield(waiting)
+
+    def _ended(self, mark: bytes, done: asyncio.Future[Grant]) -> None:
+        self._under_way.pop(mark, None)
+        if not done.cancelled():
+            done.exception()  # those that wait for it have it
+
+    async def _ask(self, mark: bytes, lines: list[FieldLine], client: str) -> Grant:
+        try:
+            got = await fetched(self._url, lines, within=self._within, most=LARGEST)
+        except FetchFailed:
+            self._failed()
+            raise self._unavailable() from None
+        if got.status >= 500:
+            self._failed()
+            raise self._unavailable()
+        until = self._clock() + self._lasts
+        if 200 <= got.status < 300:
+            adds = tuple(line for line in got.fields if line[0].lower() in self.passes)
+            granted = Grant(until, adds=adds, by_address=lambda other: other == client)
+            self._known.remember(mark, (granted, until))
+            return granted
+        refused = refusal_of(got)
+        if b"set-cookie" not in got.fields:  # what is for one client is given once
+            self._known.remember(mark, (refused, until))
+        raise refused
+
+    def _unavailable(self) -> AccessRefused:
+        words = "the server that decides about access does not answer"
+        return AccessRefused(503, "forward-auth-failed", words, (b"Retry-After", b"5"))
+
+
+def refusal_of(got: Fetched) -> RefusedElsewhere:
+    """The client's response out of that of the server that decides."""
+    fields = Fields([line for line in got.fields if line[0].lower() in KEPT]).plus(NO_STORE)
+    return RefusedElsewhere("forward-auth-refused", got.status if got.status >= 300 else 403, fields, got.content)

@@ -1,0 +1,105 @@
+"""Signed URLs and cookies on a running POP: stored once, without what belongs to the signature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from harness.sites import two_sites
+
+from edgecache.semantics.signing.own_format import token_for
+from edgecache.server.cli import main
+
+HOST = ("Host", "a.test")
+NOW = 1_700_000_000
+KEY = b"a secret of the tests"
+RULES = """
+[[sites.rules]]
+name = "vod"
+when = {{ path_prefix = "/vod/" }}
+access.signed = {{ keys = {{ k1 = "{}" }}{} }}
+"""
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    """A file with the secret, and a line break as editors leave it."""
+    path = tmp_path / "key"
+    path.write_bytes(KEY + b"\n")
+    return path
+
+
+def token(target: str, expires: int, *, is_prefix: bool = False, address: str = "") -> str:
+    """A token of this POP's own format."""
+    return token_for(
+        "k1", KEY, expires, host=b"a.test", target=target.encode(), is_prefix=is_prefix, address=address
+    ).decode()
+
+
+async def test_one_stored_response_for_all_signatures(key_file: Path) -> None:
+    """The token is neither in the cache key nor in the request upstream, as parameter or cookie."""
+    async with two_sites(RULES.format(key_file, ', cookie = "ec"')) as (pop, a, _):
+        async with pop.client() as client:
+            for number in range(4):
+                signed = token("/vod/1?x=1", NOW + 60 + number)
+                prefix = token("/vod", NOW + 60 + number, is_prefix=True)
+                for target, more in (
+                    (f"/vod/1?x=1&edgecache-token={signed}", []),
+                    (f"/vod/1?edgecache-token={prefix}&x=1", []),
+                    ("/vod/1?x=1", [("Cookie", f"a=b; ec={prefix}")]),
+                ):
+                    for _ in range(4):
+                        await client.request("GET", target, [HOST, *more])
+                        assert (await client.response()).status == 200, target
+            for target in ("/vod/1?x=1", f"/vod/2?edgecache-token={signed}"):
+                for _ in range(4):
+                    await client.request("GET", target, [HOST])
+                    response = await client.response()
+                    assert response.status == 403
+                    assert response.get("cache-status") is None
+        assert [request.target for request in a.requests] == ["/vod/1?x=1"]
+
+
+async def test_a_replayed_url_is_refused_by_known_heads_too(key_file: Path) -> None:
+    """From its second of expiry on; HEAD, ranges and conditions included."""
+    async with two_sites(RULES.format(key_file, ", address = true")) as (pop, _, _b):
+        target = f"/vod/1?edgecache-token={token('/vod/1', NOW + 30, address='127.0.0.1')}"
+        async with pop.client() as client:
+            kinds = [("GET", []), ("HEAD", []), ("GET", [("Range", "bytes=0-0")]), ("GET", [("If-None-Match", '"x"')])]
+            for method, more in kinds * 4:
+                await client.request(method, target, [HOST, *more])
+                assert (await client.response()).status in (200, 206)
+            pop.clock.advance(30)
+            for method, more in kinds:
+                await client.request(method, target, [HOST, *more])
+                assert (await client.response()).status == 403
+        other = f"/vod/1?edgecache-token={token('/vod/1', NOW + 99, address='192.0.2.1')}"
+        assert (await pop.get(other, HOST)).status == 403
+
+
+async def test_the_command_signs_what_the_pop_admits(key_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A URL, and a cookie for a prefix; it says in one sentence what it cannot sign."""
+    async with two_sites(RULES.format(key_file, ', cookie = "ec"')) as (pop, _, _b):
+        assert main(["sign-url", "http://a.test/vod/a?x=1", "--key", f"k1={key_file}", "--expires", "7d"]) == 0
+        url = capfd.readouterr().out.strip()
+        pop.clock.jump(1)
+        target = url.removeprefix("http://a.test")
+        assert (await pop.get(target, HOST)).status == 200
+        assert (await pop.get(target.replace("/a?", "/b?"), HOST)).status == 403
+        prefix = ["--prefix", "--cookie", "ec"]
+        assert main(["sign-url", "http://a.test/vod/", "--key", f"k1={key_file}", *prefix]) == 0
+        assert (await pop.get("/vod/z", HOST, ("Cookie", capfd.readouterr().out.strip()))).status == 200
+    for wrong in (["--key", "k1"], ["--key", "k1=/nowhere"], ["--key", f"k1={key_file}", "--expires", "soon"]):
+        assert main(["sign-url", "http://a.test/", *wrong]) == 2
+        assert len(capfd.readouterr().err.strip().splitlines()) == 1
+
+
+async def test_a_missing_key_refuses_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With a line in the log: nothing is open because a file is not there."""
+    path = tmp_path / "key"
+    path.write_bytes(b"short")
+    async with two_sites(RULES.format(path, "")) as (pop, a, _):
+        assert (await pop.get("/vod/1", HOST)).status == 503
+        assert (await pop.get("/", HOST)).status == 200
+        assert [request.target for request in a.requests] == ["/"]
+    assert "access is refused to all" in caplog.text
