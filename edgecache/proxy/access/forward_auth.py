@@ -16,6 +16,7 @@ from edgecache.proxy.access.fetching import Fetched, FetchFailed, fetched
 from edgecache.semantics.bounded_cache import BoundedCache
 from edgecache.semantics.client_address import CLIENT_ADDRESS_FIELDS
 from edgecache.semantics.message import FieldLine, Fields, Request
+from edgecache.tasks import spawn
 
 if TYPE_CHECKING:
     from edgecache.config.sites.model import ForwardAuth
@@ -44,7 +45,7 @@ class ForwardAuthCheck:
         self._clock = clock  # epoch seconds
         self._failed = failed  # counts
         self._known: BoundedCache[bytes, tuple[Grant | RefusedElsewhere, float]] = BoundedCache(MOST_REMEMBERED)
-        self._under_way: dict[bytes, asyncio.Future[Grant]] = {}
+        self._under_way: dict[bytes, asyncio.Future[Grant | AccessRefused]] = {}
 
     def admit(self, asked: Asked) -> Grant | Awaitable[Grant]:
         """Admit a request as the server says, or has said a while ago."""
@@ -52,11 +53,9 @@ class ForwardAuthCheck:
         mark = hashlib.sha256(b"".join([b"%d:%b%d:%b" % (len(n), n, len(v), v) for n, v in lines])).digest()
         known = self._known.get(mark)
         if known is not None and asked.now < known[1]:
-            if isinstance(known[0], RefusedElsewhere):
-                raise known[0]
-            return known[0]
+            return granted(known[0])
         if mark not in self._under_way and len(self._under_way) >= MOST_UNDER_WAY:
-            raise self._unavailable()
+            raise unavailable()
         return self._later(mark, lines, asked.facts.client)
 
     def _lines(self, asked: Asked) -> list[FieldLine]:
@@ -76,38 +75,42 @@ class ForwardAuthCheck:
         """Ask once for all equal requests."""
         waiting = self._under_way.get(mark)
         if waiting is None:
-            waiting = self._under_way[mark] = asyncio.ensure_future(self._ask(mark, lines, client))  # noqa: TID251
-            waiting.add_done_callback(lambda done: self._ended(mark, done))
-        return await asyncio.shield(waiting)
+            waiting = self._under_way[mark] = spawn(self._ask(mark, lines, client), "forward-auth")
+            waiting.add_done_callback(lambda done: self._under_way.pop(mark, None))
+        return granted(await asyncio.shield(waiting))
 
-    def _ended(self, mark: bytes, done: asyncio.Future[Grant]) -> None:
-        self._under_way.pop(mark, None)
-        if not done.cancelled():
-            done.exception()  # those that wait for it have it
-
-    async def _ask(self, mark: bytes, lines: list[FieldLine], client: str) -> Grant:
+    async def _ask(self, mark: bytes, lines: list[FieldLine], client: str) -> Grant | AccessRefused:
         try:
             got = await fetched(self._url, lines, within=self._within, most=LARGEST)
         except FetchFailed:
             self._failed()
-            raise self._unavailable() from None
+            return unavailable()
         if got.status >= 500:
             self._failed()
-            raise self._unavailable()
+            return unavailable()
         until = self._clock() + self._lasts
+        answer: Grant | RefusedElsewhere
         if 200 <= got.status < 300:
             adds = tuple(line for line in got.fields if line[0].lower() in self.passes)
-            granted = Grant(until, adds=adds, by_address=lambda other: other == client)
-            self._known.remember(mark, (granted, until))
-            return granted
-        refused = refusal_of(got)
-        if b"set-cookie" not in got.fields:  # what is for one client is given once
-            self._known.remember(mark, (refused, until))
-        raise refused
+            answer = Grant(until, adds=adds, by_address=lambda other: other == client)
+        else:
+            answer = refusal_of(got)
+        if isinstance(answer, Grant) or b"set-cookie" not in got.fields:  # that is for one client, once
+            self._known.remember(mark, (answer, until))
+        return answer
 
-    def _unavailable(self) -> AccessRefused:
-        words = "the server that decides about access does not answer"
-        return AccessRefused(503, "forward-auth-failed", words, (b"Retry-After", b"5"))
+
+def granted(answer: Grant | AccessRefused) -> Grant:
+    """The grant that `answer` is; raises the refusal that it is."""
+    if isinstance(answer, AccessRefused):
+        raise answer.with_traceback(None)
+    return answer
+
+
+def unavailable() -> AccessRefused:
+    """The response while that server does not answer: nothing is admitted."""
+    words = "the server that decides about access does not answer"
+    return AccessRefused(503, "forward-auth-failed", words, (b"Retry-After", b"5"))
 
 
 def refusal_of(got: Fetched) -> RefusedElsewhere:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from edgecache.proxy.access.admission import AccessRefused, Asked, Grant, challenge
 from edgecache.semantics.bounded_cache import BoundedCache
+from edgecache.tasks import spawn
 from edgecache.wire.connection_limits import address_of
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class PasswordCheck:
         """Verify in a thread, once for all requests that bring the same credentials meanwhile."""
         waiting = self._under_way.get(mark)
         if waiting is None:
-            waiting = self._under_way[mark] = asyncio.ensure_future(self._verified(given))  # noqa: TID251 - held here
+            waiting = self._under_way[mark] = spawn(self._verified(given), "verify a password")
             waiting.add_done_callback(lambda done: self._under_way.pop(mark, None))
         is_right = await asyncio.shield(waiting)
         until = asked.now + REMEMBERED_FOR
