@@ -259,13 +259,13 @@ def gateway_of(settings: Settings) -> Gateway:
     return Gateway(settings.pop.encode(), host, settings.forwarded)
 
 
-def sites_of(settings: Settings) -> Sites | None:
-    """The sites and their rules; None where there is but one site."""
+def sites_of(settings: Settings, former: Sites | None = None) -> Sites | None:
+    """The sites and their rules, those of `former` where they are alike; None where there is but one site."""
     if settings.sites is None:
         return None
     from edgecache.config.sites.compiler import compiled  # with libraries that only those need who have sites
 
-    return compiled(settings.sites.document, policy_of(settings))
+    return compiled(settings.sites.document, policy_of(settings), former)
 
 
 def rate_limits_of(given: AssemblyInputs, tier: Regional | None, sites: Sites | None) -> RateLimits | None:

@@ -17,14 +17,16 @@ GENERATIONS: Final = 2  # configurations whose copies are kept: a worker may be 
 
 
 class CertificateSnapshot:
-    """Copies of certificates. Mutable state: descriptors by content, with the last generation that used each."""
+    """Copies of files. Mutable state: descriptors by content, with the last generation that used each."""
 
     def __init__(self) -> None:
         self._held: dict[bytes, tuple[int, int]] = {}
         self._generation = 0
 
-    def told(self, environ: Mapping[str, str], pairs: Iterable[KeyPair], pop_ca: str) -> dict[str, str]:
-        """`environ` with its certificates replaced by copies; raises OSError if one cannot be read."""
+    def told(
+        self, environ: Mapping[str, str], pairs: Iterable[KeyPair], pop_ca: str, sites: bytes = b""
+    ) -> dict[str, str]:
+        """`environ` with its certificates, and `sites`, replaced by copies; raises OSError if one cannot be read."""
         self._generation += 1
         told = dict(environ)
         if not workers_may_open():
@@ -34,12 +36,16 @@ class CertificateSnapshot:
             told["EDGECACHE_TLS_CERTIFICATES"] = ",".join(copies)
         if pop_ca:
             told["EDGECACHE_POP_CA"] = self._copy(pop_ca)
+        if sites:  # too long for a variable: Linux has 128 KiB for each
+            told["EDGECACHE_SITES"] = self._copy_of(sites)
         self._forget()
         return told
 
     def _copy(self, *paths: str) -> str:
         """Path of a copy of these files, concatenated."""
-        content = b"\n".join(_read(path) for path in dict.fromkeys(paths))
+        return self._copy_of(b"\n".join(_read(path) for path in dict.fromkeys(paths)))
+
+    def _copy_of(self, content: bytes) -> str:
         mark = hashlib.sha256(content).digest()
         descriptor = self._held[mark][0] if mark in self._held else _in_memory(content)
         self._held[mark] = descriptor, self._generation
@@ -72,7 +78,7 @@ def _read(path: str) -> bytes:
 
 
 def _in_memory(content: bytes) -> int:
-    descriptor = os.memfd_create("edgecache certificate")
+    descriptor = os.memfd_create("edgecache configuration")
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(content)
     return descriptor

@@ -49,7 +49,8 @@ class Configuration:
         self.settings = settings
         self._written = self._completed(source.merged())
         self.environ = self._told(self._written, settings)  # for workers
-        self._files = Files(self._watched())
+        self._files = Files(())
+        self._watch()
         self._declare(registry)
 
     def _declare(self, registry: Registry) -> None:
@@ -92,7 +93,7 @@ class Configuration:
             refuse_too_much(embedded, environ, of_machine())
         self.environ = self._told(environ, new)
         self.settings, self._written = new, environ
-        self._files.watch(self._watched())
+        self._watch()
         variables = {name: PREFIX + name.upper() for name in differing}
         return Change(
             new,
@@ -103,9 +104,10 @@ class Configuration:
         )
 
     def _told(self, environ: Mapping[str, str], settings: Settings) -> Mapping[str, str]:
-        """Environment for workers: with checked certificates, whatever happens to their files later."""
+        """Environment for workers: with checked certificates and sites, whatever happens to their files later."""
+        pairs = (one.pair for one in settings.tls_certificates)
         try:
-            told = self._copies.told(environ, (one.pair for one in settings.tls_certificates), settings.pop_ca)
+            told = self._copies.told(environ, pairs, settings.pop_ca, _snapshot(settings))
         except OSError as error:
             raise ConfigError(CERTIFICATES, f"cannot be copied: {error.strerror}") from None
         if [one.fingerprint for one in load(told).tls_certificates] != [
@@ -122,15 +124,31 @@ class Configuration:
                 environ[variable] = str(getattr(self.settings, name))
         return environ
 
+    def _watch(self) -> None:
+        """Watch what the configuration is made of; what has changed since it was read counts as a change."""
+        self._files.watch(self._watched())
+        if self.settings.sites is not None and not self.settings.sites.is_current():
+            self._files.distrust()
+
     def _watched(self) -> list[str]:
         """Files whose change triggers a reload."""
         settings = self.settings
         paths = [self._source.path, *self._source.secret_paths, settings.pop_ca]
         paths += [path for one in settings.tls_certificates for path in (one.pair.certificate, one.pair.key)]
+        paths += settings.sites.watched if settings.sites is not None else []
         named = self._written.get(CERTIFICATES, "").strip()
         if named and Path(named).is_dir():
             paths += [named, *(str(entry) for entry in Path(named).iterdir() if entry.is_dir())]
         return paths
+
+
+def _snapshot(settings: Settings) -> bytes:
+    """The sites as workers read them; empty where there are none."""
+    if settings.sites is None:
+        return b""
+    from edgecache.config.sites.parser import snapshot  # with libraries that only those need who have sites
+
+    return snapshot(settings.sites)
 
 
 def _refuse_ended(old: Settings, new: Settings) -> None:

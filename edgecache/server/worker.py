@@ -25,6 +25,7 @@ from edgecache.proxy.rate_limits import RateLimits
 from edgecache.semantics.client_address import trust_of
 from edgecache.semantics.ignored_parameters import ignored_of
 from edgecache.semantics.message import Request
+from edgecache.semantics.rules.directory import Sites
 from edgecache.server.assembly import (
     AssemblyInputs,
     assemble,
@@ -116,7 +117,7 @@ class Worker:
             self.watch.read_tls(lambda: self._tls.ends if self._tls is not None else 0.0)
         self.children = self._new_children(settings)
         self._rate_limits: RateLimits | None = None  # it outlives reloads
-        self.compose(settings)
+        self.compose(settings, sites_of(settings))
 
     def _take(self, settings: Settings) -> None:
         """What is a plain value, for its connections and for itself."""
@@ -174,6 +175,7 @@ class Worker:
         geography = self._differs(settings, GEOGRAPHY)
         trust_differs = settings.trusted_proxies != self._settings.trusted_proxies
         locator = await asyncio.to_thread(self._new_locator, settings) if geography or trust_differs else self._locator
+        sites = await asyncio.to_thread(sites_of, settings, self._sites)
         way = self._new_way(settings) if self._differs(settings, OF_THE_WAY_UP) else None
         self._take(settings)
         if tls is not None and self._tls is not None and tls.identity != self._tls.identity:
@@ -182,7 +184,7 @@ class Worker:
         if way is not None:
             self._switch.replace(way)
         self._retune(settings)
-        self.compose(settings)
+        self.compose(settings, sites)
 
     def _differs(self, settings: Settings, names: Iterable[str]) -> bool:
         """Whether any of these settings is another than the one in use."""
@@ -216,10 +218,10 @@ class Worker:
         fields = settings.access_log_fields
         return None if fields == USUAL else LineFormat(fields, self._trusted)
 
-    def compose(self, settings: Settings) -> None:
+    def compose(self, settings: Settings, sites: Sites | None) -> None:
         """From now on, requests pass the middleware that these settings want."""
+        self._sites = sites
         ignored = self.edge.invalidation.ignored = ignored_of(settings.ignored_parameters)
-        sites = sites_of(settings)
         if self._rate_limits is None:
             self._rate_limits = rate_limits_of(self._given, self._regional, sites)
         context = Context(

@@ -40,11 +40,16 @@ LONE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 LITERAL: Final = re.compile(r"[^*?]*")
 
 
-def compiled(document: model.Document, storing: Policy) -> Sites:
-    """The sites of `document`; `storing` is the policy of the global settings."""
+def compiled(document: model.Document, storing: Policy, former: Sites | None = None) -> Sites:
+    """The sites of `document`, under the global policy `storing`; those of `former` that are alike stay."""
+    known = {} if former is None else {site.name: site for site in former.all}
     named = []
     for written in document.sites:
-        site = _site(written, storing)
+        site, before = None, known.get(written.name)
+        policy = _storing(written, storing)
+        if before is not None and before.storing == policy and before.own["written"] == written:
+            site = before
+        site = site or _site(written, policy)
         named += [(_host(host), site) for host in written.hosts]
     return Sites(named)
 
@@ -56,7 +61,7 @@ def _host(written: str) -> str:
     return star + host_names(written.removeprefix("*."))[0]
 
 
-def _site(written: model.Site, storing: Policy) -> Site:
+def _storing(written: model.Site, storing: Policy) -> Policy:
     settings = {
         name: value
         for name, value in msgspec.structs.asdict(written.settings).items()
@@ -64,9 +69,13 @@ def _site(written: model.Site, storing: Policy) -> Site:
     }
     if written.settings.list_fields is not None:
         settings["list_fields"] = frozenset(name.lower().encode() for name in written.settings.list_fields)
+    return replace(storing, **settings) if settings else storing
+
+
+def _site(written: model.Site, storing: Policy) -> Site:
     rules = tuple(rule_of(written.name, rule, last=written.match == "first") for rule in written.rules)
     pool = written.pool or f"site {written.name}"
-    return Site(written.name, rules, replace(storing, **settings), pool, {"written": written})
+    return Site(written.name, rules, storing, pool, {"written": written})
 
 
 def rule_of(site: str, written: model.Rule, *, last: bool = False) -> Rule:

@@ -66,6 +66,13 @@ class WrittenSites:
         written += [site.origin for site in document.sites if site.origin is not None]
         yield from (server(one.url if isinstance(one, model.Server) else one) for one in written)
 
+    def is_current(self) -> bool:
+        """Whether the files still hold what was read."""
+        try:
+            return not self.file or written(self.file) == self
+        except SitesError:
+            return False
+
     @property
     def watched(self) -> list[str]:
         """The files whose change is a change of the sites."""
@@ -117,6 +124,17 @@ def _decoded(content: str | bytes, file: str) -> str:
 @lru_cache(maxsize=2)  # a reload looks at the same text several times
 def parsed(text: str, file: str = "") -> model.Document:
     """The document that `text` is. Raises SitesError for the first mistake."""
+    raw = _taken_apart(text, file)
+    if (found := control_character(raw)) is not None:
+        raise _located(found, text, file)
+    document = _document(raw, text, file)
+    for problem in problems(document):
+        raise _located(problem, text, file)
+    return document
+
+
+@lru_cache(maxsize=1)
+def _taken_apart(text: str, file: str) -> dict[str, Any]:
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -125,12 +143,7 @@ def parsed(text: str, file: str = "") -> model.Document:
         raise SitesError(_sentence(file, 0, _TOO_DEEP)) from None
     if _is_deeper(raw, DEEPEST):
         raise SitesError(_sentence(file, 0, _TOO_DEEP))
-    if (found := control_character(raw)) is not None:
-        raise _located(found, text, file)
-    document = _document(raw, text, file)
-    for problem in problems(document):
-        raise _located(problem, text, file)
-    return document
+    return raw
 
 
 _TOO_DEEP: Final = f"has more than {DEEPEST} lists and tables inside each other"
@@ -196,10 +209,11 @@ class _Snapshot(msgspec.Struct):
 
 def snapshot(sites: WrittenSites) -> bytes:
     """`sites` as a worker reads them: the very text, already taken apart, and the contents of the files it names."""
-    made = _Snapshot(sites.text, sites.file, tomllib.loads(sites.text), dict(sites.files))
+    made = _Snapshot(sites.text, sites.file, _taken_apart(sites.text, sites.file), dict(sites.files))
     return CHECKED + msgspec.msgpack.encode(made)
 
 
+@lru_cache(maxsize=2)
 def _of_snapshot(content: bytes) -> WrittenSites:
     found = msgspec.msgpack.decode(content.removeprefix(CHECKED), type=_Snapshot)
     return WrittenSites(found.text, found.file, _document(found.raw, found.text, found.file), found.files)

@@ -19,16 +19,16 @@ class Sites:
         self._exact: dict[bytes, Site] = {}
         self._under: dict[bytes, Site] = {}
         self._default: Site | None = None
-        self.all: list[Site] = []
+        once: dict[int, Site] = {}
         for host, site in named:
-            if site not in self.all:
-                self.all.append(site)
+            once[id(site)] = site
             if host == "*":
                 self._default = site
             elif host.startswith("*."):
                 self._under[host[1:].encode()] = site
             else:
                 self._exact[host.encode()] = site
+        self.all = list(once.values())
         self._found: BoundedCache[bytes, Site] = BoundedCache(MOST_HOSTS)
 
     def site_of(self, host: bytes) -> Site | None:

@@ -161,6 +161,10 @@ class Files:
         self._paths = tuple(path for path in paths if path)
         self._known = self._seen = self._versions()
 
+    def distrust(self) -> None:
+        """They may have changed before they were watched: that counts as a change."""
+        self._known = []
+
     def changed(self) -> bool:
         """Whether they differ from those of the last change, and have not changed since the last look."""
         seen, self._seen = self._seen, self._versions()
