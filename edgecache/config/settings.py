@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from edgecache.config.addresses import Address, Origin
-from edgecache.config.certificates import KeyPair
+from edgecache.config.certificates import Described, KeyPair
 from edgecache.config.groups.invalidation import (
     CutOffSettings,
     PurgeSettings,
@@ -96,6 +96,11 @@ class Settings(
     def upstream_host(self) -> str:
         """Host of requests to origins; empty: the client's."""
         return {"client": "", "origin": self.origin.authority}.get(self.origin_host, self.origin_host)
+
+    @property
+    def certificates(self) -> tuple[Described, ...]:
+        """Those of the listeners, the default first, and those of sites."""
+        return self.tls_certificates if self.sites is None else (*self.tls_certificates, *self.sites.certificates)
 
     @property
     def origin_pair(self) -> KeyPair | None:

@@ -51,11 +51,13 @@ def _origins(settings: Settings) -> list[Origin]:
 def _tls_contradictions(settings: Settings, https_origin: bool) -> Iterator[ConfigError]:
     """Contradictions and missing settings of TLS."""
     listens = settings.tls_listen is not None or settings.pop_listen is not None
-    if listens and not settings.tls_certificates:
+    if listens and not settings.certificates:
         name = "EDGECACHE_TLS_LISTEN" if settings.tls_listen else "EDGECACHE_POP_LISTEN"
         yield ConfigError(name, "is set, but EDGECACHE_TLS_CERTIFICATES names no certificate")
     if settings.tls_certificates and not listens:
         yield ConfigError("EDGECACHE_TLS_CERTIFICATES", "is set, but EDGECACHE_TLS_LISTEN is not")
+    elif settings.certificates and not listens:
+        yield ConfigError("EDGECACHE_SITES", "names certificates, but EDGECACHE_TLS_LISTEN is not set")
     if (settings.pop_listen is None) != (not settings.pop_ca):
         missing, there = ("POP_CA", "POP_LISTEN") if settings.pop_listen else ("POP_LISTEN", "POP_CA")
         yield ConfigError(f"EDGECACHE_{there}", f"is set, but EDGECACHE_{missing} is not")

@@ -209,7 +209,7 @@ def regional_tier(settings: Settings, counts: RegionalMetrics, clock: Clock) -> 
 
 def server_tls(settings: Settings) -> ServerTls | None:
     """Certificates of the TLS listeners; raises OSError or ValueError if they cannot be read."""
-    return ServerTls(settings.tls_certificates, settings.pop_ca) if settings.tls_certificates else None
+    return ServerTls(settings.certificates, settings.pop_ca) if settings.certificates else None
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -105,14 +105,12 @@ class Configuration:
 
     def _told(self, environ: Mapping[str, str], settings: Settings) -> Mapping[str, str]:
         """Environment for workers: with checked certificates and sites, whatever happens to their files later."""
-        pairs = (one.pair for one in settings.tls_certificates)
+        pairs = (one.pair for one in settings.certificates)
         try:
             told = self._copies.told(environ, pairs, settings.pop_ca, _snapshot(settings))
         except OSError as error:
             raise ConfigError(CERTIFICATES, f"cannot be copied: {error.strerror}") from None
-        if [one.fingerprint for one in load(told).tls_certificates] != [
-            one.fingerprint for one in settings.tls_certificates
-        ]:
+        if fingerprints(load(told)) != fingerprints(settings):
             raise ConfigError(CERTIFICATES, "changes while it is read")
         return told
 
@@ -134,7 +132,7 @@ class Configuration:
         """Files whose change triggers a reload."""
         settings = self.settings
         paths = [self._source.path, *self._source.secret_paths, settings.pop_ca]
-        paths += [path for one in settings.tls_certificates for path in (one.pair.certificate, one.pair.key)]
+        paths += [path for one in settings.certificates for path in (one.pair.certificate, one.pair.key)]
         paths += settings.sites.watched if settings.sites is not None else []
         named = self._written.get(CERTIFICATES, "").strip()
         if named and Path(named).is_dir():
@@ -151,10 +149,15 @@ def _snapshot(settings: Settings) -> bytes:
     return snapshot(settings.sites)
 
 
+def fingerprints(settings: Settings) -> list[bytes]:
+    """The certificates of the listeners in their order, each once."""
+    return list(dict.fromkeys(one.fingerprint for one in settings.certificates))
+
+
 def _refuse_ended(old: Settings, new: Settings) -> None:
     """Refuse expired certificates in a reload; one that expires while in use stays in use."""
-    known, now = {one.fingerprint for one in old.tls_certificates}, time.time()
-    for one in new.tls_certificates:
+    known, now = {one.fingerprint for one in old.certificates}, time.time()
+    for one in new.certificates:
         if one.expired(now) and one.fingerprint not in known:
             raise ConfigError(CERTIFICATES, f"names {one.pair.certificate}, which has expired")
 
@@ -162,4 +165,4 @@ def _refuse_ended(old: Settings, new: Settings) -> None:
 def ended(settings: Settings) -> list[str]:
     """Expired certificates of the listeners."""
     now = time.time()
-    return [one.pair.certificate for one in settings.tls_certificates if one.expired(now)]
+    return [one.pair.certificate for one in settings.certificates if one.expired(now)]

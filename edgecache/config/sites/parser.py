@@ -14,7 +14,9 @@ from typing import Any, Final
 import msgspec
 
 from edgecache.config.addresses import Origin, server
+from edgecache.config.certificates import Described
 from edgecache.config.sites import model
+from edgecache.config.sites.certificates import certificates_of
 from edgecache.config.sites.checks import problems
 from edgecache.config.sites.diagnosis import control_character, mistake
 from edgecache.config.sites.files import contents_of, paths_of
@@ -50,6 +52,7 @@ class WrittenSites:
     file: str = field(compare=False)  # empty where the text itself was the setting
     document: model.Document = field(compare=False, repr=False)
     files: Mapping[str, bytes] = field(repr=False, default_factory=dict)
+    certificates: tuple[Described, ...] = ()  # of all sites; a worker gets them with those of the listeners
 
     @property
     def first_origin(self) -> Origin:
@@ -90,7 +93,10 @@ def written(value: str) -> WrittenSites:
     found = contents_of(document)
     if isinstance(found, Problem):
         raise _located(found, text, file)
-    return WrittenSites(text, file, document, found)
+    certificates = certificates_of(document)
+    if isinstance(certificates, Problem):
+        raise _located(certificates, text, file)
+    return WrittenSites(text, file, document, found, certificates)
 
 
 def is_text(value: str) -> bool:
