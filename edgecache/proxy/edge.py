@@ -127,7 +127,9 @@ class Edge:
             self._look_up(exchange)
 
     def _pass_on(self, exchange: Exchange, why: Forward) -> None:
-        """Pass on a request that is not for the cache."""
+        """Pass on a request that is not for the cache; where rules make keys, this one has none."""
+        if self.on_lookup is not None:
+            exchange.storable = False
         if is_write(exchange.request):
             self.writes.pass_on(exchange, why)
         else:

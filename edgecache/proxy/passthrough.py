@@ -125,6 +125,8 @@ class Relays:
     def begin_fill(self, exchange: Exchange, reply: Reply, entry: Entry | None) -> bool:
         """Store `reply`, if that is allowed, before the client gets it; whether it is."""
         request = exchange.request
+        if not exchange.storable:
+            return self._fills.refuse(reply, Refused.BYPASS)
         if request.jurisdiction != self.jurisdiction:  # what is of another jurisdiction is not kept here
             return self._fills.refuse(reply, Refused.RESIDENCY)
         if request.method not in (b"GET", b"HEAD"):
@@ -145,6 +147,8 @@ class Relays:
 
     def begin_fill_by_write(self, exchange: Exchange, reply: Reply) -> bool:
         """Store the response to a POST that answers a GET too (RFC 9110 §9.3.3); whether it is."""
+        if not exchange.storable:
+            return self._fills.refuse(reply, Refused.METHOD)
         if exchange.request.jurisdiction != self.jurisdiction:
             return self._fills.refuse(reply, Refused.RESIDENCY)
         get = rfc9111.as_get(exchange.request, reply.response)

@@ -180,6 +180,7 @@ class Response(NamedTuple):
     framing: Framing = NO_BODY
     keep_alive: bool = True
     directives: Any = None  # `ResponseDirectives` in the stead of those in its fields, where a rule has them
+    lifetime: float | None = None  # its freshness in seconds, where a rule has it
 
     @property
     def content_length(self) -> int | None:

@@ -61,6 +61,7 @@ class Refused(Label):
     STALE_KEPT = "stale-kept"  # an error would replace a response that may still be served in its place
     PURGED = "purged"  # requested before its URL was invalidated
     REQUEST_CONTENT = "request-content"  # policy: the response may depend on the request's content
+    BYPASS = "bypass"  # policy: a rule has it passed on, or it was passed on before rules made a key
     RESIDENCY = "residency"  # policy: it belongs to another jurisdiction
     INCOMPLETE = "incomplete"  # RFC 9111 §3.3: the body ended early
     KNOWN = "known"  # a part of what is stored whole

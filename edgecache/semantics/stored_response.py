@@ -234,7 +234,9 @@ def _initial_age(age: bytes | None, date: float, times: Times) -> float:
 def _lifetime(
     request: Request, response: Response, directives: ResponseDirectives, date: float, policy: Policy
 ) -> float:
-    """RFC 9111 §4.2.1, in seconds; an error's is capped (negative caching)."""
+    """RFC 9111 §4.2.1, in seconds; an error's is capped (negative caching), unless a rule gives it."""
+    if response.lifetime is not None:
+        return response.lifetime
     lifetime = _explicit_lifetime(response, directives, date)
     if lifetime is None:
         lifetime = _heuristic_lifetime(request, response, directives, date, policy)

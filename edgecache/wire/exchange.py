@@ -64,6 +64,7 @@ class Exchange:
     started = False
     admission: Any = None  # what the middleware of access has found; None: it was not asked
     alone = False  # nobody but its client has any use for the answer: no cache, no other client
+    storable = True  # the response may go into a store; False: rules forbid it, or its key was not made
     upstream_call: Cancellable | None = None  # to be cancelled if the client leaves before the end
     _cursor: tuple[Body, Cursor] | None = None
     _length: int | None = None  # bytes that the head has promised, if the body follows

@@ -93,8 +93,8 @@ class Test:
     """One test. `text` identifies it: tests with equal texts agree on all messages."""
 
     text: str
-    of_request: Callable[[RequestFacts], bool] | None = None
-    of_response: Callable[[ResponseFacts], bool] | None = None
+    of_request: Callable[[RequestFacts], object] | None = None  # true where it holds
+    of_response: Callable[[ResponseFacts], object] | None = None
     fields: frozenset[bytes] = frozenset()  # of the request, in lower case, that decide it
     by_url: bool = False  # only scheme, host and path do
     networks: tuple[Network, ...] = ()  # of the client, that decide it
@@ -130,7 +130,7 @@ def reduced(condition: Condition, facts: RequestFacts) -> Condition:
         case bool():
             return condition
         case Test(of_request=test):
-            return condition if test is None else bool(test(facts))
+            return condition if test is None else bool(test(facts))  # matchers return what has matched
         case Not(part):
             left = reduced(part, facts)
             return not left if isinstance(left, bool) else Not(left)

@@ -30,10 +30,11 @@ from edgecache.semantics.rules.conditions import (
 from edgecache.semantics.rules.cors import allowed_origin, with_cors
 from edgecache.semantics.rules.debug_fields import NO_TIMES, Times, with_debug_fields
 from edgecache.semantics.rules.security_headers import with_security_headers
-from edgecache.semantics.rules.storing import directives_of
+from edgecache.semantics.rules.storing import governed
 from edgecache.semantics.stored_response import Policy
 
 MOST_POLICIES: Final = 4096  # combinations of rules, and of origins allowed, that are remembered, per site
+MOST_VERDICTS: Final = 64  # of these by kinds of responses, each
 NOT_MODIFIED: Final = 304
 
 
@@ -55,27 +56,45 @@ class Rule:
 
     @cached_property
     def keys(self) -> bool:
-        """Whether it is a part of the cache key where it holds."""
-        return not self.admits_only and not all(test.by_url or test.of_request is None for test in self.tests)
+        """Whether it is a part of the cache key where it holds: it changes responses, or keeps later rules from it."""
+        by_url = all(test.by_url or test.of_request is None for test in self.tests)
+        return not by_url and (self.last or not self.admits_only)
 
 
 @dataclass(frozen=True, eq=False)
 class RequestPolicy:
-    """What holds for a request. Equal combinations of rules are one object."""
+    """What holds for a request. Equal combinations of rules are one object. Mutable state: `_by_verdicts`."""
 
     site: Site
     rules: tuple[str, ...]  # names of those that hold, or may hold once there is a response
-    actions: Actions
+    actions: Actions  # of those that the request decides
     group: bytes  # part of the cache key; empty where the URL alone decides
-    pending: tuple[tuple[Condition, Rule], ...]  # rules that the response decides
+    held: tuple[tuple[Condition, Rule], ...]  # these rules in order, with what the response decides; True: nothing
     storing: Policy  # of the site, with what the actions say of storing
     allowed_origin: bytes = b""  # Access-Control-Allow-Origin of its responses, which may be stored ones of others
+    _by_verdicts: dict[tuple[bool, ...], Actions] = field(default_factory=dict)
+
+    @cached_property
+    def pending(self) -> tuple[tuple[Condition, Rule], ...]:
+        """Rules that the response decides."""
+        return tuple((left, rule) for left, rule in self.held if left is not True)
 
     def for_response(self, facts: ResponseFacts) -> Actions:
-        """The actions, with those of rules that the response decides."""
-        actions = self.actions
-        for condition, rule in self.pending:
-            if holds(condition, facts):
+        """The actions of all rules that hold for the request with this response, later ones laid over earlier ones."""
+        if not self.pending:
+            return self.actions
+        verdicts = tuple([holds(left, facts) for left, _ in self.held])
+        actions = self._by_verdicts.get(verdicts)
+        if actions is None:
+            actions = self._joined(verdicts)
+            if len(self._by_verdicts) < MOST_VERDICTS:
+                self._by_verdicts[verdicts] = actions
+        return actions
+
+    def _joined(self, verdicts: tuple[bool, ...]) -> Actions:
+        actions = NO_ACTIONS
+        for verdict, (_, rule) in zip(verdicts, self.held, strict=True):
+            if verdict:
                 actions = rule.actions.over(actions)
                 if rule.last:
                     break
@@ -89,7 +108,7 @@ class RequestPolicy:
     @cached_property
     def changes_fields(self) -> bool:
         """Whether any rule may change the fields of responses."""
-        return any(map(_changes_fields, (self.actions, *(rule.actions for _, rule in self.pending))))
+        return any(_changes_fields(rule.actions) for _, rule in self.held)
 
     def delivered(
         self,
@@ -126,12 +145,12 @@ class RequestPolicy:
             told = fields.get(BETWEEN_POPS)
             tags = between_pops(caching.tags)
             fields = fields.without((BETWEEN_POPS,)).plus((BETWEEN_POPS, told + b" " + tags if told else tags))
-        return self.governed(response._replace(fields=fields))
+        return self.governed(response if fields is response.fields else response._replace(fields=fields))
 
     def governed(self, response: Response) -> Response:
-        """`response` with the directives that rules give it."""
+        """`response` with the freshness and the directives that rules give it."""
         caching = self.for_response(facts_of(response)).caching
-        return response if caching == NO_CACHING else response._replace(directives=directives_of(caching, response))
+        return response if caching == NO_CACHING else governed(caching, response)
 
 
 def facts_of(response: Response) -> ResponseFacts:
@@ -198,28 +217,19 @@ class Site:
         return own
 
     def _new(self, hold: list[tuple[int, Condition]]) -> RequestPolicy:
-        actions, group, pending = NO_ACTIONS, [], []
+        actions, group = NO_ACTIONS, []
         for number, left in hold:
             rule = self.rules[number]
             if left is True:
                 actions = rule.actions.over(actions)
-            else:
-                pending.append((left, rule))
             if rule.keys:
                 group.append(rule.text if left is True else f"{rule.text} if {text_of(left)}")
-        names = tuple(self.rules[number].name for number, _ in hold)
-        return RequestPolicy(
-            self, names, actions, "\n".join(group).encode(), tuple(pending), storing_of(self.storing, actions)
-        )
+        held = tuple((left, self.rules[number]) for number, left in hold)
+        names = tuple(rule.name for _, rule in held)
+        return RequestPolicy(self, names, actions, "\n".join(group).encode(), held, self.storing)
 
 
 def _changes_fields(actions: Actions) -> bool:
     """Whether `actions` may change the fields of a response as it is delivered."""
     preset = actions.security_headers not in (None, "off")
     return bool(actions.response_fields) or actions.cors is not None or preset or bool(actions.debug)
-
-
-def storing_of(storing: Policy, actions: Actions) -> Policy:
-    """`storing` with what `actions` say: the lifetime that a rule gives an error is not capped."""
-    errors = [ttl for status, ttl in actions.caching.ttl_by_status if status[0] in "45"]
-    return replace(storing, negative_ttl=max(storing.negative_ttl, *errors)) if errors else storing

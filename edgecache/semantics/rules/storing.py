@@ -15,11 +15,11 @@ SUCCESSFUL: Final = range(200, 400)  # statuses that `ttl` and `default_ttl` are
 NOT_MODIFIED: Final = 304
 
 
-def directives_of(caching: Caching, response: Response) -> ResponseDirectives | None:
-    """The directives of `response` under `caching`; None if they are the response's own.
+def governed(caching: Caching, response: Response) -> Response:
+    """`response` with the freshness and the directives that `caching` gives it.
 
-    `ttl` is of responses below 400; those that tell errors have theirs by status (`ttl_by_status`), a code before a
-    class. Directives that forbid storing count as long as `cache_control` is not ignored.
+    `ttl` and `default_ttl` are of responses below 400; errors have theirs by status (`ttl_by_status`), a code before
+    a class. Directives that forbid storing count as long as `cache_control` is not ignored.
     """
     ignores = bool(caching.ignore_cache_control)
     given = NONE_GIVEN if ignores else response_directives(response._replace(directives=None))
@@ -28,17 +28,25 @@ def directives_of(caching: Caching, response: Response) -> ResponseDirectives | 
         or given.s_maxage is not None
         or (b"expires" in response.fields and not given.overrides_expires)
     )
-    changes: dict[str, object] = {}
+    changes = _windows(caching)
     lifetime = lifetime_of(caching, response.status, explicit=explicit)
     if lifetime is not None:
         changes |= {"max_age": min(int(lifetime), FOREVER), "s_maxage": None}
-    if caching.stale_while_revalidate is not None:
-        changes["stale_while_revalidate"] = int(caching.stale_while_revalidate)
-    if caching.stale_if_error is not None:
-        changes["stale_if_error"] = int(caching.stale_if_error)
     if ignores:
         changes["overrides_expires"] = True
-    return replace(given, **changes) if changes else None  # type: ignore[arg-type]
+    if caching.store is False:
+        changes |= {"no_store": True, "must_understand": False}
+    directives = replace(given, **changes) if changes else None  # type: ignore[arg-type]
+    return response._replace(directives=directives, lifetime=None if lifetime is None else min(lifetime, FOREVER))
+
+
+def _windows(caching: Caching) -> dict[str, object]:
+    """The stale windows that rules give (RFC 5861)."""
+    windows = {
+        "stale_while_revalidate": caching.stale_while_revalidate,
+        "stale_if_error": caching.stale_if_error,
+    }
+    return {name: int(seconds) for name, seconds in windows.items() if seconds is not None}
 
 
 def lifetime_of(caching: Caching, status: int, *, explicit: bool) -> float | None:

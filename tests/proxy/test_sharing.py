@@ -1,0 +1,238 @@
+"""Sharing: requests that rules could answer differently share nothing, over random rule sets and pairs of requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from harness.echoing import EchoingPop, Got
+from harness.rule_sets import STATUS, TYPES, Rule, Sent, lifetime, meaning, meanings, pairs, rules
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from edgecache.proxy.fastpath.head_template import HeadTemplates
+from edgecache.proxy.fetch import Fetcher
+from edgecache.proxy.middleware import site_rules
+from edgecache.semantics.rules import conditions
+from edgecache.semantics.rules.directory import Sites
+from edgecache.semantics.rules.policy import RequestPolicy, Site
+from edgecache.semantics.rules.policy import Rule as CompiledRule
+from edgecache.semantics.stored_response import Stored
+from edgecache.wire.exchange import Exchange
+
+FEW, MANY = 150, 5_000
+ROUNDS = 4  # of each request after the first: heads are learnt at the second time, and answered by it at the third
+
+
+class Shared(AssertionError):
+    """A request got what is not for it."""
+
+
+def check_response(match: str, listed: list[Rule], sent: Sent, got: Got) -> None:
+    """`got` is what the rules make of `sent`: the origin's request, the response's fields, its freshness."""
+    status, kind = STATUS.get(sent.path, 200), TYPES.get(sent.path, "text/html")
+    means = meaning(match, listed, sent, (status, kind, int(got.is_hit)))
+    up = dict(means.sent)
+    echo = "|".join([means.pool, means.prefix + sent.target, *(up.get(f"X-R{number}", "") for number in range(3))])
+    if got.status != status or got.fields["x-echo"] != echo:
+        raise Shared(f"{got} instead of {echo}")
+    fields = {name.upper(): value for name, value in got.fields.items() if name.startswith("x-s")}
+    if fields != dict(means.got):
+        raise Shared(f"{fields} instead of {means.got}")
+    caching = dict(meaning(match, listed, sent, (status, kind, 0)).caching)
+    if got.is_hit and got.ttl is not None and "fwd" not in got.fields["cache-status"]:
+        assert got.ttl == lifetime(caching, sent.path), (got, caching)
+    if got.is_hit and caching.get("store") is False:
+        raise Shared(f"{got} is out of the store")
+
+
+def may_share(match: str, listed: list[Rule], pair: tuple[Sent, Sent]) -> bool:
+    """Whether both requests may get the same response of the origin: all rules treat them equally, and it is stored."""
+    first, second = pair
+    if meanings(match, listed, first) != meanings(match, listed, second):
+        return False
+    status, kind = STATUS.get(first.path, 200), TYPES.get(first.path, "text/html")
+    return dict(meaning(match, listed, first, (status, kind, 0)).caching).get("store") is not False
+
+
+async def check_pair(pop: EchoingPop, match: str, listed: list[Rule], pair: tuple[Sent, Sent]) -> int:
+    """Send both at once, and then each several times, before and after what is stored is stale; the hits."""
+    pop.put(match, listed)
+    seen: list[tuple[Sent, str]] = []
+    hits = 0
+
+    async def one(started: Any) -> None:
+        nonlocal hits
+        sent = started[0]
+        got = await pop.taken(started)
+        hits += got.is_hit
+        check_response(match, listed, sent, got)
+        seen.append((sent, got.number))
+
+    for _ in range(2):
+        for started in [pop.start(sent) for sent in (*pair, *pair)]:
+            await one(started)
+        for _ in range(ROUNDS):
+            for sent in pair:
+                await one(pop.start(sent))
+        pop.clock.advance(1000)
+    numbers = [{number for sent, number in seen if sent == which} for which in pair]
+    if pair[0] != pair[1] and numbers[0] & numbers[1] and not may_share(match, listed, pair):
+        raise Shared(f"both got {numbers[0] & numbers[1]}")
+    return hits
+
+
+def run(examples: int, with_seed: int = 1, phases: tuple[Phase, ...] = (Phase.generate, Phase.shrink)) -> int:
+    """So many rule sets and pairs; the hits among the responses."""
+    hits = 0
+
+    async def all_examples() -> None:
+        loop = asyncio.get_running_loop()
+        pop = EchoingPop()
+
+        @seed(with_seed)
+        @settings(
+            max_examples=examples,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            phases=phases,
+        )
+        @given(st.sampled_from(["all", "all", "first"]), rules(), pairs())
+        def example(match: str, listed: list[Rule], pair: tuple[Sent, Sent]) -> None:
+            nonlocal hits
+            hits += asyncio.run_coroutine_threadsafe(check_pair(pop, match, listed, pair), loop).result(30)
+
+        try:
+            await asyncio.to_thread(example)
+        finally:
+            await pop.worker.stop()
+
+    asyncio.run(all_examples())
+    return hits
+
+
+def test_rule_sets_share_nothing_that_differs() -> None:
+    """Some hundreds; so many hits show that the store takes part."""
+    assert run(FEW) > FEW
+
+
+@pytest.mark.slow
+def test_five_thousand_rule_sets_share_nothing_that_differs() -> None:
+    """Thousands."""
+    assert run(MANY, 2) > MANY
+
+
+# --- planted faults: each is found
+
+
+def no_reads(patch: pytest.MonkeyPatch) -> None:
+    """Conditions do not name the fields that they read."""
+    patch.setattr(Sites, "reads", property(lambda sites: frozenset()))
+
+
+def no_networks(patch: pytest.MonkeyPatch) -> None:
+    """Conditions do not name the networks that decide them."""
+    patch.setattr(Sites, "networks", property(lambda sites: ()))
+
+
+def rule_left_out_of_group(patch: pytest.MonkeyPatch) -> None:
+    """The first rule is not in the cache key."""
+    keys: Any = CompiledRule.keys
+    patch.setattr(CompiledRule, "keys", property(lambda rule: rule.name != "r0" and keys.func(rule)))
+
+
+def last_left_out_of_group(patch: pytest.MonkeyPatch) -> None:
+    """A rule that only admits, and is the last one where it holds, is not in the cache key."""
+    keys: Any = CompiledRule.keys
+    patch.setattr(CompiledRule, "keys", property(lambda rule: not rule.admits_only and keys.func(rule)))
+
+
+def template_of_another_target(patch: pytest.MonkeyPatch) -> None:
+    """What rules make of a target is remembered for all whose paths begin alike."""
+    hit = HeadTemplates._ruled_hit
+    known: dict[tuple[int, bytes], Any] = {}
+
+    def of_path(templates: Any, visitor: Any, raw: bytes, target: bytes, **named: Any) -> Any:
+        place = (visitor.template.number, target.partition(b"?")[0])
+        known[place] = found = known.get(place) or hit(templates, visitor, raw, target, **named)
+        return found
+
+    patch.setattr(HeadTemplates, "_ruled_hit", of_path)
+
+
+def policy_lost_on_revalidation(patch: pytest.MonkeyPatch) -> None:
+    """A 304 brings back the origin's own freshness."""
+    freshened = Stored.freshened
+
+    def without_policy(stored: Any, response: Any, times: Any, request: Any, policy: Any) -> Any:
+        return freshened(stored, response, times, request._replace(policy=None), policy)
+
+    patch.setattr(Stored, "freshened", without_policy)
+
+
+def key_parts_left_out(patch: pytest.MonkeyPatch) -> None:
+    """Cookies, headers, countries and devices are not in the cache key."""
+    patch.setattr(site_rules, "key_part", lambda policy, facts: policy.group)
+
+
+def flights_by_url(patch: pytest.MonkeyPatch) -> None:
+    """Requests of one URL follow one flight."""
+    patch.setattr(Fetcher, "collapsed_key", lambda fetcher, key, request: (request.host, request.target))
+
+
+def passes_are_stored(patch: pytest.MonkeyPatch) -> None:
+    """What was passed on before rules made a key goes into the store."""
+    patch.setattr(Exchange, "storable", property(lambda exchange: True, lambda exchange, value: None), raising=True)
+
+
+def pending_rules_last(patch: pytest.MonkeyPatch) -> None:
+    """Rules that the response decides are laid over later ones."""
+
+    def for_response(policy: Any, facts: Any) -> Any:
+        actions = policy.actions
+        for left, rule in policy.pending:
+            if conditions.holds(left, facts):
+                actions = rule.actions.over(actions)
+        return actions
+
+    patch.setattr(RequestPolicy, "for_response", for_response)
+
+
+def pending_rules_left_out_of_group(patch: pytest.MonkeyPatch) -> None:
+    """Rules that the response decides are not in the cache key, though the request has a say in them."""
+    new = Site._new
+
+    def by_certain(site: Any, hold: Any) -> Any:
+        policy = new(site, hold)
+        names = [rule.name.encode() for left, rule in policy.held if rule.keys and left is True]
+        return replace(policy, group=b",".join(names))
+
+    patch.setattr(Site, "_new", by_certain)
+
+
+FAULTS = [
+    no_reads,
+    no_networks,
+    rule_left_out_of_group,
+    last_left_out_of_group,
+    template_of_another_target,
+    policy_lost_on_revalidation,
+    key_parts_left_out,
+    flights_by_url,
+    passes_are_stored,
+    pending_rules_last,
+    pending_rules_left_out_of_group,
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within as many rule sets as the long test has."""
+    fault(monkeypatch)
+    with pytest.raises(AssertionError):
+        run(MANY, phases=(Phase.generate,))
