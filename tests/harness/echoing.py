@@ -7,10 +7,8 @@ import re
 from itertools import count
 from typing import Any, NamedTuple, cast
 
-import pytest
 from hostile.rig import Transport
 
-import edgecache.server.worker as worker_module
 from edgecache.config.settings import load
 from edgecache.config.sites.compiler import compiled
 from edgecache.config.sites.parser import parsed
@@ -133,10 +131,8 @@ class EchoingPop:
         """From now on, a site of its own has these rules, and nothing is stored of it."""
         self.host = f"h{next(self._hosts)}.test"
         document = parsed(rule_sets.document(self.host, match, rules), "")
-        worker, settings = self.worker, self.worker._settings
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(worker_module, "sites_of", lambda _: compiled(document, policy_of(settings)))
-            worker.compose(settings)
+        settings = self.worker._settings
+        self.worker.compose(settings, compiled(document, policy_of(settings)))
 
     def start(self, sent: Sent) -> tuple[Sent, ClientConnection]:
         """Send a request on a connection of its own."""
