@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
-from harness.pop import Pop
-from harness.sites import two_sites
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import jwt as pyjwt
+import pytest
+from harness.origin import Reply
+from harness.pop import Pop, environment
+from harness.sites import two_sites
+from harness.tokens import PRIVATE, key_set
+
+from edgecache.config.settings import load
+from edgecache.config.sites.parser import SitesError, parsed
 from edgecache.proxy.middleware.access import Access
 
 HOST = ("Host", "a.test")
@@ -173,3 +182,135 @@ async def test_refusals_are_counted_by_reason() -> None:
         snapshot = str(pop.worker.snapshot())
         assert "edgecache_access_refused" in snapshot
         assert refused(pop) == {"network": 2}
+
+
+async def test_a_template_has_its_gate_made_anew(tmp_path: Path) -> None:
+    """After a grant has ended and another was given, heads are answered without the parser again."""
+    rules = f"""
+[[sites.rules]]
+name = "token"
+access.jwt = {{ keys = "{tmp_path}/keys" }}
+"""
+    (tmp_path / "keys").write_bytes(key_set("rsa"))
+    async with two_sites(rules) as (pop, _, _b):
+        decided: list[object] = []
+        middleware = access_of(pop)
+        decide = middleware._decide
+        middleware._decide = lambda *given: decided.append(given) or decide(*given)  # type: ignore[method-assign]
+        token = pyjwt.encode({"exp": 1_700_000_020}, PRIVATE["rsa"], "RS256", headers={"kid": "rsa"})
+        async with pop.client() as client:
+
+            async def status(number: int) -> int:
+                unkeyed = ("X-Request-Id", str(number))  # each head is new, and like the others
+                await client.request("GET", "/p", [HOST, ("Authorization", f"Bearer {token}"), unkeyed])
+                return int((await client.response()).status)
+
+            assert {await status(number) for number in range(6)} == {200}
+            before = len(decided)
+            assert before < 6
+            assert {await status(number) for number in range(6, 12)} == {200}
+            assert len(decided) == before
+            shut = [(key, one._replace(gate=lambda connection, now: False)) for key, one in targets_of(pop)]
+            for key, one in shut:
+                pop.worker.edge.alike._targets.remember(key, one)
+            assert {await status(number) for number in range(12, 20)} == {200}
+            assert len(decided) == before + 1
+
+
+def targets_of(pop: Pop) -> list[tuple[Any, Any]]:
+    """What is known of targets of templates."""
+    return list(pop.worker.edge.alike._targets.items())
+
+
+async def test_stale_responses_and_known_passes_are_refused_too() -> None:
+    """While they are validated, for heads that are passed on, and for those that the origin has marked."""
+    rules = PROTECTED.replace('deny = ["127.0.0.0/8"]', 'allow = ["127.0.0.1"]')
+    async with two_sites(rules) as (pop, a, _):
+        a.on("/admin/swr", Reply(fields=[("Cache-Control", "max-age=1, stale-while-revalidate=60")], body=b"1"))
+        a.on("/admin/private", Reply(fields=[("Cache-Control", "private")], body=b"2"))
+        async with pop.client() as client:
+            for target in ("/admin/swr", "/admin/private"):
+                for peer, status in (("127.0.0.1", 200), ("192.0.2.1", 403), ("127.0.0.1", 200), ("192.0.2.1", 403)):
+                    for _ in range(4):
+                        next(iter(pop.worker.connections)).peer = peer
+                        await client.request("GET", target, [HOST])
+                        assert (await client.response()).status == status
+                        pop.clock.advance(2)
+
+
+async def test_a_reload_that_demands_more_holds_at_once() -> None:
+    """For heads that are known, on connections that are open."""
+    async with two_sites("") as (pop, _, _b), pop.client() as client:
+        for _ in range(5):
+            await client.request("GET", "/admin/x", [HOST])
+            assert (await client.response()).status == 200
+        text = pop.worker._settings.sites.text + PROTECTED
+        settings = load({**environment("http://127.0.0.1:1", ()), "EDGECACHE_SITES": moved(text)})
+        await pop.worker.reload(replace(settings, listen=pop.worker._settings.listen))
+        for _ in range(5):
+            await client.request("GET", "/admin/x", [HOST])
+            assert (await client.response()).status == 403
+
+
+def moved(text: str) -> str:
+    """The text with its last rule at the end of its first site."""
+    start, rule = text[: -len(PROTECTED)], PROTECTED
+    first, second, rest = start.partition('[[sites]]\nname = "b"')
+    return first + rule + second + rest
+
+
+async def test_purges_have_their_own_authentication() -> None:
+    """They reach neither origin nor store without it."""
+    rules = PROTECTED.replace("/admin", "/")
+    token = "0123456789abcdef"
+    async with two_sites(rules, purge_tokens=f"all={token}") as (pop, a, _):
+        assert (await pop.request("PURGE", "/x", HOST)).status == 401
+        assert (await pop.request("PURGE", "/x", HOST, ("Authorization", f"Bearer {token}"))).status == 200
+        assert (await pop.get("/x", HOST)).status == 403
+        assert a.requests == []
+
+
+async def test_a_request_without_a_host_is_of_the_default_site_or_none() -> None:
+    """HTTP/1.0 without Host evades no rule."""
+    async with two_sites(PROTECTED) as (pop, a, _):
+        async with pop.client() as client:
+            await client.send(b"GET /admin HTTP/1.0\r\n\r\n")
+            assert (await client.response()).status in (400, 421)
+        async with pop.client() as client:
+            await client.send(b"GET http://a.test/admin HTTP/1.1\r\nHost: b.test\r\n\r\n")
+            assert (await client.response()).status in (400, 403)
+        assert a.requests == []
+
+
+@pytest.mark.parametrize(
+    ("access", "words"),
+    [
+        ("", "access: demands nothing"),
+        ("jwt = {}", "access.jwt: needs either jwks or keys"),
+        ('jwt = { keys = "/k", jwks = "http://a/" }', "access.jwt: has both jwks and keys"),
+        ('jwt = { jwks = "ftp://a/" }', "access.jwt.jwks: is not a URL"),
+        ('jwt = { jwks = "http://a/", algorithms = ["none"] }', 'access.jwt.algorithms[1]: "none" is no algorithm'),
+        ('jwt = { jwks = "http://a/", algorithms = ["RSA256"] }', "did you mean RS256?"),
+        ('jwt = { jwks = "http://a/", algorithms = [] }', "by which no token is accepted"),
+        ('forward_auth = { url = "auth" }', "access.forward_auth.url: is not a URL"),
+        ('signed = { keys = { a = "/k" }, format = "cloudfront", parameter = "x" }', "names of their own"),
+        ('signed = { keys = { a = "/k" }, format = "nginx-secure-link", cookie = "x" }', "has no cookies"),
+        ("signed = { keys = {} }", "access.signed.keys"),
+        ('basic = { users = { a = "secret-password" } }', "must be a hash by argon2 or bcrypt"),
+        ("basic = { users = {} }", "access.basic.users"),
+        ('allow = ["10.0.0.0/33"]', "is not a network"),
+        ('allow_countries = ["Germany"]', "allow_countries"),
+        ("jvt = {}", "did you mean jwt?"),
+    ],
+)
+def test_a_wrong_demand_is_one_sentence(access: str, words: str) -> None:
+    """With its line and key, and without a secret."""
+    start = '[[sites]]\nname = "a"\nhosts = ["*"]\norigin = "http://a"\n[[sites.rules]]\nname = "r"\n'
+    text = f"{start}access = {{ {access} }}"
+    with pytest.raises(SitesError) as refused:
+        parsed(text)
+    said = str(refused.value)
+    assert words in said
+    assert said.startswith("line ")
+    assert "\n" not in said
+    assert "secret-password" not in said

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import Final
 
 from edgecache.config.addresses import host_names, server
+from edgecache.config.sites.access_checks import in_access
 from edgecache.config.sites.model import Credentials, Document, Limit, Pool, Rule, Server, Site, When
 from edgecache.config.sites.positions import Path, Problem
 from edgecache.config.sites.reply_checks import in_answers
@@ -69,6 +70,7 @@ def _of_site(document: Document, site: Site, path: Path, hosts: dict[str, str]) 
 
 def _of_rule(document: Document, rule: Rule, path: Path) -> Iterator[Problem]:
     yield from rule_problems(rule, path)
+    yield from in_access(rule.access, (*path, "access"))
     if rule.redirect is not None and rule.respond is not None:
         yield Problem(path, "has both redirect and respond")
     yield from in_answers(rule, path)

@@ -36,7 +36,7 @@ def checks_of(context: Context, table: Access, place: str) -> Iterator[Make]:
 
 def content_of(context: Context, path: str) -> bytes:
     """What the file at `path` had when the text of sites was checked, or what it has now."""
-    known: bytes | None = getattr(context.settings.sites, "contents", {}).get(path)
+    known: bytes | None = getattr(context.settings.sites, "files", {}).get(path)
     if known is not None:
         return known
     with Path(path).open("rb") as file:
@@ -63,7 +63,9 @@ def _token_check(context: Context, written: Jwt, place: str) -> Check:
         failed = _counting(context, "edgecache_access_key_set_failures", "Fetches of key sets that failed.", place)
         keys = RemoteKeys(written.jwks, context.clock.now, failed)
     else:
-        keys = FileKeys(keys_of(content_of(context, written.keys or "")))
+        text = written.keys or ""
+        is_inline = text.lstrip().startswith(("-----BEGIN ", "{"))
+        keys = FileKeys(keys_of(text.encode() if is_inline else content_of(context, text)))
     return TokenCheck(written, keys, Claims(written, glob))
 
 

@@ -218,6 +218,10 @@ class HeadTemplates:
         key = template.origin + (target if ignored is None else ignored.without(target))
         return TemplateHit(visitor, raw, target, key, is_new)
 
+    def refused(self, hit: TemplateHit, raw: bytes) -> None:
+        """The gate of `hit` is shut: if the head `raw` comes to a hit by the long way, the gate is made anew."""
+        self._wanted = raw, hit.template.key
+
     def _ruled_hit(self, visitor: Visitor, raw: bytes, target: bytes, *, is_new: bool) -> TemplateHit | None:
         """The request, if it is known what rules make of its target."""
         template = visitor.template

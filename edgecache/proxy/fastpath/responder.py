@@ -38,6 +38,7 @@ class FastPath:
         self._is_worth_learning = parts.known.is_worth_learning
         self._template_hit = parts.alike.find
         self._conditional = parts.alike.answer
+        self._gate_is_shut = parts.alike.refused
         self._slot = parts.memory.slot
         self._is_usable = parts.invalidation.is_usable
         self._clock = parts.clock  # resident time
@@ -69,6 +70,8 @@ class FastPath:
         if not rendered.full and not rendered.is_one_write:
             return False  # it is read slice by slice
         if plan.gate is not None and not plan.gate(connection, now):
+            if type(plan) is TemplateHit:
+                self._gate_is_shut(plan, raw)
             return False
         if rendered.full:
             connection.write_serialized(rendered.full)
