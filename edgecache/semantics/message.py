@@ -133,6 +133,7 @@ class Child:
     client: str = ""  # the client's address; empty if unknown
     jurisdiction: str = ""  # of the client; empty if unknown
     regions: tuple[str, ...] = ()  # that the request has passed through
+    is_canary: bool = False  # the client is in the share of the canary of its site
     behind: bool = False  # this POP lacks log entries that the child requires: nothing stored here is proven to it
 
 

@@ -9,6 +9,7 @@ On the request (signed, see `pop_auth`; or on a connection that TLS has authenti
     Edgecache-Require: eu=…,us=…     what the child knows of the invalidation logs
     Edgecache-Region: eu,fog         the regions that the request has come through, whose leases it may hold
     Edgecache-Residency: EU          the jurisdiction that the answer must not leave
+    Edgecache-Canary: 1              the client is in the share of the canary of its site
 
 On the answer:
 
@@ -37,6 +38,7 @@ CLAIM: Final = b"edgecache-claim-"
 REGION: Final = b"edgecache-region"
 REQUIRE: Final = b"edgecache-require"
 RESIDENCY: Final = b"edgecache-residency"
+CANARY: Final = b"edgecache-canary"
 SEEN: Final = b"edgecache-seen"
 UNSENT: Final = frozenset(  # details of an error's Cache-Status: the origin has not been asked
     (b"connect", b"connect-timeout", b"dns", b"tls", b"origin-queue-full", b"origin-queue-timeout", b"no-origin")
@@ -88,6 +90,8 @@ def internal_lines(request: Request, client: str, known: Vector, region: str) ->
         lines.append((b"Edgecache-Require", known.encode()))
     if request.jurisdiction:
         lines.append((b"Edgecache-Residency", request.jurisdiction.encode()))
+    if request.policy is not None and request.policy.is_canary:
+        lines.append((b"Edgecache-Canary", b"1"))
     if request.group:
         lines += [
             (b"Edgecache-Claim-" + name, value) for name, value in request.fields if is_sent_to_parent(name.lower())
@@ -112,7 +116,8 @@ def from_child(request: Request, name: bytes) -> Request | None:
     if not all(is_region(name) for name in (jurisdiction, *regions) if name):
         return None
     address_text = "" if address is None else str(address)
-    child = VersionedChild(name, address_text, jurisdiction, regions, required=required)
+    canary = fields.get(CANARY) == b"1"
+    child = VersionedChild(name, address_text, jurisdiction, regions, required=required, is_canary=canary)
     place = tuple(line for line in fields if line[0].lower() in GEO_FIELDS)
     claims = [(name[len(CLAIM) :], value) for name, value in fields if name.lower().startswith(CLAIM)]
     own = without_internal(fields).without((*CHAINS, *request.claims)).plus(*place, *claims)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import ip_address
+from random import randrange
 from typing import Final, Self
 
 from edgecache.proxy.hooks import BYPASS, Bypass, Connection, Context, Middleware
 from edgecache.semantics.client_address import CLIENT_ADDRESS_FIELDS, Network, Trust, client_address
 from edgecache.semantics.message import Request, Response
+from edgecache.semantics.rules.actions import Canary
+from edgecache.semantics.rules.canary import NUMBERS, cookie_line, is_in_share, number_of
 from edgecache.semantics.rules.conditions import RequestFacts
 from edgecache.semantics.rules.directory import Sites
 from edgecache.semantics.rules.key_parts import key_part
@@ -29,6 +32,7 @@ class SiteRules(Middleware):
     def __init__(self, sites: Sites, networks: tuple[Network, ...], is_trusted: Trust) -> None:
         self._sites = sites
         self._is_trusted = is_trusted
+        self.draw = randrange  # a number below
         self.reads = sites.reads | CLIENT_ADDRESS_FIELDS if networks else sites.reads
         if networks:
             self.fingerprint = fingerprint_of(networks)
@@ -43,8 +47,22 @@ class SiteRules(Middleware):
         policy = self.policy_of(exchange.request, exchange.client)
         if policy is None:
             return local_reply(421, "unknown-site", "this server does not answer for that site")
+        if policy.actions.route.canary is not None:
+            policy = self._with_canary(exchange, policy, policy.actions.route.canary)
         exchange.request = exchange.request._replace(policy=policy)
         return None
+
+    def _with_canary(self, exchange: Exchange, policy: RequestPolicy, canary: Canary) -> RequestPolicy:
+        """The policy of the client's share. One that has no number yet gets one, which no stored response tells."""
+        request = exchange.request
+        if request.child is not None:
+            return policy.of_canary if request.child.is_canary else policy
+        number = number_of(RequestFacts(request, exchange.client), canary)
+        if number is None:
+            number = self.draw(NUMBERS)
+            exchange.fingerprint = None  # others with this head draw numbers of their own
+            exchange.extra += cookie_line(number, canary, request.scheme)
+        return policy.of_canary if is_in_share(number, canary) else policy
 
     def on_lookup(self, exchange: Exchange) -> bytes | Bypass | None:
         """What the policy adds to the cache key, or that there is no cache for this request."""

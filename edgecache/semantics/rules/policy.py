@@ -79,6 +79,17 @@ class RequestPolicy:
         """Rules that the response decides."""
         return tuple((left, rule) for left, rule in self.held if left is not True)
 
+    is_canary: bool = False  # its requests go to the pool of its canary, and its responses are for such clients only
+
+    @cached_property
+    def of_canary(self) -> RequestPolicy:
+        """The same for a client in the share of the canary."""
+        route = self.actions.route
+        assert route.canary is not None, "the route has one"
+        actions = replace(self.actions, route=replace(route, pool=route.canary.pool))
+        group = b"\n".join((self.group, b"canary " + route.canary.pool.encode()))
+        return replace(self, actions=actions, group=group, is_canary=True)
+
     def for_response(self, facts: ResponseFacts) -> Actions:
         """The actions of all rules that hold for the request with this response, later ones laid over earlier ones."""
         if not self.pending:
