@@ -22,6 +22,7 @@ from edgecache.proxy.middleware.host_check import HostCheck
 from edgecache.proxy.middleware.hsts import Hsts
 from edgecache.proxy.middleware.https_redirect import HttpsRedirect
 from edgecache.proxy.middleware.ignored_parameters import IgnoredParameters
+from edgecache.proxy.middleware.maintenance import Maintenance
 from edgecache.proxy.middleware.origin_urls import OriginUrls
 from edgecache.proxy.middleware.peer_authentication import PeerAuthentication
 from edgecache.proxy.middleware.purge import Purge
@@ -55,6 +56,7 @@ REGISTRY: Final[list[type[Middleware]]] = [
     HostCheck,
     ForwardingLimits,
     SiteRules,
+    Maintenance,
     RequestLimits,
     RuleRedirect,
     CorsPreflight,

@@ -31,6 +31,8 @@ IN_304: Final = frozenset(  # RFC 9110 §15.4.5, and what a browser or a cache a
     b"origin-agent-cluster reporting-endpoints report-to nel accept-ch critical-ch".split()
 )
 FAMILIES_IN_304: Final = (b"access-control-", b"cross-origin-", b"content-security-policy")  # a browser checks these
+PROBLEM: Final = b"Content-Type: application/problem+json\r\n"
+HTML: Final = b"Content-Type: text/html; charset=utf-8\r\n"
 WITHOUT_LENGTH: Final = frozenset((204, 304))
 
 
@@ -179,9 +181,24 @@ def send_stored(
     exchange.send(response)
 
 
+def for_people(request: Request, response: FullResponse) -> FullResponse:
+    """`response`, of our own, as the page that its site has for browsers, if it has one."""
+    if not response.fields.startswith(PROBLEM):
+        return response
+    accept = b",".join(request.fields.all(b"accept")) if b"accept" in request.fields else b""
+    page = request.policy.site.error_pages.page_for(response.status, accept)
+    if page is None:
+        return response
+    fields = HTML + response.fields.removeprefix(PROBLEM)
+    return response._replace(fields=fields, content=page, length=len(page))
+
+
 def reply_locally(exchange: Exchange, response: FullResponse, outcome: bytes = b"") -> None:
     """Answer with a `response` of our own; `outcome` is its Cache-Status, if it has one."""
     exchange.result, exchange.failure = Result.ERROR, response.failure
+    policy = exchange.request.policy
+    if policy is not None and policy.site.error_pages is not None:
+        response = for_people(exchange.request, response)
     if outcome:
         exchange.cache_status = outcome
         response = response._replace(fields=response.fields + pack([(b"Cache-Status", outcome)]))

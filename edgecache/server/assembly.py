@@ -265,7 +265,7 @@ def sites_of(settings: Settings, former: Sites | None = None) -> Sites | None:
         return None
     from edgecache.config.sites.compiler import compiled  # with libraries that only those need who have sites
 
-    return compiled(settings.sites.document, policy_of(settings), former)
+    return compiled(settings.sites.document, policy_of(settings), former, settings.sites.files)
 
 
 def rate_limits_of(given: AssemblyInputs, tier: Regional | None, sites: Sites | None) -> RateLimits | None:

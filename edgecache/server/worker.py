@@ -117,7 +117,7 @@ class Worker:
             self.watch.read_tls(lambda: self._tls.ends if self._tls is not None else 0.0)
         self.children = self._new_children(settings)
         self._rate_limits: RateLimits | None = None  # it outlives reloads
-        self.compose(settings, sites_of(settings))
+        self.compose(settings)
 
     def _take(self, settings: Settings) -> None:
         """What is a plain value, for its connections and for itself."""
@@ -218,9 +218,9 @@ class Worker:
         fields = settings.access_log_fields
         return None if fields == USUAL else LineFormat(fields, self._trusted)
 
-    def compose(self, settings: Settings, sites: Sites | None) -> None:
-        """From now on, requests pass the middleware that these settings want."""
-        self._sites = sites
+    def compose(self, settings: Settings, sites: Sites | None = None) -> None:
+        """From now on, requests pass the middleware that these settings want; `sites` are theirs, if made already."""
+        self._sites = sites = sites_of(settings) if sites is None else sites
         ignored = self.edge.invalidation.ignored = ignored_of(settings.ignored_parameters)
         if self._rate_limits is None:
             self._rate_limits = rate_limits_of(self._given, self._regional, sites)

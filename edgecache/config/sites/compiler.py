@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -29,6 +30,7 @@ from edgecache.semantics.rules.conditions import (
     Test,
 )
 from edgecache.semantics.rules.directory import Sites
+from edgecache.semantics.rules.error_pages import ErrorPages
 from edgecache.semantics.rules.policy import Rule, Site
 from edgecache.semantics.stored_response import Policy
 
@@ -40,16 +42,25 @@ LONE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 LITERAL: Final = re.compile(r"[^*?]*")
 
 
-def compiled(document: model.Document, storing: Policy, former: Sites | None = None) -> Sites:
+def compiled(
+    document: model.Document,
+    storing: Policy,
+    former: Sites | None = None,
+    files: Mapping[str, bytes] = MappingProxyType({}),
+) -> Sites:
     """The sites of `document`, under the global policy `storing`; those of `former` that are alike stay."""
     known = {} if former is None else {site.name: site for site in former.all}
     named = []
     for written in document.sites:
         site, before = None, known.get(written.name)
-        policy = _storing(written, storing)
-        if before is not None and before.storing == policy and before.own["written"] == written:
+        policy, pages = _storing(written, storing), _pages(written, files)
+        if before is not None and (before.storing, before.own["written"], before.error_pages) == (
+            policy,
+            written,
+            pages,
+        ):
             site = before
-        site = site or _site(written, policy)
+        site = site or _site(written, policy, pages)
         named += [(_host(host), site) for host in written.hosts]
     return Sites(named)
 
@@ -72,10 +83,18 @@ def _storing(written: model.Site, storing: Policy) -> Policy:
     return replace(storing, **settings) if settings else storing
 
 
-def _site(written: model.Site, storing: Policy) -> Site:
+def _pages(written: model.Site, files: Mapping[str, bytes]) -> ErrorPages | None:
+    """Pages of errors; that of maintenance is the one of 503 while it lasts."""
+    named = {status: files[path] for status, path in written.error_pages.items()}
+    if written.maintenance and written.maintenance_page is not None:
+        named["503"] = files[written.maintenance_page]
+    return ErrorPages(named) if named else None
+
+
+def _site(written: model.Site, storing: Policy, pages: ErrorPages | None) -> Site:
     rules = tuple(rule_of(written.name, rule, last=written.match == "first") for rule in written.rules)
     pool = written.pool or f"site {written.name}"
-    return Site(written.name, rules, storing, pool, {"written": written})
+    return Site(written.name, rules, storing, pool, {"written": written}, pages)
 
 
 def rule_of(site: str, written: model.Rule, *, last: bool = False) -> Rule:

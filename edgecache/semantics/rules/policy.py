@@ -29,6 +29,7 @@ from edgecache.semantics.rules.conditions import (
 )
 from edgecache.semantics.rules.cors import allowed_origin, with_cors
 from edgecache.semantics.rules.debug_fields import NO_TIMES, Times, with_debug_fields
+from edgecache.semantics.rules.error_pages import ErrorPages
 from edgecache.semantics.rules.security_headers import with_security_headers
 from edgecache.semantics.rules.storing import governed
 from edgecache.semantics.stored_response import Policy
@@ -178,6 +179,7 @@ class Site:
     storing: Policy
     pool: str = ""  # the name of its pool; empty: the origin of the settings
     own: dict[str, Any] = field(default_factory=dict)  # of middleware, by its name
+    error_pages: ErrorPages | None = None
     _policies: BoundedCache[bytes, RequestPolicy] = field(
         default_factory=lambda: BoundedCache(MOST_POLICIES, 1 << 62, lambda key, policy: 1)
     )
