@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -488,6 +489,38 @@ def test_lines_are_split_as_llhttp_does() -> None:
         assert list(split(raw, raw.count(b"\n") - 2)) == every.lines
         repeated += len(dict(every.lines)) < len(every.lines)
     assert repeated > 100
+
+
+def calls_of(alike: HeadTemplates, raw: bytes) -> int:
+    """The calls, of regular expressions, look-ups and functions, that looking for one head takes."""
+    calls = 0
+
+    def note(frame: object, event: str, _: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        alike.find(raw)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("lines", [2, 20, 50])
+@pytest.mark.parametrize("same_names", [False, True])
+def test_a_head_that_is_like_none_takes_few_calls_however_many_lines_it_has(lines: int, *, same_names: bool) -> None:
+    """It is matched once, split once, and looked up a few times: none of that is done for each of its lines."""
+    alike = HeadTemplates()
+    alike.judge_by(unkeyed_fields.HARMLESS)
+    dice, worst = random.Random(lines), 0
+    for number in range(1000):
+        names = [b"X-%x-%x" % (line, 0 if same_names else number) for line in range(lines)]
+        raw = head(b"/%x" % number, *(b"%b: %x" % (name, dice.getrandbits(160)) for name in names))
+        calls = calls_of(alike, raw)
+        worst = max(worst, calls if number > 1 else 0)  # then its names are known, if they ever are
+
+    assert 10 < worst <= 20
 
 
 async def test_a_flood_of_heads_that_are_like_none_takes_nothing_from_others() -> None:
