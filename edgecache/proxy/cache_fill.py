@@ -149,12 +149,9 @@ class Fills:
 
     def _complete(self, fill: Fill, body: Body) -> None:
         """Store a response whose body has ended, unless it is unfinished, was purged since, or has no room."""
-        if not body.finished:
-            self.refuse(fill.reply, Refused.INCOMPLETE)  # an unfinished body is never stored (RFC 9111 §3.3)
-            return
-        passed = self._passed(fill.key, fill.stored, fill.reply)
-        if passed is None:
-            self.refuse(fill.reply, Refused.PURGED)
+        passed = self._passed(fill.key, fill.stored, fill.reply) if body.finished else None
+        if passed is None:  # an unfinished body is never stored (RFC 9111 §3.3)
+            self.refuse(fill.reply, Refused.PURGED if body.finished else Refused.INCOMPLETE)
             return
         if self._region is not None and fill.writer is not None and fill.writer.given_up:
             self._regional_lost(self._region, fill.reply)

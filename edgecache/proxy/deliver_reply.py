@@ -58,10 +58,7 @@ class ReplyDelivery:
         """Answer `exchange` with `reply` as it arrives, and with `more` packed fields."""
         response, body = reply.response, reply.body
         stored, collapsed = stored and body.refused is None, result is Result.COLLAPSED
-        if reply.tier:
-            member = cache_status.from_tier(self._pop, reply.tier, why, collapsed=collapsed)
-        else:
-            member = self._forwarded(reply, why, stored=stored, collapsed=collapsed)
+        member = self._member(reply, why, stored=stored, collapsed=collapsed)
         exchange.result, exchange.cache_status, exchange.answered_with = result, member, body
         exchange.tier = Tier.REGIONAL if reply.tier else reply.by
         exchange.alone = not stored
@@ -70,6 +67,12 @@ class ReplyDelivery:
         exchange.ask_for_rest = self._rest_of(exchange, reply)
         fields = responses.relayed(response, member, self._wall(), self._fills.hidden) + more
         exchange.stream(response.status, fields, response.content_length, body, response.reason)
+
+    def _member(self, reply: Reply, why: Forward, *, stored: bool, collapsed: bool) -> bytes:
+        """The Cache-Status of a response that is `reply`, from upstream or from a tier."""
+        if reply.tier:
+            return cache_status.from_tier(self._pop, reply.tier, why, collapsed=collapsed)
+        return self._forwarded(reply, why, stored=stored, collapsed=collapsed)
 
     def _forwarded(self, reply: Reply, why: Forward, *, stored: bool, collapsed: bool) -> bytes:
         """The Cache-Status of a response that came from upstream with `reply`."""

@@ -17,6 +17,7 @@ from cachetools import Cache
 
 __all__ = ["LRU", "POLICIES", "EvictionPolicy", "S3Fifo", "Sieve"]
 
+ONE_MORE: Final = (1, 2, 3, 3)  # S3-FIFO's count of an object's hits after one more: up to three
 MOST_SPARED: Final = 16  # values spared by one call of `limit` before it gives up
 
 K = TypeVar("K")
@@ -182,15 +183,19 @@ class EvictionPolicy(Cache[K, V]):
         return self[key] if key in self._nodes else default
 
     def __setitem__(self, key: K, value: V) -> None:
-        size = self.getsizeof(value)
-        if not 0 <= size <= self._budget:
-            raise ValueError("value too large" if size > 0 else "value size must be non-negative")
-        node = self._nodes.get(key)
+        size, node = self._size_of(value), self._nodes.get(key)
         if node is not None:
             self._replace(node, value, size)
         else:
             self._make_room(size)
             self._insert(_Node(key, value, size))
+
+    def _size_of(self, value: V) -> int:
+        """The size of `value` in bytes; `ValueError` if it does not fit into the budget."""
+        size = self.getsizeof(value)
+        if not 0 <= size <= self._budget:
+            raise ValueError("value too large" if size > 0 else "value size must be non-negative")
+        return size
 
     def _replace(self, node: _Node[K, V], value: V, size: int) -> None:
         growth = size - node.size
@@ -394,15 +399,14 @@ class S3Fifo(EvictionPolicy[K, V]):
             node = self._nodes[key]
         except KeyError:
             return self.__missing__(key)
-        if node.uses < 3:
-            node.uses += 1
+        node.uses = ONE_MORE[node.uses]
         return node.value
 
     def touch(self, key: K) -> None:
         """Count a hit on `key`, up to three."""
         node = self._nodes.get(key)
-        if node is not None and node.uses < 3:
-            node.uses += 1
+        if node is not None:
+            node.uses = ONE_MORE[node.uses]
 
     def _enter(self, node: _Node[K, V]) -> None:
         queue = node.queue  # a node that is queued anew returns to its queue

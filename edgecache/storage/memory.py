@@ -251,24 +251,30 @@ class Memory:
         self, key: bytes, stored: Stored, content: Content, passed: int = 0, length: int | None = None
     ) -> Entry | None:
         """Store a whole response that was usable at `passed`, a log position; `length` is what its tier declares."""
-        if is_complete(stored, len(content), length):
-            return self._store(Entry(key, stored, content, passed=passed))
-        self._refuse_length(key)
-        return None
+        proven = is_complete(stored, len(content), length)
+        return self._store(Entry(key, stored, content, passed=passed), proven=proven)
 
     def put_parts(self, key: bytes, stored: Stored, segments: Segments, passed: int = 0) -> Entry | None:
         """Store the parts of a response that are known."""
-        if are_consistent(stored, segments):
-            return self._store(Entry(key, stored, b"", segments, passed))
-        self._refuse_length(key)
-        return None
+        return self._store(Entry(key, stored, b"", segments, passed), proven=are_consistent(stored, segments))
 
     def adopt(self, entry: Entry, length: int) -> Entry | None:
         """Store an entry made by another tier, which declares its `length`."""
-        if len(entry.content) == length:
-            return self._store(entry)
-        self._refuse_length(entry.url)
-        return None
+        return self._store(entry, proven=len(entry.content) == length)
+
+    def _store(self, entry: Entry, *, proven: bool) -> Entry | None:
+        """Store `entry` in the place of the one that it succeeds; None if its length is not `proven`, or too large."""
+        if not self._takes(entry, proven=proven):
+            return None
+        self._learn(entry)
+        entry.key = self.normal_key(entry.url)
+        return self._keep(self._succeeding(self._slots.peek(entry.key), entry), entry)
+
+    def _takes(self, entry: Entry, *, proven: bool) -> bool:
+        """Whether `entry` may be stored: its length is `proven`, and it is not too large."""
+        if not proven:
+            self._refuse_length(entry.url)
+        return proven and len(entry.content) <= self.largest
 
     def _refuse_length(self, key: bytes) -> None:
         self._refused(Refused.LENGTH)
@@ -276,18 +282,13 @@ class Memory:
             self._warned = True
             log.error("not stored, since its content is not as long as was said: %r; others are only counted", key)
 
-    def _store(self, entry: Entry) -> Entry | None:
-        """Store `entry` in the place of the one that it succeeds; None if it is too large."""
-        if len(entry.content) > self.largest:
-            return None
-        self._learn(entry)
-        key = entry.key = self.normal_key(entry.url)
-        slot = self._slots.peek(key)
+    def _succeeding(self, slot: Slot | None, entry: Entry) -> Slot:
+        """What is stored for a URL once `entry` has taken its place in `slot`."""
         if entry.vary:
-            return self._keep(self._with_variant(slot, entry), entry)
+            return self._with_variant(slot, entry)
         if slot is not None:
             self._retire(slot)
-        return self._keep(entry, entry)
+        return entry
 
     def _with_variant(self, slot: Slot | None, entry: Entry) -> Variants:
         """The variants of a URL with `entry` among them, in the place of the one with its selecting values."""

@@ -191,12 +191,17 @@ class OriginPool:
     def idle(self, connection: UpstreamConnection) -> None:
         """`connection` is free: it takes the request that has waited longest."""
         connection.idle_since = 0.0
+        if not (self._waiting and self._serve_waiting(connection)):
+            self._idle.append(connection)
+
+    def _serve_waiting(self, connection: UpstreamConnection) -> bool:
+        """Send the request that has waited longest on `connection`; False if none still waits."""
         while self._waiting:
             _, call = self._waiting.popleft()
             if not call.cancelled:
                 connection.send(call, self.clock())
-                return
-        self._idle.append(connection)
+                return True
+        return False
 
     def closed(self, connection: UpstreamConnection) -> None:
         """`connection` has ended."""

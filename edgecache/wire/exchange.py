@@ -119,16 +119,20 @@ class Exchange:
         if self.request.method == b"HEAD":
             content = b""
         if len(content) > SLICE or isinstance(content, Rope):
-            # not all at once: what waits for a slow client is a slice, and it is known who reads what
-            body = Body.of(content)
-            body.count_readers_in(writer.budget)
-            self._begin(writer, status, fields, length, reason, body)
+            self._begin(writer, status, fields, length, reason, self._slices(writer, content))
             return
         fields = self.fields_out = self._delivered(writer, status, fields)
         self.status, self.started, self.bytes_out = status, True, len(content)
         self.head_out = writer.send(status, fields, length, reason, content)
         self._writer = self._cursor = None
         writer.exchange_done(self)
+
+    @staticmethod
+    def _slices(writer: ResponseWriter, content: Content) -> Body:
+        """`content`, not all at once: what waits for a slow client is a slice, and it is known who reads what."""
+        body = Body.of(content)
+        body.count_readers_in(writer.budget)
+        return body
 
     def stream(self, status: int, fields: bytes, length: int | None, body: Body, reason: bytes = b"") -> None:
         """Answer with `body` as it arrives; `length` None: it is not known. A HEAD is answered with the head only."""

@@ -76,8 +76,8 @@ class ResponseWriter(Protocol):
     def shut_down(self) -> None:
         """Accept no request after those under way (RFC 9112 §9.6, RFC 9113 §6.8)."""
 
-    def send_serialized(self, head: bytes, content: Piece) -> None:
-        """Send a response whose head was serialized for this protocol before."""
+    def send_serialized(self, head: bytes, content: Piece) -> int:
+        """Send a response whose head was serialized for this protocol before. Returns the bytes of its head."""
 
     def adopt(self, exchange: Exchange) -> None:
         """Begin an exchange made by the fast path, for a known request without a body."""

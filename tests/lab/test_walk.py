@@ -41,8 +41,8 @@ class Bound(NamedTuple):
     today: int
 
 
-LINES: Final = {"hit": Bound(120, 90), "miss": Bound(600, 664), "purge": Bound(300, 296)}
-FILES: Final = {"hit": Bound(14, 5), "miss": Bound(14, 16), "purge": Bound(14, 12)}
+LINES: Final = {"hit": Bound(120, 90), "miss": Bound(600, 593), "purge": Bound(300, 296)}
+FILES: Final = {"hit": Bound(14, 5), "miss": Bound(14, 14), "purge": Bound(14, 12)}
 WAYS: Final = Bound(4, 3)
 ENTRIES: Final = Bound(13, 13)
 

@@ -49,16 +49,10 @@ class H1ResponseWriter:
 
     def send(self, status: int, fields: bytes, length: int | None, reason: bytes, content: Piece) -> int:
         """Send a complete response, in one write unless it is long; `length` None: without Content-Length."""
-        line = render.USUAL_LINES.get((status, reason)) or render.status_line(status, reason)
-        ending = self.ending()
-        if length is None:
-            head = line + fields + ending
-        else:
-            head = b"%b%bContent-Length: %d\r\n%b" % (line, fields, length, ending)
-        if len(content) <= COPIED:
-            self.transport.write(head + content)
-        else:
-            self.send_serialized(head, content)
+        head = render.response_head(status, reason, fields, length) + self.ending()
+        if len(content) > COPIED:
+            return self.send_serialized(head, content)
+        self.transport.write(head + content)
         return len(head)
 
     def head(self, status: int, fields: bytes, length: int | None, reason: bytes) -> int:
@@ -100,12 +94,13 @@ class H1ResponseWriter:
         """Close after the response under way."""
         self.closing = True
 
-    def send_serialized(self, head: bytes, content: Piece) -> None:
+    def send_serialized(self, head: bytes, content: Piece) -> int:
         """Send a response whose head was serialized for HTTP/1 before."""
         self.transport.write(head)
         self.transport.write(content)
         if len(content) >= LARGE:
             self.site.room.sent(content, self.transport)
+        return len(head)
 
     def tunnel(self, exchange: Exchange, origin: UpstreamConnection, fields: bytes, reason: bytes) -> None:
         """Send 101, then leave HTTP: all further bytes pass to and from `origin`; `exchange` counts them."""

@@ -17,21 +17,15 @@ USUAL_LINES: Final = {  # the status lines of responses with the usual reason ph
 }
 
 
-def status_line(status: int, reason: bytes = b"") -> bytes:
-    """The status line of a response, with its CRLF."""
-    return _status_line(status, reason)
-
-
 @memoize(1024)
-def _status_line(status: int, reason: bytes) -> bytes:
+def _unusual_line(status: int, reason: bytes) -> bytes:
     return b"HTTP/1.1 %d %s\r\n" % (status, reason or REASONS.get(status, b""))
 
 
 def response_head(status: int, reason: bytes, fields: bytes, length: int | None = None) -> bytes:
     """A response's status line, its packed `fields` and Content-Length, without the empty line."""
-    if length is None:
-        return _status_line(status, reason) + fields
-    return b"%b%bContent-Length: %d\r\n" % (_status_line(status, reason), fields, length)
+    line = USUAL_LINES.get((status, reason)) or _unusual_line(status, reason)
+    return line + fields if length is None else b"%b%bContent-Length: %d\r\n" % (line, fields, length)
 
 
 def persistent_head(response: FullResponse) -> bytes:
