@@ -41,7 +41,7 @@ class Twin:
     def __init__(self, clock: FakeClock, settings: dict[str, str], *, short_ways: bool) -> None:
         self.worker = Worker(load(environment("http://127.0.0.1:9", settings.items())), clock=clock)
         self.worker._tls = True  # type: ignore[assignment]  # it has a listener for TLS, and so the check behind that
-        self.worker.compose(self.worker._settings)
+        self.worker.compose(self.worker._settings, None)
         self.clock = clock
         self.upstream: list[bytes] = []  # the targets of what was passed on
         self.alike = 0  # hits by likeness

@@ -312,7 +312,7 @@ async def test_other_limits_hold_at_once() -> None:
     """What follows from keyed lines is forgotten when the limits change."""
     twins = await learnt()
     for twin in twins.both:
-        twin.worker.compose(replace(twin.worker._settings, hosts=("elsewhere.test",)))
+        twin.worker.compose(replace(twin.worker._settings, hosts=("elsewhere.test",)), None)
         twin.tell(PEER)
     assert (await twins.agree(head(b"/a", b"Cookie: other"))).startswith(b"HTTP/1.1 421 ")
     await twins.end()

@@ -160,7 +160,7 @@ async def test_what_is_not_configured_costs_nothing() -> None:
     twins = Twins()
     worker = twins.quick.worker
     worker._tls = None
-    worker.compose(worker._settings)
+    worker.compose(worker._settings, None)
     names = [type(one).__name__ for one in worker.pipeline.middleware]
     assert names == ["PeerAuthentication", "ClientClaims", "ForwardingLimits", "Purge"]
     assert worker.answer_known == worker.edge.fast_path.answer
