@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, Self
 
 from edgecache.proxy.fastpath.head_memo import Gate
@@ -13,14 +14,14 @@ from edgecache.semantics.message import Request
 from edgecache.semantics.rules.conditions import RequestFacts
 from edgecache.semantics.rules.directory import Sites
 from edgecache.semantics.rules.gcra import Bucket
-from edgecache.semantics.rules.limits import Part, RequestLimit, largest_body
+from edgecache.semantics.rules.limits import RequestLimit, largest_body
 from edgecache.telemetry.request_metrics import Tally
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import FullResponse, local_reply
 from edgecache.wire.response_writer import ResponseWriter
 
 MOST_PEERS: Final = 4096  # clients whose bucket is at hand, for each limit
-Find = Callable[[ResponseWriter, float], Bucket]  # the bucket of a request on a connection, now
+MOST_PEERS_OF_A_HEAD: Final = 64  # the same, for each head, where the head is a part of the key
 A_MOMENT: Final = 1.0  # seconds until a client with too many requests under way may come again
 
 
@@ -89,44 +90,22 @@ class RequestLimits(Middleware):
         from_proxy = facts.client != exchange.client  # the head says for which client
         finds = [self._finding(limit, facts, from_proxy=from_proxy) for limit in limits if limit.rate is not None]
         if len(finds) == 1:
-            return taking(finds[0])
+            return finds[0].gate()
         return taking_all(finds) if finds else None
 
-    def _finding(self, limit: RequestLimit, facts: RequestFacts, *, from_proxy: bool) -> Find:
+    def _finding(self, limit: RequestLimit, facts: RequestFacts, *, from_proxy: bool) -> OneKey | KeyByAddress:
         """What finds the bucket of later requests with this head."""
+        bucket_of = partial(self._limits.bucket, limit)
         if from_proxy or not limit.depends_on_client(facts):
-            return self._finding_one(limit, limit.key(facts))
-        if limit.is_by_client_only:
-            return self._finding_by_address(limit)
-        request, of = facts.request, self._limits.bucket
-        return lambda connection, now: of(limit, limit.key(RequestFacts(request, connection.peer)), now)
-
-    def _finding_one(self, limit: RequestLimit, key: tuple[Part, ...]) -> Find:
-        """All requests with the head have one key."""
-        of = self._limits.bucket
-        bucket = of(limit, key, self._limits.clock())
-
-        def find(connection: ResponseWriter, now: float) -> Bucket:
-            nonlocal bucket
-            if bucket.gone:
-                bucket = of(limit, key, now)
-            return bucket
-
-        return find
-
-    def _finding_by_address(self, limit: RequestLimit) -> Find:
-        """The client's address is the key, whatever the head."""
-        of, buckets = self._limits.bucket, self._peers.setdefault(limit.name, {})
-
-        def find(connection: ResponseWriter, now: float) -> Bucket:
-            bucket = buckets.get(connection.peer)
-            if bucket is None or bucket.gone:
-                if len(buckets) >= MOST_PEERS:
-                    buckets.clear()
-                bucket = buckets[connection.peer] = of(limit, limit.key_of_client(connection.peer), now)
-            return bucket
-
-        return find
+            key = limit.key(facts)
+            return OneKey(partial(bucket_of, key), bucket_of(key, self._limits.clock()))
+        if limit.is_by_address_only(facts):
+            buckets = self._peers.setdefault(limit.name, {})
+            return KeyByAddress(lambda peer, now: bucket_of(limit.key_of_client(peer), now), buckets, MOST_PEERS)
+        request = facts.request
+        return KeyByAddress(
+            lambda peer, now: bucket_of(limit.key(RequestFacts(request, peer)), now), {}, MOST_PEERS_OF_A_HEAD
+        )
 
     def body_limit(self, request: Request, peer: str, otherwise: int) -> int:
         """Bytes that the body of a request from `peer` may have, before any of it is read; 0: any."""
@@ -160,16 +139,69 @@ def limits_of(sites: Sites) -> list[RequestLimit]:
     return [limit for site in sites.all for rule in site.rules for limit in rule.actions.own.get("limits", ())]
 
 
-def taking(find: Find) -> Gate:
-    """A gate that one bucket opens."""
-    return lambda connection, now: find(connection, now).take(now)
+class OneKey:
+    """All requests with a head have one key."""
+
+    def __init__(self, make: Callable[[float], Bucket], bucket: Bucket) -> None:
+        self._make = make
+        self._bucket = bucket
+
+    def find(self, connection: ResponseWriter, now: float) -> Bucket:
+        """The bucket of a request."""
+        if self._bucket.gone:
+            self._bucket = self._make(now)
+        return self._bucket
+
+    def gate(self) -> Gate:
+        """Opens where the bucket does."""
+        bucket, make = self._bucket, self._make
+
+        def gate(connection: ResponseWriter, now: float) -> bool:
+            nonlocal bucket
+            if bucket.gone:
+                bucket = make(now)
+            return bucket.take(now)
+
+        return gate
 
 
-def taking_all(finds: Sequence[Find]) -> Gate:
-    """A gate that all buckets open, or none is used."""
+class KeyByAddress:
+    """The key of requests with a head depends on the client's address; the latest buckets are at hand."""
+
+    def __init__(self, make: Callable[[str, float], Bucket], buckets: dict[str, Bucket], most: int) -> None:
+        self._make = make
+        self._buckets = buckets
+        self._most = most
+
+    def find(self, connection: ResponseWriter, now: float) -> Bucket:
+        """The bucket of a request."""
+        bucket = self._buckets.get(connection.peer)
+        return self._anew(connection.peer, now) if bucket is None or bucket.gone else bucket
+
+    def _anew(self, peer: str, now: float) -> Bucket:
+        if len(self._buckets) >= self._most:
+            self._buckets.clear()
+        bucket = self._buckets[peer] = self._make(peer, now)
+        return bucket
+
+    def gate(self) -> Gate:
+        """Opens where the client's bucket does."""
+        known, anew = self._buckets.get, self._anew
+
+        def gate(connection: ResponseWriter, now: float) -> bool:
+            bucket = known(connection.peer)
+            if bucket is None or bucket.gone:
+                bucket = anew(connection.peer, now)
+            return bucket.take(now)
+
+        return gate
+
+
+def taking_all(finds: Sequence[OneKey | KeyByAddress]) -> Gate:
+    """Opens where all buckets do; else none is used."""
 
     def gate(connection: ResponseWriter, now: float) -> bool:
-        buckets = [find(connection, now) for find in finds]
+        buckets = [one.find(connection, now) for one in finds]
         return all(bucket.admits(now) for bucket in buckets) and all(bucket.take(now) for bucket in buckets)
 
     return gate

@@ -45,11 +45,6 @@ class RequestLimit:
         """It identifies the limit, in all workers of a region."""
         return f"{self.site}/{self.rule}/{self.number}"
 
-    @cached_property
-    def is_by_client_only(self) -> bool:
-        """Whether the client's address is all that decides the key."""
-        return set(self.by) - {"site"} == {"client"}
-
     def key(self, facts: RequestFacts) -> tuple[Part, ...]:
         """What is counted together with a request; a client without a token is counted by its address."""
         parts: list[Part] = [self.name]
@@ -69,6 +64,10 @@ class RequestLimit:
     def depends_on_client(self, facts: RequestFacts) -> bool:
         """Whether another client's request, equal but for its address, is counted by another key."""
         return "client" in self.by or ("token" in self.by and self._token(facts) is None)
+
+    def is_by_address_only(self, facts: RequestFacts) -> bool:
+        """Whether the client's address is all that decides the key of requests like this one."""
+        return "path" not in self.by and ("token" not in self.by or self._token(facts) is None)
 
     def _token(self, facts: RequestFacts) -> bytes | None:
         if self.cookie is not None:
