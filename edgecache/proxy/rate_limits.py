@@ -191,10 +191,14 @@ class RegionalTokens:
     async def _sweep_always(self) -> None:
         for number in range(1 << 62):
             if number % PRESENT_EVERY == 0:
-                present = ("EVAL", PRESENT, 1, WORKERS, str(PRESENT_FOR), self._name)
-                self._commands.send(present, COMMAND_BYTES, self._note_workers)
+                self.show_presence()
             await asyncio.sleep(SWEEP)
             self.sweep()
+
+    def show_presence(self) -> None:
+        """Say that this worker is there, and learn how many are."""
+        present = ("EVAL", PRESENT, 1, WORKERS, str(PRESENT_FOR), self._name)
+        self._commands.send(present, COMMAND_BYTES, self._note_workers)
 
     def _note_workers(self, _: int, reply: Any) -> None:
         if isinstance(reply, int):

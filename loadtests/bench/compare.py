@@ -27,11 +27,11 @@ from loadtests.bench.origin import Origin, origin
 from loadtests.bench.peers import Contestant
 from loadtests.bench.processes import LOAD_CORE, SERVER_CORE, probe
 from loadtests.bench.rounds import Standing, contest, say
-from loadtests.bench.scenarios import LOG, SCENARIOS, TRACES, Scenario
+from loadtests.bench.scenarios import LIMITED, LOG, SCENARIOS, TRACES, Scenario
 from loadtests.lab.processes import StartError, free_port
 
 REGIONAL = [regional.HIT.name, regional.SCALE.name, regional.DEAD.name]
-NAMES = [*(scenario.name for scenario in SCENARIOS), LOG.name, TRACES.name, "memory", *REGIONAL]
+NAMES = [*(scenario.name for scenario in SCENARIOS), LOG.name, TRACES.name, LIMITED.name, "memory", *REGIONAL]
 DESCRIPTORS = 16_384
 COMMAND_HELP = "measure another build of edgecache; it starts in a temporary directory: absolute paths"
 PEERS_HELP = f"of: {','.join(peers.PEERS)} (usually {','.join(peers.USUAL)})"
@@ -58,6 +58,8 @@ class Bench:
             self.measure_log()
         if TRACES.name in self._options.only:
             self.measure_traces()
+        if LIMITED.name in self._options.only:
+            self.measure_limited()
         if "memory" in self._options.only:
             self.measure_memory()
         if regional.HIT.name in self._options.only:
@@ -93,6 +95,26 @@ class Bench:
             given = {"EDGECACHE_OTLP_ENDPOINT": "http://127.0.0.1:9", "EDGECACHE_TRACE_SAMPLE": fraction}
             contestants.append(edgecache(self._options, f"edgecache traced {fraction}", more=given))
         self.compare(TRACES, contestants, "edgecache")
+
+    def measure_limited(self) -> None:
+        """What a limit costs a hit that it counts, in each worker alone and with leases of the region's tokens."""
+        site = (
+            f'sites = [{{ name = "a", hosts = ["*"], origin = "http://127.0.0.1:{self._origin.port}", rules = [%s] }}]'
+        )
+        rule = '{ name = "rate", limits = [{ rate = "1000000/s" }] }'
+        with regional.valkey(self._directory / "valkey-limits") as server:
+            shared = {"EDGECACHE_REGIONAL": regional.url_of(server)}
+            kinds: dict[str, tuple[str, dict[str, str]]] = {
+                "edgecache unlimited": ("", {}),
+                "edgecache limited": (rule, {}),
+                "edgecache unlimited, regional": ("", shared),
+                "edgecache limited, regional": (rule, shared),
+            }
+            contestants = [
+                edgecache(self._options, name, more={"EDGECACHE_SITES": site % rules, **more})
+                for name, (rules, more) in kinds.items()
+            ]
+            self.compare(LIMITED, contestants, contestants[0].name)
 
     def _log_problem(self) -> str | None:
         """Prove that the setting makes edgecache log to stdout, which is /dev/null when it is measured."""

@@ -115,3 +115,6 @@ def _evidence(answer: Answer) -> str:
     names = ("x-cache", "cache-status", "age", "x-varnish")
     said = [f"{name}: {answer.fields[name]}" for name in names if name in answer.fields]
     return f"status {answer.status}, " + (", ".join(said) if said else "no field about the cache")
+
+
+LIMITED = Scenario("limited", "memory hit of a site whose clients have a rate (never reached) against one without")

@@ -36,7 +36,7 @@ class RequestLimits(Middleware):
         self._sites = sites
         self._limits = limits
         self._is_trusted = is_trusted
-        self._peers: dict[str, dict[str, Bucket]] = {}  # by limit and address
+        self._by_address: dict[str, KeyByAddress] = {}  # by limit: heads share it
         self.reads = frozenset().union(*(limit.reads for limit in limits_of(sites)))
         if behind_proxies:
             self.reads |= CLIENT_ADDRESS_FIELDS
@@ -90,7 +90,7 @@ class RequestLimits(Middleware):
         from_proxy = facts.client != exchange.client  # the head says for which client
         finds = [self._finding(limit, facts, from_proxy=from_proxy) for limit in limits if limit.rate is not None]
         if len(finds) == 1:
-            return finds[0].gate()
+            return finds[0].gate
         return taking_all(finds) if finds else None
 
     def _finding(self, limit: RequestLimit, facts: RequestFacts, *, from_proxy: bool) -> OneKey | KeyByAddress:
@@ -100,11 +100,14 @@ class RequestLimits(Middleware):
             key = limit.key(facts)
             return OneKey(partial(bucket_of, key), bucket_of(key, self._limits.clock()))
         if limit.is_by_address_only(facts):
-            buckets = self._peers.setdefault(limit.name, {})
-            return KeyByAddress(lambda peer, now: bucket_of(limit.key_of_client(peer), now), buckets, MOST_PEERS)
+            found = self._by_address.get(limit.name)
+            if found is None:
+                found = KeyByAddress(lambda peer, now: bucket_of(limit.key_of_client(peer), now), MOST_PEERS)
+                self._by_address[limit.name] = found
+            return found
         request = facts.request
         return KeyByAddress(
-            lambda peer, now: bucket_of(limit.key(RequestFacts(request, peer)), now), {}, MOST_PEERS_OF_A_HEAD
+            lambda peer, now: bucket_of(limit.key(RequestFacts(request, peer)), now), MOST_PEERS_OF_A_HEAD
         )
 
     def body_limit(self, request: Request, peer: str, otherwise: int) -> int:
@@ -145,6 +148,7 @@ class OneKey:
     def __init__(self, make: Callable[[float], Bucket], bucket: Bucket) -> None:
         self._make = make
         self._bucket = bucket
+        self.gate = self._gate()
 
     def find(self, connection: ResponseWriter, now: float) -> Bucket:
         """The bucket of a request."""
@@ -152,7 +156,7 @@ class OneKey:
             self._bucket = self._make(now)
         return self._bucket
 
-    def gate(self) -> Gate:
+    def _gate(self) -> Gate:
         """Opens where the bucket does."""
         bucket, make = self._bucket, self._make
 
@@ -168,10 +172,11 @@ class OneKey:
 class KeyByAddress:
     """The key of requests with a head depends on the client's address; the latest buckets are at hand."""
 
-    def __init__(self, make: Callable[[str, float], Bucket], buckets: dict[str, Bucket], most: int) -> None:
+    def __init__(self, make: Callable[[str, float], Bucket], most: int) -> None:
         self._make = make
-        self._buckets = buckets
+        self._buckets: dict[str, Bucket] = {}
         self._most = most
+        self.gate = self._gate()
 
     def find(self, connection: ResponseWriter, now: float) -> Bucket:
         """The bucket of a request."""
@@ -184,7 +189,7 @@ class KeyByAddress:
         bucket = self._buckets[peer] = self._make(peer, now)
         return bucket
 
-    def gate(self) -> Gate:
+    def _gate(self) -> Gate:
         """Opens where the client's bucket does."""
         known, anew = self._buckets.get, self._anew
 
