@@ -49,11 +49,13 @@ class Fills:
         policy: Policy,
         refused: Callable[[Refused], None],
         region: Regional | None = None,
+        on_stored: Callable[[Request, Entry], None] = lambda request, entry: None,
     ) -> None:
         self._memory = memory
         self._region = region
         self._invalidation = invalidation
         self._policy = policy
+        self._on_stored = on_stored  # called with what was stored for a request of a site that has rules
         self.count_refused = refused  # called with the reason when a response is not stored
 
     @property
@@ -169,6 +171,8 @@ class Fills:
             self.refuse(reply, Refused.LENGTH)
         else:
             entry = self._memory.put(key, stored, content, passed)
+            if entry is not None and fill.request.policy is not None:
+                self._on_stored(fill.request, entry)
             region = self._region
             in_region = region is not None and (writer is not None or self._put_inline(region, fill, content, entry))
             if entry is None and not in_region:
@@ -209,6 +213,8 @@ class Fills:
         if segments.complete:
             whole = segments.parts[0][1]
             put = self._memory.put(key, _as_whole(stored), whole, passed, segments.whole)
+            if put is not None and request.policy is not None:
+                self._on_stored(request, put)
         elif segments.size <= self._memory.largest:
             put = self._memory.put_parts(key, stored, segments, passed)
         if put is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from edgecache.invalidation.validity import Invalidation
 from edgecache.proxy.cache_fill import Fills
 from edgecache.proxy.collapsing import Flights
+from edgecache.proxy.compression import Compressor
 from edgecache.proxy.fastpath.head_memo import KnownHeads
 from edgecache.proxy.fastpath.head_template import HeadTemplates
 from edgecache.proxy.passthrough import Relays
@@ -31,6 +32,7 @@ class Parts:
     relays: Relays
     known: KnownHeads
     alike: HeadTemplates
+    compressor: Compressor
     region: Region | None = None  # None: there is no regional tier
     jurisdiction: str = ""  # of this POP and all that it stores; empty: residency is not kept
 

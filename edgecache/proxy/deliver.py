@@ -32,6 +32,7 @@ class Delivery:
         self._invalidation = parts.invalidation
         self._known = parts.known
         self._alike = parts.alike
+        self._compress = parts.compressor.consider
 
     # --- out of an entry
 
@@ -40,6 +41,8 @@ class Delivery:
         rendered = self.rendering(entry, exchange.request.policy)
         if not rendered.is_right(now):
             return False
+        if exchange.request.policy is not None:
+            self._compress(exchange.request, entry)
         if exchange.request.child is not None:
             tell_of_entry(exchange, entry, self._invalidation, now)
         responses.send_stored(exchange, rendered.answer, entry, Result.HIT, cache_status.KNOWN_HIT)
@@ -78,7 +81,12 @@ class Delivery:
         assert answered, "a whole entry answers every request"
 
     def _from(self, exchange: Exchange, entry: Entry, result: Result, now: float, member: bytes) -> bool:
-        response = responses.respond(entry, exchange.request, now, member, self.max_ranges)
+        request = exchange.request
+        if request.policy is not None:
+            self._compress(request, entry)
+            if entry.codings_made is not None and request.child is None:
+                entry = entry.codings_made.select(entry, request.fields)
+        response = responses.respond(entry, request, now, member, self.max_ranges)
         if response is None:
             return False
         if exchange.request.child is not None:

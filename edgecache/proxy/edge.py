@@ -77,6 +77,7 @@ class Edge:
         self.jurisdiction = parts.jurisdiction
         self.known = parts.known
         self.alike = parts.alike
+        self.compressor = parts.compressor
         self.limits = limits
         self.foreign = 0  # requests of another jurisdiction
         self._grown = 0  # what the memory knew of codings, then
@@ -109,6 +110,9 @@ class Edge:
         if self.memory.codings.grown != self._grown:  # heads that are known may have another answer now
             self._grown = self.memory.codings.grown
             self.known.forget_all()
+        if self.memory.newly_coded:
+            self.memory.newly_coded = False
+            self.known.forget_uncoded()
 
     def answer(self, exchange: Exchange) -> None:
         """Answer `exchange`: at once from memory, or as soon as a tier or the origin has responded."""
@@ -169,9 +173,11 @@ class Edge:
         entry, url_known = self.memory.lookup(key, request.fields)
         why = Forward.VARY_MISS if url_known else Forward.URI_MISS
         if entry is not None:
+            if request.child is not None:  # it makes codings of its own
+                entry = entry.source or entry
             if (refusal := self._answer_from(entry, exchange)) is None:
                 return
-            entry, why = None if refusal is Forward.URI_MISS else entry, refusal
+            entry, why = None if refusal is Forward.URI_MISS else entry.source or entry, refusal
         exchange.why = why
         if self.region is None or not self._may_be_regional(key, entry, why):
             self._forward(exchange, key, entry, why)
@@ -243,7 +249,7 @@ class Edge:
             case StaleWhileRevalidate():
                 answered = self.delivery.from_entry(exchange, entry, Result.STALE, now)
                 if answered:
-                    self.fetcher.validate_in_background(entry, request)
+                    self.fetcher.validate_in_background(entry.source or entry, request)
             case Fresh():
                 answered = self.delivery.from_entry(exchange, entry, Result.HIT, now)
                 if answered and usual:
@@ -315,7 +321,7 @@ class Edge:
     def _stored_by_now(self, key: bytes, request: Request, entry: Entry | None) -> Entry | None:
         """What is stored by now where `entry` was; None if it was purged."""
         known, _ = self.memory.lookup(key, request.fields)
-        entry = entry if known is None else known
+        entry = entry if known is None else known.source or known
         purged = entry is not None and self.invalidation.check(entry, self.clock()) is Verdict.PURGED
         return None if purged else entry
 

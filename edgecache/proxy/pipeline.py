@@ -15,6 +15,7 @@ from edgecache.proxy.fastpath.head_memo import Gate
 from edgecache.proxy.hooks import BYPASS, HELD, AnswerKnown, Connection, Context, Go, Middleware
 from edgecache.proxy.middleware.access import Access
 from edgecache.proxy.middleware.client_claims import ClientClaims
+from edgecache.proxy.middleware.coded_requests import CodedRequests
 from edgecache.proxy.middleware.cors_preflight import CorsPreflight
 from edgecache.proxy.middleware.forwarding_limits import ForwardingLimits
 from edgecache.proxy.middleware.geo import Geo
@@ -62,6 +63,7 @@ REGISTRY: Final[list[type[Middleware]]] = [
     CorsPreflight,
     Access,
     RuleResponse,
+    CodedRequests,
     Purge,
     OriginUrls,
 ]

@@ -96,6 +96,12 @@ def is_malformed_codings(value: bytes | None) -> bool:
     return value is not None and _members(value) is None
 
 
+def weighted_codings(value: bytes) -> dict[bytes, float] | None:
+    """The weights of the codings that an Accept-Encoding names (RFC 9110 §12.5.3); None if it is malformed."""
+    members = _members(value)
+    return None if members is None else {name.removeprefix(b"x-"): weight for name, weight in members}
+
+
 def _normal_codings(value: bytes) -> bytes:
     """The acceptable content codings in alphabetical order."""
     members = _members(value)

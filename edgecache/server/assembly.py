@@ -20,6 +20,7 @@ from edgecache.invalidation.validity import Invalidation
 from edgecache.proxy.cache_fill import Fills
 from edgecache.proxy.collapsing import Flights
 from edgecache.proxy.components import Limits, Parts
+from edgecache.proxy.compression import Compressor
 from edgecache.proxy.deliver_reply import ReplyDelivery
 from edgecache.proxy.edge import Edge
 from edgecache.proxy.fastpath.head_memo import Hit, KnownHeads
@@ -120,7 +121,8 @@ def _parts(given: AssemblyInputs, tier: Regional | None) -> Parts:
     memory, log = _memory(settings, watch), _purge_log(settings)
     flights = Flights(settings.hit_for_miss)
     invalidation = Invalidation(log, memory, flights, cut_off_modes(settings))
-    fills = Fills(memory, invalidation, policy_of(settings), watch.not_stored, tier)
+    compressor = Compressor(memory, watch.registry)
+    fills = Fills(memory, invalidation, policy_of(settings), watch.not_stored, tier, compressor.consider)
     upstream = _upstream(given, invalidation)
     return Parts(
         pop=pop,
@@ -146,6 +148,7 @@ def _parts(given: AssemblyInputs, tier: Regional | None) -> Parts:
         ),
         known=KnownHeads(persistent_head, memory.account.budget // KNOWN, memory.account.hold),
         alike=HeadTemplates(memory.account.budget // ALIKE, memory.account.hold),
+        compressor=compressor,
         region=_region(given, tier, memory, invalidation, upstream),
         jurisdiction=home,
     )

@@ -62,6 +62,8 @@ def _effects(policy: RequestPolicy, request: Request, facts: RequestFacts) -> It
         yield f"security headers: {actions.security_headers}"
     if actions.debug:
         yield f"debug: {', '.join(actions.debug)}"
+    if actions.compress is not None:
+        yield f"compress: {', '.join(coding.decode() for coding in actions.compress.codings) or 'off'}"
     for name, values in actions.own.items():
         yield f"{name}: {'set' if name in SECRET_TABLES else ', '.join(map(str, values))}"
 

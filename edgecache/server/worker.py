@@ -370,6 +370,7 @@ class Worker:
             connection.cut()
         await self._listeners.end()
         self._switch.close()
+        self.edge.compressor.close()
         if self.logs is not None:
             await self.logs.close()
         if self._rate_limits is not None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Final
 
 from edgecache.semantics import uri
 from edgecache.semantics.accept_encoding import Codings, codings_in_block, keyed, keyed_under
 from edgecache.semantics.cache_key import SearchVariance, no_vary_search
+from edgecache.semantics.content_coding import coded, may_be_coded
 from edgecache.semantics.content_length import are_consistent, is_complete
 from edgecache.semantics.field_codec import content_type_in, pack, unpack
 from edgecache.semantics.message import Fields
@@ -23,6 +25,7 @@ from edgecache.semantics.stored_response import Stored, current_age, etag_of, la
 from edgecache.semantics.vary import selecting_values
 from edgecache.storage.eviction import POLICIES, EvictionPolicy
 from edgecache.storage.memory_budget import Account
+from edgecache.storage.own_codings import OwnCodings
 from edgecache.storage.variants import UsedCodings, Variants
 from edgecache.wire.body_charge import LARGE
 
@@ -40,6 +43,7 @@ class Entry:
 
     __slots__ = (
         "block",
+        "codings_made",
         "content",
         "directives",
         "gone",
@@ -52,6 +56,7 @@ class Entry:
         "segments",
         "selecting",
         "size",
+        "source",
         "stale_at",
         "stale_if_error",
         "status",
@@ -68,6 +73,8 @@ class Entry:
         self.content = content
         self.segments = segments
         self.gone = False
+        self.codings_made: OwnCodings | None = None  # of its content; None: nothing was decided yet
+        self.source: Entry | None = None  # the entry whose content, coded, this one has
         self.set_head(stored)
 
     def set_head(self, stored: Stored) -> None:
@@ -98,6 +105,8 @@ class Entry:
         chosen = sum(len(value) for value in self.selecting if value is not None)
         tagged = sum(map(len, self.tags)) + TAG_OVERHEAD * len(self.tags) if self.tags else 0
         self.size = ENTRY_OVERHEAD + len(self.key) + len(self.block) + chosen + tagged + held
+        if self.codings_made is not None:
+            self.size += self.codings_made.size
 
     @property
     def stored(self) -> Stored:
@@ -159,7 +168,9 @@ Slot = Entry | Variants
 def _entries_of(slot: Slot | None) -> Iterable[Entry]:
     if slot is None:
         return ()
-    return slot.by_values.values() if isinstance(slot, Variants) else (slot,)
+    entries = tuple(slot.by_values.values()) if isinstance(slot, Variants) else (slot,)
+    made = [entry.codings_made.by_name.values() for entry in entries if entry.codings_made is not None]
+    return chain(entries, *made) if made else entries
 
 
 class Memory:
@@ -180,6 +191,7 @@ class Memory:
         self._refused = refused  # called with the reason when a response is not stored
         self._warned = False  # that a length was wrong
         self.evictions = 0
+        self.newly_coded = False  # since this was last looked at
         self.retired = 0  # times that something was taken out, or made room for what succeeds it
         self._slots: EvictionPolicy[bytes, Slot] = POLICIES[policy](
             budget, getsizeof=lambda slot: slot.size, on_evict=self._evicted, spares=self._spares
@@ -317,10 +329,45 @@ class Memory:
         return None if entry.gone else entry
 
     def resize(self, entry: Entry) -> None:
-        """Charge `entry` anew: its size has changed."""
+        """Charge `entry` anew: its head has changed, and its codings follow."""
         slot = self._slots.peek(entry.key)
         if slot is not None and not entry.gone:
+            if entry.codings_made is not None and entry.codings_made.by_name:
+                self._follow(entry, entry.codings_made)
             self._keep(slot, entry)
+
+    # --- codings made here
+
+    def add_coding(self, entry: Entry, coding: bytes, content: bytes, order: tuple[bytes, ...]) -> bool:
+        """Keep the content of `entry` in that coding beside it; False if `entry` is not here any more."""
+        slot = self._slots.peek(entry.key)
+        made = entry.codings_made
+        if entry.gone or slot is None or made is None or not may_be_coded(entry.stored):
+            return False
+        if slot is entry:
+            slot = Variants((), self.codings.of(entry.key), self._retire)
+            slot.put(entry)
+        elif not isinstance(slot, Variants) or entry not in slot.by_values.values():
+            return False
+        other = Entry(entry.url, coded(entry.stored, coding), content, passed=entry.passed)
+        other.key, other.source = entry.key, entry
+        made.put(coding, other, order)
+        entry.weigh()
+        self.account.entered(content)
+        self.newly_coded = True
+        return self._keep(slot, entry) is not None
+
+    def _follow(self, entry: Entry, made: OwnCodings) -> None:
+        """Have the codings of `entry` follow its new head, or leave, if that forbids them."""
+        if may_be_coded(entry.stored):
+            made.follow(entry)
+        else:
+            for other in made.by_name.values():
+                other.gone = True
+                self.account.left(other.content)
+            self.retired += 1
+            entry.codings_made = OwnCodings()
+        entry.weigh()
 
     def invalidate(self, key: bytes) -> bool:
         """Forget every response stored for a URL; whether there was one."""
@@ -333,13 +380,17 @@ class Memory:
         return True
 
     def drop(self, entry: Entry) -> None:
-        """Forget one response."""
+        """Forget one response, in all of its codings."""
+        entry = entry.source or entry
         slot = self._slots.peek(entry.key)
         self._retire(entry)
         if slot is entry:
             del self._slots[entry.key]
         elif isinstance(slot, Variants) and slot.remove(entry):
-            self._slots[entry.key] = slot
+            if slot.names:
+                self._slots[entry.key] = slot
+            else:
+                del self._slots[entry.key]
 
     def _learn(self, entry: Entry) -> None:
         """Remember what `entry` says of other requests: its No-Vary-Search, and a coding that its site uses."""
@@ -378,10 +429,11 @@ class Memory:
 
     def _retire(self, slot: Slot | None) -> None:
         self.retired += 1
-        for entry in _entries_of(slot):
+        for entry in tuple(_entries_of(slot)):
             entry.gone = True
             for content in entry.contents:
                 self.account.left(content)
+            entry.codings_made = None
 
     @property
     def size(self) -> int:

@@ -387,6 +387,7 @@ def entry_of(record: Record) -> Entry:
     entry.content = record.body
     entry.segments = None
     entry.gone = False
+    entry.codings_made = entry.source = None
     entry.block = record.block
     entry.status = record.status
     entry.reason = record.reason

@@ -102,7 +102,9 @@ class Variants:
             if self._keyed_by is not None:
                 values = keyed_at(self._at, values, self._keyed_by)
         entry = self.by_values.get(values)
-        return self._by_language(fields) if entry is None and self.select_language else entry
+        if entry is None and self.select_language:
+            entry = self._by_language(fields)
+        return entry if entry is None or entry.codings_made is None else entry.codings_made.select(entry, fields)
 
     def _rekey(self) -> None:
         """Key the entries anew: the site has used another coding."""

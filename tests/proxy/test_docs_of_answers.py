@@ -42,3 +42,20 @@ async def test_the_example_of_answers_runs() -> None:
                 assert page.get("x-powered-by") is None
                 assert page.get("x-frame-options") == "SAMEORIGIN"
                 assert page.get("access-control-allow-origin") == "https://a.partner.example"
+
+
+async def test_the_example_of_compression_runs() -> None:
+    """Compressed as it says, but for one path."""
+    clock = FakeClock()
+    async with running_origin(clock) as origin:
+        origin.otherwise(
+            Reply(fields=[("Cache-Control", "max-age=60"), ("Content-Type", "text/html")], body=b"text " * 1000)
+        )
+        text = example("Compression", origin.url)
+        async with running_pop(origin, clock, sites=text) as pop:
+            asked = [("Host", "example.org"), ("Accept-Encoding", "br, gzip")]
+            for target, coding in (("/", "br"), ("/account/x", None)):
+                assert (await pop.get(target, *asked)).get("content-encoding") is None
+                if (task := pop.worker.edge.compressor.task) is not None:
+                    await task
+                assert (await pop.get(target, *asked)).get("content-encoding") == coding

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 import msgspec
@@ -36,8 +36,14 @@ from edgecache.semantics.stored_response import Policy
 
 Matcher = Callable[[bytes], Any]  # true of a value that matches
 ADMIT_ONLY: Final = frozenset(("name", "when", "last", "access", "limits"))  # keys of rules that change no response
-OF_MIDDLEWARE: Final = ("access", "compress")
+OF_MIDDLEWARE: Final = ("access",)
 RESULTS: Final = {"regional": "hit", "collapsed": "miss"}  # as rules name them
+COMPRESSIBLE: Final = (  # media types that are text, or that compress as text does
+    *("text/*", "*/*+json", "*/*+xml", "*/*+text", "application/json", "application/xml", "application/wasm"),
+    *("application/javascript", "application/x-javascript", "application/ecmascript", "application/manifest*"),
+    *("application/x-ndjson", "application/rtf", "application/vnd.ms-fontobject", "font/ttf", "font/otf", "image/bmp"),
+    *("image/svg+xml", "image/x-icon", "image/vnd.microsoft.icon", "application/x-web-app-manifest*"),
+)
 LONE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 LITERAL: Final = re.compile(r"[^*?]*")
 
@@ -99,7 +105,8 @@ def _site(written: model.Site, storing: Policy, pages: ErrorPages | None) -> Sit
 
 def rule_of(site: str, written: model.Rule, *, last: bool = False) -> Rule:
     """One rule of `site`."""
-    present = {name for name in written.__struct_fields__ if getattr(written, name) not in (None, (), False)}
+    present = {name for name in written.__struct_fields__ if getattr(written, name) not in (None, ())}
+    present -= set() if written.last else {"last"}  # but `compress = false` does something
     shared = msgspec.structs.replace(written, access=None)  # it is checked for each client, and holds secrets
     text = msgspec.json.encode(shared, enc_hook=_text_of_scalar).decode()
     return Rule(
@@ -277,6 +284,7 @@ def _actions(site: str, written: model.Rule) -> actions.Actions:
         None if written.cors is None else _cors(written.cors),
         written.security_headers,
         written.debug,
+        None if written.compress is None else _compress(written.compress),
         own,
     )
 
@@ -341,6 +349,13 @@ def _reply(written: model.Rule) -> actions.Redirect | actions.Respond | None:
         lines = (*([kind] if respond.body else ()), *_lines(respond.headers))
         return actions.Respond(respond.status, respond.body.encode(), lines, written.name)
     return None
+
+
+def _compress(compress: model.Compress | Literal[False]) -> actions.Compress:
+    if compress is False:
+        return actions.Compress((), glob(()), 0)
+    codings = tuple(coding.encode() for coding in compress.codings)
+    return actions.Compress(codings, glob(compress.types or COMPRESSIBLE), compress.min_size)
 
 
 def _cors(cors: model.Cors) -> actions.Cors:

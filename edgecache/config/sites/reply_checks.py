@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from typing import Final
 
-from edgecache.config.sites.model import Cors, FieldEdits, Redirect, Respond, Rule
+from edgecache.config.sites.model import Compress, Cors, FieldEdits, Redirect, Respond, Rule
 from edgecache.config.sites.positions import Path, Problem
 from edgecache.semantics.rules.redirects import mistake_in
 
@@ -16,6 +17,7 @@ OF_CONTENT: Final = frozenset(("content-encoding", "content-range"))  # they wou
 OF_REQUESTS: Final = frozenset(  # made by the cache, which reads the response accordingly
     ["expect", "if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range"]
 )
+LIBRARIES: Final = {"gzip": ("isal",), "zstd": ("compression.zstd", "backports.zstd"), "br": ("brotli",)}
 WITHOUT_CONTENT: Final = (204, 205, 304)
 
 
@@ -29,6 +31,8 @@ def in_answers(rule: Rule, path: Path) -> Iterator[Problem]:
         yield from _of_edits(rule.request_headers, OF_REQUESTS, (*path, "request_headers"))
     if rule.response_headers is not None:
         yield from _of_edits(rule.response_headers, OF_CONTENT, (*path, "response_headers"))
+    if isinstance(rule.compress, Compress):
+        yield from _of_compression(rule.compress, (*path, "compress"))
     if rule.cors is not None:
         yield from _of_cors(rule.cors, (*path, "cors"))
 
@@ -68,3 +72,20 @@ def _of_cors(cors: Cors, path: Path) -> Iterator[Problem]:
     for key in ("origins", "methods", "headers", "expose"):  # Fetch §3.2.5: with credentials, * is no wildcard
         if "*" in getattr(cors, key):
             yield Problem((*path, key), '"*" does not go with credentials: name them')
+
+
+def _of_compression(compress: Compress, path: Path) -> Iterator[Problem]:
+    for coding in compress.codings:
+        if not any(is_installed(name) for name in LIBRARIES[coding]):
+            words = f"{coding} needs a library that is not installed: pip install edgecache[compression]"
+            yield Problem((*path, "codings"), words)
+    if len(set(compress.codings)) < len(compress.codings):
+        yield Problem((*path, "codings"), "names a coding twice")
+
+
+def is_installed(name: str) -> bool:
+    """Whether there is a module of that name."""
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # the package that it would be in
+        return False

@@ -231,6 +231,12 @@ class KnownHeads:
         for number in [number for number, rendered in self._rendered.items() if rendered.entry.gone]:
             self._rendered.forget(number)
 
+    def forget_uncoded(self) -> None:
+        """Let go of heads whose answer there is in a coding by now, which their requests may accept."""
+        for raw, known in list(self._known.items()):
+            if type(known) is Hit and (made := known.rendered.entry.codings_made) is not None and made.names:
+                self._known.forget(raw)
+
     def forget_all(self) -> None:
         """Forget all: what the answers follow from has changed."""
         self._known.clear()

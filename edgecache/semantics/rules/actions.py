@@ -136,6 +136,15 @@ class Cors:
     max_age: float  # seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Compress:
+    """Content codings made here."""
+
+    codings: tuple[bytes, ...]  # the best first; none: nothing is coded
+    types: Any  # a matcher of media types
+    min_size: int  # bytes
+
+
 NO_EDITS: Final = FieldEdits()
 NO_ROUTE: Final = Route()
 NO_CACHING: Final = Caching()
@@ -155,6 +164,7 @@ class Actions:
     cors: Cors | None = None
     security_headers: Literal["off", "basic", "strict"] | None = None
     debug: tuple[str, ...] = ()
+    compress: Compress | None = None
     own: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def over(self, earlier: Actions) -> Actions:
@@ -170,6 +180,7 @@ class Actions:
             self.cors or earlier.cors,
             self.security_headers or earlier.security_headers,
             (*earlier.debug, *(name for name in self.debug if name not in earlier.debug)),
+            self.compress or earlier.compress,
             {name: (*earlier.own.get(name, ()), *self.own.get(name, ())) for name in names},
         )
 

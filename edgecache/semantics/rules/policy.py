@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from edgecache.semantics.bounded_cache import BoundedCache
 from edgecache.semantics.cache_tags import BETWEEN_POPS, between_pops
+from edgecache.semantics.content_coding import may_vary_by_coding, varying_by_coding
 from edgecache.semantics.field_codec import pack, unpack
 from edgecache.semantics.message import Response
 from edgecache.semantics.rules.actions import NO_ACTIONS, NO_CACHING, NO_KEY, Actions
@@ -122,6 +123,11 @@ class RequestPolicy:
         """Whether any rule may change the fields of responses."""
         return any(_changes_fields(rule.actions) for _, rule in self.held)
 
+    @cached_property
+    def compresses(self) -> bool:
+        """Whether any rule may have a response coded."""
+        return any(rule.actions.compress is not None for _, rule in self.held)
+
     def delivered(
         self,
         status: int,
@@ -141,10 +147,14 @@ class RequestPolicy:
         edited = unpack(fields)
         content_type = content_type or edited.get(b"content-type") or b""
         actions = self.for_response(ResponseFacts(200 if status == NOT_MODIFIED else status, content_type, result))
+        may_be_coded = result not in ("pass", "error")
+        may_be_coded = may_be_coded and may_vary_by_coding(actions.compress, status, edited, content_type)
         edited = with_security_headers(edited, actions.security_headers, scheme)
         edited = actions.response_fields.applied(edited)
         if actions.cors is not None:
             edited = with_cors(edited, actions.cors, self.allowed_origin)
+        if may_be_coded:
+            edited = varying_by_coding(edited)
         return pack(with_debug_fields(edited, actions.debug, status, result, times) if actions.debug else edited)
 
     def received(self, response: Response) -> Response:
@@ -245,4 +255,5 @@ class Site:
 def _changes_fields(actions: Actions) -> bool:
     """Whether `actions` may change the fields of a response as it is delivered."""
     preset = actions.security_headers not in (None, "off")
-    return bool(actions.response_fields) or actions.cors is not None or preset or bool(actions.debug)
+    added = (actions.cors, actions.compress)
+    return bool(actions.response_fields) or any(one is not None for one in added) or preset or bool(actions.debug)

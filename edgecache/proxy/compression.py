@@ -1,0 +1,171 @@
+"""Stored responses compressed, once each, in a thread beside the event loop.
+
+    consider ──► queue ──► _run: one at a time, coding by coding ──► Memory.add_coding
+
+Until a coding is ready, clients get the response as it is stored. What waits and what is made is charged to the memory
+budget; where too much waits, a response is considered again at a later hit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol
+
+from edgecache.semantics.content_coding import codings_for
+from edgecache.semantics.message import Request
+from edgecache.semantics.rope import Content, Piece, pieces_of
+from edgecache.semantics.rules.conditions import ResponseFacts
+from edgecache.storage.memory import Entry, Memory
+from edgecache.storage.own_codings import OwnCodings
+from edgecache.tasks import spawn
+from edgecache.telemetry.metrics import Registry
+
+log = logging.getLogger("edgecache")
+
+MOST_WAITING: Final = 256  # responses
+MOST_BYTES: Final = 32 * 1024 * 1024  # of their contents together
+WORTH: Final = 0.95  # a coding is kept if it has at most so much of the uncoded bytes
+STEP: Final = 256 * 1024  # bytes that are compressed between two looks at what came of it
+GZIP: Final = 31  # window bits, and the format of RFC 1952
+LEVELS: Final = {b"gzip": 3, b"zstd": 3, b"br": 5}
+
+
+class Encoder(Protocol):
+    """A compressor that takes a content piece by piece."""
+
+    def compress(self, data: Piece, /) -> bytes:
+        """What comes out for `data`; it may be empty."""
+
+    def flush(self) -> bytes:
+        """The rest."""
+
+
+class _Brotli:
+    def __init__(self) -> None:
+        import brotli
+
+        self._compressor = brotli.Compressor(quality=LEVELS[b"br"])
+        self.flush: Callable[[], bytes] = self._compressor.finish
+
+    def compress(self, data: Piece, /) -> bytes:
+        out: bytes = self._compressor.process(bytes(data))
+        return out
+
+
+def _gzip() -> Any:
+    from isal import isal_zlib
+
+    return isal_zlib.compressobj(LEVELS[b"gzip"], isal_zlib.DEFLATED, GZIP)
+
+
+def _zstd() -> Any:
+    try:
+        from compression import zstd  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        from backports import zstd
+    return zstd.ZstdCompressor(level=LEVELS[b"zstd"])
+
+
+ENCODERS: Final[dict[bytes, Callable[[], Encoder]]] = {b"gzip": _gzip, b"zstd": _zstd, b"br": _Brotli}
+
+
+def encoded(coding: bytes, content: Content) -> bytes | None:
+    """`content` in a coding; None as soon as that is not worth it."""
+    encoder, most = ENCODERS[coding](), int(len(content) * WORTH)
+    out, size = [], 0
+    for piece in pieces_of(content):
+        for at in range(0, len(piece), STEP):
+            made = encoder.compress(memoryview(piece)[at : at + STEP])
+            out.append(made)
+            size += len(made)
+            if size > most:
+                return None
+    out.append(encoder.flush())
+    return b"".join(out) if size + len(out[-1]) <= most else None
+
+
+class Compressor:
+    """Has stored responses compressed where the rules of their requests say so. Its state: what waits, and a thread."""
+
+    def __init__(self, memory: Memory, registry: Registry) -> None:
+        self._memory = memory
+        self._registry = registry
+        self._waiting: deque[tuple[Entry, tuple[bytes, ...]]] = deque()
+        self._bytes = 0  # of contents that wait
+        self.task: asyncio.Task[None] | None = None  # what compresses, as long as something waits
+        self._thread: ThreadPoolExecutor | None = None
+
+    def consider(self, request: Request, entry: Entry) -> None:
+        """Compress `entry`, which answers `request`, unless that was decided before, or there is no room now."""
+        policy = request.policy
+        if entry.codings_made is not None or entry.gone or not policy.compresses or entry.segments is not None:
+            return
+        if entry.source is not None or request.child is not None or not self._memory.has(entry.url):
+            return
+        facts = ResponseFacts(entry.status, entry.content_type, "hit")
+        length = len(entry.content)
+        codings = codings_for(policy.for_response(facts).compress, request, entry.stored, length)
+        if codings and (len(self._waiting) >= MOST_WAITING or self._bytes + length > MOST_BYTES):
+            self._count("all", "busy")
+            return
+        entry.codings_made = OwnCodings()
+        if codings:
+            self._bytes += length
+            self._memory.account.acquire(entry.content)
+            self._waiting.append((entry, codings))
+            if self.task is None:
+                self.task = spawn(self._run(), "compress")
+
+    async def _run(self) -> None:
+        """Compress what waits, one response after the other."""
+        try:
+            while self._waiting:
+                await self._compress(*self._waiting.popleft())
+        finally:
+            self.task = None
+
+    async def _compress(self, entry: Entry, codings: tuple[bytes, ...]) -> None:
+        content = entry.content
+        try:
+            for coding in codings:
+                await self._add(entry, coding, content, codings)
+        finally:
+            self._bytes -= len(content)
+            self._memory.account.release(content)
+
+    async def _add(self, entry: Entry, coding: bytes, content: Content, order: tuple[bytes, ...]) -> None:
+        if entry.gone:
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "compress")
+        account, size = self._memory.account, len(content)
+        account.hold(size)  # no more is made of it
+        try:
+            made = await asyncio.get_running_loop().run_in_executor(self._thread, encoded, coding, content)
+        except Exception as error:
+            self._count(coding.decode(), "failed")
+            log.error("a response could not be compressed: %s: %r", coding.decode(), error)
+            return
+        finally:
+            account.hold(-size)
+        if made is None:
+            self._count(coding.decode(), "larger")
+        elif entry.content is content and self._memory.add_coding(entry, coding, made, order):
+            self._count(coding.decode(), "made")
+        else:
+            self._count(coding.decode(), "gone")
+
+    def _count(self, coding: str, outcome: str) -> None:
+        meaning = "Codings made of stored responses: made, larger than those, gone by then, failed, or put off (busy)."
+        self._registry.counter("edgecache_compressions", meaning, coding=coding, outcome=outcome).value += 1
+
+    def close(self) -> None:
+        """End the thread once it is done with what it does."""
+        self._waiting.clear()
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._thread = None

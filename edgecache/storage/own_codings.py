@@ -1,0 +1,49 @@
+"""The codings made here of one stored response: entries of their own, which live and die with it.
+
+They are no variants in the sense of RFC 9111 §4.1: whatever invalidates, freshens or evicts the response that they were
+made of does the same to them, and only that one is validated, or goes into the regional tier.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgecache.semantics.content_coding import ACCEPT_ENCODING, accepts_coded, coded, preferred
+
+if TYPE_CHECKING:
+    from edgecache.semantics.message import Fields
+    from edgecache.storage.memory import Entry
+
+
+class OwnCodings:
+    """The entries by their coding, the best first. Empty as long as none is made, and where none is to be made."""
+
+    __slots__ = ("by_name", "names")
+
+    def __init__(self) -> None:
+        self.by_name: dict[bytes, Entry] = {}
+        self.names: tuple[bytes, ...] = ()
+
+    def select(self, source: Entry, fields: Fields) -> Entry:
+        """The representation for a request with `fields`: one of these, or `source`."""
+        if not self.names or not accepts_coded(fields):
+            return source
+        coding = preferred(fields.get(ACCEPT_ENCODING), self.names)
+        return source if coding is None else self.by_name[coding]
+
+    def put(self, coding: bytes, entry: Entry, order: tuple[bytes, ...]) -> None:
+        """Add `entry`, in that coding; `order` has the best first."""
+        self.by_name[coding] = entry
+        self.names = tuple(name for name in order if name in self.by_name)
+
+    def follow(self, source: Entry) -> None:
+        """Take over the head of `source`, which has changed."""
+        stored = source.stored
+        for coding, entry in self.by_name.items():
+            entry.passed = source.passed
+            entry.set_head(coded(stored, coding))
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum([entry.size for entry in self.by_name.values()])
