@@ -53,6 +53,7 @@ class Parents(Balancer):
     ) -> None:
         super().__init__(settings, clock)
         self._failed = failed
+        self._told = False  # that a parent lacks a site
         self._pop = settings.pop
         self._home = settings.region
         self.bypass = Bypass(
@@ -118,8 +119,11 @@ class Parents(Balancer):
 
     def speaks(self, response: Response) -> Speaks:
         """Whether the parent is healthy, and whether its response is final."""
+        if response.status == 421 and not passed_through(response):
+            self._lacks_site()
+            return Speaks.ELSEWHERE
         if response.status == LOOPED or (400 <= response.status < 500 and not passed_through(response)):
-            return Speaks.WELL if response.status != 421 else Speaks.ELSEWHERE
+            return Speaks.WELL
         if response.status in UNAVAILABLE and not passed_through(response):
             return Speaks.UNAVAILABLE  # from a server in front of it
         if has_not_asked(response):
@@ -128,6 +132,12 @@ class Parents(Balancer):
             self._failed("no-proof")
             return Speaks.DISTRUSTED  # it does not know this POP: its response may be older than a purge here
         return Speaks.WELL
+
+    def _lacks_site(self) -> None:
+        self._failed("no-site")
+        if not self._told:
+            self._told = True
+            log.warning("a parent has no site for a request (421): its EDGECACHE_SITES differ from those of this POP")
 
     def came(self, call: UpstreamCall, response: Response) -> None:
         """Take over the log position at which the parent requested the response."""
