@@ -225,6 +225,39 @@ async def test_a_slow_request_is_hedged_in_its_pool() -> None:
             judge(origin)
 
 
+# --- Host
+
+
+@pytest.mark.parametrize(
+    ("pool", "route", "seen"),
+    [
+        ("", "", "a.test"),
+        ('host = "client"', "", "a.test"),
+        ('host = "origin"', "", "origin"),
+        ('host = "x.test"', "", "x.test"),
+        ('host = "x.test"', "client", "a.test"),
+        ('host = "origin"', "client", "a.test"),
+        ('host = "origin"', "y.test", "y.test"),
+        ("", "origin", "origin"),
+        ("", "y.test:8080", "y.test:8080"),
+    ],
+)
+async def test_the_host_that_is_sent(pool: str, route: str, seen: str) -> None:
+    """The route's before the pool's; what the origin says of itself is made public, and nothing of another site."""
+    rule = f'[[sites.rules]]\nname = "r"\nroute = {{ host = "{route}" }}\n' if route else ""
+    text = f'[pools.p]\nservers = ["{{0}}"]\n{pool}\n' + site('pool = "p"') + rule + site('origin = "{1}"', "b")
+    async with sites(text, 2, origin_host="elsewhere.test", hosts="a.test,b.test") as run:
+        own = run.origins[0].url.partition("://")[2]
+        other = run.origins[1].url
+        sent = own if seen == "origin" else seen
+        run.origins[0].on("/own", Reply(301, [("Location", f"http://{sent}/x")]))
+        run.origins[0].on("/other", Reply(301, [("Location", f"{other}/x")]))
+        assert (await run.pop.get("/own", A)).get("location") == "http://a.test/x"
+        assert (await run.pop.get("/other", A)).get("location") == f"{other}/x"
+        assert [request.all("host") for request in run.origins[0].requests] == [[sent]] * 2
+        assert run.origins[0].requests[0].get("x-forwarded-host") == "a.test"
+
+
 # --- parents
 
 FLEET = {"pop_secret": "a-secret-of-this-fleet", "region": "eu"}
