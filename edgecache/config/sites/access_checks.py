@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from edgecache.config.addresses import server
-from edgecache.config.sites.model import Access, Basic, ForwardAuth, Jwt, SignedUrl
+from edgecache.config.sites.model import Access, Basic, Bots, ForwardAuth, Jwt, SignedUrl
 from edgecache.config.sites.positions import Path, Problem
 
 ALGORITHMS: Final = (
@@ -34,7 +34,7 @@ def in_access(access: Access | None, path: Path) -> Iterator[Problem]:
     if access.forward_auth is not None:
         yield from _of_forward_auth(access.forward_auth, (*path, "forward_auth"))
     if access.bots is not None:
-        yield Problem((*path, "bots"), "is not available in this version")
+        yield from _of_bots(access.bots, (*path, "bots"))
 
 
 def _of_basic(basic: Basic, path: Path) -> Iterator[Problem]:
@@ -71,6 +71,15 @@ def _of_signed(signed: SignedUrl, path: Path) -> Iterator[Problem]:
 
 def _of_forward_auth(auth: ForwardAuth, path: Path) -> Iterator[Problem]:
     yield from _url(auth.url, (*path, "url"))
+
+
+def _of_bots(bots: Bots, path: Path) -> Iterator[Problem]:
+    if not bots.directories:
+        yield Problem(path, "needs directories: the origins of bots, as https://bot.example.org")
+    for number, url in enumerate(bots.directories):
+        yield from _url(url, (*path, "directories", number))
+    yield from _needs("http_message_signatures", "http-message-signatures", path)
+    yield from _needs("joserfc", "joserfc", path)
 
 
 def _url(url: str, path: Path) -> Iterator[Problem]:

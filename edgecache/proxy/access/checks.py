@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgecache.proxy.access.admission import Check
-from edgecache.proxy.access.demands import Unusable, of_addresses
+from edgecache.proxy.access.demands import of_addresses
 from edgecache.proxy.hooks import Context
 
 if TYPE_CHECKING:
-    from edgecache.config.sites.model import Access, Basic, ForwardAuth, Jwt, SignedUrl
+    from edgecache.config.sites.model import Access, Basic, Bots, ForwardAuth, Jwt, SignedUrl
 
 Make = Callable[[], Check]
 LARGEST: Final = 1024 * 1024  # bytes of a file of keys
@@ -31,7 +31,7 @@ def checks_of(context: Context, table: Access, place: str) -> Iterator[Make]:
     if table.forward_auth is not None:
         yield partial(_forward_auth_check, context, table.forward_auth, place)
     if table.bots is not None:
-        yield Unusable
+        yield partial(_bot_check, context, table.bots, place)
 
 
 def content_of(context: Context, path: str) -> bytes:
@@ -89,3 +89,12 @@ def _forward_auth_check(context: Context, written: ForwardAuth, place: str) -> C
     words = "Requests for a decision about access that had no usable response."
     failed = _counting(context, "edgecache_access_forward_auth_failures", words, place)
     return ForwardAuthCheck(written, context.clock.wall, failed)
+
+
+def _bot_check(context: Context, written: Bots, place: str) -> Check:
+    from edgecache.proxy.access.bot_signatures import BotCheck, directory_keys
+    from edgecache.proxy.access.key_sets import RemoteKeys
+
+    words = "Fetches of key sets that failed."
+    failed = _counting(context, "edgecache_access_key_set_failures", words, place)
+    return BotCheck(written, lambda url: RemoteKeys(url, context.clock.now, failed, directory_keys))

@@ -135,10 +135,17 @@ class FileKeys:
 class RemoteKeys:
     """A key set at a URL. Mutable state: the keys, when they came, and the fetch under way."""
 
-    def __init__(self, url: str, clock: Callable[[], float], failed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        clock: Callable[[], float],
+        failed: Callable[[], None],
+        parse: Callable[[bytes], list[Key]] = keys_of,
+    ) -> None:
         self._url = url
         self._clock = clock  # resident time
         self._failed = failed  # counts
+        self._parse = parse
         self.keys: Sequence[Key] = ()
         self.generation = 0  # of the keys: what older ones have verified is verified again
         self._content = b""
@@ -176,12 +183,12 @@ class RemoteKeys:
             got = await fetched(self._url, (), within=WITHIN, most=LARGEST_SET)
             if got.status != 200:
                 raise FetchFailed(f"status {got.status}")
-            keys = self.keys if got.content == self._content else keys_of(got.content)
+            keys = self.keys if got.content == self._content else self._parse(got.content)
         except (FetchFailed, ValueError, KeyError, TypeError) as error:
             self._failed()
             reason = str(error) if isinstance(error, FetchFailed) else "it is no key set"
             kept = "the keys that are known stay" if self.keys else "tokens are refused"
-            log.warning("a key set of access.jwt could not be fetched (%s): %s", reason, kept)
+            log.warning("a key set of a rule of access could not be fetched (%s): %s", reason, kept)
         else:
             self._came = self._clock()
             if got.content != self._content:
