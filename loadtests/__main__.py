@@ -12,6 +12,7 @@ HERE: Final = Path(__file__).parent
 PROGRAMS: Final = {
     "bench": "bench.compare",
     "heads-cost": "bench.heads_cost",
+    "compression": "bench.compression",
     "restart": "bench.restart",
     "trace-policies": "bench.trace_policies",
     "load": "locust.run",

@@ -235,6 +235,8 @@ class Edge:
     def _answer_from(self, entry: Entry, exchange: Exchange) -> Forward | None:
         """Answer with `entry`, or say why not: it was purged (URI_MISS), has to be validated, or holds other parts."""
         request, now = exchange.request, self.clock()
+        if entry.codings_made is not None and request.child is None:
+            entry = entry.codings_made.select(entry, request.fields)
         if entry.passed != self.log.fence and (proof := self.invalidation.check(entry, now)) is not Verdict.USABLE:
             return Forward.URI_MISS if proof is Verdict.PURGED else Forward.STALE
         plain = rfc9111.is_plain(request.fields)

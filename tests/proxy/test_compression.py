@@ -21,7 +21,7 @@ from proxy.test_sites import two_sites
 
 from edgecache.proxy.compression import encoded
 from edgecache.semantics.content_coding import preferred
-from edgecache.semantics.rope import Rope
+from edgecache.semantics.rope import Content, Rope
 
 try:
     from compression import zstd
@@ -367,6 +367,39 @@ async def test_waiting_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             assert coding(await get(pop, target, ALL)) == "zstd"
         assert compressor._bytes == 0
         assert pop.worker.edge.memory.account.held < len(TEXT)
+
+
+async def test_large_and_streamed_bodies_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 MiB that come in chunks are compressed one at a time, and charged; what is larger is left alone."""
+    running: list[int] = []
+    at_once: list[int] = []
+
+    def noting(coding: bytes, content: Content) -> bytes | None:
+        running.append(len(content))
+        at_once.append(len(running))
+        held.append(pop.worker.edge.memory.account.held)
+        made = encoded(coding, content)
+        running.pop()
+        return made
+
+    held: list[int] = []
+    monkeypatch.setattr("edgecache.proxy.compression.encoded", noting)
+    most = 10 * 1024 * 1024
+    large = (TEXT * (most // len(TEXT) + 2))[: most + 1]
+    async with running_origin(FakeClock()) as origin:
+        for target, size in (("/0", most), ("/1", most), ("/2", most + 1)):
+            pieces = [large[at : min(at + 100_000, size)] for at in range(0, size, 100_000)]
+            origin.on(target, text(pieces=pieces, framing="chunked"))
+        settings = {"memory": "256MiB", "max_object_memory": "16MiB", "sites": one_site(origin)}
+        async with running_pop(origin, origin.clock, **settings) as pop:
+            for target in ("/0", "/1", "/2"):
+                assert len((await get(pop, target, "gzip")).body) == (most + 1 if target == "/2" else most)
+            await settled(pop)
+            assert at_once == [1] * 4
+            assert min(held) >= most
+            assert gzip.decompress((await get(pop, "/1", "gzip")).body) == large[:most]
+            assert (await get(pop, "/2", "gzip")).get("content-encoding") is None
+            assert pop.worker.edge.memory.account.held < most
 
 
 @pytest.mark.parametrize("name", [b"gzip", b"zstd", b"br"])
