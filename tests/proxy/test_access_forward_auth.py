@@ -111,3 +111,14 @@ async def test_fields_that_are_passed_key_the_cache() -> None:
         forged = await pop.get("/app/x", HOST, ("Cookie", "user=ann"), ("X-User", "root"))
         assert forged.body == b"ann"
         assert (await pop.get("/open", HOST, ("X-User", "root"))).body == b"-"
+
+
+async def test_authorization_that_the_server_reads_makes_nothing_private() -> None:
+    """It stays here, unless the rule passes it on."""
+    for more, count in (("", 1), (", pass_credentials = true", 2)):
+        async with guarded(more) as (pop, a, _):
+            for password in ("one", "two"):
+                fields = [HOST, ("Cookie", "user=ann"), ("Authorization", f"Basic {password}")]
+                assert (await pop.get("/app/x", *fields)).status == 200
+            assert len(a.requests) == count
+            assert (a.requests[0].get("authorization") is None) is (count == 1)

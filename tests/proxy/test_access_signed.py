@@ -103,3 +103,26 @@ async def test_a_missing_key_refuses_all(tmp_path: Path, caplog: pytest.LogCaptu
         assert (await pop.get("/", HOST)).status == 200
         assert [request.target for request in a.requests] == ["/"]
     assert "access is refused to all" in caplog.text
+
+
+async def test_an_accepted_signature_is_in_no_log(key_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The access log has # in its place, for known heads too; and no client can send that."""
+    caplog.set_level(0)
+    async with two_sites(RULES.format(key_file, ', cookie = "ec"'), access_log="1") as (pop, _, _b):
+        lines: list[bytes] = []
+        pop.worker._log._writer.write = lambda data, *more: lines.append(bytes(data))
+        signed = token("/vod/1?a=1", NOW + 60)
+        seen = set()
+        original = pop.worker._request_log._log.add
+        pop.worker._request_log._log.add = lambda record: seen.add(record[2]) or original(record)
+        async with pop.client() as client:
+            for _ in range(5):
+                await client.request("GET", f"/vod/1?edgecache-token={signed}&a=1", [HOST])
+                assert (await client.response()).status == 200
+            await client.send(b"GET /vod/1?edgecache-token=#&a=1 HTTP/1.1\r\nHost: a.test\r\n\r\n")
+            assert (await client.response()).status in (400, 403)
+        assert len(seen) >= 1
+        accepted = [line for line in seen if "edgecache-token=#&a=1" in line]
+        assert accepted
+        assert all(signed[-20:] not in line for line in seen)
+        assert signed[-20:] not in caplog.text

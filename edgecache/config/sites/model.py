@@ -223,6 +223,7 @@ class ForwardAuth(Table, frozen=True, kw_only=True):
     cache: Duration = field(default_factory=lambda: Duration(10))
     timeout: Duration = field(default_factory=lambda: Duration(2))
     pass_headers: tuple[Token, ...] = ()
+    pass_credentials: Annotated[bool, Meta(description=PASSED)] = False
 
 
 class Bots(Table, frozen=True, kw_only=True):

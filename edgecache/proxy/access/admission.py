@@ -121,7 +121,7 @@ class Admission:
             request = request._replace(fields=fields)
         target = without_parameters(request.target, self.parameters)
         if target != request.target:
-            request = request._replace(target=target, written=request.received_target)
+            request = request._replace(target=target, written=redacted(request.received_target, self.parameters))
         return request
 
 
@@ -131,6 +131,14 @@ def without_cookies(fields: Fields, names: frozenset[str]) -> Fields:
     kept = [pair for pair in pairs if pair and pair.partition(b"=")[0].decode("latin-1") not in names]
     rest = fields.without((b"cookie",))
     return rest.plus((b"Cookie", b"; ".join(kept))) if kept else rest
+
+
+def redacted(target: bytes, names: frozenset[bytes]) -> bytes:
+    """`target` as it is logged: these parameters have the value #, which no target that is received can have."""
+    path, mark, query = target.partition(b"?")
+    parts = [part.partition(b"=")[0] for part in query.split(b"&")]
+    shown = [name + b"=#" if name in names else part for name, part in zip(parts, query.split(b"&"), strict=True)]
+    return path + mark + b"&".join(shown)
 
 
 def without_parameters(target: bytes, names: frozenset[bytes]) -> bytes:

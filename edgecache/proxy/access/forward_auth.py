@@ -40,6 +40,8 @@ class ForwardAuthCheck:
         self._names = tuple(name.lower().encode() for name in written.headers)
         self.reads = CLIENT_ADDRESS_FIELDS.union(self._names)
         self.passes = frozenset(name.lower().encode() for name in written.pass_headers)
+        used = frozenset((b"authorization",)).intersection(self._names)
+        self._drops = frozenset() if written.pass_credentials else used
         self._lasts = float(written.cache)
         self._within = float(written.timeout)
         self._clock = clock  # epoch seconds
@@ -92,7 +94,7 @@ class ForwardAuthCheck:
         answer: Grant | RefusedElsewhere
         if 200 <= got.status < 300:
             adds = tuple(line for line in got.fields if line[0].lower() in self.passes)
-            answer = Grant(until, adds=adds, by_address=lambda other: other == client)
+            answer = Grant(until, fields=self._drops, adds=adds, by_address=lambda other: other == client)
         else:
             answer = refusal_of(got)
         if isinstance(answer, Grant) or b"set-cookie" not in got.fields:  # that is for one client, once

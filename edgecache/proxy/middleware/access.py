@@ -143,14 +143,14 @@ class Access(Middleware):
             return None
         if admission is None:
             return lambda connection, now: False
-        until = admission.until - self._clock.ahead
+        until, wall = admission.until, self._clock.wall
         stills = tuple(admission.stills)
         admits = self._by_address(exchange, admission) if admission.addresses else None
         if admits is None and not stills:
-            return None if until > LAST else lambda connection, now: now < until
+            return None if until > LAST else lambda connection, now: wall() < until
 
         def gate(connection: ResponseWriter, now: float) -> bool:
-            return now < until and all(still() for still in stills) and (admits is None or admits(connection.peer))
+            return wall() < until and all(still() for still in stills) and (admits is None or admits(connection.peer))
 
         return gate
 
