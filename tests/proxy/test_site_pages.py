@@ -1,123 +1,81 @@
-"""Maintenance and pages of errors, on a running POP."""
+"""The examples of pools, routes and certificates in docs/sites.md, running."""
 
 from __future__ import annotations
 
+import asyncio
+import re
+import ssl
 from pathlib import Path
 
-import pytest
-from harness.clock import FakeClock
-from harness.origin import Reply, running_origin
-from harness.pop import environment, running_pop
+from harness.certificates import Authority
+from harness.origin import OriginDouble, Reply, running_origin
+from harness.pop import running_pop
+from harness.site_pools import STORED
+from harness.tls_client import secured
 
-from edgecache.config.settings import load
-from edgecache.semantics.rules.error_pages import prefers_html
-
-BROWSER = ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8")
-ANY, JSON = ("Accept", "*/*"), ("Accept", "application/json, text/html;q=0.5")
-HOST = ("Host", "a.test")
-PAGE = b"<!doctype html><p>Back soon {{path}}"
+PAGE = Path(__file__).parents[2] / "docs" / "sites.md"
 
 
-def sites(origin: str, more: str) -> str:
-    """Two sites of one origin; `more` is said of a.test."""
-    return f"""
-[[sites]]
-name = "a"
-hosts = ["a.test"]
-origin = "{origin}"
-{more}
-[[sites]]
-name = "b"
-hosts = ["b.test"]
-origin = "{origin}"
-"""
+def example(mark: str) -> str:
+    """The only example with these words."""
+    (found,) = [one for one in re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(), re.M | re.S) if mark in one]
+    return str(found)
 
 
-async def test_maintenance(tmp_path: Path) -> None:
-    """503 with Retry-After for all of one site, also what is stored; browsers get its page; others go on."""
-    page = tmp_path / "page.html"
-    page.write_bytes(PAGE)
-    clock = FakeClock()
-    async with running_origin(clock) as origin:
-        origin.otherwise(Reply(fields=[("Cache-Control", "max-age=60")], body=b"1"))
-        settings = {"sites": sites(origin.url, ""), "purge_tokens": "cms=0123456789abcdef"}
-        async with running_pop(origin, clock, **settings) as pop:
-            for _ in range(4):
-                assert (await pop.get("/", HOST)).status == 200
-            closed = sites(origin.url, f'maintenance = true\nmaintenance_page = "{page}"')
-            await pop.worker.reload(load(environment(origin.url, {**settings, "sites": closed}.items())))
-            for _ in range(4):
-                response = await pop.get("/", HOST)
-                assert (response.status, response.get("retry-after")) == (503, "120")
-                assert response.get("content-type") == "application/problem+json"
-                response = await pop.get("/?<script>", HOST, BROWSER)
-                assert (response.status, response.body) == (503, PAGE)
-                assert response.get("content-type") == "text/html; charset=utf-8"
-                assert response.get("cache-control") == "no-store"
-                assert response.get("retry-after") == "120"
-            assert (await pop.get("/", ("Host", "b.test"))).status == 200
-            async with pop.client() as client:
-                await client.request("PURGE", "/", [HOST, ("Authorization", "Bearer 0123456789abcdef")])
-                assert (await client.response()).status == 200
-                await client.request("HEAD", "/", [HOST, BROWSER])
-                head = await client.response(method="HEAD")
-                assert (head.status, head.get("content-length")) == (503, str(len(PAGE)))
-            await pop.worker.reload(load(environment(origin.url, settings.items())))
-            assert (await pop.get("/", HOST)).status == 200
-
-
-async def test_pages_of_errors(tmp_path: Path) -> None:
-    """By status and by class, for browsers alone; the origin's own errors and fixed responses are left alone."""
-    for name in ("502", "4xx"):
-        (tmp_path / name).write_bytes(name.encode())
-    more = f"""
-error_pages = {{ 502 = "{tmp_path}/502", 4xx = "{tmp_path}/4xx" }}
-[[sites.rules]]
-name = "own"
-when = {{ path = "/own" }}
-respond = {{ status = 404, body = "own" }}
-[[sites.rules]]
-name = "dead"
-when = {{ path = "/dead" }}
-route = {{ pool = "dead" }}
-[[sites.rules]]
-name = "closed"
-when = {{ path = "/closed" }}
-access = {{ deny = ["0.0.0.0/0", "::/0"] }}
-"""
-    clock = FakeClock()
-    async with running_origin(clock) as origin:
-        origin.otherwise(Reply(status=502, body=b"of the origin"))
-        text = sites(origin.url, more) + '[pools.dead]\nservers = ["http://127.0.0.1:1"]\n'
-        async with running_pop(origin, clock, sites=text) as pop:
-            for target, status, people, program in (
-                ("/", 502, b"of the origin", b"of the origin"),
-                ("/own", 404, b"own", b"own"),
-                ("/dead", 502, b"502", None),
-                ("/closed", 403, b"4xx", None),
+async def test_pools_and_routes(tmp_path: Path) -> None:
+    """Each rule leads where the page says; S3 is signed; a canary has its clients."""
+    (tmp_path / "bucket.key").write_text("secret")
+    text = example("[pools.app]").replace("/etc/edgecache", str(tmp_path)).replace("/run/", f"{tmp_path}/")
+    authority = Authority(tmp_path)
+    files, tls = authority.issue("storage.example.org"), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(files.certificate, files.key)
+    socket = OriginDouble()
+    socket.otherwise(Reply(fields=STORED, body=b"api"))
+    async with (
+        running_origin() as app,
+        running_origin() as second,
+        running_origin() as following,
+        running_origin(tls=tls) as media,
+        await asyncio.start_unix_server(socket._serve, tmp_path / "api.sock"),
+    ):
+        for origin, url in ((app, "10.0.0.5:8080"), (second, "10.0.0.6:8080"), (following, "10.0.0.7:8080")):
+            text = text.replace(f"http://{url}", origin.url)
+            origin.otherwise(Reply(fields=STORED, body=b"next" if origin is following else b"app"))
+        media.otherwise(Reply(fields=STORED, body=b"media"))
+        text = text.replace("https://10.0.0.9", media.url).replace("tls_name", f'ca = "{authority.file}"\ntls_name')
+        async with running_pop(app, sites=text) as pop:
+            for target, cookie, body in (
+                ("/", "edgecache-canary=50", b"app"),
+                ("/", "edgecache-canary=49", b"next"),
+                ("/page/7?a=b", "edgecache-canary=500", b"app"),
+                ("/images/x.png", "edgecache-canary=500", b"media"),
+                ("/api/users", "edgecache-canary=500", b"api"),
             ):
-                for accept, body in ((BROWSER, people), (ANY, program), (JSON, program)):
-                    response = await pop.get(target, HOST, accept)
-                    assert response.status == status, target
-                    is_problem = response.get("content-type") == "application/problem+json"
-                    assert is_problem if body is None else response.body == body, (target, accept)
+                response = await pop.get(target, ("Host", "shop.example.org"), ("Cookie", cookie))
+                assert response.body == body, (target, cookie)
+        asked = [request.target for request in (*app.requests, *second.requests) if request.target != "/health"]
+        assert sorted(asked) == ["/", "/index.php?page=7&a=b"]
+        (image,) = media.requests
+        assert image.target == "/shop/images/x.png"
+        assert (image.get("host"), image.get("cookie")) == ("media.s3.example.org", None)
+        assert "/eu-central-1/s3/aws4_request" in (image.get("authorization") or "")
+        (call,) = socket.requests
+        assert (call.target, call.get("host")) == ("/users", "localhost")
 
 
-@pytest.mark.parametrize(
-    ("accept", "html"),
-    [
-        (b"", False),
-        (b"*/*", False),
-        (b"text/*", False),
-        (b"text/html", True),
-        (b"TEXT/HTML; Q=0.3", True),
-        (b"text/html;q=0", False),
-        (b"text/html;q=0.5, application/problem+json", False),
-        (b"application/json;q=0.5,text/html", True),
-        (b"text/html;level=1;q=0.2, application/*;q=0.3", False),
-        (BROWSER[1].encode(), True),
-    ],
-)
-def test_a_browser_is_one_by_its_accept(accept: bytes, html: bool) -> None:
-    """What names HTML, unless it prefers JSON."""
-    assert prefers_html(accept) is html
+async def test_certificates(tmp_path: Path, origin: OriginDouble) -> None:
+    """Two sites, each with its own."""
+    authority, text = Authority(tmp_path), example("b.pem")
+    a, b = authority.issue("a.example.org", file="a"), authority.issue("b.example.org", file="b")
+    (tmp_path / "b.pem").write_bytes(b.certificate.read_bytes() + b.key.read_bytes())
+    assert a.certificate.name == "a.crt"
+    text = text.replace("/etc/edgecache", str(tmp_path)).replace("http://10.0.0.5", origin.url)
+    async with running_origin() as other:
+        text = text.replace("http://10.0.0.6", other.url)
+        origin.otherwise(Reply(body=b"of a"))
+        other.otherwise(Reply(body=b"of b"))
+        async with running_pop(origin, sites=text, tls_listen="127.0.0.1:0") as pop:
+            for name in "ab":
+                host = f"{name}.example.org"
+                async with secured(pop.tls_port, authority.trusting(), host) as client:
+                    assert (await client.ask("/", host)).body == f"of {name}".encode()

@@ -191,6 +191,7 @@ async def test_tls_name_and_ca_of_a_pool(tmp_path: Path) -> None:
         ('servers = ["http://x"]\ntls_name = "y"', "no server of the pool is https"),
         ('servers = ["https://x"]\nca = "/nowhere"', "/nowhere"),
         ('servers = ["http://127.0.0.1:8090"]', "this POP itself"),
+        ('servers = ["http://x"]\nhost = "a b"', "not client, origin or host"),
     ],
 )
 def test_a_pool_that_cannot_work_is_refused(pool: str, words: str) -> None:

@@ -10,10 +10,11 @@ from typing import Final
 
 from edgecache.config.addresses import host_names, server
 from edgecache.config.sites.access_checks import in_access
-from edgecache.config.sites.model import Credentials, Document, Limit, Pool, Rule, Server, Site, When
+from edgecache.config.sites.model import Credentials, Document, Limit, Pool, Route, Rule, Server, Site, When
 from edgecache.config.sites.positions import Path, Problem
 from edgecache.config.sites.reply_checks import in_answers
 from edgecache.config.sites.rule_checks import rule_problems
+from edgecache.config.types import origin_host
 
 OF_RESPONSES: Final = ("status", "content_type", "result")
 USERINFO: Final = re.compile(r"(//)[^/?#]*@")
@@ -82,17 +83,21 @@ def _of_rule(document: Document, rule: Rule, path: Path) -> Iterator[Problem]:
             yield Problem((*path, "limits"), "are decided before there is a response, which `when` asks for")
     for number, limit in enumerate(rule.limits):
         yield from _of_limit(limit, (*path, "limits", number))
-    route = rule.route
-    if route is None:
-        return
+    if rule.route is not None:
+        yield from _of_route(document, rule.route, (*path, "route"))
+
+
+def _of_route(document: Document, route: Route, path: Path) -> Iterator[Problem]:
     if route.pool is not None:
-        yield from _known(route.pool, document.pools, "pool", (*path, "route", "pool"))
+        yield from _known(route.pool, document.pools, "pool", (*path, "pool"))
     if route.canary is not None:
-        yield from _known(route.canary.pool, document.pools, "pool", (*path, "route", "canary", "pool"))
+        yield from _known(route.canary.pool, document.pools, "pool", (*path, "canary", "pool"))
     if route.credentials is not None:
-        yield from _known(route.credentials, document.credentials, "credentials", (*path, "route", "credentials"))
+        yield from _known(route.credentials, document.credentials, "credentials", (*path, "credentials"))
+    if route.host is not None:
+        yield from _sent_host(route.host, (*path, "host"))
     if (route.rewrite is None) != (route.to is None):
-        yield Problem((*path, "route"), "rewrite and to belong together")
+        yield Problem(path, "rewrite and to belong together")
 
 
 def _of_limit(limit: Limit, path: Path) -> Iterator[Problem]:
@@ -114,6 +119,7 @@ def _of_pool(pool: Pool, path: Path) -> Iterator[Problem]:
     urls = [one.url if isinstance(one, Server) else one for one in pool.servers]
     for number, url in enumerate(urls):
         yield from _url(url, (*path, "servers", number))
+    yield from _sent_host(pool.host, (*path, "host"))
     for name in ("tls_name", "ca"):
         if getattr(pool, name) and not any(url.startswith("https:") for url in urls):
             yield Problem((*path, name), "is set, but no server of the pool is https")
@@ -132,6 +138,13 @@ def _of_credentials(credentials: Credentials, path: Path) -> Iterator[Problem]:
         yield Problem((*path, "user"), words)
     if credentials.kind == "basic" and ":" in credentials.user:
         yield Problem((*path, "user"), "has a colon, which ends it (RFC 7617)")
+
+
+def _sent_host(host: str, path: Path) -> Iterator[Problem]:
+    try:
+        origin_host(host)
+    except ValueError as error:
+        yield Problem(path, f'"{host}" {error}')
 
 
 def _url(url: str, path: Path) -> Iterator[Problem]:

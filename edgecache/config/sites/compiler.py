@@ -296,7 +296,7 @@ def _route(route: model.Route) -> actions.Route:
         route.host,
         None if route.strip_prefix is None else uri.path_of(_prefix(route.strip_prefix)),
         None if route.add_prefix is None else _prefix(route.add_prefix),
-        None if route.rewrite is None else (route.rewrite.compiled, in_target(route.to or "")),
+        None if route.rewrite is None else actions.Rewrite(route.rewrite.compiled, in_target(route.to or "")),
         route.credentials,
         None if canary is None else actions.Canary(canary.pool, canary.share, canary.cookie.encode()),
     )

@@ -54,6 +54,14 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
+class Rewrite:
+    """A rewriting of paths: a compiled expression, and what its first match is replaced by."""
+
+    expression: Any
+    to: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """Where requests go, and as what; None: as usual."""
 
@@ -61,7 +69,7 @@ class Route:
     host: str | None = None  # "client", "origin" or a name
     strip_prefix: bytes | None = None
     add_prefix: bytes | None = None
-    rewrite: tuple[Any, bytes] | None = None  # a compiled expression, and what it is replaced by
+    rewrite: Rewrite | None = None
     credentials: str | None = None
     canary: Canary | None = None
 

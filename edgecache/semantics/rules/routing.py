@@ -48,10 +48,8 @@ def rewritten(route: Route, target: bytes) -> bytes:
     path = before = uri.path_of(path)
     if route.strip_prefix is not None:
         path = without_prefix(path, route.strip_prefix)
-    if route.rewrite is not None:
-        expression, to = route.rewrite
-        if (match := expression.search(path)) is not None:
-            path = path[: match.start()] + expanded(to, match.groups()) + path[match.end() :]
+    if route.rewrite is not None and (match := route.rewrite.expression.search(path)) is not None:
+        path = path[: match.start()] + expanded(route.rewrite.to, match.groups()) + path[match.end() :]
     path, _, added = path.partition(b"?")
     if path != before:  # two slashes at its start would be read as an authority (RFC 3986 §4.2)
         path = b"/" + path.lstrip(b"/")
