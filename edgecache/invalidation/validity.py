@@ -66,6 +66,7 @@ class Invalidation:
         self.cut_off = False  # the log of some region has been silent for too long
         self._warn_at = 1  # forgotten registers that trigger the next warning
         self.ignored: IgnoredParameters | None = None  # query parameters left out of keys
+        self.spellings: Callable[[bytes], list[bytes]] = lambda url: []  # of a URL, as rules of sites may reduce it
         self.on_applied: Callable[[], None] = lambda: None  # called when the log has moved
 
     def set_cut_off(self, cut_off: bool) -> None:
@@ -211,6 +212,7 @@ class Invalidation:
         urls = [name for name in named if name[:1] == b"u"]
         if self.ignored is not None:
             urls += [self.ignored.without(url) for url in urls]
+        urls += [b"u" + other for url in urls for other in self.spellings(url[1:])]
         merged = [b"u" + key for url in urls for key in self._memory.merged_keys(url[1:])]
         return tuple(dict.fromkeys((*named, *urls, *merged)))
 

@@ -187,7 +187,7 @@ class Edge:
 
     def _with_revalidation(self, request: Request, key: bytes) -> Request:
         """`request` with the weight that the operator gives to its wish for a newer response, or with none for now."""
-        weight = self.limits.revalidation
+        weight = (request.policy and request.policy.actions.caching.revalidation) or self.limits.revalidation
         if weight is Revalidation.COLLAPSE and self.flights.revalidated_lately(key, self.clock()):
             weight = weight if self.fetcher.is_under_way(key, request) else Revalidation.IGNORE
         return request._replace(revalidation=weight)
@@ -197,6 +197,9 @@ class Edge:
         request = exchange.request
         if rfc9111.only_if_cached(request):
             self.delivery.local(exchange, nothing_stored(), why)
+        elif reads_only(request):
+            exchange.storable = False
+            self.relays.pass_on(exchange, why, Result.MISS)
         elif not self._may_collapse(request, key, entry):
             self._pass_uncollapsed(exchange, key, entry, why)
         elif entry is None and (mark := self.flights.mark_on(key, request.fields, self.clock())):
@@ -250,7 +253,7 @@ class Edge:
                 return why
             case StaleWhileRevalidate():
                 answered = self.delivery.from_entry(exchange, entry, Result.STALE, now)
-                if answered:
+                if answered and not reads_only(request):
                     self.fetcher.validate_in_background(entry.source or entry, request)
             case Fresh():
                 answered = self.delivery.from_entry(exchange, entry, Result.HIT, now)
@@ -280,7 +283,8 @@ class Edge:
             refusal = self._answer_from_region(self.region, exchange, key, found, why)
             if refusal is None:
                 return
-            entry, why = self.memory.adopt(found.entry, found.record.length) or found.entry, refusal
+            adopted = None if reads_only(exchange.request) else self.memory.adopt(found.entry, found.record.length)
+            entry, why = adopted or found.entry, refusal
         self._forward(exchange, key, entry, why)
 
     def _answer_from_region(
@@ -294,10 +298,11 @@ class Edge:
         verdict = Fresh() if plain and is_fresh(entry, now) else rfc9111.may_reuse(entry.stored, request, now)
         if isinstance(verdict, MustValidate):
             return verdict.why
-        if isinstance(verdict, StaleWhileRevalidate) or region.tier.rises(key):
+        fills = not reads_only(request)
+        if fills and (isinstance(verdict, StaleWhileRevalidate) or region.tier.rises(key)):
             self.memory.adopt(entry, found.record.length)
         self.delivery.from_tier(exchange, entry, now, why)
-        if isinstance(verdict, StaleWhileRevalidate):
+        if fills and isinstance(verdict, StaleWhileRevalidate):
             self.fetcher.validate_in_background(entry, request)
         return None
 
@@ -417,6 +422,11 @@ class Edge:
             if self._answer_from(entry, exchange) is None:
                 return
         self.relays.pass_on(exchange, why, Result.MISS, entry)
+
+
+def reads_only(request: Request) -> bool:
+    """Whether a rule lets `request` read what is stored, but have nothing stored (`admission = "read-only"`)."""
+    return request.policy is not None and request.policy.actions.caching.read_only is True
 
 
 def upstream_failed() -> FullResponse:

@@ -73,7 +73,8 @@ class RegionalHits:
         if not wants_the_whole(request) or not self._invalidation.is_proven(record):
             return False
         body = record.body
-        if self._tier.rises(key) and len(body) <= self._memory.largest:
+        fills = request.policy is None or not request.policy.actions.caching.read_only
+        if fills and self._tier.rises(key) and len(body) <= self._memory.largest:
             self._region.check(found)
             self._memory.adopt(found.entry, record.length)
         outcome = self._region.outcome(self._pop, record, now, why)

@@ -18,6 +18,7 @@ from edgecache.semantics.message import NO_BODY, Fields, Request, Response
 from edgecache.semantics.outcomes import Forward, Refused, Revalidation
 from edgecache.semantics.stored_response import (
     HEURISTICALLY_CACHEABLE,
+    PER_USER,
     Policy,
     Stored,
     Times,
@@ -30,7 +31,6 @@ CLIENT_ERRORS: Final = frozenset(  # provoked by one request's form, or by one c
     (400, 405, 406, 407, 408, *range(411, 418), 421, 422, 424, 425, 426, 428, 429, 431, 501, 505, 506, 510, 511)
 )
 UNDERSTOOD: Final = frozenset((200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501))
-PER_USER: Final = (b"cookie", b"authorization")
 STORED_IS_KNOWN: Final = frozenset((b"if-none-match", b"if-modified-since", b"if-range"))  # set by this cache
 PER_CLIENT: Final = frozenset((b"forwarded", b"x-forwarded-for"))  # set by this gateway, and different for each client
 FAILURES: Final = frozenset((500, 502, 503, 504))  # RFC 5861 §4
@@ -84,7 +84,7 @@ def may_store(
 ) -> Store | DoNotStore:
     """Whether the response to `request` may be stored; `previous` is what it would replace."""
     directives = response_directives(response)
-    if reason := _rfc_forbids(request, response, directives):
+    if reason := _rfc_forbids(request, response, directives, policy):
         return DoNotStore(reason)
     try:
         stored = kept_response(request, response, times, policy)
@@ -94,7 +94,7 @@ def may_store(
         return DoNotStore(reason)
     if previous is not None and previous.status < 500 <= response.status:
         return DoNotStore(Refused.STALE_KEPT)  # it may still be validated (§4.3.3), or stand in (RFC 5861 §4)
-    names = vary_names(response.fields, policy.list_fields)
+    names = _varying(response, policy)
     part = ranges.content_range(response.fields.get(b"content-range")) if response.status == 206 else None
     return Store(
         stored._replace(
@@ -106,6 +106,12 @@ def may_store(
     )
 
 
+def _varying(response: Response, policy: Policy) -> tuple[bytes, ...]:
+    """The fields that `response` is selected by: those of its Vary that were sent upstream."""
+    names = vary_names(response.fields, policy.list_fields)
+    return tuple(name for name in names if name not in policy.unsent) if policy.unsent else names
+
+
 def forbids_keeping(
     request: Request, stored: Stored, freshened: Stored, response: Response, policy: Policy
 ) -> Refused | None:
@@ -115,9 +121,9 @@ def forbids_keeping(
         return Refused.NO_STORE
     if directives.private:
         return Refused.PRIVATE
-    if _authorizes(request, directives):
+    if _authorizes(request, directives, policy):
         return Refused.AUTHORIZATION
-    if b"vary" in response.fields and vary_names(response.fields, policy.list_fields) != stored.vary:
+    if b"vary" in response.fields and _varying(response, policy) != stored.vary:
         return Refused.OTHER_VARY
     return Refused.SET_COOKIE if b"set-cookie" in response.fields and not policy.store_set_cookie else None
 
@@ -130,7 +136,9 @@ def never_stored(response: Response) -> Refused | None:
     return Refused.PRIVATE if directives.private else None
 
 
-def _rfc_forbids(request: Request, response: Response, directives: ResponseDirectives) -> Refused | None:
+def _rfc_forbids(
+    request: Request, response: Response, directives: ResponseDirectives, policy: Policy
+) -> Refused | None:
     """The conditions of RFC 9111 §3, in its order."""
     status = response.status
     if request.method != b"GET":
@@ -145,19 +153,19 @@ def _rfc_forbids(request: Request, response: Response, directives: ResponseDirec
         return Refused.REQUEST_NO_STORE
     if directives.private:
         return Refused.PRIVATE
-    if _authorizes(request, directives):
+    if _authorizes(request, directives, policy):
         return Refused.AUTHORIZATION
     if not (directives.public or has_explicit_lifetime(response)) and status not in HEURISTICALLY_CACHEABLE:
         return Refused.NOT_CACHEABLE
     return None
 
 
-def _authorizes(request: Request, directives: ResponseDirectives) -> bool:
+def _authorizes(request: Request, directives: ResponseDirectives, policy: Policy) -> bool:
     """Whether only the authorized client may have the response (RFC 9111 §3.5)."""
     if request.claims:
         return True
     shared = directives.public or directives.must_revalidate or directives.s_maxage is not None
-    return b"authorization" in request.fields and not shared
+    return b"authorization" in request.fields and b"authorization" not in policy.unsent and not shared
 
 
 def has_explicit_lifetime(response: Response) -> bool:
@@ -168,7 +176,7 @@ def has_explicit_lifetime(response: Response) -> bool:
 
 def _policy_forbids(request: Request, response: Response, stored: Stored, policy: Policy) -> Refused | None:
     """Restrictions of this cache beyond the RFC's."""
-    names = vary_names(response.fields)
+    names = tuple(name for name in vary_names(response.fields) if name not in policy.unsent)
     if VARY_STAR in names:
         return Refused.VARY_STAR
     if not PER_CLIENT.isdisjoint(names) or any(name in names and name in request.fields for name in PER_USER):

@@ -24,6 +24,7 @@ LONGEST_DATE = 64  # bytes
 AGE = frozenset((b"age",))
 NO_POSITION: Final = -1  # before all positions of the purge log: never proven
 DATE = frozenset((b"date",))
+PER_USER = (b"cookie", b"authorization")
 HOP_BY_HOP = frozenset(  # RFC 9110 §7.6.1, RFC 9111 §3.1
     b"connection keep-alive proxy-authenticate proxy-authentication-info proxy-authorization proxy-connection te "
     b"trailer transfer-encoding upgrade".split()
@@ -43,6 +44,7 @@ class Policy:
     max_ranges: int = 5
     list_fields: frozenset[bytes] = frozenset()  # of requests, beside the standard ones
     hidden: frozenset[bytes] = frozenset()  # fields that clients do not see
+    unsent: frozenset[bytes] = frozenset()  # request fields that are not sent upstream: no response depends on them
 
 
 class Times(NamedTuple):
@@ -259,7 +261,7 @@ def _heuristic_lifetime(
     request: Request, response: Response, directives: ResponseDirectives, date: float, policy: Policy
 ) -> float:
     """RFC 9111 §4.2.2: a tenth of the time since Last-Modified, and never for what may be one client's."""
-    if not policy.heuristics or b"cookie" in request.fields or b"authorization" in request.fields:
+    if not policy.heuristics or any(name in request.fields and name not in policy.unsent for name in PER_USER):
         return 0.0
     if response.status not in HEURISTICALLY_CACHEABLE and not directives.public:
         return 0.0

@@ -58,6 +58,23 @@ def may_share(match: str, listed: list[Rule], pair: tuple[Sent, Sent]) -> bool:
     return dict(meaning(match, listed, first, (status, kind, 0)).caching).get("store") is not False
 
 
+def _at(peer: str, *fields: tuple[str, str]) -> Sent:
+    return Sent("GET", "/a", "", fields, peer)
+
+
+SETS_FIELD: Rule = {"last": False, "request_headers": {"set": {"X-R0": "0"}}}
+SEEDS: list[tuple[list[Rule], tuple[Sent, Sent]]] = [  # what random rule sets come to too seldom
+    (
+        [{"name": "r0", "when": {"network": ["203.0.113.1"]}, **SETS_FIELD}],
+        (_at("203.0.113.1"), _at("203.0.113.2")),
+    ),
+    (
+        [{"name": "r0", "when": {"cookie": {"s": True}}, **SETS_FIELD}],
+        (_at("203.0.113.1", ("Cookie", "s=1"), ("If-Match", "*")), _at("203.0.113.1")),
+    ),
+]
+
+
 async def check_pair(pop: EchoingPop, match: str, listed: list[Rule], pair: tuple[Sent, Sent]) -> int:
     """Send both at once, and then each several times, before and after what is stored is stale; the hits."""
     pop.put(match, listed)
@@ -107,6 +124,8 @@ def run(examples: int, with_seed: int = 1, phases: tuple[Phase, ...] = (Phase.ge
             hits += asyncio.run_coroutine_threadsafe(check_pair(pop, match, listed, pair), loop).result(30)
 
         try:
+            for listed, pair in SEEDS:
+                await check_pair(pop, "all", listed, pair)
             await asyncio.to_thread(example)
         finally:
             await pop.worker.stop()

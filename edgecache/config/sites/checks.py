@@ -26,6 +26,7 @@ BEFORE_RESPONSES: Final = (
     "cors",
     "access",
 )  # decided by the request
+CACHE_BEFORE_RESPONSES: Final = ("key", "admission", "client_revalidation", "query_method")
 
 
 def problems(document: Document) -> Iterator[Problem]:
@@ -76,11 +77,7 @@ def _of_rule(document: Document, rule: Rule, path: Path) -> Iterator[Problem]:
         yield Problem(path, "has both redirect and respond")
     yield from in_answers(rule, path)
     if reads_responses(rule.when):
-        for name in BEFORE_RESPONSES:
-            if getattr(rule, name) is not None:
-                yield Problem((*path, name), "is decided before there is a response, which `when` asks for")
-        if rule.limits:
-            yield Problem((*path, "limits"), "are decided before there is a response, which `when` asks for")
+        yield from _decided_before(rule, path)
     for number, limit in enumerate(rule.limits):
         yield from _of_limit(limit, (*path, "limits", number))
     if rule.route is not None:
@@ -105,6 +102,18 @@ def _of_limit(limit: Limit, path: Path) -> Iterator[Problem]:
         yield Problem(path, "limits nothing: it needs rate, concurrency or body")
     if limit.burst is not None and limit.rate is None:
         yield Problem((*path, "burst"), "belongs to a rate, which there is none of")
+
+
+def _decided_before(rule: Rule, path: Path) -> Iterator[Problem]:
+    """What a rule says that is decided by the request, where its conditions read the response."""
+    keys: list[tuple[str, ...]] = [
+        (name,) for name in (*BEFORE_RESPONSES, "limits") if getattr(rule, name) not in (None, ())
+    ]
+    if rule.cache is not None:
+        keys += [("cache", name) for name in CACHE_BEFORE_RESPONSES if getattr(rule.cache, name) is not None]
+    for key in keys:
+        verb = "are" if key == ("limits",) else "is"
+        yield Problem((*path, *key), f"{verb} decided before there is a response, which `when` asks for")
 
 
 def reads_responses(when: When) -> bool:

@@ -115,8 +115,16 @@ def rule_of(site: str, written: model.Rule, *, last: bool = False) -> Rule:
         _actions(site, written),
         text,
         last or written.last,
-        admits_only=present <= ADMIT_ONLY,
+        admits_only=present - _admitting(written.cache) <= ADMIT_ONLY,
     )
+
+
+def _admitting(cache: model.Cache | None) -> set[str]:
+    """The key of the table `cache`, if all that it says is which requests may fill and have responses validated."""
+    if cache is None:
+        return set()
+    given = {name for name in cache.__struct_fields__ if getattr(cache, name) not in (None, ())}
+    return {"cache"} if given <= {"admission", "client_revalidation"} else set()
 
 
 def _text_of_scalar(value: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from edgecache.semantics import uri
 from edgecache.semantics.bounded_cache import BoundedCache
 from edgecache.semantics.client_address import Network
+from edgecache.semantics.rules.key_parts import spellings
 from edgecache.semantics.rules.policy import Site
 
 MOST_HOSTS = 65536  # whose site is remembered
@@ -51,6 +52,11 @@ class Sites:
     def replies_with(self, kind: type) -> bool:
         """Whether any rule answers with a reply of that kind."""
         return any(isinstance(rule.actions.reply, kind) for site in self.all for rule in site.rules)
+
+    def spellings(self, url: bytes) -> list[bytes]:
+        """`url` as rules of its site may reduce it (`key.query`)."""
+        site = self.site_of(url.partition(b"://")[2].partition(b"/")[0])
+        return [] if site is None or b"?" not in url else spellings(site, url)
 
     @property
     def reads(self) -> frozenset[bytes]:

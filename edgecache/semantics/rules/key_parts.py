@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from edgecache.semantics.rules.conditions import RequestFacts
-from edgecache.semantics.rules.policy import RequestPolicy
+from edgecache.semantics.cache_key import parameter_name
+from edgecache.semantics.rules.actions import QueryKey
+from edgecache.semantics.rules.conditions import MOST_PARAMETERS, RequestFacts
+from edgecache.semantics.rules.policy import RequestPolicy, Site
 
 MOBILE: Final = re.compile(rb"Mobi|iPhone|iPod|Windows Phone|Opera Mini|IEMobile")
 TABLET: Final = re.compile(rb"iPad|Tablet|Kindle|Silk/|PlayBook")
@@ -24,6 +26,29 @@ def key_part(policy: RequestPolicy, facts: RequestFacts) -> bytes:
     if key.device:
         parts.append(_written(b"d", b"", [device_of(fields.get(b"user-agent") or b"")]))
     return b"\n".join(parts)
+
+
+def reduced_target(query: QueryKey, target: bytes) -> bytes:
+    """`target`, or a URL, with the parameters that `query` keeps, by their decoded names."""
+    path, mark, text = target.partition(b"?")
+    parts = text.split(b"&", MOST_PARAMETERS)
+    if not mark or len(parts) > MOST_PARAMETERS:
+        return target
+    named = [(parameter_name(part).encode(), part) for part in parts if part]
+    kept = [(name, part) for name, part in named if _is_kept(query, name)]
+    if query.sort:
+        kept.sort(key=lambda pair: pair[0])  # those of one name keep their order: it may matter
+    return path + b"?" + b"&".join([part for _, part in kept]) if kept else path
+
+
+def _is_kept(query: QueryKey, name: bytes) -> bool:
+    return bool((query.keep is None or query.keep(name)) and not (query.drop is not None and query.drop(name)))
+
+
+def spellings(site: Site, url: bytes) -> list[bytes]:
+    """`url` as each of the site's rules may reduce it: what is purged by one spelling is purged by all."""
+    queries = [rule.actions.key.query for rule in site.rules if rule.actions.key.query is not None]
+    return [reduced_target(query, url) for query in queries]
 
 
 def _written(kind: bytes, name: bytes, values: list[bytes] | None) -> bytes:

@@ -249,7 +249,10 @@ class Site:
                 group.append(rule.text if left is True else f"{rule.text} if {text_of(left)}")
         held = tuple((left, self.rules[number]) for number, left in hold)
         names = tuple(rule.name for _, rule in held)
-        return RequestPolicy(self, names, actions, "\n".join(group).encode(), held, self.storing)
+        edits = actions.request_fields
+        unsent = frozenset(edits.remove).difference(name.lower() for name, _ in (*edits.set, *edits.add))
+        storing = replace(self.storing, unsent=unsent) if unsent else self.storing
+        return RequestPolicy(self, names, actions, "\n".join(group).encode(), held, storing)
 
 
 def _changes_fields(actions: Actions) -> bool:
