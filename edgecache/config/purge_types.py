@@ -27,6 +27,20 @@ class PurgeToken:
     def __repr__(self) -> str:
         return f"<PurgeToken {self.name}>"
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether it is limited to hosts."""
+        return bool(self.hosts)
+
+    @property
+    def has_wildcards(self) -> bool:
+        """Never: its hosts are names."""
+        return False
+
+    def owns(self, host: str) -> bool:
+        """Whether it may purge `host`, which has no port."""
+        return not self.hosts or host in self.hosts
+
 
 def purge_tokens(text: str) -> tuple[PurgeToken, ...]:
     """Purge tokens, out of `cms=SECRET,shop@shop.example|www.shop.example=SECRET`. Errors quote no secret."""

@@ -18,9 +18,9 @@ def display_name(scope: bytes) -> str:
 
 def visible_to(caller: Caller, named: Iterable[bytes]) -> tuple[bytes, ...]:
     """Those of an entry's scopes that are of the caller's own sites alone; all, if it has no limits."""
-    if not caller.hosts:
+    if not caller.is_limited:
         return tuple(named)
-    return tuple(scope for scope in named if _host_in(scope).decode("latin-1") in caller.hosts)
+    return tuple(scope for scope in named if caller.owns(_host_in(scope).decode("latin-1")))
 
 
 def names_only_other_sites(sites: Collection[str], named: Iterable[bytes]) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from edgecache.config.settings import PurgeToken, Settings
+from edgecache.invalidation.site_tokens import tokens_of
 from edgecache.semantics.client_address import UNKNOWN, Trust, client_address
 from edgecache.semantics.errors import EdgecacheError
 from edgecache.semantics.message import Fields
@@ -31,7 +32,7 @@ class PurgeRefused(EdgecacheError):
 
 
 class Caller(Protocol):
-    """An authenticated caller; `hosts` empty: may purge everything."""
+    """An authenticated caller."""
 
     @property
     def name(self) -> str:
@@ -43,7 +44,18 @@ class Caller(Protocol):
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The sites that the caller is limited to."""
+        """The hosts that the caller is limited to, as far as they have names."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is anything that the caller may not purge."""
+
+    @property
+    def has_wildcards(self) -> bool:
+        """Whether the caller may purge hosts that `hosts` does not list."""
+
+    def owns(self, host: str) -> bool:
+        """Whether the caller may purge `host`, which has no port."""
 
 
 class TrustedAddress(NamedTuple):
@@ -52,12 +64,18 @@ class TrustedAddress(NamedTuple):
     name: str = "address"
     secret: str = ""  # never compared
     hosts: tuple[str, ...] = ()
+    is_limited: bool = False
+    has_wildcards: bool = False
+
+    def owns(self, host: str) -> bool:
+        """Any host."""
+        return True
 
 
-def callers_of(settings: Settings) -> list[PurgeToken]:
+def callers_of(settings: Settings) -> list[Caller]:
     """The callers that these settings give a secret."""
     admin = [PurgeToken("admin", settings.admin_token)] if settings.admin_token else []
-    return [*settings.purge_tokens, *admin]
+    return [*settings.purge_tokens, *admin, *tokens_of(settings)]
 
 
 def accepts_purges(settings: Settings) -> bool:

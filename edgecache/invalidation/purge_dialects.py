@@ -32,6 +32,7 @@ from edgecache.invalidation.purge_request import (
     all_sites_of,
     both_schemes,
     malformed,
+    named_hosts,
     purge_of,
     site_for,
     tag_scopes,
@@ -160,7 +161,10 @@ def _by_ban(fields: Fields, caller: Caller, site: bytes) -> list[bytes]:
     hosts = alternatives_of_pattern((fields.get(b"x-host") or b".*").strip())
     if hosts is None and place == EVERY_TARGET:
         return all_sites_of(caller)
-    named = caller.hosts if hosts is None else [host.decode("latin-1") for host in hosts]
+    if hosts is not None:
+        named = [host.decode("latin-1") for host in hosts]
+    else:
+        named = [*named_hosts(caller)] if caller.is_limited else []
     sites = [site_for(host, caller) for host in named]
     if not sites:
         raise Unsupported("X-Url needs X-Host with the names of the sites: it would mean the same path of every site")

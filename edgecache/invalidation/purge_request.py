@@ -42,7 +42,7 @@ def purge_of_json(value: Any, caller: Caller) -> Purge:
     for host in lists["hosts"]:
         named.append(scopes.site(site_for(host, caller)))
     if switches["everything"]:
-        if caller.hosts:
+        if caller.is_limited:
             raise PurgeRefused(403, "purge-foreign", f"{caller.name} may purge its own sites only, not everything")
         named.append(scopes.EVERYTHING)
     return purge_of(named, soft=switches["soft"])
@@ -127,8 +127,8 @@ def tag_scopes(tag: bytes, caller: Caller) -> list[bytes]:
     """The scopes of a tag on the caller's sites; raises `PurgeRefused` (400)."""
     if not tag or tag == b"*" or len(tag) > LONGEST_TAG:
         raise malformed(f"a tag has 1 to {LONGEST_TAG} bytes and is not *: everything has a name of its own")
-    if caller.hosts:  # what others have tagged with the same word is not his
-        return [scopes.site_tag(host.encode(), tag) for host in caller.hosts]
+    if caller.is_limited:  # what others have tagged with the same word is not his
+        return [scopes.site_tag(host.encode(), tag) for host in named_hosts(caller)]
     return [scopes.tag(tag)]
 
 
@@ -138,7 +138,7 @@ def site_for(authority: str, caller: Caller, scheme: str = "http") -> bytes:
         host = uri.site(uri.ascii_authority(authority), scheme.encode())
     except ValueError:
         raise malformed(f"{authority[:64]!r} is not a host") from None
-    if caller.hosts and uri.host_of(host).decode() not in caller.hosts:
+    if not caller.owns(uri.host_of(host).decode()):
         raise PurgeRefused(403, "purge-foreign", f"{caller.name} may not purge {host.decode()}")
     return host
 
@@ -150,7 +150,15 @@ def _is_plain(text: str) -> bool:
 
 def all_sites_of(caller: Caller) -> list[bytes]:
     """Scopes of all sites of the caller."""
-    return [scopes.site(host.encode()) for host in caller.hosts] or [scopes.EVERYTHING]
+    return [scopes.site(host.encode()) for host in named_hosts(caller)] if caller.is_limited else [scopes.EVERYTHING]
+
+
+def named_hosts(caller: Caller) -> tuple[str, ...]:
+    """The hosts of a limited caller; raises `PurgeRefused` (403) if a wildcard covers others, which have no names."""
+    if caller.has_wildcards:
+        sentence = f"the site of {caller.name} has a wildcard: name its hosts, prefixes or URLs"
+        raise PurgeRefused(403, "purge-wildcard", sentence)
+    return caller.hosts
 
 
 def malformed(sentence: str) -> PurgeRefused:

@@ -55,15 +55,19 @@ class PurgeMethod:
         refused: Callable[[str], None] = lambda reason: None,
         is_trusted: Trust = lambda peer: False,
     ) -> None:
-        self._callers: Sequence[Caller] = callers_of(settings)
-        self._is_open = accepts_purges(settings)
-        self._allowed = trust_of(settings.purge_from)  # by address
+        self.tune(settings)
         self._tag_fields = tag_field_names(settings)
         self._recorder = recorder
         self._pop = settings.pop
         self._refused = refused  # told why one is refused: to count
         self._is_trusted = is_trusted  # whether a peer's word for the client's address is believed
         self._attempts = FailedAttempts()
+
+    def tune(self, settings: Settings) -> None:
+        """From now on, the callers of these settings may purge."""
+        self._callers: Sequence[Caller] = callers_of(settings)
+        self._is_open = accepts_purges(settings)
+        self._allowed = trust_of(settings.purge_from)  # by address
 
     def answer(self, exchange: Exchange, now: float) -> None:
         """Answer `exchange`, at `now` in monotonic seconds."""

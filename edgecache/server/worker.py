@@ -199,6 +199,7 @@ class Worker:
         edge.tune(limits_of(settings))
         self._read_heads(settings)
         edge.fills.tune(policy_of(settings))
+        self.purges.tune(settings)
         edge.upstream.tune(gateway_of(settings), self._trusted)
         edge.flights.hit_for_miss = settings.hit_for_miss
         edge.memory.max_variants = settings.max_variants

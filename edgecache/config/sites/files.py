@@ -37,7 +37,18 @@ def contents_of(document: Document) -> dict[str, bytes] | Problem:
         if isinstance(content, Problem):
             return content
         found[named.path] = content
-    return found
+    return _repeated(document, found) or found
+
+
+def _repeated(document: Document, found: dict[str, bytes]) -> Problem | None:
+    """The first purge token that is another's, too: which of the two is meant could not be known."""
+    seen: dict[bytes, str] = {}
+    for number, site in enumerate(document.sites):
+        for name, path in site.purge_tokens.items():
+            if (other := seen.get(found[path])) is not None:
+                return Problem(("sites", number, "purge_tokens", name), f"is the token of {other}, too")
+            seen[found[path]] = f"{site.name}/{name}"
+    return None
 
 
 def paths_of(document: Document) -> list[str]:

@@ -202,7 +202,7 @@ class RegionPurgeService(PurgeService):
         except Failure:
             raise PurgeRefused(503, "log-unreachable", "this region's log cannot be reached") from None
         listed = _listed(region, row, caller) if row is not None else {}
-        if row is None or (caller.hosts and not listed["names"]):
+        if row is None or (caller.is_limited and not listed["names"]):
             raise PurgeRefused(404, "purge-unknown", "no purge with that ID is kept in the log")
         reports = await asyncio.gather(*(_region_report(store, region, mark) for store in self._stores.values()))
         regions = dict(zip(self._stores, reports, strict=True))
@@ -215,7 +215,7 @@ class RegionPurgeService(PurgeService):
 
     async def ledger(self, most: int, caller: Caller) -> list[Json]:
         """The last purges and writes of all regions, the newest first. Raises `PurgeRefused` (503)."""
-        store, read = self._writer.store, MOST_LISTED if caller.hosts else most
+        store, read = self._writer.store, MOST_LISTED if caller.is_limited else most
         try:
             regions = await store.regions()
             found = await asyncio.gather(*(store.recent(region, read) for region in regions))

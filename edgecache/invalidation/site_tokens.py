@@ -1,0 +1,62 @@
+"""Purge tokens of sites: each purges the hosts of its own site, and those that fall to it by a wildcard, no others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from edgecache.config.addresses import host_names
+from edgecache.config.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class SiteToken:
+    """A token of one site. `hosts` are its names; what its wildcards cover cannot be listed."""
+
+    name: str
+    secret: str = field(repr=False)
+    hosts: tuple[str, ...]
+    has_wildcards: bool
+    site: str
+    owners: Mapping[str, str] = field(repr=False)  # site by host, of all sites
+
+    @property
+    def is_limited(self) -> bool:
+        """Always: a site may have wildcards alone, and no name."""
+        return True
+
+    def owns(self, host: str) -> bool:
+        """Whether `host`, without port, belongs to the site: a name comes before a wildcard, a longer one first."""
+        return owner_of(self.owners, host) == self.site
+
+
+def tokens_of(settings: Settings) -> Iterator[SiteToken]:
+    """The tokens that sites have."""
+    if settings.sites is None:
+        return
+    sites, files = settings.sites.document.sites, settings.sites.files
+    owners = {normalised(host): site.name for site in sites for host in site.hosts}
+    for site in sites:
+        written = [normalised(host) for host in site.hosts]
+        named = tuple(host for host in written if not host.startswith("*"))
+        for name, path in site.purge_tokens.items():
+            secret = files[path].decode("latin-1")
+            yield SiteToken(f"{site.name}/{name}", secret, named, len(named) < len(written), site.name, owners)
+
+
+def normalised(host: str) -> str:
+    """A host of a site as requests have it; a wildcard keeps its star."""
+    if host == "*":
+        return host
+    return ("*." if host.startswith("*.") else "") + host_names(host.removeprefix("*."))[0]
+
+
+def owner_of(owners: Mapping[str, str], host: str) -> str | None:
+    """The site that `host` belongs to; None of what has no host."""
+    if not host:
+        return None
+    found, rest = owners.get(host), host
+    while found is None and "." in rest:
+        rest = rest.partition(".")[2]
+        found = owners.get(f"*.{rest}")
+    return found or owners.get("*")
