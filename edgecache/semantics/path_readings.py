@@ -34,11 +34,16 @@ def readings(target: bytes, *, fold: bool = False) -> list[bytes]:
 
 def _read(path: bytes) -> Iterator[bytes]:
     for _ in range(ROUNDS):
-        for one in {path, path.replace(b"\\", b"/")}:
-            for cut in {one, OF_SEGMENT.sub(b"", one)}:
-                for merged in {cut, SLASHES.sub(b"/", cut)}:
-                    yield uri.path_of(merged.replace(b"?", b"%3F"))
+        yield from _spellings(path)
         decoded = unquote_to_bytes(path)
         if decoded == path:
             return
         path = decoded
+
+
+def _spellings(path: bytes) -> Iterator[bytes]:
+    """`path` to servers that take backslashes for slashes, cut off what follows `;`, or merge slashes, or all of it."""
+    for one in {path, path.replace(b"\\", b"/")}:
+        for cut in {one, OF_SEGMENT.sub(b"", one)}:
+            for merged in {cut, SLASHES.sub(b"/", cut)}:
+                yield uri.path_of(merged.replace(b"?", b"%3F"))

@@ -208,6 +208,8 @@ FIELD: Final = frozenset(  # words of RFC 9110 to 9114, 8941, 7239 and 3986, of 
         telemetry template templates tests text through tier tiers timeout timeouts timer times timing tls token
         tokens topology trace traceback tracing traffic trailers transfer transport tree trusted tuning tunnel
         types units unix unkeyed update updates upgrade upload uploads upstream uri url urls usage user users
+        admission canary cloudfront cors credentials debug error fetching gcra json maintenance pages passwords
+        preflight redirects s3 secure security set sets sign signed signing web
         uuid validation validator validators validity valkey values variant variants vary vector verdict version
         visitor warmup watch watcher weight weights window windows wire worker workers write writer x509
         """,
