@@ -100,13 +100,16 @@ class Entry:
 
     def weigh(self) -> None:
         """Work out `size`, in bytes."""
-        parts = self.segments
-        held = len(self.content) if parts is None else parts.size + PART_OVERHEAD * len(parts.parts)
         chosen = sum(len(value) for value in self.selecting if value is not None)
         tagged = sum(map(len, self.tags)) + TAG_OVERHEAD * len(self.tags) if self.tags else 0
-        self.size = ENTRY_OVERHEAD + len(self.key) + len(self.block) + chosen + tagged + held
-        if self.codings_made is not None:
-            self.size += self.codings_made.size
+        made = 0 if self.codings_made is None else self.codings_made.size
+        self.size = ENTRY_OVERHEAD + len(self.key) + len(self.block) + chosen + tagged + self._held + made
+
+    @property
+    def _held(self) -> int:
+        """Bytes of the content, or of the parts and what each costs."""
+        parts = self.segments
+        return len(self.content) if parts is None else parts.size + PART_OVERHEAD * len(parts.parts)
 
     @property
     def stored(self) -> Stored:
@@ -445,6 +448,3 @@ class Memory:
 
     def __repr__(self) -> str:
         return f"<Memory {len(self)} URLs, {self.size} bytes>"
-
-
-Clock = Callable[[], float]

@@ -41,7 +41,7 @@ class Bound(NamedTuple):
     today: int
 
 
-LINES: Final = {"hit": Bound(120, 90), "miss": Bound(600, 593), "purge": Bound(300, 296)}
+LINES: Final = {"hit": Bound(120, 88), "miss": Bound(600, 597), "purge": Bound(300, 296)}
 FILES: Final = {"hit": Bound(14, 5), "miss": Bound(14, 14), "purge": Bound(14, 12)}
 WAYS: Final = Bound(4, 3)
 ENTRIES: Final = Bound(13, 13)
@@ -208,8 +208,8 @@ FIELD: Final = frozenset(  # words of RFC 9110 to 9114, 8941, 7239 and 3986, of 
         telemetry template templates tests text through tier tiers timeout timeouts timer times timing tls token
         tokens topology trace traceback tracing traffic trailers transfer transport tree trusted tuning tunnel
         types units unix unkeyed update updates upgrade upload uploads upstream uri url urls usage user users
-        admission canary cloudfront cors credentials debug error fetching gcra json maintenance pages passwords
-        preflight redirects s3 secure security set sets sign signed signing web
+        admission bot canary cloudfront coded cors credentials debug edge error fetching gcra json maintenance own pages
+        passwords preflight redirects rule s3 secure security set sets sign signatures signed signing web
         uuid validation validator validators validity valkey values variant variants vary vector verdict version
         visitor warmup watch watcher weight weights window windows wire worker workers write writer x509
         """,

@@ -14,7 +14,7 @@ comes, leaves in one of three ways:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from edgecache.proxy.components import Parts
 from edgecache.proxy.deliver import Delivery
@@ -34,7 +34,7 @@ class FastPath:
     def __init__(self, parts: Parts, delivery: Delivery, regional_hits: RegionalHits | None, on_hit: OnHit) -> None:
         self.on_hit = on_hit  # for counting and logging: each hit, with the time
         self._plan = parts.known.get
-        self._forget = parts.known.forget_one
+        self._known = parts.known
         self._is_worth_learning = parts.known.is_worth_learning
         self._template_hit = parts.alike.find
         self._conditional = parts.alike.answer
@@ -53,18 +53,14 @@ class FastPath:
             return False
         now = self._clock()
         if type(plan) is Pass:
-            passed = self._pass(connection, plan, raw, now)
-            if not passed:
-                self._forget(raw)
-            return passed
+            return self._pass(connection, plan, raw, now) or self._forget(raw)
         if type(plan) is RegionalRead:
             return self._regional_hits is not None and self._regional_hits.look_up(connection, plan, raw, now)
         rendered = plan.rendered
         if not self._is_usable(rendered.entry):
             return False
         if not rendered.is_right(now):
-            self._forget(raw)
-            return False
+            return self._forget(raw)
         if type(plan) is not Hit and not plan.is_new and self._is_worth_learning(raw):
             return False
         if not rendered.full and not rendered.is_one_write:
@@ -79,6 +75,11 @@ class FastPath:
             connection.send_serialized(rendered.head, rendered.answer.content)
         self.on_hit(connection, plan, now)
         return True
+
+    def _forget(self, raw: bytes) -> Literal[False]:
+        """Forget the plan for `raw`, which no longer holds: the request goes the long way."""
+        self._known.forget_one(raw)
+        return False
 
     def _from_template(self, raw: bytes) -> TemplateHit | None:
         """The hit that a template gives, if its response is in memory as a whole."""
