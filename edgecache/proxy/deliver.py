@@ -15,6 +15,7 @@ from edgecache.semantics import cache_status
 from edgecache.semantics.message import Request
 from edgecache.semantics.outcomes import Forward, Result
 from edgecache.storage.memory import Entry
+from edgecache.storage.own_codings import representation
 from edgecache.upstream.peering import tell_of_entry
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import FullResponse
@@ -84,8 +85,7 @@ class Delivery:
         request = exchange.request
         if request.policy is not None:
             self._compress(request, entry)
-            if entry.codings_made is not None and request.child is None:
-                entry = entry.codings_made.select(entry, request.fields)
+            entry = representation(entry, request)
         response = responses.respond(entry, request, now, member, self.max_ranges)
         if response is None:
             return False

@@ -40,6 +40,7 @@ from edgecache.semantics.preconditions import is_unconditional
 from edgecache.semantics.rfc9111 import Fresh, MustValidate, StaleWhileRevalidate
 from edgecache.semantics.stored_response import Stored, is_fresh
 from edgecache.storage.memory import Entry
+from edgecache.storage.own_codings import representation
 from edgecache.storage.regional import Found
 from edgecache.tasks import spawn
 from edgecache.wire.exchange import Exchange
@@ -173,8 +174,6 @@ class Edge:
         entry, url_known = self.memory.lookup(key, request.fields)
         why = Forward.VARY_MISS if url_known else Forward.URI_MISS
         if entry is not None:
-            if request.child is not None:  # it makes codings of its own
-                entry = entry.source or entry
             if (refusal := self._answer_from(entry, exchange)) is None:
                 return
             entry, why = None if refusal is Forward.URI_MISS else entry.source or entry, refusal
@@ -238,8 +237,8 @@ class Edge:
     def _answer_from(self, entry: Entry, exchange: Exchange) -> Forward | None:
         """Answer with `entry`, or say why not: it was purged (URI_MISS), has to be validated, or holds other parts."""
         request, now = exchange.request, self.clock()
-        if entry.codings_made is not None and request.child is None:
-            entry = entry.codings_made.select(entry, request.fields)
+        if request.policy is not None:
+            entry = representation(entry, request)
         if entry.passed != self.log.fence and (proof := self.invalidation.check(entry, now)) is not Verdict.USABLE:
             return Forward.URI_MISS if proof is Verdict.PURGED else Forward.STALE
         plain = rfc9111.is_plain(request.fields)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edgecache.semantics.content_coding import ACCEPT_ENCODING, accepts_coded, coded, preferred
 
 if TYPE_CHECKING:
-    from edgecache.semantics.message import Fields
+    from edgecache.semantics.message import Fields, Request
     from edgecache.storage.memory import Entry
 
 
@@ -47,3 +47,11 @@ class OwnCodings:
     def size(self) -> int:
         """Bytes."""
         return sum([entry.size for entry in self.by_name.values()])
+
+
+def representation(entry: Entry, request: Request) -> Entry:
+    """The representation of a stored response for `request`; another POP makes its codings itself."""
+    source = entry.source or entry
+    if request.child is not None or source.codings_made is None:
+        return source
+    return source.codings_made.select(source, request.fields)

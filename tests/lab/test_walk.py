@@ -193,6 +193,7 @@ FIELD: Final = frozenset(  # words of RFC 9110 to 9114, 8941, 7239 and 3986, of 
         middleware migration miss multipart names negotiation network normalization notify offsets options order
         origin origins otlp outcome outcomes output pack parameters parent parents parse parser parsing part
         actions compiler conditions directory explain model parser pools positions routing scalars
+        coded cors debug own preflight redirect redirects response rule security
         partial parts passthrough path patterns payload peer peering peers pending permissions ping pipeline
         plan plans policy pool pop pops port ports preconditions prefix priority probe process processor product
         promises properties protocol proxies proxy public purge purges query queue quic quota random range
