@@ -85,6 +85,7 @@ class Pipeline:
     def __init__(self, middleware: Sequence[Middleware], edge: Edge) -> None:
         self.middleware = middleware
         self.unkeyed = unkeyed(edge.reads, *(one.reads or frozenset() for one in middleware))
+        self.cookies = frozenset[bytes]().union(*(one.cookies for one in middleware))
         self._edge = edge
         fingerprint = fingerprint_of(middleware)
         self.answer = self._path(fingerprint)

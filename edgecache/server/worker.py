@@ -242,7 +242,8 @@ class Worker:
         )
         self.pipeline = pipeline = Pipeline(configured(context), self.edge)
         self.edge.known.forget_all()
-        self.edge.alike.judge_by(pipeline.unkeyed, ignored, ruled=context.sites is not None)
+        ruled = context.sites is not None
+        self.edge.alike.judge_by(pipeline.unkeyed, ignored, cookies=pipeline.cookies, ruled=ruled)
         self.answer, self.answer_known = pipeline.answer, pipeline.answer_known
         self.on_deliver, self.body_limit = pipeline.on_deliver, pipeline.body_limit
         self.answered = pipeline.logging(self._request_log.answered)

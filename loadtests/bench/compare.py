@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtests.bench import memory, peers, regional, report, wrk
+from loadtests.bench import memory, peers, regional, report, sites, wrk
 from loadtests.bench.origin import Origin, origin
 from loadtests.bench.peers import Contestant
 from loadtests.bench.processes import LOAD_CORE, SERVER_CORE, probe
@@ -30,8 +30,9 @@ from loadtests.bench.rounds import Standing, contest, say
 from loadtests.bench.scenarios import LIMITED, LOG, SCENARIOS, TRACES, Scenario
 from loadtests.lab.processes import StartError, free_port
 
+SITES = [sites.HIT.name, sites.VARIED.name]
 REGIONAL = [regional.HIT.name, regional.SCALE.name, regional.DEAD.name]
-NAMES = [*(scenario.name for scenario in SCENARIOS), LOG.name, TRACES.name, LIMITED.name, "memory", *REGIONAL]
+NAMES = [*(scenario.name for scenario in SCENARIOS), LOG.name, TRACES.name, LIMITED.name, *SITES, "memory", *REGIONAL]
 DESCRIPTORS = 16_384
 COMMAND_HELP = "measure another build of edgecache; it starts in a temporary directory: absolute paths"
 PEERS_HELP = f"of: {','.join(peers.PEERS)} (usually {','.join(peers.USUAL)})"
@@ -60,6 +61,9 @@ class Bench:
             self.measure_traces()
         if LIMITED.name in self._options.only:
             self.measure_limited()
+        for scenario in (sites.HIT, sites.VARIED):
+            if scenario.name in self._options.only:
+                self.measure_sites(scenario)
         if "memory" in self._options.only:
             self.measure_memory()
         if regional.HIT.name in self._options.only:
@@ -115,6 +119,12 @@ class Bench:
                 for name, (rules, more) in kinds.items()
             ]
             self.compare(LIMITED, contestants, contestants[0].name)
+
+    def measure_sites(self, scenario: Scenario) -> None:
+        """What sites and rules cost edgecache."""
+        given = {"EDGECACHE_SITES": sites.text(f"http://127.0.0.1:{self._origin.port}")}
+        ours = [edgecache(self._options), edgecache(self._options, "edgecache with sites", more=given)]
+        self.compare(scenario, ours, "edgecache")
 
     def _log_problem(self) -> str | None:
         """Prove that the setting makes edgecache log to stdout, which is /dev/null when it is measured."""

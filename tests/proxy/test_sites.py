@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import pytest
 from harness.clock import FakeClock
 from harness.origin import OriginDouble, Reply, running_origin
 from harness.pop import Pop, running_pop
@@ -121,3 +122,44 @@ cache = { store = false }
                     assert response.get("server") is None
                     assert response.get("x-gone") == gone
                     assert response.get("x-cache") == ("HIT" if target == "/" and again else None), (target, again)
+
+
+@pytest.mark.parametrize("name", ["Cookie: ", "cookie:", "COOKIE: \t"])
+async def test_a_cookie_that_a_rule_reads_counts_in_every_head(name: str) -> None:
+    """Heads that differ in other cookies only are alike; one that has the rule's cookie never is like one without."""
+    rules = """
+[[sites.rules]]
+name = "member"
+when = { cookie = { member = true } }
+request_headers = { set = { X-Member = "yes" } }
+"""
+    async with two_sites(rules) as (pop, a, _), pop.client() as client:
+        a.otherwise(
+            lambda request: Reply(fields=[("Cache-Control", "max-age=60")], body=str(request.get("x-member")).encode())
+        )
+        for number in range(40):
+            for cookie, body in (
+                (f"s={number}", b"None"),
+                (f"member={number % 3}; s={number}", b"yes"),
+                (f"s={number}; member", b"None"),
+                (f"not-member={number}", b"None"),
+                (f"s={number};member=", b"yes"),
+            ):
+                await client.send(f"GET /p HTTP/1.1\r\nHost: a.test\r\n{name}{cookie}\r\n\r\n".encode())
+                assert (await client.response()).body == body, (number, cookie)
+        assert len(a.requests) == 2
+
+
+async def test_heads_with_new_cookies_are_known_where_rules_read_one_by_name() -> None:
+    """The fast path answers them."""
+    rules = """
+[[sites.rules]]
+name = "member"
+when = { cookie = { member = true } }
+cache = { ttl = "10m" }
+"""
+    async with two_sites(rules) as (pop, _, _), pop.client() as client:
+        for number in range(40):
+            await client.request("GET", "/p", [("Host", "a.test"), ("Cookie", f"s={number}")])
+            await client.response()
+        assert pop.worker.watch.requests.known_hits > 20

@@ -177,7 +177,7 @@ def _of_fields(when: model.When) -> Iterable[Condition]:
         yield Test(f"header {name.lower()}={values!r}", test, fields=frozenset((field,)))
     for name, values in (when.cookie or {}).items():
         test = _of_several(name, _accepting(values), lambda facts: facts.cookies)
-        yield Test(f"cookie {name}={values!r}", test, fields=frozenset((b"cookie",)))
+        yield Test(f"cookie {name}={values!r}", test, cookies=frozenset((name,)))
     for name, values in (when.query or {}).items():
         test = _of_several(name, _accepting(values), lambda facts: facts.parameters)
         yield Test(f"query {name}={values!r}", test)

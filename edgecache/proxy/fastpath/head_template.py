@@ -27,7 +27,7 @@ from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.ignored_parameters import IgnoredParameters
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.preconditions import is_unconditional
-from edgecache.semantics.unkeyed_fields import IN_A_VALUE, field_line, named_lines
+from edgecache.semantics.unkeyed_fields import IN_A_VALUE, KeyedCookies, field_line, named_lines
 from edgecache.semantics.vary import nominated
 from edgecache.storage.memory import Entry
 from edgecache.upstream.peer_fields import has_internal
@@ -56,7 +56,7 @@ Asked = tuple[int, int]  # the number of a template, and the identity of an entr
 class Shape:
     """What the names of a head's field lines, in their order, say of it: which lines key a hit."""
 
-    __slots__ = ("agent", "keyed", "referer", "repeats", "values")
+    __slots__ = ("agent", "cookie", "keyed", "referer", "repeats", "values")
 
     def __init__(self, names: Sequence[bytes], unkeyed: frozenset[bytes]) -> None:
         lower = [name.lower() for name in names]
@@ -65,6 +65,7 @@ class Shape:
         self.keyed = b":".join([names[at] for at in keyed])
         self.values = itemgetter(-1, *[2 * at + 1 for at in keyed])  # of a split head, which ends in `END`
         self.agent = 2 * lower.index(b"user-agent") + 1 if b"user-agent" in lower else -1
+        self.cookie = 2 * lower.index(b"cookie") + 1 if b"cookie" in lower else -1
         self.referer = 2 * lower.index(b"referer") + 1 if b"referer" in lower else -1
 
 
@@ -102,14 +103,14 @@ class TemplateHit:
     __slots__ = ("_raw", "gate", "is_new", "key", "policy", "rendered", "target", "template", "visitor")
 
     rendered: Rendered  # its answer, once that is found
-    gate: Gate | None
     policy: Any  # of its site
+    gate: Gate | None
 
     def __init__(self, visitor: Visitor, raw: bytes, target: bytes, key: bytes, is_new: bool) -> None:
         self.visitor = visitor
         self.template = visitor.template
         self._raw = raw
-        self.gate = self.policy = None
+        self.policy = self.gate = None
         self.target = target
         self.key = key  # of the cache, as `primary_key` makes it
         self.is_new = is_new  # no head like it was seen before, whatever the target and the cookie
@@ -171,6 +172,7 @@ class HeadTemplates:
         self._cookie_starts: tuple[bytes, ...] = ()
         self._ignored: IgnoredParameters | None = None
         self._ruled = False
+        self._cookies: KeyedCookies | None = None
         self.gates: Callable[[Exchange], Gate | None] = lambda exchange: None  # of middleware that admits requests
         self.bound(HeadLimits())
 
@@ -181,11 +183,20 @@ class HeadTemplates:
         self._most_lines = min(limits.fields, MOST_LINES)
 
     def judge_by(
-        self, unkeyed: frozenset[bytes], ignored: IgnoredParameters | None = None, *, ruled: bool = False
+        self,
+        unkeyed: frozenset[bytes],
+        ignored: IgnoredParameters | None = None,
+        *,
+        cookies: frozenset[bytes] = frozenset(),
+        ruled: bool = False,
     ) -> None:
-        """From now on these fields key no hit, and neither do these query parameters; `ruled`: sites have rules."""
+        """From now on these fields key no hit, and neither do these query parameters.
+
+        Of Cookie, if it is one of the fields, `cookies` are excepted by name. `ruled`: sites have rules.
+        """
         self.forget_all()
         self._ruled = ruled
+        self._cookies = KeyedCookies(cookies) if cookies and b"cookie" in unkeyed else None
         self._ignored = ignored
         self._unkeyed = unkeyed
         self._cookie_starts = COOKIE_STARTS if b"cookie" in unkeyed else ()
@@ -197,11 +208,13 @@ class HeadTemplates:
             return None
         fingerprint, target = start.groups()
         fields = cut = resume = start.end()
-        cookie = raw.rfind(COOKIE, fields)
+        cookie, keyed = raw.rfind(COOKIE, fields), b""
         if raw[cookie - 2 : cookie] in self._cookie_starts:
             cut = cookie + len(COOKIE)
             resume = raw.find(b"\r", cut)
-        rest = fingerprint + raw[fields - 2 : cut] + raw[resume:]  # only a fingerprint can precede its first CRLF
+            if self._cookies is not None and self._cookies.occur(raw, cut, resume):
+                keyed = self._cookies.of(raw[cut:resume])
+        rest = fingerprint + raw[fields - 2 : cut] + keyed + raw[resume:]  # a fingerprint alone precedes its first CRLF
         visitor, is_new = self._visitors.get(rest), False
         if visitor is None or raw[cut:resume].translate(None, IN_A_VALUE):
             visitor = self._visitor(fingerprint, raw, fields)
@@ -214,7 +227,7 @@ class HeadTemplates:
         if not template.is_plain:
             self._wanted = raw, template.key  # the answer out of this entry may be new
         if self._ruled:
-            return self._ruled_hit(visitor, raw, target, is_new=is_new)
+            return self._ruled_hit(visitor, raw, target, is_new)
         key = template.origin + (target if ignored is None else ignored.without(target))
         return TemplateHit(visitor, raw, target, key, is_new)
 
@@ -229,7 +242,7 @@ class HeadTemplates:
         if ruled is None:
             self._wanted = raw, template.key
             return None
-        hit = TemplateHit(visitor, raw, target, ruled.key, is_new=is_new)
+        hit = TemplateHit(visitor, raw, target, ruled.key, is_new)
         hit.policy, hit.gate = ruled.policy, ruled.gate
         return hit
 
@@ -240,7 +253,10 @@ class HeadTemplates:
         shape = self._shapes.get(names) or self._learn_shape(names, parts[::2])
         if shape is None:
             return None
-        key = fingerprint, shape.keyed, shape.values(parts)
+        values = shape.values(parts)
+        if self._cookies is not None and shape.cookie >= 0:
+            values = (self._cookies.of(parts[shape.cookie]), *values)
+        key = fingerprint, shape.keyed, values
         template = self._templates.get(key)
         if template is None:
             if self._seen.again(key):  # it was looked up in vain before: if this comes to a hit, it is learnt

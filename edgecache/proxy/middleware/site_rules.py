@@ -36,6 +36,7 @@ class SiteRules(Middleware):
         self._is_trusted = is_trusted
         self.draw = randrange  # a number below
         self.reads = sites.reads | READS | (CLIENT_ADDRESS_FIELDS if networks else frozenset())
+        self.cookies = sites.cookies
         if networks:
             self.fingerprint = fingerprint_of(networks)
 

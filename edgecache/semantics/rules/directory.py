@@ -64,6 +64,12 @@ class Sites:
         return frozenset().union(*(site.reads for site in self.all))
 
     @property
+    def cookies(self) -> frozenset[bytes]:
+        """Names of the cookies that decide which rules hold, of any site."""
+        names = frozenset[str]().union(*(site.cookies for site in self.all))
+        return frozenset(name.encode("latin-1", "replace") for name in names)
+
+    @property
     def networks(self) -> tuple[Network, ...]:
         """Networks of clients that decide which rules hold, of any site."""
         tests = (test for site in self.all for rule in site.rules for test in rule.tests)

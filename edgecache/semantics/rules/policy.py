@@ -203,12 +203,19 @@ class Site:
         """Request fields, in lower case, that decide which rules hold, or that the cache key has."""
         tests = [test for rule in self.rules for test in rule.tests]
         keyed = {name.lower() for rule in self.rules for name in rule.actions.key.headers}
-        cookies = any(rule.actions.key.cookies or rule.actions.route.canary for rule in self.rules)
+        cookies = any(rule.actions.route.canary for rule in self.rules)
         device = any(rule.actions.key.device for rule in self.rules)
         more = keyed | ({b"cookie"} if cookies else set()) | ({b"user-agent"} if device else set())
         if any(rule.actions.cors is not None and rule.actions.cors.origins is not None for rule in self.rules):
             more |= {b"origin"}
         return frozenset(more).union(*(test.fields for test in tests))
+
+    @cached_property
+    def cookies(self) -> frozenset[str]:
+        """Names of the cookies that decide which rules hold, or that the cache key has."""
+        tests = [test for rule in self.rules for test in rule.tests]
+        keyed = frozenset(name for rule in self.rules for name in rule.actions.key.cookies)
+        return keyed.union(*(test.cookies for test in tests))
 
     def policy_of(self, facts: RequestFacts) -> RequestPolicy:
         """The policy of a request."""
