@@ -91,7 +91,7 @@ class Middleware:
 
     order: ClassVar[int]  # the lowest sees a request first
     reads: frozenset[bytes] | None = None  # request fields, in lower case, that influence it; None: it may be any
-    cookies: frozenset[bytes] = frozenset()  # names of cookies that influence it, where it does not read the others
+    cookies: frozenset[bytes] = frozenset()  # beginnings of the names of those that it reads, if not of all
     for_peers: ClassVar[bool] = True  # False: requests of other POPs pass it by, their first POP has done its work
 
     @classmethod

@@ -27,7 +27,6 @@ HARMLESS: Final = frozenset(
     b"x-correlation-id x-request-id x-request-start x-trace-id x-forwarded-for".split()
 )
 RULES: Final = rfc9111.READS | preconditions.READS | ranges.READS | accept_encoding.READS | forwarding.LIMIT_FIELDS
-COOKIE_NAME: Final = re.compile(rb"(?:\A|;)[ \t]*+([^=;]*+)")
 IN_A_VALUE: Final = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))  # RFC 9110 §5.5
 
 
@@ -43,18 +42,18 @@ def field_line(line: bytes) -> FieldLine:
 
 
 class KeyedCookies:
-    """The cookies that key a hit where Cookie as a whole does not."""
+    """The cookies that key a hit where Cookie as a whole does not: those whose names begin so."""
 
-    def __init__(self, names: frozenset[bytes]) -> None:
-        self.names = names
-        self.occur = re.compile(b"|".join(map(re.escape, sorted(names)))).search  # else no cookie is one of them
+    def __init__(self, beginnings: frozenset[bytes]) -> None:
+        self._beginnings = tuple(sorted(beginnings))
+        self.occur = re.compile(b"|".join(map(re.escape, self._beginnings))).search  # else no cookie is one of them
 
     def of(self, value: bytes) -> bytes:
         """`value` of Cookie with no others, in their order (RFC 6265 §5.4)."""
         if self.occur(value) is None:
             return b""
-        names, pairs = COOKIE_NAME.findall(value), value.split(b";")
-        return b"; ".join([pair.strip(b" \t") for name, pair in zip(names, pairs, strict=True) if name in self.names])
+        pairs = [pair.strip(b" \t") for pair in value.split(b";")]
+        return b"; ".join([pair for pair in pairs if pair.startswith(self._beginnings)])
 
 
 def named_lines(lines: Iterable[bytes], names: Iterable[bytes]) -> list[FieldLine]:

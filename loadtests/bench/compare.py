@@ -55,6 +55,18 @@ class Bench:
                 self.compare(scenario, contestants, "nginx")
         if self._options.peers_only:
             return
+        self._measure_features()
+        if "memory" in self._options.only:
+            self.measure_memory()
+        if regional.HIT.name in self._options.only:
+            self.measure_regional(contestants)
+        if regional.SCALE.name in self._options.only:
+            self.measure_scale()
+        if regional.DEAD.name in self._options.only:
+            self.measure_dead()
+
+    def _measure_features(self) -> None:
+        """Scenarios that compare edgecache with itself, without what it is asked to do beside."""
         if LOG.name in self._options.only:
             self.measure_log()
         if TRACES.name in self._options.only:
@@ -64,14 +76,6 @@ class Bench:
         for scenario in (sites.HIT, sites.VARIED):
             if scenario.name in self._options.only:
                 self.measure_sites(scenario)
-        if "memory" in self._options.only:
-            self.measure_memory()
-        if regional.HIT.name in self._options.only:
-            self.measure_regional(contestants)
-        if regional.SCALE.name in self._options.only:
-            self.measure_scale()
-        if regional.DEAD.name in self._options.only:
-            self.measure_dead()
 
     def compare(self, scenario: Scenario, contestants: Sequence[Contestant], base: str) -> list[Standing]:
         """One scenario: measure, print, remember."""

@@ -192,7 +192,7 @@ class HeadTemplates:
     ) -> None:
         """From now on these fields key no hit, and neither do these query parameters.
 
-        Of Cookie, if it is one of the fields, `cookies` are excepted by name. `ruled`: sites have rules.
+        Of Cookie, if it is one of the fields, what begins as one of `cookies` is excepted. `ruled`: sites have rules.
         """
         self.forget_all()
         self._ruled = ruled
@@ -227,7 +227,7 @@ class HeadTemplates:
         if not template.is_plain:
             self._wanted = raw, template.key  # the answer out of this entry may be new
         if self._ruled:
-            return self._ruled_hit(visitor, raw, target, is_new)
+            return self._ruled_hit(visitor, raw, target, is_new=is_new)
         key = template.origin + (target if ignored is None else ignored.without(target))
         return TemplateHit(visitor, raw, target, key, is_new)
 

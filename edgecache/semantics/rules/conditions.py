@@ -96,7 +96,7 @@ class Test:
     of_request: Callable[[RequestFacts], object] | None = None  # true where it holds
     of_response: Callable[[ResponseFacts], object] | None = None
     fields: frozenset[bytes] = frozenset()  # of the request, in lower case, that decide it
-    cookies: frozenset[str] = frozenset()  # their names, that decide it
+    cookies: frozenset[str] = frozenset()  # globs of their names, that decide it
     by_url: bool = False  # only scheme, host and path do
     networks: tuple[Network, ...] = ()  # of the client, that decide it
 

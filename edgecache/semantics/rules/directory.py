@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from edgecache.semantics import uri
@@ -10,6 +11,7 @@ from edgecache.semantics.client_address import Network
 from edgecache.semantics.rules.key_parts import spellings
 from edgecache.semantics.rules.policy import Site
 
+UP_TO_A_WILDCARD = re.compile(r"[^*?\x80-\U0010ffff]*")
 MOST_HOSTS = 65536  # whose site is remembered
 
 
@@ -65,9 +67,9 @@ class Sites:
 
     @property
     def cookies(self) -> frozenset[bytes]:
-        """Names of the cookies that decide which rules hold, of any site."""
+        """How the names of cookies that decide which rules hold begin, of any site."""
         names = frozenset[str]().union(*(site.cookies for site in self.all))
-        return frozenset(name.encode("latin-1", "replace") for name in names)
+        return frozenset(UP_TO_A_WILDCARD.match(name)[0].encode() for name in names)  # type: ignore[index]
 
     @property
     def networks(self) -> tuple[Network, ...]:

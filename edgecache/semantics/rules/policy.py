@@ -212,7 +212,7 @@ class Site:
 
     @cached_property
     def cookies(self) -> frozenset[str]:
-        """Names of the cookies that decide which rules hold, or that the cache key has."""
+        """Globs of the names of cookies that decide which rules hold, or that the cache key has."""
         tests = [test for rule in self.rules for test in rule.tests]
         keyed = frozenset(name for rule in self.rules for name in rule.actions.key.cookies)
         return keyed.union(*(test.cookies for test in tests))
