@@ -9,6 +9,7 @@ from edgecache.config.settings import Settings
 from edgecache.semantics import uri
 from edgecache.semantics.errors import ConfigError
 from edgecache.semantics.message import FieldLine, Fields, Request
+from edgecache.semantics.rules.canary import is_in_share, number_of
 from edgecache.semantics.rules.conditions import RequestFacts, reduced, text_of
 from edgecache.semantics.rules.key_parts import key_part
 from edgecache.semantics.rules.routing import route_of
@@ -31,6 +32,10 @@ def report(settings: Settings, request: Request, client: str) -> str:
         return f"no site has the host {request.host.decode()}: the answer is 421"
     facts = RequestFacts(request, client)
     policy = site.policy_of(facts)
+    canary = policy.actions.route.canary
+    number = None if canary is None else number_of(facts, canary)
+    if canary is not None and number is not None and is_in_share(number, canary):
+        policy = policy.of_canary
     lines = [f"site {site.name}"]
     for rule in site.rules:
         left = reduced(rule.condition, facts)
@@ -46,6 +51,12 @@ def _effects(policy: RequestPolicy, request: Request, facts: RequestFacts) -> It
     route = route_of(request)
     assert route is not None, "the request has a site"
     yield f"pool: {route.pool}" + (f", host {route.host.decode()}" if route.host else "")
+    canary = policy.actions.route.canary
+    if canary is not None:
+        cookie = canary.cookie.decode()
+        yield f"canary: {canary.share:.1%} of the clients go to the pool {canary.pool}, by the cookie {cookie}"
+    if route.credentials:
+        yield f"credentials: {route.credentials}"
     if route.target != request.target:
         yield f"upstream target: {route.target.decode('latin-1')}"
     actions = policy.actions

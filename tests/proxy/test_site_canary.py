@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from harness.client import ReceivedResponse
 from harness.origin import Reply
-from harness.pop import Pop, running_pop
+from harness.pop import Pop, environment, running_pop
 from harness.site_pools import Sites, filled, site, sites
 
+from edgecache.config.settings import load
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.rules.actions import Canary
 from edgecache.semantics.rules.canary import NUMBERS, is_in_share, number_of
 from edgecache.semantics.rules.conditions import RequestFacts
+from edgecache.server.explain import report, request_of
 
 CANARY = site(
     'origin = "{0}"\n[[sites.rules]]\nname = "r"\nroute = { canary = { pool = "new", share = 0.1, cookie = "c" } }'
@@ -126,3 +128,13 @@ async def test_a_parent_knows_what_its_child_has_drawn() -> None:
                 assert (await ask(above.pop, "/", cookie)).body == body
             assert run.targets(0) == run.targets(1) == ["/"]
             assert edge.worker._switch.counts.bypassed == 0
+
+
+def test_check_config_says_it() -> None:
+    """The pool is that of the client whose cookie is given."""
+    text = TEXT.replace("{0}", "http://x").replace("{1}", "http://y")
+    settings = load(environment("http://x", {"sites": text}.items()))
+    for headers, pool in (([], "site a"), (["Cookie: c=0"], "new"), (["Cookie: c=100"], "site a")):
+        lines = report(settings, request_of("a.test", "/", "GET", headers, ""), "").splitlines()
+        assert f"pool: {pool}" in lines
+        assert "canary: 10.0% of the clients go to the pool new, by the cookie c" in lines
