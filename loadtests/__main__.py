@@ -23,6 +23,7 @@ PROGRAMS: Final = {
     "reload-load": "faults.reload_load",
     "correctness": "correctness.random_walk",
     "real-sites": "correctness.crawl_real_sites",
+    "wordpress": "correctness.crawl_wordpress",
     "plugin-purges": "correctness.purge_by_plugins",
     "dashboards-check": "correctness.dashboards_check",
 }
