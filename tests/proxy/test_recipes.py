@@ -108,3 +108,12 @@ async def test_an_api(origin: OriginDouble) -> None:
                 found.append((await client.response()).status)
         assert found == [401] * 60 + [429] * 43
         assert origin.requests == []
+
+
+async def test_campaigns_share_a_page(origin: OriginDouble) -> None:
+    """Their parameters are dropped, others are not; the origin does not see them."""
+    async with cooked("WordPress", origin) as pop:
+        host = ("Host", "blog.example.org")
+        targets = ("/?p=1&utm_source=a", "/?fbclid=b&p=1", "/?p=1", "/?p=2&gclid=c")
+        assert [is_hit(await pop.get(target, host)) for target in targets] == [False, True, True, False]
+        assert [request.target for request in origin.requests] == ["/?p=1", "/?p=2"]
