@@ -13,9 +13,9 @@ TIERS: Final = ("memory", "regional", "parent")
 
 
 @asynccontextmanager
-async def pops(origin: OriginDouble, tier: str, url: str) -> AsyncIterator[tuple[Pop, Pop]]:
+async def pops(origin: OriginDouble, tier: str, url: str, **settings: object) -> AsyncIterator[tuple[Pop, Pop]]:
     """The POP by which things come in, and the one that is asked for them then."""
-    common = {"pop_secret": "a-secret-of-this-fleet"}
+    common: dict[str, object] = {"pop_secret": "a-secret-of-this-fleet", **settings}
     if tier == "regional":
         common |= {"regional": url, "regional_timeout": "2s", "max_object_memory": "100KiB"}
     async with AsyncExitStack() as stack:

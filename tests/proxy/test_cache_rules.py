@@ -9,6 +9,8 @@ import pytest
 from harness.clock import FakeClock
 from harness.origin import OriginDouble, ReceivedRequest, Reply, running_origin
 from harness.pop import Pop, running_pop
+from harness.tiers import pops
+from harness.valkey import Server
 
 HOST = ("Host", "a.test")
 TOKEN = ("Authorization", "Bearer a-token-that-may-purge")
@@ -229,6 +231,52 @@ when = { cookie = { sessionid = true } }
 cache = { store = false }
 """
 PAGES = [f"/page-{number}/" for number in range(20)]
+
+
+@pytest.mark.parametrize("tier", ["regional", "parent"])
+async def test_tiers_share_no_more_than_memory(origin: OriginDouble, valkey: Server, tier: str) -> None:
+    """What one POP has stored, another uses for those whom rules treat alike, as fresh as they say."""
+    rules = """
+[[sites.rules]]
+name = "fresh"
+cache = { ttl = "100s" }
+[[sites.rules]]
+name = "ann"
+when = { cookie = { s = "ann" } }
+request_headers = { set = { X-User = "ann" } }
+[[sites.rules]]
+name = "bob"
+when = { cookie = { s = "bob" } }
+cache = { store = false }
+[[sites.rules]]
+name = "crawlers"
+when = { header = { User-Agent = "*Bot*" } }
+cache = { admission = "read-only" }
+"""
+    sites = f'[[sites]]\nname = "a"\nhosts = ["a.test"]\norigin = "{origin.url}"\n{rules}'
+    origin.otherwise(lambda request: Reply(fields=[("Cache-Control", "max-age=5")], body=who(request)))
+    ann, bob, bot = ("Cookie", "s=ann"), ("Cookie", "s=bob"), ("User-Agent", "Bot")
+    async with pops(origin, tier, valkey.url, sites=sites) as (first, second):
+        for pop in (first, second, first, second):
+            for fields, body in (((bob,), b"bob"), ((ann,), b"ann"), ((), b"nobody"), ((bot,), b"nobody")):
+                assert (await pop.get("/p", HOST, *fields)).body == body
+            if tier == "regional":
+                await pop.written()
+        assert [who(request) for request in origin.requests if who(request) != b"bob"] == [b"ann", b"nobody"]
+        origin.clock.advance(50)
+        assert "hit; ttl=50" in await status(second, "/p", ann)
+        await second.get("/crawled", HOST, bot)
+        if tier == "regional":
+            await second.written()
+        before = len(origin.requests)
+        await first.get("/crawled", HOST)
+        assert len(origin.requests) == before + 1
+
+
+def who(request: ReceivedRequest) -> bytes:
+    """The user that a request is of, by what the origin gets."""
+    user = request.get("x-user") or (request.get("cookie") or "s=nobody").partition("s=")[2]
+    return user.encode()
 
 
 @pytest.mark.parametrize(
