@@ -20,7 +20,7 @@ from edgecache.semantics.message import Request
 from edgecache.semantics.rope import Content, Piece, pieces_of
 from edgecache.semantics.rules.conditions import ResponseFacts
 from edgecache.storage.memory import Entry, Memory
-from edgecache.storage.own_codings import OwnCodings
+from edgecache.storage.own_codings import OwnCodings, RulesOfNow
 from edgecache.tasks import spawn
 from edgecache.telemetry.metrics import Registry
 
@@ -94,14 +94,23 @@ class Compressor:
     def __init__(self, memory: Memory, registry: Registry) -> None:
         self._memory = memory
         self._registry = registry
-        self._waiting: deque[tuple[Entry, tuple[bytes, ...]]] = deque()
+        self._waiting: deque[tuple[Entry, OwnCodings, tuple[bytes, ...]]] = deque()
+        self._rules = RulesOfNow()
         self._bytes = 0  # of contents that wait
         self.task: asyncio.Task[None] | None = None  # what compresses, as long as something waits
         self._thread: ThreadPoolExecutor | None = None
 
+    def replace_rules(self) -> None:
+        """The rules have changed: what was made by the old ones is used no more, and made anew as the new ones say."""
+        self._rules.replaced = True
+        self._rules = RulesOfNow()
+
     def consider(self, request: Request, entry: Entry) -> None:
         """Compress `entry`, which answers `request`, unless that was decided before, or there is no room now."""
         policy = request.policy
+        if entry.codings_made is not None and entry.codings_made.rules.replaced:
+            self._memory.resize(entry)  # what was made by other rules leaves
+            entry.codings_made = None
         if entry.codings_made is not None or entry.gone or not policy.compresses or entry.segments is not None:
             return
         if entry.source is not None or request.child is not None or not self._memory.has(entry.url):
@@ -112,11 +121,11 @@ class Compressor:
         if codings and (len(self._waiting) >= MOST_WAITING or self._bytes + length > MOST_BYTES):
             self._count("all", "busy")
             return
-        entry.codings_made = OwnCodings()
+        made = entry.codings_made = OwnCodings(self._rules)
         if codings:
             self._bytes += length
             self._memory.account.acquire(entry.content)
-            self._waiting.append((entry, codings))
+            self._waiting.append((entry, made, codings))
             if self.task is None:
                 self.task = spawn(self._run(), "compress")
 
@@ -128,33 +137,34 @@ class Compressor:
         finally:
             self.task = None
 
-    async def _compress(self, entry: Entry, codings: tuple[bytes, ...]) -> None:
+    async def _compress(self, entry: Entry, made: OwnCodings, codings: tuple[bytes, ...]) -> None:
         content = entry.content
         try:
             for coding in codings:
-                await self._add(entry, coding, content, codings)
+                if entry.codings_made is made and not made.rules.replaced:
+                    await self._add(entry, made, coding, codings)
         finally:
             self._bytes -= len(content)
             self._memory.account.release(content)
 
-    async def _add(self, entry: Entry, coding: bytes, content: Content, order: tuple[bytes, ...]) -> None:
-        if entry.gone:
-            return
+    async def _add(self, entry: Entry, made: OwnCodings, coding: bytes, order: tuple[bytes, ...]) -> None:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "compress")
-        account, size = self._memory.account, len(content)
+        content, account = entry.content, self._memory.account
+        size = len(content)
         account.hold(size)  # no more is made of it
         try:
-            made = await asyncio.get_running_loop().run_in_executor(self._thread, encoded, coding, content)
+            coded = await asyncio.get_running_loop().run_in_executor(self._thread, encoded, coding, content)
         except Exception as error:
             self._count(coding.decode(), "failed")
             log.error("a response could not be compressed: %s: %r", coding.decode(), error)
             return
         finally:
             account.hold(-size)
-        if made is None:
+        is_wanted = entry.codings_made is made and entry.content is content
+        if coded is None:
             self._count(coding.decode(), "larger")
-        elif entry.content is content and self._memory.add_coding(entry, coding, made, order):
+        elif is_wanted and self._memory.add_coding(entry, coding, coded, order):
             self._count(coding.decode(), "made")
         else:
             self._count(coding.decode(), "gone")

@@ -177,6 +177,8 @@ class Worker:
         locator = await asyncio.to_thread(self._new_locator, settings) if geography or trust_differs else self._locator
         sites = await asyncio.to_thread(sites_of, settings, self._sites)
         way = self._new_way(settings) if self._differs(settings, OF_THE_WAY_UP) else None
+        if self._differs(settings, ("sites",)):
+            self.edge.compressor.replace_rules()
         self._take(settings)
         if tls is not None and self._tls is not None and tls.identity != self._tls.identity:
             self._tls = tls  # tickets of the old one are worth nothing any more

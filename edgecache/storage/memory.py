@@ -362,14 +362,14 @@ class Memory:
 
     def _follow(self, entry: Entry, made: OwnCodings) -> None:
         """Have the codings of `entry` follow its new head, or leave, if that forbids them."""
-        if may_be_coded(entry.stored):
+        if may_be_coded(entry.stored) and not made.rules.replaced:
             made.follow(entry)
         else:
             for other in made.by_name.values():
                 other.gone = True
                 self.account.left(other.content)
             self.retired += 1
-            entry.codings_made = OwnCodings()
+            entry.codings_made = OwnCodings(made.rules)
         entry.weigh()
 
     def invalidate(self, key: bytes) -> bool:

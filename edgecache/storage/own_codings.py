@@ -15,18 +15,28 @@ if TYPE_CHECKING:
     from edgecache.storage.memory import Entry
 
 
+class RulesOfNow:
+    """The rules by which codings are made; once they are `replaced`, what was made by them is not used any more."""
+
+    __slots__ = ("replaced",)
+
+    def __init__(self) -> None:
+        self.replaced = False
+
+
 class OwnCodings:
     """The entries by their coding, the best first. Empty as long as none is made, and where none is to be made."""
 
-    __slots__ = ("by_name", "names")
+    __slots__ = ("by_name", "names", "rules")
 
-    def __init__(self) -> None:
+    def __init__(self, rules: RulesOfNow) -> None:
+        self.rules = rules
         self.by_name: dict[bytes, Entry] = {}
         self.names: tuple[bytes, ...] = ()
 
     def select(self, source: Entry, fields: Fields) -> Entry:
         """The representation for a request with `fields`: one of these, or `source`."""
-        if not self.names or not accepts_coded(fields):
+        if not self.names or self.rules.replaced or not accepts_coded(fields):
             return source
         coding = preferred(fields.get(ACCEPT_ENCODING), self.names)
         return source if coding is None else self.by_name[coding]

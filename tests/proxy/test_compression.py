@@ -14,11 +14,12 @@ from harness.client import ReceivedResponse
 from harness.clock import FakeClock
 from harness.origin import OriginDouble, Reply, running_origin
 from harness.parents import chain
-from harness.pop import Pop, running_pop
+from harness.pop import Pop, environment, running_pop
 from harness.valkey import Server
 from proxy.test_rule_answers import rules
 from proxy.test_sites import two_sites
 
+from edgecache.config.settings import load
 from edgecache.proxy.compression import encoded
 from edgecache.semantics.content_coding import preferred
 from edgecache.semantics.rope import Content, Rope
@@ -295,6 +296,25 @@ async def test_what_is_made_is_charged_and_evicted_with_its_response() -> None:
 def one_site(origin: OriginDouble) -> str:
     """A site whose responses are compressed."""
     return f'[[sites]]\nname = "a"\nhosts = ["a.test"]\norigin = "{origin.url}"\n{rules(COMPRESS)}'
+
+
+async def test_other_rules_end_what_the_old_ones_made() -> None:
+    """A reload that ends compression counts from the next response on, and one that begins it, from the next hit."""
+    async with running_origin(FakeClock()) as origin:
+        origin.otherwise(text())
+        with_rules, without = one_site(origin), one_site(origin).replace(COMPRESS, "")
+        async with running_pop(origin, origin.clock, sites=with_rules) as pop:
+            for sites, expected in ((with_rules, "gzip"), (without, None), (with_rules, "gzip")):
+                await pop.worker.reload(load(environment(origin.url, {"sites": sites}.items())))
+                for number in range(4):
+                    response = await get(pop, "/", "gzip")
+                    if expected is None:
+                        assert response.get("content-encoding") is None
+                    elif number:
+                        assert response.get("content-encoding") == expected
+                    assert DECODE[response.get("content-encoding")](response.body) == TEXT
+                    await settled(pop)
+            assert len(origin.requests) == 1
 
 
 async def test_pops_exchange_uncoded_responses() -> None:

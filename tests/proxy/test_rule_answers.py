@@ -105,6 +105,17 @@ async def test_fixed_responses() -> None:
         assert not a.requests
 
 
+async def test_the_rule_is_the_reason() -> None:
+    """Metrics and the access log name the rule that answered."""
+    texts = ('when = { path = "/old" }\nredirect = { to = "/new" }', "respond = { status = 404 }")
+    async with two_sites(rules(*texts)) as (pop, _, _):
+        await pop.get("/old", HOST)
+        await pop.get("/x", HOST)
+        series = pop.worker.watch.registry.snapshot()["edgecache_requests"]["series"]
+        counted = {dict(labels)["reason"]: values for labels, values in series if dict(labels)["result"] == "error"}
+        assert (counted["r0"], counted["r1"]) == ([1], [1])
+
+
 # --- fields
 
 
