@@ -23,7 +23,7 @@ def effective_table(environ: Mapping[str, str], file: Mapping[str, str] | None =
     cells, known = [], {**environ, **found_by_machine(environ)}
     for variable, row in ROWS.items():
         text = environ.get(variable, "").strip()
-        source = "set" if text else "default" if row.default is not None else "missing"
+        source = "set" if text else "default" if row.default is not None else _stand_in(environ)
         source = "file" if text and (file or {}).get(variable, "").strip() == text else source
         value = row.shown(known.get(variable, "").strip() or row.default_text())
         if isinstance(environ.get(variable), Confidential):
@@ -33,6 +33,12 @@ def effective_table(environ: Mapping[str, str], file: Mapping[str, str] | None =
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[3]]) for line in cells
     )
+
+
+def _stand_in(environ: Mapping[str, str]) -> str:
+    """Where EDGECACHE_ORIGIN, the only required setting, comes from if it is not set."""
+    others = [name for name in ("EDGECACHE_ORIGINS", "EDGECACHE_SITES") if environ.get(name, "").strip()]
+    return f"of {others[0]}" if others else "missing"
 
 
 def reference() -> str:

@@ -18,6 +18,7 @@ from typing import Final
 from edgecache.config import system_resources
 from edgecache.config.settings import TO_ORIGINS, Settings
 from edgecache.invalidation.purge_auth import accepts_purges
+from edgecache.proxy.fastpath.responder import OnHit
 from edgecache.proxy.geo_database import Geo, Locator
 from edgecache.proxy.hooks import Context
 from edgecache.proxy.pipeline import Pipeline, configured
@@ -45,6 +46,7 @@ from edgecache.telemetry.exchange import Exchange as AnyExchange
 from edgecache.telemetry.log_field_names import USUAL
 from edgecache.telemetry.log_fields import LineFormat
 from edgecache.telemetry.metrics import Snapshot
+from edgecache.telemetry.site_metrics import counting, counting_hits
 from edgecache.telemetry.tracing import Span, Tracer
 from edgecache.upstream.active_upstream import Switch, WayUp
 from edgecache.upstream.origin_group import Origins
@@ -248,7 +250,17 @@ class Worker:
         self.edge.alike.judge_by(pipeline.unkeyed, ignored, cookies=pipeline.cookies, ruled=ruled)
         self.answer, self.answer_known = pipeline.answer, pipeline.answer_known
         self.on_deliver, self.body_limit = pipeline.on_deliver, pipeline.body_limit
-        self.answered = pipeline.logging(self._request_log.answered)
+        self._log_requests(pipeline, sites)
+
+    def _log_requests(self, pipeline: Pipeline, sites: Sites | None) -> None:
+        """Count and log what is answered; with sites, by site."""
+        answered = self._request_log.answered
+        on_hit: OnHit = self._request_log.known_hit
+        if sites is not None:
+            for site in sites.all:
+                site.counts = self.watch.sites.counts_of(site.name)
+            answered, on_hit = counting(answered), counting_hits(on_hit)
+        self.answered, self.edge.fast_path.on_hit = pipeline.logging(answered), on_hit
 
     def _new_tracer(self, settings: Settings) -> Tracer | None:
         if not settings.otlp_endpoint:

@@ -12,6 +12,7 @@ from edgecache.storage.regional import Read
 from edgecache.telemetry.event_loop_lag import LoopLag
 from edgecache.telemetry.metrics import Counter, Histogram, Registry, Snapshot
 from edgecache.telemetry.request_metrics import CLASSES, Passes, RequestMetrics
+from edgecache.telemetry.site_metrics import SiteMetrics
 from edgecache.upstream.health import FAILING
 from edgecache.upstream.peer_auth import Distrust
 from edgecache.valkey.circuit_breaker import State
@@ -56,6 +57,7 @@ class WorkerMetrics:
     def __init__(self) -> None:
         self.registry = Registry(MOST_SERIES)
         self.requests = RequestMetrics(self.registry)
+        self.sites = SiteMetrics(self.registry)
         self._not_stored = {
             reason: self.registry.counter(
                 "edgecache_not_stored", "Responses not stored, by reason.", reason=reason.value
@@ -100,6 +102,7 @@ class WorkerMetrics:
     def snapshot(self) -> Snapshot:
         """Current metrics."""
         self.requests.fold()
+        self.sites.fold()
         self._fold_passes()
         return self.registry.snapshot()
 

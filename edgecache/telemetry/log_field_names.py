@@ -7,7 +7,7 @@ from typing import Final
 
 NAMES: Final = (  # in the order of docs/logging.md
     *("time", "client", "forwarded_client", "country", "connection", "tls"),
-    *("method", "scheme", "host", "target", "protocol", "range", "request_id", "request_bytes"),
+    *("method", "scheme", "host", "site", "target", "protocol", "range", "request_id", "request_bytes"),
     *("status", "bytes", "head_bytes", "content_type", "duration_ms", "ttfb_ms"),
     *("cache", "result", "tier", "reason", "age", "ttl", "not_stored", "tags"),
     *("upstream", "upstream_status", "upstream_ms", "regional_ms"),
@@ -18,7 +18,7 @@ USUAL: Final = tuple(
     for name in NAMES
     if name
     not in (
-        *("forwarded_client", "country", "connection", "tls", "range", "request_id", "request_bytes"),
+        *("forwarded_client", "country", "connection", "tls", "site", "range", "request_id", "request_bytes"),
         *("head_bytes", "content_type", "ttfb_ms", "age", "ttl", "tags"),
     )
 )

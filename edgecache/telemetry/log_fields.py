@@ -77,6 +77,11 @@ def _of_request(name: bytes) -> Read:
     return lambda seen: seen.request.fields.get(name)
 
 
+def _site(seen: LogContext) -> Value:
+    policy = seen.request.policy
+    return None if policy is None else str(policy.site.name)
+
+
 def _of_connection(name: str) -> Read:
     return lambda seen: getattr(seen.connection, name) if seen.connection is not None else None
 
@@ -135,6 +140,7 @@ FIELDS: Final = (
     LogField("method", lambda seen: seen.request.method, "", '"GET"', "Method.", always=True),
     LogField("scheme", lambda seen: seen.request.scheme, "", '"https"', "By connection or trusted proxy.", always=True),
     LogField("host", lambda seen: seen.request.host, "", '"www.example.org"', "Site, normalised.", always=True),
+    LogField("site", _site, "", '"shop"', "Name of the site in EDGECACHE_SITES."),
     LogField(
         "target", lambda seen: seen.request.received_target, "", '"/a?b=c"', "Path and query as sent.", always=True
     ),

@@ -107,7 +107,12 @@ class Registry:
 
     def __init__(self, max_series: int = DEFAULT_MAX_SERIES) -> None:
         self._max_series = max_series
+        self._bounds: dict[str, int] = {}
         self._metrics: dict[str, _Metric] = {}
+
+    def bound(self, name: str, most: int) -> None:
+        """Let the metric `name` have so many series: its labels are bounded elsewhere."""
+        self._bounds[name] = most
 
     def counter(self, name: str, meaning: str, /, *, read: Callable[[], float] | None = None, **labels: str) -> Counter:
         """The counter `name`, with or without `_total`, with these labels; `read` replaces `value`."""
@@ -150,7 +155,7 @@ class Registry:
         if metric.declared != declared or metric.label_names != sorted(labels):
             raise ValueError(f"metric {name} is declared twice, differently")
         key = tuple(sorted(labels.items()))
-        if key not in metric.series and len(metric.series) >= self._max_series:
+        if key not in metric.series and len(metric.series) >= self._bounds.get(name, self._max_series):
             key = tuple((label, OTHER) for label, _ in key)
         found: One | None = metric.series.get(key)
         if found is None:

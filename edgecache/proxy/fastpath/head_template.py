@@ -140,7 +140,8 @@ class TemplateHit:
     def request(self) -> Request:
         """The request itself."""
         template = self.template
-        return Request(b"GET", self.target, template.host, Fields(map(field_line, self._lines)), scheme=template.scheme)
+        fields, policy = Fields(map(field_line, self._lines)), self.policy
+        return Request(b"GET", self.target, template.host, fields, scheme=template.scheme, policy=policy)
 
 
 class RuledTarget(NamedTuple):
