@@ -234,3 +234,24 @@ async def test_without_its_region_a_worker_limits_by_itself(
             assert counted(pop, "edgecache_limit_degraded")[()] > 10
     said = [record.getMessage() for record in caplog.records if "limits rates by itself" in record.getMessage()]
     assert len(said) == 1
+
+
+async def test_heads_that_are_alike_are_counted(origin: OriginDouble) -> None:
+    """Each request has a cookie of its own, which keys nothing: hits by what heads have in common count too."""
+    async with running_pop(origin, sites=sites(origin, '{ rate = "1/s", burst = 20 }')) as pop, pop.client() as client:
+        found = []
+        for number in range(25):
+            await client.request("GET", "/", [HOST, ("Cookie", f"_ga={number}")])
+            found.append((await client.response()).status)
+        assert found == [200] * 20 + [429] * 5
+        assert len(origin.requests) == 1
+
+
+async def test_regional_reads_are_counted(origin: OriginDouble, valkey: Server) -> None:
+    """What lies in the regional tier only is limited as well, also where the head is known."""
+    options = {"sites": sites(origin, '{ rate = "1/h", burst = 12 }'), "regional": valkey.url}
+    async with running_pop(origin, Clock(), max_object_memory="1B", regional_timeout="2s", **options) as pop:
+        await pop.caught_up()
+        found = await statuses(pop, 40)
+        assert 12 <= found.count(200) <= 14
+        assert found[-10:] == [429] * 10
