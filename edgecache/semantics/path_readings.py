@@ -14,9 +14,16 @@ from urllib.parse import unquote_to_bytes
 from edgecache.semantics import uri
 
 PLAIN: Final = re.compile(rb"(?:/[a-z0-9_~!$&'()*+,=:@-][a-z0-9._~!$&'()*+,=:@-]*)*/?")
+LONGEST: Final = 1024  # bytes of a path with more than one reading
 ROUNDS: Final = 3  # of decoding: some servers decode twice
 SLASHES: Final = re.compile(rb"//+")
 OF_SEGMENT: Final = re.compile(rb";[^/]*")  # parameters of a segment (RFC 3986 §3.3)
+
+
+def is_too_long(target: bytes) -> bool:
+    """Whether the path of `target` is too long for its readings to be worked out."""
+    path = target.partition(b"?")[0]
+    return len(path) > LONGEST and not PLAIN.fullmatch(path)
 
 
 def readings(target: bytes, *, fold: bool = False) -> list[bytes]:

@@ -314,3 +314,12 @@ def test_a_wrong_demand_is_one_sentence(access: str, words: str) -> None:
     assert said.startswith("line ")
     assert "\n" not in said
     assert "secret-password" not in said
+
+
+async def test_a_path_with_too_many_readings_is_refused() -> None:
+    """Those of long paths would take long to work out; plain ones may be as long as they are."""
+    async with two_sites(PROTECTED) as (pop, a, _):
+        assert (await pop.get("/" + "%2e%2f" * 300, HOST)).status in (400, 403)
+        assert (await pop.get("/" + "a/" * 900, HOST)).status == 200
+        assert len(a.requests) == 1
+        assert refused(pop).get("path-too-long") == 1

@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from joserfc.errors import JoseError
 from joserfc.jwk import JWKRegistry
 
-from edgecache.proxy.access.fetching import FetchFailed, fetched
 from edgecache.tasks import spawn
 
 log = logging.getLogger("edgecache")
@@ -179,6 +178,8 @@ class RemoteKeys:
         return self._under_way
 
     async def _fetch(self) -> None:
+        from edgecache.proxy.access.fetching import FetchFailed, fetched  # a library that files of keys do not need
+
         try:
             got = await fetched(self._url, (), within=WITHIN, most=LARGEST_SET)
             if got.status != 200:

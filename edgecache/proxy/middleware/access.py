@@ -21,6 +21,7 @@ from edgecache.proxy.responses import reply_locally
 from edgecache.proxy.task_guard import seen_through
 from edgecache.semantics.client_address import CLIENT_ADDRESS_FIELDS, Trust, client_address
 from edgecache.semantics.message import Request
+from edgecache.semantics.path_readings import is_too_long
 from edgecache.semantics.rules.conditions import RequestFacts
 from edgecache.storage.resident_clock import Clock
 from edgecache.tasks import spawn
@@ -74,6 +75,9 @@ class Access(Middleware):
         if has_too_many_parts(request):
             sentence = f"a request for what is protected has no more than {MOST_PARTS} parameters and cookies"
             return self._refusal(AccessRefused(403, "too-many-parts", sentence))
+        if is_too_long(request.target):
+            sentence = "the path is too long for one that may be taken for others"
+            return self._refusal(AccessRefused(403, "path-too-long", sentence))
         checks = self._demands.of(request, client)
         asked = Asked(RequestFacts(request, client), exchange.client, self._clock.wall())
         return self._decide(exchange, asked, Admission(), checks)
