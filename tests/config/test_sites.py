@@ -59,6 +59,7 @@ WRONG = [  # text, line, what is said after it
     (SITE + SITE.replace("a.test", "b.test"), 6, 'sites[2].name: "a" is a name already'),
     (SITE + "maintenance = 'on'\n", 5, "sites[1].maintenance: should be true or false, not a string"),
     (SITE + "memory_share = 1.5\n", 5, "sites[1].memory_share: 1.5 should be at most 1"),
+    (SITE + "memory_share = 0.5\n", 5, "sites[1].memory_share: is not available yet: *"),
     (SITE + "match = 'any'\n", 5, 'sites[1].match: "any" is not "all" or "first"'),
     (
         SITE + "settings = { negative_ttl = 1 }\n",

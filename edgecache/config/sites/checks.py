@@ -63,6 +63,8 @@ def _of_site(document: Document, site: Site, path: Path, hosts: dict[str, str]) 
         yield from _url(site.origin, (*path, "origin"))
     if site.pool is not None:
         yield from _known(site.pool, document.pools, "pool", (*path, "pool"))
+    if site.memory_share is not None:
+        yield Problem((*path, "memory_share"), "is not available yet: all sites share the memory of a worker")
     yield from _repeated(
         ((*path, "rules", number, "name") for number in _range(site.rules)), [r.name for r in site.rules]
     )
