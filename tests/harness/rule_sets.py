@@ -108,6 +108,7 @@ KEYS = st.fixed_dictionaries(
         "cookies": st.just(["t"]),
         "country": st.just(True),
         "device": st.just(True),
+        "query": st.sampled_from([{"drop": ["u*"]}, {"keep": ["q"]}, {"drop": ["q"], "sort": True}]),
     },
 )
 CACHE = st.fixed_dictionaries(
@@ -310,6 +311,7 @@ class Meaning(NamedTuple):
     got: tuple[tuple[str, str], ...]  # fields set on the response
     caching: tuple[tuple[str, Any], ...]
     key: tuple[Any, ...]
+    query: str  # that the origin gets
 
 
 def meaning(match: str, listed: list[Rule], sent: Sent, fact: Fact) -> Meaning:
@@ -325,13 +327,29 @@ def meaning(match: str, listed: list[Rule], sent: Sent, fact: Fact) -> Meaning:
         _sorted(answered["response_headers"]),
         _sorted(caching),
         tuple(sorted(asked["key"])),
+        sent.query if is_passed_on(asked["cache"], sent) else _reduced(asked["query"], sent.query),
     )
+
+
+def is_passed_on(caching: dict[str, Any], sent: Sent) -> bool:
+    """Whether the cache has no part in a request."""
+    return caching.get("store") is False or sent.get("if-match") is not None
+
+
+def _reduced(query: dict[str, Any], text: str) -> str:
+    parts = [part for part in text[1:].split("&") if part]
+    kept = [
+        part
+        for part in parts
+        if ("keep" not in query or part[0] in query["keep"]) and part[0] not in "".join(query.get("drop", ()))
+    ]
+    return "?" + "&".join(kept) if kept else ""
 
 
 def _joined(match: str, listed: list[Rule], sent: Sent, fact: Fact | None) -> dict[str, Any]:
     """What the rules say that hold for certain."""
     found: dict[str, Any] = {name: {} for name in ("route", "request_headers", "response_headers", "cache")}
-    found |= {"by_status": {}, "key": set()}
+    found |= {"by_status": {}, "key": set(), "query": {}}
     for rule in listed:
         if not holds(rule["when"], sent, fact):
             continue
@@ -339,7 +357,9 @@ def _joined(match: str, listed: list[Rule], sent: Sent, fact: Fact | None) -> di
         for name in ("request_headers", "response_headers"):
             found[name] |= rule.get(name, {}).get("set", {})
         cache = {key: value for key, value in rule.get("cache", {}).items() if key not in ADMITTING}
-        found["key"] |= set(_key_of(cache.pop("key", {}), sent))
+        key = cache.pop("key", {})
+        found["query"] = key.get("query", found["query"])
+        found["key"] |= set(_key_of(key, sent))
         found["by_status"] |= cache.pop("ttl_by_status", {})
         found["cache"] |= cache
         if rule["last"] or match == "first":

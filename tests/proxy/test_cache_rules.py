@@ -273,6 +273,38 @@ cache = { admission = "read-only" }
         assert len(origin.requests) == before + 1
 
 
+async def test_settings_of_a_site() -> None:
+    """Each site has its own, and the others those of the process."""
+    clock = FakeClock()
+    async with running_origin(clock) as origin:
+        sites = "".join(
+            f'[[sites]]\nname = "{name}"\nhosts = ["{name}.test"]\norigin = "{origin.url}"\n{more}'
+            for name, more in (
+                (
+                    "a",
+                    "[sites.settings]\nheuristics = false\nnegative_ttl = '100s'\nstore_set_cookie = true\n"
+                    "store_client_errors = true\ndefault_stale_if_error = '100s'\n",
+                ),
+                ("b", ""),
+            )
+        )
+        modified = ("Last-Modified", clock.http_date(-100_000))
+        origin.on("/heuristic", Reply(fields=[modified], body=b"x"))
+        origin.on("/missing", Reply(status=404, fields=[("Cache-Control", "max-age=500")]))
+        origin.on("/cookie", Reply(fields=[FRESH, ("Set-Cookie", "a=1")], body=b"x"))
+        origin.on("/bad", Reply(status=400, fields=[FRESH]))
+        async with running_pop(origin, clock, sites=sites) as pop:
+            for target, of_a, of_b in (
+                ("/heuristic", "fwd=", "hit; ttl=10000"),
+                ("/missing", "hit; ttl=100", "hit; ttl=10"),
+                ("/cookie", "hit; ttl=60", "fwd="),
+                ("/bad", "hit; ttl=60", "fwd="),
+            ):
+                for host, wanted in (("a.test", of_a), ("b.test", of_b)):
+                    told = [(await pop.get(target, ("Host", host))).get("cache-status") or "" for _ in range(2)]
+                    assert told[1].removeprefix("test; ").startswith(wanted), (target, host, told)
+
+
 def who(request: ReceivedRequest) -> bytes:
     """The user that a request is of, by what the origin gets."""
     user = request.get("x-user") or (request.get("cookie") or "s=nobody").partition("s=")[2]

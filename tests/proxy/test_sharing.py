@@ -36,7 +36,9 @@ def check_response(match: str, listed: list[Rule], sent: Sent, got: Got) -> None
     status, kind = STATUS.get(sent.path, 200), TYPES.get(sent.path, "text/html")
     means = meaning(match, listed, sent, (status, kind, int(got.is_hit)))
     up = dict(means.sent)
-    echo = "|".join([means.pool, means.prefix + sent.target, *(up.get(f"X-R{number}", "") for number in range(3))])
+    echo = "|".join(
+        [means.pool, means.prefix + sent.path + means.query, *(up.get(f"X-R{number}", "") for number in range(3))]
+    )
     if got.status != status or got.fields["x-echo"] != echo:
         raise Shared(f"{got} instead of {echo}")
     fields = {name.upper(): value for name, value in got.fields.items() if name.startswith("x-s")}
