@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from edgecache.config.schema import MASK
 from edgecache.config.settings import Settings
 from edgecache.semantics import uri
 from edgecache.semantics.errors import ConfigError
 from edgecache.semantics.message import FieldLine, Fields, Request
+from edgecache.semantics.rules.actions import FieldEdits, Redirect
 from edgecache.semantics.rules.canary import is_in_share, number_of
 from edgecache.semantics.rules.conditions import RequestFacts, reduced, text_of
 from edgecache.semantics.rules.key_parts import key_part
@@ -17,6 +19,7 @@ from edgecache.semantics.rules.routing import route_of
 if TYPE_CHECKING:
     from edgecache.semantics.rules.policy import RequestPolicy
 
+SECRET_WORDS = (b"auth", b"cookie", b"token", b"secret", b"key", b"password")  # in names of fields
 SECRET_TABLES = ("access",)  # what is said of them is that they are there
 
 
@@ -43,6 +46,10 @@ def report(settings: Settings, request: Request, client: str) -> str:
         if rule.name not in policy.rules and left is not False:
             verdict = "not reached"
         lines.append(f"rule {rule.name}: {verdict}")
+    if settings.sites is not None and any(
+        one.maintenance for one in settings.sites.document.sites if one.name == site.name
+    ):
+        lines.append("maintenance: the answer is 503")
     request = request._replace(policy=policy)
     return "\n".join([*lines, *_effects(policy, request, facts)])
 
@@ -62,11 +69,16 @@ def _effects(policy: RequestPolicy, request: Request, facts: RequestFacts) -> It
     actions = policy.actions
     yield from _said("cache", actions.caching)
     part = key_part(policy, facts)
-    yield "cache key: the URL" + (f", and {part.decode('latin-1')!r}" if part else "")
-    yield from _said("request headers", actions.request_fields)
-    yield from _said("response headers", actions.response_fields)
-    if actions.reply is not None:
-        yield f"answer: {actions.reply}"
+    own = part.removeprefix(policy.group).strip(b"\n").decode("latin-1")  # the group has whole rules in it
+    rules = [rule.name for rule in policy.site.rules if rule.keys and rule.name in policy.rules] if policy.group else []
+    keyed = [f"that {', '.join(rules)} hold" if rules else "", repr(own) if own else ""]
+    yield ", and ".join(["cache key: the URL", *filter(None, keyed)])
+    yield from _edits("request headers", actions.request_fields)
+    yield from _edits("response headers", actions.response_fields)
+    if isinstance(actions.reply, Redirect):
+        yield f"answer: {actions.reply.status} to {actions.reply.to}"
+    elif actions.reply is not None:
+        yield f"answer: {actions.reply.status}, {len(actions.reply.body)} bytes"
     if actions.cors is not None:
         yield f"cors: Access-Control-Allow-Origin: {policy.allowed_origin.decode() or 'none for this Origin'}"
     if actions.security_headers is not None:
@@ -77,6 +89,18 @@ def _effects(policy: RequestPolicy, request: Request, facts: RequestFacts) -> It
         yield f"compress: {', '.join(coding.decode() for coding in actions.compress.codings) or 'off'}"
     for name, values in actions.own.items():
         yield f"{name}: {'set' if name in SECRET_TABLES else ', '.join(map(str, values))}"
+
+
+def _edits(name: str, edits: FieldEdits) -> Iterable[str]:
+    """A line of changes of fields; values that may be secrets are not shown."""
+    said = [f"remove {field.decode()}" for field in edits.remove]
+    for verb, lines in (("set", edits.set), ("add", edits.add)):
+        said += [f"{verb} {field.decode()}: {_shown(field, value)}" for field, value in lines]
+    return [f"{name}: {'; '.join(said)}"] if said else []
+
+
+def _shown(field: bytes, value: bytes) -> str:
+    return MASK if any(word in field.lower() for word in SECRET_WORDS) else value.decode("latin-1")
 
 
 def _said(name: str, value: Any) -> Iterable[str]:
