@@ -85,7 +85,7 @@ class RateLimits:
 
     def bucket(self, limit: RequestLimit, key: tuple[Part, ...], now: float) -> Bucket:
         """The bucket that counts for `key`."""
-        return self._buckets.of(key, now, partial(self._made, limit, key))
+        return self._buckets.of((limit.rate, *key), now, partial(self._made, limit, key))  # a reload may change rates
 
     def _made(self, limit: RequestLimit, key: tuple[Part, ...]) -> Bucket:
         assert limit.rate is not None, "only rates have buckets"

@@ -194,12 +194,14 @@ origin = "{origin.url}"
 
 
 async def test_a_reload_resets_no_limit(origin: OriginDouble) -> None:
-    """What a client has used stays used."""
+    """What a client has used stays used, as long as its rate is the same."""
     text = sites(origin, '{ rate = "1/s", burst = 3 }')
     async with running_pop(origin, sites=text) as pop:
         assert await statuses(pop, 4) == [200] * 3 + [429]
         await pop.worker.reload(load(environment(origin.url, [("sites", text + "\n")])))
         assert await statuses(pop, 1) == [429]
+        await pop.worker.reload(load(environment(origin.url, [("sites", text.replace("burst = 3", "burst = 5"))])))
+        assert await statuses(pop, 6) == [200] * 5 + [429]
 
 
 async def test_workers_of_a_region_share_a_rate(origin: OriginDouble, valkey: Server) -> None:
