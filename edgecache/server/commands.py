@@ -64,9 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    words = (
-        "Serve EDGECACHE_ORIGIN on EDGECACHE_LISTEN. SIGTERM, SIGQUIT or Ctrl-C drains; SIGHUP reloads the settings."
-    )
+    words = "Serve EDGECACHE_ORIGIN, or EDGECACHE_SITES, on EDGECACHE_LISTEN. SIGTERM, SIGQUIT or Ctrl-C drains; SIGHUP reloads the settings."
     serve = commands.add_parser("serve", help="run the POP", description=words)
     serve.add_argument(
         "--demo",
@@ -216,7 +214,7 @@ def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
     environ = source.read()
     with ExitStack() as sockets:
         demo_listener = None
-        if chosen.demo and not (environ.get("EDGECACHE_ORIGIN", "") + environ.get("EDGECACHE_ORIGINS", "")).strip():
+        if chosen.demo and not any(environ.get(PREFIX + name, "").strip() for name in ("ORIGIN", "ORIGINS", "SITES")):
             (demo_listener,) = _opened(sockets, listen_or_refuse("EDGECACHE_ORIGIN", Address("127.0.0.1", 0), 1))
             source.fix("EDGECACHE_ORIGIN", _url(demo_listener))
         settings = load(source.merged())
