@@ -64,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    words = "Serve EDGECACHE_ORIGIN, or EDGECACHE_SITES, on EDGECACHE_LISTEN. SIGTERM, SIGQUIT or Ctrl-C drains; SIGHUP reloads the settings."
+    words = (
+        "Serve EDGECACHE_ORIGIN, or EDGECACHE_SITES, on EDGECACHE_LISTEN. "
+        "SIGTERM, SIGQUIT or Ctrl-C drains; SIGHUP reloads the settings."
+    )
     serve = commands.add_parser("serve", help="run the POP", description=words)
     serve.add_argument(
         "--demo",
