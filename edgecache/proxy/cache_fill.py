@@ -86,11 +86,15 @@ class Fills:
             return self._update_by_head(request, reply, previous)
         decision = self._decide(request, reply, previous)
         if isinstance(decision, DoNotStore):
-            self.refuse(reply, decision.reason)
-            reply.body.count_in(self._memory.account)
-            return decision.reason
+            return self._pass_unstored(reply, decision.reason)
         self._keep_body(primary_key(request), request, decision.stored, reply)
         return decision.stored
+
+    def _pass_unstored(self, reply: Reply, reason: Refused) -> Refused:
+        """Count `reply`, which is not stored for this `reason`, and what its body holds on its way."""
+        self.refuse(reply, reason)
+        reply.body.count_in(self._memory.account)
+        return reason
 
     def _keep_body(self, key: bytes, request: Request, stored: Stored, reply: Reply) -> None:
         """Keep the body of `reply` while it arrives, in memory and in the region, and store it at its end."""

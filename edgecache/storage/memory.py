@@ -374,13 +374,10 @@ class Memory:
 
     def invalidate(self, key: bytes) -> bool:
         """Forget every response stored for a URL; whether there was one."""
-        key = self.normal_key(key)
-        slot = self._slots.peek(key)
-        if slot is None:
-            return False
-        self._retire(slot)
-        del self._slots[key]
-        return True
+        slot = self._slots.pop(self.normal_key(key), None)
+        if slot is not None:
+            self._retire(slot)
+        return slot is not None
 
     def drop(self, entry: Entry) -> None:
         """Forget one response, in all of its codings."""

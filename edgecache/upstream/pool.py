@@ -81,8 +81,7 @@ class OriginPool:
                 return
             connection.close()
         if len(self._open) + self._connecting < self._most:
-            self._connecting += 1
-            spawn(self._connect(call), "connect to origin")
+            self._open_for(call)
         else:
             self._line_up(call, self._waiting)
 
@@ -100,6 +99,11 @@ class OriginPool:
             return False
         self._uploads.add(call)
         return True
+
+    def _open_for(self, call: UpstreamCall) -> None:
+        """Open a connection, on which `call` goes first."""
+        self._connecting += 1
+        spawn(self._connect(call), "connect to origin")
 
     async def _connect(self, call: UpstreamCall) -> None:
         try:
@@ -173,8 +177,7 @@ class OriginPool:
         self.asked += 1
         self.repeated += 1
         self._open.discard(connection)  # its place is free
-        self._connecting += 1
-        spawn(self._connect(call), "connect to origin")
+        self._open_for(call)
 
     def _refuse(self, call: UpstreamCall, error: OriginError) -> None:
         if not (call.cancelled or call.is_check):
