@@ -124,7 +124,7 @@ class EchoingPop:
         numbers = count(1)
         pools: Any = self.worker._switch.current.sites
         pools.opened = {name: EchoPool(name, numbers) for name in ("p0", "p1")}
-        self._hosts = count()
+        self._hosts, self._heads = count(), count()
         self.host = ""
 
     def put(self, match: str, rules: list[rule_sets.Rule]) -> None:
@@ -140,6 +140,9 @@ class EchoingPop:
         connection.connection_made(Transport())
         lines = [f"{sent.method} {sent.target} HTTP/1.1", f"Host: {self.host}"]
         lines += [f"{name}: {value}" for name, value in sent.fields]
+        number = next(self._heads)
+        if number // 2 % 2:  # no head was like it: templates answer it, if anything known does
+            lines.append(f"X-Request-Id: {number}")
         connection.data_received("\r\n".join([*lines, "", ""]).encode())
         return sent, connection
 
