@@ -47,7 +47,7 @@ class Delivery:
         if exchange.request.child is not None:
             tell_of_entry(exchange, entry, self._invalidation, now)
         responses.send_stored(exchange, rendered.answer, entry, Result.HIT, cache_status.KNOWN_HIT)
-        if rendered.full:
+        if rendered.full and self._known.learns(exchange.fingerprint):
             self._learn_hit(exchange, rendered)
         self._alike.learn(exchange)
         return True
@@ -106,7 +106,8 @@ class Delivery:
     def learn_hit(self, exchange: Exchange, entry: Entry) -> None:
         """Remember the response of `entry`, a whole, to requests with this fingerprint."""
         if exchange.fingerprint is not None:
-            self._learn_hit(exchange, self._rendering_for(entry, exchange.request), own=True)
+            if self._known.learns(exchange.fingerprint):
+                self._learn_hit(exchange, self._rendering_for(entry, exchange.request), own=True)
             self._alike.learn(exchange, partial(self._rendering_for, entry))
 
     def learn_pass(self, exchange: Exchange, key: bytes, upstream_request: UpstreamRequest) -> None:
@@ -117,7 +118,8 @@ class Delivery:
             self._known.learn(exchange.fingerprint, known)
 
     def _learn_hit(self, exchange: Exchange, rendered: Rendered, *, own: bool = False) -> None:
-        if self._known.learns(exchange.fingerprint) and rendered.is_right(self._clock()) and rendered.full:
+        assert exchange.fingerprint is not None, "it is learnt by that"
+        if rendered.is_right(self._clock()) and rendered.full:
             gate = self._known.gates(exchange)
             hit = Hit(exchange.request, rendered, exchange.head_in, own=own, gate=gate)
             self._known.learn(exchange.fingerprint, hit)

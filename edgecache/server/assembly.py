@@ -58,6 +58,7 @@ from edgecache.wire.tls.contexts import ServerTls
 REGISTER_BYTES: Final = 1024  # allowed for each purged name
 GAPS: Final = 8  # an eighth of the memory covers fragmentation and what is not counted
 ALIKE: Final = 64  # head templates hold a sixty-fourth of the memory at most
+ANSWERS: Final = 32  # and their responses to conditional requests a thirty-second
 KNOWN: Final = 8  # known heads and rendered responses hold an eighth at most
 BREAKER_FAILURES: Final = 5  # consecutive, that open the breaker
 BREAKER_OPEN_FOR: Final = 0.5  # seconds
@@ -147,7 +148,7 @@ def _parts(given: AssemblyInputs, tier: Regional | None) -> Parts:
             jurisdiction=home,
         ),
         known=KnownHeads(persistent_head, memory.account.budget // KNOWN, memory.account.hold),
-        alike=HeadTemplates(memory.account.budget // ALIKE, memory.account.hold),
+        alike=HeadTemplates(memory.account.budget // ALIKE, memory.account.hold, memory.account.budget // ANSWERS),
         compressor=compressor,
         region=_region(given, tier, memory, invalidation, upstream),
         jurisdiction=home,

@@ -21,7 +21,7 @@ from itertools import count
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, final
 
-from edgecache.proxy.fastpath.head_memo import Gate, Rendered
+from edgecache.proxy.fastpath.head_memo import ONE_OF, Gate, Rendered
 from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen, weight_of_head
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.ignored_parameters import IgnoredParameters
@@ -155,14 +155,16 @@ class RuledTarget(NamedTuple):
 class HeadTemplates:
     """Templates and what leads to them, the oldest forgotten first. Bounded in number and bytes."""
 
-    def __init__(self, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None, answer_bytes: int = MOST_BYTES
+    ) -> None:
         part = most_bytes // 8
-        self._visitors: BoundedCache[bytes, Visitor] = BoundedCache(MOST_VISITORS, 2 * part, _visitor_weight, hold)
+        self._visitors: BoundedCache[bytes, Visitor] = BoundedCache(MOST_VISITORS, 3 * part, _visitor_weight, hold)
         self._shapes: BoundedCache[bytes, Shape] = BoundedCache(MOST_SHAPES, part, weight_of_head, hold)
         self._templates: BoundedCache[TemplateKey, Template] = BoundedCache(MOST_TEMPLATES, 2 * part, _weight, hold)
-        self._answers: BoundedCache[Asked, Rendered] = BoundedCache(MOST_ANSWERS, 2 * part, _answer_weight, hold)
+        self._answers: BoundedCache[Asked, Rendered] = BoundedCache(MOST_ANSWERS, answer_bytes, _answer_weight, hold)
         self._targets: BoundedCache[tuple[int, bytes], RuledTarget] = BoundedCache(
-            MOST_TARGETS, part, _target_weight, hold
+            MOST_TARGETS, 2 * part, _target_weight, hold
         )
         self._numbers = count()
         self._seen = RecentlySeen()  # shapes, and keys of templates
@@ -173,6 +175,7 @@ class HeadTemplates:
         self._cookie_starts: tuple[bytes, ...] = ()
         self._ignored: IgnoredParameters | None = None
         self._ruled = False
+        self._passed_over = 0
         self._cookies: KeyedCookies | None = None
         self.gates: Callable[[Exchange], Gate | None] = lambda exchange: None  # of middleware that admits requests
         self.bound(HeadLimits())
@@ -298,10 +301,15 @@ class HeadTemplates:
         if self._ruled:
             ruled = RuledTarget(primary_key(request), request.policy, self.gates(exchange))
             self._targets.remember((template.number, request.received_target), ruled)
-        if make is not None:
+        if make is not None and self._has_room_for_answer():
             rendered = make(request._replace(fields=template.fields))
             if not rendered.answer.content:  # contents are kept where they are counted
                 self._answers.remember((template.number, id(rendered.entry)), rendered)
+
+    def _has_room_for_answer(self) -> bool:
+        """Whether one more answer is remembered: of more than there is room for, some are, and stay."""
+        self._passed_over = (self._passed_over + 1) % ONE_OF
+        return not self._answers.half_full or self._passed_over == 0
 
     def forget_gone(self) -> None:
         """Let go of answers out of entries that have left the memory."""
