@@ -255,5 +255,6 @@ async def test_regional_reads_are_counted(origin: OriginDouble, valkey: Server) 
     async with running_pop(origin, Clock(), max_object_memory="1B", regional_timeout="2s", **options) as pop:
         await pop.caught_up()
         found = await statuses(pop, 40)
-        assert 12 <= found.count(200) <= 14
+        alone = counted(pop, "edgecache_limit_degraded").get((), 0) > 0  # Valkey was slow: the worker had its own burst
+        assert 12 <= found.count(200) <= (26 if alone else 14)
         assert found[-10:] == [429] * 10
