@@ -216,10 +216,10 @@ SERVE: Final = (sys.executable, "-m", "edgecache", "serve")
 
 
 def pop(name: str, folder: Path, more: Mapping[str, str] | None = None, /, **named: object) -> Pop:
-    """A POP on free ports, to be started; `more` are variables of its environment, `named` are settings."""
+    """A POP on free ports, to be started; `named` are settings, `more` variables that come before those."""
     port, admin_port = free_port(), free_port()
     own = settings(pop=name, listen=f"127.0.0.1:{port}", admin_listen=f"127.0.0.1:{admin_port}", access_log="off")
-    variables = {"PYTHONPATH": str(ROOT), **own, **(more or {}), **settings(**named)}
+    variables = {"PYTHONPATH": str(ROOT), **own, **settings(**named), **(more or {})}
     return Pop(name, port, admin_port, Process(name, SERVE, port, "/readyz", folder, variables, ready_port=admin_port))
 
 
