@@ -15,9 +15,9 @@ from harness.clock import FakeClock
 from harness.origin import OriginDouble, Reply, running_origin
 from harness.parents import chain
 from harness.pop import Pop, environment, running_pop
+from harness.sites import two_sites
 from harness.valkey import Server
 from proxy.test_rule_answers import rules
-from proxy.test_sites import two_sites
 
 from edgecache.config.settings import load
 from edgecache.proxy.compression import encoded

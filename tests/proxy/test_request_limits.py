@@ -254,7 +254,9 @@ async def test_regional_reads_are_counted(origin: OriginDouble, valkey: Server) 
     options = {"sites": sites(origin, '{ rate = "1/h", burst = 12 }'), "regional": valkey.url}
     async with running_pop(origin, Clock(), max_object_memory="1B", regional_timeout="2s", **options) as pop:
         await pop.caught_up()
-        found = await statuses(pop, 40)
-        alone = counted(pop, "edgecache_limit_degraded").get((), 0) > 0  # Valkey was slow: the worker had its own burst
-        assert 12 <= found.count(200) <= (26 if alone else 14)
+        found = []
+        for _ in range(40):  # no faster than Valkey answers: what comes sooner is admitted on credit
+            found += await statuses(pop, 1)
+            await asyncio.sleep(0.02)
+        assert 12 <= found.count(200) <= 14
         assert found[-10:] == [429] * 10

@@ -6,7 +6,7 @@ import pytest
 from harness.client import ReceivedResponse
 from harness.origin import Reply
 from harness.pop import Pop
-from proxy.test_sites import two_sites
+from harness.sites import two_sites
 
 from edgecache.config.sites.parser import SitesError, parsed
 

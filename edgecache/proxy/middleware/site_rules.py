@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import ip_address
 from random import randrange
-from typing import Final, Self
+from typing import Self
 
 from edgecache.proxy.hooks import BYPASS, Bypass, Connection, Context, Middleware
 from edgecache.semantics.client_address import CLIENT_ADDRESS_FIELDS, Network, Trust, client_address
@@ -21,8 +21,6 @@ from edgecache.semantics.rules.key_parts import key_part, reduced_target
 from edgecache.semantics.rules.policy import RequestPolicy
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import FullResponse, local_reply
-
-METHODS_KEYED: Final = frozenset((b"GET", b"HEAD"))
 
 
 class SiteRules(Middleware):
