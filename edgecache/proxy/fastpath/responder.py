@@ -41,6 +41,7 @@ class FastPath:
         self._gate_is_shut = parts.alike.refused
         self._slot = parts.memory.slot
         self._is_usable = parts.invalidation.is_usable
+        self._log = parts.invalidation.log  # what passed at its fence is usable: known without a call
         self._clock = parts.clock  # resident time
         self._pass = parts.relays.pass_known
         self._rendering = delivery.rendering
@@ -49,32 +50,38 @@ class FastPath:
     def answer(self, connection: ResponseWriter, raw: bytes) -> bool:
         """Answer, or pass on, the request with the fingerprint `raw`, if there is a plan and it still holds."""
         plan: Any = self._plan(raw) or self._from_template(raw)  # Hit, TemplateHit, Pass or RegionalRead
-        if plan is None:
-            return False
+        kind = type(plan)
+        if kind is not Hit and kind is not TemplateHit:
+            return plan is not None and self._go_upstream(connection, plan, raw)
         now = self._clock()
-        if type(plan) is Pass:
-            return self._pass(connection, plan, raw, now) or self._forget(raw)
-        if type(plan) is RegionalRead:
-            return self._regional_hits is not None and self._regional_hits.look_up(connection, plan, raw, now)
         rendered = plan.rendered
-        if not self._is_usable(rendered.entry):
+        entry = rendered.entry
+        if entry.passed != self._log.fence and not self._is_usable(entry):
             return False
         if not rendered.is_right(now):
             return self._forget(raw)
-        if type(plan) is not Hit and not plan.is_new and self._is_worth_learning(raw):
+        if kind is not Hit and not plan.is_new and self._is_worth_learning(raw):
             return False
-        if not rendered.full and not rendered.is_one_write:
+        full = rendered.full
+        if not full and not rendered.is_one_write:
             return False  # it is read slice by slice
         if plan.gate is not None and not plan.gate(connection, now):
-            if type(plan) is TemplateHit:
+            if kind is not Hit:
                 self._gate_is_shut(plan, raw)
             return False
-        if rendered.full:
-            connection.write_serialized(rendered.full)
+        if full:
+            connection.write_serialized(full)
         else:
             connection.send_serialized(rendered.head, rendered.answer.content)
         self.on_hit(connection, plan, now)
         return True
+
+    def _go_upstream(self, connection: ResponseWriter, plan: Pass | RegionalRead, raw: bytes) -> bool:
+        """Pass on the request, or ask the regional tier, if the plan still holds."""
+        now = self._clock()
+        if type(plan) is Pass:
+            return self._pass(connection, plan, raw, now) or self._forget(raw)
+        return self._regional_hits is not None and self._regional_hits.look_up(connection, plan, raw, now)
 
     def _forget(self, raw: bytes) -> Literal[False]:
         """Forget the plan for `raw`, which no longer holds: the request goes the long way."""
