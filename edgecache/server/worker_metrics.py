@@ -73,7 +73,7 @@ class WorkerMetrics:
             self._origin_failures(reason)
         self.opened = self.registry.counter("edgecache_connections_opened", "Client connections accepted ever.")
         self.regional = RegionalMetrics(self.registry)
-        self.lag = LoopLag(self.registry)
+        self.lag = LoopLag(self.registry, self.requests.bytes_in)
 
     def _responses(self, name: str, meaning: str) -> list[Counter]:
         return [self.registry.counter(name, meaning, status=status) for status in CLASSES[:6]]
