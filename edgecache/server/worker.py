@@ -228,6 +228,7 @@ class Worker:
         self._sites = sites = sites_of(settings) if sites is None else sites
         ignored = self.edge.invalidation.ignored = ignored_of(settings.ignored_parameters)
         self.edge.invalidation.spellings = sites.spellings if sites is not None else lambda url: []
+        self.edge.memory.share_out(sites)
         if self._rate_limits is None:
             self._rate_limits = rate_limits_of(self._given, self._regional, sites)
         context = Context(

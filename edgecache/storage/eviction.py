@@ -10,10 +10,15 @@ to live (freshness is RFC 9111's business) and locks (a cache belongs to one eve
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, ItemsView, Iterator, ValuesView
-from typing import Any, Final, Generic, NoReturn, TypeVar, overload
+from collections.abc import Callable, ItemsView, Iterable, Iterator, ValuesView
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, overload
 
 from cachetools import Cache
+
+from edgecache.storage.eviction_queues import Ghosts, Node, Queue
+
+if TYPE_CHECKING:
+    from edgecache.storage.site_shares import SiteShares
 
 __all__ = ["LRU", "POLICIES", "EvictionPolicy", "S3Fifo", "Sieve"]
 
@@ -23,65 +28,6 @@ MOST_SPARED: Final = 16  # values spared by one call of `limit` before it gives 
 K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
-
-
-class _Node(Generic[K, V]):
-    """A cached value with its size in bytes, its recent hits, and its neighbours in a queue."""
-
-    __slots__ = ("key", "next", "previous", "queue", "size", "uses", "value")
-    next: "_Node[K, V]"
-    previous: "_Node[K, V]"
-
-    def __init__(self, key: K, value: V, size: int) -> None:
-        self.key = key
-        self.value = value
-        self.size = size
-        self.uses = 0  # SIEVE's visited bit, S3-FIFO's two-bit counter (0 to 3); unused by LRU
-        self.queue: _Queue[K, V] | None = None
-
-
-class _Queue(Generic[K, V]):
-    """A FIFO queue as a doubly linked ring, which any node can leave in O(1); `end.next` is the oldest node."""
-
-    __slots__ = ("end", "size")
-
-    def __init__(self) -> None:
-        self.end: _Node[K, V] = _Node.__new__(_Node)  # stands between newest and oldest; has only links
-        self.end.previous = self.end.next = self.end
-        self.end.uses = 0  # so that a sweep passes over it
-        self.size = 0  # bytes
-
-    def push(self, node: _Node[K, V]) -> None:
-        """Append `node` as the newest."""
-        end = self.end
-        newest = end.previous
-        node.queue, node.previous, node.next = self, newest, end
-        newest.next = end.previous = node
-        self.size += node.size
-
-    def remove(self, node: _Node[K, V]) -> None:
-        """Remove `node` from any position."""
-        node.previous.next = node.next
-        node.next.previous = node.previous
-        self.size -= node.size
-
-    def sweep(self, node: _Node[K, V]) -> _Node[K, V]:
-        """Decrement the uses of each node from `node` on, round the ring, and return the first that has none."""
-        while True:
-            if node.uses:
-                node.uses -= 1
-            elif node is not self.end:
-                return node
-            node = node.next
-
-    def begin_at(self, node: _Node[K, V]) -> None:
-        """Rotate the ring so that `node` is the oldest: all older nodes become the newest, in their order."""
-        end = self.end
-        end.previous.next = end.next
-        end.next.previous = end.previous
-        end.previous = node.previous
-        end.next = node
-        end.previous.next = node.previous = end
 
 
 class EvictionPolicy(Cache[K, V]):
@@ -113,9 +59,10 @@ class EvictionPolicy(Cache[K, V]):
         super().__init__(maxsize, getsizeof)  # its store stays empty: ours is one dict of nodes
         self._budget = maxsize  # bytes
         self._used = 0  # bytes: the sum of the sizes in _nodes, at every return
-        self._nodes: dict[K, _Node[K, V]] = {}
+        self._nodes: dict[K, Node[K, V]] = {}
         self._on_evict = on_evict
         self._spares = spares
+        self.shares: SiteShares | None = None  # of sites; None: all share the queues
         self._start()
 
     # What a policy decides: its queues, where a node enters and leaves, the next victim, and what a hit changes.
@@ -123,14 +70,14 @@ class EvictionPolicy(Cache[K, V]):
     def _start(self) -> None:
         raise NotImplementedError
 
-    def _enter(self, node: _Node[K, V]) -> None:
+    def _enter(self, node: Node[K, V]) -> None:
         raise NotImplementedError
 
-    def _leave(self, node: _Node[K, V]) -> None:
+    def _leave(self, node: Node[K, V]) -> None:
         if node.queue is not None:
             node.queue.remove(node)
 
-    def _victim(self) -> _Node[K, V]:
+    def _victim(self) -> Node[K, V]:
         """Return the node to evict next; there is at least one, and the caller removes it."""
         raise NotImplementedError
 
@@ -145,10 +92,12 @@ class EvictionPolicy(Cache[K, V]):
 
     def limit(self, maxsize: int) -> bool:
         """Set the budget in bytes and evict until it is kept; False if it is not, because values were spared."""
-        self._budget = maxsize
+        self.set_budget(maxsize)
+        if self.shares is not None:
+            self.shares.limit(maxsize)
         spared = 0
         while self._used > self._budget:
-            node = self._victim()
+            node = self._next()
             if self._spares is not None and self._spares(node.value):
                 self._drop(node)
                 self._insert(node)
@@ -158,6 +107,10 @@ class EvictionPolicy(Cache[K, V]):
             else:
                 self._evict(node)
         return True
+
+    def set_budget(self, maxsize: int) -> None:
+        """Set the budget in bytes, and evict nothing."""
+        self._budget = maxsize
 
     @property
     def currsize(self) -> int:
@@ -188,7 +141,7 @@ class EvictionPolicy(Cache[K, V]):
             self._replace(node, value, size)
         else:
             self._make_room(size)
-            self._insert(_Node(key, value, size))
+            self._insert(Node(key, value, size))
 
     def _size_of(self, value: V) -> int:
         """The size of `value` in bytes; `ValueError` if it does not fit into the budget."""
@@ -197,7 +150,7 @@ class EvictionPolicy(Cache[K, V]):
             raise ValueError("value too large" if size > 0 else "value size must be non-negative")
         return size
 
-    def _replace(self, node: _Node[K, V], value: V, size: int) -> None:
+    def _replace(self, node: Node[K, V], value: V, size: int) -> None:
         growth = size - node.size
         if self._used + growth > self._budget:
             self._drop(node)
@@ -207,27 +160,50 @@ class EvictionPolicy(Cache[K, V]):
         else:
             node.size = size
             self._used += growth
+            if self.shares is not None:
+                self.shares.grown(node.key, growth)
             if node.queue is not None:
                 node.queue.size += growth
         node.value = value
         self.touch(node.key)
 
-    def _insert(self, node: _Node[K, V]) -> None:
-        self._enter(node)
+    def _queues(self, node: Node[K, V], growth: int) -> "EvictionPolicy[K, V]":
+        """Where `node` enters with so many bytes, or leaves."""
+        return self if self.shares is None else self.shares.grown(node.key, growth)
+
+    def _next(self) -> Node[K, V]:
+        """The node to evict next, of all sites."""
+        return self._victim() if self.shares is None else self.shares.victim()
+
+    def unqueued(self) -> list[Node[K, V]]:
+        """All nodes, which are in no queue until they are queued again."""
+        nodes = list(self._nodes.values())
+        for node in nodes:
+            self._queues(node, -node.size)._leave(node)
+            node.queue = None
+        return nodes
+
+    def queue_again(self, nodes: Iterable[Node[K, V]]) -> None:
+        """Put `nodes` where their sites belong now."""
+        for node in nodes:
+            self._queues(node, node.size)._enter(node)
+
+    def _insert(self, node: Node[K, V]) -> None:
+        self._queues(node, node.size)._enter(node)
         self._nodes[node.key] = node
         self._used += node.size
 
-    def _drop(self, node: _Node[K, V]) -> None:
-        self._leave(node)
+    def _drop(self, node: Node[K, V]) -> None:
+        self._queues(node, -node.size)._leave(node)
         del self._nodes[node.key]
         self._used -= node.size
 
     def _make_room(self, size: int) -> None:
         """Evict until `size` bytes are free."""
         while self._used + size > self._budget:
-            self._evict(self._victim())
+            self._evict(self._next())
 
-    def _evict(self, node: _Node[K, V]) -> None:
+    def _evict(self, node: Node[K, V]) -> None:
         self._drop(node)
         if self._on_evict is not None:
             self._on_evict(node.key, node.value)
@@ -239,14 +215,16 @@ class EvictionPolicy(Cache[K, V]):
         """Remove and return the `(key, value)` to be evicted next, without `on_evict`; `KeyError` if empty."""
         if not self._nodes:
             raise KeyError(f"{type(self).__name__} is empty")
-        node = self._victim()
+        node = self._next()
         self._drop(node)
         return node.key, node.value
 
     def clear(self) -> None:
         """Remove everything, and what the policy remembers, without `on_evict`."""
         for node in self._nodes.values():
-            self._leave(node)  # breaks the ring, so that values are freed now, not by the cyclic collector
+            self._queues(node, -node.size)._leave(
+                node
+            )  # breaks the ring, so that values are freed now, not by the cyclic collector
         self._nodes.clear()
         self._used = 0
         self._start()
@@ -286,21 +264,24 @@ class LRU(EvictionPolicy[K, V]):
             node = self._nodes[key]
         except KeyError:
             return self.__missing__(key)
-        self._order.move_to_end(key)
+        self._order_of(key).move_to_end(key)
         return node.value
+
+    def _order_of(self, key: K) -> OrderedDict[K, None]:
+        return self._order if self.shares is None else self.shares.part_of(key)._order
 
     def touch(self, key: K) -> None:
         """Count a hit on `key`: it becomes the most recently used."""
         if key in self._nodes:
-            self._order.move_to_end(key)
+            self._order_of(key).move_to_end(key)
 
-    def _enter(self, node: _Node[K, V]) -> None:
+    def _enter(self, node: Node[K, V]) -> None:
         self._order[node.key] = None
 
-    def _leave(self, node: _Node[K, V]) -> None:
+    def _leave(self, node: Node[K, V]) -> None:
         del self._order[node.key]
 
-    def _victim(self) -> _Node[K, V]:
+    def _victim(self) -> Node[K, V]:
         return self._nodes[next(iter(self._order))]
 
 
@@ -314,7 +295,7 @@ class Sieve(EvictionPolicy[K, V]):
     """
 
     def _start(self) -> None:
-        self._queue: _Queue[K, V] = _Queue()
+        self._queue: Queue[K, V] = Queue()
         self._hand = self._queue.end  # the next candidate; at the end, it starts again from the oldest
 
     def __getitem__(self, key: K) -> V:
@@ -331,44 +312,17 @@ class Sieve(EvictionPolicy[K, V]):
         if node is not None:
             node.uses = 1
 
-    def _enter(self, node: _Node[K, V]) -> None:
+    def _enter(self, node: Node[K, V]) -> None:
         self._queue.push(node)
 
-    def _leave(self, node: _Node[K, V]) -> None:
+    def _leave(self, node: Node[K, V]) -> None:
         if node is self._hand:
             self._hand = node.next
         super()._leave(node)
 
-    def _victim(self) -> _Node[K, V]:
+    def _victim(self) -> Node[K, V]:
         self._hand = self._queue.sweep(self._hand)
         return self._hand
-
-
-class _Ghosts(Generic[K]):
-    """Hashes of the keys evicted from S3-FIFO's small queue, oldest first, bounded in bytes and in number.
-
-    Hashes, so that long keys cost no more than short ones; a collision only admits an object to the main queue early.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget  # bytes
-        self._size = 0  # bytes
-        self._sizes: OrderedDict[int, int] = OrderedDict()  # hash of key: bytes
-
-    def remember(self, key: K, size: int, at_most: int) -> None:
-        """Add `key`, of a value of `size` bytes, as the newest of `at_most` ghosts."""
-        ghost = hash(key)
-        if size <= self._budget and ghost not in self._sizes:
-            self._sizes[ghost] = size
-            self._size += size
-        while self._size > self._budget or len(self._sizes) > at_most:
-            self._size -= self._sizes.popitem(last=False)[1]
-
-    def recall(self, key: K) -> bool:
-        """Remove `key`, and return whether it was there."""
-        size = self._sizes.pop(hash(key), None)
-        self._size -= size or 0
-        return size is not None
 
 
 class S3Fifo(EvictionPolicy[K, V]):
@@ -383,16 +337,16 @@ class S3Fifo(EvictionPolicy[K, V]):
     """
 
     def _start(self) -> None:
-        self._small: _Queue[K, V] = _Queue()
-        self._main: _Queue[K, V] = _Queue()
+        self._small: Queue[K, V] = Queue()
+        self._main: Queue[K, V] = Queue()
         self._main_budget = self._budget - self._budget // 10  # bytes
-        self._ghosts: _Ghosts[K] = _Ghosts(self._main_budget)
+        self._ghosts: Ghosts[K] = Ghosts(self._main_budget)
         self._most_entries = 0
 
-    def limit(self, maxsize: int) -> bool:
-        """Set the budget in bytes, and the main queue's share of it."""
+    def set_budget(self, maxsize: int) -> None:
+        """Set the budget in bytes, and the main queue's part of it."""
         self._main_budget = maxsize - maxsize // 10
-        return super().limit(maxsize)
+        super().set_budget(maxsize)
 
     def __getitem__(self, key: K) -> V:
         try:
@@ -408,13 +362,13 @@ class S3Fifo(EvictionPolicy[K, V]):
         if node is not None:
             node.uses = ONE_MORE[node.uses]
 
-    def _enter(self, node: _Node[K, V]) -> None:
+    def _enter(self, node: Node[K, V]) -> None:
         queue = node.queue  # a node that is queued anew returns to its queue
         if queue is None:
             queue = self._main if self._ghosts.recall(node.key) else self._small
         queue.push(node)
 
-    def _victim(self) -> _Node[K, V]:
+    def _victim(self) -> Node[K, V]:
         if len(self._nodes) > self._most_entries:
             self._most_entries = len(self._nodes)
         small, main = self._small, self._main

@@ -21,11 +21,13 @@ from edgecache.semantics.message import Fields
 from edgecache.semantics.outcomes import Refused
 from edgecache.semantics.ranges import Segments
 from edgecache.semantics.rope import Content
+from edgecache.semantics.rules.directory import Sites
 from edgecache.semantics.stored_response import Stored, current_age, etag_of, last_modified_of
 from edgecache.semantics.vary import selecting_values
 from edgecache.storage.eviction import POLICIES, EvictionPolicy
 from edgecache.storage.memory_budget import Account
 from edgecache.storage.own_codings import OwnCodings
+from edgecache.storage.site_shares import share_out
 from edgecache.storage.variants import UsedCodings, Variants
 from edgecache.wire.body_charge import LARGE
 
@@ -136,7 +138,7 @@ class Entry:
     @property
     def contents(self) -> tuple[Content, ...]:
         """The content, or that of each part."""
-        return (self.content,) if self.segments is None else tuple(content for _, content in self.segments.parts)
+        return (self.content,) if self.segments is None else tuple([content for _, content in self.segments.parts])
 
     @property
     def codings(self) -> Codings:
@@ -169,9 +171,7 @@ Slot = Entry | Variants
 
 
 def _entries_of(slot: Slot | None) -> Iterable[Entry]:
-    if slot is None:
-        return ()
-    entries = tuple(slot.by_values.values()) if isinstance(slot, Variants) else (slot,)
+    entries = tuple(slot.by_values.values()) if isinstance(slot, Variants) else () if slot is None else (slot,)
     made = [entry.codings_made.by_name.values() for entry in entries if entry.codings_made is not None]
     return chain(entries, *made) if made else entries
 
@@ -256,6 +256,10 @@ class Memory:
         asked = keyed(names, selecting_values(names, fields), used)
         return asked == keyed_under(names, response.selecting, used, response.codings)
 
+    def share_out(self, sites: Sites | None) -> None:
+        """Have `sites` hold their shares of it from now on."""
+        share_out(self._slots, sites)
+
     def touch(self, entry: Entry) -> None:
         """`entry` was used without a look-up."""
         self._slots.touch(entry.key)
@@ -311,8 +315,7 @@ class Memory:
             self._retire(slot)
             site = self.codings.of(entry.key)
             slot = Variants(entry.vary, site, self._retire, select_language=self.select_language)
-        old = slot.pop(entry)
-        if old is not None:
+        if (old := slot.pop(entry)) is not None:
             self._retire(old)
         slot.put(entry)
         while len(slot.by_values) > self.max_variants:

@@ -59,7 +59,11 @@ WRONG = [  # text, line, what is said after it
     (SITE + SITE.replace("a.test", "b.test"), 6, 'sites[2].name: "a" is a name already'),
     (SITE + "maintenance = 'on'\n", 5, "sites[1].maintenance: should be true or false, not a string"),
     (SITE + "memory_share = 1.5\n", 5, "sites[1].memory_share: 1.5 should be at most 1"),
-    (SITE + "memory_share = 0.5\n", 5, "sites[1].memory_share: is not available yet: *"),
+    (
+        SITE + "memory_share = 0.7\n" + SITE.replace('"a"', '"b"').replace("a.test", "b.test") + "memory_share = 0.5\n",
+        10,
+        "sites[2].memory_share: makes the shares of all sites 1.2 together, above 1",
+    ),
     (SITE + "match = 'any'\n", 5, 'sites[1].match: "any" is not "all" or "first"'),
     (
         SITE + "settings = { negative_ttl = 1 }\n",

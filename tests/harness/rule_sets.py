@@ -89,8 +89,15 @@ def _small() -> st.SearchStrategy[dict[str, Any]]:
     return st.lists(one, max_size=2).map(lambda parts: {key: value for part in parts for key, value in part.items()})
 
 
+MIXED = st.tuples(  # what the request decides in part
+    *[
+        st.sampled_from(names).flatmap(lambda name: LEAVES[name].map(lambda value: {name: value}))
+        for names in (["header", "cookie", "query", "network", "country"], list(OF_RESPONSES))
+    ]
+).map(lambda both: both[0] | both[1])
 WHEN = st.one_of(
     _small(),
+    MIXED,
     st.recursive(
         _small(),
         lambda inner: st.one_of(
@@ -125,14 +132,16 @@ CACHE = st.fixed_dictionaries(
         "key": KEYS,
     },
 )
+NUMBERS = st.sampled_from([0, 0, 1, 2])  # of fields: rules often set the same one
 ACTIONS: dict[str, st.SearchStrategy[Any]] = {
-    "request_headers": st.integers(0, 2).map(lambda number: {"set": {f"X-R{number}": ""}}),
-    "response_headers": st.integers(0, 2).map(lambda number: {"set": {f"X-S{number}": ""}}),
+    "request_headers": NUMBERS.map(lambda number: {"set": {f"X-R{number}": ""}}),
+    "response_headers": NUMBERS.map(lambda number: {"set": {f"X-S{number}": ""}}),
     "cache": CACHE,
     "route": st.sampled_from([{"pool": "p1"}, {"add_prefix": "/up"}]),
     "access": st.just({"public": True}),
     "limits": st.just([{"rate": "1000000/s"}]),
 }
+SOME_OF_RESPONSES = st.sets(st.sampled_from(["cache", "response_headers"]), min_size=1)
 SOME = st.sets(st.sampled_from(sorted(ACTIONS)), min_size=1, max_size=2)
 
 
@@ -149,9 +158,7 @@ def rules(draw: st.DrawFn) -> list[Rule]:
     for number in range(draw(st.integers(1, 4))):
         when = draw(WHEN)
         rule: Rule = {"name": f"r{number}", "when": when, "last": draw(st.booleans())}
-        for name in sorted(draw(SOME)):
-            if reads_responses(when) and name not in ("response_headers", "cache"):
-                continue
+        for name in sorted(draw(SOME_OF_RESPONSES if reads_responses(when) else SOME)):
             rule[name] = draw(ACTIONS[name])
             if name == "cache" and reads_responses(when):
                 rule[name] = {key: value for key, value in rule[name].items() if key not in (*ADMITTING, "key")}
@@ -173,20 +180,77 @@ FIELDS: dict[str, list[str]] = {
 }
 
 
+CLIENTS = "client"  # the address that a request comes from
+
+
+def read_by(listed: list[Rule]) -> list[str]:
+    """What of a request these rules read: names of fields, the query, or the client."""
+    found: set[str] = set()
+    for rule in listed:
+        found |= _read_by(rule["when"])
+        key = rule.get("cache", {}).get("key", {})
+        parts = {"cookies": "Cookie", "country": CLIENTS, "device": "User-Agent", "query": "query"}
+        found |= {*key.get("headers", ()), *(read for name, read in parts.items() if name in key)}
+    return sorted(found)
+
+
+def _read_by(when: Rule) -> set[str]:
+    parts = {"cookie": "Cookie", "network": CLIENTS, "country": CLIENTS, "query": "query"}
+    found = {read for name, read in parts.items() if name in when} | set(when.get("header", ()))
+    inner = [*when.get("any", ()), *([when["not"]] if "not" in when else ())]
+    return found.union(*map(_read_by, inner))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[list[Rule], tuple[Sent, Sent]]:
+    """Rules, and a pair of requests: often for one URL, and alike in all but one thing that a rule reads."""
+    listed = draw(rules())
+    read = read_by(listed)
+    alike = bool(read) and draw(st.integers(0, 3)) > 0
+    return listed, draw(_alike_but_for(draw(st.sampled_from(read))) if alike else pairs())
+
+
+@st.composite
+def _alike_but_for(draw: st.DrawFn, name: str) -> tuple[Sent, Sent]:
+    """Two requests that differ in one thing."""
+    path, query, fields, peer = draw(_sent())
+    fields["If-Match"] = draw(st.sampled_from([None, None, None, None, None, "*"]))  # it is passed on
+    first = Sent("GET", path, query, _lines(fields), peer)
+    fields["If-Match"] = None
+    if name == "query":
+        query = draw(QUERIES.filter(lambda other: other != query))
+    elif name == CLIENTS and draw(st.booleans()):
+        first = first._replace(peer=draw(st.sampled_from(sorted(NEIGHBOURS))))
+        peer = draw(st.sampled_from([NEIGHBOURS[first.peer], NEIGHBOURS[first.peer], *PEERS]))
+    else:
+        field = "X-Forwarded-For" if name == CLIENTS else name
+        peer = TRUSTED if name == CLIENTS else peer
+        first = first._replace(peer=peer)
+        fields[field] = draw(st.sampled_from([value for value in (None, *FIELDS[field]) if value != fields[field]]))
+    return first, Sent("GET", path, query, _lines(fields), peer)
+
+
+QUERIES = st.sampled_from(["", "", "?q=1", "?q=2&utm=1", "?utm=1"])
+
+
+@st.composite
+def _sent(draw: st.DrawFn) -> tuple[str, str, dict[str, str | None], str]:
+    """Path, query, fields and peer of a request."""
+    fields = {name: draw(st.sampled_from([None, *values])) for name, values in FIELDS.items()}
+    return draw(st.sampled_from(sorted(LIFETIMES))), draw(QUERIES), fields, draw(st.sampled_from(PEERS))
+
+
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[Sent, Sent]:
     """Two requests that differ in some things only: mostly for one URL."""
-    path = draw(st.sampled_from(sorted(LIFETIMES)))
-    query = draw(st.sampled_from(["", "", "?q=1", "?q=2&utm=1"]))
-    fields = {name: draw(st.sampled_from([None, *values])) for name, values in FIELDS.items()}
+    path, query, fields, peer = draw(_sent())
     if draw(st.integers(0, 3)):
         fields["If-Match"] = None
-    peer = draw(st.sampled_from(PEERS))
     first = Sent("GET", path, query, _lines(fields), peer)
     for name in draw(st.sets(st.sampled_from(sorted(FIELDS)), max_size=3)):
         fields[name] = draw(st.sampled_from([None, *FIELDS[name]]))
     if draw(st.integers(0, 3)) == 0:
-        query = draw(st.sampled_from(["", "?q=1", "?utm=1"]))
+        query = draw(QUERIES)
     if fields["If-Match"] is not None:
         fields["If-Match"] = None
     elif draw(st.integers(0, 2)) == 0:

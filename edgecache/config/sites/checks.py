@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import ssl
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Final
 
 from edgecache.config.addresses import host_names, server
@@ -34,6 +34,7 @@ def problems(document: Document) -> Iterator[Problem]:
     yield from _repeated(
         (("sites", number, "name") for number in _range(document.sites)), [s.name for s in document.sites]
     )
+    yield from _shares(document.sites)
     hosts: dict[str, str] = {}
     for number, site in enumerate(document.sites):
         yield from _of_site(document, site, ("sites", number), hosts)
@@ -63,13 +64,22 @@ def _of_site(document: Document, site: Site, path: Path, hosts: dict[str, str]) 
         yield from _url(site.origin, (*path, "origin"))
     if site.pool is not None:
         yield from _known(site.pool, document.pools, "pool", (*path, "pool"))
-    if site.memory_share is not None:
-        yield Problem((*path, "memory_share"), "is not available yet: all sites share the memory of a worker")
     yield from _repeated(
         ((*path, "rules", number, "name") for number in _range(site.rules)), [r.name for r in site.rules]
     )
     for number, rule in enumerate(site.rules):
         yield from _of_rule(document, rule, (*path, "rules", number))
+
+
+def _shares(sites: Sequence[Site]) -> Iterator[Problem]:
+    total = 0.0
+    for number, site in enumerate(sites):
+        total += site.memory_share or 0.0
+        if site.memory_share is not None and round(total, 6) > 1:
+            yield Problem(
+                ("sites", number, "memory_share"), f"makes the shares of all sites {total:.3g} together, above 1"
+            )
+            return
 
 
 def _of_rule(document: Document, rule: Rule, path: Path) -> Iterator[Problem]:

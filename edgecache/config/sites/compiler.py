@@ -100,7 +100,7 @@ def _pages(written: model.Site, files: Mapping[str, bytes]) -> ErrorPages | None
 def _site(written: model.Site, storing: Policy, pages: ErrorPages | None) -> Site:
     rules = tuple(rule_of(written.name, rule, last=written.match == "first") for rule in written.rules)
     pool = written.pool or f"site {written.name}"
-    return Site(written.name, rules, storing, pool, {"written": written}, pages)
+    return Site(written.name, rules, storing, pool, {"written": written}, pages, written.memory_share)
 
 
 def rule_of(site: str, written: model.Rule, *, last: bool = False) -> Rule:

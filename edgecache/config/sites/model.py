@@ -356,7 +356,12 @@ class Site(Table, frozen=True, kw_only=True):
     certificates: tuple[Certificate, ...] = ()
     settings: SiteSettings = SiteSettings()
     purge_tokens: Annotated[dict[Name, str], Meta(description="Name → path of a file with the token.")] = {}
-    memory_share: Annotated[float, Meta(gt=0, le=1)] | None = None
+    memory_share: (
+        Annotated[
+            float, Meta(gt=0, le=1, description="Part of the memory of each worker that it keeps when that is full.")
+        ]
+        | None
+    ) = None
     maintenance: bool = False
     maintenance_page: str | None = None
     error_pages: Annotated[dict[Status, str], Meta(description="Status → path of an HTML file.")] = {}
