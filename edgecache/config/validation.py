@@ -39,6 +39,7 @@ def contradictions(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError("EDGECACHE_PROXY_PROTOCOL", "is on, but EDGECACHE_TRUSTED_PROXIES is empty")
     yield from _tls_contradictions(settings, any(origin.scheme == "https" for origin in all_origins))
     yield from _idle_regional(settings)
+    yield from _unknown_countries(settings)
 
 
 def _origins(settings: Settings) -> list[Origin]:
@@ -91,6 +92,15 @@ def _wrong_regions(settings: Settings) -> Iterator[ConfigError]:
     known = {*settings.origins, *settings.parents, *settings.residency}
     if settings.origins and (unknown := settings.geo_rules.regions - known):
         yield ConfigError("EDGECACHE_GEO_RULES", f"names {min(unknown)}, a region without EDGECACHE_ORIGINS")
+
+
+def _unknown_countries(settings: Settings) -> Iterator[ConfigError]:
+    """Rules by country where no country is known: they would refuse all clients, or none, or hold for none."""
+    # EDGECACHE_GEO_RULES alone only says which regions countries belong to.
+    if settings.sites is None or settings.geo_db or settings.geo_overrides:
+        return
+    for place in settings.sites.countries:
+        yield ConfigError("EDGECACHE_SITES", f"{place}: needs EDGECACHE_GEO_DB: without it no country is known")
 
 
 def not_served(settings: Settings) -> Iterator[str]:

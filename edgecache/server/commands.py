@@ -252,6 +252,8 @@ def _warn(source: Source, settings: Settings) -> None:
         log.warning("%s in %s has no effect: the environment sets it, and wins", name, source.path)
     for line in not_served(settings):
         log.warning("%s", line)
+    for line in settings.sites.warnings if settings.sites is not None else ():
+        log.warning("%s", line)
     for certificate in ended(settings):
         log.warning("EDGECACHE_TLS_CERTIFICATES: %s has expired, clients will refuse it", certificate)
 

@@ -16,6 +16,7 @@ from harness.tokens import PRIVATE, key_set
 from edgecache.config.settings import load
 from edgecache.config.sites.parser import SitesError, parsed
 from edgecache.proxy.middleware.access import Access
+from edgecache.telemetry.metrics import render
 
 HOST = ("Host", "a.test")
 PROTECTED = """
@@ -144,6 +145,22 @@ access = { allow = ["127.0.0.1"] }
         connection.peer = "192.0.2.1"
         await client.request("GET", "/p", [HOST])
         assert (await client.response()).status == 403
+
+
+@pytest.mark.parametrize(
+    ("access", "statuses"),
+    [('allow_countries = ["DE"]', (200, 403, 403)), ('deny_countries = ["FR"]', (200, 403, 200))],
+)
+async def test_clients_of_no_known_country_are_counted(access: str, statuses: tuple[int, ...]) -> None:
+    """Where some countries are allowed, they are refused with a reason of their own; else they are only counted."""
+    rules = f'[[sites.rules]]\nname = "here"\naccess = {{ {access} }}\n'
+    places = "192.0.2.1=DE,192.0.2.2=FR"
+    async with two_sites(rules, trusted_proxies="127.0.0.1", geo_overrides=places) as (pop, _, _b):
+        for number, status in enumerate(statuses, 1):
+            assert (await pop.get("/p", HOST, ("X-Forwarded-For", f"192.0.2.{number}"))).status == status
+        counted = b'edgecache_access_country_unknown_total{rule="site a, rule here"} 1'
+        assert counted in render(pop.worker.snapshot())
+        assert refused(pop) == ({"country": 1, "country-unknown": 1} if "allow" in access else {"country": 1})
 
 
 async def test_more_parameters_than_conditions_read_are_refused() -> None:

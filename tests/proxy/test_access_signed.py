@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from harness.sites import two_sites
 
+from edgecache.proxy.access.signed_requests import SignedCheck
 from edgecache.semantics.signing.own_format import token_for
 from edgecache.server.cli import main
 
@@ -94,11 +95,16 @@ async def test_the_command_signs_what_the_pop_admits(key_file: Path, capfd: pyte
         assert len(capfd.readouterr().err.strip().splitlines()) == 1
 
 
-async def test_a_missing_key_refuses_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """With a line in the log: nothing is open because a file is not there."""
-    path = tmp_path / "key"
-    path.write_bytes(b"short")
-    async with two_sites(RULES.format(path, "")) as (pop, a, _):
+async def test_a_check_that_cannot_be_made_refuses_all(
+    key_file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a line in the log: nothing is open because a worker lacks what the supervisor had."""
+
+    def unusable(*given: object, **named: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(SignedCheck, "__init__", unusable)
+    async with two_sites(RULES.format(key_file, "")) as (pop, a, _):
         assert (await pop.get("/vod/1", HOST)).status == 503
         assert (await pop.get("/", HOST)).status == 200
         assert [request.target for request in a.requests] == ["/"]

@@ -22,9 +22,10 @@ from edgecache.config.sites.compiler import glob
 from edgecache.config.sites.model import Jwt
 from edgecache.proxy.access.admission import AccessRefused, Asked
 from edgecache.proxy.access.json_web_tokens import Claims, Refused, TokenCheck, taken_apart
-from edgecache.proxy.access.key_sets import FileKeys, keys_of
+from edgecache.proxy.access.key_sets import FileKeys
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.rules.conditions import RequestFacts
+from edgecache.semantics.signing.token_keys import keys_of
 
 HOST = ("Host", "a.test")
 NOW = 1_700_000_000

@@ -312,7 +312,7 @@ async def test_preflights() -> None:
 
 
 async def test_security_headers() -> None:
-    """`basic` leaves what the origin sets, `strict` does not; a rule's own fields come after either."""
+    """`basic` leaves what the origin sets, `strict` only its policies; a rule's own fields come after either."""
     texts = (
         'security_headers = "basic"',
         'when = { path = "/strict" }\nsecurity_headers = "strict"',
@@ -334,6 +334,41 @@ async def test_security_headers() -> None:
             assert (secure.get("x-frame-options"), secure.get("referrer-policy")) == ("ALLOWALL", None)
             own = await exchange(pop, "GET", "/own")
             assert (own.get("x-frame-options"), own.get("referrer-policy")) == ("own", None)
+
+
+POLICIES = (
+    ("Content-Security-Policy", "script-src 'nonce-abc'; frame-ancestors https://partner.test"),
+    ("Referrer-Policy", "origin"),
+    ("Cross-Origin-Opener-Policy", "unsafe-none"),
+    ("Cross-Origin-Resource-Policy", "cross-origin"),
+    ("Permissions-Policy", "camera=(self)"),
+    ("Strict-Transport-Security", "max-age=300"),
+)
+
+
+async def test_strict_leaves_policies_of_the_origin_alone() -> None:
+    """Each stays as it is, without a second one; what it lacks is added, and a rule may replace one all the same."""
+    texts = (
+        'security_headers = "strict"',
+        'when = { path = "/set" }\nresponse_headers = { set = { Content-Security-Policy = "default-src *" } }',
+    )
+    own = [("Cache-Control", "max-age=60"), *POLICIES, ("X-Content-Type-Options", "sniff")]
+    proxied = ("X-Forwarded-Proto", "https")
+    async with two_sites(rules(*texts), trusted_proxies="127.0.0.1") as (pop, a, _):
+        a.otherwise(Reply(fields=own, body=b"x"))
+        for _ in range(3):
+            strict = await exchange(pop, "GET", "/", proxied)
+            assert {name: strict.all(name.lower()) for name, _ in POLICIES} == {n: [value] for n, value in POLICIES}
+            assert strict.all("x-content-type-options") == ["nosniff"]
+            assert strict.get("x-frame-options") is None  # the policy says more
+            replaced = await exchange(pop, "GET", "/set", proxied)
+            assert replaced.all("content-security-policy") == ["default-src *"]
+        for name, value in POLICIES[:5]:
+            a.on(f"/{name}", Reply(fields=[("Cache-Control", "max-age=60"), (name, value)], body=b"x"))
+            one = await exchange(pop, "GET", f"/{name}", proxied)
+            assert one.all(name.lower()) == [value]
+            missing = [other for other, _ in POLICIES if other != name and not one.get(other.lower())]
+            assert missing == []
 
 
 async def test_debug_fields() -> None:

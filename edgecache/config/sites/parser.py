@@ -20,6 +20,8 @@ from edgecache.config.sites.certificates import certificates_of
 from edgecache.config.sites.checks import problems
 from edgecache.config.sites.diagnosis import control_character, mistake
 from edgecache.config.sites.files import contents_of, paths_of
+from edgecache.config.sites.geography import of_country
+from edgecache.config.sites.key_files import open_to_others, unusable_key
 from edgecache.config.sites.positions import Problem, line_of, lines_of
 from edgecache.config.sites.scalars import PARSERS, decode
 from edgecache.config.types import Explained
@@ -77,6 +79,17 @@ class WrittenSites:
             return False
 
     @property
+    def countries(self) -> Iterator[str]:
+        """Where rules ask for the country of clients: file, line and key."""
+        for path in of_country(self.document):
+            yield str(_located(Problem(path, ""), self.text, self.file)).removesuffix(": ")
+
+    @property
+    def warnings(self) -> list[str]:
+        """What does not refuse the start, and should be known."""
+        return list(open_to_others(self.document))
+
+    @property
     def watched(self) -> list[str]:
         """The files whose change is a change of the sites."""
         return [*([self.file] if self.file else []), *paths_of(self.document)]
@@ -93,6 +106,8 @@ def written(value: str) -> WrittenSites:
     found = contents_of(document)
     if isinstance(found, Problem):
         raise _located(found, text, file)
+    if (unusable := unusable_key(document, found)) is not None:
+        raise _located(unusable, text, file)
     certificates = certificates_of(document)
     if isinstance(certificates, Problem):
         raise _located(certificates, text, file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from edgecache.proxy.access.admission import GRANTED, AccessRefused, Asked, Grant
@@ -45,18 +45,22 @@ class Networks:
 
 
 class Countries:
-    """Admits clients of some countries, or all but those of some; where some are listed, the unknown is refused."""
+    """Admits clients of some countries, or all but those of some; where some are allowed, the unknown is refused."""
 
     order = 2
     reads: frozenset[bytes] = frozenset()  # the place of a client is a part of what a head is known by
 
-    def __init__(self, allow: Iterable[str], deny: Iterable[str]) -> None:
+    def __init__(self, allow: Iterable[str], deny: Iterable[str], unknown: Callable[[], None]) -> None:
         self._allow = frozenset(allow)
         self._deny = frozenset(deny)
+        self._unknown = unknown  # counts
 
     def admit(self, asked: Asked) -> Grant:
         """Admit by the client's country."""
         country = asked.facts.country
+        if not country:
+            self._unknown()
         if country in self._deny or (self._allow and country not in self._allow):
-            raise AccessRefused(403, "country", "clients of this country may not read this")
+            reason = "country" if country else "country-unknown"
+            raise AccessRefused(403, reason, "clients of this country may not read this")
         return GRANTED

@@ -7,21 +7,25 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from edgecache.proxy.access.addresses import Countries, Networks
 from edgecache.proxy.access.admission import Check
-from edgecache.proxy.access.demands import of_addresses
 from edgecache.proxy.hooks import Context
 
 if TYPE_CHECKING:
     from edgecache.config.sites.model import Access, Basic, Bots, ForwardAuth, Jwt, SignedUrl
 
 Make = Callable[[], Check]
+OF_NO_COUNTRY: Final = "Requests of clients whose country is not known, where a rule of access asks for it."
 LARGEST: Final = 1024 * 1024  # bytes of a file of keys
 
 
 def checks_of(context: Context, table: Access, place: str) -> Iterator[Make]:
     """What makes the checks of `table`, one after the other; libraries are imported with those that need them."""
-    for check in of_addresses(table):
-        yield partial(lambda one: one, check)
+    if table.allow or table.deny:
+        yield partial(Networks, [one.network for one in table.allow], [one.network for one in table.deny])
+    if table.allow_countries or table.deny_countries:
+        unknown = _counting(context, "edgecache_access_country_unknown", OF_NO_COUNTRY, place)
+        yield partial(Countries, table.allow_countries, table.deny_countries, unknown)
     if table.jwt is not None:
         yield partial(_token_check, context, table.jwt, place)
     if table.signed is not None:
@@ -56,7 +60,8 @@ def _counting(context: Context, name: str, meaning: str, place: str) -> Callable
 def _token_check(context: Context, written: Jwt, place: str) -> Check:
     from edgecache.config.sites.compiler import glob
     from edgecache.proxy.access.json_web_tokens import Claims, TokenCheck
-    from edgecache.proxy.access.key_sets import FileKeys, RemoteKeys, keys_of
+    from edgecache.proxy.access.key_sets import FileKeys, RemoteKeys
+    from edgecache.semantics.signing.token_keys import keys_of
 
     keys: FileKeys | RemoteKeys
     if written.jwks is not None:
@@ -70,7 +75,8 @@ def _token_check(context: Context, written: Jwt, place: str) -> Check:
 
 
 def _signed_check(context: Context, written: SignedUrl) -> Check:
-    from edgecache.proxy.access.signed_requests import SignedCheck, verifier_of
+    from edgecache.proxy.access.signed_requests import SignedCheck
+    from edgecache.semantics.signing.verifiers import verifier_of
 
     contents = {name: content_of(context, path) for name, path in written.keys.items()}
     return SignedCheck(verifier_of(written, contents), reads_cookies=written.cookie is not None)

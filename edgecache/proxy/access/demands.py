@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
-from edgecache.proxy.access.addresses import Countries, Networks
 from edgecache.proxy.access.admission import AccessRefused, Asked, Check, Grant
 from edgecache.semantics.message import Request
 from edgecache.semantics.path_readings import readings
 from edgecache.semantics.rules.conditions import RequestFacts
 from edgecache.semantics.rules.policy import RequestPolicy, Site
-
-if TYPE_CHECKING:
-    from edgecache.config.sites.model import Access
 
 log = logging.getLogger("edgecache")
 GET: Final = b"GET"
@@ -98,13 +94,3 @@ def other_readings(request: Request, client: str) -> Iterator[RequestFacts]:
             facts = RequestFacts(request._replace(method=variant), client)
             facts.path = path
             yield facts
-
-
-def of_addresses(table: Access) -> Sequence[Check]:
-    """The checks of networks and countries of a table."""
-    checks: list[Check] = []
-    if table.allow or table.deny:
-        checks.append(Networks([one.network for one in table.allow], [one.network for one in table.deny]))
-    if table.allow_countries or table.deny_countries:
-        checks.append(Countries(table.allow_countries, table.deny_countries))
-    return checks

@@ -14,9 +14,10 @@ from joserfc import jws
 from joserfc.errors import JoseError
 
 from edgecache.proxy.access.admission import AccessRefused, Asked, Grant, challenge
-from edgecache.proxy.access.key_sets import FileKeys, Key, KeysUnreachable, RemoteKeys, suitable
+from edgecache.proxy.access.key_sets import FileKeys, KeysUnreachable, RemoteKeys
 from edgecache.semantics.bounded_cache import BoundedCache
 from edgecache.semantics.message import Fields
+from edgecache.semantics.signing.token_keys import Key, suitable
 
 if TYPE_CHECKING:
     from edgecache.config.sites.model import Jwt

@@ -1,7 +1,8 @@
 """Presets of response fields that have browsers protect a site. Pure.
 
-`basic` adds what breaks hardly any site, and leaves alone what the origin sets. `strict` sets all of its fields,
-whatever the origin says.
+`basic` adds what breaks hardly any site, and leaves alone what the origin sets. `strict` adds all that there is, and
+replaces what has few values. Policies that the origin sends are made for its own pages, with their nonces and partners:
+they stay.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ BASIC: Final[tuple[FieldLine, ...]] = (
     (b"X-Frame-Options", b"SAMEORIGIN"),
     (b"X-Permitted-Cross-Domain-Policies", b"none"),
 )
+FRAME: Final[FieldLine] = (b"X-Frame-Options", b"DENY")
 STRICT: Final[tuple[FieldLine, ...]] = (
     (b"X-Content-Type-Options", b"nosniff"),
     (b"Referrer-Policy", b"no-referrer"),
-    (b"X-Frame-Options", b"DENY"),
+    FRAME,
     (b"X-Permitted-Cross-Domain-Policies", b"none"),
     (b"Content-Security-Policy", b"default-src 'self'; object-src 'none'; base-uri 'self'; frame-ancestors 'none'"),
     (b"Cross-Origin-Opener-Policy", b"same-origin"),
     (b"Cross-Origin-Resource-Policy", b"same-origin"),
     (b"Permissions-Policy", b"camera=(), geolocation=(), microphone=()"),
 )
+REPLACED: Final = frozenset((b"x-content-type-options", b"x-frame-options", b"x-permitted-cross-domain-policies"))
+FRAMES: Final = b"frame-ancestors"  # CSP Level 3 §6.4.2: it is obeyed in the stead of X-Frame-Options
 HSTS: Final[FieldLine] = (b"Strict-Transport-Security", b"max-age=31536000; includeSubDomains")
 
 
@@ -34,7 +38,10 @@ def with_security_headers(fields: Fields, preset: Preset | None, scheme: bytes) 
     """`fields` of a response with those of the preset; HSTS over https only (RFC 6797 §7.2)."""
     if preset == "basic":
         return fields.plus(*(line for line in BASIC if line[0].lower() not in fields))
-    if preset == "strict":
-        lines = (*STRICT, HSTS) if scheme == b"https" else STRICT
-        return fields.without(frozenset(name.lower() for name, _ in lines)).plus(*lines)
-    return fields
+    if preset != "strict":
+        return fields
+    lines = (*STRICT, HSTS) if scheme == b"https" else STRICT
+    has_frames = any(FRAMES in policy.lower() for policy in fields.all(b"content-security-policy"))
+    kept = fields.names() - (REPLACED - {b"x-frame-options"} if has_frames else REPLACED)
+    less = fields.without(REPLACED - kept)
+    return less.plus(*(line for line in lines if line[0].lower() not in kept and not (has_frames and line is FRAME)))

@@ -26,6 +26,7 @@ NAMES: Final = ("Expires", "Policy", "Signature", "Key-Pair-Id", "Hash-Algorithm
 PARAMETERS: Final = frozenset(name.encode() for name in NAMES)
 DIGESTS: Final[Mapping[bytes, Any]] = {b"": hashes.SHA1(), b"SHA1": hashes.SHA1(), b"SHA256": hashes.SHA256()}
 FROM_URL: Final = bytes.maketrans(b"-_~", b"+=/")
+SMALLEST_RSA: Final = 2048  # bits
 EVERYWHERE: Final = ("0.0.0.0/0", "::/0")
 
 
@@ -105,6 +106,8 @@ def public_key(pem: bytes) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
     key = load_pem_public_key(pem)
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         raise ValueError("is neither an RSA nor an ECDSA key")
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size < SMALLEST_RSA:
+        raise ValueError(f"is an RSA key of {key.key_size} bits; {SMALLEST_RSA} are the least that is secure")
     return key
 
 
