@@ -1,0 +1,86 @@
+"""The page that all processes of a store map: flags, the ends of what may be read, counters, and marks of use.
+
+Each field is eight bytes, aligned, and written whole. Only the holder of the write lock changes them, except `poisoned`
+and the marks, for which any order will do.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from typing import Final
+
+from edgecache.storage.machine.layout import PAGE, VERSION
+
+WORD: Final = struct.Struct("<Q")
+MAGIC: Final = int.from_bytes(b"ecstore\x00", "little") + VERSION
+FIELDS: Final = (
+    "magic",
+    "poisoned",  # an invalidation could not be recorded: nothing here may be used any more
+    "clean",  # closed in order, and written to the disk
+    "log_head",  # the number of the last entry of the purge log
+    "begin_small",  # what lies before it may have been overwritten
+    "begin_main",
+    "evicted",  # records
+    "written",  # bytes into the logs, those carried over included
+    "stored",  # bytes of values as they were given
+    "carried",  # records that were used, and so were kept
+    "objects",
+    "cleared",  # times that it was emptied
+    "first_log",  # the number of the first entry of the purge log that is kept
+)
+BOOT_AT: Final = 1024  # sixteen bytes: the boot of the machine in which it was opened last
+IDENTITY_AT: Final = 1040  # 32 bytes: what records here are bound to
+AT: Final = {name: 8 * number for number, name in enumerate(FIELDS)}
+
+
+class HeadPage:
+    """The mapped page of one process."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._map = mmap.mmap(fd, size)
+        self._slots = size - PAGE
+        self._mask = self._slots - 1
+
+    def __getitem__(self, name: str) -> int:
+        """The value of a field."""
+        number: int = WORD.unpack_from(self._map, AT[name])[0]
+        return number
+
+    def __setitem__(self, name: str, value: int) -> None:
+        WORD.pack_into(self._map, AT[name], value)
+
+    def word(self, at: int) -> int:
+        """The field at byte `at`."""
+        number: int = WORD.unpack_from(self._map, at)[0]
+        return number
+
+    def add(self, name: str, value: int) -> None:
+        """Count."""
+        self[name] = self[name] + value
+
+    def touch(self, digest: bytes) -> None:
+        """The record whose key has this digest was used."""
+        self._map[PAGE + (int.from_bytes(digest[:4], "little") & self._mask)] = 1
+
+    def was_touched(self, digest: bytes) -> bool:
+        """Whether it was used since this was last asked."""
+        at = PAGE + (int.from_bytes(digest[:4], "little") & self._mask)
+        used, self._map[at] = self._map[at], 0
+        return used != 0
+
+    def text(self, at: int, length: int) -> bytes:
+        """Bytes of the page."""
+        return self._map[at : at + length]
+
+    def put_text(self, at: int, text: bytes) -> None:
+        """Set bytes of the page."""
+        self._map[at : at + len(text)] = text
+
+    def flush(self) -> None:
+        """Write it to the disk."""
+        self._map.flush()
+
+    def close(self) -> None:
+        """Unmap it."""
+        self._map.close()

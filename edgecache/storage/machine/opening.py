@@ -1,0 +1,191 @@
+"""Stores are made, found again, and refused: another version, size, key or POP never reads what lies there."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+import lmdb
+
+from edgecache.storage.machine.head_page import BOOT_AT, IDENTITY_AT, MAGIC, HeadPage
+from edgecache.storage.machine.layout import VERSION, Geometry, geometry
+from edgecache.storage.machine.store import MachineStore, open_index
+
+log = logging.getLogger("edgecache")
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+FILES: Final = ("head", "small.log", "main.log", "index", "lock")
+OWNER: Final = "owner"
+SHARED_MEMORY: Final = "/dev/shm"
+PREFIX: Final = "edgecache-store-"
+
+
+class Taken(OSError):
+    """Another POP uses the directory."""
+
+
+class Unusable(OSError):
+    """What lies there is of no use; the words say why."""
+
+
+def identity_of(*parts: bytes) -> bytes:
+    """What records of a store are bound to: a digest of these, such as a key and a jurisdiction."""
+    return sha256(b"".join(b"%d:%b" % (len(part), part) for part in (b"%d" % VERSION, *parts))).digest()
+
+
+def private_directory(parent: str = SHARED_MEMORY) -> str:
+    """A new directory in shared memory; those of POPs that were killed are removed first."""
+    for found in Path(parent).glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            Owner(str(found)).remove()
+    path = f"{parent}/{PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
+    os.mkdir(path, 0o700)
+    return path
+
+
+class Owner:
+    """The right of one POP to a directory; it ends with the process that holds it. Raises Taken, or OSError."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = os.open(f"{path}/{OWNER}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise Taken(f"{path} is used by another POP") from None
+
+    def close(self) -> None:
+        """Give it up."""
+        os.close(self._fd)
+
+    def remove(self) -> None:
+        """Remove the directory, and give it up."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.close()
+
+
+def prepare(path: str, size: int, identity: bytes, *, mapped: bool) -> str:
+    """Have a usable store at `path`, made anew unless the one there is; why it was made anew, or an empty word.
+
+    To be called by the owner, before any other process opens it. Raises OSError or lmdb.Error.
+    """
+    shape = geometry(size)
+    why = _unusable(path, shape, identity, mapped=mapped)
+    if why:
+        _make(path, shape, identity)
+    store = MachineStore(path, shape, mapped=mapped)
+    store.head["clean"] = 0
+    store.head.put_text(BOOT_AT, boot())
+    store.close()
+    return why
+
+
+def open_store(path: str, size: int, identity: bytes, *, mapped: bool) -> MachineStore:
+    """Open a store that was prepared; raises Unusable, OSError or lmdb.Error."""
+    shape = geometry(size)
+    why = _wrong_head(path, shape, identity)
+    if why:
+        raise Unusable(f"{path}: {why}")
+    return MachineStore(path, shape, mapped=mapped)
+
+
+def close_orderly(path: str, size: int, identity: bytes, *, mapped: bool) -> None:
+    """After the last process: write everything to the disk, so that it outlives the machine."""
+    store = open_store(path, size, identity, mapped=mapped)
+    store.sync()
+    store.head["clean"] = 1
+    store.head.flush()
+    store.close()
+
+
+def boot() -> bytes:
+    """Sixteen bytes that name this boot of the machine."""
+    with suppress(OSError):
+        return sha256(BOOT_ID.read_bytes()).digest()[:16]
+    return bytes(16)
+
+
+def _wrong_head(path: str, shape: Geometry, identity: bytes) -> str:
+    try:
+        fd = os.open(f"{path}/head", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return "there is none"
+    try:
+        if os.fstat(fd).st_size != shape.head:
+            return "it has another size"
+        head = HeadPage(fd, shape.head)
+    finally:
+        os.close(fd)
+    try:
+        if head["magic"] != MAGIC:
+            return "it is of another version"
+        if head.text(IDENTITY_AT, len(identity)) != identity:
+            return "it has another key, size, region or jurisdiction"
+        return "an invalidation was not recorded in it" if head["poisoned"] else ""
+    finally:
+        head.close()
+
+
+def _unusable(path: str, shape: Geometry, identity: bytes, *, mapped: bool) -> str:
+    """Why what lies at `path` cannot be used; empty if it can."""
+    if why := _wrong_head(path, shape, identity):
+        return why
+    try:
+        store = MachineStore(path, shape, mapped=mapped)
+    except (OSError, lmdb.Error) as error:
+        return f"it cannot be opened: {error}"
+    try:
+        if not store.head["clean"] and store.head.text(BOOT_AT, 16) != boot():
+            return "the machine went down while it was in use"
+        store.objects()
+        store.used()
+    except (OSError, lmdb.Error) as error:
+        return f"its index cannot be read: {error}"
+    finally:
+        store.close()
+    return ""
+
+
+def _make(path: str, shape: Geometry, identity: bytes) -> None:
+    os.makedirs(path, 0o700, exist_ok=True)
+    for name in FILES:
+        remove(f"{path}/{name}")
+    os.makedirs(f"{path}/wake", 0o700, exist_ok=True)
+    open_index(path, shape).close()
+    _allocate(f"{path}/index/data.mdb", shape.index)
+    _allocate(f"{path}/small.log", shape.small)
+    _allocate(f"{path}/main.log", shape.main)
+    _allocate(f"{path}/head", shape.head)
+    fd = os.open(f"{path}/head", os.O_RDWR | os.O_CLOEXEC)
+    head = HeadPage(fd, shape.head)
+    os.close(fd)
+    head.put_text(IDENTITY_AT, identity)
+    head["magic"] = MAGIC  # last: what was not made whole is made again
+    head.close()
+
+
+def remove(path: str) -> None:
+    """Remove a file, or a directory and what lies in it."""
+    with suppress(FileNotFoundError):
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+
+
+def _allocate(path: str, size: int) -> None:
+    """Have the file system keep room for all of a file: later writes never find it full."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, size)
+        os.ftruncate(fd, size)
+    except OSError as error:
+        raise OSError(error.errno, f"{os.strerror(error.errno or 0)}: {size} bytes are wanted", path) from None
+    finally:
+        os.close(fd)

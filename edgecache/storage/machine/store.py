@@ -1,0 +1,276 @@
+"""Records of one machine: an index in LMDB, and two circular logs that hold the values.
+
+    put ──► small.log ──► used there? ──► main.log ──► used there? ──► main.log again
+                            └─► no: gone               └─► no: gone                       (S3-FIFO)
+
+A change is one transaction of the index: where a record lies, and the state of the logs, become visible together or not
+at all, whenever its process is killed. Bytes of a log that are about to be overwritten leave the readable range first
+(`begin_small`, `begin_main` in the head page), so a reader that was overtaken finds out, and has a miss. Nothing is
+synced on the way: a process that dies loses nothing, a machine that does loses the store (see `opening.py`).
+
+One process changes the store at a time. Who does not get the lock at once is told so: no event loop waits for another
+process. The lock is an open file's, and ends with its process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import Final, NamedTuple, TypeVar
+
+import lmdb
+
+from edgecache.storage.machine.circular_log import CircularLog
+from edgecache.storage.machine.head_page import HeadPage
+from edgecache.storage.machine.layout import IS_RECORD, STATE, WHERE, Geometry
+from edgecache.storage.machine.transaction import BEGINS, STATE_KEY, Torn, Transaction
+
+__all__ = ("Busy", "Change", "MachineStore", "Torn", "Where", "digest_of", "open_index")
+MOST_READERS: Final = 1024
+NUMBER: Final = 8  # bytes of a key of the purge log
+
+
+Made = TypeVar("Made")
+
+
+class Busy(Exception):
+    """Another process is changing the store."""
+
+
+class Where(NamedTuple):
+    """The place of a value."""
+
+    log: int
+    position: int
+    length: int
+
+
+class Change(NamedTuple):
+    """A record to be put in the place of another, or dropped."""
+
+    key: bytes
+    value: bytes | None
+
+
+class MachineStore:
+    """A store as one process has it open."""
+
+    def __init__(self, path: str, shape: Geometry, *, mapped: bool) -> None:
+        self.path = path
+        self.shape = shape
+        self.mapped = mapped
+        self._lock = os.open(f"{path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        head = os.open(f"{path}/head", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self.head = HeadPage(head, shape.head)
+        finally:
+            os.close(head)
+        self.logs = (
+            CircularLog(f"{path}/small.log", shape.small, mapped=mapped),
+            CircularLog(f"{path}/main.log", shape.main, mapped=mapped),
+        )
+        self._env = open_index(path, shape)
+        self._index = self._env.open_db(b"index")
+        self._meta = self._env.open_db(b"meta")
+        self._purges = self._env.open_db(b"purges")
+        self._env.reader_check()
+
+    # --- reading
+
+    def find(self, key: bytes) -> tuple[Where, bytes] | None:
+        """Where the value of `key` lies, and the digest of the key."""
+        digest = digest_of(key)
+        with self._env.begin(db=self._index) as transaction:
+            found = transaction.get(digest)
+        return None if found is None else (Where._make(WHERE.unpack(found)), digest)
+
+    def get(self, key: bytes, *, wait: bool = True) -> bytes | None:
+        """The value of `key`; raises NotInMemory unless it may `wait` for the disk, OSError, lmdb.Error."""
+        digest = digest_of(key)
+        with self._env.begin(db=self._index) as transaction:
+            found = transaction.get(digest)
+        if found is None:
+            return None
+        log, position, length = WHERE.unpack(found)
+        value = self.logs[log].value(position, length, wait=wait)
+        head = self.head
+        if head[BEGINS[log]] > position or head["poisoned"]:
+            return None  # it was overwritten while it was read
+        head.touch(digest)
+        return value
+
+    def has(self, key: bytes) -> bool:
+        """Whether there is a value of `key`."""
+        found = self.find(key)
+        return found is not None and self.head[BEGINS[found[0].log]] <= found[0].position
+
+    # --- changing
+
+    @contextmanager
+    def locked(self, *, wait: bool = False) -> Iterator[None]:
+        """Hold the lock of all changes; raises Busy if another process has it, unless it may `wait`."""
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy from None
+        try:
+            yield
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def apply(self, changes: Iterable[Change], *, wait: bool = False) -> list[bool]:
+        """Make these changes, in one transaction; for each, whether there was room.
+
+        Raises Busy, Torn, OSError or lmdb.Error; then none of them was made.
+        """
+        changes = list(changes)
+        with self.locked(wait=wait):
+            try:
+                return self._transact(lambda txn: [self._change(txn, change) for change in changes])
+            except lmdb.MapFullError:  # a process was killed while it read: its pages are not free
+                self._env.reader_check()
+                return self._transact(lambda txn: [self._change(txn, change) for change in changes])
+
+    def _transact(self, work: Callable[[Transaction], Made]) -> Made:
+        with self._env.begin(write=True) as raw:
+            transaction = Transaction(raw, self._index, self._meta, self.logs, self.head, self.shape.most_objects)
+            done = work(transaction)
+            transaction.finish()
+        transaction.count()
+        return done
+
+    def _change(self, transaction: Transaction, change: Change) -> bool:
+        digest = digest_of(change.key)
+        if change.value is None:
+            transaction.delete(digest)
+            return True
+        return transaction.put(digest, change.value)
+
+    # --- the purge log of a POP without a region
+
+    def record(self, entry: bytes, is_same: Callable[[bytes], bool]) -> int:
+        """Append `entry`, unless one of the last is the same; its number. Raises Busy, OSError or lmdb.Error."""
+        with self.locked(), self._env.begin(write=True, db=self._purges) as transaction:
+            cursor = transaction.cursor()
+            last = int.from_bytes(cursor.key()) if cursor.last() else 0
+            for _ in range(64 if last else 0):
+                if is_same(cursor.value()):
+                    return int.from_bytes(cursor.key())
+                if not cursor.prev():
+                    break
+            number = last + 1
+            transaction.put(number.to_bytes(NUMBER), entry, append=True)
+            self._trim(transaction)
+        self.head["log_head"] = number
+        return number
+
+    def _trim(self, transaction: lmdb.Transaction) -> None:
+        """Forget the first entries, where all together are too large."""
+        stat = transaction.stat(self._purges)
+        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        cursor = transaction.cursor()
+        if pages * stat["psize"] > self.shape.purge_log and cursor.first():
+            for _ in range(max(1, min(stat["entries"] // 8, 256))):
+                cursor.delete()
+            self.head["first_log"] = int.from_bytes(cursor.key())
+
+    def entries_after(self, number: int) -> list[tuple[int, bytes]]:
+        """The entries of the purge log after this one, as far as they are kept."""
+        with self._env.begin(db=self._purges) as transaction:
+            cursor = transaction.cursor()
+            if not cursor.set_range((number + 1).to_bytes(NUMBER)):
+                return []
+            return [(int.from_bytes(key), value) for key, value in cursor]
+
+    def poison(self) -> None:
+        """Let nothing here be used any more, in any process: an invalidation could not be recorded."""
+        self.head["poisoned"] = 1
+
+    # --- care
+
+    def clear(self) -> None:
+        """Drop all records; the purge log stays."""
+        with self.locked(wait=True):
+            self._clear()
+
+    def _clear(self) -> None:
+        head = self.head
+        with self._env.begin(write=True) as raw:
+            state = STATE.unpack(raw.get(STATE_KEY, db=self._meta) or bytes(STATE.size))
+            ends = [max(state[1], head["begin_small"]), max(state[3], head["begin_main"])]
+            ends = [end + -end % log.size for end, log in zip(ends, self.logs, strict=True)]
+            raw.drop(self._index, delete=False)
+            raw.put(STATE_KEY, STATE.pack(ends[0], ends[0], ends[1], ends[1]), db=self._meta)
+            head["begin_small"], head["begin_main"] = ends
+        head["objects"] = 0
+        head.add("cleared", 1)
+
+    def verify(self, check: Callable[[bytes, bytes], bool] = lambda digest, value: True) -> tuple[int, int]:
+        """Read every record, and have `check` look at it: how many are right, and how many are not."""
+        good = bad = 0
+        with self._env.begin(db=self._index) as transaction:
+            for digest, raw in transaction.cursor():
+                log, position, length = WHERE.unpack(raw)
+                if self._is_right(log, position, length, digest, check):
+                    good += 1
+                elif self.head[BEGINS[log]] <= position:
+                    bad += 1
+        return good, bad
+
+    def _is_right(
+        self, log: int, position: int, length: int, digest: bytes, check: Callable[[bytes, bytes], bool]
+    ) -> bool:
+        header = self.logs[log].header(position)
+        value = self.logs[log].value(position, length, wait=True)
+        return header == (IS_RECORD, length, position, digest) and check(digest, value)
+
+    def objects(self) -> int:
+        """Number of records."""
+        with self._env.begin() as transaction:
+            return int(transaction.stat(self._index)["entries"])
+
+    def used(self) -> int:
+        """Bytes in use, of the logs and the index."""
+        with self._env.begin() as transaction:
+            state = STATE.unpack(transaction.get(STATE_KEY, db=self._meta) or bytes(STATE.size))
+        return state[1] - state[0] + state[3] - state[2]
+
+    def sync(self) -> None:
+        """Write all of it to the disk."""
+        self._env.sync(True)
+        for log in self.logs:
+            log.sync()
+        self.head.flush()
+
+    def close(self) -> None:
+        """Close it in this process."""
+        self._env.close()
+        for log in self.logs:
+            log.close()
+        self.head.close()
+        os.close(self._lock)
+
+
+def open_index(path: str, shape: Geometry) -> lmdb.Environment:
+    """The index, which other processes have open too."""
+    return lmdb.open(
+        f"{path}/index",
+        map_size=shape.index,
+        max_dbs=4,
+        max_readers=MOST_READERS,
+        sync=False,
+        metasync=False,
+        writemap=True,
+        map_async=True,
+        readahead=False,
+        meminit=False,
+        mode=0o600,
+    )
+
+
+def digest_of(key: bytes) -> bytes:
+    """What the index has for `key`."""
+    return blake2b(key, digest_size=16).digest()

@@ -1,0 +1,183 @@
+"""One change of a store: the index first, then the bytes of the logs, then all of it at once becomes what is.
+
+    drop what is in the way ──► index, state of the logs ──► `begin_…` in the head page ──► bytes ──► commit
+
+Whatever fails before the head page is touched has changed nothing. A process that is killed after that leaves records
+that cannot be read any more in the index; the next change removes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import lmdb
+
+from edgecache.storage.machine.circular_log import CircularLog
+from edgecache.storage.machine.head_page import HeadPage
+from edgecache.storage.machine.layout import (
+    IS_GAP,
+    IS_RECORD,
+    MAIN,
+    RECORD,
+    SMALL,
+    STATE,
+    WHERE,
+    extent,
+    gap_before,
+)
+
+BEGINS: Final = ("begin_small", "begin_main")
+STATE_KEY: Final = b"state"
+MOST_CARRIED: Final = 32  # records that one put carries over; beyond these, use does not count
+LARGE: Final = 32 * 1024  # values above go into the main log at once: they would push all else out of the small one
+LARGEST_SHARE: Final = 4  # of a log, that one value may take
+Write = tuple[int, int, bytes, bytes]
+
+
+class Torn(Exception):
+    """What lies in a log is not what the index says: the store has to be cleared."""
+
+
+class Transaction:
+    """One change, as its process makes it."""
+
+    def __init__(
+        self,
+        raw: lmdb.Transaction,
+        index: Any,
+        meta: Any,
+        logs: Sequence[CircularLog],
+        head: HeadPage,
+        most_objects: int,
+    ) -> None:
+        self._raw = raw
+        self._free = most_objects - raw.stat(index)["entries"]
+        self._index = index
+        self._meta = meta
+        self._logs = logs
+        self._head = head
+        state = raw.get(STATE_KEY, db=meta)
+        self._state = list(STATE.unpack(state)) if state is not None else [0, 0, 0, 0]
+        self._written_up_to = [self._state[1], self._state[3]]
+        self._writes: list[Write] = []
+        self._survivors: list[tuple[bytes, bytes]] = []
+        self._kept = self._evicted = self._carried = self._bytes = self._stored = 0
+        for log in (SMALL, MAIN):
+            if head[BEGINS[log]] > self._state[2 * log]:
+                self._recover(log, head[BEGINS[log]])
+
+    def _recover(self, log: int, begin: int) -> None:
+        """A process was killed while it wrote: what lay before `begin` is lost."""
+        self._state[2 * log] = begin
+        self._state[2 * log + 1] = max(begin, self._state[2 * log + 1])
+        cursor = self._raw.cursor(db=self._index)
+        more = cursor.first()
+        while more:
+            where, position, _ = WHERE.unpack(cursor.value())
+            lost = where == log and position < begin
+            more = cursor.delete() if lost else cursor.next()
+
+    def delete(self, digest: bytes) -> None:
+        """Drop the record of this digest."""
+        if self._raw.delete(digest, db=self._index):
+            self._free += 1
+
+    def put(self, digest: bytes, value: bytes) -> bool:
+        """Store `value`; False if it is too large for any log."""
+        size = extent(len(value))
+        log = MAIN if len(value) > LARGE or size > self._logs[SMALL].size // LARGEST_SHARE else SMALL
+        if size > self._logs[log].size // LARGEST_SHARE:
+            self.delete(digest)
+            return False
+        self._kept = 0
+        if self._free <= 0:
+            self._make_room_in_index()
+        self._append(log, digest, value)
+        self._stored += len(value)
+        while self._survivors:
+            self._append(MAIN, *self._survivors.pop())
+            self._carried += 1
+        return True
+
+    def _append(self, log: int, digest: bytes, value: bytes) -> None:
+        size, file_size, end = extent(len(value)), self._logs[log].size, 2 * log + 1
+        gap = gap_before(self._state[end], size, file_size)
+        self.make_room(log, gap + size)
+        if gap >= RECORD.size:
+            self._writes.append((log, self._state[end], RECORD.pack(IS_GAP, 0, self._state[end], bytes(16)), b""))
+        position = self._state[end] + gap
+        self._writes.append((log, position, RECORD.pack(IS_RECORD, len(value), position, digest), value))
+        where = WHERE.pack(log, position, len(value))
+        if self._raw.put(digest, where, overwrite=False, db=self._index):
+            self._free -= 1
+        else:
+            self._raw.put(digest, where, db=self._index)
+        self._state[end] = position + size
+        self._bytes += size
+
+    def _make_room_in_index(self) -> None:
+        """Drop records that came first until there is room for another: they are small, or there would be."""
+        for log in (SMALL, MAIN):
+            while self._free <= 0 and self._state[2 * log] < self._state[2 * log + 1]:
+                self.make_room(log, 4096, forced=True)
+
+    def make_room(self, log: int, size: int, *, forced: bool = False) -> None:
+        """Drop the first records of `log` until `size` bytes are free, or that many are dropped if `forced`."""
+        begin, end = 2 * log, 2 * log + 1
+        until = self._state[begin] + size if forced else self._state[end] + size - self._logs[log].size
+        until = min(until, self._state[end])
+        while self._state[begin] < until:
+            if self._state[begin] >= self._written_up_to[log]:  # it is a part of this very change
+                self._write()
+            self._state[begin] += self._drop_first(log, self._state[begin], keep=not forced)
+
+    def _drop_first(self, log: int, position: int, *, keep: bool) -> int:
+        """Drop the record at `position`, unless it was used; the bytes that it takes."""
+        file = self._logs[log]
+        left = file.size - position % file.size
+        if left < RECORD.size:
+            return left
+        magic, length, written_at, digest = file.header(position)
+        if written_at != position or magic not in (IS_RECORD, IS_GAP) or extent(length) > left:
+            raise Torn(f"no record at {position}")
+        if magic == IS_GAP:
+            return left
+        if self._raw.get(digest, db=self._index) == WHERE.pack(log, position, length):
+            self.delete(digest)
+            if keep and self._is_kept(log, digest, length):
+                self._kept += 1
+                self._survivors.append((digest, file.value(position, length, wait=True)))
+            else:
+                self._evicted += 1
+        return extent(length)
+
+    def _is_kept(self, log: int, digest: bytes, length: int) -> bool:
+        """Whether a record was used, or may stay because there is room: the main log was never full."""
+        if self._kept >= MOST_CARRIED:
+            return False
+        if self._head.was_touched(digest):
+            return True
+        return log == SMALL and self._state[3] - self._state[2] + 2 * extent(length) < self._logs[MAIN].size - LARGE
+
+    def _write(self) -> None:
+        """Write the bytes of the logs, once nobody reads any more what lies there."""
+        for log in (SMALL, MAIN):
+            if self._head[BEGINS[log]] < self._state[2 * log]:
+                self._head[BEGINS[log]] = self._state[2 * log]
+        for log, position, header, value in self._writes:
+            self._logs[log].write(position, header, value)
+        self._writes.clear()
+        self._written_up_to = [self._state[1], self._state[3]]
+
+    def finish(self) -> None:
+        """Make ready to be committed."""
+        self._raw.put(STATE_KEY, STATE.pack(*self._state), db=self._meta)
+        self._write()
+
+    def count(self) -> None:
+        """It was made: count it."""
+        values = (self._evicted, self._bytes, self._stored, self._carried)
+        for name, value in zip(("evicted", "written", "stored", "carried"), values, strict=True):
+            if value:
+                self._head.add(name, value)
