@@ -230,12 +230,13 @@ class MachineStore:
     def objects(self) -> int:
         """Number of records."""
         with self._env.begin() as transaction:
-            return int(transaction.stat(self._index)["entries"])
+            count: int = transaction.stat(self._index)["entries"]
+        return count
 
     def used(self) -> int:
         """Bytes in use, of the logs and the index."""
         with self._env.begin() as transaction:
-            state = STATE.unpack(transaction.get(STATE_KEY, db=self._meta) or bytes(STATE.size))
+            state: tuple[int, ...] = STATE.unpack(transaction.get(STATE_KEY, db=self._meta) or bytes(STATE.size))
         return state[1] - state[0] + state[3] - state[2]
 
     def sync(self) -> None:
