@@ -1,6 +1,6 @@
 """The rate limits of one worker: its buckets, and the tokens that it leases from its region's Valkey.
 
-    known key ──► Lease.take      no round trip: tokens are held here
+    known key ──► Lease.take      no round trip: the lease has an estimate, and holds tokens
                      └──► ask     few are left: a script charges the key and grants more, in the background
 
 Without a regional tier, or while it does not answer, each worker has its share of every rate.
@@ -36,32 +36,46 @@ PAUSE: Final = 1.0  # seconds without questions after one that failed
 COMMAND_BYTES: Final = 200
 MOST_QUEUED: Final = 2 * 1024 * 1024  # bytes of questions that wait
 
-# One key has one number: the time at which its next request is due, in microseconds. ARGV: the interval between
-# requests and the burst, in microseconds; what was spent (below zero: given back), what is wanted.
+# One key has one number: the time at which its next request is due, in microseconds, and beside it when that was
+# written: a time to come means that the clock was set back. ARGV: the interval between requests and the burst, in
+# microseconds; what was spent (below zero: given back), what is wanted; and the backlog by what the worker knows. That
+# is late by a round trip, and counts where Valkey has no number, or one that is less by more than a round trip takes:
+# it was evicted or lost in a restart, or the clock was set forward.
 LEND: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local interval, burst, spent, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local due = math.max(now, tonumber(redis.call('GET', KEYS[1]) or 0)) + spent * interval
+local backlog = tonumber(ARGV[5])
+local stored = redis.call('GET', KEYS[1])
+local due, written = string.match(stored or '0 0', '(%d+) (%d+)')
+due = math.max(now, due + math.min(0, now - written))
+if not stored or now + backlog - due > 300000 then
+  due = math.max(due, now + backlog)
+end
+due = due + spent * interval
 local granted = math.max(0, math.min(wanted, math.floor((now + burst - due) / interval + 0.000001)))
 due = due + granted * interval
 if due > now then
-  redis.call('SET', KEYS[1], string.format('%.0f', due), 'PX', math.ceil((due - now) / 1000) + 1)
+  redis.call('SET', KEYS[1], string.format('%.0f %.0f', due, now), 'PX', math.ceil((due - now) / 1000) + 1)
 else
   redis.call('DEL', KEYS[1])
 end
-return {granted, math.ceil(math.max(0, due + interval - now - burst) / 1000)}
+return {granted, math.floor(math.max(0, due - now))}
 """
 LEND_DIGEST: Final = sha1(LEND.encode(), usedforsecurity=False).hexdigest()
-# The workers of a region, by their last sign of life. ARGV: seconds that one holds, and the worker.
+# The workers of a region, by their last sign of life; one in time to come is older than a clock that was set back.
+# ARGV: seconds that one holds, and the worker.
 PRESENT: Final = """
 local now = tonumber(redis.call('TIME')[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')
 redis.call('ZADD', KEYS[1], now, ARGV[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1])
 redis.call('EXPIRE', KEYS[1], 60)
 return redis.call('ZCARD', KEYS[1])
 """
 WORKERS: Final = b"ec:limits:{workers}"
+Asked = tuple[int, int, float]  # what was spent, what is wanted, and the backlog that is known
+OnLent = Callable[[Lease, Any], None]  # called with the reply
 
 
 class RateLimits:
@@ -91,8 +105,8 @@ class RateLimits:
         assert limit.rate is not None, "only rates have buckets"
         if self.region is None:
             return Bucket(limit.rate, 1 / self._workers)
-        name = b"ec:limit:{%b}" % blake2b(repr(key).encode(), digest_size=16).hexdigest().encode()
-        return Lease(name, limit.rate, self.region.share, self.region)
+        name = b"ec:rate:{%b}" % blake2b(repr(key).encode(), digest_size=16).hexdigest().encode()
+        return Lease(name, limit.rate, self.region)
 
     def _settle(self, bucket: Bucket) -> None:
         if isinstance(bucket, Lease) and self.region is not None:
@@ -148,10 +162,10 @@ class RegionalTokens:
 
     # --- what leases ask
 
-    def ask(self, lease: Lease, spent: int, wanted: int) -> bool:
+    def ask(self, lease: Lease, spent: int, wanted: int, backlog: float) -> bool:
         """Charge what was spent, and ask for more; False if it cannot be asked."""
         now = self._clock()
-        return now >= self._not_before and self._send(lease, spent, wanted, LEND_DIGEST)
+        return now >= self._not_before and self._send(lease, (spent, wanted, backlog), self._answered)
 
     def alone(self) -> None:
         """Count a decision without the region."""
@@ -165,26 +179,32 @@ class RegionalTokens:
         self._holding.discard(lease)
         self._give_back(lease)
 
-    def _send(self, lease: Lease, spent: int, wanted: int, script: str) -> bool:
-        rate = lease.rate
-        interval = 1_000_000 * rate.seconds / rate.count
-        numbers = (f"{interval:.3f}", f"{interval * rate.burst:.3f}", spent, wanted)
-        command = ("EVALSHA" if script is LEND_DIGEST else "EVAL", script, 1, lease.key, *numbers)
-        return self._commands.send(command, COMMAND_BYTES, partial(self._answered, lease, spent, wanted))
+    def _send(self, lease: Lease, asked: Asked, on_reply: OnLent, *, whole: bool = False) -> bool:
+        """Run the script, by its digest unless it is sent as a `whole`."""
+        rate, (spent, wanted, backlog) = lease.rate, asked
+        interval = 1_000_000 * rate.interval
+        numbers = (f"{interval:.3f}", f"{interval * rate.burst:.3f}", spent, wanted, f"{1_000_000 * backlog:.0f}")
+        script = ("EVAL", LEND) if whole else ("EVALSHA", LEND_DIGEST)
 
-    def _answered(self, lease: Lease, spent: int, wanted: int, _: int, reply: Any) -> None:
-        if isinstance(reply, list):
-            granted, wait = reply
-            if wanted:
-                lease.answered(spent, granted, wait / 1000, self._clock())
-            if lease.held > 0:
-                self._holding.add(lease)
-            if not self._is_well:
-                self._is_well = True
-                log.warning("the regional tier answers: rates are limited by the region again")
-        elif not isinstance(reply, UnknownScript) or not self._send(lease, spent, wanted, LEND):
-            lease.failed()
+        def replied(_: int, reply: Any) -> None:
+            unknown = isinstance(reply, UnknownScript) and not whole
+            if not (unknown and self._send(lease, asked, on_reply, whole=True)):
+                on_reply(lease, reply)
+
+        return self._commands.send((*script, 1, lease.key, *numbers), COMMAND_BYTES, replied)
+
+    def _answered(self, lease: Lease, reply: Any) -> None:
+        if not isinstance(reply, list):
             self._not_before = self._clock() + PAUSE
+            lease.failed()
+            return
+        granted, backlog = reply
+        lease.answered(granted, backlog / 1_000_000, self._clock())
+        if lease.held > 0:
+            self._holding.add(lease)
+        if not self._is_well:
+            self._is_well = True
+            log.warning("the regional tier answers: rates are limited by the region again")
 
     # --- what is not used
 
@@ -217,7 +237,7 @@ class RegionalTokens:
     def _give_back(self, lease: Lease) -> None:
         held = lease.give_up()
         if held:
-            self._send(lease, -held, 0, LEND_DIGEST)
+            self._send(lease, (-held, 0, 0.0), lambda lease, reply: None)
 
     async def close(self) -> None:
         """Give back all that is held."""

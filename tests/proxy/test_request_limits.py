@@ -205,12 +205,12 @@ async def test_a_reload_resets_no_limit(origin: OriginDouble) -> None:
 
 
 async def test_workers_of_a_region_share_a_rate(origin: OriginDouble, valkey: Server) -> None:
-    """Two POPs: together they admit one burst and what their leases hold, and a third sees what both have used."""
+    """Two POPs: together they admit one burst, and a third sees what both have used."""
     options = {"sites": sites(origin, '{ rate = "6/m", burst = 40 }'), "regional": valkey.url}
     async with running_pop(origin, Clock(), **options) as one, running_pop(origin, Clock(), **options) as two:
         found = [await statuses(pop, 2) for _ in range(25) for pop in (one, two)]
         accepted = sum(status == 200 for pair in found for status in pair)
-        assert 38 <= accepted <= 50  # without the region: 80
+        assert 40 <= accepted <= 44  # of which two or three on credit; without the region: 80
         assert found[-1] == [429, 429]
         async with running_pop(origin, Clock(), **options) as three:
             first = await statuses(three, 1)  # on credit
@@ -224,15 +224,13 @@ async def test_workers_of_a_region_share_a_rate(origin: OriginDouble, valkey: Se
 async def test_without_its_region_a_worker_limits_by_itself(
     origin: OriginDouble, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Valkey dies: requests are limited by the worker, counted, with one warning."""
+    """Valkey dies: requests are limited by the worker, counted, with one warning; the burst goes on, none begins."""
     with running_valkey() as server:
-        options = {"sites": sites(origin, '{ rate = "6/m", burst = 10 }'), "regional": server.url}
+        options = {"sites": sites(origin, '{ rate = "1/h", burst = 10 }'), "regional": server.url}
         async with running_pop(origin, Clock(), **options) as pop:
             assert await statuses(pop, 3) == [200] * 3
             server.stop()
-            found = await statuses(pop, 30)
-            assert 10 <= found.count(200) <= 14
-            assert found[-5:] == [429] * 5
+            assert await statuses(pop, 30) == [200] * 7 + [429] * 23
             assert counted(pop, "edgecache_limit_degraded")[()] > 10
     said = [record.getMessage() for record in caplog.records if "limits rates by itself" in record.getMessage()]
     assert len(said) == 1
@@ -250,13 +248,8 @@ async def test_heads_that_are_alike_are_counted(origin: OriginDouble) -> None:
 
 
 async def test_regional_reads_are_counted(origin: OriginDouble, valkey: Server) -> None:
-    """What lies in the regional tier only is limited as well, also where the head is known."""
+    """What lies in the regional tier only is limited as well, also where the head is known: as fast as they come."""
     options = {"sites": sites(origin, '{ rate = "1/h", burst = 12 }'), "regional": valkey.url}
     async with running_pop(origin, Clock(), max_object_memory="1B", regional_timeout="2s", **options) as pop:
         await pop.caught_up()
-        found = []
-        for _ in range(40):  # no faster than Valkey answers: what comes sooner is admitted on credit
-            found += await statuses(pop, 1)
-            await asyncio.sleep(0.02)
-        assert 12 <= found.count(200) <= 14
-        assert found[-10:] == [429] * 10
+        assert await statuses(pop, 40) == [200] * 12 + [429] * 28

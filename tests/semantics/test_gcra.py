@@ -13,7 +13,7 @@ import pytest
 
 from edgecache.semantics.rules.gcra import Bucket, Buckets, Lease, Rate, rate_of
 
-START = 1_700_000_000.0
+START = 1_000_000.0  # seconds on any clock: by one since 1970, sums have seven digits only
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,8 @@ class Region:
         heappush(self._events, (self.now + seconds, next(self._numbers), event))
 
     def _lend(self, lease: Lease, spent: int, wanted: int, backlog: float) -> None:
-        self.due = max(self.now, self.due)
-        if self.now + backlog - self.due > 0.5:
-            self.due = self.now + backlog
+        lost = self.due <= self.now or self.now + backlog - self.due > 0.3
+        self.due = max(self.now, self.due, self.now + backlog if lost else 0.0)
         self.due += spent * self.rate.interval
         burst = self.rate.burst * self.rate.interval
         granted = max(0, min(wanted, int((self.now + burst - self.due) / self.rate.interval + 1e-6)))
@@ -226,12 +225,11 @@ def test_a_lease_without_its_region_has_its_share() -> None:
     region.answers, region.now = True, START + 10.05
     assert lease.take(START + 10.05)
     region.run(START + 10.1)
-    assert [lease.take(START + 10.1) for _ in range(20)].count(True) in (5, 6, 7, 8)
+    assert [lease.take(START + 10.1) for _ in range(20)].count(True) in (3, 4, 5)
     assert region.without == 10_000
 
 
-@pytest.mark.parametrize("gone", ["restarted", "set back", "set forward"])
-def test_a_region_that_loses_its_number_gets_it_again(gone: str) -> None:
+def test_a_region_that_loses_its_number_gets_it_again() -> None:
     """What a worker knows is restored: another worker's burst is not a new one."""
     rate = Rate(10, 60, 10)
     region = Region(rate)
@@ -289,17 +287,17 @@ def test_a_flood_of_keys_gives_no_second_burst() -> None:
     """A lease that makes room is charged; the one that takes over learns of it from its first answer."""
     rate = Rate(1, 60, 10)
     region = Region(rate)
-    buckets = Buckets(100, lambda bucket: region.ask(bucket, -bucket.give_up(), 0, 0.0))
+    buckets = Buckets(100)
 
     def lease() -> Bucket:
         return buckets.of("k", region.now, lambda: Lease(b"k", rate, region))
 
     assert all(lease().take(START) for _ in range(10))
     first = lease()
-    region.run(START + 0.01)
+    region.run(START + 300)
     for number in range(200):
-        buckets.of(number, START + 0.01, lambda: Bucket(rate))
+        buckets.of(number, region.now, lambda number=number: Lease(b"%d" % number, rate, region))
     assert first.gone
-    assert lease().take(START + 0.01)
-    region.run(START + 0.02)
-    assert not lease().take(START + 0.02)
+    assert lease().take(region.now)
+    region.run(START + 300.1)
+    assert [lease().take(region.now) for _ in range(10)] == [True] * 4 + [False] * 6

@@ -2,9 +2,20 @@
 request is due if all come evenly. A request is admitted unless it comes more than a burst before that.
 
 A `Bucket` limits in one process. A `Lease` limits together with others: the number lies in a region's Valkey, and the
-lease holds tokens taken from there. It asks for more before they are used up, and admits up to a burst on credit until
-the answer is there, so that no request waits. What was admitted on credit is charged with the next question: over time
-the rate is exact, and what a client gets more at once, it gets less afterwards.
+lease has an estimate of it, by which it decides at once:
+
+    estimate  =  what the region answered last  +  what was admitted here since
+    admitted  ──► charged in the background: out of tokens that were taken in advance, else on credit
+    answer    ──► the estimate is never below the region's number, nor below what was admitted here
+
+In any time t, one worker admits at most burst + rate * t, whatever the region does. W workers that know nothing of each
+other admit W * (burst + rate * l) + rate * t at most, l being the time until an answer is there, and the tokens that
+they held before. In the long run they admit the rate, because what was admitted on credit is charged: a client that
+gets more at once gets less afterwards. Once each of them has had an answer, a round trip is worth to each of them
+one request, and what comes by the rate in it.
+
+Without the region a lease has its share of the rate. It goes on with its estimate, then and when the region is back:
+neither begins a new burst. A region that has forgotten its number, or whose clock was set, gets the estimate.
 """
 
 from __future__ import annotations
@@ -20,6 +31,7 @@ SLACK: Final = 1e-6  # seconds: times since 1970 are no more exact than that
 LATE: Final = 0.25  # seconds after which a question to the region is no longer waited for
 LEASED: Final = 20  # a lease has as many tokens as a twentieth of a second allows
 OF_BURST: Final = 4  # and no more than a fourth of a burst
+ALL: Final = 1 << 62  # tokens: more than a lease has
 LOOKED_AT: Final = 64  # of the oldest buckets, one of which makes room for another
 
 
@@ -50,7 +62,10 @@ def rate_of(written: str, burst: int | None = None) -> Rate:
 
 
 class Bucket:
-    """What one key has used of a rate. Times are in seconds, on any one clock."""
+    """What one key has used of a rate, or of a share of it. Times are in seconds, on any one clock.
+
+    With a share, the same time passes until a burst is made up for: a burst is shared as well, and rounded up.
+    """
 
     __slots__ = ("_due", "_interval", "_refused", "_tolerance", "gone", "rate")
 
@@ -59,7 +74,7 @@ class Bucket:
         self.gone = False  # its place was needed: another takes over
         self._due = 0.0
         self._interval = rate.interval / share
-        self._tolerance = (max(1.0, rate.burst * share) - 1) * self._interval + SLACK
+        self._tolerance = (rate.burst - 1) * rate.interval + SLACK
         self._refused = False
 
     def take(self, now: float) -> bool:
@@ -90,29 +105,34 @@ class Bucket:
 class Lender(Protocol):
     """Lends the tokens of a region, without waiting."""
 
-    def ask(self, lease: Lease, spent: int, wanted: int) -> bool:
-        """Charge what was spent on credit and ask for more: `answered` or `failed` follows; False if it cannot."""
+    share: float  # of each rate, while the region does not answer
+
+    def ask(self, lease: Lease, spent: int, wanted: int, backlog: float) -> bool:
+        """Charge what was spent on credit and ask for more: `answered` or `failed` follows; False if it cannot.
+
+        `backlog` is what the region's number should be by what is known here, in seconds from now.
+        """
 
     def alone(self) -> None:
         """A lease decides by itself, because the region does not answer."""
 
 
 class Lease(Bucket):
-    """Tokens of one key that are held here. Without the region it is a bucket that has its share of the rate."""
+    """The estimate of a region's bucket, and tokens of it that are held here."""
 
-    __slots__ = ("_alone", "_asked", "_held", "_lender", "_low", "_most", "_until", "_wanted", "key", "unused")
+    __slots__ = ("_alone", "_asked", "_held", "_least", "_lender", "_low", "_most", "_wanted", "key", "unused")
 
-    def __init__(self, key: bytes, rate: Rate, share: float, lender: Lender) -> None:
-        super().__init__(rate, share)
+    def __init__(self, key: bytes, rate: Rate, lender: Lender) -> None:
+        super().__init__(rate)
         self.key = key
         self.unused = 0  # tokens held when they were last looked at
         self._lender = lender
         self._most = rate.lease
-        self._held = 0  # tokens; below zero, what was admitted on credit
-        self._low = 0  # tokens at which more are asked for
-        self._wanted = 1
+        self._least = min(1, rate.lease - 1)  # a slow rate is charged request by request: no token lies idle
+        self._wanted = self._least
+        self._held = 0  # tokens; below zero, what was admitted on credit and is not yet being charged
+        self._low = 0  # with fewer tokens, more are asked for
         self._asked: float | None = None  # when a question was put that is not answered
-        self._until = 0.0  # before that, the region has no more
         self._alone = False  # the region did not answer
 
     @property
@@ -120,72 +140,70 @@ class Lease(Bucket):
         """Tokens that are held; below zero, what was admitted on credit."""
         return self._held
 
-    def take(self, now: float) -> bool:
-        """Admit a request, or refuse it."""
-        held = self._held
-        if held > self._low:
-            self._held = held - 1
-            return True
-        return self._take_one_of_few(now)
-
-    def admits(self, now: float) -> bool:
-        """Whether `take` would admit a request."""
-        if self._alone:
-            return super().admits(now)
-        return self._held > (0 if now < self._until else -self.rate.burst)
-
-    def wait(self, now: float) -> float:
-        """Seconds until a request is admitted."""
-        return super().wait(now) if self._alone else max(0.0, self._until - now)
-
-    def is_limited(self, now: float) -> bool:
-        """Whether a client would gain by being forgotten."""
-        return self._refused and self.wait(now) > 0
-
-    def _take_one_of_few(self, now: float) -> bool:
-        self._alone = not self._is_asking(now)
-        if self._alone:
-            self._lender.alone()
-            return super().take(now)
-        if not self.admits(now):
-            self._refused = True
-            return False
-        self._held -= 1
-        return True
-
-    def _is_asking(self, now: float) -> bool:
-        """Whether an answer of the region is known or on its way; False where it has none."""
-        if self._asked is not None:
-            return now - self._asked <= LATE
-        if now < self._until:
-            return True
-        self._asked = now
-        if self._lender.ask(self, max(0, -self._held), self._wanted):
-            return True
-        self._asked = None
-        return False
-
-    def answered(self, spent: int, granted: int, wait: float, now: float) -> None:
-        """The region has charged what was `spent`, granted so many tokens, and has the next one in `wait` seconds."""
-        self._asked, self._alone = None, False
-        self._held += spent + granted
-        self._low = granted // 2
-        self._until = now + wait
-        self._wanted = min(self._most, 2 * self._wanted) if granted else 1
-
-    def failed(self) -> None:
-        """The region has not answered."""
-        self._asked = None
-
-    def give_up(self) -> int:
-        """Hold nothing any more: the tokens to give back, or below zero those to charge."""
-        held, self._held, self._low, self._wanted, self.unused = self._held, 0, 0, 1, 0
-        return held
-
     @property
     def is_asking(self) -> bool:
         """Whether a question is not answered."""
         return self._asked is not None
+
+    def take(self, now: float) -> bool:
+        """Admit a request, or refuse it."""
+        due = self._due
+        if due < now:
+            due = now
+        elif due - now > self._tolerance:
+            self._refused = True
+            if self._alone:
+                self._lender.alone()
+            return False
+        self._due = due + self._interval
+        held = self._held = self._held - 1
+        if held < self._low:
+            self._ask_for_more(now)
+        return True
+
+    def _ask_for_more(self, now: float) -> None:
+        if self._alone:
+            self._held += 1  # what it admits by itself is not charged
+            self._lender.alone()
+        if self._asked is None:
+            self._ask(now)
+        elif now - self._asked > LATE:
+            self._decide_alone()
+
+    def _ask(self, now: float) -> None:
+        spent, backlog = max(0, -self._held), self._due - now + self._held * self.rate.interval
+        self._asked = now
+        self._held += spent
+        if not self._lender.ask(self, spent, self._wanted, max(0.0, backlog)):
+            self.failed()
+
+    def _decide_alone(self) -> None:
+        self._alone = True
+        self._interval = self.rate.interval / self._lender.share
+        self._low = ALL
+
+    def answered(self, granted: int, backlog: float, now: float) -> None:
+        """The region has charged what was spent and granted so many tokens; both are in its `backlog`, in seconds."""
+        self._asked, self._alone = None, False
+        self._interval = interval = self.rate.interval
+        self._held += granted
+        self._low = granted // 2
+        self._due = max(self._due, now + backlog - self._held * interval)
+        self._wanted = min(self._most, 2 * self._wanted) if granted else self._least
+        if self._held < 0:
+            self._ask(now)
+
+    def failed(self) -> None:
+        """The region has not answered: it may have charged what was spent, or not, which the estimate knows."""
+        self._asked = None
+        self._held = max(0, self._held)
+        self._decide_alone()
+
+    def give_up(self) -> int:
+        """Hold nothing any more: the tokens to give back, or below zero those to charge."""
+        held, self._held, self.unused = self._held, 0, 0
+        self._wanted = self._least
+        return held
 
 
 class Buckets:
