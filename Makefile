@@ -38,7 +38,7 @@ fuzz: $(VENV)/.installed-test ## 1,000,000 mutated messages without sockets, 50,
 
 # Load tests, `python -m loadtests NAME`: ARGS=--help says more of each. The variables of their own are older than ARGS.
 LOADTESTS := bench heads-cost compression restart trace-policies chain hostile-load purge-load reload-load correctness real-sites \
-	wordpress plugin-purges dashboards-check
+	wordpress wagtail nextjs plugin-purges dashboards-check
 .PHONY: load local-chain $(LOADTESTS)
 bench: ## speed beside nginx, HAProxy and varnish, as far as they are installed
 heads-cost: ## what a memory hit costs by the kind of its head, without sockets
@@ -51,6 +51,8 @@ purge-load: ## purges over three regions with delays and cuts between them: how 
 reload-load: ## certificates renewed, 100 reloads, workers relieved under load: 0 failed requests
 correctness: ## random requests, each response checked against a model; ARGS="--requests 100000 --seed 7 --only parent"
 wordpress: ## WordPress behind edgecache with the recipe of docs/sites.md: visitors hit, users pass
+wagtail: ## Wagtail behind edgecache with the recipe of docs/sites.md: visitors hit, editors pass, a publish purges
+nextjs: ## Next.js behind edgecache with the recipe of docs/sites.md: pages, router data, images and drafts are never mixed up
 real-sites: ## nginx with /usr/share/doc, Datasette and Django behind edgecache, compared with themselves
 plugin-purges: ## Wagtail, fastly-purge and WordPress plug-ins purge by their own code; ARGS="--plugins DIR"
 dashboards-check: ## every query of dashboards, rules and alerts, asked of a Prometheus that scrapes a small chain

@@ -24,6 +24,8 @@ PROGRAMS: Final = {
     "correctness": "correctness.random_walk",
     "real-sites": "correctness.crawl_real_sites",
     "wordpress": "correctness.crawl_wordpress",
+    "wagtail": "correctness.crawl_wagtail",
+    "nextjs": "correctness.crawl_nextjs",
     "plugin-purges": "correctness.purge_by_plugins",
     "dashboards-check": "correctness.dashboards_check",
 }

@@ -12,74 +12,45 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import random
 import re
-import sys
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
 
 from loadtests.correctness.real_sites import wordpress
 from loadtests.correctness.real_sites.client import Answer, Client
-from loadtests.correctness.real_sites.processes import pop_before, say
-from loadtests.lab.processes import Missing, StartError
+from loadtests.correctness.real_sites.processes import pop_before
+from loadtests.correctness.real_sites.recipes import (
+    ANY,
+    DICE,
+    NEVER,
+    SHARED,
+    Figures,
+    campaign,
+    recipe,
+    statistics,
+    told,
+)
+from loadtests.lab.processes import Missing
 
-DOCS = Path(__file__).parents[2] / "docs" / "sites.md"
 OF_USERS = re.compile(rb'id="wpadminbar"|wp-admin/post\.php\?post=')
-LEAST_HITS = 0.95
 PATIENCE = 300.0  # seconds
-DICE = random.Random(5)
+CRAWLS = {"visitors, first crawl": ANY, "visitors, second crawl": SHARED}
+USER = "a user who has logged in"
 
 
-def recipe(origin: str) -> str:
-    """The TOML of the recipe, with the origin of the moment."""
-    section = DOCS.read_text().partition("\n### WordPress\n")[2]
-    match = re.search(r"```toml\n(.*?)```", section, re.DOTALL)
-    assert match is not None, "the page has the recipe"
-    return match[1].replace("http://10.0.0.7", origin)
+def of_visitor(answer: Answer) -> str:
+    """What is wrong with a visitor's page."""
+    if answer.status != 200 or b"</html>" not in answer.unpacked():
+        return f"no whole page, {len(answer.content)} bytes"
+    return "a user's page" if OF_USERS.search(answer.unpacked()) else ""
 
 
-def campaign(target: str) -> str:
-    """`target` as an advertisement links to it."""
-    given = {"utm_source": f"mail{DICE.getrandbits(16)}", "fbclid": f"{DICE.getrandbits(80):x}"}
-    return f"{target}?{urlencode(given)}"
-
-
-def statistics() -> str:
-    """The cookies of a visitor."""
-    return f"_ga=GA1.2.{DICE.getrandbits(30)}.{DICE.getrandbits(30)}; _gid=GA1.2.{DICE.getrandbits(30)}"
-
-
-class Findings:
-    """What the crawls came to. Mutable state: outcomes, and mistakes."""
-
-    def __init__(self) -> None:
-        self.outcomes: Counter[str] = Counter()
-        self.mistakes: list[str] = []
-
-    def visitor(self, name: str, target: str, answer: Answer) -> None:
-        """Check a visitor's page."""
-        status = answer.field("cache-status") or ""
-        self.outcomes[f"{name}: {'hit' if '; hit' in status else 'other'}"] += 1
-        if answer.status != 200:
-            self.mistakes.append(f"{name} {target}: {answer.status} {answer.failure}")
-        elif b"</html>" not in answer.unpacked():
-            self.mistakes.append(f"{name} {target}: no whole page, {len(answer.content)} bytes")
-        elif OF_USERS.search(answer.unpacked()):
-            self.mistakes.append(f"{name} {target}: a user's page")
-
-    def user(self, name: str, target: str, answer: Answer) -> None:
-        """Check a user's page."""
-        self.outcomes[f"{name}: {'hit' if '; hit' in (answer.field('cache-status') or '') else 'other'}"] += 1
-        if answer.status != 200 or not OF_USERS.search(answer.unpacked()):
-            self.mistakes.append(f"{name} {target}: {answer.status}, not a user's page")
-
-    def share_of_hits(self, name: str) -> float:
-        """Of one crawl."""
-        hits, others = self.outcomes[f"{name}: hit"], self.outcomes[f"{name}: other"]
-        return hits / max(1, hits + others)
+def of_user(answer: Answer) -> str:
+    """What is wrong with a user's page."""
+    return "" if answer.status == 200 and OF_USERS.search(answer.unpacked()) else "not a user's page"
 
 
 async def log_in(through: Client) -> str:
@@ -96,26 +67,37 @@ async def log_in(through: Client) -> str:
     return "; ".join(cookies)
 
 
-async def crawl(port: int, targets: Sequence[str]) -> Findings:
+async def crawl(port: int, targets: Sequence[str]) -> Figures:
     """Two crawls of visitors, and between their requests those of the user."""
-    found = Findings()
+    found = Figures({**CRAWLS, USER: NEVER})
     async with asyncio.timeout(PATIENCE), Client(port, wordpress.HOST, 4) as through:
         session = await log_in(through)
-        for crawl_name in ("first crawl", "second crawl"):
+        for crawl_name in CRAWLS:
             for target in targets:
                 await visits(through, target, session, crawl_name, found)
     return found
 
 
-async def visits(through: Client, target: str, session: str, name: str, found: Findings) -> None:
+async def visits(through: Client, target: str, session: str, name: str, found: Figures) -> None:
     """One page, asked for by a visitor, and by the user: at times before him, and by the same link."""
     link = campaign(target)
     before, after = DICE.random() < 0.3, DICE.random() < 0.3
     if before:
-        found.user("user", link, await through.ask(link, {"Cookie": f"{statistics()}; {session}"}))
-    found.visitor(name, link, await through.ask(link, {"Cookie": statistics()}))
+        answer = await through.ask(link, {"Cookie": f"{statistics()}; {session}"})
+        found.note(USER, link, answer, of_user(answer))
+    answer = await through.ask(link, {"Cookie": statistics()})
+    found.note(name, link, answer, of_visitor(answer))
     if after:
-        found.user("user", target, await through.ask(target, {"Cookie": f"{session}; {statistics()}"}))
+        answer = await through.ask(target, {"Cookie": f"{session}; {statistics()}"})
+        found.note(USER, target, answer, of_user(answer))
+
+
+def run(folder: Path) -> int:
+    """Start everything, crawl it, and print the table."""
+    with wordpress.running(folder / "wordpress") as (server, targets):
+        sites = recipe("WordPress", f"http://127.0.0.1:{server.port}")
+        with pop_before(server.port, folder / "pop", 1, {"EDGECACHE_SITES": sites}) as pop:
+            return asyncio.run(crawl(pop.port, ["/", *targets])).print_table()
 
 
 def main() -> int:
@@ -126,18 +108,4 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="edgecache-wordpress-") as name:
         folder = options.keep or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with wordpress.running(folder / "wordpress") as (server, targets):
-                sites = recipe(f"http://127.0.0.1:{server.port}")
-                with pop_before(server.port, folder / "pop", 1, {"EDGECACHE_SITES": sites}) as pop:
-                    found = asyncio.run(crawl(pop.port, ["/", *targets]))
-        except StartError as error:
-            say(str(error))
-            return 2
-    for outcome, count in sorted(found.outcomes.items()):
-        print(f"{outcome}: {count}")
-    share = found.share_of_hits("second crawl")
-    print(f"hits of the second crawl: {share:.1%}")
-    for mistake in found.mistakes[:20]:
-        print(f"MISTAKE: {mistake}", file=sys.stderr)
-    return 1 if found.mistakes or share < LEAST_HITS else 0
+        return told(partial(run, folder))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtests import ROOT
-from loadtests.correctness.real_sites.environment import private_python, versions
-from loadtests.lab.processes import Missing, last_line
+from loadtests.correctness.real_sites.environment import node_packages, private_python, versions
+from loadtests.lab.processes import Missing
 
 HERE = Path(__file__).parent
 DOCUMENTED = ROOT / "docs" / "purging.md"
@@ -42,12 +41,8 @@ def wagtail(environments: Path) -> Iterator[Purge]:
 
 def fastly(environments: Path) -> Iterator[Purge]:
     """npm's fastly-purge, by URL; its other calls go to Fastly's own address."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        raise Missing("node and npm are not installed")
     folder = environments / "fastly"
-    folder.mkdir(parents=True, exist_ok=True)
-    _run([npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "fastly-purge@1.0.1"])
+    node = node_packages(folder, "fastly-purge@1.0.1")
     script, modules = str(HERE / "fastly.js"), str(folder / "node_modules")
 
     def command(port: int) -> list[str]:
@@ -81,9 +76,3 @@ def _site(port: int) -> dict[str, str]:
 def documented(language: str) -> str:
     """The first example in `language` of the page on purges."""
     return DOCUMENTED.read_text().split(f"```{language}\n", 1)[1].split("```", 1)[0]
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, check=False, timeout=300)
-    if done.returncode:
-        raise Missing(f"{command[0]}: {last_line(done.stderr)}")

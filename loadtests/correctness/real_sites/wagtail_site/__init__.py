@@ -1,0 +1,1 @@
+"""A small Wagtail site, run by Wagtail's own environment."""
