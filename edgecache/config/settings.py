@@ -189,6 +189,7 @@ LIVE: Final = frozenset(
 )
 RESTART: Final = frozenset(
     [
+        "slice_size",
         "select_language",
         "listen",
         "admin_listen",

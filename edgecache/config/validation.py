@@ -14,6 +14,7 @@ from edgecache.semantics.errors import ConfigError
 if TYPE_CHECKING:
     from edgecache.config.settings import Settings
 
+LEAST_SLICE = 64 * 1024  # bytes
 ANYWHERE = ("0.0.0.0", "::")
 
 
@@ -24,6 +25,9 @@ def contradictions(settings: Settings) -> Iterator[ConfigError]:
     if settings.max_object_memory > settings.worker_memory:
         share = f"EDGECACHE_MEMORY / EDGECACHE_WORKERS = {settings.worker_memory} bytes"
         yield ConfigError("EDGECACHE_MAX_OBJECT_MEMORY", f"is more than one worker holds: {share}")
+    if 0 < settings.slice_size < LEAST_SLICE:
+        yield ConfigError("EDGECACHE_SLICE_SIZE", "is less than 64KiB")
+    yield from _large_slices(settings)
     if settings.listen.port and settings.listen == settings.admin_listen:
         yield ConfigError("EDGECACHE_ADMIN_LISTEN", "is the same as EDGECACHE_LISTEN")
     all_origins = _origins(settings)
@@ -40,6 +44,20 @@ def contradictions(settings: Settings) -> Iterator[ConfigError]:
     yield from _tls_contradictions(settings, any(origin.scheme == "https" for origin in all_origins))
     yield from _idle_regional(settings)
     yield from _unknown_countries(settings)
+
+
+def _large_slices(settings: Settings) -> Iterator[ConfigError]:
+    """Slices that no worker's memory takes: they would be fetched again for each request."""
+    largest = settings.largest_object
+    words = f"the largest object in memory, {largest} bytes (EDGECACHE_MAX_OBJECT_MEMORY, or a tenth of one worker's)"
+    if settings.slice_size > largest:
+        yield ConfigError("EDGECACHE_SLICE_SIZE", f"is more than {words}")
+    for site in () if settings.sites is None else settings.sites.document.sites:
+        for rule in site.rules:
+            if rule.cache is not None and (rule.cache.slices or 0) > largest:
+                yield ConfigError(
+                    "EDGECACHE_SITES", f"the slices of rule {rule.name} of {site.name} are more than {words}"
+                )
 
 
 def _origins(settings: Settings) -> list[Origin]:

@@ -45,3 +45,4 @@ class Limits:
     stale_wait: float  # seconds that a request waits where something stale may stand in
     max_ranges: int
     revalidation: Revalidation = Revalidation.HONOUR  # what becomes of clients' wishes for something newer
+    slice_size: int = 0  # bytes; 0: objects are stored whole, unless a rule says otherwise

@@ -61,9 +61,8 @@ class RegionalParts:
         outcome = self._region.outcome(self._pop, entry, now, why)
         response = responses.part(entry.stored, span, found.record.length, now, outcome)
         self._tell(exchange, found)
-        exchange.result, exchange.cache_status, exchange.entry = Result.REGIONAL, outcome, entry
         reader = self._region.reader(found, exchange.request, exchange.client, span)
-        exchange.stream(response.status, response.fields, response.length, reader.body)
+        responses.stream_stored(exchange, response, entry, Result.REGIONAL, outcome, reader.body)
         reader.start()
 
     def _tell(self, exchange: Exchange, found: Found) -> None:

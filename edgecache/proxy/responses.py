@@ -20,6 +20,7 @@ from edgecache.semantics.rope import Content, cut
 from edgecache.semantics.stored_response import Stored, current_age
 from edgecache.storage.memory import Entry
 from edgecache.telemetry.exchange import StoredResponse
+from edgecache.wire.body import Body
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import FullResponse
 
@@ -93,7 +94,7 @@ def respond(
         return None
     if len(spans) == 1:
         return part(stored, spans[0], length, now, outcome, known[0])
-    return _multipart(stored, spans, known, length, now, outcome)
+    return multipart(stored, spans, known, length, now, outcome)
 
 
 def whole(kept: Kept, now: float, outcome: bytes, content: Content, length: int) -> FullResponse:
@@ -123,9 +124,10 @@ def _unsatisfiable(stored: Stored, length: int, now: float, outcome: bytes) -> F
     return _made(416, kept, stored, now, outcome, line, length=0)
 
 
-def _multipart(
+def multipart(
     stored: Stored, spans: list[Span], pieces: list[Content], length: int, now: float, outcome: bytes
 ) -> FullResponse:
+    """The 206 of several `spans` of a whole of `length` bytes."""
     fields = _of_parts(stored)
     content = ranges.multipart(spans, pieces, length, fields.get(b"content-type"), BOUNDARY)
     typed = (b"Content-Type", b"multipart/byteranges; boundary=" + BOUNDARY)
@@ -179,6 +181,14 @@ def send_stored(
     """Answer with a `response` that was built out of `entry`; `outcome` is its Cache-Status."""
     exchange.result, exchange.cache_status, exchange.entry = result, outcome, entry
     exchange.send(response)
+
+
+def stream_stored(
+    exchange: Exchange, response: FullResponse, entry: StoredResponse, result: Result, outcome: bytes, body: Body
+) -> None:
+    """Answer with the head `response`, and with `body` as it is read from a tier."""
+    exchange.result, exchange.cache_status, exchange.entry = result, outcome, entry
+    exchange.stream(response.status, response.fields, response.length, body, response.reason)
 
 
 def for_people(request: Request, response: FullResponse) -> FullResponse:

@@ -25,7 +25,9 @@ AUTHORITY: Final = re.compile(  # RFC 9110 §7.2, RFC 3986 §3.2.2: a name, an I
     rb"(\[[0-9A-Fa-f:.]{2,45}\](?!\.)|[0-9A-Za-z](?:[0-9A-Za-z._-]{0,253}[0-9A-Za-z_-])?)\.?(?::([0-9]{1,5})?)?"
 )
 PORT: Final = re.compile(rb":[0-9]*\Z")
-KEY_START: Final = re.compile(rb"\Ahttps?(?: [0-9a-f]{32})?://")  # scheme and group of a cache key
+KEY_START: Final = re.compile(  # scheme and groups of a cache key; the last may be that of a slice (`slices.py`)
+    rb"\Ahttps?(?: [0-9a-f]{32})*(?: slices?=[0-9a-f,]{1,72})?://"
+)
 UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")  # RFC 3986 §2.3
 # Encoded octets, and what has no place in a URI but encoded (RFC 3986 §2): all but reserved and unreserved characters.
 SPELT: Final = re.compile(rb"%[0-9A-Fa-f]{2}|[^!#$&'()*+,/:;=?@\[\]0-9A-Za-z._~-]")

@@ -101,7 +101,7 @@ def assemble(
     reaches = logs.follower.reaches if logs is not None else None
     recorder = logs.writer if logs is not None else own_log
     writes = Writes(parts.relays, parts.invalidation, write_policy_of(settings), recorder, reaches, is_trusted)
-    edge = Edge(
+    edge = _edge_of(settings)(
         parts,
         limits_of(settings),
         writes=writes,
@@ -114,6 +114,15 @@ def assemble(
         near = {region: store for region, store in peers.items() if rules.of_region(region) == rules.home}
         writes.refresh = Refresher(edge, tier.codec, clock, near).refresh
     return Assembled(edge, tier, logs, own_log, PurgeMethod(settings, recorder, watch.refused, is_trusted))
+
+
+def _edge_of(settings: Settings) -> type[Edge]:
+    """The class of the request path: with slices where a setting, or rules, may want them."""
+    if not settings.slice_size and settings.sites is None:
+        return Edge
+    from edgecache.proxy.slices import SlicingEdge  # nobody else needs it
+
+    return SlicingEdge
 
 
 def _parts(given: AssemblyInputs, tier: Regional | None) -> Parts:
@@ -223,6 +232,7 @@ def limits_of(settings: Settings) -> Limits:
         stale_wait=settings.stale_wait,
         max_ranges=settings.max_ranges,
         revalidation=Revalidation(settings.client_revalidation),
+        slice_size=settings.slice_size,
     )
 
 

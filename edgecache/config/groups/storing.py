@@ -141,6 +141,13 @@ class StorageSettings:
         " that begins so, `tracking` the usual list (utm_*, fbclid, gclid, ...). Requests that are never cached"
         " keep them.",
     )
+    slice_size: int = setting(
+        SIZE,
+        "0",
+        "Size of the slices in which larger objects are fetched, stored and served, so that ranges become hits; 64KiB"
+        " to 16MiB, 1MiB is usual; 0 stores objects whole only.",
+        most="16MiB",
+    )
     max_variants: int = setting(
         COUNT, "64", "Maximum number of stored variants of one URL (Vary).", least="1", most="10000"
     )

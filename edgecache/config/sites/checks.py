@@ -26,7 +26,7 @@ BEFORE_RESPONSES: Final = (
     "cors",
     "access",
 )  # decided by the request
-CACHE_BEFORE_RESPONSES: Final = ("key", "admission", "client_revalidation", "query_method")
+CACHE_BEFORE_RESPONSES: Final = ("key", "admission", "client_revalidation", "query_method", "slices")
 
 
 def problems(document: Document) -> Iterator[Problem]:

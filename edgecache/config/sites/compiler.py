@@ -124,7 +124,7 @@ def _admitting(cache: model.Cache | None) -> set[str]:
     if cache is None:
         return set()
     given = {name for name in cache.__struct_fields__ if getattr(cache, name) not in (None, ())}
-    return {"cache"} if given <= {"admission", "client_revalidation"} else set()
+    return {"cache"} if given <= {"admission", "client_revalidation", "slices"} else set()
 
 
 def _text_of_scalar(value: Any) -> Any:
@@ -323,6 +323,7 @@ def _caching(cache: model.Cache) -> actions.Caching:
         revalidation=None if cache.client_revalidation is None else Revalidation(cache.client_revalidation),
         read_only=None if cache.admission is None else cache.admission == "read-only",
         query_method=cache.query_method,
+        slices=None if cache.slices is None else int(cache.slices),
         tags=tuple(tag.encode() for tag in cache.tags),
     )
 

@@ -148,6 +148,9 @@ class Cache(Table, frozen=True, kw_only=True):
         Literal["normal", "read-only"] | None, Meta(description="read-only: hits, but no fills and no evictions.")
     ] = None
     query_method: Annotated[bool | None, Meta(description="Store responses to QUERY (RFC 10008).")] = None
+    slices: Annotated[
+        Size | None, Meta(description="Size of the slices that larger objects are fetched and stored in; 0: none.")
+    ] = None
     tags: tuple[str, ...] = ()
     key: CacheKey | None = None
 

@@ -10,6 +10,8 @@ from edgecache.config.sites.model import Rule, When
 from edgecache.config.sites.positions import Path, Problem
 
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
+LEAST_SLICE: Final = 64 * 1024  # bytes
+LARGEST_SLICE: Final = 16 * 1024 * 1024
 _GROUP: Final = re.compile(r"\$([1-9])")
 _HOST: Final = re.compile(r"[a-z0-9._*?-]+|\[[0-9a-f:.*?]+\]", re.ASCII)
 
@@ -23,6 +25,9 @@ def rule_problems(rule: Rule, path: Path) -> Iterator[Problem]:
         if highest > groups:
             words = f"${highest} is no group: rewrite has {groups or 'no'} group{'s' if groups != 1 else ''}"
             yield Problem((*path, "route", "to"), words)
+    slices = None if rule.cache is None else rule.cache.slices
+    if slices and not LEAST_SLICE <= slices <= LARGEST_SLICE:
+        yield Problem((*path, "cache", "slices"), "is neither 0 nor from 64KiB to 16MiB")
 
 
 # --- conditions that nothing meets

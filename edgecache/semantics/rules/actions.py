@@ -109,6 +109,7 @@ class Caching:
     revalidation: Revalidation | None = None
     read_only: bool | None = None
     query_method: bool | None = None
+    slices: int | None = None  # bytes of each; 0: none
     tags: tuple[bytes, ...] = ()
 
 
