@@ -98,6 +98,11 @@ class Settings(
         return {"client": "", "origin": self.origin.authority}.get(self.origin_host, self.origin_host)
 
     @property
+    def secret_parameters(self) -> frozenset[bytes]:
+        """Query parameters that logs and pages do not show."""
+        return frozenset() if self.sites is None else self.sites.secret_parameters
+
+    @property
     def certificates(self) -> tuple[Described, ...]:
         """Those of the listeners, the default first, and those of sites."""
         return self.tls_certificates if self.sites is None else (*self.tls_certificates, *self.sites.certificates)

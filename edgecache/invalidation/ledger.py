@@ -7,12 +7,15 @@ from typing import Final
 
 from edgecache.invalidation.purge_auth import Caller
 from edgecache.semantics import uri
+from edgecache.semantics.secret_parameters import Redact
 
 KINDS: Final = {b"u": "url ", b"t": "tag ", b"g": "tag of ", b"p": "prefix ", b"s": "host ", b"*": "everything"}
 
 
-def display_name(scope: bytes) -> str:
-    """A scope in readable form."""
+def display_name(scope: bytes, redact: Redact | None = None) -> str:
+    """A scope in readable form; `redact` hides secrets in URLs."""
+    if redact is not None and scope[:1] == b"u":
+        scope = redact(scope)
     return KINDS.get(scope[:1], "?") + scope[1:].replace(b"\0", b": ").decode("utf-8", "replace")
 
 

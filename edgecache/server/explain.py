@@ -15,6 +15,7 @@ from edgecache.semantics.rules.canary import is_in_share, number_of
 from edgecache.semantics.rules.conditions import RequestFacts, reduced, text_of
 from edgecache.semantics.rules.key_parts import key_part
 from edgecache.semantics.rules.routing import route_of
+from edgecache.semantics.secret_parameters import Redact, redacting
 
 if TYPE_CHECKING:
     from edgecache.semantics.rules.policy import RequestPolicy
@@ -51,10 +52,11 @@ def report(settings: Settings, request: Request, client: str) -> str:
     ):
         lines.append("maintenance: the answer is 503")
     request = request._replace(policy=policy)
-    return "\n".join([*lines, *_effects(policy, request, facts)])
+    redact = redacting(settings.secret_parameters) or bytes
+    return "\n".join([*lines, *_effects(policy, request, facts, redact)])
 
 
-def _effects(policy: RequestPolicy, request: Request, facts: RequestFacts) -> Iterator[str]:
+def _effects(policy: RequestPolicy, request: Request, facts: RequestFacts, redact: Redact) -> Iterator[str]:
     route = route_of(request)
     assert route is not None, "the request has a site"
     yield f"pool: {route.pool}" + (f", host {route.host.decode()}" if route.host else "")
@@ -65,7 +67,7 @@ def _effects(policy: RequestPolicy, request: Request, facts: RequestFacts) -> It
     if route.credentials:
         yield f"credentials: {route.credentials}"
     if route.target != request.target:
-        yield f"upstream target: {route.target.decode('latin-1')}"
+        yield f"upstream target: {redact(route.target).decode('latin-1')}"
     actions = policy.actions
     yield from _said("cache", actions.caching)
     part = key_part(policy, facts)

@@ -8,6 +8,7 @@ from functools import partial
 from edgecache.proxy.fastpath.head_memo import Hit
 from edgecache.proxy.fastpath.head_template import TemplateHit
 from edgecache.semantics.cache_status import KNOWN_HIT
+from edgecache.semantics.secret_parameters import Redact
 from edgecache.storage.resident_clock import Clock
 from edgecache.telemetry.access_log import AccessLog, Quoted, members_of, members_of_templated
 from edgecache.telemetry.log_fields import LineFormat, LogContext
@@ -33,6 +34,7 @@ class RequestLog:
     ) -> None:
         self.logging = logging  # whether any requests are logged
         self.layout = layout
+        self.redact: Redact | None = None  # hides secrets in URLs
         self._log = log
         self._requests = requests
         self._clock = clock
@@ -57,7 +59,7 @@ class RequestLog:
             (
                 began,
                 exchange.client,
-                members_of(exchange.request, self._quoted),
+                members_of(exchange.request, self._quoted, self.redact),
                 exchange.status,
                 exchange.bytes_out,
                 took * 1000,
@@ -105,11 +107,11 @@ class RequestLog:
         if type(known) is Hit:
             request = known.logged or self._remember(known)
         else:
-            request = members_of_templated(known, self._quoted)
+            request = members_of_templated(known, self._quoted, self.redact)
         self._log.add((wall, connection.peer, request, answer.status, size, 0.0, KNOWN_HIT, requests.hit_words, more))
 
     def _remember(self, known: Hit) -> str:
-        known.logged = members_of(known.request, self._quoted)
+        known.logged = members_of(known.request, self._quoted, self.redact)
         return known.logged
 
     def _seen_hit(self, connection: ResponseWriter, known: Hit | TemplateHit, now: float) -> LogContext:

@@ -27,6 +27,7 @@ from edgecache.semantics.client_address import trust_of
 from edgecache.semantics.ignored_parameters import ignored_of
 from edgecache.semantics.message import Request
 from edgecache.semantics.rules.directory import Sites
+from edgecache.semantics.secret_parameters import redacting
 from edgecache.server.assembly import (
     AssemblyInputs,
     assemble,
@@ -221,7 +222,7 @@ class Worker:
     def _layout(self, settings: Settings) -> LineFormat | None:
         """What writes the lines of the access log; None: they are the usual ones."""
         fields = settings.access_log_fields
-        return None if fields == USUAL else LineFormat(fields, self._trusted)
+        return None if fields == USUAL else LineFormat(fields, self._trusted, redacting(settings.secret_parameters))
 
     def compose(self, settings: Settings, sites: Sites | None = None) -> None:
         """From now on, requests pass the middleware that these settings want; `sites` are theirs, if made already."""
@@ -255,6 +256,7 @@ class Worker:
 
     def _log_requests(self, pipeline: Pipeline, sites: Sites | None) -> None:
         """Count and log what is answered; with sites, by site."""
+        self._request_log.redact = redacting(self._settings.secret_parameters)
         answered = self._request_log.answered
         on_hit: OnHit = self._request_log.known_hit
         if sites is not None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import orjson
 
 from edgecache.semantics.message import Fields, Request
+from edgecache.semantics.secret_parameters import Redact
 from edgecache.semantics.trace_context import trace_id
 
 if TYPE_CHECKING:
@@ -188,29 +189,34 @@ def line(record: Record, quoted: Quoted) -> str:
     )
 
 
-def members_of(request: Request, quoted: Quoted) -> str:
-    """Members of the usual line about the request."""
+def members_of(request: Request, quoted: Quoted, redact: Redact | None = None) -> str:
+    """Members of the usual line about the request; `redact` hides secrets in URLs."""
     fields = request.fields
+    target, referer = request.received_target, fields.get(b"referer") or b""
+    if redact is not None:
+        target, referer = redact(target), redact(referer)
     return (
         f'"method":{quoted[request.method]},"scheme":{quoted[request.scheme]},"host":{quoted[request.host]}'
-        f',"target":{quoted[request.received_target]},"protocol":"HTTP/{request.version}"'
-        f',"user_agent":{quoted[fields.get(b"user-agent") or b""]},"referer":{quoted[fields.get(b"referer") or b""]}'
+        f',"target":{quoted[target]},"protocol":"HTTP/{request.version}"'
+        f',"user_agent":{quoted[fields.get(b"user-agent") or b""]},"referer":{quoted[referer]}'
         f"{_trace(fields, quoted)}"
     )
 
 
-def members_of_templated(hit: TemplatedRequest, quoted: Quoted) -> str:
+def members_of_templated(hit: TemplatedRequest, quoted: Quoted, redact: Redact | None = None) -> str:
     """The same for a templated GET, without parsing it; what only its visitor decides is written once."""
     template, visitor = hit.template, hit.visitor
+    target = hit.target if redact is None else redact(hit.target)
     if not visitor.logged:
+        referer = visitor.referer.strip() if redact is None else redact(visitor.referer.strip())
         visitor.logged = (
             f'"protocol":"HTTP/1.1","user_agent":{quoted[visitor.agent.strip()]}'
-            f',"referer":{quoted[visitor.referer.strip()]}'
+            f',"referer":{quoted[referer]}'
             f"{_trace(template.fields, quoted)}"
         )
     return (
         f'"method":"GET","scheme":{quoted[template.scheme]},"host":{quoted[template.host]}'
-        f',"target":{quoted[hit.target]},{visitor.logged}'
+        f',"target":{quoted[target]},{visitor.logged}'
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from edgecache.semantics.cache_status import KNOWN_HIT
 from edgecache.semantics.client_address import Trust, client_address
 from edgecache.semantics.message import Fields, Request
+from edgecache.semantics.secret_parameters import Redact
 from edgecache.semantics.trace_context import trace_id
 from edgecache.telemetry.access_log import Quoted, Text
 from edgecache.telemetry.log_field_names import USUAL
@@ -199,8 +200,11 @@ FIELDS: Final = (
 class LineFormat:
     """Writes the chosen fields: whole lines, or if it `extends` the usual ones, those beyond them."""
 
-    def __init__(self, names: tuple[str, ...], is_trusted: Trust) -> None:
-        own = {"forwarded_client": self._forwarded_client}
+    def __init__(self, names: tuple[str, ...], is_trusted: Trust, redact: Redact | None = None) -> None:
+        own: dict[str, Read] = {"forwarded_client": self._forwarded_client}
+        if redact is not None:
+            own["target"] = lambda seen: redact(seen.request.received_target)
+            own["referer"] = lambda seen: redact(seen.request.fields.get(b"referer") or b"")
         self._is_trusted = is_trusted
         self._quoted = Quoted()
         self.extends = set(USUAL) <= set(names)

@@ -81,7 +81,7 @@ WRONG: dict[str, tuple[str, bytes, str]] = {
     "nginx: a PEM key": (of_format("nginx-secure-link"), public_pem("rsa"), f"signed.keys.k: {FILE} is a key in PEM"),
     "akamai: not hexadecimal": (of_format("akamai"), b"a secret of the tests", f"signed.keys.k: {FILE} is not hex"),
     "akamai: an odd digit": (of_format("akamai"), b"abc" * 15, f"signed.keys.k: {FILE} is not hexadecimal"),
-    "akamai: a short key": (of_format("akamai"), b"abcd", f"signed.keys.k: {FILE} holds a key of fewer than 16"),
+    "akamai: a short key": (of_format("akamai"), b"abcd", f"signed.keys.k: {FILE} holds a key of fewer than 8"),
     "cloudfront: a secret": (of_format("cloudfront"), b"a secret", f"signed.keys.k: {FILE} is no public key in PEM"),
     "cloudfront: a private key": (of_format("cloudfront"), private_pem("rsa"), f"signed.keys.k: {FILE} holds a priv"),
     "cloudfront: Ed25519": (of_format("cloudfront"), pem(PRIVATE["ed"]), f"signed.keys.k: {FILE} is neither"),

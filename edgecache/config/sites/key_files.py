@@ -69,7 +69,7 @@ def _weakness(key: Any, algorithms: frozenset[str]) -> str:
 
 
 def _of_signatures(signed: SignedUrl, files: Mapping[str, bytes], place: Path) -> Problem | None:
-    from edgecache.semantics.signing.verifiers import UnusableKey, verifier_of
+    from edgecache.semantics.signing.signing_dialects import UnusableKey, verifier_of
 
     contents = {name: files[path] for name, path in signed.keys.items()}
     try:

@@ -76,7 +76,7 @@ def _token_check(context: Context, written: Jwt, place: str) -> Check:
 
 def _signed_check(context: Context, written: SignedUrl) -> Check:
     from edgecache.proxy.access.signed_requests import SignedCheck
-    from edgecache.semantics.signing.verifiers import verifier_of
+    from edgecache.semantics.signing.signing_dialects import verifier_of
 
     contents = {name: content_of(context, path) for name, path in written.keys.items()}
     return SignedCheck(verifier_of(written, contents), reads_cookies=written.cookie is not None)

@@ -58,4 +58,4 @@ class LocalPurgeService(PurgeService):
     def _visible(self, caller: Caller) -> Iterator[Json]:
         for draft, listed in self._ledger:
             if named := visible_to(caller, draft.scopes):
-                yield listed | {"names": [display_name(name) for name in named]}
+                yield listed | {"names": [display_name(name, self._redact) for name in named]}

@@ -26,6 +26,7 @@ from edgecache.invalidation.purge_request import Purge, purge_of_json, refuse_re
 from edgecache.invalidation.region_log import appender_of, own_region_store, peer_region_store
 from edgecache.invalidation.replicator import LogReplicator
 from edgecache.invalidation.stream_store import LogMember, LogStore, Row
+from edgecache.semantics.secret_parameters import Redact, redacting
 from edgecache.tasks import spawn
 from edgecache.telemetry.metrics import Registry
 from edgecache.valkey.client import Failure
@@ -52,6 +53,7 @@ class PurgeService:
     def tune(self, settings: Settings) -> None:
         """Apply other purge tokens and hosts; other settings need a restart."""
         self._callers = callers_of(settings)
+        self._redact = redacting(settings.secret_parameters)
         self._sites = frozenset(settings.hosts)
 
     def start(self) -> None:
@@ -201,7 +203,7 @@ class RegionPurgeService(PurgeService):
             row = await self._writer.store.entry(region, mark)
         except Failure:
             raise PurgeRefused(503, "log-unreachable", "this region's log cannot be reached") from None
-        listed = _listed(region, row, caller) if row is not None else {}
+        listed = _listed(region, row, caller, self._redact) if row is not None else {}
         if row is None or (caller.is_limited and not listed["names"]):
             raise PurgeRefused(404, "purge-unknown", "no purge with that ID is kept in the log")
         reports = await asyncio.gather(*(_region_report(store, region, mark) for store in self._stores.values()))
@@ -221,12 +223,13 @@ class RegionPurgeService(PurgeService):
             found = await asyncio.gather(*(store.recent(region, read) for region in regions))
         except Failure:
             raise PurgeRefused(503, "log-unreachable", "this region's log cannot be reached") from None
-        listed = [_listed(region, row, caller) for region, rows in zip(regions, found, strict=True) for row in rows]
+        rows = [(region, row) for region, its in zip(regions, found, strict=True) for row in its]
+        listed = [_listed(region, row, caller, self._redact) for region, row in rows]
         named = [one for one in listed if one["names"]]
         return sorted(named, key=lambda one: str(one["appended"]), reverse=True)[:most]
 
 
-def _listed(region: str, row: Row, caller: Caller) -> Json:
+def _listed(region: str, row: Row, caller: Caller, redact: Redact | None) -> Json:
     """One entry as the ledger shows it to `caller`."""
     id_, fields = row
     try:
@@ -240,7 +243,7 @@ def _listed(region: str, row: Row, caller: Caller) -> Json:
         "kind": "write" if entry.kind is EntryKind.END else entry.kind.value,
         "by": author_of(fields),
         "soft": entry.soft,
-        "names": [display_name(name) for name in named],
+        "names": [display_name(name, redact) for name in named],
         "appended": appended.isoformat(timespec="milliseconds"),
     }
 
