@@ -8,7 +8,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 Redact = Callable[[bytes], bytes]
-SEPARATORS: Final = re.compile(rb"([?&;#])")
+SEPARATORS: Final = re.compile(rb"([?&;]|#(?=[^&;#]))")  # a # alone is what stands for a value already
 HIDDEN: Final = b"=#"  # no target that is received has a #
 
 
