@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from harness.certificates import Authority
 from harness.client import ReceivedResponse
-from harness.origin import OriginDouble, Reply
+from harness.clock import FakeClock
+from harness.origin import OriginDouble, Reply, running_origin
 from harness.pop import Pop, running_pop
+from harness.ranged import RangedOrigin, numbered
+from harness.tls_client import secured
+from joserfc import jwt
+from joserfc.jwk import KeySet, RSAKey
 
 DOCS = Path(__file__).parents[2] / "docs" / "sites.md"
 Fields = tuple[tuple[str, str], ...]
@@ -94,6 +102,136 @@ async def test_media(origin: OriginDouble) -> None:
         assert ranged.body == bytes(10)
         assert len(origin.requests) == 1
         assert origin.requests[0].get("cookie") is None
+
+
+@pytest.mark.parametrize("is_cold", [True, False])
+async def test_seeking_in_media(origin: OriginDouble, *, is_cold: bool) -> None:
+    """Each range is the right bytes, whatever is stored by then; a range of what has changed is the whole."""
+    content = numbered(300_000)
+    ranged = RangedOrigin(content, fields=[("Cache-Control", "max-age=5"), ("Set-Cookie", "a=b")])
+    async with cooked("Media with ranges", origin) as pop:
+        origin.otherwise(ranged)
+        host = ("Host", "media.example.org")
+        if not is_cold:
+            assert (await pop.get("/film.mp4", host)).body == content
+        for number in range(3):
+            for asked, span in (
+                ("bytes=200000-200099", content[200_000:200_100]),
+                ("bytes=0-", content),
+                ("bytes=-500", content[-500:]),
+                ("bytes=150000-250000", content[150_000:250_001]),
+                ("bytes=299999-400000", content[299_999:]),
+            ):
+                more = (("Cookie", f"s={number}"), ("Range", asked), ("Cache-Control", "no-cache"))
+                part = await pop.get(f"/film.mp4?token={number}", host, *more)
+                assert (part.status, part.body, part.get("set-cookie")) == (206, span, None)
+        end = await pop.get("/film.mp4", host, ("Range", "bytes=300000-"))
+        assert (end.status, end.get("content-range")) == (416, "bytes */300000")
+        several = await pop.get("/film.mp4", host, ("Range", "bytes=0-9,1000-1009"))
+        assert several.status in (200, 206)
+        assert content[:10] in several.body
+        assert content[1000:1010] in several.body
+        other = await pop.get("/film.mp4", host, ("Range", "bytes=0-9"), ("If-Range", '"v0"'))
+        assert (other.status, other.body) == (200, content)
+        assert len(ranged.asked) == 1 or is_cold
+        assert len(ranged.asked) <= 3
+        assert all(request.get("cookie") is None for request in origin.requests)
+
+
+async def test_playlists_are_young(origin: OriginDouble) -> None:
+    """Fresh for two seconds, and for two more while a new one is fetched."""
+    async with cooked("Media with ranges", origin) as pop:
+        host = ("Host", "media.example.org")
+        for _ in range(3):
+            assert (await pop.get("/live.m3u8", host)).status == 200
+        assert len(origin.requests) == 1
+        pop.clock.advance(3)
+        assert is_hit(await pop.get("/live.m3u8", host))
+        pop.clock.advance(9)
+        assert not is_hit(await pop.get("/live.m3u8", host))
+
+
+CLAIMS = {"iss": "https://login.example.org/", "aud": "api"}
+
+
+def bearer(key: RSAKey, clock: FakeClock, **claims: Any) -> tuple[str, str]:
+    """A token that lasts for an hour."""
+    given = {**CLAIMS, "exp": int(clock()) + 3600, **claims}
+    return "Authorization", f"Bearer {jwt.encode({'alg': 'RS256', 'kid': key.kid}, given, key)}"
+
+
+async def test_an_api_with_tokens(origin: OriginDouble) -> None:
+    """Keys come by HTTP and rotate; what tokens protect is stored once; each token has its rate, told in RateLimit."""
+    clock = origin.clock
+    keys = [RSAKey.generate_key(2048, {"kid": name, "use": "sig"}) for name in ("old", "new")]
+    published = keys[:1]
+    host, catalogue = ("Host", "api.example.org"), "/v1/catalogue/1"
+    async with running_origin(clock) as issuer:
+        issuer.on(
+            "/.well-known/jwks.json",
+            lambda _: Reply(200, [], json.dumps(KeySet(published).as_dict(private=False)).encode()),
+        )
+        text = recipe("An API with tokens and limits", origin)
+        assert text.count("https://login.example.org/.well-known") == 1
+        text = text.replace("https://login.example.org/.well-known", f"{issuer.url}/.well-known")
+        origin.otherwise(Reply(body=b"the catalogue"))
+        async with running_pop(origin, sites=text) as pop:
+            ann, bob, forged = (
+                bearer(keys[number], clock, sub=sub) for number, sub in ((0, "ann"), (0, "bob"), (1, "eve"))
+            )
+            statuses = [(await pop.get(catalogue, host, *more)).status for more in ((), (ann,), (bob,), (forged,))]
+            assert statuses == [401, 200, 200, 401]
+            assert (await pop.get(catalogue, host, bearer(keys[0], clock, aud="shop"))).status == 401
+            assert is_hit(await pop.get(catalogue, host, bob))
+            assert len(origin.requests) == 1
+            assert origin.requests[0].get("authorization") is None
+
+            clock.advance(60)
+            answers = [await pop.get(catalogue, host, ann) for _ in range(62)]
+            assert [answer.status for answer in answers] == [200] * 60 + [429] * 2
+            told = [answers[-1].get(name) for name in ("RateLimit-Policy", "RateLimit")]
+            assert told == ['"tokens";q=600;w=60', '"tokens";r=0;t=1']
+            assert answers[-1].get("retry-after") == "1"
+            assert [(await pop.get(catalogue, host, bob)).status for _ in range(5)] == [200] * 5
+            clock.advance(0.11)
+            assert [(await pop.get(catalogue, host, ann)).status for _ in range(2)] == [200, 429]
+
+            published[:] = keys[1:]
+            clock.advance(60)
+            assert (await pop.get(catalogue, host, bearer(keys[1], clock))).status == 200
+            assert (await pop.get(catalogue, host, bearer(keys[0], clock))).status == 401
+
+
+async def test_two_sites_with_certificates(origin: OriginDouble, tmp_path: Path) -> None:
+    """The SNI chooses the certificate, Host the origin; nothing of one site is the other's."""
+    authority = Authority(tmp_path)
+    for name, hosts in (("shop", ["shop.example.org"]), ("docs", ["docs.example.net", "*.docs.example.net"])):
+        files = authority.issue(*hosts, file=name)
+        files.certificate.rename(tmp_path / f"{name}.pem")
+    async with running_origin(origin.clock) as other:
+        text = recipe("Two sites with certificates and origins of their own", origin)
+        text = text.replace("http://10.0.0.5", origin.url).replace("http://10.0.0.6", other.url)
+        text = text.replace("/etc/edgecache/tls", str(tmp_path))
+        for double, body in ((origin, b"of the shop"), (other, b"of the docs")):
+            double.otherwise(Reply(fields=[("Cache-Control", "max-age=60")], body=body))
+        async with running_pop(origin, sites=text, tls_listen="127.0.0.1:0") as pop:
+            for name, body in (
+                ("shop.example.org", b"of the shop"),
+                ("docs.example.net", b"of the docs"),
+                ("v2.docs.example.net", b"of the docs"),
+            ):
+                async with secured(pop.tls_port, authority.trusting(), name) as client:  # it verifies the name
+                    found = [await client.ask("/a", name) for _ in range(2)]
+                    assert [(one.status, one.body, is_hit(one)) for one in found] == [
+                        (200, body, False),
+                        (200, body, True),
+                    ]
+                    wrong = "docs.example.net" if name.startswith("shop") else "shop.example.org"
+                    assert (await client.ask("/a", wrong)).status == 421
+            assert (len(origin.requests), len(other.requests)) == (1, 2)
+            plain = await pop.get("/a?b=1", ("Host", "docs.example.net"))
+            assert (plain.status, plain.get("location")) == (308, "https://docs.example.net/a?b=1")
+            assert (await pop.get("/a", ("Host", "shop.example.org"))).body == b"of the shop"
 
 
 async def test_an_api(origin: OriginDouble) -> None:

@@ -59,6 +59,8 @@ class RequestLimits(Middleware):
         if most and length is not None and length > most:
             return local_reply(413, "body-too-large", "the request's body is too large")
         facts, now = self._facts(exchange), self._limits.clock()
+        if any("token" in limit.by for limit in limits):
+            exchange.limited_as = facts  # before a token that access has verified is dropped from the request
         buckets = [(limit, self._bucket(limit, facts, now)) for limit in limits if limit.rate is not None]
         for limit, bucket in buckets:
             if len(buckets) > 1 and not bucket.admits(now):
@@ -86,7 +88,7 @@ class RequestLimits(Middleware):
         limits: Sequence[RequestLimit] = () if policy is None else policy.actions.own.get("limits", ())
         if any(limit.concurrency is not None for limit in limits):
             return lambda connection, now: False
-        facts = self._facts(exchange)
+        facts = exchange.limited_as or self._facts(exchange)
         from_proxy = facts.client != exchange.client  # the head says for which client
         finds = [self._finding(limit, facts, from_proxy=from_proxy) for limit in limits if limit.rate is not None]
         if len(finds) == 1:
