@@ -33,9 +33,9 @@ class PurgeToken:
         return bool(self.hosts)
 
     @property
-    def has_wildcards(self) -> bool:
-        """Never: its hosts are names."""
-        return False
+    def wildcards(self) -> tuple[str, ...]:
+        """None: its hosts are names."""
+        return ()
 
     def owns(self, host: str) -> bool:
         """Whether it may purge `host`, which has no port."""

@@ -29,7 +29,7 @@ def visible_to(caller: Caller, named: Iterable[bytes]) -> tuple[bytes, ...]:
 def names_only_other_sites(sites: Collection[str], named: Iterable[bytes]) -> bool:
     """Whether all that is named is of hosts, and none of these is one of `sites`; never if there are no `sites`."""
     hosts = {_host_in(scope).decode("latin-1") for scope in named}
-    return bool(sites) and "" not in hosts and hosts.isdisjoint(sites)
+    return bool(sites) and "" not in hosts and not any(host[:1] == "*" for host in hosts) and hosts.isdisjoint(sites)
 
 
 def _host_in(scope: bytes) -> bytes:

@@ -51,8 +51,8 @@ class Caller(Protocol):
         """Whether there is anything that the caller may not purge."""
 
     @property
-    def has_wildcards(self) -> bool:
-        """Whether the caller may purge hosts that `hosts` does not list."""
+    def wildcards(self) -> tuple[str, ...]:
+        """Wildcards of hosts, as *.example.org, whose hosts the caller may purge as far as they are of its site."""
 
     def owns(self, host: str) -> bool:
         """Whether the caller may purge `host`, which has no port."""
@@ -65,7 +65,7 @@ class TrustedAddress(NamedTuple):
     secret: str = ""  # never compared
     hosts: tuple[str, ...] = ()
     is_limited: bool = False
-    has_wildcards: bool = False
+    wildcards: tuple[str, ...] = ()
 
     def owns(self, host: str) -> bool:
         """Any host."""

@@ -32,10 +32,10 @@ from edgecache.invalidation.purge_request import (
     all_sites_of,
     both_schemes,
     malformed,
-    named_hosts,
     purge_of,
     site_for,
     tag_scopes,
+    whole_hosts,
 )
 from edgecache.semantics.cache_key import url_key
 from edgecache.semantics.message import Fields, Request
@@ -164,7 +164,7 @@ def _by_ban(fields: Fields, caller: Caller, site: bytes) -> list[bytes]:
     if hosts is not None:
         named = [host.decode("latin-1") for host in hosts]
     else:
-        named = [*named_hosts(caller)] if caller.is_limited else []
+        named = [*whole_hosts(caller)] if caller.is_limited else []
     sites = [site_for(host, caller) for host in named]
     if not sites:
         raise Unsupported("X-Url needs X-Host with the names of the sites: it would mean the same path of every site")

@@ -174,6 +174,8 @@ class PurgeLog:
         host = uri.site_of(subject.key)
         names = self._names(subject, host)
         worst = worse(worst, self.registers.verdict_at(names, host, seen))
+        for wildcard, names_by_it in scopes.naming_wildcards(subject):
+            worst = worse(worst, self.registers.verdict_at(names_by_it, wildcard, seen))
         return worse(worst, self._doubt(names)) if self._doubts else worst
 
     def check_vector(self, subject: Subject, seen: Vector) -> Verdict:
@@ -182,6 +184,8 @@ class PurgeLog:
         host = uri.site_of(subject.key)
         names = self._names(subject, host)
         worst = worse(worst, self.registers.verdict(names, host, seen))
+        for wildcard, names_by_it in scopes.naming_wildcards(subject):
+            worst = worse(worst, self.registers.verdict(names_by_it, wildcard, seen))
         return worse(worst, self._doubt(names)) if self._doubts else worst
 
     def _doubt(self, names: list[bytes]) -> Verdict:

@@ -154,9 +154,14 @@ def all_sites_of(caller: Caller) -> list[bytes]:
 
 
 def named_hosts(caller: Caller) -> tuple[str, ...]:
-    """The hosts of a limited caller; raises `PurgeRefused` (403) if a wildcard covers others, which have no names."""
-    if caller.has_wildcards:
-        sentence = f"the site of {caller.name} has a wildcard: name its hosts, prefixes or URLs"
+    """The hosts of a limited caller, and its wildcards: a response bears the one that it was stored under."""
+    return (*caller.hosts, *caller.wildcards)
+
+
+def whole_hosts(caller: Caller) -> tuple[str, ...]:
+    """The hosts of a limited caller; raises `PurgeRefused` (403) if a wildcard covers others."""
+    if caller.wildcards:
+        sentence = f"the site of {caller.name} has a wildcard: name the hosts of these paths"
         raise PurgeRefused(403, "purge-wildcard", sentence)
     return caller.hosts
 

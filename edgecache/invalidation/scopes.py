@@ -8,6 +8,8 @@ that `canonical` gives it (`uri.py`): a URL, path or site by each of its spellin
     g  host NUL tag                  every object of one site that bears it (RFC 9875 §3: a group is of one origin)
     p  host/path                     every object at or below a path: `/a` names `/a`, `/a/`, `/a/b`, `/a?b`, not `/ab`
     s  host                          every object of one site
+
+A host may be the wildcard of a site, as *.example.org: it names what was stored for a host that this wildcard covered.
     *                                everything
 """
 
@@ -18,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from edgecache.semantics import uri
+from edgecache.semantics.cache_tags import MARK
 from edgecache.semantics.memoize import memoize
 
 EVERYTHING: Final = b"*"
@@ -141,6 +144,14 @@ class ScopeKinds:
                 self.deepest = max(self._depths, default=0)
         elif kind in TAGS:
             self.tagged -= 1
+
+
+def naming_wildcards(subject: Subject) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Each wildcard under which `subject` was stored, and the canonical scopes by which that names it."""
+    for mark in subject.tags:
+        if mark[:1] == MARK:
+            host = mark[1:]
+            yield host, [b"s" + host, *(b"g" + host + b"\0" + tag for tag in subject.tags if tag[:1] != MARK)]
 
 
 def naming(subject: Subject, host: bytes, deepest: int) -> list[bytes]:

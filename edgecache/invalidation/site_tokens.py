@@ -11,12 +11,12 @@ from edgecache.config.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class SiteToken:
-    """A token of one site. `hosts` are its names; what its wildcards cover cannot be listed."""
+    """A token of one site. `hosts` are its names."""
 
     name: str
     secret: str = field(repr=False)
     hosts: tuple[str, ...]
-    has_wildcards: bool
+    wildcards: tuple[str, ...]
     site: str
     owners: Mapping[str, str] = field(repr=False)  # site by host, of all sites
 
@@ -39,9 +39,10 @@ def tokens_of(settings: Settings) -> Iterator[SiteToken]:
     for site in sites:
         written = [normalised(host) for host in site.hosts]
         named = tuple(host for host in written if not host.startswith("*"))
+        wildcards = tuple(host for host in written if host.startswith("*"))
         for name, path in site.purge_tokens.items():
             secret = files[path].decode("latin-1")
-            yield SiteToken(f"{site.name}/{name}", secret, named, len(named) < len(written), site.name, owners)
+            yield SiteToken(f"{site.name}/{name}", secret, named, wildcards, site.name, owners)
 
 
 def normalised(host: str) -> str:

@@ -15,6 +15,7 @@ from edgecache.semantics.structured_fields import parse_list
 
 TAG_FIELDS: Final = frozenset((b"surrogate-key", b"cache-tag", b"cache-groups", b"xkey"))
 BETWEEN_POPS: Final = b"edgecache-tags"  # all tags, between POPs
+MARK: Final = b"\0"  # no tag begins with it: what comes after it is a wildcard that the response was stored under
 MOST_TAGS: Final = 1000
 LONGEST_TAG: Final = 1024  # bytes
 
@@ -37,7 +38,8 @@ def tags_of(fields: Fields) -> tuple[bytes, ...]:
     if not found:
         return ()
     tags = tuple(dict.fromkeys(found))
-    if len(tags) > MOST_TAGS or any(len(tag) > LONGEST_TAG for tag in tags):
+    more = [tag for tag in tags[MOST_TAGS:] if tag[:1] != MARK]
+    if more or any(len(tag) > LONGEST_TAG for tag in tags):
         raise TooManyTags(f"more than {MOST_TAGS} tags, or one of more than {LONGEST_TAG} bytes")
     return tags
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edgecache.semantics.cache_status import KNOWN_HIT
+from edgecache.semantics.cache_tags import MARK
 from edgecache.semantics.client_address import Trust, client_address
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.secret_parameters import Redact
@@ -126,6 +127,10 @@ def _not_stored(seen: LogContext) -> Value:
     return None if reason is None else reason.value
 
 
+def _tags(seen: LogContext) -> Value:
+    return None if seen.entry is None else b" ".join(tag for tag in seen.entry.tags if tag[:1] != MARK)
+
+
 def _upstream(seen: LogContext) -> Value:
     asked = seen.exchange.answered_on if seen.exchange is not None else None
     return None if asked is None else asked.origin_text
@@ -172,7 +177,7 @@ FIELDS: Final = (
     LogField("not_stored", _not_stored, "", '"no-store"', "Reason why the response was not stored."),
     LogField(
         "tags",
-        lambda seen: b" ".join(seen.entry.tags) if seen.entry is not None else None,
+        _tags,
         "",
         '"blog post-7"',
         "Tags of the stored response, separated by spaces.",

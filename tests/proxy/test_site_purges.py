@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from harness.clock import FakeClock
 from harness.origin import Reply, running_origin
-from harness.pop import environment, running_pop
+from harness.pop import Pop, environment, running_pop
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgecache.config.settings import load
 from edgecache.config.sites.parser import SitesError, written
@@ -16,6 +20,8 @@ from edgecache.invalidation import scopes
 from edgecache.invalidation.ledger import visible_to
 from edgecache.invalidation.purge_auth import PurgeRefused, callers_of
 from edgecache.invalidation.purge_request import purge_of_json
+from edgecache.semantics.cache_tags import MARK, MOST_TAGS, TooManyTags, between_pops, tags_of
+from edgecache.semantics.message import Fields
 
 SECRETS = {"a": "secret-of-a-0123456789", "b": "secret-of-b-0123456789", "rest": "secret-of-rest-0123456789"}
 HOSTS = {"a": '"a.test"', "b": '"b.test", "*.a.test"', "rest": '"*"'}
@@ -63,27 +69,112 @@ async def test_tokens_are_those_of_the_last_reload(tmp_path: Path) -> None:
 
 
 def test_what_the_api_takes_of_a_token(tmp_path: Path) -> None:
-    """Tags and everything are those of listed hosts; where a wildcard covers more, they are refused."""
+    """Tags are those of its hosts and wildcards; everything, and other sites, are refused."""
     callers = {one.name: one for one in callers_of(load({"EDGECACHE_SITES": sites(tmp_path)}))}
     a, b, rest = callers["a/cms"], callers["b/cms"], callers["rest/cms"]
 
     assert purge_of_json({"tags": ["x"]}, a).scopes == (scopes.site_tag(b"a.test", b"x"),)
     assert purge_of_json({"hosts": ["z.a.test"]}, b).scopes == (scopes.site(b"z.a.test"),)
-    for caller, value in (
-        (a, {"everything": True}),
-        (rest, {"everything": True}),
-        (b, {"tags": ["x"]}),
-        (rest, {"tags": ["x"]}),
-        (rest, {"prefixes": ["a.test/x"]}),
-        (b, {"urls": ["http://a.test/x"]}),
+    of_b = (scopes.site_tag(b"b.test", b"x"), scopes.site_tag(b"*.a.test", b"x"))
+    assert purge_of_json({"tags": ["x"]}, b).scopes == of_b
+    assert purge_of_json({"tags": ["x"]}, rest).scopes == (scopes.site_tag(b"*", b"x"),)
+    for caller, value, status in (
+        (a, {"everything": True}, 403),
+        (rest, {"everything": True}, 403),
+        (rest, {"prefixes": ["a.test/x"]}, 403),
+        (b, {"urls": ["http://a.test/x"]}, 403),
+        (b, {"hosts": ["*.a.test"]}, 400),
+        (b, {"hosts": ["*"]}, 400),
+        (b, {"prefixes": ["*.a.test/x"]}, 400),
+        (b, {"urls": ["http://*.a.test/x"]}, 400),
     ):
         with pytest.raises(PurgeRefused) as refusal:
             purge_of_json(value, caller)
-        assert refusal.value.status == 403
+        assert refusal.value.status == status, (caller, value)
     everything, of_a = scopes.EVERYTHING, scopes.site(b"a.test")
     assert visible_to(rest, (everything, of_a, scopes.tag(b"x"))) == ()
     assert visible_to(a, (everything, of_a)) == (of_a,)
+    assert [visible_to(one, of_b) for one in (a, b, rest)] == [(), of_b, ()]
     assert not any(secret in repr(callers) for secret in SECRETS.values())
+
+
+HOST_POOL = ("a.test", "b.test", "x.a.test", "y.x.a.test", "z.y.x.a.test", "c.test", "x.c.test", "d.test:8080")
+WILDCARDS = ("*.a.test", "*.x.a.test", "*.c.test", "*.test", "*")
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_tags_of_a_site_are_purged_and_never_those_of_another(data: st.DataObject) -> None:
+    """Over random owners of hosts and wildcards: a purge by a tag reaches exactly the responses of the token's site."""
+    names = data.draw(st.lists(st.sampled_from((*HOST_POOL[:-1], *WILDCARDS)), min_size=3, unique=True))
+    owners = {host: data.draw(st.integers(0, 2)) for host in names}
+    soft = data.draw(st.booleans())
+    with TemporaryDirectory() as directory:
+        asyncio.run(_purge_by_each_token(Path(directory), owners, soft=soft))
+
+
+async def _purge_by_each_token(directory: Path, owners: dict[str, int], *, soft: bool) -> None:
+    """Store a response of each host with two tags, purge one of the tags by each token, and look at all of them."""
+    clock = FakeClock()
+    async with running_origin(clock) as origin:
+        fields = [("Cache-Control", "max-age=60"), ("Cache-Tag", "wanted, other"), ("ETag", '"1"')]
+        origin.otherwise(Reply(fields=fields, body=b"1"))
+        text = ""
+        for number in sorted(set(owners.values())):
+            secret = directory / f"s{number}"
+            secret.write_text(f"the-secret-of-site-{number}")
+            hosts = [host for host, owner in owners.items() if owner == number]
+            text += f'[[sites]]\nname = "s{number}"\nhosts = {hosts!r}\norigin = "{origin.url}"\n'
+            text += f'purge_tokens = {{ cms = "{secret}" }}\n'
+        async with running_pop(origin, clock, sites=text) as pop:
+            served = [host for host in HOST_POOL if (await pop.get("/p", ("Host", host))).status == 200]
+            for number in sorted(set(owners.values())):
+                owned = [host for host in (*HOST_POOL, "q.test") if owner_is(pop, host, number)]
+                if not owned:
+                    continue
+                assert {await state(pop, host) for host in served} == {"hit"}
+                purging = [("Authorization", f"Bearer the-secret-of-site-{number}"), ("Surrogate-Key", "wanted")]
+                purging += [("Fastly-Soft-Purge", "1")] if soft else []
+                answer = await pop.request("PURGE", "/", ("Host", owned[0]), *purging)
+                assert answer.status == 200, answer.body
+                for host in served:
+                    expected = "gone" if host in owned else "hit"
+                    assert await state(pop, host) == expected, (host, number, owners)
+
+
+def owner_is(pop: Pop, host: str, number: int) -> bool:
+    """Whether that site has this host."""
+    site = pop.worker._sites.site_of(host.encode())
+    return site is not None and site.name == f"s{number}"
+
+
+async def state(pop: Pop, host: str) -> str:
+    """`hit`, or `gone`; what was gone is stored again."""
+    answer = await pop.get("/p", ("Host", host))
+    return "hit" if "; hit" in (answer.get("cache-status") or "") else "gone"
+
+
+async def test_all_of_a_site_with_a_wildcard_is_purged(tmp_path: Path) -> None:
+    """Its names, and all hosts that fall to its wildcards; a path of hosts that have no names is refused."""
+    clock = FakeClock()
+    async with running_origin(clock) as origin:
+        origin.otherwise(Reply(fields=[("Cache-Control", "max-age=60")], body=b"1"))
+        async with running_pop(origin, clock, sites=sites(tmp_path, origin.url)) as pop:
+            for host in ("a.test", "b.test", "x.a.test", "y.test"):
+                await pop.get("/p", ("Host", host))
+            bearer = ("Authorization", f"Bearer {SECRETS['b']}")
+            assert (await pop.request("BAN", "/", ("Host", "b.test"), bearer, ("X-Host", ".*"))).status == 200
+            found = {host: await state(pop, host) for host in ("a.test", "b.test", "x.a.test", "y.test")}
+            assert found == {"a.test": "hit", "b.test": "gone", "x.a.test": "gone", "y.test": "hit"}
+            assert (await pop.request("BAN", "/", ("Host", "b.test"), bearer, ("X-Url", "^/p/"))).status == 403
+
+
+def test_a_mark_is_not_counted_among_the_tags_of_a_response() -> None:
+    """It is a tag that no origin can send."""
+    told = Fields([(b"Edgecache-Tags", between_pops([*(b"%d" % n for n in range(MOST_TAGS)), MARK + b"*.a.test"]))])
+    assert tags_of(told)[-1] == MARK + b"*.a.test"
+    with pytest.raises(TooManyTags):
+        tags_of(Fields([(b"Edgecache-Tags", between_pops([b"%d" % n for n in range(MOST_TAGS + 1)]))]))
 
 
 def test_one_token_for_two_sites_is_refused(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class SiteRules(Middleware):
     def on_response(self, request: Request, response: Response) -> Response:
         """The response as rules have it stored."""
         policy: RequestPolicy | None = request.policy
-        return response if policy is None else policy.received(response)
+        return response if policy is None else policy.received(response, self._sites.wildcard_of(request.host))
 
     def policy_of(self, request: Request, peer: str) -> RequestPolicy | None:
         """The policy of a request that came from `peer`; None where it is of no site."""

@@ -51,6 +51,18 @@ class Sites:
             at = host.find(b".", at + 1)
         return site or self._default
 
+    def wildcard_of(self, host: bytes) -> bytes:
+        """The wildcard by which `host`, normalised and with its port, belongs to its site; empty if it has a name."""
+        if not self._under and self._default is None:
+            return b""
+        host = uri.host_of(host)
+        if host in self._exact:
+            return b""
+        at = host.find(b".")
+        while at >= 0 and host[at:] not in self._under:
+            at = host.find(b".", at + 1)
+        return b"*" + host[at:] if at >= 0 else b"*" if self._default is not None else b""
+
     def replies_with(self, kind: type) -> bool:
         """Whether any rule answers with a reply of that kind."""
         return any(isinstance(rule.actions.reply, kind) for site in self.all for rule in site.rules)

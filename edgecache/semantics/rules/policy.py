@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from edgecache.semantics.bounded_cache import BoundedCache
-from edgecache.semantics.cache_tags import BETWEEN_POPS, between_pops
+from edgecache.semantics.cache_tags import BETWEEN_POPS, MARK, between_pops
 from edgecache.semantics.content_coding import may_vary_by_coding, varying_by_coding
 from edgecache.semantics.field_codec import pack, unpack
 from edgecache.semantics.message import Response
@@ -157,16 +157,16 @@ class RequestPolicy:
             edited = varying_by_coding(edited)
         return pack(with_debug_fields(edited, actions.debug, status, result, times) if actions.debug else edited)
 
-    def received(self, response: Response) -> Response:
-        """`response` from upstream as clients and the store get it."""
+    def received(self, response: Response, wildcard: bytes = b"") -> Response:
+        """`response` from upstream as clients and the store get it, for a host of this wildcard, if it is of one."""
         caching = self.for_response(facts_of(response)).caching
         fields = response.fields
         if caching.ignore_set_cookie:
             fields = fields.without((b"set-cookie",))
-        if caching.tags:
-            told = fields.get(BETWEEN_POPS)
-            tags = between_pops(caching.tags)
-            fields = fields.without((BETWEEN_POPS,)).plus((BETWEEN_POPS, told + b" " + tags if told else tags))
+        tags = (*caching.tags, MARK + wildcard) if wildcard else caching.tags
+        if tags:
+            told, more = fields.get(BETWEEN_POPS), between_pops(tags)
+            fields = fields.without((BETWEEN_POPS,)).plus((BETWEEN_POPS, told + b" " + more if told else more))
         return self.governed(response if fields is response.fields else response._replace(fields=fields))
 
     def governed(self, response: Response) -> Response:
