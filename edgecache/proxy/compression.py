@@ -1,9 +1,11 @@
 """Stored responses compressed, once each, in a thread beside the event loop.
 
     consider ──► queue ──► _run: one at a time, coding by coding ──► Memory.add_coding
+    improve  ──┘
 
-Until a coding is ready, clients get the response as it is stored. What waits and what is made is charged to the memory
-budget; where too much waits, a response is considered again at a later hit.
+Until a coding is ready, clients get the response as it is stored. Brotli, which takes several times the CPU of the
+others, comes after those, once a response was requested in `POPULAR` different seconds. What waits and what is made is
+charged to the memory budget; where too much waits, a response is considered again at a later hit.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from edgecache.semantics.content_coding import codings_for
 from edgecache.semantics.message import Request
@@ -31,6 +33,7 @@ MOST_BYTES: Final = 32 * 1024 * 1024  # of their contents together
 WORTH: Final = 0.95  # a coding is kept if it has at most so much of the uncoded bytes
 STEP: Final = 256 * 1024  # bytes that are compressed between two looks at what came of it
 GZIP: Final = 31  # window bits, and the format of RFC 1952
+DENSE: Final = frozenset((b"br",))  # made of popular responses alone, where there is another to begin with
 LEVELS: Final = {b"gzip": 3, b"zstd": 3, b"br": 5}
 
 
@@ -88,13 +91,22 @@ def encoded(coding: bytes, content: Content) -> bytes | None:
     return b"".join(out) if size + len(out[-1]) <= most else None
 
 
+class _Order(NamedTuple):
+    """A response, and the codings that are to be made of it."""
+
+    entry: Entry
+    made: OwnCodings
+    codings: tuple[bytes, ...]
+    best_first: tuple[bytes, ...]  # all that its rules allow
+
+
 class Compressor:
     """Has stored responses compressed where the rules of their requests say so. Its state: what waits, and a thread."""
 
     def __init__(self, memory: Memory, registry: Registry) -> None:
         self._memory = memory
         self._registry = registry
-        self._waiting: deque[tuple[Entry, OwnCodings, tuple[bytes, ...]]] = deque()
+        self._waiting: deque[_Order] = deque()
         self._rules = RulesOfNow()
         self._bytes = 0  # of contents that wait
         self.task: asyncio.Task[None] | None = None  # what compresses, as long as something waits
@@ -118,31 +130,54 @@ class Compressor:
         facts = ResponseFacts(entry.status, entry.content_type, "hit")
         length = len(entry.content)
         codings = codings_for(policy.for_response(facts).compress, request, entry.stored, length)
-        if codings and (len(self._waiting) >= MOST_WAITING or self._bytes + length > MOST_BYTES):
-            self._count("all", "busy")
+        if codings and not self._has_room(length):
             return
         made = entry.codings_made = OwnCodings(self._rules)
         if codings:
-            self._bytes += length
-            self._memory.account.acquire(entry.content)
-            self._waiting.append((entry, made, codings))
-            if self.task is None:
-                self.task = spawn(self._run(), "compress")
+            first = tuple(coding for coding in codings if coding not in DENSE) or codings
+            made.later = codings if first != codings else ()
+            self._put(_Order(entry, made, first, codings))
+
+    def improve(self, entry: Entry, now: float) -> None:
+        """Note that `entry` is requested at `now`; add the dense codings once it has proven popular."""
+        entry = entry.source or entry
+        made = entry.codings_made
+        if made is None or not made.later or not made.has_proven_popular(now):
+            return
+        if entry.gone or made.rules.replaced or not self._has_room(len(entry.content)):
+            return
+        order, made.later = made.later, ()
+        self._put(_Order(entry, made, tuple(coding for coding in order if coding in DENSE), order))
+
+    def _has_room(self, length: int) -> bool:
+        """Whether a content of that length may wait too; it is counted if not."""
+        has_room = len(self._waiting) < MOST_WAITING and self._bytes + length <= MOST_BYTES
+        if not has_room:
+            self._count("all", "busy")
+        return has_room
+
+    def _put(self, order: _Order) -> None:
+        """Have a response compressed."""
+        self._bytes += len(order.entry.content)
+        self._memory.account.acquire(order.entry.content)
+        self._waiting.append(order)
+        if self.task is None:
+            self.task = spawn(self._run(), "compress")
 
     async def _run(self) -> None:
         """Compress what waits, one response after the other."""
         try:
             while self._waiting:
-                await self._compress(*self._waiting.popleft())
+                await self._compress(self._waiting.popleft())
         finally:
             self.task = None
 
-    async def _compress(self, entry: Entry, made: OwnCodings, codings: tuple[bytes, ...]) -> None:
-        content = entry.content
+    async def _compress(self, order: _Order) -> None:
+        content = order.entry.content
         try:
-            for coding in codings:
-                if entry.codings_made is made and not made.rules.replaced:
-                    await self._add(entry, made, coding, codings)
+            for coding in order.codings:
+                if order.entry.codings_made is order.made and not order.made.rules.replaced:
+                    await self._add(order.entry, order.made, coding, order.best_first)
         finally:
             self._bytes -= len(content)
             self._memory.account.release(content)

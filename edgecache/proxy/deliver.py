@@ -33,7 +33,7 @@ class Delivery:
         self._invalidation = parts.invalidation
         self._known = parts.known
         self._alike = parts.alike
-        self._compress = parts.compressor.consider
+        self._compress, self._improve = parts.compressor.consider, parts.compressor.improve
 
     # --- out of an entry
 
@@ -85,6 +85,7 @@ class Delivery:
         request = exchange.request
         if request.policy is not None:
             self._compress(request, entry)
+            self._improve(entry, now)
             entry = representation(entry, request)
         response = responses.respond(entry, request, now, member, self.max_ranges)
         if response is None:
@@ -125,7 +126,8 @@ class Delivery:
             self._known.learn(exchange.fingerprint, hit)
 
     def _whole(self, entry: Entry, now: float) -> FullResponse:
-        """The whole of `entry`, as a plain GET gets it."""
+        """The whole of `entry`, as a plain GET gets it: made once a second while it is requested."""
+        self._improve(entry, now)
         outcome = cache_status.hit(self._pop, entry.lifetime - entry.age(now))
         return responses.whole(entry, now, outcome, entry.content, len(entry.content))
 
@@ -136,7 +138,8 @@ class Delivery:
         return rendered
 
     def _answer_to(self, request: Request, entry: Entry, now: float) -> FullResponse:
-        """The response of `entry`, a whole, to `request`."""
+        """The response of `entry`, a whole, to `request`: made once a second while it is requested."""
+        self._improve(entry, now)
         member = cache_status.hit(self._pop, entry.lifetime - entry.age(now))
         response = responses.respond(entry, request, now, member, self.max_ranges)
         assert response is not None, "a whole entry answers every request"

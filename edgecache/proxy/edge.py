@@ -113,7 +113,7 @@ class Edge:
             self.known.forget_all()
         if self.memory.newly_coded:
             self.memory.newly_coded = False
-            self.known.forget_uncoded()
+            self.known.forget_recoded()
 
     def answer(self, exchange: Exchange) -> None:
         """Answer `exchange`: at once from memory, or as soon as a tier or the origin has responded."""

@@ -269,12 +269,41 @@ async def test_byte_identical_over_a_crawl_and_origin_traffic_unchanged() -> Non
                     response = await get(pop, target, accept)
                     assert DECODE[response.get("content-encoding")](response.body) == body
             await settled(pop)
+            pop.clock.advance(1)
         assert {
             response.get("content-encoding") for response in [await get(pop, "/7", "br"), await get(pop, "/8", "gzip")]
         }
         assert len(a.requests) == len(bodies)
         assert (await get(pop, "/7", "br")).get("content-encoding") == "br"
         assert (await get(pop, "/8", "gzip")).get("content-encoding") == "gzip"
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_brotli_is_made_of_popular_responses(*, is_known: bool) -> None:
+    """Requested in three different seconds, by heads seen before or not: many at once are not enough."""
+    async with two_sites(rules("compress = {}")) as (pop, a, _):
+        a.otherwise(text())
+        made = []
+        for second in range(5):
+            for number in range(6):
+                visitor = "" if is_known else f"{second}.{number}"
+                response = await get(pop, "/", "br", ("User-Agent", f"u{visitor}"), ("Cookie", f"c={visitor}"))
+                coding(response)
+                await settled(pop)
+            made.append(response.get("content-encoding"))
+            assert coding(await get(pop, "/", "gzip")) == "gzip"
+            pop.clock.advance(1)
+        assert made == [None, None, "br", "br", "br"]
+        assert len(a.requests) == 1
+
+
+async def test_brotli_alone_is_made_at_once() -> None:
+    """Where there is nothing cheaper to begin with."""
+    async with two_sites(rules('compress = { codings = ["br"] }')) as (pop, a, _):
+        a.otherwise(text())
+        await get(pop, "/", "br")
+        await settled(pop)
+        assert coding(await get(pop, "/", "br")) == "br"
 
 
 async def test_what_is_made_is_charged_and_evicted_with_its_response() -> None:

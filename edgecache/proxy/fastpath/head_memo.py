@@ -231,11 +231,18 @@ class KnownHeads:
         for number in [number for number, rendered in self._rendered.items() if rendered.entry.gone]:
             self._rendered.forget(number)
 
-    def forget_uncoded(self) -> None:
-        """Let go of heads whose answer there is in a coding by now, which their requests may accept."""
+    def forget_recoded(self) -> None:
+        """Let go of heads for whose answer there is another coding by now, which their requests may accept."""
+        grown = set()
         for raw, known in list(self._known.items()):
-            if type(known) is Hit and (made := known.rendered.entry.codings_made) is not None and made.names:
-                self._known.forget(raw)
+            if type(known) is Hit:
+                entry = known.rendered.entry
+                made = (entry.source or entry).codings_made
+                if made is not None and made.grown:
+                    grown.add(made)
+                    self._known.forget(raw)
+        for made in grown:
+            made.grown = False
 
     def forget_all(self) -> None:
         """Forget all: what the answers follow from has changed."""
