@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from harness.often import each_case
 
 from edgecache.config.settings import load
 from edgecache.config.sites import parser
@@ -250,27 +251,34 @@ def pattern(words: str) -> str:
     return ".*".join(re.escape(part) for part in words.replace("[[[]", "[[").split("*"))
 
 
-@pytest.mark.parametrize(("text", "line", "words"), WRONG, ids=[f"{n}-{w[2][:60]}" for n, w in enumerate(WRONG)])
-def test_a_mistake_is_one_sentence(text: str, line: int, words: str) -> None:
+def test_a_mistake_is_one_sentence() -> None:
     """With its line, its key and what is wrong, in one line that is not long."""
-    said = sentence(text)
+    with each_case() as case:
+        for text, line, words in WRONG:
+            with case(words):
+                said = sentence(text)
+                assert re.fullmatch((f"line {line}: " if line else "") + pattern(words), said), said
+                assert said.isprintable()
+                assert len(said) < 700
 
-    assert re.fullmatch((f"line {line}: " if line else "") + pattern(words), said), said
-    assert said.isprintable()
-    assert len(said) < 700
 
-
-@pytest.mark.parametrize("number", range(len(WRONG)))
 def test_a_mistake_refuses_the_start(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`serve` and `check-config` say the same, name file and line, and exit with 2."""
-    text, line, _ = WRONG[number]
     file = tmp_path / "sites.toml"
-    file.write_bytes(text.encode())
     for name in [name for name in os.environ if name.startswith("EDGECACHE_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("EDGECACHE_SITES", str(file))
+    with each_case() as case:
+        for text, line, words in WRONG:
+            file.write_bytes(text.encode())
+            with case(words):
+                refuses_the_start(file, line, capsys)
+
+
+def refuses_the_start(file: Path, line: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both commands refuse the file in the same words."""
     codes, lines = [], []
     for command in ("check-config", "serve"):
         codes.append(main([command]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
 import pytest
 from _pytest.mark import ParameterSet
@@ -10,6 +12,9 @@ from hypothesis import HealthCheck, settings
 
 FULL, CHECK = 100, 10  # examples of a property that says nothing of its own
 FEWEST = 10  # of any that does
+BATCH = 40  # cases of a table in one test: each test costs more than most of them
+
+One = TypeVar("One")
 
 
 def register() -> None:
@@ -32,6 +37,30 @@ def examples(count: int, **more: int) -> settings:
 def one_in(every: int, cases: Iterable[object]) -> list[object]:
     """Parameters, all but one in `every` of them marked slow: for cases that are many and much the same."""
     return [case if number % every == 0 else slow(case) for number, case in enumerate(cases)]
+
+
+def batches(cases: Sequence[One], named: Callable[[One], str], size: int = BATCH) -> list[ParameterSet]:
+    """Parameters that are lists of cases, called by their first and last; `each_case` judges every one of a list."""
+    lists = [cases[at : at + size] for at in range(0, len(cases), size)]
+    return [pytest.param(some, id=f"{named(some[0])}..{named(some[-1])}") for some in lists]
+
+
+@contextmanager
+def each_case() -> Iterator[Callable[[str], AbstractContextManager[None]]]:
+    """`with case(name):` around each of many: all are judged, and those that fail are raised at the end by name."""
+    failed: dict[str, Exception] = {}
+
+    @contextmanager
+    def case(name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"case {name}")
+            failed[name] = error
+
+    yield case
+    if failed:
+        raise ExceptionGroup(f"cases {', '.join(failed)} fail", list(failed.values()))
 
 
 def slow(case: object) -> object:

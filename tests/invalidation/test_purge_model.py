@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -34,12 +35,19 @@ URL, NEIGHBOUR, ELSEWHERE = (scopes.url(key) for key in (PAGE.key, b"http://a/2"
 REGIONS = ("eu", "us")
 
 
-class Written(NamedTuple):
-    """An entry, its region, and the origin's version when it was appended."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Written:
+    """An entry, its region, and the origin's version when it was appended: `written` makes each once only.
+
+    So equal ones are one object, and a world is hashed, a million times, without a look into its logs.
+    """
 
     region: str
     entry: LogEntry
     version: int
+
+
+written = lru_cache(None)(Written)
 
 
 Sequence = tuple[Written, ...]
@@ -95,6 +103,8 @@ class World:
         self.log = lru_cache(None)(self._log)
         self.rules = lru_cache(None)(self._rules)
         self.judge = lru_cache(None)(lambda rule, *given: rule(*given))  # the same of the same each time
+        self.owed = lru_cache(None)(self._owed)
+        self.due = lru_cache(None)(self._due)
 
     def _rules(self, applied: Sequence, *, replaying: bool = False) -> Rules:
         return Rules(self.log(applied), replaying=replaying)
@@ -108,11 +118,16 @@ class World:
             log.apply(told.region, told.entry, 0.0)
         return log
 
-    def owed(self, state: State, applied: Sequence, before: Vector = NOTHING) -> int:
+    def _owed(self, history: tuple[Sequence, Sequence], applied: Sequence, before: Vector = NOTHING) -> int:
         """The least version that may be served by who has applied these: entries lost or trimmed since count too."""
         vector = self.log(applied).vector.merged(before)
-        told = [w for h in state.history for w in h if w.entry.mark <= vector[w.region]]
+        told = [w for h in history for w in h if w.entry.mark <= vector[w.region]]
         return max([w.version for w in told if w.entry.kind is EntryKind.OPEN or URL in w.entry.scopes], default=0)
+
+    def _due(self, region: str, stream: Sequence, applied: Sequence) -> Written | None:
+        """The next entry of a region's log for who has applied these, if there is one."""
+        last = self.log(applied).applied(region)
+        return next((w for w in stream if w.entry.mark > last), None)
 
     def steps(self, state: State) -> Iterator[tuple[State, tuple[int, int] | None]]:
         """Every next state, and the version served and owed on the way, if one was."""
@@ -128,10 +143,9 @@ class World:
         for region in (0, 1):
             for who in ("child", "parent"):
                 applied: Sequence = getattr(s, who)
-                last = self.log(applied).applied(REGIONS[region])
-                due = [w for w in s.streams[region] if w.entry.mark > last]
-                if due:
-                    yield s._replace(**{who: (*applied, due[0])})
+                due = self.due(REGIONS[region], s.streams[region], applied)
+                if due is not None:
+                    yield s._replace(**{who: (*applied, due)})
         if s.faults < self.faults:
             yield from self._faults(s._replace(faults=s.faults + 1))
 
@@ -155,8 +169,8 @@ class World:
 
     def _append(self, s: State, region: int, name: bytes | None) -> State:
         """The next entry of a region's log; no name: the log has been lost, and begins anew."""
-        written, reset = s.history[region], name is None
-        last = written[-1].entry.mark if written else version_vector.mark(version_vector.incarnation(1, 0))
+        history, reset = s.history[region], name is None
+        last = history[-1].entry.mark if history else version_vector.mark(version_vector.incarnation(1, 0))
         epoch = version_vector.incarnation_of(last)
         if reset and self.weakness != "same-incarnation":
             epoch = version_vector.incarnation(version_vector.count_of(epoch) + 1, 0)
@@ -166,14 +180,14 @@ class World:
             previous = last
         kind, named = (EntryKind.OPEN, ()) if name is None else (EntryKind.PURGE, (name,))
         entry = LogEntry(version_vector.mark(epoch, version_vector.id_of(last)[0] + 1), previous, kind, named)
-        told = Written(REGIONS[region], entry, s.version)
+        told = written(REGIONS[region], entry, s.version)
         stream = (told,) if reset else (*s.streams[region], told)
         return s._replace(
-            history=replaced(s.history, region, (*written, told)), streams=replaced(s.streams, region, stream)
+            history=replaced(s.history, region, (*history, told)), streams=replaced(s.streams, region, stream)
         )
 
     def _hits(self, s: State) -> Iterator[tuple[State, tuple[int, int] | None]]:
-        child, owed = self.rules(s.child), self.owed(s, s.child)
+        child, owed = self.rules(s.child), self.owed(s.history, s.child)
         hits = [] if s.memory is None else self._found(s.memory, child.hit_by_known_head, child.hit)
         if not hits and s.record is not None:
             hits = self._found(s.record, child.hit_by_known_record, child.regional_hit)
@@ -183,7 +197,7 @@ class World:
         if s.memory is not None and s.record is not None:
             yield s._replace(memory=None), None  # evicted
         if s.store is not None and self._stored(s):
-            yield s, (s.store[0], self.owed(s, s.parent, s.parent_owes))
+            yield s, (s.store[0], self.owed(s.history, s.parent, s.parent_owes))
 
     def _found(self, held: tuple[int, Any], *rules: Callable[[Any], int | None]) -> list[tuple[int, int]]:
         """The version of what is held, and what its entry remembers, by each rule that lets it be used."""
@@ -248,7 +262,7 @@ def replaced(pair: tuple[Sequence, Sequence], at: int, new: Sequence) -> tuple[S
 
 def vector_of(history: tuple[Sequence, Sequence]) -> Vector:
     """The last mark ever written, per region."""
-    return Vector({written[-1].region: written[-1].entry.mark for written in history if written})
+    return Vector({told[-1].region: told[-1].entry.mark for told in history if told})
 
 
 def explore(world: World) -> tuple[bool, int, int]:

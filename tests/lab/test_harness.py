@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from harness.client import RawClient, TooLate, connected, let_others_run, request_bytes
 from harness.clock import FakeClock
+from harness.often import batches, each_case
 from harness.origin import RESET, OriginDouble, ReceivedRequest, Reply, but, hang, running_origin
 from harness.pop import environment
 from harness.wire import NotHTTP, Truncated
@@ -365,3 +366,30 @@ def test_settings_become_an_environment() -> None:
     assert env["EDGECACHE_POP"] == "other"
     assert env["EDGECACHE_ORIGIN"] == "http://127.0.0.1:1"
     assert env["EDGECACHE_ACCESS_LOG"] == "off"
+
+
+def test_every_case_of_a_table_is_judged() -> None:
+    """All that fail are told by their names, each with what it failed by; where none does, nothing is raised."""
+    judged = []
+
+    def all_of_them() -> None:
+        with each_case() as case:
+            for number, name in enumerate(("one", "two", "three", "four")):
+                with case(name):
+                    judged.append(name)
+                    assert number % 2 == 0, f"{number} is odd"
+
+    with pytest.raises(ExceptionGroup, match=r"^cases two, four fail") as failure:
+        all_of_them()
+    assert judged == ["one", "two", "three", "four"]
+    assert [str(error).splitlines()[0] for error in failure.value.exceptions] == ["1 is odd", "3 is odd"]
+    with each_case() as case, case("one"):
+        pass
+
+
+def test_no_case_is_left_out_of_the_batches() -> None:
+    """Each is in one of them, in order, and a batch is called by its first and last."""
+    some = batches("abcdefg", str, size=3)
+
+    assert "".join(one for batch in some for one in batch.values[0]) == "abcdefg"
+    assert [batch.id for batch in some] == ["a..c", "d..f", "g..g"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from harness.often import each_case
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
 from hostile.twins import PEER, Twins
@@ -40,33 +41,51 @@ def echo(name: str) -> object:
     return reply
 
 
-async def said(pop: Pop, *fields: tuple[str, str], method: str = "GET", body: bytes = b"") -> bytes:
+async def said(pop: Pop, *fields: tuple[str, str], method: str = "GET", body: bytes = b"", at: str = "/a") -> bytes:
     """What the origin's answer says."""
-    return (await pop.request(method, "/a", *fields, body=body)).body
+    return (await pop.request(method, at, *fields, body=body)).body
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "OPTIONS"])
-@pytest.mark.parametrize("name", [*SAMPLES, *PLACES, *ADDRESS_SAMPLES])
-async def test_who_is_not_trusted_claims_nothing(origin: OriginDouble, name: str, method: str) -> None:
-    """Whatever the method, the origin does not hear it, nor do shared answers depend on it."""
-    origin.otherwise(echo(name))
+async def test_who_is_not_trusted_claims_nothing(origin: OriginDouble, method: str) -> None:
+    """Whatever the method, the origin does not hear it, nor do shared answers depend on it; each has its own URL."""
     async with running_pop(origin, trusted_proxies="192.0.2.0/24") as pop:
-        await said(pop, (name, "evil"), method=method, body=b"x" if method in ("POST", "PUT") else b"")
-        assert origin.requests[-1].get(name) is None
-        assert await said(pop) == await said(pop, (name, "evil")) == b"nothing"
-    assert all(request.get(name) is None for request in origin.requests)
+        with each_case() as case:
+            for name in (*SAMPLES, *PLACES, *ADDRESS_SAMPLES):
+                with case(name):
+                    await claims_nothing(pop, origin, name, method)
 
 
-@pytest.mark.parametrize("name", SAMPLES)
-async def test_an_identity_shares_nothing(origin: OriginDouble, name: str) -> None:
-    """From a trusted proxy it reaches the origin, and the answer is for that client alone, cold and warm."""
+async def claims_nothing(pop: Pop, origin: OriginDouble, name: str, method: str) -> None:
+    """The field does nothing at its URL, in a request by the method or in a GET."""
     origin.otherwise(echo(name))
+    url, already = f"/{name}", len(origin.requests)
+    await said(pop, (name, "evil"), method=method, body=b"x" if method in ("POST", "PUT") else b"", at=url)
+    assert origin.requests[-1].get(name) is None
+    assert await said(pop, at=url) == await said(pop, (name, "evil"), at=url) == b"nothing"
+    heard = origin.requests[already:]
+    assert heard
+    assert all(request.get(name) is None for request in heard)
+
+
+async def test_an_identity_shares_nothing(origin: OriginDouble) -> None:
+    """From a trusted proxy it reaches the origin, and the answer is for that client alone, cold and warm."""
     async with running_pop(origin, trusted_proxies=TRUSTED) as pop:
-        for _ in "12":
-            assert await said(pop, (name, "alice")) == b"alice"
-            assert await said(pop, (name, "bob")) == b"bob"
-            assert await said(pop) == b"nothing"
-        assert await said(pop, (name, "alice"), method="POST", body=b"x") == b"alice"
+        with each_case() as case:
+            for name in SAMPLES:
+                with case(name):
+                    await shares_nothing(pop, origin, name)
+
+
+async def shares_nothing(pop: Pop, origin: OriginDouble, name: str) -> None:
+    """The field's clients get answers of their own, at a URL that no other field was sent to."""
+    origin.otherwise(echo(name))
+    url = f"/{name}"
+    for _ in "12":
+        assert await said(pop, (name, "alice"), at=url) == b"alice"
+        assert await said(pop, (name, "bob"), at=url) == b"bob"
+        assert await said(pop, at=url) == b"nothing"
+    assert await said(pop, (name, "alice"), method="POST", body=b"x", at=url) == b"alice"
 
 
 @pytest.mark.parametrize("name", PLACES)

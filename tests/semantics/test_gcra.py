@@ -10,6 +10,7 @@ from itertools import count, islice
 from math import inf
 
 import pytest
+from harness.often import each_case
 
 from edgecache.semantics.rules.gcra import Bucket, Buckets, Lease, Rate, rate_of
 
@@ -30,9 +31,16 @@ def test_a_rate_as_it_is_written(written: str, burst: int | None, rate: Rate) ->
     assert rate_of(written, burst) == rate
 
 
-@pytest.mark.parametrize("seed", range(50))
-def test_a_bucket_never_admits_more_than_its_rate_and_a_burst(seed: int) -> None:
+def test_a_bucket_never_admits_more_than_its_rate_and_a_burst() -> None:
     """In every window of any length; and what comes at the rate is never refused."""
+    with each_case() as case:
+        for seed in range(50):
+            with case(f"seed {seed}"):
+                admits_no_more(seed)
+
+
+def admits_no_more(seed: int) -> None:
+    """Of a random bucket, asked at random times."""
     random_ = random.Random(seed)
     rate = Rate(random_.randint(1, 50), random_.choice((1, 60)), random_.randint(1, 20))
     bucket, now, admitted = Bucket(rate), START, []

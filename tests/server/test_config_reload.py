@@ -235,10 +235,18 @@ def write_joined(pair: Files) -> Path:
     return joined
 
 
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Authority]:
+    """Two for all settings."""
+    return tuple(Authority(tmp_path_factory.mktemp(name), name) for name in ("one", "other"))  # type: ignore[return-value]
+
+
 @pytest.mark.parametrize("name", PROBES)
-async def test_a_reloaded_worker_is_as_a_new_one(origin: OriginDouble, tmp_path: Path, name: str) -> None:
+async def test_a_reloaded_worker_is_as_a_new_one(
+    origin: OriginDouble, authorities: tuple[Authority, Authority], name: str
+) -> None:
     """After the reload, what the setting decides is what it is in a worker that starts with it, and was not before."""
-    base, value = settings_for(name, Authority(tmp_path), Authority(tmp_path / "other", "other"))
+    base, value = settings_for(name, *authorities)
     more = {"origin": ""} if name == "origins" else {}
     changed = load(environment(origin.url, {**base, **more, name: value}.items()))
     probe = PROBES[name][1]

@@ -21,8 +21,9 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def written(clock: FakeClock) -> Iterator[io.StringIO]:
-    """What a handler with such a limit writes."""
+def written(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What a handler with such a limit writes; pytest's own handlers, which have none, see nothing of it."""
+    monkeypatch.setattr(log, "propagate", False)
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.addFilter(TracebackLimit(clock))

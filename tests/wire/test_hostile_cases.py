@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from harness.often import one_in
+from _pytest.mark import ParameterSet
+from harness.often import batches, each_case, slow
 from hostile.arena import Arena, running_arena
 from hostile.rig import Bench
 from hostile.tables import REQUESTS, Case, all_cases
@@ -19,13 +20,14 @@ SMALL = 400  # bytes; longer cases are not cut everywhere
 BY_SOCKET = pytest.mark.asyncio(loop_scope="module")
 
 
-def cases(*kinds: str, most: int | None = None) -> list[object]:
-    """The cases of some kinds as parameters."""
-    return [
-        pytest.param(case, id=case.id)
-        for case in CASES
-        if case.kind in kinds and (most is None or len(case.data) <= most)
-    ]
+def cases(*kinds: str) -> list[Case]:
+    """The cases of some kinds."""
+    return [case for case in CASES if case.kind in kinds]
+
+
+def in_batches(some: list[Case]) -> list[ParameterSet]:
+    """Cases as parameters, many at a time."""
+    return batches(some, lambda case: case.id)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -35,30 +37,44 @@ async def arena() -> AsyncIterator[Arena]:
         yield one
 
 
+async def judge(arena: Arena, some: list[Case], segment: int | None = None) -> None:
+    """Judge each of these."""
+    with each_case() as case:
+        for one in some:
+            with case(one.id):
+                await arena.judge(one, segment)
+
+
 @BY_SOCKET
-@pytest.mark.parametrize("case", cases("R"))
-async def test_refused(arena: Arena, case: Case) -> None:
+@pytest.mark.parametrize("some", in_batches(cases("R")))
+async def test_refused(arena: Arena, some: list[Case]) -> None:
     """One refusal, nothing at the origin, nothing stored, the next client unharmed, the reason counted."""
-    await arena.judge(case)
+    await judge(arena, some)
 
 
 @BY_SOCKET
-@pytest.mark.parametrize("case", cases("N", "RN", "L", "E"))
-async def test_taken(arena: Arena, case: Case) -> None:
+@pytest.mark.parametrize("some", in_batches(cases("N", "RN", "L", "E")))
+async def test_taken(arena: Arena, some: list[Case]) -> None:
     """What reaches the origin is read alike by three parsers, and is what the case says."""
-    await arena.judge(case)
+    await judge(arena, some)
+
+
+def small() -> list[Case]:
+    """The cases that are sent byte by byte, and cut at every byte."""
+    return [case for case in CASES if len(case.data) <= SMALL]
+
+
+def few_and_others(some: list[Case]) -> list[object]:
+    """Batches of one case in twelve, and slow ones of the others."""
+    others = [case for number, case in enumerate(some) if number % 12]
+    return [*in_batches(some[::12]), *map(slow, in_batches(others))]
 
 
 @BY_SOCKET
-@pytest.mark.parametrize("case", one_in(12, cases("R", "N", "RN", "L", "E", most=SMALL)))
-async def test_byte_by_byte(arena: Arena, case: Case) -> None:
+@pytest.mark.parametrize("some", few_and_others(small()))
+async def test_byte_by_byte(arena: Arena, some: list[Case]) -> None:
     """Sent one byte at a time it comes to the same."""
-    await arena.judge(case, segment=1)
-
-
-def small() -> Iterable[Case]:
-    """The cases that are cut at every byte."""
-    return (case for case in CASES if len(case.data) <= SMALL)
+    await judge(arena, some, segment=1)
 
 
 def differs_when_cut(bench: Bench, case: Case) -> list[int]:

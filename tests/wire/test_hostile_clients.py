@@ -217,12 +217,13 @@ def test_a_query_of_many_parameters_is_a_url_of_its_own() -> None:
 # --- names
 
 
-@pytest.mark.parametrize("mark", b"!#$%&'*+.^`|~_")
-@pytest.mark.parametrize("name", ["X-Forwarded-Host", "Edgecache-Require", "Content-Length", "Accept-Encoding"])
-def test_no_mark_disguises_a_name(name: str, mark: int) -> None:
+@pytest.mark.parametrize("name", [b"X-Forwarded-Host", b"Edgecache-Require", b"Content-Length", b"Accept-Encoding"])
+def test_no_mark_disguises_a_name(name: bytes) -> None:
     """What an origin that reads names as CGI does takes for this field never reaches it as another."""
-    assert is_disguised(name.replace("-", chr(mark)).encode())
-    assert not is_disguised(name.encode())
+    written = [name.replace(b"-", b"%c" % mark) for mark in b"!#$%&'*+.^`|~_"]
+
+    assert [other for other in written if not is_disguised(other)] == []
+    assert not is_disguised(name)
 
 
 def test_a_host_named_with_blanks_is_named() -> None:

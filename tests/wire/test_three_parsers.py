@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import pytest
-from harness.often import examples
+from harness.often import batches, each_case, examples
 from hostile import rfc9112
 from hostile.generated import generate
 from hostile.readers import READERS, Seen, agreed, by_rfc, readings
@@ -18,13 +18,15 @@ from hypothesis import strategies as st
 TAKEN = [case for case in all_cases() if case.kind in ("N", "RN", "L")]
 
 
-@pytest.mark.parametrize("case", TAKEN, ids=[case.id for case in TAKEN])
-async def test_what_is_sent_on_is_read_alike(case: Case) -> None:
+@pytest.mark.parametrize("some", batches(TAKEN, lambda case: case.id))
+async def test_what_is_sent_on_is_read_alike(some: list[Case]) -> None:
     """Each case that is taken goes on as requests in which the three see the same method, target, host and body."""
-    bench = Bench()
-    outcome = bench.play(case.data)
-
-    assert tuple(agreed(bench.forwarded())) == outcome.taken
+    with each_case() as case:
+        for one in some:
+            with case(one.id):
+                bench = Bench()
+                outcome = bench.play(one.data)
+                assert tuple(agreed(bench.forwarded())) == outcome.taken
 
 
 @pytest.mark.slow
