@@ -129,17 +129,17 @@ def test_whatever_is_pushed_out_nothing_that_was_named_is_usable(seed: int) -> N
     site = Site(most=chance.choice([1, 3, 10]), most_sites=chance.choice([1, 2, 5]))
     subjects = [Subject(b"http://%b/%d" % (host, page)) for host in (b"a", b"b", b"c", b"d") for page in range(4)]
     asked: list[tuple[Subject, int, version_vector.Vector]] = []
-    named: list[tuple[bytes, int]] = []
+    names = {one: scopes.naming(one, uri.site_of(one.key), 0) for one in subjects}
+    named: dict[bytes, int] = {}  # per scope, where it was named last
     for _ in range(200):
         subject = chance.choice(subjects)
         asked.append((subject, site.log.position, site.log.vector))
         kinds = [scopes.url(subject.key)] * 8 + [scopes.site(uri.site_of(subject.key)), scopes.EVERYTHING]
         scope = chance.choice(kinds)
         site.name(scope)
-        named.append((scope, site.log.position))
+        named[scope] = site.log.position
         for one, position, vector in asked:
-            names = scopes.naming(one, uri.site_of(one.key), 0)
-            if any(at > position and scope in names for scope, at in named):
+            if any(named.get(name, -1) > position for name in names[one]):
                 assert Verdict.USABLE not in site.verdicts(one, position, vector)
 
 
