@@ -38,6 +38,8 @@ from hostile.tables import all_cases
 from hostile.twins import PEER, Twins
 
 from edgecache.invalidation.version_vector import Vector
+from edgecache.proxy.fastpath import head_template
+from edgecache.proxy.fastpath.head_memo import ONE_OF, KnownHeads
 from edgecache.proxy.fastpath.head_template import HeadTemplates
 from edgecache.semantics import message, unkeyed_fields
 from edgecache.semantics.bounded_cache import RecentlySeen
@@ -281,6 +283,27 @@ async def test_what_is_known_of_revalidations_has_no_content() -> None:
     answers = twins.quick.worker.edge.alike._answers.values()
     assert len(answers) == 9
     assert {bytes(one.answer.content) for one in answers} == {b""}
+    await twins.end()
+
+
+async def test_more_objects_than_are_remembered_do_not_push_each_other_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conditional requests for them in turns: some get a remembered answer, few of the others' are rendered again."""
+    monkeypatch.setattr(head_template, "MOST_ANSWERS", most := 32)
+    rendered: list[object] = []
+    render = KnownHeads.render
+    monkeypatch.setattr(KnownHeads, "render", lambda memo, *given: (rendered.append(memo), render(memo, *given))[1])
+    twins = await learnt()
+    targets = [b"/p%d" % number for number in range(4 * most)]
+    for target in targets:
+        twins.store(request(target), [FRESH, (b"ETag", b'"v1"')], b"p")
+    for turn in range(6):
+        rendered.clear()
+        known = twins.quick.alike
+        for target in targets:
+            answer = await twins.agree(head(target, b'If-None-Match: "v1"', b"Cookie: %d" % turn))
+            assert answer.startswith(b"HTTP/1.1 304 ")
+    assert twins.quick.alike - known >= most // 2
+    assert rendered.count(twins.quick.worker.edge.known) <= len(targets) // ONE_OF
     await twins.end()
 
 
