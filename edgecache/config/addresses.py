@@ -134,6 +134,13 @@ def host_names(text: str) -> tuple[str, ...]:
     return tuple(_host_name(part.strip()) for part in text.split(",") if part.strip())
 
 
+def normalised(host: str) -> str:
+    """A host of a site as requests have it; a wildcard keeps its star."""
+    if host == "*":
+        return host
+    return ("*." if host.startswith("*.") else "") + host_names(host.removeprefix("*."))[0]
+
+
 def _host_name(text: str) -> str:
     try:
         name = uri.site(uri.ascii_authority(text), b"http")

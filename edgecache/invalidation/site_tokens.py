@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from edgecache.config.addresses import host_names
 from edgecache.config.settings import Settings
 
 
@@ -34,22 +33,16 @@ def tokens_of(settings: Settings) -> Iterator[SiteToken]:
     """The tokens that sites have."""
     if settings.sites is None:
         return
-    sites, files = settings.sites.document.sites, settings.sites.files
-    owners = {normalised(host): site.name for site in sites for host in site.hosts}
-    for site in sites:
-        written = [normalised(host) for host in site.hosts]
+    files, owners = settings.sites.files, settings.sites.owners
+    for site in settings.sites.document.sites:
+        if not site.purge_tokens:
+            continue
+        written = settings.sites.hosts_of(site)
         named = tuple(host for host in written if not host.startswith("*"))
         wildcards = tuple(host for host in written if host.startswith("*"))
         for name, path in site.purge_tokens.items():
             secret = files[path].decode("latin-1")
             yield SiteToken(f"{site.name}/{name}", secret, named, wildcards, site.name, owners)
-
-
-def normalised(host: str) -> str:
-    """A host of a site as requests have it; a wildcard keeps its star."""
-    if host == "*":
-        return host
-    return ("*." if host.startswith("*.") else "") + host_names(host.removeprefix("*."))[0]
 
 
 def owner_of(owners: Mapping[str, str], host: str) -> str | None:

@@ -279,7 +279,9 @@ def sites_of(settings: Settings, former: Sites | None = None) -> Sites | None:
         return None
     from edgecache.config.sites.compiler import compiled  # with libraries that only those need who have sites
 
-    return compiled(settings.sites.document, policy_of(settings), former, settings.sites.files)
+    sites = compiled(settings.sites.document, policy_of(settings), former, settings.sites.files)
+    _ = sites.reads, sites.cookies, sites.networks, settings.sites.owners  # here, since a reload runs this in a thread
+    return sites
 
 
 def rate_limits_of(given: AssemblyInputs, tier: Regional | None, sites: Sites | None) -> RateLimits | None:

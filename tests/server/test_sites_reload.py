@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from harness.client import until
 from harness.origin import OriginDouble, Reply
+from harness.pop import environment
+from harness.pop import running_pop as running_pop_here
 from harness.pop_process import RunningPop, running_pop
 
 from edgecache.config.settings import load
+from edgecache.config.sites import pools
 from edgecache.config.sources import Source
 from edgecache.semantics.errors import ConfigError
 from edgecache.server.config_reload import Configuration
@@ -160,3 +163,28 @@ async def test_a_thousand_sites_are_reloaded_without_a_lost_request(origin: Orig
         await asyncio.gather(*clients)
     print(f"reloads of 1,000 sites took {took} s; the slowest of {len(answers)} requests {slowest[0]:.3f} s")
     assert set(answers) == {200}
+
+
+async def test_a_reload_of_many_sites_makes_only_the_pools_in_use(
+    origin: OriginDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the loop, nothing is done for each site that a thread could do before, or its first request later."""
+    made: list[str] = []
+    make = pools._pool
+    monkeypatch.setattr(pools, "_pool", lambda settings, pool, hosts: made.extend(hosts) or make(settings, pool, hosts))
+    origin.otherwise(Reply(fields=FRESH, body=b"1"))
+    texts = ["".join(site(origin.url, name=f"s{n}").replace('"x"', f'"x{turn}"') for n in range(1000)) for turn in "ab"]
+    async with running_pop_here(origin, sites=texts[0]) as pop:
+        assert (await pop.get("/", ("Host", "s7.test"))).status == 200
+        assert set(made) == {"s7.test"}
+        settings = load(environment(origin.url, [("sites", texts[1])]))
+        before = pop.worker._switch.current.sites.opened["site s7"]
+        await pop.worker.reload(settings)
+        assert set(made) == {"s7.test"}
+        assert pop.worker._switch.current.sites.opened == {"site s7": before}
+        known = pop.worker._sites.site_of(b"s8.test")
+        changed = load(environment(origin.url, [("sites", texts[1].replace('"s7"', '"s7x"'))]))
+        await pop.worker.reload(changed)
+        assert pop.worker._sites.site_of(b"s8.test") is known
+        assert (await pop.get("/", ("Host", "s9.test"))).status == 200
+        assert set(made) <= {"s7.test", "s9.test"}

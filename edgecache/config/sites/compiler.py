@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 import re2
 
-from edgecache.config.addresses import host_names
+from edgecache.config.addresses import normalised
 from edgecache.config.sites import model
 from edgecache.config.sites.limits import limits_of
 from edgecache.config.sites.scalars import Regex
@@ -67,15 +67,8 @@ def compiled(
         ):
             site = before
         site = site or _site(written, policy, pages)
-        named += [(_host(host), site) for host in written.hosts]
+        named += [(normalised(host), site) for host in written.hosts]
     return Sites(named)
-
-
-def _host(written: str) -> str:
-    if written == "*":
-        return written
-    star = "*." if written.startswith("*.") else ""
-    return star + host_names(written.removeprefix("*."))[0]
 
 
 def _storing(written: model.Site, storing: Policy) -> Policy:

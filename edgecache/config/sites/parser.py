@@ -8,12 +8,12 @@ import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 import msgspec
 
-from edgecache.config.addresses import Origin, server
+from edgecache.config.addresses import Origin, normalised, server
 from edgecache.config.certificates import Described
 from edgecache.config.sites import model
 from edgecache.config.sites.certificates import certificates_of
@@ -78,6 +78,16 @@ class WrittenSites:
             return not self.file or written(self.file) == self
         except SitesError:
             return False
+
+    @cached_property
+    def owners(self) -> Mapping[str, str]:
+        """The names of sites by their hosts."""
+        return {host: site.name for site in self.document.sites for host in self.hosts_of(site)}
+
+    @staticmethod
+    def hosts_of(site: model.Site) -> list[str]:
+        """The hosts of `site` as requests have them; a wildcard keeps its star."""
+        return [normalised(host) for host in site.hosts]
 
     @property
     def countries(self) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from edgecache.config.addresses import Origin, server
@@ -11,16 +12,39 @@ from edgecache.config.settings import Settings
 from edgecache.config.sites import model
 
 
+class Pools(Mapping[str, Settings]):
+    """Settings by the name of each pool, made when they are asked for: a thousand sites cost what those in use do."""
+
+    def __init__(self, settings: Settings, document: model.Document) -> None:
+        self._settings = settings
+        self._document = document
+        self._written = {**document.pools, **dict(_alone(document, settings.origin_host))}
+        self._made: dict[str, Settings] = {}
+
+    def __getitem__(self, name: str) -> Settings:
+        """The settings of one pool; KeyError if there is none of that name."""
+        made = self._made.get(name)
+        if made is None:
+            hosts = tuple(self._hosts.get(name, ()))
+            made = self._made[name] = _pool(self._settings, self._written[name], hosts)
+        return made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._written)
+
+    def __len__(self) -> int:
+        return len(self._written)
+
+    @cached_property
+    def _hosts(self) -> dict[str, list[str]]:
+        return _hosts(self._document)
+
+
 def pools_of(settings: Settings) -> Mapping[str, Settings]:
     """Settings by the name of each pool; the origin of a site alone is a pool named after it."""
     if settings.sites is None:
         return {}
-    document, common = settings.sites.document, replace(settings, sites=None)
-    hosts = _hosts(document)
-    return {
-        name: _pool(common, pool, tuple(hosts.get(name, ())))
-        for name, pool in {**document.pools, **dict(_alone(document, settings.origin_host))}.items()
-    }
+    return Pools(replace(settings, sites=None), settings.sites.document)
 
 
 def _alone(document: model.Document, host: str) -> Iterator[tuple[str, model.Pool]]:

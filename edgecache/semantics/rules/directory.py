@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cached_property
 
 from edgecache.semantics import uri
 from edgecache.semantics.bounded_cache import BoundedCache
@@ -72,18 +73,18 @@ class Sites:
         site = self.site_of(url.partition(b"://")[2].partition(b"/")[0])
         return [] if site is None or b"?" not in url else spellings(site, url)
 
-    @property
+    @cached_property
     def reads(self) -> frozenset[bytes]:
         """Request fields that decide which rules hold, of any site."""
         return frozenset().union(*(site.reads for site in self.all))
 
-    @property
+    @cached_property
     def cookies(self) -> frozenset[bytes]:
         """How the names of cookies that decide which rules hold begin, of any site."""
         names = frozenset[str]().union(*(site.cookies for site in self.all))
         return frozenset(UP_TO_A_WILDCARD.match(name)[0].encode() for name in names)  # type: ignore[index]
 
-    @property
+    @cached_property
     def networks(self) -> tuple[Network, ...]:
         """Networks of clients that decide which rules hold, of any site."""
         tests = (test for site in self.all for rule in site.rules for test in rule.tests)
