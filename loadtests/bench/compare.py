@@ -4,7 +4,7 @@
 
 The server under test has core 0 to itself; wrk, the origin and this program share core 1. Everything happens
 on 127.0.0.1 and in a temporary directory. Tables go to stdout, progress and proofs to stderr. Exit code: 0;
-1 when a row FAILED; 2 when nothing could be measured.
+1 when a row FAILED or exceeds its bound; 2 when nothing could be measured.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from loadtests.bench.rounds import Standing, contest, say
 from loadtests.bench.scenarios import LIMITED, LOG, SCENARIOS, TRACES, Scenario
 from loadtests.lab.processes import StartError, free_port
 
-SITES = [sites.HIT.name, sites.VARIED.name]
+SITES = [sites.HIT.name, sites.VARIED.name, sites.JWT]
 REGIONAL = [regional.HIT.name, regional.SCALE.name, regional.DEAD.name]
 NAMES = [*(scenario.name for scenario in SCENARIOS), LOG.name, TRACES.name, LIMITED.name, *SITES, "memory", *REGIONAL]
 DESCRIPTORS = 16_384
@@ -76,12 +76,15 @@ class Bench:
         for scenario in (sites.HIT, sites.VARIED):
             if scenario.name in self._options.only:
                 self.measure_sites(scenario)
+        if sites.JWT in self._options.only:
+            self.measure_tokens()
 
     def compare(self, scenario: Scenario, contestants: Sequence[Contestant], base: str) -> list[Standing]:
         """One scenario: measure, print, remember."""
         options = self._options
         standings = contest(scenario, contestants, self._origin, self._directory, options.rounds, options.seconds)
         self._publish(report.table(scenario, standings, base), standings)
+        self.failed = self.failed or bool(report.exceeded(scenario, standings))
         self.results[scenario.name] = report.as_json(scenario, standings, base)
         return standings
 
@@ -128,6 +131,25 @@ class Bench:
         """What sites and rules cost edgecache."""
         given = {"EDGECACHE_SITES": sites.text(f"http://127.0.0.1:{self._origin.port}")}
         ours = [edgecache(self._options), edgecache(self._options, "edgecache with sites", more=given)]
+        self.compare(scenario, ours, "edgecache")
+
+    def measure_tokens(self) -> None:
+        """What it costs to check the token of each request."""
+        keys = self._directory / "bench.pem"
+        scenario, origin = sites.with_tokens(keys), f"http://127.0.0.1:{self._origin.port}"
+        plain, checked = sites.text_with_tokens(origin, None), sites.text_with_tokens(origin, keys)
+        ours = [
+            edgecache(self._options, more={"EDGECACHE_SITES": plain}),
+            edgecache(self._options, sites.CHECKED, more={"EDGECACHE_SITES": checked}),
+        ]
+        with ours[1].command(self._directory / "token-proof", self._origin.port) as server:
+            status = probe(server.port, "GET", "/o/0").status
+        say(f"{sites.JWT}: without a token: {status}")
+        if status != 401:
+            problem = f"a request without a token gets {status} instead of 401"
+            standing = Standing(sites.CHECKED, failures=[problem])
+            self._publish(report.table(scenario, [standing], "edgecache"), [standing])
+            return
         self.compare(scenario, ours, "edgecache")
 
     def _log_problem(self) -> str | None:

@@ -39,10 +39,30 @@ def table(scenario: Scenario, standings: Sequence[Standing], base_name: str) -> 
     lines += [_row(scenario, standing, base) for standing in standings]
     lines += [f"\n{each.name} FAILED: {'; '.join(each.failures)}" for each in standings if each.failures]
     lines += [f"\n{each.name}: {each.note}" for each in standings if each.note]
+    lines += [f"\n{words}" for words, _ in _bounded(scenario, standings)]
     crowd = max((each.others for standing in standings for each in standing.rounds), default=0.0)
     if crowd > CROWDED:
         lines.append(f"\nNot alone: something else used the servers' core up to {crowd:.0%} of a round.")
     return "\n".join(lines)
+
+
+def exceeded(scenario: Scenario, standings: Sequence[Standing]) -> list[str]:
+    """The bounds of a scenario that do not hold, in words."""
+    return [words for words, holds in _bounded(scenario, standings) if not holds]
+
+
+def _bounded(scenario: Scenario, standings: Sequence[Standing]) -> list[tuple[str, bool]]:
+    """Each bound of a scenario in words, and whether it holds; those of servers that were measured."""
+    named = {standing.name: standing for standing in standings}
+    found = []
+    for bound in scenario.bounds:
+        measured = ratio(named[bound.name], named.get(bound.base), cost_of(scenario)) if bound.name in named else None
+        if measured is not None:
+            holds = measured <= bound.most
+            verdict = "" if holds else ": **EXCEEDED**"
+            words = f"{bound.name}: {measured:.2f} × {bound.base}, bound {bound.most:.2f}{verdict}"
+            found.append((words, holds))
+    return found
 
 
 def _row(scenario: Scenario, standing: Standing, base: Standing | None) -> str:

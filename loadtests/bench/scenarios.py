@@ -18,6 +18,15 @@ class VerifyError(Exception):
 
 
 @dataclass(frozen=True)
+class Bound:
+    """What a server may cost at most, as a multiple of another's cost in the same rounds."""
+
+    name: str
+    base: str
+    most: float
+
+
+@dataclass(frozen=True)
 class Scenario:
     """One kind of request; the defaults are the memory hit."""
 
@@ -37,6 +46,8 @@ class Scenario:
     closes: bool = False  # a connection of its own for each request
     own: bool = False  # each request's client has an agent, a language and a referrer of its own, and it an id
     own_loader: bool = False  # by the loader that 304 and head need, to compare with them
+    tokens: tuple[str, ...] = ()  # of sessions by turns, in a cookie
+    bounds: tuple[Bound, ...] = ()
 
     @property
     def has_body(self) -> bool:
@@ -54,11 +65,18 @@ class Scenario:
 
     def _request(self, number: int, session: int) -> bytes:
         head = heads.request(self.method, self.path.format(number % self.urls), session, self.etag, own=self.own)
+        head = head.replace(b"Cookie: ", b"Cookie: " + self.cookie(session).encode())
         return head.replace(b"Connection: keep-alive\r\n", b"Connection: close\r\n") if self.closes else head
 
     def fills(self) -> list[bytes]:
         """One GET per URL."""
-        return [heads.request("GET", self.path.format(number)) for number in range(self.urls)]
+        cookie = b"Cookie: " + self.cookie(0).encode()
+        gets = (heads.request("GET", self.path.format(number)) for number in range(self.urls))
+        return [get.replace(b"Cookie: ", cookie) for get in gets]
+
+    def cookie(self, session: int) -> str:
+        """The cookie with the token of that session, if it has one, before others."""
+        return f"token={self.tokens[session % len(self.tokens)]}; " if self.tokens else ""
 
 
 SCENARIOS = (
@@ -90,6 +108,8 @@ def verify(scenario: Scenario, server: Process, origin: Origin) -> str:
     if reached != wanted:
         raise VerifyError(f"of {scenario.urls} requests {reached} reached the origin instead of {wanted}")
     fields = {"If-None-Match": scenario.etag} if scenario.etag else {}
+    if scenario.tokens:
+        fields["Cookie"] = scenario.cookie(0) + "theme=dark"
     answer = probe(server.port, scenario.method, scenario.path.format(0), fields)
     _check(scenario, answer)
     return f"{scenario.urls:,} URLs asked again: {reached:,} reached the origin; {_evidence(answer)}"
@@ -117,4 +137,11 @@ def _evidence(answer: Answer) -> str:
     return f"status {answer.status}, " + (", ".join(said) if said else "no field about the cache")
 
 
-LIMITED = Scenario("limited", "memory hit of a site whose clients have a rate (never reached) against one without")
+LIMITED = Scenario(
+    "limited",
+    "memory hit of a site whose clients have a rate (never reached) against one without",
+    bounds=(
+        Bound("edgecache limited", "edgecache unlimited", 1.15),
+        Bound("edgecache limited, regional", "edgecache unlimited, regional", 1.15),
+    ),
+)
