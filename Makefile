@@ -37,8 +37,8 @@ fuzz: $(VENV)/.installed-test ## 1,000,000 mutated messages without sockets, 50,
 	cd tests && ../$(BIN)/python -m fuzz $(ARGS)
 
 # Load tests, `python -m loadtests NAME`: ARGS=--help says more of each. The variables of their own are older than ARGS.
-LOADTESTS := bench heads-cost compression restart trace-policies chain hostile-load purge-load reload-load correctness real-sites \
-	wordpress wagtail nextjs plugin-purges dashboards-check
+LOADTESTS := bench heads-cost compression restart trace-policies chain hostile-load purge-load reload-load limits correctness \
+	real-sites wordpress wagtail nextjs plugin-purges dashboards-check
 .PHONY: load local-chain $(LOADTESTS)
 bench: ## speed beside nginx, HAProxy and varnish, as far as they are installed
 heads-cost: ## what a memory hit costs by the kind of its head, without sockets
@@ -48,6 +48,7 @@ trace-policies: ## recorded traces replayed through the eviction policies
 chain: ## a chain of POPs over a WAN of relays: latency and origin requests with and without tiers, and what breaks it
 hostile-load: ## hostile clients and accidents, each figure beside its bound: eight minutes; ARGS="--quick --only sockets"
 purge-load: ## purges over three regions with delays and cuts between them: how exact, how soon, at what cost
+limits: ## rates and concurrency of a region, kept by two POPs of two workers, with Valkey and without: four minutes
 reload-load: ## certificates renewed, 100 reloads, workers relieved under load: 0 failed requests
 correctness: ## random requests, each response checked against a model; ARGS="--requests 100000 --seed 7 --only parent"
 wordpress: ## WordPress behind edgecache with the recipe of docs/sites.md: visitors hit, users pass

@@ -21,6 +21,7 @@ PROGRAMS: Final = {
     "hostile-load": "faults.hostile_load",
     "purge-load": "faults.purge_load",
     "reload-load": "faults.reload_load",
+    "limits": "faults.limits_load",
     "correctness": "correctness.random_walk",
     "real-sites": "correctness.crawl_real_sites",
     "wordpress": "correctness.crawl_wordpress",

@@ -113,7 +113,7 @@ class Delivery:
 
     def learn_pass(self, exchange: Exchange, key: bytes, upstream_request: UpstreamRequest) -> None:
         """Remember that requests with this fingerprint are passed on, and the request upstream that they become."""
-        if self._known.learns(exchange.fingerprint):
+        if self._known.learns(exchange.fingerprint) and self._known.may_wait(exchange):
             gate = self._known.gates(exchange)
             known = Pass(exchange.request, exchange.head_in, key, exchange.client, upstream_request, gate)
             self._known.learn(exchange.fingerprint, known)

@@ -9,6 +9,7 @@
     on_log(exchange, took, tally)                        after the response, for counting and logging
     fingerprint(connection) -> bytes | None              what decides beside a head's bytes, as one line; None: parse it
     gate(exchange) -> Gate | None                        what admits later requests with its fingerprint, if anything
+    may_wait(exchange) -> bool                           whether later ones may, if they are not answered at once
     body_limit(request, peer, otherwise) -> int          bytes that a body may have, before it is read; 0: any
     around_known(answer_known) -> AnswerKnown            a gate before the fast path
 

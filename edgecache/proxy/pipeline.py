@@ -92,6 +92,8 @@ class Pipeline:
         self.answer_known = self._fast_path(fingerprint)
         self.on_deliver = edge.known.on_deliver = delivery_of(middleware)
         edge.known.gates = edge.alike.gates = gates_of(hooks(middleware, "gate"))
+        waits = hooks(middleware, "may_wait")
+        edge.known.may_wait = lambda exchange: all(may(exchange) for may in waits)
         self.body_limit = next(iter(hooks(middleware, "body_limit")), None)
         edge.policy_of = next(iter(hooks(middleware, "policy_of")), None)
         edge.on_lookup = lookup_of(hooks(middleware, "on_lookup"))

@@ -1,4 +1,4 @@
-"""The rate limits of one worker: its buckets, and the tokens that it leases from its region's Valkey.
+"""The limits of one worker: its buckets, what is under way, and the tokens that it leases from its region's Valkey.
 
     known key ──► Lease.take      no round trip: the lease has an estimate, and holds tokens
                      └──► ask     few are left: a script charges the key and grants more, in the background
@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b, sha1
 from os import urandom
 from typing import Any, Final
 
-from edgecache.semantics.rules.gcra import Bucket, Buckets, Lease
+from edgecache.proxy.concurrency import Concurrency
+from edgecache.semantics.rules.gcra import LATE, Bucket, Buckets, Lease
 from edgecache.semantics.rules.limits import Part, RequestLimit
 from edgecache.tasks import spawn
 from edgecache.telemetry.metrics import Registry
 from edgecache.valkey.availability import Availability
 from edgecache.valkey.batching import Commands
-from edgecache.valkey.client import UnknownScript
-from edgecache.wire.exchange import Exchange
+from edgecache.valkey.client import Failure, UnknownScript
 
 log = logging.getLogger("edgecache")
 BYTES_EACH: Final = 512  # of a bucket, with its key
@@ -79,7 +79,7 @@ OnLent = Callable[[Lease, Any], None]  # called with the reply
 
 
 class RateLimits:
-    """The limits of one worker. Mutable state: its buckets, what it leases, and the exchanges under way by key."""
+    """The limits of one worker. Mutable state: its buckets, what it leases, and what is under way."""
 
     def __init__(self, clock: Callable[[], float], registry: Registry, memory: int, workers: int) -> None:
         self.clock = clock  # resident time
@@ -87,15 +87,15 @@ class RateLimits:
         self._buckets = Buckets(max(LEAST, min(MOST, memory // 32 // BYTES_EACH)), self._settle)
         self._workers = workers
         self.region: RegionalTokens | None = None
-        self._under_way: dict[Hashable, set[Exchange]] = {}
-        self._keys: dict[Exchange, list[Hashable]] = {}
+        self.concurrency = Concurrency()
         registry.gauge(
             "edgecache_limit_keys", "Clients and others whose rate is known.", read=lambda: len(self._buckets)
         )
 
     def share_with(self, guard: Availability) -> None:
         """From now on, share rates with the workers of the region; on the running event loop."""
-        self.region = RegionalTokens(guard, self.clock, self._registry, self._workers)
+        self.region = self.concurrency.region = RegionalTokens(guard, self.clock, self._registry, self._workers)
+        self.region.on_sign = self.concurrency.renew
 
     def bucket(self, limit: RequestLimit, key: tuple[Part, ...], now: float) -> Bucket:
         """The bucket that counts for `key`."""
@@ -118,25 +118,6 @@ class RateLimits:
             "edgecache_limited", "Requests refused by a limit.", site=limit.site, rule=limit.rule
         ).value += 1
 
-    # --- requests under way
-
-    def enter(self, key: Hashable, exchange: Exchange, most: int) -> bool:
-        """Count `exchange` as under way; False if there are so many already."""
-        under_way = self._under_way.setdefault(key, set())
-        if len(under_way) >= most:
-            return False
-        under_way.add(exchange)
-        self._keys.setdefault(exchange, []).append(key)
-        return True
-
-    def leave(self, exchange: Exchange) -> None:
-        """`exchange` has ended, in whatever way."""
-        for key in self._keys.pop(exchange, ()):
-            under_way = self._under_way[key]
-            under_way.discard(exchange)
-            if not under_way:
-                del self._under_way[key]
-
     async def close(self) -> None:
         """Give back what is leased."""
         if self.region is not None:
@@ -144,14 +125,15 @@ class RateLimits:
 
 
 class RegionalTokens:
-    """Tokens out of the region's Valkey. Mutable state: the leases that hold some, and whether the region answers."""
+    """What the region's Valkey answers. Mutable state: the leases that hold tokens, and whether it answers."""
 
     def __init__(self, guard: Availability, clock: Callable[[], float], registry: Registry, workers: int) -> None:
         self._commands = Commands(guard, "rate limits", MOST_QUEUED)
         self._clock = clock
         self._own = workers
         self.share = 1 / workers  # of each rate, while the region does not answer
-        self._name = urandom(8).hex()
+        self.name = urandom(8).hex()  # of this worker
+        self.on_sign: Callable[[], None] = lambda: None  # called with each sign of life
         self._holding: set[Lease] = set()
         self._degraded = registry.counter(
             "edgecache_limit_degraded", "Requests that a worker limited by its share, without the region."
@@ -159,6 +141,24 @@ class RegionalTokens:
         self._is_well = True
         self._not_before = 0.0  # no question, after one that failed
         self._task = spawn(self._sweep_always(), "rate limits")
+
+    # --- commands of others
+
+    async def reply(self, *command: Any) -> Any:
+        """The reply to a command; None if there is none in time."""
+        if self._clock() < self._not_before:
+            return None
+        try:
+            reply = await self._commands.execute(command, COMMAND_BYTES, within=LATE)
+        except Failure:
+            self._not_before = self._clock() + PAUSE
+            return None
+        self._note_answer()
+        return reply
+
+    def send(self, *command: Any) -> None:
+        """Send a command whose reply does not matter."""
+        self._commands.send(command, COMMAND_BYTES * len(command))
 
     # --- what leases ask
 
@@ -172,7 +172,7 @@ class RegionalTokens:
         self._degraded.value += 1
         if self._is_well:
             self._is_well = False
-            log.warning("the regional tier does not answer: each worker limits rates by itself, with its share")
+            log.warning("the regional tier does not answer: each worker limits requests by itself, with its share")
 
     def settle(self, lease: Lease) -> None:
         """Give back what `lease` holds, or have its debt charged; it is not used any more."""
@@ -202,9 +202,12 @@ class RegionalTokens:
         lease.answered(granted, backlog / 1_000_000, self._clock())
         if lease.held > 0:
             self._holding.add(lease)
+        self._note_answer()
+
+    def _note_answer(self) -> None:
         if not self._is_well:
             self._is_well = True
-            log.warning("the regional tier answers: rates are limited by the region again")
+            log.warning("the regional tier answers: requests are limited by the region again")
 
     # --- what is not used
 
@@ -212,12 +215,13 @@ class RegionalTokens:
         for number in range(1 << 62):
             if number % PRESENT_EVERY == 0:
                 self.show_presence()
+                self.on_sign()
             await asyncio.sleep(SWEEP)
             self.sweep()
 
     def show_presence(self) -> None:
         """Say that this worker is there, and learn how many are."""
-        present = ("EVAL", PRESENT, 1, WORKERS, str(PRESENT_FOR), self._name)
+        present = ("EVAL", PRESENT, 1, WORKERS, str(PRESENT_FOR), self.name)
         self._commands.send(present, COMMAND_BYTES, self._note_workers)
 
     def _note_workers(self, _: int, reply: Any) -> None:

@@ -84,7 +84,8 @@ class RegionalHits:
         return True
 
     def _learn(self, exchange: Exchange, key: bytes, found: Found) -> None:
-        if self._known.learns(exchange.fingerprint) and not self._memory.has(key):
+        known = self._known
+        if known.learns(exchange.fingerprint) and known.may_wait(exchange) and not self._memory.has(key):
             gate = self._known.gates(exchange)
             plan = RegionalRead(exchange.request, exchange.head_in, key, found.base, gate)
             self._known.learn(exchange.fingerprint, plan)

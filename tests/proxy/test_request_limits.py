@@ -147,13 +147,13 @@ async def test_requests_under_way(origin: OriginDouble, end: str) -> None:
         )
     origin.on("/slow", reply)
     async with running_pop(origin, sites=sites(origin, "{ concurrency = 2 }")) as pop:
-        limits = pop.worker._rate_limits
+        concurrency = pop.worker._rate_limits.concurrency
         clients = [await pop.open() for _ in range(2)]
         for client in clients:
             await client.request("GET", "/slow", [HOST, *(upgrade if end == "upgraded" else ())])
             if end == "upgraded":
                 assert (await client.response_head()).status == 101
-        await until(lambda: len(limits._keys) == 2)
+        await until(lambda: len(concurrency) == 2)
         refusal = await pop.get("/", HOST)
         assert refusal.status == 429
         assert refusal.get("ratelimit-policy") == '"slow-down";q=2;qu="concurrent-requests"'
@@ -161,10 +161,10 @@ async def test_requests_under_way(origin: OriginDouble, end: str) -> None:
         if end in ("left", "upgraded"):
             for client in clients:
                 client.reset()
-            await until(lambda: not limits._keys)
+            await until(lambda: not concurrency)
         held.set()
-        await until(lambda: not limits._keys)
-        assert limits._under_way == {}
+        await until(lambda: not concurrency)
+        assert concurrency._under_way == {}
         for _ in range(5):
             assert (await pop.get("/", HOST)).status == 200
         for client in clients:
@@ -232,7 +232,7 @@ async def test_without_its_region_a_worker_limits_by_itself(
             server.stop()
             assert await statuses(pop, 30) == [200] * 7 + [429] * 23
             assert counted(pop, "edgecache_limit_degraded")[()] > 10
-    said = [record.getMessage() for record in caplog.records if "limits rates by itself" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "limits requests by itself" in record.getMessage()]
     assert len(said) == 1
 
 

@@ -177,6 +177,7 @@ class KnownHeads:
         self._passed_over = 0
         self.on_deliver: AddFields | None = None  # what middleware adds to each response
         self.gates: Callable[[Exchange], Gate | None] = lambda exchange: None  # of middleware that admits requests
+        self.may_wait: Callable[[Exchange], bool] = lambda exchange: True  # likewise: those not answered at once
         self.get = self._known.get
 
     def learns(self, raw: bytes | None) -> TypeGuard[bytes]:

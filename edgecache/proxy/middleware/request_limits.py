@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Final, Self
 
 from edgecache.proxy.fastpath.head_memo import Gate
-from edgecache.proxy.hooks import Context, Middleware
+from edgecache.proxy.hooks import HELD, Context, Go, Held, Middleware
 from edgecache.proxy.rate_limits import RateLimits
+from edgecache.proxy.responses import reply_locally
+from edgecache.proxy.task_guard import seen_through
 from edgecache.semantics.client_address import CLIENT_ADDRESS_FIELDS, Trust, client_address
 from edgecache.semantics.message import Request
 from edgecache.semantics.rules.conditions import RequestFacts
 from edgecache.semantics.rules.directory import Sites
 from edgecache.semantics.rules.gcra import Bucket
 from edgecache.semantics.rules.limits import RequestLimit, largest_body
+from edgecache.tasks import spawn
 from edgecache.telemetry.request_metrics import Tally
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import FullResponse, local_reply
@@ -36,6 +39,7 @@ class RequestLimits(Middleware):
         self._sites = sites
         self._limits = limits
         self._is_trusted = is_trusted
+        self._go: Go = lambda exchange: None
         self._by_address: dict[str, KeyByAddress] = {}  # by limit: heads share it
         self.reads = frozenset().union(*(limit.reads for limit in limits_of(sites)))
         if behind_proxies:
@@ -49,7 +53,7 @@ class RequestLimits(Middleware):
         behind_proxies = bool(context.settings.trusted_proxies)
         return cls(context.sites, context.rate_limits, context.is_trusted, behind_proxies=behind_proxies)
 
-    def on_request(self, exchange: Exchange) -> FullResponse | None:
+    def on_request(self, exchange: Exchange) -> FullResponse | Held | None:
         """Refuse the request, or count it."""
         limits: Sequence[RequestLimit] = exchange.request.policy.actions.own.get("limits", ())
         if not limits:
@@ -70,30 +74,58 @@ class RequestLimits(Middleware):
                 return self._refusal(limit, bucket.wait(now))
         return self._entered(exchange, limits, facts)
 
-    def _entered(self, exchange: Exchange, limits: Sequence[RequestLimit], facts: RequestFacts) -> FullResponse | None:
-        for limit in limits:
-            most = limit.concurrency
-            if most is not None and not self._limits.enter(("at once", *limit.key(facts)), exchange, most):
-                self._limits.leave(exchange)
-                return self._refusal(limit, A_MOMENT, "too-many-at-once", "too many requests are under way")
-        return None
+    def _entered(
+        self, exchange: Exchange, limits: Sequence[RequestLimit], facts: RequestFacts
+    ) -> FullResponse | Held | None:
+        """Count the request as under way, here and then in the region."""
+        concurrency = self._limits.concurrency
+        entering = [(one, ("at once", *one.key(facts))) for one in limits if one.concurrency is not None]
+        for limit, key in entering:
+            if not concurrency.enter(key, exchange, limit.concurrency or 0):
+                concurrency.leave(exchange)
+                return self._too_many(limit)
+        if not entering or concurrency.region is None:
+            return None
+        spawn(seen_through(exchange, self._enter_region(exchange, entering)), "limit concurrency")
+        return HELD
+
+    async def _enter_region(self, exchange: Exchange, entering: Sequence[tuple[RequestLimit, Hashable]]) -> None:
+        """Count the request in the region, then let it go on, or refuse it."""
+        concurrency = self._limits.concurrency
+        for limit, key in entering:
+            if not await concurrency.reserve(key, exchange, limit.concurrency or 0):
+                concurrency.leave(exchange)
+                if not exchange.gone:
+                    reply_locally(exchange, self._too_many(limit))
+                return
+        self._go(exchange)
+
+    def continues(self, go: Go) -> None:
+        """Learn how requests go on that had to wait for the region."""
+        self._go = go
 
     def on_log(self, exchange: Exchange, took: float, tally: Tally) -> None:
         """The request is not under way any more."""
-        self._limits.leave(exchange)
+        self._limits.concurrency.leave(exchange)
+
+    def may_wait(self, exchange: Exchange) -> bool:
+        """Whether later requests like it, which wait for another server, may go on as known heads: they are counted."""
+        return all(limit.concurrency is None for limit in self._limits_of(exchange))
 
     def gate(self, exchange: Exchange) -> Gate | None:
-        """Counts later requests with this head; those whose number at once is limited go the slow way."""
-        policy = exchange.request.policy
-        limits: Sequence[RequestLimit] = () if policy is None else policy.actions.own.get("limits", ())
-        if any(limit.concurrency is not None for limit in limits):
-            return lambda connection, now: False
+        """Counts later requests with this head. They are answered at once: their number at once is not limited."""
         facts = exchange.limited_as or self._facts(exchange)
         from_proxy = facts.client != exchange.client  # the head says for which client
-        finds = [self._finding(limit, facts, from_proxy=from_proxy) for limit in limits if limit.rate is not None]
+        limits = [limit for limit in self._limits_of(exchange) if limit.rate is not None]
+        finds = [self._finding(limit, facts, from_proxy=from_proxy) for limit in limits]
         if len(finds) == 1:
             return finds[0].gate
         return taking_all(finds) if finds else None
+
+    @staticmethod
+    def _limits_of(exchange: Exchange) -> Sequence[RequestLimit]:
+        policy = exchange.request.policy
+        return () if policy is None else policy.actions.own.get("limits", ())
 
     def _finding(self, limit: RequestLimit, facts: RequestFacts, *, from_proxy: bool) -> OneKey | KeyByAddress:
         """What finds the bucket of later requests with this head."""
@@ -127,6 +159,9 @@ class RequestLimits(Middleware):
     def _facts(self, exchange: Exchange) -> RequestFacts:
         request = exchange.request
         return RequestFacts(request, client_address(exchange.client, request.fields, self._is_trusted))
+
+    def _too_many(self, limit: RequestLimit) -> FullResponse:
+        return self._refusal(limit, A_MOMENT, "too-many-at-once", "too many requests are under way")
 
     def _refusal(
         self,
