@@ -146,7 +146,7 @@ class OriginDouble:
         self.tls = False
         self._scripts: dict[str, list[Reply] | Answer] = {}
         self._default: Answer | None = None
-        self._server: asyncio.Server | None = None
+        self.server: asyncio.Server | None = None
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._arrival = asyncio.Condition()
 
@@ -186,20 +186,26 @@ class OriginDouble:
         return len(self.received)
 
     @property
+    def writers(self) -> list[asyncio.StreamWriter]:
+        """Those of its connections that are open."""
+        return list(self._open.values())
+
+    @property
     def bytes_received(self) -> int:
         """How many bytes came in all."""
         return sum(map(len, self.received))
 
     async def request_seen(self, count: int = 1, within: float = TIMEOUT) -> ReceivedRequest:
         """Wait until `count` requests have begun in all; the last of them."""
-        await self._until(lambda: len(self.requests) >= count, f"request number {count}", within)
+        await self.until(lambda: len(self.requests) >= count, f"request number {count}", within)
         return self.requests[count - 1]
 
     async def all_whole(self, within: float = TIMEOUT) -> None:
         """Wait until every request that has begun has ended."""
-        await self._until(lambda: all(seen.whole for seen in self.requests), "the end of a request", within)
+        await self.until(lambda: all(seen.whole for seen in self.requests), "the end of a request", within)
 
-    async def _until(self, true: Callable[[], bool], what: str, within: float) -> None:
+    async def until(self, true: Callable[[], bool], what: str, within: float = TIMEOUT) -> None:
+        """Wait until it is so: looked at whenever something has come; `what` is what failed to come in time."""
         try:
             async with asyncio.timeout(within), self._arrival:
                 await self._arrival.wait_for(true)
@@ -213,28 +219,29 @@ class OriginDouble:
     async def start(self, tls: ssl.SSLContext | None = None) -> None:
         """Listen; on the port it had before, if it was stopped."""
         self.tls = tls is not None
-        self._server = await asyncio.start_server(self._serve, self.host, self.port, ssl=tls, backlog=2048)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.server = await asyncio.start_server(self.serve, self.host, self.port, ssl=tls, backlog=2048)
+        self.port = self.server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Refuse connections, and cut those that are open."""
-        if self._server is None:
+        if self.server is None:
             return
-        self._server.close()
+        self.server.close()
         serving = list(self._open)
         for task, writer in self._open.items():
             writer.transport.abort()
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
-        await self._server.wait_closed()
-        self._server = None
+        await self.server.wait_closed()
+        self.server = None
 
     @property
     def url(self) -> str:
         """Its address, as EDGECACHE_ORIGIN takes it."""
         return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection: for a listener that the test opens itself, on a Unix socket for one."""
         source = Bytes(lambda: reader.read(65536))
         number = len(self.received)
         self.received.append(source.seen)

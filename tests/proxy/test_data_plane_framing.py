@@ -130,7 +130,7 @@ async def test_a_client_that_leaves_ends_what_is_for_it_alone(origin: OriginDoub
         async with pop.client(receive_buffer=4096) as client:
             await client.request("GET", "/big")
             await client.response_head()
-        await until(lambda: not origin._open)
+        await until(lambda: not origin.writers)
 
 
 async def test_a_stream_that_outgrew_the_cache_is_for_nobody(origin: OriginDouble) -> None:

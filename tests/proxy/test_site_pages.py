@@ -36,7 +36,7 @@ async def test_pools_and_routes(tmp_path: Path) -> None:
         running_origin() as second,
         running_origin() as following,
         running_origin(tls=tls) as media,
-        await asyncio.start_unix_server(socket._serve, tmp_path / "api.sock"),
+        await asyncio.start_unix_server(socket.serve, tmp_path / "api.sock"),
     ):
         for origin, url in ((app, "10.0.0.5:8080"), (second, "10.0.0.6:8080"), (following, "10.0.0.7:8080")):
             text = text.replace(f"http://{url}", origin.url)

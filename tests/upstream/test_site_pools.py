@@ -113,7 +113,7 @@ async def test_checks_are_for_the_site_and_take_a_server_out() -> None:
         await run.get("/", "shop.test")
         for origin in run.origins:
             run.pop.worker._switch.sweep(10**9)
-            await origin._until(lambda: any(one.target == "/health" for one in origin.requests), "a check", 10)  # noqa: B023
+            await origin.until(lambda: any(one.target == "/health" for one in origin.requests), "a check", 10)  # noqa: B023
             checks = [one for one in origin.requests if one.target == "/health"]
             assert checks[0].get("host") == "shop.test"
         (pool,) = run.pop.worker._switch.current.origins
@@ -152,7 +152,7 @@ async def test_a_server_behind_a_unix_socket(tmp_path: Path) -> None:
     """Its Host is the client's, or localhost where its own is wanted."""
     path, double = tmp_path / "origin.sock", OriginDouble()
     double.otherwise(Reply(fields=STORED, body=b"by socket"))
-    listening = await asyncio.start_unix_server(double._serve, path)
+    listening = await asyncio.start_unix_server(double.serve, path)
     async with listening:
         for host, seen in (("client", "a.test"), ("origin", "localhost"), ("x.test", "x.test")):
             text = f'[pools.p]\nservers = ["unix:{path}"]\nhost = "{host}"\n' + OF_POOL

@@ -159,7 +159,7 @@ async def close_unseen(pop: Pop, origin: OriginDouble, by: Literal["fin", "rst"]
     (connection,) = pop.worker.pool._idle
     connection.transport.pause_reading()
     connection.transport = _Unseeing(connection.transport)
-    for writer in origin._open.values():
+    for writer in origin.writers:
         cut(writer, by)
     await let_others_run(20)
 
