@@ -129,9 +129,9 @@ class Relays:
             return self._fills.refuse(reply, Refused.BYPASS)
         if request.jurisdiction != self.jurisdiction:  # what is of another jurisdiction is not kept here
             return self._fills.refuse(reply, Refused.RESIDENCY)
-        if request.method not in (b"GET", b"HEAD"):
+        if request.method not in (b"GET", b"HEAD") and request.content is None:
             return self._fills.refuse(reply, Refused.METHOD)
-        if request.framing.length != 0:
+        if request.framing.length != 0 and request.content is None:
             return self._fills.refuse(reply, Refused.REQUEST_CONTENT)
         if reply.response.status == 101:
             return self._fills.refuse(reply, Refused.INTERIM)

@@ -27,6 +27,7 @@ from edgecache.proxy.middleware.maintenance import Maintenance
 from edgecache.proxy.middleware.origin_urls import OriginUrls
 from edgecache.proxy.middleware.peer_authentication import PeerAuthentication
 from edgecache.proxy.middleware.purge import Purge
+from edgecache.proxy.middleware.query_method import QueryMethod
 from edgecache.proxy.middleware.request_limits import RequestLimits
 from edgecache.proxy.middleware.residency import Residency
 from edgecache.proxy.middleware.rule_redirect import RuleRedirect
@@ -64,6 +65,7 @@ REGISTRY: Final[list[type[Middleware]]] = [
     Access,
     RuleResponse,
     CodedRequests,
+    QueryMethod,
     Purge,
     OriginUrls,
 ]

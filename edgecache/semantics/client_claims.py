@@ -131,4 +131,4 @@ def _group(fields: Fields, places: Collection[bytes]) -> bytes:
 
 def is_never_cached(request: Request) -> bool:
     """Whether the answer to `request` may be stored, or come from store (RFC 9110 §9.2.3)."""
-    return request.method in (b"GET", b"HEAD") and request.framing.length == 0
+    return request.content is not None or (request.method in (b"GET", b"HEAD") and request.framing.length == 0)

@@ -159,6 +159,7 @@ class Request(NamedTuple):
     written: bytes = b""  # the received target, where `target` is a reduced form of it
     group: bytes = b""  # part of the cache key: digest of the place that a trusted proxy names
     policy: Any = None  # of its site: a `RequestPolicy`; None where there are no sites
+    content: bytes | None = None  # of a QUERY, where it is a part of the cache key; None: the cache has no part in it
 
     @property
     def received_target(self) -> bytes:

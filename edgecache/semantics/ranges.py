@@ -93,8 +93,8 @@ def wanted_spans(request: Request, stored: Stored, length: int, most: int) -> li
     More than `most` ranges, ranges that overlap, and several that are large together (they would be copied for one
     client) are ignored (RFC 9110 §14.2): the complete representation is sent.
     """
-    if request.method != b"GET" or stored.status not in (200, 206):
-        return None  # §14.2: Range is defined for GET alone
+    if (request.method != b"GET" and request.content is None) or stored.status not in (200, 206):
+        return None  # §14.2: Range is defined for GET alone, and by RFC 10008 for QUERY
     specs = parse_range(request.fields.get(b"range"))
     if specs is None or len(specs) > most or not if_range_holds(request, stored):
         return None

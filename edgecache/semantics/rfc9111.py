@@ -50,12 +50,12 @@ READS: Final = frozenset((b"authorization", b"cache-control", b"pragma", *CONDIT
 
 def pass_reason(request: Request) -> Forward | None:
     """Why the cache has no part in `request`, or None where it has."""
-    if request.method != b"GET" and request.method != b"HEAD":
+    keyed, fields = request.content is not None, request.fields
+    if request.method != b"GET" and request.method != b"HEAD" and not keyed:
         return Forward.METHOD
-    fields = request.fields
     if request.claims:  # what a trusted proxy says of the client makes the answer its own
         return Forward.BYPASS
-    if request.upgrade or request.framing.length != 0:  # a GET with content: its answer is for it alone
+    if request.upgrade or (request.framing.length != 0 and not keyed):  # a GET with content: its answer is for it alone
         return Forward.BYPASS
     if b"if-match" in fields or b"if-unmodified-since" in fields:  # RFC 9111 §4.3.2: not for a cache to evaluate
         return Forward.BYPASS
@@ -141,7 +141,7 @@ def _rfc_forbids(
 ) -> Refused | None:
     """The conditions of RFC 9111 §3, in its order."""
     status = response.status
-    if request.method != b"GET":
+    if request.method != b"GET" and request.content is None:
         return Refused.METHOD
     if status < 200 or status == 304:
         return Refused.INTERIM

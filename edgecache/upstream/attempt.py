@@ -106,7 +106,7 @@ class Attempt(Delegate):
         """Whether the request may be sent to another member meanwhile; not if its response is for one client alone."""
         request = self.upstream_request
         sent = request.shared and self.is_sent and not (self._was_hedged or self.cancelled or request.upgrade)
-        return sent and may_ask_another(request.method, sent=True, has_body=request.body is not None)
+        return sent and may_ask_another(request.repeated_as, sent=True, has_body=request.has_body)
 
     def hedged_by(self, member: Member) -> Attempt:
         """The same request, for `member`."""

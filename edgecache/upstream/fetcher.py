@@ -68,13 +68,14 @@ class Upstream:
             request.method,
             request.target,
             lines,
-            body,
+            Body.of(request.content) if request.content else body,
             request.framing.length,
             request.upgrade,
             request.place[-1][1] if request.place else b"",  # the region is always known, and comes last
             wording,
             request.jurisdiction,
             not rfc9111.is_safe(request),
+            keyed=request.content is not None,
             route=route_of(request) if request.policy is not None else None,
         )
 

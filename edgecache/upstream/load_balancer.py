@@ -156,7 +156,7 @@ class Balancer:
 
         Beside the budget is what was under way since `lost_since` on a member when it was ejected: that happens once.
         """
-        if self._closed or not may_ask_another(request.method, sent=sent, has_body=request.body is not None):
+        if self._closed or not may_ask_another(request.repeated_as, sent=sent, has_body=request.has_body):
             return False
         if not self.has_untried(request, tried):
             return False

@@ -60,7 +60,7 @@ class Origins(Balancer):
     def choose(self, request: UpstreamRequest, tried: tuple[Member, ...]) -> Member | None:
         """The less loaded of two random members: of its region, or of any region if none of those is well."""
         now = self.clock()
-        may_probe = may_ask_another(request.method, sent=True, has_body=request.body is not None)
+        may_probe = may_ask_another(request.repeated_as, sent=True, has_body=request.has_body)
         allowed = self._allowed(request)
         left = [member for member in allowed if member not in tried] or allowed
         if not left:

@@ -3,9 +3,9 @@
     Edgecache-Pop: v1;NAME;SECONDS;SIGNATURE
 
 The signature is HMAC-SHA256 over everything that the receiver acts on because of it: who asks, when, method, scheme,
-site and target, and each internal field. It holds for `WINDOW` seconds around the receiver's clock, and only for
-requests that may be repeated at will (GET and HEAD without a body): whoever replays one within that time gets what
-the same bytes would have got anyway, and changes nothing.
+site and target, each internal field, and the content of a QUERY. It holds for `WINDOW` seconds around the receiver's
+clock, and only for requests that may be repeated at will (GET and HEAD without a body, QUERY): whoever replays one
+within that time gets what the same bytes would have got anyway, and changes nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Distrust(Label):
 
     UNSIGNED = "unsigned"
     MALFORMED = "malformed"
-    METHOD = "method"  # it is no GET or HEAD, or has a body
+    METHOD = "method"  # it is no GET or HEAD, or has a body, and is no QUERY whose content is here
     EXPIRED = "expired"  # it was signed too long ago, or the clocks differ
     FORGED = "forged"  # the signature is not that of any secret, for this request
 
@@ -55,7 +55,7 @@ def verified_pop(secrets: Sequence[bytes], now: float, request: Request) -> byte
     if match is None:
         return Distrust.MALFORMED
     pop, seconds, signature = match.groups()
-    if request.method not in REPEATABLE or request.framing.length != 0:
+    if request.content is None and (request.method not in REPEATABLE or request.framing.length != 0):
         return Distrust.METHOD
     internal = [line for line in request.fields if _is_internal(line[0])]
     expected = [_signature(secret, pop, seconds, request, internal) for secret in secrets if secret]
@@ -74,5 +74,7 @@ def _signature(secret: bytes, pop: bytes, seconds: bytes, request: Request, inte
     parts = [b"edgecache-pop-v1", pop, seconds, request.method, request.scheme, request.host, request.target]
     for line in fields:
         parts += line
+    if request.content is not None:
+        parts.append(b"content " + sha256(request.content).digest())
     message = b"".join([b"%d:%b" % (len(part), part) for part in parts])  # no part can run into the next
     return urlsafe_b64encode(hmac.digest(secret, message, sha256)).rstrip(b"=")

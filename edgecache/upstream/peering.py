@@ -20,6 +20,7 @@ from edgecache.semantics.client_address import Trust, client_address
 from edgecache.semantics.client_claims import is_claim
 from edgecache.semantics.forwarding import Gateway, upstream_lines
 from edgecache.semantics.message import FieldLine, Fields, Request, Response
+from edgecache.semantics.query_content import LARGEST, QUERY, with_content
 from edgecache.upstream.peer_auth import Distrust, signature_line, verified_pop
 from edgecache.upstream.peer_fields import (
     answer_lines,
@@ -50,11 +51,11 @@ def may_go_to_parents(request: Request) -> bool:
     Everything else goes to the origin at once: a write must not be replayed, and the POP that the client talks to
     sees to it that it is known everywhere; what is one identity's is for no cache.
     """
-    if request.claims:
+    if request.claims or request.upgrade or request.host.endswith(DEFAULT_PORTS):
         return False
-    if request.method != b"GET" and request.method != b"HEAD":
-        return False
-    return request.framing.length == 0 and not request.upgrade and not request.host.endswith(DEFAULT_PORTS)
+    if request.content is not None:
+        return True
+    return (request.method == b"GET" or request.method == b"HEAD") and request.framing.length == 0
 
 
 class Parental:
@@ -165,7 +166,7 @@ class Children:
         request, connection = exchange.request, exchange.connection
         name: bytes | Distrust = connection.peer_pop if connection is not None else b""
         if not name:
-            name = verified_pop(self._secrets, self._clock(), request)
+            name = verified_pop(self._secrets, self._clock(), _as_signed(exchange))
         if isinstance(name, Distrust):
             if name is not Distrust.UNSIGNED:
                 self._distrusted(name)
@@ -201,6 +202,12 @@ class Children:
         vector, required = self._log.vector, waiting.required
         self._stuck |= {region: vector[region] for region in required if vector[region] < required[region]}
         waiting.go_on(behind=True)
+
+
+def _as_signed(exchange: Exchange) -> Request:
+    """The request as a child has signed it: a QUERY with its content."""
+    content = exchange.content_up_to(LARGEST) if exchange.request.method == QUERY else None
+    return exchange.request if content is None else with_content(exchange.request, content)
 
 
 def _answer_behind(exchange: Exchange, go: Go) -> None:

@@ -88,6 +88,12 @@ class Exchange:
         """Whether nobody waits for this answer any more: it is complete, or the client has left."""
         return self._writer is None
 
+    def content_up_to(self, most: int) -> bytes | None:
+        """The content of the request; None if it is not all here yet, or has more than `most` bytes."""
+        if self.body is None:
+            return b""
+        return b"".join(self.body.pieces) if self.body.finished and self.body.size <= most else None
+
     @property
     def not_stored(self) -> Refused | None:
         """Why the answer from upstream is not stored, as far as is known; None of one that is, or came from a tier."""

@@ -70,6 +70,7 @@ class UpstreamRequest:
     jurisdiction: str = ""  # that the response must not leave; empty: it may go anywhere
     unsafe: bool = False  # whatever its method: a field of it may name another
     shared: bool = False  # the response is expected to serve others too: nothing in the request makes it one client's
+    keyed: bool = False  # a QUERY whose content is here, and keys its response: it may be repeated as a GET may
     route: UpstreamRoute | None = None  # towards the origin, where a site has its own
     names_origin: bool | None = None  # whether Host is that of the server that it goes to; None: as is usual there
     authorize: Authorize | None = field(default=None, repr=False)  # adds the credentials of its route
@@ -120,6 +121,16 @@ class UpstreamRequest:
                 authorize=None if credential is None else credential.authorize,
             )
         return self._routed
+
+    @property
+    def repeated_as(self) -> bytes:
+        """The method that says whether it may be sent to one server after the other."""
+        return b"GET" if self.keyed else self.method
+
+    @property
+    def has_body(self) -> bool:
+        """Whether it has content that may not be here when it is sent again."""
+        return self.body is not None and not self.keyed
 
     @property
     def may_be_repeated(self) -> bool:

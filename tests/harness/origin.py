@@ -146,6 +146,7 @@ class OriginDouble:
         self.tls = False
         self._scripts: dict[str, list[Reply] | Answer] = {}
         self._default: Answer | None = None
+        self.reads_first = False  # the whole body of a request, before its answer is made
         self.server: asyncio.Server | None = None
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._arrival = asyncio.Condition()
@@ -264,8 +265,10 @@ class OriginDouble:
         head = await read_head(source)
         request = ReceivedRequest(head, *parse_request_line(head.start), connection=number)
         await self._note(lambda: self.requests.append(request))
+        if self.reads_first:
+            await self._read_body(source, writer, request)
         reply = await self._reply_to(request)
-        if not reply.before_body:
+        if not (reply.before_body or self.reads_first):
             await self._read_body(source, writer, request)
         for status, fields in reply.interim:
             await self._write(writer, interim_bytes(status, fields))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -67,14 +69,21 @@ def _at(peer: str, *fields: tuple[str, str]) -> Sent:
 
 
 SETS_FIELD: Rule = {"last": False, "request_headers": {"set": {"X-R0": "0"}}}
-SEEDS: list[tuple[list[Rule], tuple[Sent, Sent]]] = [  # what random rule sets come to too seldom
+
+
+def _answers(value: str) -> Rule:
+    return {"last": False, "response_headers": {"set": {"X-S0": value}}}
+
+
+PLAIN = _at("203.0.113.1")
+SEEDS: list[tuple[list[Rule], tuple[Sent, Sent]]] = [  # the shortest ways to what random rule sets come to later
     (
         [{"name": "r0", "when": {"network": ["203.0.113.1"]}, **SETS_FIELD}],
-        (_at("203.0.113.1"), _at("203.0.113.2")),
+        (PLAIN, _at("203.0.113.2")),
     ),
     (
         [{"name": "r0", "when": {"cookie": {"s": True}}, **SETS_FIELD}],
-        (_at("203.0.113.1", ("Cookie", "s=1"), ("If-Match", "*")), _at("203.0.113.1")),
+        (_at("203.0.113.1", ("Cookie", "s=1"), ("If-Match", "*")), PLAIN),
     ),
     (
         [{"name": "r0", "when": {"cookie": {"s": True}}, **SETS_FIELD}],
@@ -85,7 +94,25 @@ SEEDS: list[tuple[list[Rule], tuple[Sent, Sent]]] = [  # what random rule sets c
             {"name": "r0", "when": {"cookie": {"s": True}}, "last": True, "access": {"public": True}},
             {"name": "r1", "when": {}, **SETS_FIELD},
         ],
-        (_at("203.0.113.1", ("Cookie", "s=1")), _at("203.0.113.1")),
+        (_at("203.0.113.1", ("Cookie", "s=1")), PLAIN),
+    ),
+    (
+        [{"name": "r0", "when": {"header": {"Accept-Language": "d*"}}, **SETS_FIELD}],
+        (_at("203.0.113.1", ("Accept-Language", "de")), _at("203.0.113.1", ("Accept-Language", "en"))),
+    ),
+    (
+        [{"name": "r0", "when": {}, "last": False, "cache": {"key": {"headers": ["Accept-Language"]}}}],
+        (_at("203.0.113.1", ("Accept-Language", "de")), _at("203.0.113.1", ("Accept-Language", "en"))),
+    ),
+    ([{"name": "r0", "when": {"query": {"q": True}}, **SETS_FIELD}], (PLAIN, PLAIN._replace(query="?q=1"))),
+    ([{"name": "r0", "when": {}, "last": False, "cache": {"ttl": "11s"}}], (PLAIN, PLAIN)),
+    (
+        [{"name": "r0", "when": {"status": "2xx"}, **_answers("0")}, {"name": "r1", "when": {}, **_answers("1")}],
+        (PLAIN, PLAIN),
+    ),
+    (
+        [{"name": "r0", "when": {"header": {"X-Ab": "1"}, "status": "2xx"}, **_answers("0")}],
+        (_at("203.0.113.1", ("X-Ab", "1")), PLAIN),
     ),
 ]
 
@@ -118,7 +145,7 @@ async def check_pair(pop: EchoingPop, match: str, listed: list[Rule], pair: tupl
 
 
 def run(examples: int, with_seed: int = 1, phases: tuple[Phase, ...] = (Phase.generate, Phase.shrink)) -> int:
-    """So many rule sets and pairs; the hits among the responses."""
+    """The seeds, and so many rule sets and pairs; the hits among the responses."""
     hits = 0
 
     async def all_examples() -> None:
@@ -250,6 +277,7 @@ def pending_rules_left_out_of_group(patch: pytest.MonkeyPatch) -> None:
 
 
 FAULTS = [
+    no_reads,
     no_networks,
     rule_left_out_of_group,
     last_left_out_of_group,
@@ -266,7 +294,20 @@ FAULTS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within as many rule sets as the long test has."""
+    """By a seed, at once. Random rule sets find each, too, within as many as the long test has: run this file."""
     fault(monkeypatch)
     with pytest.raises(AssertionError):
-        run(MANY, phases=(Phase.generate,))
+        run(FEW, phases=(Phase.generate,))
+
+
+if __name__ == "__main__":  # PYTHONPATH=tests python tests/proxy/test_sharing.py SEED ...: each fault without the seeds
+    SEEDS.clear()
+    for number, planted in product(map(int, sys.argv[1:]), FAULTS):
+        with pytest.MonkeyPatch.context() as patched:
+            planted(patched)
+            try:
+                run(MANY, number, (Phase.generate,))
+            except AssertionError:
+                sys.stdout.write(f"{number} {planted.__name__}: found\n")
+            else:
+                sys.stdout.write(f"{number} {planted.__name__}: NOT FOUND\n")

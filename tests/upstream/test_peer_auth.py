@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.semantics.message import FieldLine, Fields, Framing, Request
+from edgecache.semantics.query_content import with_content
 from edgecache.upstream.peer_auth import WINDOW, Distrust, signature_line, verified_pop
 
 SECRET, NOW = b"a secret of this fleet", 1_700_000_000.0
@@ -50,6 +51,15 @@ def test_what_a_pop_signed_is_its_own() -> None:
 def test_anything_else_is_not(change: dict[str, object], why: Distrust) -> None:
     """Nothing that the receiver acts on can be changed, added or left out."""
     assert verified_pop([SECRET], NOW, signed()._replace(**change)) is why  # type: ignore[arg-type]
+
+
+def test_the_content_of_a_query_is_signed() -> None:
+    """Another content, or none, is not what was signed; nor is one that is not here."""
+    request = signed(with_content(PLAIN._replace(method=b"QUERY"), b"[1]"))
+    for content, verdict in ((b"[1]", b"edge-1"), (b"[2]", Distrust.FORGED), (b"", Distrust.FORGED)):
+        assert verified_pop([SECRET], NOW, with_content(request, content)) == verdict
+    for framing in (Framing(3), Framing(0)):
+        assert verified_pop([SECRET], NOW, request._replace(content=None, framing=framing)) is Distrust.METHOD
 
 
 @pytest.mark.parametrize("secrets", [[], [b""], [b"another"]])

@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from edgecache.semantics.cache_key import parameter_name
+from edgecache.semantics.query_content import content_digest
 from edgecache.semantics.rules.actions import QueryKey
 from edgecache.semantics.rules.conditions import MOST_PARAMETERS, RequestFacts
 from edgecache.semantics.rules.policy import RequestPolicy, Site
@@ -25,6 +26,8 @@ def key_part(policy: RequestPolicy, facts: RequestFacts) -> bytes:
         parts.append(_written(b"g", b"", [facts.country.encode()]))
     if key.device:
         parts.append(_written(b"d", b"", [device_of(fields.get(b"user-agent") or b"")]))
+    if facts.request.content is not None:
+        parts.append(_written(b"q", b"", [content_digest(facts.request)]))
     return b"\n".join(parts)
 
 

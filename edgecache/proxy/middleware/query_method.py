@@ -1,0 +1,42 @@
+"""QUERY (RFC 10008): where a rule says so, its content is a part of the cache key, and it is answered as GET is."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from edgecache.proxy.hooks import NOTHING, Context, Middleware
+from edgecache.semantics.query_content import LARGEST, QUERY, with_content
+from edgecache.telemetry.metrics import Registry
+from edgecache.wire.exchange import Exchange
+
+
+class QueryMethod(Middleware):
+    """Takes contents that are here, and no larger than `LARGEST`; all others pass to the origin, and are counted."""
+
+    order = 890
+    reads = NOTHING  # of other methods; heads of QUERYs are never learnt
+
+    def __init__(self, registry: Registry) -> None:
+        words = "QUERYs that a rule would have had stored, and that were passed to the origin, by reason."
+        self._passed = {
+            reason: registry.counter("edgecache_query_passed", words, reason=reason) for reason in ("large", "late")
+        }
+
+    @classmethod
+    def configured(cls, context: Context) -> Self | None:
+        """Where a rule has QUERYs stored."""
+        rules = (rule for site in context.sites.all for rule in site.rules) if context.sites is not None else ()
+        return cls(context.registry) if any(rule.actions.caching.query_method for rule in rules) else None
+
+    def on_request(self, exchange: Exchange) -> None:
+        """Add the content to the request. `key_part` keys every request that has one."""
+        request = exchange.request
+        if request.method != QUERY or not request.policy.actions.caching.query_method:
+            return
+        exchange.fingerprint = None  # a head says nothing of the content
+        content = exchange.content_up_to(LARGEST)
+        if content is not None:
+            exchange.request = with_content(request, content)
+        else:
+            length = request.framing.length or (exchange.body.size if exchange.body is not None else 0)
+            self._passed["large" if length > LARGEST else "late"].value += 1
