@@ -84,7 +84,9 @@ class SlicingEdge(Edge):
         request, now = exchange.request, self.clock()
         if (entry is not None and entry.segments is None) or size > self.memory.largest or reads_only(request):
             return False
-        if rfc9111.forbids_storing(request) or not exchange.storable:
+        if (
+            rfc9111.forbids_storing(request) or not exchange.storable or request.content is not None
+        ):  # slices are of GETs
             return False
         head = slices.head_request(request, Slice(size, 0))
         if rfc9111.only_if_cached(request):

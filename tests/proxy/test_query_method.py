@@ -253,6 +253,19 @@ request_headers = { set = { X-S = "1" } }
                 assert is_hit(response) is hits, (method, body, place, cookie)
 
 
+async def test_slices_are_of_gets(origin: OriginDouble) -> None:
+    """A QUERY, or a range of one, is never had by GETs of slices."""
+    answering(origin)
+    text = example(origin.url).replace("query_method = true", 'query_method = true, slices = "64KiB"')
+    async with running_pop(origin, sites=text) as pop:
+        for fields in ((("Range", "bytes=0-1"),), ()):
+            body = bytes(3000) + str(fields).encode()
+            for _ in range(3):
+                response = await query(pop, body, *fields)
+                assert response.body in (b"to " + body, b"to")
+        assert {request.method for request in origin.requests} == {"QUERY"}
+
+
 async def test_random_contents_get_what_is_theirs(origin: OriginDouble) -> None:
     """Many spellings of few contents, over one POP: each response is to the content, whatever was stored before."""
     answering(origin)
