@@ -35,6 +35,7 @@ from edgecache.config.groups.storing import (
     MemorySettings,
     RegionalSettings,
     StorageSettings,
+    StoreSettings,
 )
 from edgecache.config.groups.traffic import (
     BalancingSettings,
@@ -69,6 +70,7 @@ class Settings(
     PopSettings,
     LogSettings,
     MemorySettings,
+    StoreSettings,
     RegionalSettings,
     PurgeSettings,
     WriteSettings,
@@ -215,6 +217,8 @@ RESTART: Final = frozenset(
         "regional_required",
         "regional_memory",
         "regional_directory",
+        "store",
+        "store_size",
     ]
 )
 
@@ -261,7 +265,11 @@ def _shares(environ: Mapping[str, str]) -> Shares:
     embedded = environ.get("EDGECACHE_REGIONAL", "").strip() == "embedded"
     kept = bool(environ.get("EDGECACHE_REGIONAL_DIRECTORY", "").strip())
     beside = size_of(environ.get("EDGECACHE_GEO_DB", "").strip())
-    wanted = ConfiguredSizes(written("WORKERS"), written("MEMORY"), written("REGIONAL_MEMORY"), embedded, kept, beside)
+    in_memory = environ.get("EDGECACHE_STORE", "").strip().startswith("memory")
+    store = written("STORE_SIZE") or ROWS["EDGECACHE_STORE_SIZE"].value("256MiB") if in_memory else 0
+    wanted = ConfiguredSizes(
+        written("WORKERS"), written("MEMORY"), written("REGIONAL_MEMORY"), embedded, kept, beside, store
+    )
     return shared_out(of_machine(), wanted)
 
 

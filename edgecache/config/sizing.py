@@ -56,7 +56,10 @@ class Shares:
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredSizes:
-    """Configured values; None: to be found. `kept`: Valkey writes dumps; `beside`: bytes that each worker loads."""
+    """Configured values; None: to be found.
+
+    `kept`: Valkey writes dumps; `beside`: bytes that each worker loads; `store`: bytes of the store in memory.
+    """
 
     workers: int | None = None
     memory: int | None = None
@@ -64,6 +67,7 @@ class ConfiguredSizes:
     embedded: bool = False
     kept: bool = False
     beside: int = 0
+    store: int = 0
 
     def valkey(self, regional: int) -> int:
         """Bytes of the embedded Valkey with so many of objects: its gaps, and what changes while it writes a dump."""
@@ -86,7 +90,7 @@ def of_machine() -> Resources:
 def shared_out(limits: Resources, wanted: ConfiguredSizes) -> Shares:
     """Configured values, completed with the best fit."""
     workers = _workers(limits, wanted) if wanted.workers is None else wanted.workers
-    left = None if limits.memory is None else limits.memory - wanted.processes(workers)
+    left = None if limits.memory is None else limits.memory - wanted.processes(workers) - wanted.store
     regional = _regional(left, wanted) if wanted.regional is None else wanted.regional
     left = None if left is None else left - wanted.valkey(regional)
     memory = _memory(left, limits.cgroup) if wanted.memory is None else wanted.memory
@@ -104,7 +108,7 @@ def _workers(limits: Resources, wanted: ConfiguredSizes) -> int:
     """One for each core, as far as memory allows."""
     if limits.memory is None:
         return limits.cores
-    taken = wanted.processes(0) + wanted.valkey(wanted.regional or LEAST_REGIONAL) + (wanted.memory or 0)
+    taken = wanted.processes(0) + wanted.store + wanted.valkey(wanted.regional or LEAST_REGIONAL) + (wanted.memory or 0)
     each = WORKER + wanted.beside + (LEAST_OBJECTS if wanted.memory is None else 0)
     return max(1, min(limits.cores, (limits.memory - taken) // each))
 
@@ -132,7 +136,8 @@ def configured_sizes(settings: Settings) -> ConfiguredSizes:
     regional = settings.regional_memory
     beside = size_of(settings.geo_db)
     embedded, kept = settings.regional == "embedded", bool(settings.regional_directory)
-    return ConfiguredSizes(settings.workers, settings.memory, regional, embedded, kept, beside)
+    store = settings.store_size if settings.store.startswith("memory") else 0
+    return ConfiguredSizes(settings.workers, settings.memory, regional, embedded, kept, beside, store)
 
 
 def size_of(path: str) -> int:
@@ -146,14 +151,15 @@ def refuse_too_much(settings: Settings, environ: Mapping[str, str], limits: Reso
     """Raise ConfigError if the limit cannot hold the settings; it names what `environ` sets of them."""
     wanted, limit = configured_sizes(settings), limits.memory
     processes, valkey = wanted.processes(settings.workers), wanted.valkey(settings.regional_memory)
-    needed = processes + valkey + settings.memory
+    needed = processes + valkey + settings.memory + wanted.store
     if limit is None or needed <= limit:
         return
-    named = ("EDGECACHE_MEMORY", "EDGECACHE_REGIONAL_MEMORY", "EDGECACHE_WORKERS")
+    named = ("EDGECACHE_MEMORY", "EDGECACHE_STORE_SIZE", "EDGECACHE_REGIONAL_MEMORY", "EDGECACHE_WORKERS")
     variable = next((name for name in named if environ.get(name, "").strip()), named[0])
     workers = "1 worker" if settings.workers == 1 else f"{settings.workers} workers"
     parts = f"{_mib(settings.memory)} for objects, {_mib(processes)} for the supervisor and {workers}"
     parts += f", {_mib(valkey)} for the embedded Valkey" if valkey else ""
+    parts += f", {_mib(wanted.store)} for the machine's store" if wanted.store else ""
     whose = "the cgroup allows" if limit == limits.cgroup else "the machine has"
     raise ConfigError(variable, f"does not fit into the {_mib(limit)} that {whose}: {parts}")
 

@@ -331,6 +331,14 @@ def regional(text: str) -> str:
     return text
 
 
+def store(text: str) -> str:
+    """`off`, `memory`, or `disk:` and a directory; `memory:` and a directory is what the supervisor tells workers."""
+    kind, colon, path = text.partition(":")
+    if text not in ("off", "memory") and not (kind in ("memory", "disk") and colon and path.startswith("/")):
+        raise ValueError("is not off, memory, or disk: and the absolute path of a directory")
+    return text
+
+
 def peers(text: str) -> dict[str, str]:
     """The Valkeys of other regions, out of `us=valkey://…,ap=valkeys://…`."""
     found: dict[str, str] = {}
@@ -422,6 +430,7 @@ GEO_OVERRIDES = SettingType("list of CIDR=country", geo_overrides, "198.51.100.0
 GEO_RULES = SettingType("list of place=region", geo_rules, "country:DE=eu,continent:NA=us,*=us")
 JURISDICTIONS = SettingType("list of region:jurisdiction", jurisdictions, "eu:EU,us:US")
 REGIONAL = SettingType("embedded, off or URL", regional, "valkeys://user:password@valkey.example:6380")
+STORE = SettingType("off, memory or disk:PATH", store, "disk:/var/cache/edgecache")
 CIPHER_KEY = SettingType("32 bytes in hex or base64", cipher_key)
 PEERS = SettingType("list of region=URL", peers, "us=valkeys://us.example:6380,ap=valkeys://ap.example:6380")
 PREFIX_MODES = SettingType("list of path=mode", prefix_modes, "/shop=consistent,/news=available")

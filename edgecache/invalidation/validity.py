@@ -48,6 +48,16 @@ class SharedFetches(Protocol):
         """Let no further request join a fetch for a URL with one of these names."""
 
 
+class SharedLog(Protocol):
+    """The purge log of a POP without a region whose workers share a store (`invalidation/machine_log.py`)."""
+
+    def written(self, position: int) -> str:
+        """What a record says of the position at which its response was requested; empty if that is not known."""
+
+    def position_of(self, seen: str) -> int | None:
+        """The position in this process, once it has applied what there is; None if it is not known."""
+
+
 class Invalidation:
     """Invalidation in one worker. Mutable state: the log."""
 
@@ -64,6 +74,7 @@ class Invalidation:
         self._cut_off_modes = cut_off_modes  # path prefix → available or consistent; the empty one is for all others
         self.replaying = False  # older entries are still being replayed: no record is proven
         self.cut_off = False  # the log of some region has been silent for too long
+        self.shared: SharedLog | None = None
         self._warn_at = 1  # forgotten registers that trigger the next warning
         self.ignored: IgnoredParameters | None = None  # query parameters left out of keys
         self.spellings: Callable[[bytes], list[bytes]] = lambda url: []  # of a URL, as rules of sites may reduce it
@@ -139,7 +150,15 @@ class Invalidation:
         """Whether `record`, stored by another process, is usable without the detail of a cut-off."""
         return not self.cut_off and self._verdict_on_record(record, record.seen) is Verdict.USABLE
 
+    def seen(self, stamp: Stamp) -> str:
+        """What a record says of the time at which its response was requested."""
+        return written(stamp.vector) if self.shared is None else self.shared.written(stamp.position)
+
     def _verdict_on_record(self, stored: Entry | Record, seen: str) -> Verdict:
+        if self.shared is not None:
+            position = self.shared.position_of(seen)
+            subject = Subject(stored.url, stored.tags, self._memory.normal_key(stored.url))
+            return Verdict.UNPROVEN if position is None else self.log.check(subject, position)
         vector = vector_of(seen)
         if vector is None or self.replaying:  # None: its time of request is unknown
             return Verdict.UNPROVEN

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from edgecache.invalidation.scopes import LONGEST_TARGET
-from edgecache.invalidation.validity import Invalidation, written
+from edgecache.invalidation.validity import Invalidation
 from edgecache.semantics import ranges, rfc9111
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.cache_tags import TooManyTags
@@ -124,7 +124,7 @@ class Fills:
             if reply.body.finished:  # else `_complete` will see it
                 self._regional_lost(region, reply)
 
-        return region.writer(stored, key, written(reply.seen.vector), allowed, given_up)
+        return region.writer(stored, key, self._invalidation.seen(reply.seen), allowed, given_up)
 
     def _regional_lost(self, region: Regional, reply: Reply) -> None:
         """The regional tier has not taken a body that is complete: it is not stored unless the memory has it."""
@@ -187,7 +187,7 @@ class Fills:
         key, _, stored, reply, _ = fill
         if not reply.response.framing.length == len(content) <= INLINE:
             return False
-        taken = region.store(entry or Entry(key, stored, content), key, written(reply.seen.vector))
+        taken = region.store(entry or Entry(key, stored, content), key, self._invalidation.seen(reply.seen))
         if not taken and entry is not None:
             self.count_refused(Refused.REGIONAL)
         return taken
@@ -271,7 +271,7 @@ class Fills:
         entry.set_head(freshened)
         self._memory.resize(entry)
         if self._region is not None and entry.segments is None:
-            key, seen = primary_key(request), written(reply.seen.vector)
+            key, seen = primary_key(request), self._invalidation.seen(reply.seen)
             if len(entry.content) > INLINE:
                 self._region.renew(entry, key, request.fields, seen)
             else:
@@ -297,7 +297,7 @@ class Fills:
             return False
         entry.passed = passed
         entry.set_head(freshened)
-        self._region.prolong(found, entry, written(reply.seen.vector))
+        self._region.prolong(found, entry, self._invalidation.seen(reply.seen))
         return True
 
     def completed(self, entry: Entry, reply: Reply) -> Reply | None:

@@ -13,7 +13,7 @@ from edgecache.proxy.components import Parts
 from edgecache.proxy.fastpath.head_memo import Hit, Pass, Rendered
 from edgecache.semantics import cache_status
 from edgecache.semantics.message import Request
-from edgecache.semantics.outcomes import Forward, Result
+from edgecache.semantics.outcomes import Forward, Result, Tier
 from edgecache.storage.memory import Entry
 from edgecache.storage.own_codings import representation
 from edgecache.upstream.peering import tell_of_entry
@@ -74,10 +74,14 @@ class Delivery:
             member = cache_status.forwarded(self._pop, why, status=304, collapsed=collapsed, refused=refused)
         return self._from(exchange, entry, result, now, member)
 
-    def from_tier(self, exchange: Exchange, entry: Entry, now: float, why: Forward, *, collapsed: bool = False) -> None:
-        """Answer out of `entry`, a whole that came from the regional tier."""
+    def from_tier(
+        self, exchange: Exchange, entry: Entry, now: float, why: Forward, *, collapsed: bool = False, near: bool = False
+    ) -> None:
+        """Answer out of `entry`, a whole out of the regional tier, or of the machine's store if it is `near`."""
         assert self._region is not None, "it came from there"
-        member = self._region.outcome(self._pop, entry, now, why, collapsed=collapsed)
+        if near or not self._region.shared:
+            exchange.tier = Tier.STORE
+        member = self._region.outcome(self._pop, entry, now, why, collapsed=collapsed, near=near)
         answered = self._from(exchange, entry, Result.REGIONAL, now, member)
         assert answered, "a whole entry answers every request"
 

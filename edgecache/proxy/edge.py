@@ -300,7 +300,7 @@ class Edge:
         fills = not reads_only(request)
         if fills and (isinstance(verdict, StaleWhileRevalidate) or region.tier.rises(key)):
             self.memory.adopt(entry, found.record.length)
-        self.delivery.from_tier(exchange, entry, now, why)
+        self.delivery.from_tier(exchange, entry, now, why, near=found.near)
         if fills and isinstance(verdict, StaleWhileRevalidate):
             self.fetcher.validate_in_background(entry, request)
         return None

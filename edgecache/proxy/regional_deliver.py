@@ -16,7 +16,7 @@ from edgecache.proxy.fastpath.head_memo import RegionalRead
 from edgecache.proxy.regional_fetch import Region
 from edgecache.proxy.responses import WITHOUT_LENGTH, send_stored, whole
 from edgecache.semantics.message import Request
-from edgecache.semantics.outcomes import Forward, Result
+from edgecache.semantics.outcomes import Forward, Result, Tier
 from edgecache.semantics.stored_response import is_fresh
 from edgecache.storage.regional import Found
 from edgecache.wire.exchange import Exchange
@@ -77,7 +77,9 @@ class RegionalHits:
         if fills and self._tier.rises(key) and len(body) <= self._memory.largest:
             self._region.check(found)
             self._memory.adopt(found.entry, record.length)
-        outcome = self._region.outcome(self._pop, record, now, why)
+        if found.near:
+            exchange.tier = Tier.STORE
+        outcome = self._region.outcome(self._pop, record, now, why, near=found.near)
         send_stored(exchange, whole(record, now, outcome, body, len(body)), record, Result.REGIONAL, outcome)
         if type(exchange) is not _Reading:
             self._learn(exchange, key, found)

@@ -56,8 +56,11 @@ class Region:
         clock: Callable[[], float],
         patience: float,
         name: bytes,
+        *,
+        shared: bool = True,
     ) -> None:
         self.tier = tier
+        self.shared = shared  # with other POPs; else it is the machine's store alone
         self.name = name  # of the tier, in Cache-Status
         self._memory = memory
         self._invalidation = invalidation
@@ -65,15 +68,19 @@ class Region:
         self._clock = clock  # resident time
         self.patience = patience  # seconds that a flight waits for the fetch of another worker
 
-    def outcome(self, pop: bytes, kept: Kept, now: float, why: Forward, *, collapsed: bool = False) -> bytes:
-        """The Cache-Status of a response of the POP `pop` that comes out of the tier."""
+    def outcome(
+        self, pop: bytes, kept: Kept, now: float, why: Forward, *, collapsed: bool = False, near: bool = False
+    ) -> bytes:
+        """The Cache-Status of a response of the POP `pop` that comes out of the tier, or of the machine's store."""
         ttl = kept.lifetime - int(current_age(kept, now))
-        hit = cache_status.hit(self.name, ttl, self._invalidation.detail)
+        hit = cache_status.hit(pop + b"/store" if near else self.name, ttl, self._invalidation.detail)
         return cache_status.from_tier(pop, hit, why, collapsed=collapsed)
 
     def is_led_by(self, request: Request) -> bool:
         """Whether it comes through a POP of this region: that one holds the lease, and must not be waited for."""
-        return request.child is not None and self.name.partition(b"/")[0].decode() in request.child.regions
+        return (
+            self.shared and request.child is not None and self.name.partition(b"/")[0].decode() in request.child.regions
+        )
 
     async def take_turn(self, request: Request, entry: Entry | None, client: str) -> Turn:
         """Wait for the fetch of another worker, or take the lease; `entry` is what this worker has stored."""

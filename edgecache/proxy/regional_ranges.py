@@ -12,7 +12,7 @@ from edgecache.proxy.components import Parts
 from edgecache.proxy.regional_fetch import Region
 from edgecache.proxy.task_guard import seen_through
 from edgecache.semantics import ranges
-from edgecache.semantics.outcomes import Forward, Result
+from edgecache.semantics.outcomes import Forward, Result, Tier
 from edgecache.semantics.ranges import Span
 from edgecache.storage.regional import Found
 from edgecache.tasks import spawn
@@ -38,7 +38,7 @@ class RegionalParts:
         if found.whole or not self._region.may_reuse(found, request):
             return False
         entry, now = found.entry, self._clock()
-        outcome = self._region.outcome(self._pop, entry, now, why)
+        outcome = self._region.outcome(self._pop, entry, now, why, near=found.near)
         response = responses.respond(entry, request, now, outcome, most_ranges, found.record.length)
         if response is not None:
             self._tell(exchange, found)
@@ -58,7 +58,7 @@ class RegionalParts:
                 self._go_on(exchange, key, None, why)
             return
         entry, now = found.entry, self._clock()
-        outcome = self._region.outcome(self._pop, entry, now, why)
+        outcome = self._region.outcome(self._pop, entry, now, why, near=found.near)
         response = responses.part(entry.stored, span, found.record.length, now, outcome)
         self._tell(exchange, found)
         reader = self._region.reader(found, exchange.request, exchange.client, span)
@@ -66,5 +66,7 @@ class RegionalParts:
         reader.start()
 
     def _tell(self, exchange: Exchange, found: Found) -> None:
+        if found.near:
+            exchange.tier = Tier.STORE
         if exchange.request.child is not None:
             tell_of_entry(exchange, found.entry, self._invalidation, self._clock())

@@ -88,6 +88,7 @@ class Tier(Label):
     """The tier that answered: a label of the request metrics."""
 
     MEMORY = "memory"
+    STORE = "store"  # the machine's
     REGIONAL = "regional"
     PARENT = "parent"  # another POP
     ORIGIN = "origin"

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import random
 from typing import Final
 
@@ -37,6 +38,7 @@ from edgecache.semantics.forwarding import Gateway
 from edgecache.semantics.outcomes import Revalidation
 from edgecache.semantics.rules.directory import Sites
 from edgecache.semantics.stored_response import Policy
+from edgecache.server.machine_store import StoreInUse, layers, opened
 from edgecache.server.worker_metrics import RegionalMetrics, WorkerMetrics
 from edgecache.storage.memory import Memory
 from edgecache.storage.record import Codec
@@ -62,6 +64,7 @@ ANSWERS: Final = 32  # and their responses to conditional requests a thirty-seco
 KNOWN: Final = 8  # known heads and rendered responses hold an eighth at most
 BREAKER_FAILURES: Final = 5  # consecutive, that open the breaker
 BREAKER_OPEN_FOR: Final = 0.5  # seconds
+LARGEST_SHARE: Final = 16  # of the machine's store, that one body may take
 LEAST_UNWRITTEN: Final = 4 * 1024 * 1024  # bytes waiting for the regional tier, however small the memory
 
 
@@ -69,6 +72,7 @@ LEAST_UNWRITTEN: Final = 4 * 1024 * 1024  # bytes waiting for the regional tier,
 class Assembled:
     """A request path, and those of its parts that are started and closed."""
 
+    store: StoreInUse | None
     edge: Edge
     tier: Regional | None
     logs: RegionLog | None  # None without a regional tier
@@ -92,11 +96,14 @@ def assemble(
 ) -> Assembled:
     """The request path that the settings describe, on the running event loop."""
     settings, watch, clock, is_trusted = given.settings, given.watch, given.clock, given.is_trusted
-    tier = regional_tier(settings, watch.regional, clock)
-    parts = _parts(given, tier)
-    own_log = InProcessLog(parts.invalidation)
-    logs = None
+    store = opened(settings)
+    tier = regional_tier(settings, watch, clock, store)
     if tier is not None:
+        watch.regional.read_state(tier)
+    parts = _parts(given, tier)
+    own_log = _own_log(settings, parts.invalidation, store)
+    logs = None
+    if settings.regional != "off":
         logs = RegionLog(settings, parts.invalidation, LogMetrics(watch.registry, settings.region), clock.wall)
     reaches = logs.follower.reaches if logs is not None else None
     recorder = logs.writer if logs is not None else own_log
@@ -113,7 +120,17 @@ def assemble(
         rules, peers = settings.residency_rules, logs.writer.peers
         near = {region: store for region, store in peers.items() if rules.of_region(region) == rules.home}
         writes.refresh = Refresher(edge, tier.codec, clock, near).refresh
-    return Assembled(edge, tier, logs, own_log, PurgeMethod(settings, recorder, watch.refused, is_trusted))
+    return Assembled(store, edge, tier, logs, own_log, PurgeMethod(settings, recorder, watch.refused, is_trusted))
+
+
+def _own_log(settings: Settings, invalidation: Invalidation, store: StoreInUse | None) -> InProcessLog:
+    """The log of this process, which lies in the machine's store if there is one, and no region."""
+    if store is None or settings.regional != "off":
+        return InProcessLog(invalidation)
+    from edgecache.invalidation.machine_log import MachineLog
+    from edgecache.storage.machine.purge_entries import PurgeEntries
+
+    return MachineLog(invalidation, PurgeEntries(store.store))
 
 
 def _edge_of(settings: Settings) -> type[Edge]:
@@ -192,32 +209,47 @@ def _region(
     if tier is None:
         return None
     tier.used = memory.codings.used
-    name = given.settings.region.encode() + b"/regional"
+    shared = given.settings.regional != "off"
+    name = given.settings.region.encode() + b"/regional" if shared else given.settings.pop.encode() + b"/store"
     patience = given.settings.follower_timeout
-    return Region(tier, memory, invalidation, upstream, given.clock.now, patience, name)
+    return Region(tier, memory, invalidation, upstream, given.clock.now, patience, name, shared=shared)
 
 
-def regional_tier(settings: Settings, counts: RegionalMetrics, clock: Clock) -> Regional | None:
-    """The regional tier, on the running event loop; None if it is off."""
+def regional_tier(
+    settings: Settings, watch: WorkerMetrics, clock: Clock, store: StoreInUse | None = None
+) -> Regional | None:
+    """The tier behind the memory, on the running event loop: the region's, the machine's, both, or None."""
+    if settings.regional == "off" and store is None:
+        return None
+    cipher = AESGCM(settings.regional_key) if settings.regional_key else None
+    if store is not None:
+        watch.store.read_state(store.store)
+    return Regional(
+        _availability(settings, watch.regional),
+        Codec(cipher, os.urandom, scope=settings.residency_rules.home.encode()),
+        budget=settings.regional_timeout,
+        lease=settings.regional_lease,
+        largest=_largest(settings, store),
+        count=watch.regional.read,
+        clock=clock,
+        most_unwritten=min(MOST_BYTES, max(LEAST_UNWRITTEN, settings.worker_memory // 2)),
+        layered=None if store is None else partial(layers, store.store, watch.store),
+    )
+
+
+def _availability(settings: Settings, counts: RegionalMetrics) -> Availability | None:
     if settings.regional == "off":
         return None
     access = access_of(settings, timeout=max(4 * settings.regional_timeout, 1.5))
     breaker = Breaker(BREAKER_FAILURES, BREAKER_OPEN_FOR, jitter=random)
-    guard = Availability(Link(access), breaker, time.monotonic, counts, settings.regional_timeout)
-    return Regional(
-        guard,
-        Codec(
-            AESGCM(settings.regional_key) if settings.regional_key else None,
-            os.urandom,
-            scope=settings.residency_rules.home.encode(),
-        ),
-        budget=settings.regional_timeout,
-        lease=settings.regional_lease,
-        largest=settings.regional_max_object,
-        count=counts.read,
-        clock=clock,
-        most_unwritten=min(MOST_BYTES, max(LEAST_UNWRITTEN, settings.worker_memory // 2)),
-    )
+    return Availability(Link(access), breaker, time.monotonic, counts, settings.regional_timeout)
+
+
+def _largest(settings: Settings, store: StoreInUse | None) -> int:
+    """Bytes of the largest body that the tier takes: with a region, what that takes."""
+    if settings.regional == "off" and store is not None:
+        return min(settings.regional_max_object, store.store.shape.total // LARGEST_SHARE)
+    return settings.regional_max_object
 
 
 def server_tls(settings: Settings) -> ServerTls | None:
@@ -290,6 +322,6 @@ def rate_limits_of(given: AssemblyInputs, tier: Regional | None, sites: Sites | 
         return None
     settings = given.settings
     limits = RateLimits(given.clock.now, given.watch.registry, settings.worker_memory, settings.workers)
-    if tier is not None:
+    if tier is not None and tier.guard is not None:
         limits.share_with(tier.guard)
     return limits

@@ -20,7 +20,7 @@ from edgecache.config.sizing import of_machine, refuse_too_much
 from edgecache.config.sources import Source
 from edgecache.config.validation import not_served
 from edgecache.semantics.errors import BAD_CONFIGURATION, ConfigError
-from edgecache.server import purge_command, sign_command
+from edgecache.server import machine_store, purge_command, sign_command
 from edgecache.server.config_reload import ended
 from edgecache.server.worker_main import DEFAULT_WORKER
 from edgecache.telemetry.traceback_limit import TracebackLimit
@@ -228,6 +228,9 @@ def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
         embedded_server = None
         if settings.regional != "off":
             embedded_server = _with_region(settings, source, sockets)
+            settings = load(source.merged())
+        if settings.store != "off":
+            sockets.enter_context(machine_store.prepared(settings, source))
             settings = load(source.merged())
         admin_listener = _admin_listener(settings, sockets)
         listeners = _listeners(settings, sockets)

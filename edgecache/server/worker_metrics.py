@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from edgecache.semantics.outcomes import Forward, Refused, Result, Tier
+from edgecache.server.store_metrics import StoreMetrics
 from edgecache.storage.regional import Read
 from edgecache.telemetry.event_loop_lag import LoopLag
 from edgecache.telemetry.metrics import Counter, Histogram, Registry, Snapshot
@@ -73,6 +74,7 @@ class WorkerMetrics:
             self._origin_failures(reason)
         self.opened = self.registry.counter("edgecache_connections_opened", "Client connections accepted ever.")
         self.regional = RegionalMetrics(self.registry)
+        self.store = StoreMetrics(self.registry)
         self.lag = LoopLag(self.registry, self.requests.bytes_in)
 
     def _responses(self, name: str, meaning: str) -> list[Counter]:
@@ -366,7 +368,10 @@ class RegionalMetrics:
         self._seconds: Histogram | None = None
 
     def read_state(self, tier: Regional) -> None:
-        """Export gauges of `tier`."""
+        """Export gauges of `tier`, if there is a Valkey."""
+        guard = tier.guard
+        if guard is None:
+            return
         for outcome in Read:
             self._reads[outcome] = self._registry.counter(
                 "edgecache_regional_reads", "Reads of the regional tier, by what they came to.", result=outcome.value
@@ -381,7 +386,7 @@ class RegionalMetrics:
             self._registry.gauge(
                 "edgecache_regional_breaker",
                 "1 for the state that the regional tier's breaker is in, of each worker.",
-                read=lambda state=state: float(tier.guard.breaker.state is state),  # type: ignore[misc]
+                read=lambda state=state: float(guard.breaker.state is state),  # type: ignore[misc]
                 state=state.value,
             )
         self._registry.gauge(
@@ -391,7 +396,8 @@ class RegionalMetrics:
 
     def read(self, outcome: Read) -> None:
         """Count a read by `outcome`."""
-        self._reads[outcome].value += 1
+        if outcome in self._reads:
+            self._reads[outcome].value += 1
 
     def batch(self, keys: int, seconds: float) -> None:
         """Count a batch of reads."""

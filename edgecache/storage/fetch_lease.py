@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import urandom
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import orjson
 from redis.exceptions import ConnectionError as LostConnection
@@ -61,12 +61,19 @@ class Lease:
     token: bytes
 
 
+class Forgets(Protocol):
+    """What a wait belongs to."""
+
+    def forget(self, waiting: LeaseWait) -> None:
+        """Remove a wait that is over."""
+
+
 class LeaseWait:
     """A wait for another worker's lease."""
 
     __slots__ = ("_leases", "_told", "key", "left")
 
-    def __init__(self, leases: Leases, key: bytes) -> None:
+    def __init__(self, leases: Forgets, key: bytes) -> None:
         self._leases = leases
         self._told: asyncio.Future[LeaseResult] = asyncio.get_running_loop().create_future()
         self.key = key

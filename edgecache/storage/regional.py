@@ -1,4 +1,5 @@
-"""L2: responses in a Valkey that all workers and POPs of a region share. Any failure of it is a counted miss.
+"""L2: responses in a Valkey that all workers and POPs of a region share, in the machine's store (`storage/machine`), or
+in both. Any failure of it is a counted miss.
 
     url ──► storage key ──► a record: the response, whole or with the name of its chunks (`storage/regional_chunks.py`)
                        └──► a signpost: the URL varies by these fields; each variant is a record of its own
@@ -21,7 +22,8 @@ from edgecache.semantics.outcomes import Label
 from edgecache.semantics.ranges import Span, strong_etag
 from edgecache.semantics.stored_response import NO_POSITION, Stored
 from edgecache.semantics.vary import selecting_values
-from edgecache.storage.fetch_lease import Lease, LeaseOutcome, LeaseResult, Leases, LeaseWait
+from edgecache.storage.fetch_lease import Lease, LeaseOutcome, LeaseResult, LeaseWait
+from edgecache.storage.lanes import MOST_BYTES, NEAR, Lanes, ReadLane, valkey_lanes
 from edgecache.storage.memory import Entry
 from edgecache.storage.record import Codec, Corrupt, Record, storage_key, variant_key
 from edgecache.storage.regional_chunks import LONGER, ChunkReader, ChunkWriter, Hole, chunk_keys
@@ -29,7 +31,7 @@ from edgecache.storage.resident_clock import Clock
 from edgecache.storage.server_memory import ServerMemory
 from edgecache.tasks import spawn
 from edgecache.valkey.availability import Availability
-from edgecache.valkey.batching import MOST_BYTES, Commands, Reads
+from edgecache.valkey.batching import Reads
 from edgecache.valkey.client import Failure
 
 INLINE: Final = 64 * 1024  # bytes of the largest body that lies in its record; larger ones lie in chunks
@@ -55,10 +57,11 @@ class Read(Label):
 class Found:
     """A stored response for a request: whole, or the head of a body that lies in chunks."""
 
-    __slots__ = ("_entry", "base", "record", "whole")
+    __slots__ = ("_entry", "base", "near", "record", "whole")
 
-    def __init__(self, record: Record, base: bytes) -> None:
+    def __init__(self, record: Record, base: bytes, *, near: bool) -> None:
         self.record = record
+        self.near = near  # it lay in the machine's store
         self.base = base  # the storage key
         self.whole = not record.chunks  # the body is here
         self._entry: Entry | None = None
@@ -79,7 +82,7 @@ class Regional:
 
     def __init__(
         self,
-        guard: Availability,
+        guard: Availability | None,
         codec: Codec,
         *,
         budget: float,
@@ -88,21 +91,23 @@ class Regional:
         count: Callable[[Read], None],
         clock: Clock,
         most_unwritten: int = MOST_BYTES,
+        layered: Callable[[Lanes | None], Lanes] | None = None,
     ) -> None:
-        self.guard = guard
+        self.guard = guard  # of the Valkey; None: there is none, but only the machine's store
         self._take_within = max(TAKE_WITHIN, 4 * budget)  # seconds
         self.codec = codec
         self._most = largest  # bytes of the largest body that is taken, if the server has room for it
         self._memory = ServerMemory()
         self._count = count
         self._clock = clock
-        self.reads = Reads(guard, budget)
-        self.bulk = Reads(guard, max(budget, 1.0), patient=True)  # chunks: no first byte waits behind one
-        self._followed = Reads(guard, self._take_within, patient=True)  # what another worker's fetch has stored
-        self.writes = Commands(guard, "regional writes", most_unwritten)
-        self._control = Commands(guard, "regional control")
-        self.leases = Leases(guard, self._control, lease)
-        self.reads.suspects = self._weigh
+        lanes = None if guard is None else valkey_lanes(guard, budget, self._take_within, lease, most_unwritten)
+        if lanes is not None and isinstance(lanes.reads, Reads):
+            lanes.reads.suspects = self._weigh
+        if layered is not None:
+            lanes = layered(lanes)
+        assert lanes is not None, "there is a Valkey, or a store"
+        self._layered = layered is not None
+        self.reads, self.bulk, self._followed, self.writes, self._control, self.leases = lanes
         self.used: Callable[[bytes], Codings | None] = lambda url: None  # codings that responses of its site have used
         self._signposts: dict[bytes, Record] = {}
         self._deleting: dict[bytes, int] = {}  # storage key → how often its deletion is under way
@@ -120,7 +125,7 @@ class Regional:
         self.look_up_at(storage_key(url), url, fields, on_found)
 
     def look_up_at(
-        self, base: bytes, url: bytes, fields: Fields, on_found: OnFound, reads: Reads | None = None
+        self, base: bytes, url: bytes, fields: Fields, on_found: OnFound, reads: ReadLane | None = None
     ) -> None:
         """As `look_up`, where the storage key `base` of `url` is known."""
         reads = reads or self.reads
@@ -144,7 +149,14 @@ class Regional:
         return await found
 
     def _base_read(
-        self, reads: Reads, url: bytes, base: bytes, fields: Fields, on_found: OnFound, value: bytes | None, word: str
+        self,
+        reads: ReadLane,
+        url: bytes,
+        base: bytes,
+        fields: Fields,
+        on_found: OnFound,
+        value: bytes | None,
+        word: str,
     ) -> None:
         record = self._decoded(base, base, url, value, word)
         if record is None:
@@ -157,10 +169,10 @@ class Regional:
             self._remember(base, record)
             self._read_variant(reads, url, base, record, fields, on_found)
         else:
-            self._deliver(base, record, on_found)
+            self._deliver(base, record, on_found, word)
 
     def _read_variant(
-        self, reads: Reads, url: bytes, base: bytes, signpost: Record, fields: Fields, on_found: OnFound
+        self, reads: ReadLane, url: bytes, base: bytes, signpost: Record, fields: Fields, on_found: OnFound
     ) -> None:
         key = variant_key(base, signpost.chunks, self._values(url, signpost.vary, fields))
         reads.get(key, partial(self._variant_read, url, base, key, on_found))
@@ -176,11 +188,12 @@ class Regional:
         if record is None:
             on_found(None)
         else:
-            self._deliver(base, record, on_found)
+            self._deliver(base, record, on_found, word)
 
-    def _deliver(self, base: bytes, record: Record, on_found: OnFound) -> None:
-        self._count(Read.HIT)
-        on_found(Found(record, base))
+    def _deliver(self, base: bytes, record: Record, on_found: OnFound, word: str) -> None:
+        if word != NEAR:
+            self._count(Read.HIT)
+        on_found(Found(record, base, near=word == NEAR))
 
     def _decoded(self, base: bytes, key: bytes, url: bytes, value: bytes | None, word: str) -> Record | None:
         if value is None:
@@ -285,7 +298,7 @@ class Regional:
 
     def write(self, record: Record, life: float) -> bytes:
         """Write `record` for `life` seconds; returns its name, empty if it is not enqueued."""
-        if life <= 0 or self.guard.unresponsive:  # before it is encoded, which takes time
+        if life <= 0 or self._unresponsive:  # before it is encoded, which takes time
             return b""
         base = storage_key(record.url)
         key = base
@@ -339,7 +352,7 @@ class Regional:
 
     async def take(self, url: bytes, fields: Fields) -> Lease | LeaseWait | None:
         """The lease to fetch `url`, or a wait for another worker's; None if the tier does not answer."""
-        if self.guard.unresponsive:
+        if self.guard is not None and self.guard.unresponsive:
             return None
         key = storage_key(url)
         if (signpost := self._signposts.get(key)) is not None:
@@ -354,16 +367,22 @@ class Regional:
 
     @property
     def state(self) -> str:
-        """The state of the breaker: closed, open or half-open."""
-        return self.guard.breaker.state.value
+        """The state of the Valkey's breaker: closed, open or half-open."""
+        return "closed" if self.guard is None else self.guard.breaker.state.value
+
+    @property
+    def _unresponsive(self) -> bool:
+        """Whether nothing takes a record now."""
+        return self.guard is not None and self.guard.unresponsive and not self._layered
 
     async def close(self) -> None:
         """Close every task and connection."""
         await self.leases.close()
         for lane in (self.reads, self.bulk, self._followed, self.writes, self._control):
             await lane.close()
-        await self.guard.close()
-        await self.guard.link.close()
+        if self.guard is not None:
+            await self.guard.close()
+            await self.guard.link.close()
 
 
 WEIGH: Final = (

@@ -16,8 +16,8 @@ from typing import Any, Final, Protocol
 
 from edgecache.semantics.ranges import Span
 from edgecache.semantics.rope import Piece
+from edgecache.storage.lanes import ReadLane, WriteLane
 from edgecache.storage.record import Codec, Corrupt, Record, chunk_key
-from edgecache.valkey.batching import Commands, Reads
 from edgecache.wire.body import Body
 from edgecache.wire.body_readers import WINDOW, Cursor
 from edgecache.wire.slow_readers import SlowReaders
@@ -49,7 +49,7 @@ class ChunkWriter:
 
     def __init__(
         self,
-        writes: Commands,
+        writes: WriteLane,
         codec: Codec,
         base: bytes,
         life: float,
@@ -209,7 +209,7 @@ class ChunkReader:
     `hole` is called with the place at which it ends early, to go on from there or to fail.
     """
 
-    def __init__(self, reads: Reads, codec: Codec, base: bytes, record: Record, span: Span, hole: Hole) -> None:
+    def __init__(self, reads: ReadLane, codec: Codec, base: bytes, record: Record, span: Span, hole: Hole) -> None:
         self.body = Body(self)
         self.span = span
         self._reads = reads

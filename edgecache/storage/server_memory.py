@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from edgecache.valkey.batching import Commands
+from edgecache.storage.lanes import WriteLane
 
 log = logging.getLogger("edgecache")
 SHARE: Final = 10  # one body takes a tenth of the server's memory at most: more would evict too much
@@ -28,7 +28,7 @@ class ServerMemory:
         """The most bytes of one body."""
         return UNKNOWN if self._size is None else self._size // SHARE
 
-    def query(self, lane: Commands, key: bytes) -> None:
+    def query(self, lane: WriteLane, key: bytes) -> None:
         """Query the server that has `key`, through the queue `lane`."""
         lane.send(("EVAL", MEMORY, "1", key), 0, self._on_reply)
 

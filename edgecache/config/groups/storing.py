@@ -15,6 +15,7 @@ from edgecache.config.types import (
     LIST_FIELDS,
     REGIONAL,
     SIZE,
+    STORE,
     SWITCH,
     one_of,
 )
@@ -33,6 +34,25 @@ class MemorySettings:
     )
     memory_policy: str = setting(one_of("lru", "sieve", "s3fifo"), "s3fifo", "Eviction policy of the memory.")
     max_object_memory: int = setting(SIZE, "0", "Largest object kept in memory; 0 is a tenth of one worker's share.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """The machine's store."""
+
+    store: str = setting(
+        STORE,
+        "off",
+        "Store that all workers of the machine share: `off`, `memory` (in /dev/shm), or `disk:` and a directory of"
+        " this POP's own, whose contents outlive a restart. Needs the wheel lmdb.",
+    )
+    store_size: int = setting(
+        SIZE,
+        "256MiB",
+        "Size of that store, allocated at the start; the largest object in it is a sixteenth.",
+        least="16MiB",
+        most="64TiB",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,6 @@ ENTRY: Final = 80  # bytes of one entry, in pages that are two thirds full
 SMALL_SHARE: Final = 10  # what is new has a tenth of the rest
 LEAST_SMALL: Final = 512 * 1024  # bytes of the log of new records
 SLOT_BYTES: Final = 1024  # of the store, for each slot that remembers use
-LARGEST_SHARE: Final = 16  # a body is a sixteenth of the store at most
 SMALL, MAIN = 0, 1
 
 RECORD: Final = struct.Struct("<4sIQ16s")  # magic, bytes of the value, its position, digest of its key

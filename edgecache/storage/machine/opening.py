@@ -48,6 +48,16 @@ def private_directory(parent: str = SHARED_MEMORY) -> str:
     return path
 
 
+def make_directory(path: str) -> None:
+    """Make the directory of a store, unless it is there."""
+    os.makedirs(path, 0o700, exist_ok=True)
+
+
+def spoil(path: str) -> None:
+    """Let no process find a store at `path`: an invalidation will be missing in it."""
+    os.unlink(f"{path}/head")
+
+
 class Owner:
     """The right of one POP to a directory; it ends with the process that holds it. Raises Taken, or OSError."""
 

@@ -1,0 +1,153 @@
+"""The machine's store of a POP: prepared by the supervisor, opened by each worker; both go on without it.
+
+The modules of the store are imported only where it is on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from edgecache.config.settings import Settings
+from edgecache.config.sources import Source
+from edgecache.semantics.errors import ConfigError
+from edgecache.storage.lanes import Lanes
+
+if TYPE_CHECKING:
+    from edgecache.storage.machine.lanes import StoreCounts
+    from edgecache.storage.machine.opening import Owner
+    from edgecache.storage.machine.store import MachineStore
+
+log = logging.getLogger("edgecache")
+VARIABLE: Final = "EDGECACHE_STORE"
+OFF: Final = "off"
+MEMORY: Final = "memory"
+
+
+class StoreInUse:
+    """The store as one worker has it open, and the right to its directory if this process has that."""
+
+    def __init__(self, store: MachineStore, owner: Owner | None) -> None:
+        self.store = store
+        self._owner = owner
+
+    def close(self) -> None:
+        """Close it; a directory of this process alone is removed."""
+        self.store.close()
+        if self._owner is not None:
+            self._owner.remove()
+
+
+def identity_of(settings: Settings) -> bytes:
+    """What the records of a store are bound to."""
+    from edgecache.storage.machine import opening
+
+    log_of = b"own" if settings.regional == OFF else b"region " + settings.region.encode()
+    return opening.identity_of(log_of, settings.regional_key, settings.residency_rules.home.encode())
+
+
+@contextmanager
+def prepared(settings: Settings, source: Source) -> Iterator[None]:
+    """Have a store for the workers while this lasts, if the settings want one; without one they serve as well."""
+    if settings.store == OFF:
+        yield
+        return
+    if importlib.util.find_spec("lmdb") is None:
+        raise ConfigError(VARIABLE, f"{settings.store} needs the wheel lmdb: pip install 'edgecache[store]'")
+    owner = _prepare(settings)
+    source.fix(VARIABLE, OFF if owner is None else f"{_kind(settings)}:{owner.path}")
+    try:
+        yield
+    finally:
+        if owner is not None:
+            _end(settings, owner)
+
+
+def _kind(settings: Settings) -> str:
+    return settings.store.partition(":")[0]
+
+
+def _prepare(settings: Settings) -> Owner | None:
+    import lmdb
+
+    from edgecache.storage.machine import opening
+
+    owner, path = None, settings.store.partition(":")[2]
+    in_memory = settings.store == MEMORY
+    try:
+        path = path or opening.private_directory()
+        opening.make_directory(path)
+        owner = opening.Owner(path)
+        why = opening.prepare(path, settings.store_size, identity_of(settings), mapped=_kind(settings) == MEMORY)
+    except (OSError, lmdb.Error) as error:
+        log.warning("the machine's store (%s) is not used: %s", settings.store, error)
+        if owner is not None:
+            owner.remove() if in_memory else owner.close()
+        return None
+    if why and not in_memory:
+        log.info("the machine's store begins empty path=%s: %s", path, why)
+    return owner
+
+
+def _end(settings: Settings, owner: Owner) -> None:
+    """Remove a store in memory; have one on a disk outlive the machine."""
+    import lmdb
+
+    from edgecache.storage.machine import opening
+
+    if settings.store == MEMORY:
+        owner.remove()
+        return
+    try:
+        opening.close_orderly(owner.path, settings.store_size, identity_of(settings), mapped=False)
+    except (OSError, lmdb.Error) as error:
+        log.warning("the machine's store could not be written to the disk: %s", error)
+    owner.close()
+
+
+def opened(settings: Settings) -> StoreInUse | None:
+    """The store, open in this worker; None if there is none, or if it cannot be used."""
+    if settings.store == OFF:
+        return None
+    import lmdb
+
+    from edgecache.storage.machine import opening
+
+    owner = None
+    if settings.store == MEMORY:  # a worker without a supervisor
+        if (owner := _prepare(settings)) is None:
+            return None
+        settings = replace(settings, store=f"{MEMORY}:{owner.path}")
+    kind, _, path = settings.store.partition(":")
+    try:
+        store = opening.open_store(path, settings.store_size, identity_of(settings), mapped=kind == MEMORY)
+    except (OSError, lmdb.Error) as error:
+        log.warning("the machine's store is not used by this worker: %s", error)
+        with suppress(OSError):
+            opening.spoil(path)  # this worker's invalidations will not be in it
+        return None
+    return StoreInUse(store, owner)
+
+
+def layers(store: MachineStore, counts: StoreCounts, lanes: Lanes | None) -> Lanes:
+    """The queues of a tier that has the machine's store, alone or before those of a region."""
+    from edgecache.storage.machine.fetch_locks import FetchLocks
+    from edgecache.storage.machine.lanes import StoreReads, StoreWrites
+    from edgecache.storage.machine.layered import LayeredReads, LayeredWrites, RegionalFirst
+
+    reads, bulk = StoreReads(store, counts), StoreReads(store, counts, in_turn=True)
+    writes = StoreWrites(store, counts)
+    if lanes is None:
+        return Lanes(reads, bulk, reads, writes, writes, FetchLocks(store.path))
+    return Lanes(
+        reads=LayeredReads(reads, lanes.reads, writes),
+        bulk=LayeredReads(bulk, lanes.bulk, writes),
+        followed=RegionalFirst(reads, lanes.followed, writes),
+        writes=LayeredWrites(writes, lanes.writes),
+        control=LayeredWrites(writes, lanes.control),
+        leases=lanes.leases,
+    )

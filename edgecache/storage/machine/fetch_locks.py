@@ -1,0 +1,137 @@
+"""Request collapsing across the workers of a machine: the process that holds a key's lock fetches, the others wait.
+
+A lock is a byte range of one file, locked by the open file: it ends with its process, however that ends. The outcome
+goes to the other processes as a datagram. One that is lost costs `POLL`: those that wait try the lock again then, and
+look into the store once they have it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import blake2b
+from typing import Any, Final
+
+import orjson
+
+from edgecache.storage.fetch_lease import Lease, LeaseOutcome, LeaseResult, LeaseWait
+
+log = logging.getLogger("edgecache")
+POLL: Final = 0.1  # seconds between two tries of a lock that another process holds
+LOOK: Final = 1.0  # seconds for which the list of processes is good
+DATAGRAM: Final = 4096  # bytes, at most
+FLOCK: Final = struct.Struct("hhqqi4x")  # of fcntl(2), on 64 bits: kind, whence, start, length, process
+PLACES: Final = (1 << 62) - 1
+
+
+class FetchLocks:
+    """The leases that this process holds, and those that it waits for. Mutable state: both, and its socket."""
+
+    def __init__(self, directory: str) -> None:
+        self._file = os.open(f"{directory}/fetches", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._wake = f"{directory}/wake"
+        self._name = f"{os.getpid()}-{id(self):x}"
+        self._held: dict[bytes, Lease] = {}
+        self._waiting: dict[bytes, list[LeaseWait]] = {}
+        self._others: list[str] = []
+        self._looked = 0.0
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.bind(f"{self._wake}/{self._name}")
+        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._receive)
+
+    async def take(self, key: bytes, within: float) -> Lease | LeaseWait | None:
+        """The lease of `key`, or a wait for another's."""
+        if key not in self._held and self._lock(key, fcntl.F_WRLCK):
+            lease = self._held[key] = Lease(key, b"")
+            return lease
+        waiting = LeaseWait(self, key)
+        self._waiting.setdefault(key, []).append(waiting)
+        waiting.left = POLL
+        return waiting
+
+    def _lock(self, key: bytes, kind: int) -> bool:
+        place = int.from_bytes(blake2b(key, digest_size=8).digest()) & PLACES
+        try:
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, FLOCK.pack(kind, os.SEEK_SET, place, 1, 0))
+        except OSError:
+            return False
+        return True
+
+    def release(self, lease: Lease, result: LeaseResult, after: Any = None) -> None:
+        """Release the lease and send the outcome, once the changes that wait `after` are made."""
+        if self._held.get(lease.key) is not lease:
+            return
+        release: Callable[[], None] = lambda: self._release(lease, result)  # noqa: E731
+        if after is None:
+            release()
+        else:
+            after.after(release)
+
+    def _release(self, lease: Lease, result: LeaseResult) -> None:
+        if self._held.pop(lease.key, None) is None:
+            return
+        self._lock(lease.key, fcntl.F_UNLCK)
+        self.tell(lease.key, result)
+        message = orjson.dumps((lease.key.decode(), result.outcome.value, result.status, result.reason[:256]))
+        for other in self._processes():
+            try:
+                self._socket.sendto(message, other)
+            except (ConnectionError, FileNotFoundError):
+                self._others.remove(other)
+                with suppress(OSError):
+                    os.unlink(other)  # its process has ended
+            except OSError:
+                pass  # its queue is full: it polls
+
+    def _processes(self) -> list[str]:
+        """The sockets of the other processes."""
+        now = time.monotonic()
+        if now - self._looked > LOOK:
+            self._looked = now
+            with suppress(OSError):
+                self._others = [f"{self._wake}/{name}" for name in os.listdir(self._wake) if name != self._name]
+        return list(self._others)
+
+    def _receive(self) -> None:
+        for _ in range(64):
+            try:
+                key, came, status, reason = orjson.loads(self._socket.recv(DATAGRAM))
+                result = LeaseResult(LeaseOutcome(came), int(status), str(reason))
+            except BlockingIOError:
+                return
+            except (OSError, ValueError, TypeError):
+                continue
+            self.tell(str(key).encode(), result)
+
+    def tell(self, key: bytes, result: LeaseResult) -> None:
+        """Wake the requests of this process that wait for `key`."""
+        for waiting in tuple(self._waiting.get(key, ())):
+            waiting.tell(result)
+
+    def forget(self, waiting: LeaseWait) -> None:
+        """Remove a wait that is over."""
+        others = self._waiting.get(waiting.key, [])
+        if waiting in others:
+            others.remove(waiting)
+        if not others:
+            self._waiting.pop(waiting.key, None)
+
+    async def close(self) -> None:
+        """Close; the leases that are held end."""
+        asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        self._socket.close()
+        with suppress(OSError):
+            os.unlink(f"{self._wake}/{self._name}")
+        os.close(self._file)
+        self._held.clear()
+
+    def __len__(self) -> int:
+        return len(self._held)
