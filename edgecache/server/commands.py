@@ -20,7 +20,7 @@ from edgecache.config.sizing import of_machine, refuse_too_much
 from edgecache.config.sources import Source
 from edgecache.config.validation import not_served
 from edgecache.semantics.errors import BAD_CONFIGURATION, ConfigError
-from edgecache.server import machine_store, purge_command, sign_command
+from edgecache.server import machine_store, purge_command, sign_command, store_command
 from edgecache.server.config_reload import ended
 from edgecache.server.worker_main import DEFAULT_WORKER
 from edgecache.telemetry.traceback_limit import TracebackLimit
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_healthcheck(commands)
     purge_command.add_to(commands)
     sign_command.add_to(commands)
+    store_command.add_to(commands)
     _add_worker(commands)
     return parser
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from edgecache.telemetry.metrics import Counter, Histogram, Registry
 
 if TYPE_CHECKING:
+    from edgecache.config.settings import Settings
     from edgecache.storage.machine.store import MachineStore
 
+WHOLE: Final = {
+    "edgecache_store_evicted_objects": ("evicted", "Records that left the machine's store for others."),
+    "edgecache_store_carried_objects": ("carried", "Records that were used, and stayed when their turn came."),
+    "edgecache_store_stored_bytes": ("stored", "Bytes of records as they came."),
+    "edgecache_store_written_bytes": ("written", "Bytes written, those of records that stayed included."),
+    "edgecache_store_clears": ("cleared", "Times that the machine's store was emptied."),
+}
 SECONDS: Final = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.3, 1.0)
 
 
 class StoreMetrics:
-    """Counters of one worker. Gauges of the whole store are the same in every worker: take the largest, not the sum."""
+    """Counters of one worker."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -52,26 +61,21 @@ class StoreMetrics:
         self._writes[outcome].value += 1
 
 
-def declare_store(registry: Registry, path: str, size: int, identity: bytes, *, mapped: bool) -> MachineStore | None:
-    """Export the gauges of a whole store, in the supervisor."""
+def declare_store(registry: Registry, settings: Settings) -> MachineStore | None:
+    """Export what a whole store is, in the supervisor; None if there is none."""
+    if settings.store == "off":
+        return None
     import lmdb
 
     from edgecache.storage.machine import opening
 
     try:
-        store = opening.open_store(path, size, identity, mapped=mapped)
+        store = opening.attach(settings.store.partition(":")[2])
     except (OSError, lmdb.Error):
         return None
-    gauge = registry.gauge
-    gauge("edgecache_store_size_bytes", "Size of the machine's store.").value = store.shape.total
-    gauge("edgecache_store_used_bytes", "Bytes of it that hold records.", read=store.used)
-    gauge("edgecache_store_objects", "Records in it.", read=store.objects)
-    for name, meaning in (
-        ("evicted", "Records that left it for others."),
-        ("carried", "Records that were used, and stayed when their turn came."),
-        ("written", "Bytes written, those of records that stayed included."),
-        ("stored", "Bytes of the records as they came."),
-        ("cleared", "Times that it was emptied."),
-    ):
-        gauge(f"edgecache_store_{name}_total", meaning, read=lambda name=name: store.head[name])  # type: ignore[misc]
+    registry.gauge("edgecache_store_size_bytes", "Size of the machine's store.").value = store.shape.total
+    registry.gauge("edgecache_store_used_bytes", "Bytes of records in it.", read=store.used)
+    registry.gauge("edgecache_store_objects", "Records in it.", read=store.objects)
+    for metric, (name, meaning) in WHOLE.items():
+        registry.counter(metric, meaning, read=partial(store.head.__getitem__, name))
     return store

@@ -36,6 +36,7 @@ from edgecache.server.admin.purge_service import PurgeService, RegionPurgeServic
 from edgecache.server.config_reload import Configuration
 from edgecache.server.dependencies import Dependencies
 from edgecache.server.sd_notify import LOOK_EVERY, ServiceManager
+from edgecache.server.store_metrics import declare_store
 from edgecache.server.worker_main import DEFAULT_WORKER
 from edgecache.server.worker_slot import KILL_AFTER, Slot, WorkerEvents, WorkerProcess
 from edgecache.storage.regional_probe import Probe
@@ -158,6 +159,7 @@ class Supervisor:
             lambda: self._service.peers() if self._service is not None else {},
         )
         self._declare_metrics()
+        self._store = declare_store(self._registry, settings)
 
     def _new_slots(self, worker: str, listeners: Sequence[Mapping[str, socket.socket]]) -> list[Slot]:
         command = [sys.executable, "-m", "edgecache", "_worker", "--worker", worker]
@@ -211,6 +213,8 @@ class Supervisor:
         await runner.cleanup()
         if self._service is not None:
             await self._service.close()
+        if self._store is not None:
+            self._store.close()
         log.info("ended code=%d", self._exit_code)
         return self._exit_code
 

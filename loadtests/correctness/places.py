@@ -46,9 +46,18 @@ class Place:
 
 @contextlib.asynccontextmanager
 async def running(
-    name: str, origins: list[int], folder: Path, product: str = "", workers: int = 2, memory: str = "24MiB"
+    name: str,
+    origins: list[int],
+    folder: Path,
+    product: str = "",
+    workers: int = 2,
+    memory: str = "24MiB",
+    store: str = "off",
 ) -> AsyncIterator[Place]:
-    """The POPs of the place `name` in front of `origins`; `product` is a checkout to run instead of this one."""
+    """The POPs of the place `name` in front of `origins`; `product` is a checkout to run instead of this one.
+
+    `store` is off, memory or disk: what each POP has as the store of its machine.
+    """
     token = secrets.token_urlsafe(24)
     common = {
         "EDGECACHE_ORIGINS": "here=" + "|".join(f"http://127.0.0.1:{port}" for port in origins),
@@ -62,6 +71,7 @@ async def running(
         "EDGECACHE_ORIGIN_EJECT_AFTER": "1000",
         "EDGECACHE_DRAIN_GRACE": "3s",
         **({"PYTHONPATH": product} if product else {}),
+        **({} if store == "off" else {"EDGECACHE_STORE": store, "EDGECACHE_STORE_SIZE": "32MiB"}),
     }
     with contextlib.ExitStack() as stack:
         valkeys = [stack.enter_context(ValkeyServer(config=VALKEY)) for _ in range(NAMES.index(name))]
@@ -85,6 +95,8 @@ async def _started(
     stack: contextlib.ExitStack, folder: Path, name: str, settings: Mapping[str, str]
 ) -> tuple[int, int]:
     """Start a POP; its port and its admin port."""
+    if settings.get("EDGECACHE_STORE") == "disk":
+        settings = {**settings, "EDGECACHE_STORE": f"disk:{folder / f'{name}-store'}"}
     one = pop(name, folder, settings)
     stack.callback(one.process.stop)
     await asyncio.to_thread(one.process.start)

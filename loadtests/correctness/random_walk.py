@@ -24,13 +24,13 @@ from loadtests.correctness.walk import Tally, Walk
 SHOWN = ("hits", "writes", "writes not known to all", "hard purges", "soft purges", "left", "cut")
 
 
-async def walk(place: str, requests: int, seed: int, product: str, logs: str = "") -> Tally:
+async def walk(place: str, requests: int, seed: int, product: str, logs: str = "", store: str = "off") -> Tally:
     """One walk through one place."""
     content = Content(resources(seed), seed)
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(logs or stack.enter_context(tempfile.TemporaryDirectory(prefix="correctness-")))
         origins = [(await stack.enter_async_context(Origin(content))).port for _ in range(2)]
-        where = await stack.enter_async_context(places.running(place, origins, folder, product))
+        where = await stack.enter_async_context(places.running(place, origins, folder, product, store=store))
         shown = Walk(content, where.ports, where.purge, requests, seed, where.hops, progress=_progress)
         return await shown.run()
 
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(places.NAMES), help="arrangements, parted by commas")
     parser.add_argument("--product", default="", metavar="DIR", help="another checkout of edgecache to be judged")
     parser.add_argument("--logs", default="", metavar="DIR", help="where to leave the logs of the POPs")
+    parser.add_argument("--store", default="off", choices=("off", "memory", "disk"), help="store of the machine (off)")
     options = parser.parse_args()
     wrong = 0
     for name in options.only.split(","):
@@ -55,7 +56,14 @@ def main() -> None:
             parser.error(f"--only knows {', '.join(places.NAMES)}, not {name!r}")
         began = time.monotonic()
         tally = uvloop.run(
-            walk(name, options.requests, options.seed, places.environment_of(options.product), options.logs)
+            walk(
+                name,
+                options.requests,
+                options.seed,
+                places.environment_of(options.product),
+                options.logs,
+                options.store,
+            )
         )
         wrong += tally.counts["wrong"]
         _report(name, tally, time.monotonic() - began)

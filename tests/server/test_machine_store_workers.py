@@ -1,8 +1,9 @@
-"""The machine's store, as several workers of a real POP share it: each object is fetched once, each purge reaches all."""
+"""The machine's store, as workers of a real POP share it: each object is fetched once, each purge reaches all."""
 
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 import shutil
@@ -146,12 +147,12 @@ def test_purges_and_writes_reach_what_lies_in_the_store(origin: Origin, size: in
     """By URL, tag and site, hard and soft, by two ways; and by a write: no worker sends the older one."""
     path = f"/{size}-x"
     hard = {
-        "url": lambda pop: purge(pop, '{"urls": ["http://site%s"]}' % path),
+        "url": lambda pop: purge(pop, json.dumps({"urls": [f"http://site{path}"]})),
         "tag": lambda pop: purge(pop, '{"hosts": ["site"], "tags": ["all"]}'),
         "site": lambda pop: purge(pop, '{"hosts": ["site"]}'),
         "method": lambda pop: ask(pop, path, "PURGE"),
         "write": lambda pop: ask(pop, path, "POST", body=b"x"),
-        "soft": lambda pop: purge(pop, '{"urls": ["http://site%s"], "soft": true}' % path),
+        "soft": lambda pop: purge(pop, json.dumps({"urls": [f"http://site{path}"], "soft": True})),
     }
     with pop_before(origin, workers=2, store="memory" if store == "memory" else f"disk:{tmp_path}") as pop:
         for name, invalidate in hard.items():

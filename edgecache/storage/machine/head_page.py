@@ -25,9 +25,10 @@ FIELDS: Final = (
     "written",  # bytes into the logs, those carried over included
     "stored",  # bytes of values as they were given
     "carried",  # records that were used, and so were kept
-    "objects",
     "cleared",  # times that it was emptied
     "first_log",  # the number of the first entry of the purge log that is kept
+    "size",  # of the store, as it was configured
+    "mapped",  # the logs are in memory
 )
 BOOT_AT: Final = 1024  # sixteen bytes: the boot of the machine in which it was opened last
 IDENTITY_AT: Final = 1040  # 32 bytes: what records here are bound to

@@ -14,7 +14,7 @@ from typing import Final
 import lmdb
 
 from edgecache.storage.machine.head_page import BOOT_AT, IDENTITY_AT, MAGIC, HeadPage
-from edgecache.storage.machine.layout import VERSION, Geometry, geometry
+from edgecache.storage.machine.layout import PAGE, VERSION, Geometry, geometry
 from edgecache.storage.machine.store import MachineStore, open_index
 
 log = logging.getLogger("edgecache")
@@ -88,7 +88,7 @@ def prepare(path: str, size: int, identity: bytes, *, mapped: bool) -> str:
     shape = geometry(size)
     why = _unusable(path, shape, identity, mapped=mapped)
     if why:
-        _make(path, shape, identity)
+        _make(path, size, identity, mapped=mapped)
     store = MachineStore(path, shape, mapped=mapped)
     store.head["clean"] = 0
     store.head.put_text(BOOT_AT, boot())
@@ -103,6 +103,23 @@ def open_store(path: str, size: int, identity: bytes, *, mapped: bool) -> Machin
     if why:
         raise Unusable(f"{path}: {why}")
     return MachineStore(path, shape, mapped=mapped)
+
+
+def attach(path: str) -> MachineStore:
+    """Open the store at `path`, whatever its records are bound to; to look at it. Raises OSError or lmdb.Error."""
+    fd = os.open(f"{path}/head", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if os.fstat(fd).st_size <= PAGE:
+            raise Unusable("it is none")
+        head = HeadPage(fd, os.fstat(fd).st_size)
+    finally:
+        os.close(fd)
+    try:
+        if head["magic"] != MAGIC:
+            raise Unusable("it is none, or of another version")
+        return MachineStore(path, geometry(head["size"]), mapped=bool(head["mapped"]))
+    finally:
+        head.close()
 
 
 def close_orderly(path: str, size: int, identity: bytes, *, mapped: bool) -> None:
@@ -162,7 +179,8 @@ def _unusable(path: str, shape: Geometry, identity: bytes, *, mapped: bool) -> s
     return ""
 
 
-def _make(path: str, shape: Geometry, identity: bytes) -> None:
+def _make(path: str, size: int, identity: bytes, *, mapped: bool) -> None:
+    shape = geometry(size)
     os.makedirs(path, 0o700, exist_ok=True)
     for name in FILES:
         remove(f"{path}/{name}")
@@ -176,6 +194,7 @@ def _make(path: str, shape: Geometry, identity: bytes) -> None:
     head = HeadPage(fd, shape.head)
     os.close(fd)
     head.put_text(IDENTITY_AT, identity)
+    head["size"], head["mapped"] = size, mapped
     head["magic"] = MAGIC  # last: what was not made whole is made again
     head.close()
 

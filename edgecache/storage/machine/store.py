@@ -205,7 +205,6 @@ class MachineStore:
             raw.drop(self._index, delete=False)
             raw.put(STATE_KEY, STATE.pack(ends[0], ends[0], ends[1], ends[1]), db=self._meta)
             head["begin_small"], head["begin_main"] = ends
-        head["objects"] = 0
         head.add("cleared", 1)
 
     def verify(self, check: Callable[[bytes, bytes], bool] = lambda digest, value: True) -> tuple[int, int]:
@@ -226,6 +225,15 @@ class MachineStore:
         header = self.logs[log].header(position)
         value = self.logs[log].value(position, length, wait=True)
         return header == (IS_RECORD, length, position, digest) and check(digest, value)
+
+    def values(self) -> Iterator[bytes]:
+        """Every value."""
+        with self._env.begin(db=self._index) as transaction:
+            for _, raw in transaction.cursor():
+                log, position, length = WHERE.unpack(raw)
+                value = self.logs[log].value(position, length, wait=True)
+                if self.head[BEGINS[log]] <= position:
+                    yield value
 
     def objects(self) -> int:
         """Number of records."""
