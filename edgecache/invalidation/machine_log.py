@@ -29,7 +29,7 @@ AGAIN: Final = 0.0025  # seconds, after which a store that another process was c
 
 
 class SharedEntries(Protocol):
-    """The entries in the store (`storage/machine/purge_entries.py`)."""
+    """The entries in the store (`storage/machine/purge_entry.py`)."""
 
     @property
     def last(self) -> int:

@@ -128,7 +128,7 @@ def _own_log(settings: Settings, invalidation: Invalidation, store: StoreInUse |
     if store is None or settings.regional != "off":
         return InProcessLog(invalidation)
     from edgecache.invalidation.machine_log import MachineLog
-    from edgecache.storage.machine.purge_entries import PurgeEntries
+    from edgecache.storage.machine.purge_entry import PurgeEntries
 
     return MachineLog(invalidation, PurgeEntries(store.store))
 

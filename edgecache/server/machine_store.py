@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final
 from edgecache.config.settings import Settings
 from edgecache.config.sources import Source
 from edgecache.semantics.errors import ConfigError
-from edgecache.storage.lanes import Lanes
+from edgecache.storage.tier_queue import Lanes
 
 if TYPE_CHECKING:
-    from edgecache.storage.machine.lanes import StoreCounts
-    from edgecache.storage.machine.opening import Owner
     from edgecache.storage.machine.store import MachineStore
+    from edgecache.storage.machine.store_files import Owner
+    from edgecache.storage.machine.store_queue import StoreCounts
 
 log = logging.getLogger("edgecache")
 VARIABLE: Final = "EDGECACHE_STORE"
@@ -44,10 +44,10 @@ class StoreInUse:
 
 def identity_of(settings: Settings) -> bytes:
     """What the records of a store are bound to."""
-    from edgecache.storage.machine import opening
+    from edgecache.storage.machine import store_files
 
     log_of = b"own" if settings.regional == OFF else b"region " + settings.region.encode()
-    return opening.identity_of(log_of, settings.regional_key, settings.residency_rules.home.encode())
+    return store_files.identity_of(log_of, settings.regional_key, settings.residency_rules.home.encode())
 
 
 @contextmanager
@@ -74,15 +74,15 @@ def _kind(settings: Settings) -> str:
 def _prepare(settings: Settings) -> Owner | None:
     import lmdb
 
-    from edgecache.storage.machine import opening
+    from edgecache.storage.machine import store_files
 
     owner, path = None, settings.store.partition(":")[2]
     in_memory = settings.store == MEMORY
     try:
-        path = path or opening.private_directory()
-        opening.make_directory(path)
-        owner = opening.Owner(path)
-        why = opening.prepare(path, settings.store_size, identity_of(settings), mapped=_kind(settings) == MEMORY)
+        path = path or store_files.private_directory()
+        store_files.make_directory(path)
+        owner = store_files.Owner(path)
+        why = store_files.prepare(path, settings.store_size, identity_of(settings), mapped=_kind(settings) == MEMORY)
     except (OSError, lmdb.Error) as error:
         log.warning("the machine's store (%s) is not used: %s", settings.store, error)
         if owner is not None:
@@ -97,13 +97,13 @@ def _end(settings: Settings, owner: Owner) -> None:
     """Remove a store in memory; have one on a disk outlive the machine."""
     import lmdb
 
-    from edgecache.storage.machine import opening
+    from edgecache.storage.machine import store_files
 
     if settings.store == MEMORY:
         owner.remove()
         return
     try:
-        opening.close_orderly(owner.path, settings.store_size, identity_of(settings), mapped=False)
+        store_files.close_orderly(owner.path, settings.store_size, identity_of(settings), mapped=False)
     except (OSError, lmdb.Error) as error:
         log.warning("the machine's store could not be written to the disk: %s", error)
     owner.close()
@@ -115,7 +115,7 @@ def opened(settings: Settings) -> StoreInUse | None:
         return None
     import lmdb
 
-    from edgecache.storage.machine import opening
+    from edgecache.storage.machine import store_files
 
     owner = None
     if settings.store == MEMORY:  # a worker without a supervisor
@@ -124,20 +124,20 @@ def opened(settings: Settings) -> StoreInUse | None:
         settings = replace(settings, store=f"{MEMORY}:{owner.path}")
     kind, _, path = settings.store.partition(":")
     try:
-        store = opening.open_store(path, settings.store_size, identity_of(settings), mapped=kind == MEMORY)
+        store = store_files.open_store(path, settings.store_size, identity_of(settings), mapped=kind == MEMORY)
     except (OSError, lmdb.Error) as error:
         log.warning("the machine's store is not used by this worker: %s", error)
         with suppress(OSError):
-            opening.spoil(path)  # this worker's invalidations will not be in it
+            store_files.spoil(path)  # this worker's invalidations will not be in it
         return None
     return StoreInUse(store, owner)
 
 
 def layers(store: MachineStore, counts: StoreCounts, lanes: Lanes | None) -> Lanes:
     """The queues of a tier that has the machine's store, alone or before those of a region."""
-    from edgecache.storage.machine.fetch_locks import FetchLocks
-    from edgecache.storage.machine.lanes import StoreReads, StoreWrites
-    from edgecache.storage.machine.layered import LayeredReads, LayeredWrites, RegionalFirst
+    from edgecache.storage.machine.fetch_lock import FetchLocks
+    from edgecache.storage.machine.store_queue import StoreReads, StoreWrites
+    from edgecache.storage.machine.tiers import LayeredReads, LayeredWrites, RegionalFirst
 
     reads, bulk = StoreReads(store, counts), StoreReads(store, counts, in_turn=True)
     writes = StoreWrites(store, counts)

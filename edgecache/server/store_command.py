@@ -36,7 +36,7 @@ def run(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
         import lmdb
 
-        from edgecache.storage.machine import opening
+        from edgecache.storage.machine import store_files
     except ImportError:
         print("edgecache store: needs the wheel lmdb: pip install 'edgecache[store]'", file=sys.stderr)
         return FAILED
@@ -45,7 +45,7 @@ def run(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
         print("edgecache store: no store of a running POP is found; --path names one", file=sys.stderr)
         return FAILED
     try:
-        store = opening.attach(path)
+        store = store_files.attach(path)
     except (OSError, lmdb.Error) as error:
         print(f"edgecache store: {path} cannot be opened: {error}", file=sys.stderr)
         return FAILED
@@ -57,7 +57,7 @@ def run(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _configured(environ: Mapping[str, str], config: str) -> str:
     """The directory that the settings name; for a store in memory, that of the one POP of this machine which runs."""
-    from edgecache.storage.machine.opening import PREFIX, SHARED_MEMORY
+    from edgecache.storage.machine.store_files import PREFIX, SHARED_MEMORY
 
     try:
         source = Source(environ, config)

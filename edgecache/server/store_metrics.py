@@ -32,7 +32,7 @@ class StoreMetrics:
 
     def read_state(self, store: MachineStore) -> None:
         """Export counters of what is done with `store`."""
-        from edgecache.storage.machine.lanes import StoreRead, StoreWrite
+        from edgecache.storage.machine.store_queue import StoreRead, StoreWrite
 
         counter = self._registry.counter
         for came in StoreRead:
@@ -67,10 +67,10 @@ def declare_store(registry: Registry, settings: Settings) -> MachineStore | None
         return None
     import lmdb
 
-    from edgecache.storage.machine import opening
+    from edgecache.storage.machine import store_files
 
     try:
-        store = opening.attach(settings.store.partition(":")[2])
+        store = store_files.attach(settings.store.partition(":")[2])
     except (OSError, lmdb.Error):
         return None
     registry.gauge("edgecache_store_size_bytes", "Size of the machine's store.").value = store.shape.total

@@ -23,12 +23,12 @@ from edgecache.semantics.ranges import Span, strong_etag
 from edgecache.semantics.stored_response import NO_POSITION, Stored
 from edgecache.semantics.vary import selecting_values
 from edgecache.storage.fetch_lease import Lease, LeaseOutcome, LeaseResult, LeaseWait
-from edgecache.storage.lanes import MOST_BYTES, NEAR, Lanes, ReadLane, valkey_lanes
 from edgecache.storage.memory import Entry
 from edgecache.storage.record import Codec, Corrupt, Record, storage_key, variant_key
 from edgecache.storage.regional_chunks import LONGER, ChunkReader, ChunkWriter, Hole, chunk_keys
 from edgecache.storage.resident_clock import Clock
 from edgecache.storage.server_memory import ServerMemory
+from edgecache.storage.tier_queue import MOST_BYTES, NEAR, Lanes, ReadLane, valkey_lanes
 from edgecache.tasks import spawn
 from edgecache.valkey.availability import Availability
 from edgecache.valkey.batching import Reads

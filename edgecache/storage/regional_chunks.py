@@ -16,8 +16,8 @@ from typing import Any, Final, Protocol
 
 from edgecache.semantics.ranges import Span
 from edgecache.semantics.rope import Piece
-from edgecache.storage.lanes import ReadLane, WriteLane
 from edgecache.storage.record import Codec, Corrupt, Record, chunk_key
+from edgecache.storage.tier_queue import ReadLane, WriteLane
 from edgecache.wire.body import Body
 from edgecache.wire.body_readers import WINDOW, Cursor
 from edgecache.wire.slow_readers import SlowReaders

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from edgecache.storage.lanes import WriteLane
+from edgecache.storage.tier_queue import WriteLane
 
 log = logging.getLogger("edgecache")
 SHARE: Final = 10  # one body takes a tenth of the server's memory at most: more would evict too much

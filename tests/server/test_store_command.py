@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from edgecache.server import commands
-from edgecache.storage.machine import opening
-from edgecache.storage.machine.layout import LEAST
+from edgecache.storage.machine import store_files
+from edgecache.storage.machine.schema import LEAST
 from edgecache.storage.machine.store import Change
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A store with two records."""
-    identity = opening.identity_of(b"test")
-    opening.prepare(str(tmp_path), LEAST, identity, mapped=False)
-    store = opening.open_store(str(tmp_path), LEAST, identity, mapped=False)
+    identity = store_files.identity_of(b"test")
+    store_files.prepare(str(tmp_path), LEAST, identity, mapped=False)
+    store = store_files.open_store(str(tmp_path), LEAST, identity, mapped=False)
     store.apply([Change(b"a", b"one"), Change(b"b", bytes(100))])
     store.close()
     return tmp_path

@@ -16,21 +16,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.storage.machine import opening
-from edgecache.storage.machine.head_page import BOOT_AT
-from edgecache.storage.machine.layout import LEAST, PAGE
+from edgecache.storage.machine import store_files
+from edgecache.storage.machine.schema import LEAST, PAGE
+from edgecache.storage.machine.shared_state import BOOT_AT
 from edgecache.storage.machine.store import Busy, Change, MachineStore
 
 SIZE = LEAST
-IDENTITY = opening.identity_of(b"test")
+IDENTITY = store_files.identity_of(b"test")
 
 
 @pytest.fixture(params=[True, False], ids=["mapped", "disk"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MachineStore]:
     """A store that is mapped, as in shared memory, or read and written, as on a disk."""
     path = str(tmp_path)
-    assert opening.prepare(path, SIZE, IDENTITY, mapped=request.param) == "there is none"
-    opened = opening.open_store(path, SIZE, IDENTITY, mapped=request.param)
+    assert store_files.prepare(path, SIZE, IDENTITY, mapped=request.param) == "there is none"
+    opened = store_files.open_store(path, SIZE, IDENTITY, mapped=request.param)
     yield opened
     opened.close()
 
@@ -144,8 +144,8 @@ def test_a_poisoned_store_is_not_read_and_not_found_again(store: MachineStore) -
     assert store.get(b"a") is None
     store.close()
 
-    assert "invalidation" in opening.prepare(store.path, SIZE, IDENTITY, mapped=store.mapped)
-    again = opening.open_store(store.path, SIZE, IDENTITY, mapped=store.mapped)
+    assert "invalidation" in store_files.prepare(store.path, SIZE, IDENTITY, mapped=store.mapped)
+    again = store_files.open_store(store.path, SIZE, IDENTITY, mapped=store.mapped)
     assert again.objects() == 0
     store.__dict__.update(again.__dict__)
 
@@ -155,7 +155,7 @@ def test_a_poisoned_store_is_not_read_and_not_found_again(store: MachineStore) -
     [
         (SIZE, IDENTITY, ""),
         (2 * SIZE, IDENTITY, "another size"),
-        (SIZE, opening.identity_of(b"other"), "another key"),
+        (SIZE, store_files.identity_of(b"other"), "another key"),
     ],
 )
 def test_only_a_store_of_the_same_kind_is_found_again(
@@ -165,8 +165,8 @@ def test_only_a_store_of_the_same_kind_is_found_again(
     put(store, b"a", b"one")
     store.close()
 
-    assert why in opening.prepare(store.path, size, identity, mapped=store.mapped)
-    again = opening.open_store(store.path, size, identity, mapped=store.mapped)
+    assert why in store_files.prepare(store.path, size, identity, mapped=store.mapped)
+    again = store_files.open_store(store.path, size, identity, mapped=store.mapped)
     assert again.get(b"a") == (None if why else b"one")
     store.__dict__.update(again.__dict__)
 
@@ -177,13 +177,13 @@ def test_a_store_outlives_the_machine_if_it_was_closed(store: MachineStore, clea
     put(store, b"a", b"one")
     store.close()
     if clean:
-        opening.close_orderly(store.path, SIZE, IDENTITY, mapped=store.mapped)
-    again = opening.open_store(store.path, SIZE, IDENTITY, mapped=store.mapped)
+        store_files.close_orderly(store.path, SIZE, IDENTITY, mapped=store.mapped)
+    again = store_files.open_store(store.path, SIZE, IDENTITY, mapped=store.mapped)
     again.head.put_text(BOOT_AT, bytes(16))
     again.close()
 
-    opening.prepare(store.path, SIZE, IDENTITY, mapped=store.mapped)
-    again = opening.open_store(store.path, SIZE, IDENTITY, mapped=store.mapped)
+    store_files.prepare(store.path, SIZE, IDENTITY, mapped=store.mapped)
+    again = store_files.open_store(store.path, SIZE, IDENTITY, mapped=store.mapped)
     assert again.get(b"a") == kept
     store.__dict__.update(again.__dict__)
 
@@ -196,8 +196,8 @@ def test_a_truncated_file_is_found_at_the_start(store: MachineStore, name: str, 
     store.close()
     os.truncate(f"{store.path}/{name}", length)
 
-    opening.prepare(store.path, SIZE, IDENTITY, mapped=store.mapped)
-    again = opening.open_store(store.path, SIZE, IDENTITY, mapped=store.mapped)
+    store_files.prepare(store.path, SIZE, IDENTITY, mapped=store.mapped)
+    again = store_files.open_store(store.path, SIZE, IDENTITY, mapped=store.mapped)
     assert again.get(b"a") is None
     put(again, b"a", b"two")
     assert again.get(b"a") == b"two"
@@ -206,18 +206,18 @@ def test_a_truncated_file_is_found_at_the_start(store: MachineStore, name: str, 
 
 def test_a_directory_is_one_pops(tmp_path: Path) -> None:
     """Another that comes is refused, until the first has ended."""
-    first = opening.Owner(str(tmp_path))
-    with pytest.raises(opening.Taken):
-        opening.Owner(str(tmp_path))
+    first = store_files.Owner(str(tmp_path))
+    with pytest.raises(store_files.Taken):
+        store_files.Owner(str(tmp_path))
     first.close()
-    opening.Owner(str(tmp_path)).close()
+    store_files.Owner(str(tmp_path)).close()
 
 
 def test_directories_of_pops_that_were_killed_are_removed(tmp_path: Path) -> None:
     """Those of living ones stay."""
-    killed, living = opening.private_directory(str(tmp_path)), opening.private_directory(str(tmp_path))
-    owner = opening.Owner(living)
-    opening.private_directory(str(tmp_path))
+    killed, living = store_files.private_directory(str(tmp_path)), store_files.private_directory(str(tmp_path))
+    owner = store_files.Owner(living)
+    store_files.private_directory(str(tmp_path))
 
     assert not Path(killed).exists()
     assert Path(living).exists()
@@ -252,8 +252,8 @@ def test_what_is_read_is_what_was_put_last_or_nothing(
 ) -> None:
     """Over all sizes, in batches, with more bytes than there is room for."""
     path = str(tmp_path_factory.mktemp("store"))
-    opening.prepare(path, SIZE, IDENTITY, mapped=mapped)
-    store = opening.open_store(path, SIZE, IDENTITY, mapped=mapped)
+    store_files.prepare(path, SIZE, IDENTITY, mapped=mapped)
+    store = store_files.open_store(path, SIZE, IDENTITY, mapped=mapped)
     model: dict[bytes, bytes | None] = {}
     for start in range(0, len(steps), batch):
         changes = [
@@ -267,16 +267,16 @@ def test_what_is_read_is_what_was_put_last_or_nothing(
     assert all(store.get(key) in (None, value) for key, value in model.items())
     assert store.verify()[1] == 0
     store.close()
-    opening.remove(path)
+    store_files.remove(path)
 
 
 WRITER = """
 import os, random, sys
 sys.path[:0] = [sys.argv[3]]
 from test_machine_store import IDENTITY, SIZE, value_of
-from edgecache.storage.machine import opening
+from edgecache.storage.machine import store_files
 from edgecache.storage.machine.store import Busy, Change
-store = opening.open_store(sys.argv[1], SIZE, IDENTITY, mapped=sys.argv[2] == "True")
+store = store_files.open_store(sys.argv[1], SIZE, IDENTITY, mapped=sys.argv[2] == "True")
 print(flush=True)
 while True:
     names = [b"%d" % random.randrange(400) for _ in range(random.randrange(1, 8))]

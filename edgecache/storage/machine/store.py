@@ -6,7 +6,7 @@
 A change is one transaction of the index: where a record lies, and the state of the logs, become visible together or not
 at all, whenever its process is killed. Bytes of a log that are about to be overwritten leave the readable range first
 (`begin_small`, `begin_main` in the head page), so a reader that was overtaken finds out, and has a miss. Nothing is
-synced on the way: a process that dies loses nothing, a machine that does loses the store (see `opening.py`).
+synced on the way: a process that dies loses nothing, a machine that does loses the store (see `store_files.py`).
 
 One process changes the store at a time. Who does not get the lock at once is told so: no event loop waits for another
 process. The lock is an open file's, and ends with its process.
@@ -23,10 +23,10 @@ from typing import Final, NamedTuple, TypeVar
 
 import lmdb
 
-from edgecache.storage.machine.circular_log import CircularLog
-from edgecache.storage.machine.head_page import HeadPage
-from edgecache.storage.machine.layout import IS_RECORD, STATE, WHERE, Geometry
-from edgecache.storage.machine.transaction import BEGINS, STATE_KEY, Torn, Transaction
+from edgecache.storage.machine.record_log import CircularLog
+from edgecache.storage.machine.schema import IS_RECORD, STATE, WHERE, Geometry
+from edgecache.storage.machine.shared_state import HeadPage
+from edgecache.storage.machine.update import BEGINS, STATE_KEY, Torn, Transaction
 
 __all__ = ("Busy", "Change", "MachineStore", "Torn", "Where", "digest_of", "open_index")
 MOST_READERS: Final = 1024

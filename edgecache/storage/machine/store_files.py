@@ -13,8 +13,8 @@ from typing import Final
 
 import lmdb
 
-from edgecache.storage.machine.head_page import BOOT_AT, IDENTITY_AT, MAGIC, HeadPage
-from edgecache.storage.machine.layout import PAGE, VERSION, Geometry, geometry
+from edgecache.storage.machine.schema import PAGE, VERSION, Geometry, geometry
+from edgecache.storage.machine.shared_state import BOOT_AT, IDENTITY_AT, MAGIC, HeadPage
 from edgecache.storage.machine.store import MachineStore, open_index
 
 log = logging.getLogger("edgecache")

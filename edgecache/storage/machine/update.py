@@ -13,9 +13,8 @@ from typing import Any, Final
 
 import lmdb
 
-from edgecache.storage.machine.circular_log import CircularLog
-from edgecache.storage.machine.head_page import HeadPage
-from edgecache.storage.machine.layout import (
+from edgecache.storage.machine.record_log import CircularLog
+from edgecache.storage.machine.schema import (
     IS_GAP,
     IS_RECORD,
     MAIN,
@@ -26,6 +25,7 @@ from edgecache.storage.machine.layout import (
     extent,
     gap_before,
 )
+from edgecache.storage.machine.shared_state import HeadPage
 
 BEGINS: Final = ("begin_small", "begin_main")
 STATE_KEY: Final = b"state"

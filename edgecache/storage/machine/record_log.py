@@ -13,7 +13,7 @@ import os
 from contextlib import suppress
 from typing import Final
 
-from edgecache.storage.machine.layout import RECORD
+from edgecache.storage.machine.schema import RECORD
 
 NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from edgecache.storage.lanes import OnReply, OnValue, ReadLane, WriteLane
+from edgecache.storage.tier_queue import OnReply, OnValue, ReadLane, WriteLane
 
 
 class LayeredReads:

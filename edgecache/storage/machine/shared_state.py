@@ -10,7 +10,7 @@ import mmap
 import struct
 from typing import Final
 
-from edgecache.storage.machine.layout import PAGE, VERSION
+from edgecache.storage.machine.schema import PAGE, VERSION
 
 WORD: Final = struct.Struct("<Q")
 MAGIC: Final = int.from_bytes(b"ecstore\x00", "little") + VERSION

@@ -17,9 +17,9 @@ from typing import Any, Final, NamedTuple, Protocol
 import lmdb
 
 from edgecache.semantics.outcomes import Label
-from edgecache.storage.lanes import NEAR, OnReply, OnValue
-from edgecache.storage.machine.circular_log import NotInMemory
+from edgecache.storage.machine.record_log import NotInMemory
 from edgecache.storage.machine.store import Busy, Change, MachineStore, Torn
+from edgecache.storage.tier_queue import NEAR, OnReply, OnValue
 
 log = logging.getLogger("edgecache")
 LATE: Final = 0.05  # seconds that a read of the disk may take
