@@ -72,7 +72,7 @@ LEAST_UNWRITTEN: Final = 4 * 1024 * 1024  # bytes waiting for the regional tier,
 class Assembled:
     """A request path, and those of its parts that are started and closed."""
 
-    store: StoreInUse | None
+    close_store: Callable[[], None]  # of the machine
     edge: Edge
     tier: Regional | None
     logs: RegionLog | None  # None without a regional tier
@@ -120,7 +120,18 @@ def assemble(
         rules, peers = settings.residency_rules, logs.writer.peers
         near = {region: store for region, store in peers.items() if rules.of_region(region) == rules.home}
         writes.refresh = Refresher(edge, tier.codec, clock, near).refresh
-    return Assembled(store, edge, tier, logs, own_log, PurgeMethod(settings, recorder, watch.refused, is_trusted))
+    return Assembled(
+        _nothing if store is None else store.close,
+        edge,
+        tier,
+        logs,
+        own_log,
+        PurgeMethod(settings, recorder, watch.refused, is_trusted),
+    )
+
+
+def _nothing() -> None:
+    """There is no store to be closed."""
 
 
 def _own_log(settings: Settings, invalidation: Invalidation, store: StoreInUse | None) -> InProcessLog:

@@ -106,7 +106,7 @@ class Worker:
         assembled = assemble(given, self._request_log.known_hit)
         self.edge, self._regional, self.room = assembled.edge, assembled.tier, assembled.edge.memory.account
         self.logs, self.own_log, self.purges = assembled.logs, assembled.own_log, assembled.purges
-        self._store = assembled.store
+        self._close_store = assembled.close_store
         self._read_heads(settings)
         self.watch.read(self.edge, self._switch, self.connections, self._log)
         self.watch.read_clock(self._time)
@@ -396,8 +396,7 @@ class Worker:
             await self._rate_limits.close()
         if self._regional is not None:
             await self._regional.close()
-        if self._store is not None:
-            self._store.close()
+        self._close_store()
         await asyncio.sleep(0)
         self._log.close()
 
