@@ -40,10 +40,22 @@ PATIENCE = 300.0  # seconds
 CRAWLS = {"visitors, first crawl": ANY, "visitors, second crawl": SHARED}
 EDITOR, MEMBER = "an editor who has logged in", "a member who has logged in"
 STATIC, FORMS, MEMBERS = "static files, again", "a form with a token, and what is sent by it", "a page for members"
-PUBLISHED = "pages that were published"
-BOUNDS = {**CRAWLS, STATIC: SHARED, EDITOR: NEVER, MEMBER: NEVER, MEMBERS: NEVER, FORMS: NEVER, PUBLISHED: ANY}
+PUBLISHED, ACCEPTING = "pages that were published", "visitors who accept codings, third crawl"
+CODED = "of those, answers in gzip, zstd or br"
+BOUNDS = {
+    **CRAWLS,
+    ACCEPTING: SHARED,
+    CODED: SHARED,
+    STATIC: SHARED,
+    EDITOR: NEVER,
+    MEMBER: NEVER,
+    MEMBERS: NEVER,
+    FORMS: NEVER,
+    PUBLISHED: ANY,
+}
 FILES = ("/static/wagtailadmin/css/core.css", "/static/wagtailadmin/js/core.js")
 OF_EDITORS, OF_USERS = b"<wagtail-userbar", b"Signed in as "
+ACCEPTS = ("gzip", "zstd", "br, gzip", "identity")
 CHANGED = 5  # pages that the editor publishes
 
 
@@ -77,9 +89,10 @@ class _Form(HTMLParser):
 
 def of_visitor(answer: Answer) -> str:
     """What is wrong with a visitor's page."""
-    if answer.status != 200 or b"</html>" not in answer.content:
+    page = answer.unpacked()
+    if answer.status != 200 or b"</html>" not in page:
         return "no whole page"
-    return "a user's page" if OF_USERS in answer.content or OF_EDITORS in answer.content else ""
+    return "a user's page" if OF_USERS in page or OF_EDITORS in page else ""
 
 
 def of_user(name: str, answer: Answer) -> str:
@@ -110,6 +123,18 @@ async def visits(through: Client, users: Sequence[Visitor], target: str, name: s
         if is_before:
             answer = await through.ask(link, {"Cookie": statistics()})
             found.note(name, link, answer, of_visitor(answer))
+
+
+async def codings(through: Client, targets: Sequence[str], found: Figures) -> None:
+    """Every page in every coding: the same bytes once it is decoded."""
+    for target in targets:
+        plain = await through.ask(target)
+        for accept in ACCEPTS:
+            link = campaign(target)
+            answer = await through.ask(link, {"Cookie": statistics(), "Accept-Encoding": accept})
+            problem = of_visitor(answer) or ("" if answer.unpacked() == plain.content else "other bytes")
+            for kind in (ACCEPTING, CODED) if answer.field("content-encoding") else (ACCEPTING,):
+                found.note(kind, link, answer, problem)
 
 
 async def others(through: Client, member: Visitor, found: Figures) -> None:
@@ -153,6 +178,7 @@ async def crawl(port: int, site: wagtail.Wagtail) -> Figures:
         for name in CRAWLS:
             for target in ("/", *site.targets):
                 await visits(through, users, target, name, found)
+        await codings(through, ("/", *site.targets), found)
         await others(through, users[1], found)
         await publish(through, users[0], site, found)
     return found

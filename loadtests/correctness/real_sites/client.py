@@ -5,16 +5,27 @@ from __future__ import annotations
 import asyncio
 import gzip
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 import aiohttp
+import brotli
 from yarl import URL
+
+try:
+    from compression import zstd
+except ImportError:
+    from backports import zstd
 
 CONNECTIONS = 16
 PATIENCE = aiohttp.ClientTimeout(total=60)
+DECODERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.decompress,
+    "br": brotli.decompress,
+    "zstd": zstd.decompress,
+}
 OUR_NAME = "edgecache-real-sites"
 
 
@@ -39,12 +50,11 @@ class Answer:
         return ", ".join(values) if values else None
 
     def unpacked(self) -> bytes:
-        """The content without its gzip coding, if it has one; unchanged if that is broken."""
-        if self.field("content-encoding") != "gzip":
-            return self.content
+        """The content without its coding, if it has one; unchanged if that is broken."""
+        decode = DECODERS.get(self.field("content-encoding") or "", bytes)
         try:
-            return gzip.decompress(self.content)
-        except (OSError, EOFError):
+            return decode(self.content)
+        except (OSError, EOFError, brotli.error, zstd.ZstdError):
             return self.content
 
 

@@ -26,7 +26,7 @@ def main() -> None:
     Site.objects.create(hostname=given["host"], port=80, root_page=home, is_default_site=True)
     pages = [
         home.add_child(
-            instance=ArticlePage(title=f"Article {number}", slug=f"article-{number}", text=f"Text {number}. " * 80)
+            instance=ArticlePage(title=f"Article {number}", slug=f"article-{number}", text=f"Text {number}. " * 400)
         )
         for number in range(given["articles"])
     ]
