@@ -252,6 +252,35 @@ async def test_per_user_content_is_never_compressed() -> None:
         assert coding(await get(pop, "/user", ALL)) == "zstd"
 
 
+async def test_what_passes_is_not_compressed() -> None:
+    """One client's pages, and events, which reach it as they come; what the origin has coded goes through."""
+    texts = ("compress = { types = ['text/*'] }", "when = { cookie = { session = true } }\ncache = { store = false }")
+    async with two_sites(rules(*texts)) as (pop, a, _):
+        kind = ("Content-Type", "text/html")
+        coded = gzip.compress(TEXT)
+        a.on("/user", text())
+        a.on("/private", Reply(fields=[kind, ("Cache-Control", "no-store")], body=TEXT))
+        a.on("/set", Reply(fields=[kind, ("Cache-Control", "max-age=60"), ("Set-Cookie", "a=b")], body=TEXT))
+        a.on("/coded", Reply(fields=[kind, ("Cache-Control", "private"), ("Content-Encoding", "gzip")], body=coded))
+        for _ in range(4):
+            for target in ("/user", "/private", "/set"):
+                response = await get(pop, target, ALL, ("Cookie", "session=1"))
+                assert (response.get("content-encoding"), response.body) == (None, TEXT), target
+            response = await get(pop, "/coded", ALL)
+            assert (response.get("content-encoding"), response.body) == ("gzip", coded)
+            await settled(pop)
+        seen, more = asyncio.Event(), [("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")]
+        events = [b"data: one\n\n", b"data: two\n\n"]
+        a.on("/events", Reply(fields=more, pieces=events, gates=[None, seen], framing="chunked"))
+        async with pop.client() as client:
+            await client.request("GET", "/events", [HOST, ("Accept-Encoding", ALL)])
+            head = await client.response_head()
+            assert head.get("content-encoding") is None
+            first = b"%x\r\n%b\r\n" % (len(events[0]), events[0])
+            assert await client.body_bytes(len(first)) == first
+            seen.set()
+
+
 async def test_byte_identical_over_a_crawl_and_origin_traffic_unchanged() -> None:
     """All kinds of contents, lengths and framings, by all clients: the same bytes, and one fetch for each."""
     chance = random.Random(2)
