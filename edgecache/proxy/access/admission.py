@@ -47,11 +47,12 @@ class RefusedElsewhere(AccessRefused):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request that asks for admission, and the time in epoch seconds."""
+    """One request that asks for admission, and the time: by the wall clock, and by one that nobody sets."""
 
     facts: RequestFacts
     peer: str  # the address that it came from
-    now: float
+    now: float  # epoch seconds, for what others have dated
+    steady: float = 0.0  # resident time, for what lasts a while here
 
     @property
     def request(self) -> Request:
@@ -62,7 +63,8 @@ class Asked:
 class Grant(NamedTuple):
     """One check admits a request: for how long, and what of it was for this check alone."""
 
-    until: float = inf  # epoch seconds
+    until: float = inf  # epoch seconds, of what others have dated
+    lasts: float = inf  # the end of what lasts a while, in resident time, which no step of the wall clock moves
     fields: frozenset[bytes] = frozenset()  # of the request, in lower case, that do not go upstream
     cookies: frozenset[str] = frozenset()
     parameters: frozenset[bytes] = frozenset()
@@ -87,10 +89,10 @@ class Check(Protocol):
 class Admission:
     """All that the checks of one request have granted together."""
 
-    __slots__ = ("addresses", "adds", "cookies", "fields", "parameters", "stills", "until")
+    __slots__ = ("addresses", "adds", "cookies", "fields", "lasts", "parameters", "stills", "until")
 
     def __init__(self) -> None:
-        self.until = inf
+        self.until = self.lasts = inf
         self.fields: frozenset[bytes] = frozenset()
         self.cookies: frozenset[str] = frozenset()
         self.parameters: frozenset[bytes] = frozenset()
@@ -101,6 +103,7 @@ class Admission:
     def take(self, grant: Grant) -> None:
         """Add what one check has granted."""
         self.until = min(self.until, grant.until)
+        self.lasts = min(self.lasts, grant.lasts)
         self.fields |= grant.fields
         self.cookies |= grant.cookies
         self.parameters |= grant.parameters

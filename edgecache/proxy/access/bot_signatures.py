@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -166,8 +167,10 @@ def verified(
         raise refusal("bot-signature-wrong") from None
     generations = [(one, one.generation) for one in directories]
     is_fixed = all(component in FIXED for component in components)  # what covers other fields is verified each time
-    until = float(expires) if is_fixed else asked.now
-    return Grant(until, still=lambda: all(one.generation == generation for one, generation in generations))
+    lasts = inf if is_fixed else -inf
+    return Grant(
+        float(expires), lasts, still=lambda: all(one.generation == generation for one, generation in generations)
+    )
 
 
 def refusal(reason: str) -> AccessRefused:

@@ -94,7 +94,7 @@ def _forward_auth_check(context: Context, written: ForwardAuth, place: str) -> C
 
     words = "Requests for a decision about access that had no usable response."
     failed = _counting(context, "edgecache_access_forward_auth_failures", words, place)
-    return ForwardAuthCheck(written, context.clock.wall, failed)
+    return ForwardAuthCheck(written, context.clock.now, failed)
 
 
 def _bot_check(context: Context, written: Bots, place: str) -> Check:

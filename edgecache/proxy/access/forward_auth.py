@@ -44,7 +44,7 @@ class ForwardAuthCheck:
         self._drops = frozenset() if written.pass_credentials else used
         self._lasts = float(written.cache)
         self._within = float(written.timeout)
-        self._clock = clock  # epoch seconds
+        self._clock = clock  # resident time
         self._failed = failed  # counts
         self._known: BoundedCache[bytes, tuple[Grant | RefusedElsewhere, float]] = BoundedCache(MOST_REMEMBERED)
         self._under_way: dict[bytes, asyncio.Future[Grant | AccessRefused]] = {}
@@ -54,7 +54,7 @@ class ForwardAuthCheck:
         lines = self._lines(asked)
         mark = hashlib.sha256(b"".join([b"%d:%b%d:%b" % (len(n), n, len(v), v) for n, v in lines])).digest()
         known = self._known.get(mark)
-        if known is not None and asked.now < known[1]:
+        if known is not None and asked.steady < known[1]:
             return granted(known[0])
         if mark not in self._under_way and len(self._under_way) >= MOST_UNDER_WAY:
             raise unavailable()
@@ -94,7 +94,7 @@ class ForwardAuthCheck:
         answer: Grant | RefusedElsewhere
         if 200 <= got.status < 300:
             adds = tuple(line for line in got.fields if line[0].lower() in self.passes)
-            answer = Grant(until, fields=self._drops, adds=adds, by_address=lambda other: other == client)
+            answer = Grant(lasts=until, fields=self._drops, adds=adds, by_address=lambda other: other == client)
         else:
             answer = refusal_of(got)
         if isinstance(answer, Grant) or b"set-cookie" not in got.fields:  # that is for one client, once

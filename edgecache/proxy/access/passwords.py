@@ -74,9 +74,9 @@ class PasswordCheck:
         given = self._credentials(asked)
         mark = hmac.digest(self._key, given, hashlib.sha256)
         known = self._known.get(mark)
-        if known is not None and asked.now < known[1]:
+        if known is not None and asked.steady < known[1]:
             return self._verdict(known[0], known[1])
-        if self._guesses.too_many(asked.facts.client, asked.now):
+        if self._guesses.too_many(asked.facts.client, asked.steady):
             words = "too many wrong passwords from this address: wait a minute"
             raise AccessRefused(429, "password-attempts", words, (b"Retry-After", b"60"))
         if len(self._under_way) >= MOST_WAITING and mark not in self._under_way:
@@ -106,11 +106,11 @@ class PasswordCheck:
             waiting = self._under_way[mark] = spawn(self._verified(given), "verify a password")
             waiting.add_done_callback(lambda done: self._under_way.pop(mark, None))
         is_right = await asyncio.shield(waiting)
-        until = asked.now + REMEMBERED_FOR
-        if mark not in self._known or asked.now >= self._known[mark][1]:
+        until = asked.steady + REMEMBERED_FOR
+        if mark not in self._known or asked.steady >= self._known[mark][1]:
             self._known.remember(mark, (is_right, until))
             if not is_right:
-                self._guesses.failed(asked.facts.client, asked.now)
+                self._guesses.failed(asked.facts.client, asked.steady)
         return self._verdict(is_right, until)
 
     async def _verified(self, given: bytes) -> bool:
@@ -123,7 +123,7 @@ class PasswordCheck:
     def _verdict(self, is_right: bool, until: float) -> Grant:
         if not is_right:
             raise self._refusal("credentials-wrong", "the password is refused")
-        return Grant(until, fields=frozenset() if self._keeps else self.reads)
+        return Grant(lasts=until, fields=frozenset() if self._keeps else self.reads)
 
     def _refusal(self, reason: str, words: str) -> AccessRefused:
         return AccessRefused(401, reason, words, self._challenge)

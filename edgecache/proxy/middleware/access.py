@@ -79,7 +79,7 @@ class Access(Middleware):
             sentence = "the path is too long for one that may be taken for others"
             return self._refusal(AccessRefused(403, "path-too-long", sentence))
         checks = self._demands.of(request, client)
-        asked = Asked(RequestFacts(request, client), exchange.client, self._clock.wall())
+        asked = Asked(RequestFacts(request, client), exchange.client, self._clock.wall(), self._clock.now())
         return self._decide(exchange, asked, Admission(), checks)
 
     def _decide(
@@ -147,14 +147,16 @@ class Access(Middleware):
             return None
         if admission is None:
             return lambda connection, now: False
-        until, wall = admission.until, self._clock.wall
+        until, lasts, wall = admission.until, admission.lasts, self._clock.wall
         stills = tuple(admission.stills)
         admits = self._by_address(exchange, admission) if admission.addresses else None
         if admits is None and not stills:
-            return None if until > LAST else lambda connection, now: wall() < until
+            return None if min(until, lasts) > LAST else lambda connection, now: now < lasts and wall() < until
 
         def gate(connection: ResponseWriter, now: float) -> bool:
-            return wall() < until and all(still() for still in stills) and (admits is None or admits(connection.peer))
+            if now >= lasts or wall() >= until:
+                return False
+            return all(still() for still in stills) and (admits is None or admits(connection.peer))
 
         return gate
 
