@@ -14,6 +14,7 @@ PROGRAMS: Final = {
     "heads-cost": "bench.heads_cost",
     "compression": "bench.compression",
     "restart": "bench.restart",
+    "slices": "bench.slices",
     "trace-policies": "bench.trace_policies",
     "load": "locust.run",
     "local-chain": "locust.local_chain",

@@ -234,6 +234,7 @@ class SlicingEdge(Edge):
             response = responses.whole(entry, now, member, b"", head.whole)
         self._tell(exchange, head, found.tags)
         reader = SliceReader(span, head.size, found.body, partial(self._body_of, exchange, whole, head))
+        reader.body.count_in(self.memory.account)
         responses.stream_stored(exchange, response, entry, result, member, reader.body)
         reader.start()
 

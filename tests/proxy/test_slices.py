@@ -270,6 +270,23 @@ async def test_each_kind_of_invalidation_reaches_head_and_slices(way: str) -> No
     assert whole.body == OTHER
 
 
+async def test_a_purge_reaches_the_bytes_whatever_the_etag_says(origin: OriginDouble) -> None:
+    """The origin has changed its object and kept the ETag: after a purge, no slice from before it is used."""
+    asked = sliced(origin)
+    async with running(origin) as pop:
+        await pop.get("/film")
+        asked.content = OTHER
+        before = await ranged(pop, 4 * SLICE, 5 * SLICE)
+        pop.worker.edge.invalidation.append([b"uhttp://www.example.test/film"])
+        part = await ranged(pop, 4 * SLICE, 5 * SLICE)
+        whole = await pop.get("/film")
+
+    assert before.body == CONTENT[4 * SLICE : 5 * SLICE + 1]
+    assert part.body == OTHER[4 * SLICE : 5 * SLICE + 1]
+    assert whole.body == OTHER
+    assert len(asked.asked) == 22
+
+
 async def invalidated(pop: Pop, way: str, *, soft: bool = False) -> None:
     """A purge, as the log applies it."""
     host = b"www.example.test"

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
 import pytest
-from harness.client import RawClient, ReceivedResponse
+from harness.client import RawClient, ReceivedResponse, let_others_run
 from harness.clock import FakeClock
 from harness.often import one_in
 from harness.origin import ReceivedRequest, Reply, running_origin
 from harness.pop import Pop, running_pop
+from harness.purging import BEARER, TOKEN, applied
+from harness.valkey import Server
+
+from edgecache import tasks
 
 SLICE: Final = 1024  # bytes: less than a setting allows, so that many cases take little time
 CASES: Final = 1000  # of each seed
@@ -42,6 +47,7 @@ class Film:
 
     random: Random
     kind: str
+    slice: int = SLICE
     contents: list[bytes] = field(default_factory=list)  # by version
     changes: set[int] = field(default_factory=set)
     asked: int = 0
@@ -51,7 +57,7 @@ class Film:
     def change(self) -> None:
         """The next version; often as long as the one before."""
         same = bool(self.contents) and self.random.random() < 0.5
-        size = len(self.contents[-1]) if same else size_of(self.random)
+        size = len(self.contents[-1]) if same else size_of(self.random, self.slice)
         self.contents.append(self.random.randbytes(size))
 
     def validator(self, version: int) -> list[tuple[str, str]]:
@@ -99,9 +105,9 @@ class Film:
         return replace(reply, cut_at=self.random.randrange(1, len(reply.body)))
 
 
-def size_of(random: Random) -> int:
+def size_of(random: Random, slice_size: int) -> int:
     """A size near a bound of slices."""
-    return max(0, random.randrange(7) * SLICE + random.choice((-1, 0, 1, random.randrange(SLICE))))
+    return max(0, random.randrange(7) * slice_size + random.choice((-1, 0, 1, random.randrange(slice_size))))
 
 
 def spans_of(value: str, size: int) -> list[tuple[int, int]]:
@@ -120,18 +126,21 @@ def fields_of(random: Random, film: Film) -> list[tuple[str, str]]:
     """What a client asks for: a whole, a range or some, with a condition or without."""
     fields = []
     size = len(film.contents[-1])
-    place = lambda: max(
-        0, random.choice((random.randrange(size + 1), random.randrange(8) * SLICE + random.randrange(-1, 2)))
-    )  # noqa: E731
+
+    def place() -> int:
+        anywhere, bound = random.randrange(size + 1), random.randrange(8) * film.slice
+        return max(0, random.choice((anywhere, bound + random.randrange(-1, 2))))
+
     way = random.random()
     if way < 0.6:
         first = place()
-        last = random.choice(("", str(first), str(first + random.randrange(3 * SLICE)), str(first + SLICE - 1)))
+        more = random.choice((0, random.randrange(3 * film.slice), film.slice - 1))
+        last = random.choice(("", str(first + more), str(first + more)))
         fields.append(("Range", f"bytes={first}-{last}"))
     elif way < 0.7:
-        fields.append(("Range", f"bytes=-{random.randrange(1, 2 * SLICE)}"))
+        fields.append(("Range", f"bytes=-{random.randrange(1, 2 * film.slice)}"))
     elif way < 0.75:
-        first, second = place(), place() + 4 * SLICE
+        first, second = place(), place() + 4 * film.slice
         fields.append(("Range", f"bytes={first}-{first + 9}, {second}-{second + 9}"))
     if film.kind.startswith("etag") and random.random() < 0.15:
         version = random.randrange(len(film.contents))
@@ -142,10 +151,11 @@ def fields_of(random: Random, film: Film) -> list[tuple[str, str]]:
 class Walk:
     """One POP and its films, asked at random and judged by the model."""
 
-    def __init__(self, random: Random, pop: Pop) -> None:
+    def __init__(self, random: Random, *pops: Pop, regional: bool = False) -> None:
         self.random = random
-        self.pop = pop
-        self.cut = self.answered = 0
+        self.pops = pops
+        self.regional = regional
+        self.cut = self.answered = self.regional_hits = 0
 
     async def case(self, target: str, film: Film) -> None:
         """Some steps with one film."""
@@ -154,22 +164,26 @@ class Walk:
 
     async def step(self, target: str, film: Film) -> None:
         """One change of the world, and some requests at once."""
-        random, pop = self.random, self.pop
+        random, pop = self.random, self.random.choice(self.pops)
         what = random.random()
         if what < 0.15:
             film.change()
         elif what < 0.3:
             film.changes.add(film.asked + random.randrange(1, 5))
+        elif what < 0.4 and self.regional:
+            assert (await pop.request("PURGE", target, BEARER)).status == 200
+            await applied(*self.pops)
+            film.floor = len(film.contents) - 1
         elif what < 0.4:
             scope = random.choice(
                 (b"uhttp://www.example.test" + target.encode(), b"tfilms", b"pwww.example.test/films")
             )
             pop.worker.edge.invalidation.append([scope])
             film.floor = len(film.contents) - 1
-        elif what < 0.45:
+        elif what < 0.45 and not self.regional:
             pop.worker.edge.invalidation.append([b"swww.example.test"], soft=True)
             film.floor = len(film.contents) - 1
-        elif what < 0.5:
+        elif 0.45 <= what < 0.5:
             pop.clock.advance(FRESH + 1)
             film.floor = len(film.contents) - 1
         floor, broken = film.floor, film.broken
@@ -181,7 +195,7 @@ class Walk:
 
     async def ask(self, target: str, fields: list[tuple[str, str]], *, leaves: bool) -> ReceivedResponse | None:
         """One request; a client that leaves sees no more than the beginning."""
-        client: RawClient = await self.pop.open(**({"receive_buffer": 4096} if leaves else {}))
+        client: RawClient = await self.random.choice(self.pops).open(**({"receive_buffer": 4096} if leaves else {}))
         try:
             await client.request("GET", target, fields)
             if leaves:
@@ -200,6 +214,7 @@ class Walk:
         """Whether an answer is that of one version, which is new enough, to these fields."""
         told = (film.kind, fields, answer.status, answer.fields)
         self.answered += 1
+        self.regional_hits += "/regional; hit" in (answer.get("cache-status") or "")
         if answer.status == 416:
             sizes = {len(content) for content in film.contents[floor:]}
             assert answer.get("content-range") in {f"bytes */{size}" for size in sizes}, told
@@ -256,6 +271,38 @@ async def test_every_byte_is_right_and_versions_never_mix(seed: int) -> None:
                 film.change()
                 origin.on(f"/films/{number}", film)
                 await walk.case(f"/films/{number}", film)
+            await let_others_run(200)
+            left = [task.get_name() for task in tasks._running if task.get_name().startswith("slice")]
+            edge, pool = pop.worker.edge, pop.worker.pool
+
+            assert (left, len(edge.flights), edge.slice_fetcher._brought) == ([], 0, {})
+            account = edge.memory.account
+            assert (account.filling, account.flowing, account.read_on, account.lingering) == (0, 0, 0, 0)
+            assert pool.busy == 0
 
     assert walk.answered > CASES
     assert walk.cut > 0
+
+
+@pytest.mark.parametrize(("slice_size", "cases"), [(SLICE, 300), pytest.param(70_000, 60, marks=pytest.mark.slow)])
+async def test_two_workers_of_a_region_share_slices_and_mix_none(slice_size: int, cases: int, valkey: Server) -> None:
+    """The same over the regional tier: slices in one record each, and in chunks."""
+    random = Random(slice_size)
+    async with running_origin(FakeClock()) as origin, AsyncExitStack() as stack:
+        options = {"regional": valkey.url, "regional_timeout": "2s", "slice_size": "64KiB", "admin_token": TOKEN}
+        pops = [
+            await stack.enter_async_context(running_pop(origin, origin.clock, pop=name, **options))
+            for name in ("first", "second")
+        ]
+        for pop in pops:
+            await pop.caught_up()
+            pop.worker.edge.limits = replace(pop.worker.edge.limits, slice_size=slice_size)
+        walk = Walk(random, *pops, regional=True)
+        for number in range(cases):
+            film = Film(random, random.choice(KINDS), slice_size)
+            film.change()
+            origin.on(f"/films/{number}", film)
+            await walk.case(f"/films/{number}", film)
+
+    assert walk.answered > cases
+    assert walk.regional_hits
