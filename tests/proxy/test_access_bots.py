@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -134,3 +136,117 @@ def test_whatever_comes_is_refused_by_a_word(signature: bytes, signature_input: 
     with pytest.raises(AccessRefused) as refused:
         CHECK.admit(asked)
     assert refused.value.reason.startswith("bot-")
+
+
+def signed_by_hand(components: Sequence[str], parameters: str, agent: str = '"https://bot.test"') -> Fields:
+    """The fields of a request whose signature is right, whatever it says of itself."""
+    values = {"@authority": "a.test", "signature-agent": agent, "@method": "GET", "@path": "/"}
+    said = "(" + " ".join(f'"{name}"' for name in components) + ")" + parameters
+    base = "\n".join([*(f'"{name}": {values[name]}' for name in components), f'"@signature-params": {said}'])
+    signature = base64.b64encode(PRIVATE["ed"].sign(base.encode())).decode()
+    lines = {"Signature-Agent": agent, "Signature-Input": f"sig1={said}", "Signature": f"sig1=:{signature}:"}
+    return Fields([(name.encode(), value.encode()) for name, value in lines.items()])
+
+
+COVERED = ("@authority", "signature-agent")
+
+
+def parameters(**changes: object) -> str:
+    """Parameters of a signature; None leaves one out."""
+    now = int(time.time())
+    usual = {"created": now, "expires": now + 60, "keyid": f'"{thumbprint()}"', "tag": '"web-bot-auth"'}
+    return "".join(f";{name}={value}" for name, value in {**usual, **changes}.items() if value is not None)
+
+
+def verdict(fields: Fields, check: BotCheck = CHECK) -> str:
+    """`accepted`, or why not."""
+    asked = Asked(RequestFacts(Request(b"GET", b"/", b"a.test", fields), ""), "", time.time())
+    try:
+        check.admit(asked)
+    except AccessRefused as refused:
+        return refused.reason
+    return "accepted"
+
+
+NOW = int(time.time())
+WRONG: dict[str, tuple[Sequence[str], dict[str, object]]] = {
+    "of an unknown algorithm": (COVERED, {"alg": '"none"'}),
+    "of an algorithm of secrets": (COVERED, {"alg": '"hmac-sha256"'}),
+    "of an algorithm that is no string": (COVERED, {"alg": "ed25519"}),
+    "without a host": (("signature-agent", "@method"), {}),
+    "without the agent": (("@authority", "@method"), {}),
+    "of nothing": ((), {}),
+    "for another purpose": (COVERED, {"tag": '"payment"'}),
+    "without a purpose": (COVERED, {"tag": None}),
+    "of a purpose in another form": (COVERED, {"tag": "web-bot-auth"}),
+    "that never ends": (COVERED, {"expires": None}),
+    "that has ended": (COVERED, {"created": NOW - 600, "expires": NOW - 300}),
+    "that ends at a text": (COVERED, {"expires": '"9999999999"'}),
+    "that ends at a fraction": (COVERED, {"expires": f"{NOW + 600}.5"}),
+    "of the future": (COVERED, {"created": NOW + 3600, "expires": NOW + 7200}),
+    "without its beginning": (COVERED, {"created": None}),
+    "of no key": (COVERED, {"keyid": None}),
+    "of a key that is a number": (COVERED, {"keyid": 1}),
+    "of a key that is a path": (COVERED, {"keyid": '"../../keys"'}),
+    "with a parameter of its own": (COVERED, {"trusted": "?1"}),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_right_signature_that_says_the_wrong_thing_is_refused(what: str) -> None:
+    """By a closed word each; with what it lacks it is accepted."""
+    components, changes = WRONG[what]
+    assert verdict(signed_by_hand(components, parameters(**changes))).startswith("bot-"), what
+    assert verdict(signed_by_hand(COVERED, parameters(alg='"ed25519"'))) == "accepted"
+
+
+def test_a_nonce_is_good_once() -> None:
+    """A signature with one admits one request; one without admits until it expires."""
+    keys = FileKeys(directory_keys(key_set("ed")))
+    check = BotCheck(Bots(directories=("https://bot.test",), require=True), lambda url: keys)  # type: ignore[arg-type,return-value]
+    for nonce in ('"a"', '"b"'):
+        fields = signed_by_hand(COVERED, parameters(nonce=nonce))
+        assert [verdict(fields, check) for _ in range(3)] == ["accepted", *["bot-signature-replayed"] * 2]
+    fields = signed_by_hand(COVERED, parameters())
+    assert [verdict(fields, check) for _ in range(3)] == ["accepted"] * 3
+    wrong = signed_by_hand(COVERED, parameters(nonce='"c"', tag='"x"'))
+    assert verdict(wrong, check) == "bot-signature-malformed"
+    assert (
+        verdict(signed_by_hand(COVERED, parameters(nonce='"c"')), check) == "accepted"
+    )  # what is refused uses none up
+
+
+async def test_a_known_head_with_a_nonce_is_refused_too() -> None:
+    """Byte for byte the same request, on one connection and on others."""
+    async with running_origin(FakeClock()) as operator:
+        operator.on("/.well-known/http-message-signatures-directory", Reply(200, [], key_set("ed")))
+        async with two_sites(RULES.format(operator.url)) as (pop, a, _):
+            fields = signed_by_hand(COVERED, parameters(nonce='"n"'), f'"{operator.url}"')
+            lines = [HOST, *((name.decode(), value.decode()) for name, value in fields.lines)]
+            statuses = [(await pop.get("/", *lines)).status]
+            async with pop.client() as client:
+                for _ in range(4):
+                    await client.request("GET", "/", lines)
+                    statuses.append((await client.response()).status)
+            assert statuses == [200, 403, 403, 403, 403]
+            assert len(a.requests) == 1
+
+
+async def test_a_directory_is_asked_where_it_is_configured_and_nowhere_else() -> None:
+    """Neither where the request says, nor where a redirect leads; a look-alike of the host is another host."""
+    async with running_origin(FakeClock()) as operator, running_origin(FakeClock()) as evil:
+        evil.otherwise(Reply(200, [], key_set("ed")))
+        operator.otherwise(Reply(302, [("Location", f"{evil.url}/.well-known/http-message-signatures-directory")]))
+        async with two_sites(RULES.format(operator.url)) as (pop, a, _):
+            for agent in (
+                evil.url,
+                operator.url,
+                f"{operator.url}@{evil.url.removeprefix('http://')}",
+                "file:///x",
+                "",
+            ):
+                fields = signed_by_hand(COVERED, parameters(), f'"{agent}"')
+                lines = [(name.decode(), value.decode()) for name, value in fields.lines]
+                assert (await pop.get("/", HOST, *lines)).status in (403, 503), agent
+            assert evil.requests == []
+            assert a.requests == []

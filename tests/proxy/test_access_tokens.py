@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import json
 import random
 import time
 from contextlib import suppress
@@ -10,6 +13,8 @@ from typing import Any
 
 import jwt as pyjwt
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
 from harness.clock import FakeClock
 from harness.origin import Reply, running_origin
 from harness.pop import Pop
@@ -141,9 +146,6 @@ def test_claims_are_matched() -> None:
 
 def signed_anyhow(claims: dict[str, Any]) -> str:
     """A token of claims that PyJWT would not sign."""
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import padding
-
     claims = {name: value for name, value in {"exp": NOW + 9, **claims}.items() if value is not None}
     start = raw_token({"alg": "RS256", "kid": "rsa"}, claims).rpartition(".")[0]
     return start + "." + encoded(PRIVATE["rsa"].sign(start.encode(), padding.PKCS1v15(), hashes.SHA256()))
@@ -326,3 +328,68 @@ async def test_tokens_are_in_no_log_and_no_metric(tmp_path: Path, caplog: pytest
             response = await pop.get("/p", HOST, bearer(token))
             for text in (caplog.text, str(pop.worker.snapshot()), response.body.decode("latin-1")):
                 assert token[-20:] not in text
+
+
+def test_odd_tokens_are_refused_or_read_as_rfc_7515_says() -> None:
+    """Names that are written twice count once, the last; a token in a token is none; no signature is a signature."""
+    check = check_of("rsa", "p256", audience="us")
+    twice = base64.urlsafe_b64encode(b'{"aud":"us","aud":"them","exp":9999999999}').rstrip(b"=").decode()
+    header = encoded(json.dumps({"alg": "RS256", "kid": "rsa"}).encode())
+
+    def by_rsa(start: str) -> str:
+        signature = PRIVATE["rsa"].sign(start.encode(), padding.PKCS1v15(), hashes.SHA256())
+        return f"{start}.{encoded(signature)}"
+
+    head_twice = encoded(b'{"alg":"RS256","kid":"rsa","alg":"none"}')
+    inner = signed(aud="us")
+    for token, expected in (
+        (by_rsa(f"{header}.{twice}"), "token-audience"),
+        (by_rsa(f"{head_twice}.{twice}"), "token-algorithm"),
+        (by_rsa(f"{header}.{encoded(inner.encode())}"), "token-malformed"),
+        (by_rsa(f"{header}.{encoded(json.dumps(inner).encode())}"), "token-malformed"),
+        (raw_token({"alg": "ES256", "kid": "p256"}, {"aud": "us"}, bytes(64)), "token-signature"),  # CVE-2022-21449
+        (raw_token({"alg": "ES256", "kid": "rsa"}, {"aud": "us"}, bytes(64)), "token-key"),
+        (raw_token({"alg": "RS256", "kid": "p256"}, {"aud": "us"}, bytes(256)), "token-key"),
+        (raw_token({"alg": "RS256", "kid": "rsa"}, {"aud": "us"}, bytes(256)), "token-signature"),
+        (raw_token({"alg": "RS256", "kid": 7}, {"aud": "us"}, bytes(256)), "token-malformed"),
+        (raw_token({"alg": "RS256", "kid": "x' OR 1=1 --"}, {"aud": "us"}, bytes(256)), "token-key"),
+        (raw_token({"alg": "RS256", "kid": "/etc/passwd\0"}, {"aud": "us"}, bytes(256)), "token-key"),
+        (raw_token({"alg": "RS256", "kid": "rsa", "crit": []}, {"aud": "us"}, bytes(256)), "token-malformed"),
+        (raw_token({"alg": "RS256", "kid": "rsa", "b64": "x"}, {"aud": "us"}, bytes(256)), "token-malformed"),
+        (inner + "=", "token-malformed"),
+        (inner.replace(".", "..", 1), "token-malformed"),
+        (signed_anyhow({"aud": "us", "exp": NOW - 29.5}), "accepted"),
+        (signed_anyhow({"aud": "us", "exp": NOW - 30}), "token-expired"),
+        (signed_anyhow({"aud": "us", "nbf": NOW + 30}), "accepted"),
+        (signed_anyhow({"aud": "us", "nbf": NOW + 31}), "token-not-yet-valid"),
+        (signed_anyhow({"aud": "us", "exp": "9999999999"}), "token-malformed"),
+        (signed_anyhow({"aud": "us", "exp": [9999999999]}), "token-malformed"),
+        (signed_anyhow({"aud": {"us": 1}}), "token-audience"),
+        (signed_anyhow({"aud": ""}), "token-audience"),
+        (signed_anyhow({"aud": []}), "token-audience"),
+    ):
+        assert verdict(check, token) == expected, (token[:80], expected)
+
+
+async def flooded(pop: Pop, number: int) -> set[int]:
+    """The statuses of tokens of keys that nobody knows, all at once."""
+    tokens = [signed("rsa-2", {"kid": f"unknown-{number}-{one}"}) for one in range(25)]
+    responses = await asyncio.gather(*(pop.get("/p", HOST, ("Authorization", f"Bearer {one}")) for one in tokens))
+    return {response.status for response in responses}
+
+
+async def test_unknown_keys_do_not_hammer_the_server_of_the_key_set() -> None:
+    """200 of them at once cost one fetch in thirty seconds, and those with a good token do not wait."""
+    async with running_origin(FakeClock()) as issuer:
+        issuer.on("/jwks", lambda _: Reply(200, [], key_set("rsa")))
+        async with two_sites(RULES.format(f'jwks = "{issuer.url}/jwks"')) as (pop, _, _b):
+            for number in range(4):
+                assert await flooded(pop, number) == {401}
+            assert len(issuer.requests) == 1
+            pop.clock.advance(31)
+            for number in range(4, 8):
+                assert await flooded(pop, number) == {401}
+            assert len(issuer.requests) == 2
+            good = ("Authorization", f"Bearer {signed('rsa')}")
+            assert (await pop.get("/p", HOST, good)).status == 200
+            assert len(issuer.requests) == 2

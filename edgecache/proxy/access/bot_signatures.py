@@ -20,6 +20,7 @@ from http_message_signatures.exceptions import HTTPMessageSignaturesException
 from edgecache.proxy.access.admission import GRANTED, AccessRefused, Asked, Grant
 from edgecache.proxy.access.json_web_tokens import unreachable
 from edgecache.proxy.access.key_sets import KeysUnreachable, RemoteKeys
+from edgecache.semantics.bounded_cache import BoundedCache
 from edgecache.semantics.message import Fields
 from edgecache.semantics.signing.own_format import encoded
 from edgecache.semantics.signing.token_keys import MOST_KEYS, Key, suitable
@@ -32,6 +33,7 @@ TAG: Final = "web-bot-auth"
 WELL_KNOWN: Final = "/.well-known/http-message-signatures-directory"
 ALGORITHM: Final = "ed25519"
 OF_SIGNATURES: Final = frozenset((b"signature", b"signature-input", b"signature-agent"))
+MOST_NONCES: Final = 16384  # of signatures that were good; the oldest are forgotten
 LONGEST: Final = 4096  # bytes of these fields together
 FIXED: Final = (
     "@authority",
@@ -56,6 +58,7 @@ class BotCheck:
     def __init__(self, written: Bots, open_directory: Callable[[str], RemoteKeys]) -> None:
         self._directories = {origin_of(url): open_directory(origin_of(url) + WELL_KNOWN) for url in written.directories}
         self._requires = written.require
+        self._seen: BoundedCache[tuple[str, Any], bool] = BoundedCache(MOST_NONCES)
 
     def admit(self, asked: Asked) -> Grant | Awaitable[Grant]:
         """Admit a request by its signature."""
@@ -72,7 +75,7 @@ class BotCheck:
         due = [one for one in directories if one.is_due(keyid, ALGORITHM, asked.now)]
         if due and not any(suitable(one.keys, keyid, ALGORITHM) for one in directories):
             return self._after_fetch(due, directories, asked, components, parameters)
-        return verified(asked, directories, components, parameters)
+        return self._once(asked, directories, components, parameters)
 
     async def _after_fetch(
         self,
@@ -89,7 +92,20 @@ class BotCheck:
                 continue
         if not any(one.keys for one in directories):
             raise unreachable()
-        return verified(asked, directories, components, parameters)
+        return self._once(asked, directories, components, parameters)
+
+    def _once(
+        self, asked: Asked, directories: Sequence[RemoteKeys], components: list[Any], parameters: dict[str, Any]
+    ) -> Grant:
+        """The grant for a good signature; one with a nonce is good for one request of this worker (RFC 9421 §7.2.2)."""
+        grant, nonce = verified(asked, directories, components, parameters), parameters.get("nonce")
+        if nonce is None:
+            return grant
+        mark = (parameters["keyid"], nonce)
+        if self._seen.get(mark) is not None:
+            raise refusal("bot-signature-replayed")
+        self._seen.remember(mark, True)
+        return grant._replace(until=asked.now)  # known heads are verified again, and refused
 
     def _named(self, fields: Fields) -> list[RemoteKeys]:
         """The directories that may have the key: of the agent that the request names, or all."""

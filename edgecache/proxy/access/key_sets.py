@@ -74,7 +74,8 @@ class RemoteKeys:
 
     async def fetch(self) -> None:
         """Fetch the key set, together with all that wait for it. Raises `KeysUnreachable` if there are no keys then."""
-        await asyncio.shield(self._begin())
+        if self._under_way is not None or self._clock() - self._tried >= UNKNOWN_AGAIN:
+            await asyncio.shield(self._begin())  # else the one that a request has waited for has ended before its turn
         if not self.keys:
             raise KeysUnreachable
 
