@@ -97,6 +97,7 @@ async def test_the_same_connection_and_the_same_head(origin: OriginDouble) -> No
             if number % 2:
                 head = b"QUERY /search HTTP/1.1\r\nHost: search.example.org\r\nContent-Type: application/json\r\n"
                 await client.send(head + b"Content-Length: 3\r\n\r\n")
+                await let_others_run(50)  # what is known of heads is looked up before the body is here
                 await client.send(body, None)
             else:
                 await client.request("QUERY", "/search", [HOST, JSON], body)
@@ -251,6 +252,21 @@ request_headers = { set = { X-S = "1" } }
             for method, body, place, cookie in asked:
                 response = await pop.request(method, "/search", HOST, JSON, *place, *cookie, body=body)
                 assert is_hit(response) is hits, (method, body, place, cookie)
+
+
+async def test_parameters_that_do_not_count(origin: OriginDouble) -> None:
+    """Ignored ones, and those that a rule drops, are no part of the key, and a purge by any spelling ends it."""
+    answering(origin)
+    text = example(origin.url).replace("query_method = true", 'query_method = true, key = { query = { drop = ["x"] } }')
+    settings = {"sites": text, "ignored_parameters": "utm_*", "purge_tokens": f"cms={TOKEN[1][7:]}"}
+    async with running_pop(origin, **settings) as pop:
+        for purged in ("/search?q=1", "/search?utm_b=2&q=1&x=3"):
+            assert not is_hit(await query(pop, b"[1]", target="/search?utm_a=1&x=1&q=1"))
+            assert origin.requests[-1].target == "/search?q=1"
+            for same in ("/search?q=1", "/search?q=1&x=2"):
+                assert is_hit(await query(pop, b"[1]", target=same))
+            assert (await pop.request("PURGE", purged, HOST, TOKEN)).status < 300
+            await pop.get("/search?q=1", HOST)
 
 
 async def test_slices_are_of_gets(origin: OriginDouble) -> None:

@@ -10,14 +10,13 @@ from typing import Self
 
 from edgecache.proxy.hooks import BYPASS, Bypass, Connection, Context, Middleware
 from edgecache.semantics.client_address import CLIENT_ADDRESS_FIELDS, Network, Trust, client_address
-from edgecache.semantics.client_claims import is_never_cached
 from edgecache.semantics.message import Request, Response
-from edgecache.semantics.rfc9111 import READS, pass_reason
+from edgecache.semantics.rfc9111 import READS
 from edgecache.semantics.rules.actions import Canary
 from edgecache.semantics.rules.canary import NUMBERS, cookie_line, is_in_share, number_of
 from edgecache.semantics.rules.conditions import RequestFacts
 from edgecache.semantics.rules.directory import Sites
-from edgecache.semantics.rules.key_parts import key_part, reduced_target
+from edgecache.semantics.rules.key_parts import key_part, reduced_request
 from edgecache.semantics.rules.policy import RequestPolicy
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import FullResponse, local_reply
@@ -50,7 +49,7 @@ class SiteRules(Middleware):
             return local_reply(421, "unknown-site", "this server does not answer for that site")
         if policy.actions.route.canary is not None:
             policy = self._with_canary(exchange, policy, policy.actions.route.canary)
-        exchange.request = reduced(exchange.request._replace(policy=policy))
+        exchange.request = reduced_request(exchange.request._replace(policy=policy))
         return None
 
     def _with_canary(self, exchange: Exchange, policy: RequestPolicy, canary: Canary) -> RequestPolicy:
@@ -87,18 +86,6 @@ class SiteRules(Middleware):
         else:
             client = client_address(peer, request.fields, self._is_trusted)
         return site.policy_of(RequestFacts(request, client))
-
-
-def reduced(request: Request) -> Request:
-    """`request` without the query parameters that its rules drop, if its response may be stored, or come from store."""
-    policy: RequestPolicy = request.policy
-    query, target = policy.actions.key.query, request.target
-    if query is None or b"?" not in target or policy.actions.caching.store is False:
-        return request
-    if not is_never_cached(request) or pass_reason(request) is not None:
-        return request
-    less = reduced_target(query, target)
-    return request if less == target else request._replace(target=less, written=request.received_target)
 
 
 def fingerprint_of(networks: tuple[Network, ...]) -> Callable[[Connection], bytes]:

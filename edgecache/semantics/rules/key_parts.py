@@ -6,7 +6,10 @@ import re
 from typing import Final
 
 from edgecache.semantics.cache_key import parameter_name
+from edgecache.semantics.client_claims import is_never_cached
+from edgecache.semantics.message import Request
 from edgecache.semantics.query_content import content_digest
+from edgecache.semantics.rfc9111 import pass_reason
 from edgecache.semantics.rules.actions import QueryKey
 from edgecache.semantics.rules.conditions import MOST_PARAMETERS, RequestFacts
 from edgecache.semantics.rules.policy import RequestPolicy, Site
@@ -29,6 +32,18 @@ def key_part(policy: RequestPolicy, facts: RequestFacts) -> bytes:
     if facts.request.content is not None:
         parts.append(_written(b"q", b"", [content_digest(facts.request)]))
     return b"\n".join(parts)
+
+
+def reduced_request(request: Request) -> Request:
+    """`request` without the query parameters that its rules drop, if its response may be stored, or come from store."""
+    policy: RequestPolicy = request.policy
+    query, target = policy.actions.key.query, request.target
+    if query is None or b"?" not in target or policy.actions.caching.store is False:
+        return request
+    if not is_never_cached(request) or pass_reason(request) is not None:
+        return request
+    less = reduced_target(query, target)
+    return request if less == target else request._replace(target=less, written=request.received_target)
 
 
 def reduced_target(query: QueryKey, target: bytes) -> bytes:
