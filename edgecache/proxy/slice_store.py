@@ -31,6 +31,7 @@ class FoundSlice(NamedTuple):
     body: Body
     result: Result
     tags: tuple[bytes, ...] = ()
+    near: bool = False  # in the machine's store
 
 
 class SliceStore:
@@ -120,10 +121,10 @@ class SliceStore:
             return None
         if found.whole:
             self._memory.adopt(found.entry, found.record.length)
-            return self._of_entry(found.entry, Result.REGIONAL)
+            return self._of_entry(found.entry, Result.REGIONAL)._replace(near=found.near)
         if not await region.tier.complete(found) or region.check(found) is not Verdict.USABLE:
             return None
-        return FoundSlice(self._read(found, key), Result.REGIONAL, found.entry.tags)
+        return FoundSlice(self._read(found, key), Result.REGIONAL, found.entry.tags, found.near)
 
     def _read(self, found: Found, key: bytes) -> Body:
         """The content of `found`, out of the region's chunks; it rises to memory."""

@@ -24,7 +24,7 @@ from edgecache.proxy.task_guard import seen_through
 from edgecache.semantics import cache_status, ranges, rfc9111, slices
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.message import Request, Response
-from edgecache.semantics.outcomes import Forward, Result
+from edgecache.semantics.outcomes import Forward, Result, Tier
 from edgecache.semantics.ranges import Span
 from edgecache.semantics.rfc9111 import Fresh, MustValidate
 from edgecache.semantics.slices import Slice
@@ -227,7 +227,9 @@ class SlicingEdge(Edge):
         """Answer with the bytes `span`, slice by slice, of which `found` is the first."""
         now, entry, whole = self.clock(), head.entry, slices.of_whole(exchange.request)
         result = self._result(head, whole, span, found)
-        member = self._member(head, result, now, why)
+        member = self._member(head, result, now, why, near=found.near)
+        if found.near:
+            exchange.tier = Tier.STORE
         if is_part:
             response = responses.part(entry.stored, span, head.whole, now, member)
         else:
@@ -310,13 +312,13 @@ class SlicingEdge(Edge):
                 return Result.MISS
         return head.result
 
-    def _member(self, head: KnownHead, result: Result, now: float, why: Forward) -> bytes:
+    def _member(self, head: KnownHead, result: Result, now: float, why: Forward, *, near: bool = False) -> bytes:
         """The Cache-Status of a response out of `head`."""
         entry = head.entry
         if result in (Result.HIT, Result.STALE):
             return cache_status.hit(self.pop, entry.lifetime - entry.age(now), self.invalidation.detail)
         if result is Result.REGIONAL and self.region is not None:
-            return self.region.outcome(self.pop, entry, now, why)
+            return self.region.outcome(self.pop, entry, now, why, near=near)
         if result is Result.REVALIDATED:
             return cache_status.forwarded(self.pop, Forward.STALE, status=304)
         partly = head.result is not Result.MISS and head.result is not Result.COLLAPSED
