@@ -12,8 +12,11 @@ from harness.often import each_case
 from edgecache.config.settings import load
 from edgecache.config.sites import parser
 from edgecache.config.sites.parser import SitesError, parsed, snapshot, written
+from edgecache.config.sources import Source
 from edgecache.semantics.errors import ConfigError
 from edgecache.server.cli import main
+from edgecache.server.config_reload import Configuration
+from edgecache.telemetry.metrics import Registry
 
 SITE = '[[sites]]\nname = "a"\nhosts = ["a.test"]\norigin = "http://a"\n'
 RULE = SITE + '[[sites.rules]]\nname = "r"\n'
@@ -81,6 +84,15 @@ WRONG = [  # text, line, what is said after it
         A_RULE + '.when.path: should be a string or a list, not the number 1: write "1"',
     ),
     (RULE + "when = { path = 'shop/*' }\n", 7, A_RULE + '.when.path: "shop/*" matches no path: paths begin with /'),
+    (
+        RULE + "when = { path_prefix = '/a*' }\n",
+        7,
+        A_RULE + '.when.path_prefix: "/a*" matches its * and ? alone: *',
+    ),
+    (RULE + "when = { path_prefix = '/a?b' }\n", 7, A_RULE + '.when.path_prefix: "/a?b" matches its *'),
+    (RULE + "when = { path = '/a?x=1' }\n", 7, A_RULE + '.when.path: "/a?x=1" matches no path: conditions on param*'),
+    (RULE + "when = { path = '/a b' }\n", 7, A_RULE + '.when.path: "/a b" matches no path: they are encoded, *'),
+    (RULE + "when = { path_prefix = '/café' }\n", 7, A_RULE + '.when.path_prefix: "/café" matches no path: they *'),
     (RULE + "when = { path_prefix = ['/a', 'b'] }\n", 7, A_RULE + '.when.path_prefix[2]: "b" matches no path: *'),
     (RULE + "when = { host = 'A.test:80' }\n", 7, A_RULE + '.when.host: "A.test:80" matches no host: *'),
     (RULE + "when = { header = { A = 1 } }\n", 7, A_RULE + ".when.header.A: should be true or false, a string, *"),
@@ -236,6 +248,58 @@ WRONG = [  # text, line, what is said after it
         3,
         "credentials.a.secret: the file that it names cannot be read: *",
     ),
+    # what a tired operator writes
+    (
+        SITE.replace('"a.test"', '"https://a.test"'),
+        3,
+        "sites[1].hosts[1]: holds https://a.test, which is *",
+    ),
+    (SITE.replace('"a.test"', '"a.test/"'), 3, "sites[1].hosts[1]: holds a.test/, which is not a host name"),
+    (SITE.replace('"a.test"', '"*.*.test"'), 3, "sites[1].hosts[1]: holds *.test, which is not a host name"),
+    (SITE.replace('"a.test"', '"*a.test"'), 3, "sites[1].hosts[1]: holds *a.test, which is not a host name"),
+    (SITE.replace('"a.test"', '"a.test, b.test"'), 3, 'sites[1].hosts[1]: "a.test, b.test" is not one host name'),
+    (SITE.replace("hosts", "host"), 3, "sites[1].host: is not a key here; did you mean hosts?"),
+    (SITE.replace('"http://a"', '"a:8080"'), 4, 'sites[1].origin: "a:8080" is not http(s)://host[:port] without *'),
+    (SITE.replace('"http://a"', '"http://a/path"'), 4, 'sites[1].origin: "http://a/path" is not http(s)://*'),
+    (SITE.replace('"http://a"', '"http://a:99999"'), 4, 'sites[1].origin: "http://a:99999" is not http(s)://*'),
+    (SITE.replace('"http://a"', '""'), 4, 'sites[1].origin: "" is not http(s)://*'),
+    (SITE.replace('"http://a"', "“http://a”"), 4, "is not TOML: invalid value"),
+    (SITE.replace('["a.test"]', '["a.test"'), 4, "is not TOML: unclosed array"),
+    ("sites:\n  - name: a\n", 1, "is not TOML: expected '=' after a key in a key/value pair"),
+    (RULE + "cache = { ttl = '5 min' }\n", 7, A_RULE + '.cache.ttl: "5 min" is not a duration *'),
+    (RULE + "cache = { ttl = '1w' }\n", 7, A_RULE + '.cache.ttl: "1w" is not a duration *'),
+    (RULE + "cache = { store = 'no' }\n", 7, A_RULE + ".cache.store: should be true or false, not a string"),
+    (RULE + "when = { paths = ['/a'] }\n", 7, A_RULE + ".when.paths: is not a key here; did you mean path?"),
+    (RULE + "when = { network = ['localhost'] }\n", 7, A_RULE + '.when.network[1]: "localhost" is not a network *'),
+    (RULE + "when = { scheme = 'HTTPS' }\n", 7, A_RULE + '.when.scheme: "HTTPS" is not "http" or "https"'),
+    (RULE + "redirect = { to = 'example.org' }\n", 7, A_RULE + ".redirect.to: must begin with a path, or *"),
+    (RULE + "redirect = { to = '/x', status = '301' }\n", 7, A_RULE + ".redirect.status: should be 301, *"),
+    (RULE + "redirect = { to = 'https://$hots$path' }\n", 7, A_RULE + ".redirect.to: $hots is no variable: *"),
+    (RULE + "response_headers = { set = ['X-A: b'] }\n", 7, A_RULE + ".response_headers.set: should be a table, *"),
+    (
+        RULE + "security_headers = true\n",
+        7,
+        A_RULE + '.security_headers: should be "off", "basic" or *',
+    ),
+    (RULE + "cors = { origins = ['*'], credentials = true }\n", 7, A_RULE + '.cors.origins: "*" does not go with *'),
+    (RULE + "limits = [{ rate = '0/s' }]\n", 7, A_RULE + '.limits[1].rate: "0/s" is not a number of requests *'),
+    (RULE + "limits = [{ burst = 5 }]\n", 7, A_RULE + ".limits[1]: limits nothing: *"),
+    (RULE + "limits = [{ rate = '1/s', by = ['ip'] }]\n", 7, A_RULE + '.limits[1].by[1]: "ip" is not "client", *'),
+    (RULE + "limits = [{ body = '10 megabytes' }]\n", 7, A_RULE + '.limits[1].body: "10 megabytes" is not a size *'),
+    (RULE + "compress = { codings = ['brotli'] }\n", 7, A_RULE + '.compress.codings[1]: "brotli" is not *'),
+    (RULE + "access = { allow = ['all'] }\n", 7, A_RULE + '.access.allow[1]: "all" is not a network *'),
+    (RULE + "access = 'private'\n", 7, A_RULE + ".access: should be a table, not a string"),
+    (RULE + "access.jwt = { jwks = 'a.test/jwks.json' }\n", 7, A_RULE + ".access.jwt.jwks: is not a URL *"),
+    (RULE + "access.jwt = { jwks = 'https://a/', leeway = 30 }\n", 7, A_RULE + ".access.jwt.leeway: should be a *"),
+    (RULE + "access.signed = { keys = ['/k'] }\n", 7, A_RULE + ".access.signed.keys: should be a table, not a list"),
+    (RULE + "access.bots = { require = true }\n", 7, A_RULE + ".access.bots: needs directories: *"),
+    (SITE + "certificates = ['/etc/a.pem']\n", 5, "sites[1].certificates[1]: should be a table, not a string"),
+    (SITE + "settings = { max_connections = 10 }\n", 5, "sites[1].settings.max_connections: is not a key here; *"),
+    (SITE + "purge_tokens = ['/t']\n", 5, "sites[1].purge_tokens: should be a table, not a list"),
+    ("[pools.a]\nservers = ['http://a']\nweight = 3\n" + SITE, 3, "pools.a.weight: is not a key here; *"),
+    ("[pools.a]\nservers = ['unix:run/a.sock']\n" + SITE, 2, 'pools.a.servers[1]: "unix:run/a.sock" is not unix:/*'),
+    ("[pools.a]\nservers = ['https://a']\nca = '/none'\n" + SITE, 3, "pools.a.ca: names /none, which holds no *"),
+    ("[credentials.a]\nkind = 'aws'\nsecret = '/none'\n" + SITE, 2, 'credentials.a.kind: "aws" is not "bearer", *'),
 ]
 
 
@@ -288,6 +352,47 @@ def refuses_the_start(file: Path, line: int, capsys: pytest.CaptureFixture[str])
     assert lines[0] == lines[1]
     assert lines[0].startswith(f"EDGECACHE_SITES: {file}:{line}: " if line else f"EDGECACHE_SITES: {file}: ")
     assert lines[0].count("\n") == 1
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)))
+def test_a_mistake_keeps_the_last_good_text(number: int, tmp_path: Path) -> None:
+    """At a reload, in one sentence with file and line: settings, and the environment of workers, are what they were."""
+    text, line, _ = WRONG[number]
+    file = tmp_path / "sites.toml"
+    file.write_text(SITE)
+    source = Source({"EDGECACHE_SITES": str(file), "EDGECACHE_MEMORY": "64MiB", "EDGECACHE_WORKERS": "1"})
+    configuration = Configuration(source, load(source.read()), Registry())
+    before, told = configuration.settings, configuration.environ
+    file.write_bytes(text.encode())
+    with pytest.raises(ConfigError) as refused:
+        configuration.read_again()
+
+    assert str(refused.value).startswith(f"EDGECACHE_SITES: {file}:{line}: " if line else f"EDGECACHE_SITES: {file}: ")
+    assert str(refused.value).isprintable()
+    assert configuration.settings is before
+    assert configuration.environ is told
+
+
+def test_more_than_a_hundred_mistakes_are_known() -> None:
+    """Each another one."""
+    assert len({text for text, _, _ in WRONG}) == len(WRONG) > 150
+
+
+def test_paths_that_leave_something_open_are_warned_of() -> None:
+    """Of rules with access: capitals, and globs below a path that leave out the path itself."""
+    access = "access.allow = ['10.0.0.0/8']\n"
+    for when, words in (
+        ("path_prefix = '/admin'", []),
+        ("path = ['/admin', '/admin/*']", []),
+        ("path = '/admin/*', path_prefix = '/admin'", []),
+        ("path = '*.php'", []),
+        ("path_prefix = '/caf%C3%A9'", []),
+        ("path = '/admin/*'", ["/admin/* leaves /admin open: path_prefix covers both"]),
+        ("path_prefix = '/Admin'", ["/Admin has capitals, and is open as /admin where an origin ignores case"]),
+    ):
+        warnings = written(RULE + f"when = {{ {when} }}\n" + access).warnings
+        assert warnings == [f"EDGECACHE_SITES: site a, rule r: access: {one}" for one in words], when
+        assert written(RULE + f"when = {{ {when} }}\n").warnings == []
 
 
 def test_files_that_are_no_text_of_sites(tmp_path: Path) -> None:

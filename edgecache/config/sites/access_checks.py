@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Final
 
 from edgecache.config.addresses import server
-from edgecache.config.sites.model import Access, Basic, Bots, ForwardAuth, Jwt, SignedUrl
+from edgecache.config.sites.model import Access, Basic, Bots, Document, ForwardAuth, Jwt, SignedUrl, When
 from edgecache.config.sites.positions import Path, Problem
 
 ALGORITHMS: Final = (
@@ -16,6 +17,7 @@ ALGORITHMS: Final = (
     *("EdDSA", "Ed25519", "Ed448", "HS256", "HS384", "HS512"),
 )
 OWN_NAMES: Final = ("nginx-secure-link", "cloudfront")  # formats whose parameters have names of their own
+ESCAPE: Final = re.compile("%[0-9A-Fa-f]{2}")
 EXTRA: Final = "pip install 'edgecache[access]'"
 
 
@@ -35,6 +37,25 @@ def in_access(access: Access | None, path: Path) -> Iterator[Problem]:
         yield from _of_forward_auth(access.forward_auth, (*path, "forward_auth"))
     if access.bots is not None:
         yield from _of_bots(access.bots, (*path, "bots"))
+
+
+def evaded(document: Document) -> Iterator[str]:
+    """Warnings of rules with access whose paths leave something open that their author may not know of."""
+    for site in document.sites:
+        guarded = [rule for rule in site.rules if rule.access is not None and not rule.access.public]
+        for name, words in ((rule.name, words) for rule in guarded for words in _left_open(rule.when)):
+            yield f"EDGECACHE_SITES: site {site.name}, rule {name}: access: {words}"
+
+
+def _left_open(when: When) -> Iterator[str]:
+    globs, prefixes = (((one,) if isinstance(one, str) else one or ()) for one in (when.path, when.path_prefix))
+    for pattern in (*globs, *prefixes):
+        if ESCAPE.sub("", pattern) != ESCAPE.sub("", pattern).lower():
+            yield f"{pattern} has capitals, and is open as {pattern.lower()} where an origin ignores case"
+    for glob in globs:
+        below = glob.removesuffix("/*")
+        if below not in (glob, "", *globs) and not any(below.startswith(prefix) for prefix in prefixes):
+            yield f"{glob} leaves {below} open: path_prefix covers both"
 
 
 def _of_basic(basic: Basic, path: Path) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ import msgspec
 from edgecache.config.addresses import Origin, normalised, server
 from edgecache.config.certificates import Described
 from edgecache.config.sites import model
+from edgecache.config.sites.access_checks import evaded
 from edgecache.config.sites.certificates import certificates_of
 from edgecache.config.sites.checks import problems
 from edgecache.config.sites.diagnosis import control_character, mistake
@@ -105,7 +106,7 @@ class WrittenSites:
     @property
     def warnings(self) -> list[str]:
         """What does not refuse the start, and should be known."""
-        return list(open_to_others(self.document))
+        return [*open_to_others(self.document), *evaded(self.document)]
 
     @property
     def watched(self) -> list[str]:

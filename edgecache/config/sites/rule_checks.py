@@ -13,6 +13,9 @@ METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "
 LEAST_SLICE: Final = 64 * 1024  # bytes
 LARGEST_SLICE: Final = 16 * 1024 * 1024
 _GROUP: Final = re.compile(r"\$([1-9])")
+_PLAIN: Final = re.compile(r"[!\"$-~]*")
+_QUERY: Final = re.compile(r"\?[^/*?]*=")
+_GLOB: Final = re.compile(r"[*?]")
 _HOST: Final = re.compile(r"[a-z0-9._*?-]+|\[[0-9a-f:.*?]+\]", re.ASCII)
 
 
@@ -53,6 +56,14 @@ _MATCHING: Final[tuple[tuple[str, Callable[[str], Any], str], ...]] = (  # key, 
     ("host", _HOST.fullmatch, "no host: hosts are lower case, without scheme, port and path"),
     ("path", lambda glob: glob.startswith(("/", "*", "?")), "no path: paths begin with /"),
     ("path_prefix", lambda prefix: prefix.startswith("/"), "no path: paths begin with /"),
+    ("path", lambda glob: _PLAIN.fullmatch(glob), "no path: they are encoded, as /caf%C3%A9"),
+    ("path_prefix", lambda prefix: _PLAIN.fullmatch(prefix), "no path: they are encoded, as /caf%C3%A9"),
+    ("path", lambda glob: not _QUERY.search(glob), "no path: conditions on parameters are written under query"),
+    (
+        "path_prefix",
+        lambda prefix: not _GLOB.search(prefix),
+        "its * and ? alone: globs are for path",
+    ),
     ("content_type", lambda kind: kind == kind.lower() and ";" not in kind, "no type: types are lower case, and bare"),
 )
 
