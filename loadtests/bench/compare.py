@@ -4,7 +4,7 @@
 
 The server under test has core 0 to itself; wrk, the origin and this program share core 1. Everything happens
 on 127.0.0.1 and in a temporary directory. Tables go to stdout, progress and proofs to stderr. Exit code: 0;
-1 when a row FAILED or exceeds its bound; 2 when nothing could be measured.
+1 when a row FAILED, or exceeds its bound on a quiet machine; 2 when nothing could be measured.
 """
 
 from __future__ import annotations
