@@ -15,6 +15,7 @@ PROGRAMS: Final = {
     "compression": "bench.compression",
     "restart": "bench.restart",
     "slices": "bench.slices",
+    "store": "bench.store",
     "trace-policies": "bench.trace_policies",
     "load": "locust.run",
     "local-chain": "locust.local_chain",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -20,6 +21,8 @@ DEFAULTS = {
     "EDGECACHE_MEMORY": "64MiB",
     "EDGECACHE_WORKERS": "1",
 }
+if os.environ.get("TEST_STORE"):  # TEST_STORE=memory runs any test with a store between memory and the origin
+    DEFAULTS |= {"EDGECACHE_STORE": os.environ["TEST_STORE"], "EDGECACHE_STORE_SIZE": "16MiB"}
 
 
 class Pop:

@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 import lmdb
@@ -29,7 +30,8 @@ MOST_CHANGES: Final = 32  # of one transaction
 BATCH_BYTES: Final = 1024 * 1024
 MOST_QUEUED: Final = 32 * 1024 * 1024  # bytes of changes that wait
 AGAIN: Final = 0.0005  # seconds, after which a store that another process was changing is tried again
-GIVES_UP: Final = 200  # tries, after which what waits is dropped
+SLOWER: Final = 20  # times as long, after as many tries
+GIVES_UP: Final = 200  # tries, after which what waits is dropped: about two seconds
 FAILURES: Final = (OSError, lmdb.Error)
 
 
@@ -187,9 +189,22 @@ class StoreWrites:
                 for one in keys[:-1]:
                     self._enqueue(_Item(_bytes(one), None, 0, None))
                 self._enqueue(_Item(_bytes(keys[-1]), None, size, on_reply))
+            case ("EXISTS", *keys):
+                self._enqueue(_Item(b"", None, size, partial(self._tell_how_many, keys, on_reply)))
             case _:
                 self._enqueue(_Item(b"", None, size, on_reply))
         return True
+
+    def _tell_how_many(self, keys: list[object], on_reply: OnReply | None, size: int, _: object) -> None:
+        """Reply with the number of `keys` that there are."""
+        if on_reply is None:
+            return
+        try:
+            there = sum(self._store.has(_bytes(key)) for key in keys)
+        except FAILURES as error:
+            on_reply(size, ConnectionError(str(error)))
+        else:
+            on_reply(size, there)
 
     async def execute(self, command: tuple[object, ...], size: int = 0, within: float | None = None) -> Any:
         """The reply to `command`, once the changes before it are made."""
@@ -199,12 +214,7 @@ class StoreWrites:
         value = await asyncio.wait_for(reply, within)
         if isinstance(value, Exception):
             raise value
-        if command[0] != "EXISTS":
-            return value
-        try:
-            return sum(self._store.has(_bytes(key)) for key in command[1:])
-        except FAILURES as error:
-            raise ConnectionError(str(error)) from None
+        return value
 
     def after(self, work: Callable[[], None]) -> None:
         """Do `work` once the changes that wait are made; at once if there are none."""
@@ -232,8 +242,8 @@ class StoreWrites:
         self._scheduled = False
         batch = self._take()
         changes = [Change(item.key, item.value) for item in batch if item.key]
-        if not changes:
-            self._made(batch, [])
+        if not changes or self._store.head["poisoned"]:  # then nothing of it is found any more
+            self._made(batch, [change.value is None for change in changes])
         elif self._threads is None:
             try:
                 self._made(batch, self._store.apply(changes))
@@ -281,7 +291,7 @@ class StoreWrites:
         if isinstance(error, Busy) and self._tries < GIVES_UP:
             self._tries += 1
             self._queue.extendleft(reversed(batch))
-            self._schedule(AGAIN)
+            self._schedule(AGAIN * min(self._tries, SLOWER))
             return
         self._tries = 0
         if isinstance(error, Torn):
@@ -318,7 +328,7 @@ class StoreWrites:
 
     async def close(self) -> None:
         """Make the changes that wait, and no more."""
-        for _ in range(GIVES_UP):
+        for _ in range(SLOWER * GIVES_UP):
             if not self._queue and not self._tries:
                 break
             await asyncio.sleep(AGAIN)
