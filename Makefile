@@ -37,7 +37,7 @@ fuzz: $(VENV)/.installed-test ## 1,000,000 mutated messages without sockets, 50,
 	cd tests && ../$(BIN)/python -m fuzz $(ARGS)
 
 # Load tests, `python -m loadtests NAME`: ARGS=--help says more of each. The variables of their own are older than ARGS.
-LOADTESTS := bench heads-cost compression restart slices trace-policies chain hostile-load purge-load reload-load limits \
+LOADTESTS := bench heads-cost compression restart slices store trace-policies chain hostile-load purge-load reload-load limits \
 	correctness real-sites wordpress wagtail nextjs plugin-purges dashboards-check
 .PHONY: load local-chain $(LOADTESTS)
 bench: ## speed beside nginx, HAProxy and varnish, as far as they are installed
@@ -45,6 +45,7 @@ heads-cost: ## what a memory hit costs by the kind of its head, without sockets
 compression: ## ratio and CPU of codings by type, beside nginx
 restart: ## the hit ratio before and after a restart, on a Zipf workload
 slices: ## origin bytes of a large file in slices, for viewers, aria2c and HLS, beside nginx with slice 1m
+store: ## hits out of the machine's store beside hits of memory and nginx, and origin fetches of 1 to 8 workers
 trace-policies: ## recorded traces replayed through the eviction policies
 chain: ## a chain of POPs over a WAN of relays: latency and origin requests with and without tiers, and what breaks it
 hostile-load: ## hostile clients and accidents, each figure beside its bound: eight minutes; ARGS="--quick --only sockets"

@@ -48,8 +48,10 @@ class FetchLocks:
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._receive)
 
     async def take(self, key: bytes, within: float) -> Lease | LeaseWait | None:
-        """The lease of `key`, or a wait for another's."""
-        if key not in self._held and self._lock(key, fcntl.F_WRLCK):
+        """The lease of `key`, or a wait for another process's; None if this one has it, for others."""
+        if key in self._held:
+            return None
+        if self._lock(key, fcntl.F_WRLCK):
             lease = self._held[key] = Lease(key, b"")
             return lease
         waiting = LeaseWait(self, key)

@@ -19,7 +19,8 @@ VERSION: Final = 1  # of all formats here
 PAGE: Final = 4096
 LEAST: Final = 16 * 1024 * 1024  # bytes of a store
 INDEX_SHARE: Final = 16  # entries of the index have a sixteenth: enough for records of 1 KiB
-INDEX_SPARE: Final = 1024 * 1024  # bytes of the index beside entries: pages that a change writes anew, the purge log
+INDEX_SPARE: Final = 1024 * 1024  # bytes of the index beside entries: pages that changes write anew, the purge log
+SPARE_SHARE: Final = 64  # and this share of the store: pages stay as they are while some process reads
 ENTRY: Final = 80  # bytes of one entry, in pages that are two thirds full
 SMALL_SHARE: Final = 10  # what is new has a tenth of the rest
 LEAST_SMALL: Final = 512 * 1024  # bytes of the log of new records
@@ -46,7 +47,7 @@ class Geometry:
     @property
     def most_objects(self) -> int:
         """Records that the index takes."""
-        return (self.index - INDEX_SPARE) * 7 // 8 // ENTRY
+        return (self.index - INDEX_SPARE) * 8 // 10 // ENTRY
 
     @property
     def purge_log(self) -> int:
@@ -64,7 +65,7 @@ def geometry(size: int) -> Geometry:
     size = max(LEAST, size)
     slots = 1 << max(12, (size // SLOT_BYTES).bit_length() - 1)
     slots = min(slots, 1 << 22)
-    head, index = PAGE + slots, _whole(size // INDEX_SHARE + INDEX_SPARE)
+    head, index = PAGE + slots, _whole(size // INDEX_SHARE + size // SPARE_SHARE + INDEX_SPARE)
     left = size - head - index
     small = _whole(max(left // SMALL_SHARE, LEAST_SMALL))
     return Geometry(head, slots, index, small, (left - small) // PAGE * PAGE)

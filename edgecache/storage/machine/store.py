@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
+from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
 import lmdb
@@ -30,6 +31,7 @@ from edgecache.storage.machine.update import BEGINS, STATE_KEY, Torn, Transactio
 
 __all__ = ("Busy", "Change", "MachineStore", "Torn", "Where", "digest_of", "open_index")
 MOST_READERS: Final = 1024
+AT_ONCE: Final = 256  # entries of the index that are read at once
 NUMBER: Final = 8  # bytes of a key of the purge log
 
 
@@ -37,7 +39,7 @@ Made = TypeVar("Made")
 
 
 class Busy(Exception):
-    """Another process is changing the store."""
+    """Another process is changing the store, or is held up while it reads: try again."""
 
 
 class Where(NamedTuple):
@@ -80,12 +82,11 @@ class MachineStore:
 
     # --- reading
 
-    def find(self, key: bytes) -> tuple[Where, bytes] | None:
-        """Where the value of `key` lies, and the digest of the key."""
-        digest = digest_of(key)
+    def find_by(self, digest: bytes) -> Where | None:
+        """Where the value of the key with this digest lies."""
         with self._env.begin(db=self._index) as transaction:
             found = transaction.get(digest)
-        return None if found is None else (Where._make(WHERE.unpack(found)), digest)
+        return None if found is None else Where._make(WHERE.unpack(found))
 
     def get(self, key: bytes, *, wait: bool = True) -> bytes | None:
         """The value of `key`; raises NotInMemory unless it may `wait` for the disk, OSError, lmdb.Error."""
@@ -104,8 +105,8 @@ class MachineStore:
 
     def has(self, key: bytes) -> bool:
         """Whether there is a value of `key`."""
-        found = self.find(key)
-        return found is not None and self.head[BEGINS[found[0].log]] <= found[0].position
+        found = self.find_by(digest_of(key))
+        return found is not None and self.head[BEGINS[found.log]] <= found.position
 
     # --- changing
 
@@ -130,9 +131,9 @@ class MachineStore:
         with self.locked(wait=wait):
             try:
                 return self._transact(lambda txn: [self._change(txn, change) for change in changes])
-            except lmdb.MapFullError:  # a process was killed while it read: its pages are not free
+            except lmdb.MapFullError:  # pages stay while a process reads: one was killed then, or is being held up
                 self._env.reader_check()
-                return self._transact(lambda txn: [self._change(txn, change) for change in changes])
+                raise Busy from None
 
     def _transact(self, work: Callable[[Transaction], Made]) -> Made:
         with self._env.begin(write=True) as raw:
@@ -153,6 +154,13 @@ class MachineStore:
 
     def record(self, entry: bytes, is_same: Callable[[bytes], bool]) -> int:
         """Append `entry`, unless one of the last is the same; its number. Raises Busy, OSError or lmdb.Error."""
+        try:
+            return self._record(entry, is_same)
+        except lmdb.MapFullError:
+            self._env.reader_check()
+            raise Busy from None
+
+    def _record(self, entry: bytes, is_same: Callable[[bytes], bool]) -> int:
         with self.locked(), self._env.begin(write=True, db=self._purges) as transaction:
             cursor = transaction.cursor()
             last = int.from_bytes(cursor.key()) if cursor.last() else 0
@@ -210,14 +218,25 @@ class MachineStore:
     def verify(self, check: Callable[[bytes, bytes], bool] = lambda digest, value: True) -> tuple[int, int]:
         """Read every record, and have `check` look at it: how many are right, and how many are not."""
         good = bad = 0
-        with self._env.begin(db=self._index) as transaction:
-            for digest, raw in transaction.cursor():
-                log, position, length = WHERE.unpack(raw)
-                if self._is_right(log, position, length, digest, check):
-                    good += 1
-                elif self.head[BEGINS[log]] <= position:
-                    bad += 1
+        for digest, where in self._entries():
+            log, position, length = where
+            if self._is_right(log, position, length, digest, check):
+                good += 1
+            elif self.find_by(digest) == where and self.head[BEGINS[log]] <= position:
+                bad += 1
         return good, bad
+
+    def _entries(self) -> Iterator[tuple[bytes, Where]]:
+        """The index, some entries at a time: pages stay as long as a transaction reads."""
+        last: bytes = b""
+        while True:
+            with self._env.begin(db=self._index) as transaction:
+                cursor = transaction.cursor()
+                if not cursor.set_range(last + b"\0" if last else b"\0"):
+                    return
+                some = list(islice(cursor.iternext(), AT_ONCE))
+            yield from ((digest, Where._make(WHERE.unpack(raw))) for digest, raw in some)
+            last = some[-1][0]
 
     def _is_right(
         self, log: int, position: int, length: int, digest: bytes, check: Callable[[bytes, bytes], bool]
@@ -228,12 +247,10 @@ class MachineStore:
 
     def values(self) -> Iterator[bytes]:
         """Every value."""
-        with self._env.begin(db=self._index) as transaction:
-            for _, raw in transaction.cursor():
-                log, position, length = WHERE.unpack(raw)
-                value = self.logs[log].value(position, length, wait=True)
-                if self.head[BEGINS[log]] <= position:
-                    yield value
+        for _, (log, position, length) in self._entries():
+            value = self.logs[log].value(position, length, wait=True)
+            if self.head[BEGINS[log]] <= position:
+                yield value
 
     def objects(self) -> int:
         """Number of records."""
