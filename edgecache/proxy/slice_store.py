@@ -7,7 +7,7 @@ strong validator (RFC 9111 §4.3.4).
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from edgecache.invalidation.purge_log import Verdict
 from edgecache.proxy.collapsing import Failed, Filling, Flight, Outcome, RegionalHit, Revalidated
@@ -17,12 +17,17 @@ from edgecache.semantics import slices
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.message import Request
 from edgecache.semantics.outcomes import Result
-from edgecache.semantics.slices import Slice
+from edgecache.semantics.ranges import Span
+from edgecache.semantics.rope import Content, cut, joined
+from edgecache.semantics.slices import Head, Slice
 from edgecache.storage.memory import Entry
 from edgecache.storage.regional import Found
 from edgecache.storage.regional_chunks import ChunkReader
 from edgecache.wire.body import Body
 from edgecache.wire.exchange import Exchange
+
+MOST_AT_ONCE: Final = 2  # slices that hold a range which is answered without a task
+MOST_JOINED: Final = 256 * 1024  # bytes of such a range, if it lies in more than one
 
 
 class FoundSlice(NamedTuple):
@@ -49,6 +54,22 @@ class SliceStore:
     def has(self, whole: Request, wanted: Slice) -> bool:
         """Whether the slice `wanted` lies in memory."""
         return self._memory.has(slices.slice_key(whole, wanted))
+
+    def at_once(self, whole: Request, head: Head, size: int, span: Span) -> Content | None:
+        """The bytes `span`, if they lie in few slices that are in memory, and no purge names one; else None."""
+        pieces: list[Content] = []
+        for number in slices.numbers(span, size)[: MOST_AT_ONCE + 1]:
+            key = slices.slice_key(whole, Slice(size, number, head.version))
+            entry, _ = self._memory.lookup(key, whole.fields)
+            if entry is None or len(pieces) == MOST_AT_ONCE:
+                return None
+            if not self._invalidation.is_usable(entry):
+                return None
+            begin = number * size
+            pieces.append(cut(entry.content, max(0, span.first - begin), min(size, span.end - begin)))
+        if len(pieces) > 1 and len(span) > MOST_JOINED:
+            return None
+        return pieces[0] if len(pieces) == 1 else joined(*pieces)
 
     async def find(self, exchange: Exchange, whole: Request, wanted: Slice) -> FoundSlice | None:
         """The slice `wanted` of what `whole` asks for; None if it is not to be had in that version.

@@ -28,6 +28,7 @@ from edgecache.semantics.outcomes import Forward, Result, Tier
 from edgecache.semantics.ranges import Span
 from edgecache.semantics.rfc9111 import Fresh, MustValidate
 from edgecache.semantics.slices import Slice
+from edgecache.semantics.stored_response import is_fresh
 from edgecache.storage.memory import Entry
 from edgecache.tasks import spawn
 from edgecache.upstream.peer_fields import answer_lines
@@ -38,6 +39,7 @@ from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import local_reply
 
 TRIES: Final = 3  # versions, and other surprises, that one request goes through before it is passed on
+OTHERS: Final = frozenset((b"cache-control", b"pragma", b"if-none-match", b"if-modified-since"))
 MOST_COUNTED: Final = 1024  # slices of a response that are looked for, to say whether it is a hit
 
 
@@ -65,6 +67,42 @@ class SlicingEdge(Edge):
         """Go on with other limits."""
         super().tune(limits)
         self.slice_store.patience = limits.follower_timeout
+
+    def _look_up(self, exchange: Exchange) -> None:
+        """Answer a range out of slices in memory, or look up as everywhere else."""
+        request = exchange.request
+        size = self._slice_size(request)
+        if size and wants_a_range(request) and self._is_hit(exchange, size):
+            return
+        if size and self._knows_slices_only(request, size):
+            exchange.why = Forward.URI_MISS
+            self._forward(exchange, primary_key(request), None, Forward.URI_MISS)
+        else:
+            super()._look_up(exchange)
+
+    def _knows_slices_only(self, request: Request, size: int) -> bool:
+        """Whether memory has a head, and no whole: no other tier need be asked for that."""
+        if self.region is None or not rfc9111.is_plain(request.fields):
+            return False
+        return self.memory.has(slices.head_key(request, size)) and not self.memory.has(primary_key(request))
+
+    def _is_hit(self, exchange: Exchange, size: int) -> bool:
+        """Answer one range if memory has the head, fresh, and all that is wanted."""
+        request, now = exchange.request, self.clock()
+        entry, _ = self.memory.lookup(slices.head_key(request, size), request.fields)
+        if entry is None or not is_fresh(entry, now) or not self.invalidation.is_usable(entry):
+            return False
+        head, stored = slices.head_of(bytes(entry.content)), entry.stored
+        spans = None if head is None else ranges.wanted_spans(request, stored, head.whole, self.limits.max_ranges)
+        if head is None or spans is None or len(spans) != 1:
+            return False
+        content = self.slice_store.at_once(request, head, size, spans[0])
+        if content is None:
+            return False
+        member = cache_status.hit(self.pop, entry.lifetime - entry.age(now), self.invalidation.detail)
+        response = responses.part(stored, spans[0], head.whole, now, member, content)
+        responses.send_stored(exchange, response, entry, Result.HIT, member)
+        return True
 
     def _forward(self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward) -> None:
         """Nothing is stored whole: answer in slices, or as everywhere else."""
@@ -338,6 +376,12 @@ class SlicingEdge(Edge):
         if more := tuple(tag for tag in tags if tag not in head.entry.tags):
             vector = self.log.vector
             exchange.extra = answer_lines(vector, (*head.entry.tags, *more))
+
+
+def wants_a_range(request: Request) -> bool:
+    """Whether it is a client's GET of a range without preconditions and directives about freshness."""
+    index = request.fields.index
+    return b"range" in index and request.method == b"GET" and request.child is None and OTHERS.isdisjoint(index)
 
 
 def _is_answered(exchange: Exchange) -> bool:

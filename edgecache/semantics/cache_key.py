@@ -24,6 +24,11 @@ def primary_key(request: Request) -> bytes:
     return request.scheme + request.group + b"://" + request.host + request.target
 
 
+def key_under(request: Request, group: bytes) -> bytes:
+    """The cache key of `request` with one more `group`."""
+    return request.scheme + request.group + group + b"://" + request.host + request.target
+
+
 def url_key(request: Request) -> bytes:
     """The URL of `request`, without its group."""
     return request.scheme + b"://" + request.host + request.target

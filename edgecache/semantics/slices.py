@@ -13,7 +13,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from edgecache.semantics.cache_key import primary_key
+from edgecache.semantics.cache_key import key_under
 from edgecache.semantics.http_date import parse_date
 from edgecache.semantics.message import Fields, Framing, Request, Response
 from edgecache.semantics.ranges import MULTIPART, Span, content_range, parse_range
@@ -72,9 +72,14 @@ def slice_request(request: Request, wanted: Slice) -> Request:
     return _asking(request, wanted, SLICE + b"%d,%d,%b" % wanted)
 
 
+def head_key(request: Request, size: int) -> bytes:
+    """The cache key of the head of what `request`, for the whole, asks for."""
+    return key_under(request, HEAD + b"%d" % size)
+
+
 def slice_key(request: Request, wanted: Slice) -> bytes:
     """The cache key of the slice `wanted` of what `request`, for the whole, asks for."""
-    return primary_key(request._replace(group=request.group + SLICE + b"%d,%d,%b" % wanted))
+    return key_under(request, SLICE + b"%d,%d,%b" % wanted)
 
 
 def _asking(request: Request, wanted: Slice, group: bytes) -> Request:

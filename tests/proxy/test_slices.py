@@ -509,6 +509,21 @@ async def test_the_example_of_the_documentation(origin: OriginDouble) -> None:
     assert page.asked[0] == "bytes=0-9"
 
 
+async def test_clients_of_another_jurisdiction_read_no_slices_and_store_none(origin: OriginDouble) -> None:
+    """Residency: with slices in memory, a client from elsewhere gets none of them, and its request fetches none."""
+    asked = sliced(origin)
+    places = {"geo_overrides": "198.51.100.1=DE,198.51.100.2=US", "geo_rules": "country:DE=eu,*=us"}
+    settings = {"region": "eu", "residency": "eu:EU,us:US", "trusted_proxies": "127.0.0.1", **places}
+    async with running(origin, **settings) as pop:
+        for _ in range(2):
+            there = await ranged(pop, 5, 9, ("X-Forwarded-For", "198.51.100.2"))
+            here = await ranged(pop, 5, 9, ("X-Forwarded-For", "198.51.100.1"))
+            assert here.body == CONTENT[5:10]
+            assert there.status >= 400
+
+    assert asked.asked == slices_of((0, 1))
+
+
 async def test_a_rule_wants_slices_for_some_paths_only() -> None:
     """`cache.slices` of a rule; what it does not name is as without."""
     rules = """
