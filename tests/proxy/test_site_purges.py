@@ -11,6 +11,8 @@ import pytest
 from harness.clock import FakeClock
 from harness.origin import Reply, running_origin
 from harness.pop import Pop, environment, running_pop
+from harness.tiers import pops
+from harness.valkey import running_valkey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -183,3 +185,25 @@ def test_one_token_for_two_sites_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b").write_text(SECRETS["a"])
     with pytest.raises(SitesError, match=r"line 10: sites\[2\].purge_tokens.cms: is the token of a/cms, too"):
         written(text)
+
+
+async def test_a_wildcard_is_purged_through_the_regional_tier(tmp_path: Path) -> None:
+    """Two POPs of a region: what one has stored, and the other has read, is purged by a tag in both and in between."""
+    with running_valkey() as valkey:
+        async with running_origin(FakeClock()) as origin:
+            origin.otherwise(Reply(fields=[("Cache-Control", "max-age=600"), ("Cache-Tag", "x")], body=b"1"))
+            async with pops(origin, "regional", valkey.url, sites=sites(tmp_path, origin.url)) as (one, two):
+                for host in ("x.a.test", "y.test"):
+                    await one.get("/p", ("Host", host))
+                    await one.written()
+                    await two.get("/p", ("Host", host))
+                assert len(origin.requests) == 2
+                bearer = ("Authorization", f"Bearer {SECRETS['b']}")
+                answer = await two.request("PURGE", "/", ("Host", "b.test"), bearer, ("Surrogate-Key", "x"))
+                assert answer.status == 200, answer.body
+                assert [await state(pop, "y.test") for pop in (one, two)] == ["hit", "hit"]
+                assert await state(one, "x.a.test") == "gone"
+                assert len(origin.requests) == 3
+                await one.written()
+                assert (await two.get("/p", ("Host", "x.a.test"))).status == 200
+                assert len(origin.requests) == 3  # of the region, which has it again
