@@ -26,13 +26,13 @@ class PurgeSettings:
     peers: Mapping[str, str] = setting(
         PEERS,
         "",
-        "Valkeys of the other regions, from which their purge logs are copied.",
+        "Valkey servers of the other regions; the purge logs of those regions are copied from them.",
         secret=True,
     )
     peer_timeout: float = setting(
         DURATION,
         "650ms",
-        "Timeout for replies from another region's Valkey; at least one round trip plus 200 ms.",
+        "Timeout for replies from the Valkey of another region; at least one round trip plus 200 ms.",
         least="250ms",
         most="10s",
     )
@@ -40,27 +40,28 @@ class PurgeSettings:
         PURGE_TOKENS,
         "",
         "Tokens that may purge, besides EDGECACHE_ADMIN_TOKEN: name=secret, or name@host=secret for that site only;"
-        " several hosts are separated by a vertical bar. A secret has 16 characters at least.",
+        " several hosts are separated by a vertical bar. A secret has at least 16 characters.",
         secret=True,
     )
     purge_from: tuple[Network, ...] = setting(
         NETWORKS,
         "",
-        "Networks whose PURGE, BAN and PURGEKEYS need no secret; by way of a proxy, only if it is one of"
+        "Networks whose PURGE, BAN and PURGEKEYS requests need no secret; through a proxy, only if it is one of"
         " EDGECACHE_TRUSTED_PROXIES and names its client.",
     )
     purge_retention: int = setting(
         COUNT,
         "100000",
-        "Entries kept in a region's purge log. A POP that missed more than these revalidates what it has stored.",
+        "Number of entries kept in the purge log of a region. A POP that has missed more entries revalidates its stored"
+        " responses.",
         least="100",
         most="100000000",
     )
     purge_registers: int = setting(
         COUNT,
         NAMES,
-        "Purged names (tags, URLs, prefixes) that a worker remembers. Beyond that, the site with most of them"
-        " revalidates its older objects.",
+        "Number of purged names (tags, URLs, prefixes) that a worker remembers. Above it, older objects of the site"
+        " with the most names are revalidated.",
         least="100",
         most="100000000",
     )
@@ -73,27 +74,28 @@ class WriteSettings:
     write_ack: str = setting(
         one_of("local", "region", "all"),
         "region",
-        "How far the invalidations of a write must be known before its response is sent: in this worker (`local`),"
-        " in the region's POPs (`region`), or everywhere (`all`).",
+        "How far the invalidations of a write must have been applied before its response is sent: in this worker"
+        " (`local`), in the POPs of the region (`region`), or everywhere (`all`).",
     )
     write_through: str = setting(
         one_of("invalidate", "refresh"),
         "invalidate",
-        "Effect of a write on the stored responses of its target: `invalidate`, or `refresh` them at once in the"
+        "Effect of a write on the stored responses of its target: `invalidate` them, or `refresh` them at once in the"
         " regional tiers.",
     )
     write_timeout: float = setting(
         DURATION,
         "2m",
-        "Time after which a write whose POP died counts as ended, and invalidates; no less than the origin may"
-        " take for one.",
+        "Time after which a write whose POP died counts as ended and takes effect as an invalidation; at least the"
+        " longest time that the origin takes for a write.",
         least="1s",
         most="1h",
     )
     client_writes: int = setting(
         COUNT,
         "100",
-        "Writes of one address or IPv6 /64 that may wait for the origin, per worker; more get 429. 0 sets no limit.",
+        "Maximum number of writes from one address or IPv6 /64 that wait for the origin, per worker; further ones get"
+        " 429. 0 sets no limit.",
         most="1000000",
     )
 
@@ -105,16 +107,16 @@ class CutOffSettings:
     cut_off: str = setting(
         one_of("available", "consistent"),
         "available",
-        "What is served while a region's purge log has been silent for EDGECACHE_MAX_PURGE_LAG: what is stored"
-        " (`available`), or what the origin validates on each use (`consistent`).",
+        "Use of stored responses while the purge log of a region has been silent for EDGECACHE_MAX_PURGE_LAG:"
+        " `available` serves them, `consistent` validates them with the origin on each use.",
     )
     cut_off_paths: Mapping[str, str] = setting(
-        PREFIX_MODES, "", "Exceptions from EDGECACHE_CUT_OFF by path prefix; the longest prefix wins."
+        PREFIX_MODES, "", "Exceptions to EDGECACHE_CUT_OFF by path prefix; the longest prefix wins."
     )
     max_purge_lag: float = setting(
         DURATION,
         "5s",
-        "Silence of a region's purge log after which a POP counts as cut off from that region.",
+        "Time without news from the purge log of a region after which a POP counts as cut off from that region.",
         least="500ms",
         most="1h",
     )
@@ -127,12 +129,13 @@ class TagSettings:
     tag_fields: str = setting(
         one_of("hide", "show"),
         "hide",
-        "Whether clients see Surrogate-Key, Cache-Tag, Cache-Groups, xkey and EDGECACHE_TAG_FIELD_NAMES.",
+        "Whether clients receive Surrogate-Key, Cache-Tag, Cache-Groups, xkey and the fields in"
+        " EDGECACHE_TAG_FIELD_NAMES.",
     )
-    tag_field_names: tuple[str, ...] = setting(FIELD_NAMES, "", "Further response fields whose values are tags.")
+    tag_field_names: tuple[str, ...] = setting(FIELD_NAMES, "", "Additional response fields whose values are tags.")
     token_cookie: bool = setting(
         SWITCH,
         "off",
-        "Whether a write's consistency token is sent as the cookie edgecache-token too, besides the field"
+        "Whether the consistency token of a write is also sent as the cookie edgecache-token, besides the field"
         " Edgecache-Token.",
     )

@@ -56,24 +56,26 @@ class SiteSettings:
     sites: WrittenSites | None = setting(
         SITES,
         "",
-        "Sites and their rules, in TOML: the path of a file, or the text itself. Empty: one site, EDGECACHE_ORIGIN.",
+        "Sites and their rules, in TOML: the path of a file, or the text itself. Empty serves one site from"
+        " EDGECACHE_ORIGIN.",
     )
     origins: Mapping[str, tuple[Origin, ...]] = setting(
         ORIGINS,
         "",
-        "Origins by region, instead of EDGECACHE_ORIGIN; several of one region are separated by a vertical bar.",
+        "Origins by region, instead of EDGECACHE_ORIGIN; several origins of one region are separated by a vertical"
+        " bar.",
     )
     origin_host: str = setting(
         ORIGIN_HOST,
         "client",
-        "Host field of requests to the origin: the client's own (`client`), that of the origin's URL (`origin`),"
-        " or a fixed one.",
+        "Host field of requests to the origin: that of the client's request (`client`), that of the origin's URL"
+        " (`origin`), or a fixed one.",
     )
     origin_urls: str = setting(
         one_of("map", "keep"),
         "map",
         "Treatment of Location, Content-Location and Refresh that name the origin, when EDGECACHE_ORIGIN_HOST is"
-        " not `client`: `map` puts the requested site in the origin's place, `keep` leaves them as they are.",
+        " not `client`: `map` replaces the origin with the requested site, `keep` leaves them unchanged.",
     )
     origin_alt_svc: str = setting(
         one_of("drop", "keep"),
@@ -84,7 +86,7 @@ class SiteSettings:
     hosts: tuple[str, ...] = setting(
         HOST_NAMES,
         "",
-        "Names of the sites that are served, on any port; a request for another name gets 421. Empty serves every"
+        "Host names of the sites that are served, on any port; a request for another name gets 421. Empty serves every"
         " name.",
     )
 
@@ -110,8 +112,8 @@ class ListenerSettings:
         NETWORKS,
         "",
         "Networks of proxies in front of this POP. Forwarded, X-Forwarded-For and X-Forwarded-Proto from them are"
-        " believed (but never for the host), and so are fields about the client's identity (Remote-User,"
-        " X-SSL-Client-*: such requests are never cached) and place (CF-IPCountry: part of the cache key).",
+        " trusted (but never for the host), and so are fields with the client's identity (Remote-User,"
+        " X-SSL-Client-*: such requests are never cached) and location (CF-IPCountry: part of the cache key).",
     )
     forwarded: bool = setting(SWITCH, "on", "Whether Forwarded and X-Forwarded-* are sent to the origin.")
     proxy_protocol: bool = setting(
@@ -131,9 +133,9 @@ class TlsSettings:
     tls_certificates: tuple[Described, ...] = setting(
         KEY_PAIRS,
         "",
-        "Certificate chains and keys in PEM: files that hold both, or a chain and a key separated by a vertical"
-        " bar; or a directory of NAME.pem, NAME.crt with NAME.key, or NAME/fullchain.pem with NAME/privkey.pem. SNI"
-        " selects the certificate; the first one (in a directory, `default`) serves all other names.",
+        "Certificate chains and keys in PEM: files that contain both, or a chain and a key separated by a vertical"
+        " bar; or a directory with NAME.pem, NAME.crt and NAME.key, or NAME/fullchain.pem and NAME/privkey.pem. SNI"
+        " selects the certificate; the first one (in a directory, `default`) is used for all other names.",
     )
     https_redirect: int = setting(
         HTTPS_REDIRECT,
@@ -144,7 +146,7 @@ class TlsSettings:
     hsts: str = setting(
         HSTS,
         "",
-        "Strict-Transport-Security field of https responses, unless the origin sends its own.",
+        "Value of Strict-Transport-Security in https responses, unless the origin sends its own.",
     )
 
 
@@ -160,8 +162,8 @@ class PopListenerSettings:
     pop_ca: str = setting(
         CERTIFICATES,
         "",
-        "PEM file of the certificate authority for POPs: a certificate that it signed, with a URI name"
-        " edgecache:pop:NAME, belongs to a POP.",
+        "PEM file of the certificate authority for POPs: a certificate signed by it, with a URI name"
+        " edgecache:pop:NAME, identifies a POP.",
     )
 
 
@@ -169,20 +171,21 @@ class PopListenerSettings:
 class GeographySettings:
     """Geography and residency."""
 
-    geo_db: str = setting(GEO_DATABASE, "", "Country database in MaxMind's format, read again when it changes.")
+    geo_db: str = setting(GEO_DATABASE, "", "Country database in MaxMind format, read again when it changes.")
     geo_overrides: Mapping[Network, str] = setting(
         GEO_OVERRIDES, "", "Countries of networks, looked up before the database; the longest prefix wins."
     )
     geo_rules: GeoRules = setting(
         GEO_RULES,
         "",
-        "Region that serves each country or continent; `*` stands for the rest. Without a match it is this POP's own.",
+        "Region that serves each country or continent; `*` stands for all others. Without a match, it is the region of"
+        " this POP.",
     )
     residency: Mapping[str, str] = setting(
         JURISDICTIONS,
         "",
-        "Jurisdiction of every region: responses for clients of one jurisdiction are stored inside it only, and come"
-        " from its parents and origins only.",
+        "Jurisdiction of every region: responses for clients of a jurisdiction are stored only inside it, and come"
+        " only from its parents and origins.",
     )
 
 
@@ -195,15 +198,19 @@ class PopSettings:
     config_file: str = setting(
         FILE,
         "",
-        "File of EDGECACHE_NAME=value lines, read again on SIGHUP and when it changes. Variables of the"
-        " environment override it.",
+        "File of EDGECACHE_NAME=value lines, read again on SIGHUP and when it changes. Environment variables"
+        " override it.",
     )
     workers: int = setting(COUNT, CORES, "Number of worker processes.", least="1", most="256")
     drain_grace: float = setting(
-        DURATION, "30s", "Time that running requests have to finish after SIGTERM.", least="0s", most="1h"
+        DURATION, "30s", "Time for running requests to finish after SIGTERM.", least="0s", most="1h"
     )
     worker_timeout: float = setting(
-        DURATION, "10s", "Silence of a worker's event loop after which the worker is replaced.", least="1s", most="1h"
+        DURATION,
+        "10s",
+        "Time without a response from the event loop of a worker after which the worker is replaced.",
+        least="1s",
+        most="1h",
     )
 
 
@@ -219,7 +226,7 @@ class LogSettings:
     access_log_fields: tuple[str, ...] = setting(
         LOG_FIELDS,
         "default",
-        "Fields of the access log, named in docs/logging.md; `default` and `all` stand for many.",
+        "Fields of the access log, as listed in docs/logging.md; `default` and `all` stand for several.",
     )
     log_level: str = setting(
         one_of("debug", "info", "warning", "error"), "info", "Lowest severity that is logged on standard error."
@@ -227,11 +234,11 @@ class LogSettings:
     otlp_endpoint: str = setting(
         OTLP_ENDPOINT,
         "",
-        "OpenTelemetry collector that receives traces (OTLP over HTTP); without a path, /v1/traces is meant. Empty"
+        "OpenTelemetry collector that receives traces (OTLP over HTTP); the path defaults to /v1/traces. Empty"
         " disables tracing.",
     )
     trace_sample: float = setting(
         FRACTION,
         "0.01",
-        "Fraction of requests that are traced. For its own requests a trusted proxy or another POP decides.",
+        "Fraction of requests that are traced. A trusted proxy or another POP decides for its own requests.",
     )

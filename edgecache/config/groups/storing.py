@@ -28,11 +28,11 @@ class MemorySettings:
     memory: int = setting(
         SIZE,
         OBJECTS,
-        "Memory for cached objects, of all workers together.",
+        "Memory for cached objects, for all workers together.",
         least="1MiB",
         most="64TiB",
     )
-    memory_policy: str = setting(one_of("lru", "sieve", "s3fifo"), "s3fifo", "Eviction policy of the memory.")
+    memory_policy: str = setting(one_of("lru", "sieve", "s3fifo"), "s3fifo", "Eviction policy for memory.")
     max_object_memory: int = setting(SIZE, "0", "Largest object kept in memory; 0 is a tenth of one worker's share.")
 
 
@@ -43,13 +43,13 @@ class StoreSettings:
     store: str = setting(
         STORE,
         "off",
-        "Store that all workers of the machine share: `off`, `memory` (in /dev/shm), or `disk:` and a directory of"
-        " this POP's own, whose contents outlive a restart. Needs the wheel lmdb.",
+        "Store shared by all workers of the machine: `off`, `memory` (in /dev/shm), or `disk:` and a directory that"
+        " only this POP uses, whose contents survive a restart. Needs the package lmdb.",
     )
     store_size: int = setting(
         SIZE,
         "256MiB",
-        "Size of that store, allocated at the start; the largest object in it is a sixteenth.",
+        "Size of the machine's store, allocated at startup; the largest object in it is a sixteenth of the size.",
         least="16MiB",
         most="64TiB",
     )
@@ -62,7 +62,7 @@ class RegionalSettings:
     regional: str = setting(
         REGIONAL,
         "off",
-        "Valkey shared by all workers and POPs of a region: `embedded` (a server of this POP's own), `off`, or a"
+        "Valkey shared by all workers and POPs of a region: `embedded` (a server run by this POP), `off`, or a"
         " URL: valkey://, valkeys:// (TLS), valkey+unix://, valkey+sentinel://, valkey+cluster://.",
     )
     regional_timeout: float = setting(
@@ -71,15 +71,15 @@ class RegionalSettings:
     regional_lease: float = setting(
         DURATION,
         "2s",
-        "Lifetime of a fetch lease: the time after which an object whose fetching worker died can be fetched by"
-        " another.",
+        "Lifetime of a fetch lease: if the worker that fetches an object dies, another worker can fetch the object"
+        " after this time.",
         least="100ms",
         most="1m",
     )
     regional_max_object: int = setting(
         SIZE,
         "1GiB",
-        "Largest object kept in the regional tier; never more than a tenth of its server's memory.",
+        "Largest object kept in the regional tier; never more than a tenth of the memory of its server.",
         least="1KiB",
         most="64GiB",
     )
@@ -87,21 +87,23 @@ class RegionalSettings:
         CIPHER_KEY,
         "",
         "Key that encrypts objects in the regional tier and entries of purge logs (AES-GCM), the same in all"
-        " regions; `openssl rand -hex 32` makes one.",
+        " regions; `openssl rand -hex 32` generates one.",
         secret=True,
     )
     regional_ca: str = setting(
-        CERTIFICATES, "", "PEM file of the certificate authorities trusted for valkeys://. Empty trusts the system's."
+        CERTIFICATES,
+        "",
+        "PEM file of the certificate authorities trusted for valkeys://. Empty trusts those of the system.",
     )
     regional_certificate: str = setting(
         FILE, "", "PEM file of this POP's client certificate for valkeys://, read for each new connection."
     )
-    regional_certificate_key: str = setting(FILE, "", "PEM file of that certificate's key, if it is a file of its own.")
-    regional_replicas: bool = setting(SWITCH, "off", "Whether reads go to replicas; with Sentinel or a cluster only.")
+    regional_certificate_key: str = setting(FILE, "", "PEM file of the key of that certificate, if it is separate.")
+    regional_replicas: bool = setting(SWITCH, "off", "Whether reads go to replicas; only with Sentinel or a cluster.")
     regional_required: bool = setting(
         SWITCH,
         "off",
-        "Whether a regional tier that cannot be reached refuses the start; otherwise the POP serves without it.",
+        "Whether the POP refuses to start if the regional tier cannot be reached; otherwise it serves without it.",
     )
     regional_memory: int = setting(
         SIZE, VALKEY_OBJECTS, "Memory limit of the embedded Valkey.", least="16MiB", most="64TiB"
@@ -122,7 +124,7 @@ class StorageSettings:
     negative_ttl: float = setting(
         DURATION,
         "10s",
-        "Longest freshness of error responses (status 400 and above), even if the origin names a longer one.",
+        "Longest freshness of error responses (status 400 and above), even if the origin specifies a longer one.",
         least="0s",
         most="1d",
     )
@@ -133,14 +135,14 @@ class StorageSettings:
         one_of("ignore", "collapse", "honour"),
         "ignore",
         "Effect of a client's `no-cache`, `max-age`, `min-fresh` and `Pragma` on a stored response: none"
-        " (`ignore`); one request to the origin for all such clients, at most one a second and object (`collapse`);"
-        " or one for each (`honour`).",
+        " (`ignore`); one request to the origin for all such clients, at most one per second and object"
+        " (`collapse`); or one for each (`honour`).",
     )
     stale_wait: float = setting(
         DURATION,
         "1s",
-        "Time that a request waits for a hung origin before it is answered by a stale response, if there is a"
-        " usable one.",
+        "Time that a request waits for an origin that does not respond, before it is answered with a stale response if"
+        " one may be used.",
         least="0s",
         most="1m",
     )
@@ -157,15 +159,15 @@ class StorageSettings:
     ignored_parameters: tuple[str, ...] = setting(
         IGNORED_PARAMETERS,
         "",
-        "Query parameters that are left out of the cache key and of requests to the origin; `name*` is every one"
-        " that begins so, `tracking` the usual list (utm_*, fbclid, gclid, ...). Requests that are never cached"
-        " keep them.",
+        "Query parameters that are removed from the cache key and from requests to the origin; `name*` is every"
+        " parameter that begins with `name`, `tracking` the usual list (utm_*, fbclid, gclid, ...). Requests that are"
+        " never cached keep them.",
     )
     slice_size: int = setting(
         SIZE,
         "0",
         "Size of the slices in which larger objects are fetched, stored and served, so that ranges become hits; 64KiB"
-        " to 16MiB, 1MiB is usual; 0 stores objects whole only.",
+        " to 16MiB, usually 1MiB; 0 stores only whole objects.",
         most="16MiB",
     )
     max_variants: int = setting(
@@ -174,20 +176,21 @@ class StorageSettings:
     list_fields: tuple[str, ...] = setting(
         LIST_FIELDS,
         "",
-        "Request fields, besides the standard ones, whose values are lists: where a response varies by one (Vary),"
-        " white space around its commas makes no variant of its own.",
+        "Request fields, besides the standard ones, whose values are lists: where a response varies on one (Vary),"
+        " white space around commas does not create another variant.",
     )
     select_language: bool = setting(
         SWITCH,
         "off",
-        "Whether, where a response varies by Accept-Language alone, a stored variant in the language that the"
-        " client prefers (by its Content-Language) is served without asking the origin, which might choose another.",
+        "Whether a stored variant in the client's preferred language (by its Content-Language) is served without a"
+        " request to the origin, where a response varies on Accept-Language only. The origin might select another"
+        " variant.",
     )
     store_client_errors: bool = setting(
         SWITCH,
         "off",
-        "Whether 400, 405 to 408, 411 to 417, 421 to 431, 501 and 505 are stored too; one client's odd request may"
-        " provoke them.",
+        "Whether responses with 400, 405 to 408, 411 to 417, 421 to 431, 501 and 505 are also stored; an unusual"
+        " request from one client may cause them.",
     )
     store_set_cookie: bool = setting(
         SWITCH, "off", "Whether responses with Set-Cookie are stored where the origin explicitly allows it."

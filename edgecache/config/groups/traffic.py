@@ -27,7 +27,7 @@ class ClientSettings:
     max_connections: int = setting(
         COUNT,
         "0",
-        "Maximum number of client connections, per worker; 0 is what the limit on open files allows.",
+        "Maximum number of client connections, per worker; 0 is as many as the limit on open files allows.",
         most="1000000",
     )
     max_connections_per_address: int = setting(
@@ -38,30 +38,30 @@ class ClientSettings:
         most="1000000",
     )
     head_timeout: float = setting(
-        DURATION, "10s", "Timeout for receiving a request's head, and for a TLS handshake.", least="10ms", most="10m"
+        DURATION, "10s", "Timeout for receiving a request head, and for a TLS handshake.", least="10ms", most="10m"
     )
     body_timeout: float = setting(
         DURATION,
         "30s",
-        "Timeout between bytes of a request's body, and between reads of a response by its client.",
+        "Timeout between bytes of a request body, and between reads of a response by its client.",
         least="10ms",
         most="1h",
     )
     idle_timeout: float = setting(
-        DURATION, "60s", "Time that a client's connection may be idle between requests.", least="10ms", most="1h"
+        DURATION, "60s", "Time that a client connection may be idle between requests.", least="10ms", most="1h"
     )
     tunnel_timeout: float = setting(
         DURATION,
         "10m",
-        "Time that a WebSocket may be silent in both directions, or a stream of events (text/event-stream) between"
-        " two of them.",
+        "Time that a WebSocket may be silent in both directions, or an event stream (text/event-stream) between two"
+        " events.",
         least="10ms",
         most="1d",
     )
     min_rate: int = setting(
         SIZE,
         "100",
-        "Bytes per second below which a request's body is refused, once it has taken EDGECACHE_BODY_TIMEOUT.",
+        "Bytes per second below which a request body is refused, once it has taken EDGECACHE_BODY_TIMEOUT.",
     )
     max_line: int = setting(SIZE, "8KiB", "Longest request line or field line.", least="256", most="1MiB")
     max_fields: int = setting(COUNT, "100", "Maximum number of field lines in a head.", least="1", most="10000")
@@ -69,7 +69,7 @@ class ClientSettings:
     max_ranges: int = setting(
         COUNT,
         "5",
-        "Maximum number of ranges in one response; a request for more gets the whole object.",
+        "Maximum number of ranges in one response; a request for more ranges gets the whole object.",
         least="1",
         most="1000",
     )
@@ -77,7 +77,8 @@ class ClientSettings:
     finish_abandoned: bool = setting(
         SWITCH,
         "off",
-        "Whether the origin's response is read to its end though its client has left, where it is not for the cache.",
+        "Whether a response of the origin that is not for the cache is read to its end after its client has"
+        " disconnected.",
     )
 
 
@@ -94,7 +95,7 @@ class OriginSettings:
     between_bytes_timeout: float = setting(
         DURATION,
         "60s",
-        "Timeout between bytes of the origin's response; streams of events have EDGECACHE_TUNNEL_TIMEOUT.",
+        "Timeout between bytes of the origin's response; for event streams it is EDGECACHE_TUNNEL_TIMEOUT.",
         least="10ms",
         most="1h",
     )
@@ -110,9 +111,8 @@ class OriginSettings:
     origin_connection_age: float = setting(
         DURATION,
         "10m",
-        "Maximum age of a connection to the origin, a parent or Valkey; an older one takes no further request."
-        " Connections"
-        " to an address that the name no longer has are closed earlier.",
+        "Maximum age of a connection to the origin, a parent or Valkey; an older one is not used for further requests."
+        " Connections to an address that the name no longer has are closed earlier.",
         least="1s",
         most="1d",
     )
@@ -126,19 +126,21 @@ class OriginSettings:
         DURATION, "5s", "Time that a request waits for such a connection before it gets 503.", least="0s", most="10m"
     )
     origin_ca: str = setting(
-        CERTIFICATES, "", "PEM file of the certificate authorities trusted for the origin. Empty trusts the system's."
+        CERTIFICATES,
+        "",
+        "PEM file of the certificate authorities trusted for the origin. Empty trusts those of the system.",
     )
     origin_certificate: str = setting(
         FILE,
         "",
         "PEM file of this POP's client certificate for origins that request one; read again when it changes.",
     )
-    origin_certificate_key: str = setting(FILE, "", "PEM file of that certificate's key, if it is a file of its own.")
+    origin_certificate_key: str = setting(FILE, "", "PEM file of the key of that certificate, if it is separate.")
     origin_tls_verify: bool = setting(SWITCH, "on", "Whether the origin's certificate and name are verified.")
     dns_ttl: float = setting(
         DURATION,
         "30s",
-        "Time that an address of the name of an origin, parent or Valkey is used before the name is looked up again.",
+        "Time that a resolved address of an origin, parent or Valkey is used before its name is looked up again.",
         least="0s",
         most="1d",
     )
@@ -151,13 +153,14 @@ class ParentSettings:
     parents: Mapping[str, tuple[Parent, ...]] = setting(
         PARENTS,
         "",
-        "POPs that are asked instead of the origin, one for each object; those of this region first. `#name` after"
-        " a URL names a parent that POPs know by several URLs.",
+        "POPs that receive requests instead of the origin, one for each object; those of this region first. `#name`"
+        " after a URL names a parent that POPs know by several URLs.",
     )
     parent_ca: str = setting(
         CERTIFICATES,
         "",
-        "PEM file of the certificate authorities trusted for parents' own certificates. Empty trusts the system's.",
+        "PEM file of the certificate authorities trusted for the certificates of parents. Empty trusts those of the"
+        " system.",
     )
     pop_certificate: str = setting(
         FILE,
@@ -165,19 +168,20 @@ class ParentSettings:
         "PEM file of this POP's client certificate for the EDGECACHE_POP_LISTEN of its parents; read again when it"
         " changes.",
     )
-    pop_certificate_key: str = setting(FILE, "", "PEM file of that certificate's key, if it is a file of its own.")
+    pop_certificate_key: str = setting(FILE, "", "PEM file of the key of that certificate, if it is separate.")
     parent_bypass: int = setting(
         COUNT,
         "32",
-        "Maximum number of concurrent requests past all parents to the origin while no parent is healthy, per worker.",
+        "Maximum number of concurrent requests that bypass the parents and go to the origin while no parent is healthy,"
+        " per worker.",
         least="1",
         most="65535",
     )
     pop_secret: tuple[bytes, ...] = setting(
         SECRETS,
         "",
-        "Secrets by which POPs recognise each other, of 16 characters at least: the first one signs, all are accepted,"
-        " so that they can be rotated.",
+        "Secrets with which POPs authenticate each other, of at least 16 characters: the first one signs, all are"
+        " accepted, so that they can be rotated.",
         secret=True,
     )
 
@@ -193,19 +197,26 @@ class BalancingSettings:
         DURATION, "30s", "Time after which an ejected origin or parent is tried again.", least="100ms", most="1h"
     )
     origin_slow_start: float = setting(
-        DURATION, "10s", "Time in which an origin or parent that is back regains its full share of requests.", most="1h"
+        DURATION,
+        "10s",
+        "Time in which an origin or parent that has recovered regains its full share of requests.",
+        most="1h",
     )
     origin_hedge: bool = setting(
         SWITCH,
         "on",
-        "Whether a safe request whose response is for the cache is sent to a second origin too, when it has waited"
-        " for longer than 95 of 100 responses took.",
+        "Whether a safe request whose response can be cached is also sent to a second origin, when it has waited"
+        " longer than 95 of 100 responses took.",
     )
     origin_check_path: str = setting(
-        PATH, "", "Path (and query) that health checks request of each origin. Empty disables them."
+        PATH, "", "Path (and query) that health checks request from each origin. Empty disables them."
     )
     origin_check_interval: float = setting(
         DURATION, "5s", "Time between two health checks of an origin, or of a parent.", least="100ms", most="1h"
     )
-    origin_check_fall: int = setting(COUNT, "3", "Consecutive failed health checks that take an origin out.", least="1")
-    origin_check_rise: int = setting(COUNT, "2", "Consecutive successful health checks that bring it back.", least="1")
+    origin_check_fall: int = setting(
+        COUNT, "3", "Consecutive failed health checks after which an origin is not used.", least="1"
+    )
+    origin_check_rise: int = setting(
+        COUNT, "2", "Consecutive successful health checks after which it is used again.", least="1"
+    )

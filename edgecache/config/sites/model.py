@@ -36,13 +36,18 @@ FieldValue = Annotated[
 ]
 Status = Annotated[
     str,
-    Meta(pattern=r"^([1-5]xx|[1-5][0-9]{2})$(?!\n)", description='A status code such as "404", or a class as "5xx".'),
+    Meta(
+        pattern=r"^([1-5]xx|[1-5][0-9]{2})$(?!\n)", description='A status code such as "404", or a class such as "5xx".'
+    ),
 ]
 Share = Annotated[float, Meta(ge=0, le=1, description="A share from 0 to 1.")]
 TierResult = Literal["hit", "miss", "stale", "revalidated", "pass", "error"]
 Country = Annotated[
     str,
-    Meta(pattern=r"^[A-Z]{2}$(?!\n)", description="A country code of two capitals (ISO 3166-1 alpha-2), such as DE."),
+    Meta(
+        pattern=r"^[A-Z]{2}$(?!\n)",
+        description="A country code of two capital letters (ISO 3166-1 alpha-2), such as DE.",
+    ),
 ]
 
 
@@ -61,7 +66,7 @@ Values = bool | str | tuple[str, ...] | Pattern
 
 
 class When(Table, frozen=True, kw_only=True, rename={"negated": "not"}):
-    """Conditions; all that are given must hold. Lists hold alternatives."""
+    """Conditions; all conditions that are given must match. A list contains alternatives."""
 
     scheme: Literal["http", "https"] | None = None
     host: Annotated[str | tuple[str, ...] | None, Meta(description="Globs of the host, without port.")] = None
@@ -77,7 +82,7 @@ class When(Table, frozen=True, kw_only=True, rename={"negated": "not"}):
     network: Annotated[tuple[Cidr, ...] | None, Meta(description="Networks of the client.")] = None
     country: Country | tuple[Country, ...] | None = None
     status: Status | tuple[Status, ...] | None = None
-    content_type: Annotated[str | tuple[str, ...] | None, Meta(description='Globs, as "image/*".')] = None
+    content_type: Annotated[str | tuple[str, ...] | None, Meta(description='Globs, such as "image/*".')] = None
     result: TierResult | tuple[TierResult, ...] | None = None
     negated: When | None = None
     any: tuple[When, ...] | None = None
@@ -92,7 +97,7 @@ class FieldEdits(Table, frozen=True, kw_only=True):
 
 
 class Canary(Table, frozen=True, kw_only=True):
-    """A share of the clients that go to another pool; a cookie keeps each with its pool."""
+    """A share of the clients that is sent to another pool; a cookie keeps each client on its pool."""
 
     pool: Name
     share: Share
@@ -100,14 +105,14 @@ class Canary(Table, frozen=True, kw_only=True):
 
 
 class Route(Table, frozen=True, kw_only=True):
-    """Where requests go, and as what."""
+    """Where requests are sent, and how they are changed."""
 
     pool: Name | None = None
     host: Annotated[str | None, Meta(description='The Host sent upstream: "client", "origin" or a name.')] = None
     strip_prefix: str | None = None
     add_prefix: str | None = None
     rewrite: Regex | None = None
-    to: Annotated[str | None, Meta(description="What `rewrite` is replaced by: $1 … $9 are its groups.")] = None
+    to: Annotated[str | None, Meta(description="Replacement for `rewrite`: $1 … $9 are its groups.")] = None
     credentials: Name | None = None
     canary: Canary | None = None
 
@@ -121,21 +126,21 @@ class QueryKey(Table, frozen=True, kw_only=True):
 
 
 class CacheKey(Table, frozen=True, kw_only=True):
-    """What distinguishes stored responses beside the URL."""
+    """Parts of the cache key besides the URL."""
 
     query: QueryKey | None = None
     headers: tuple[Token, ...] = ()
     cookies: tuple[str, ...] = ()
     country: bool = False
-    device: Annotated[bool, Meta(description="The class of the device: mobile, tablet or desktop.")] = False
+    device: Annotated[bool, Meta(description="Class of the device: mobile, tablet or desktop.")] = False
 
 
 class Cache(Table, frozen=True, kw_only=True):
     """How responses are stored and used."""
 
-    store: Annotated[bool | None, Meta(description="false: pass, neither look up nor store.")] = None
+    store: Annotated[bool | None, Meta(description="false: pass requests on, without lookup or storage.")] = None
     ttl: Annotated[Duration | None, Meta(description="Freshness, whatever the origin says.")] = None
-    default_ttl: Annotated[Duration | None, Meta(description="Freshness where the origin says nothing.")] = None
+    default_ttl: Annotated[Duration | None, Meta(description="Freshness where the origin specifies none.")] = None
     ttl_by_status: dict[Status, Duration] | None = None
     stale_while_revalidate: Duration | None = None
     stale_if_error: Duration | None = None
@@ -149,7 +154,7 @@ class Cache(Table, frozen=True, kw_only=True):
     ] = None
     query_method: Annotated[bool | None, Meta(description="Store responses to QUERY (RFC 10008).")] = None
     slices: Annotated[
-        Size | None, Meta(description="Size of the slices that larger objects are fetched and stored in; 0: none.")
+        Size | None, Meta(description="Size of the slices in which larger objects are fetched and stored; 0: none.")
     ] = None
     tags: tuple[str, ...] = ()
     key: CacheKey | None = None
@@ -203,7 +208,7 @@ class Jwt(Table, frozen=True, kw_only=True):
     issuer: str | None = None
     audience: str | None = None
     claims: dict[str, str | tuple[str, ...]] = {}
-    cookie: Annotated[Token | None, Meta(description="A cookie that may hold the token, too.")] = None
+    cookie: Annotated[Token | None, Meta(description="A cookie that may also carry the token.")] = None
     pass_credentials: Annotated[bool, Meta(description=PASSED)] = False
     leeway: Duration = field(default_factory=lambda: Duration(30))
 
@@ -213,13 +218,13 @@ class SignedUrl(Table, frozen=True, kw_only=True):
 
     format: Literal["edgecache", "nginx-secure-link", "cloudfront", "akamai"] = "edgecache"
     keys: Annotated[dict[str, str], Meta(min_length=1, description="Key id → path of a file with the secret.")]
-    address: Annotated[bool, Meta(description="The signature must hold for the client's address.")] = False
+    address: Annotated[bool, Meta(description="The signature must cover the client's address.")] = False
     parameter: Annotated[Token | None, Meta(description="The query parameter with the token.")] = None
-    cookie: Annotated[Token | None, Meta(description="A cookie that may hold the token, too.")] = None
+    cookie: Annotated[Token | None, Meta(description="A cookie that may also carry the token.")] = None
 
 
 class ForwardAuth(Table, frozen=True, kw_only=True):
-    """A subrequest that decides: a 2xx allows; any other response is the answer."""
+    """A subrequest that decides: 2xx allows the request; any other response is sent to the client."""
 
     url: str
     headers: tuple[Token, ...] = ("Authorization", "Cookie")
@@ -230,20 +235,20 @@ class ForwardAuth(Table, frozen=True, kw_only=True):
 
 
 class Bots(Table, frozen=True, kw_only=True):
-    """Web Bot Auth: requests signed as in RFC 9421."""
+    """Web Bot Auth: requests signed according to RFC 9421."""
 
     directories: tuple[str, ...] = ()
     require: bool = False
 
 
 class Access(Table, frozen=True, kw_only=True):
-    """Who may read; what is given must hold, and is checked before anything of the store is used."""
+    """Access control; every condition that is given must be met, and is checked before the cache is used."""
 
     allow: tuple[Cidr, ...] = ()
     deny: tuple[Cidr, ...] = ()
     allow_countries: tuple[Country, ...] = ()
     deny_countries: tuple[Country, ...] = ()
-    public: Annotated[bool, Meta(description="true: drops what earlier rules demand.")] = False
+    public: Annotated[bool, Meta(description="true: removes the requirements of earlier rules.")] = False
     basic: Basic | None = None
     jwt: Jwt | None = None
     signed: SignedUrl | None = None
@@ -252,25 +257,28 @@ class Access(Table, frozen=True, kw_only=True):
 
 
 class Limit(Table, frozen=True, kw_only=True):
-    """Limits of requests; what exceeds them gets 429."""
+    """Limits on requests; requests over a limit get 429."""
 
     rate: (
         Annotated[
             str,
-            Meta(pattern=r"^[1-9][0-9]{0,8}/(s|m|h)$(?!\n)", description="A number of requests per time, as 100/s."),
+            Meta(
+                pattern=r"^[1-9][0-9]{0,8}/(s|m|h)$(?!\n)",
+                description="Number of requests per unit of time, such as 100/s.",
+            ),
         ]
         | None
     ) = None
     burst: Annotated[int, Meta(ge=1)] | None = None
     by: Annotated[tuple[Literal["client", "token", "path", "site"], ...], Meta(min_length=1)] = ("client",)
-    header: Annotated[Token, Meta(description="Field that has the token.")] = "Authorization"
-    cookie: Annotated[str | None, Meta(description="Cookie that has the token, instead of a field.")] = None
-    concurrency: Annotated[int, Meta(ge=1, description="Requests under way at once.")] | None = None
-    body: Annotated[Size | None, Meta(description="Largest body of a request.")] = None
+    header: Annotated[Token, Meta(description="Field that carries the token.")] = "Authorization"
+    cookie: Annotated[str | None, Meta(description="Cookie that carries the token, instead of a field.")] = None
+    concurrency: Annotated[int, Meta(ge=1, description="Maximum number of concurrent requests.")] | None = None
+    body: Annotated[Size | None, Meta(description="Largest request body.")] = None
 
 
 class Compress(Table, frozen=True, kw_only=True):
-    """Codings made here, once per stored response."""
+    """Compression by this POP, once per stored response and coding."""
 
     codings: tuple[Literal["br", "zstd", "gzip"], ...] = ("zstd", "br", "gzip")
     types: tuple[str, ...] | None = None
@@ -278,11 +286,11 @@ class Compress(Table, frozen=True, kw_only=True):
 
 
 class Rule(Table, frozen=True, kw_only=True):
-    """Actions, taken where `when` holds."""
+    """Actions that apply where `when` matches."""
 
     name: Name
     when: When = When()
-    last: Annotated[bool, Meta(description="Later rules of the site are not looked at.")] = False
+    last: Annotated[bool, Meta(description="true: later rules of the site are skipped if this one matches.")] = False
     route: Route | None = None
     cache: Cache | None = None
     redirect: Redirect | None = None
@@ -306,10 +314,10 @@ class Server(Table, frozen=True, kw_only=True):
 
 
 class Pool(Table, frozen=True, kw_only=True):
-    """Servers that answer the same."""
+    """Interchangeable servers."""
 
     servers: Annotated[tuple[str | Server, ...], Meta(min_length=1)]
-    host: Annotated[str, Meta(description='The Host sent: "client", "origin" or a name.')] = "client"
+    host: Annotated[str, Meta(description='The Host sent to servers: "client", "origin" or a name.')] = "client"
     tls_name: str | None = None
     ca: str | None = None
     verify: bool = True
@@ -322,7 +330,7 @@ class Pool(Table, frozen=True, kw_only=True):
 
 
 class Credentials(Table, frozen=True, kw_only=True):
-    """How requests authenticate upstream; secrets lie in files."""
+    """Credentials for requests upstream; secrets are read from files."""
 
     kind: Literal["bearer", "basic", "s3"]
     secret: Annotated[str, Meta(description="Path of a file with the secret.")]
@@ -331,7 +339,7 @@ class Credentials(Table, frozen=True, kw_only=True):
 
 
 class SiteSettings(Table, frozen=True, kw_only=True):
-    """Settings of today, for one site."""
+    """Global settings, overridden for one site."""
 
     heuristics: bool | None = None
     heuristic_max: Duration | None = None
@@ -343,14 +351,14 @@ class SiteSettings(Table, frozen=True, kw_only=True):
 
 
 class Certificate(Table, frozen=True, kw_only=True):
-    """A certificate, and its key if that is another file."""
+    """A certificate, and its key if that is in a separate file."""
 
     certificate: str
     key: str = ""
 
 
 class Site(Table, frozen=True, kw_only=True):
-    """One site: its names, where it comes from, and its rules."""
+    """One site: its host names, its origin or pool, and its rules."""
 
     name: Name
     hosts: Annotated[tuple[str, ...], Meta(min_length=1, description='Names, "*.example.org", or "*" for all others.')]
@@ -361,7 +369,8 @@ class Site(Table, frozen=True, kw_only=True):
     purge_tokens: Annotated[dict[Name, str], Meta(description="Name → path of a file with the token.")] = {}
     memory_share: (
         Annotated[
-            float, Meta(gt=0, le=1, description="Part of the memory of each worker that it keeps when that is full.")
+            float,
+            Meta(gt=0, le=1, description="Share of each worker's memory that the site keeps when memory is full."),
         ]
         | None
     ) = None
@@ -373,7 +382,7 @@ class Site(Table, frozen=True, kw_only=True):
 
 
 class Document(Table, frozen=True, kw_only=True):
-    """The whole text."""
+    """The whole document."""
 
     sites: Annotated[tuple[Site, ...], Meta(min_length=1)]
     pools: dict[Name, Pool] = {}
