@@ -92,6 +92,7 @@ def prepare(path: str, size: int, identity: bytes, *, mapped: bool) -> str:
     store = MachineStore(path, shape, mapped=mapped)
     store.head["clean"] = 0
     store.head.put_text(BOOT_AT, boot())
+    store.head.flush()  # before anything else is written: after a power cut it must not say that it was closed
     store.close()
     return why
 
@@ -184,7 +185,8 @@ def _make(path: str, size: int, identity: bytes, *, mapped: bool) -> None:
     os.makedirs(path, 0o700, exist_ok=True)
     for name in FILES:
         remove(f"{path}/{name}")
-    os.makedirs(f"{path}/wake", 0o700, exist_ok=True)
+    for directory in ("index", "wake"):
+        os.makedirs(f"{path}/{directory}", 0o700, exist_ok=True)
     open_index(path, shape).close()
     _allocate(f"{path}/index/data.mdb", shape.index)
     _allocate(f"{path}/small.log", shape.small)

@@ -72,11 +72,13 @@ class Transaction:
         self._state[2 * log] = begin
         self._state[2 * log + 1] = max(begin, self._state[2 * log + 1])
         cursor = self._raw.cursor(db=self._index)
-        more = cursor.first()
-        while more:
-            where, position, _ = WHERE.unpack(cursor.value())
-            lost = where == log and position < begin
-            more = cursor.delete() if lost else cursor.next()
+        cursor.first()
+        while value := cursor.value():  # empty after the last, also if that was just deleted
+            where, position, _ = WHERE.unpack(value)
+            if where == log and position < begin:
+                cursor.delete()
+            else:
+                cursor.next()
 
     def delete(self, digest: bytes) -> None:
         """Drop the record of this digest."""
