@@ -87,10 +87,12 @@ def _shares() -> Shares:
 
 HOST_NAME = FromMachine("the host name", system_resources.pop_name)
 CORES = FromMachine(
-    "the usable cores, or what the cgroup's limits of CPU and memory allow", lambda: str(_shares().workers)
+    "the usable cores, or as many as the cgroup's CPU and memory limits allow", lambda: str(_shares().workers)
 )
 OBJECTS = FromMachine(
-    "256MiB; in a cgroup half of its limit, or what the processes leave", lambda: str(_shares().memory)
+    "256MiB; in a cgroup half of its limit, or what the processes leave free", lambda: str(_shares().memory)
 )
-NAMES = FromMachine("100000, or fewer by the cgroup's limit", lambda: str(registers(of_machine(), _shares().workers)))
+NAMES = FromMachine(
+    "100000, or what the cgroup's limit allows", lambda: str(registers(of_machine(), _shares().workers))
+)
 VALKEY_OBJECTS = FromMachine("256MiB, or what the cgroup's limit allows", lambda: str(_shares().regional))

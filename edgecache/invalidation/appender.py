@@ -72,7 +72,7 @@ class LogAppender:
         sites = sorted({whole_site(scope) for draft in self.outbox for scope in draft.scopes})
         if len(sites) > MOST_SITES or EVERYTHING in sites:
             sites = [EVERYTHING]
-        log.warning("too many invalidations wait for the log: whole sites instead sites=%d", len(sites))
+        log.warning("too many invalidations wait for the log: whole sites are invalidated instead sites=%d", len(sites))
         groups = [tuple(sites[at : at + SITES_AT_ONCE]) for at in range(0, len(sites), SITES_AT_ONCE)]
         told = tuple(self._told.values())
         self._told.clear()
@@ -130,7 +130,7 @@ class LogAppender:
             await asyncio.wait((self._sender,), timeout=0.2)
             self._sender.cancel()
         if self.outbox:
-            log.warning("invalidations were never recorded: the log cannot be reached count=%d", len(self.outbox))
+            log.warning("invalidations were not recorded: the log cannot be reached count=%d", len(self.outbox))
         await self._commands.close()
         await self._guard.close()
         for store in (self.store, *self.peers.values()):

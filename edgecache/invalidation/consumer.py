@@ -146,7 +146,7 @@ class LogConsumer:
         try:
             entry = decode_entry(id_, self._opened(region, id_, fields))
         except ValueError:
-            log.error("the log of %s holds something else than entries", region)
+            log.error("the log of %s contains something that is not an entry", region)
             self._log.distrust(region)
             return None
         if version_vector.incarnation_of(entry.mark) < version_vector.incarnation_of(self._log.applied(region)):
@@ -176,8 +176,8 @@ class LogConsumer:
         self._counts.failed("unsealed")
         if region not in self._unsealed:
             log.warning(
-                "the log of %s holds entries that are not sealed by EDGECACHE_REGIONAL_KEY, older than the key or "
-                "forged: everything older than they are is validated",
+                "the log of %s has entries that EDGECACHE_REGIONAL_KEY did not encrypt: they are older than the key "
+                "or forged; everything older than these entries is validated",
                 region,
             )
         self._unsealed.add(region)
@@ -212,12 +212,12 @@ class LogConsumer:
         if visit is ServerRun.ANOTHER:
             self._counts.failed("restarted")
             log.warning(
-                "the log of %s lies on a server that has restarted, or on another, and may have lost entries: "
-                "it begins anew, and what is older is validated once",
+                "the server of the log of %s has restarted or changed, and may have lost entries: "
+                "the log is started anew, and older responses are validated once",
                 self._region,
             )
         elif visit is ServerRun.UNKNOWN and not self._unknown:
-            log.warning("the server of the log of %s may not be asked INFO: older snapshots go unnoticed", self._region)
+            log.warning("the server of the log of %s refuses INFO: an older snapshot is not detected", self._region)
         self._unknown = visit is ServerRun.UNKNOWN
 
     def _see_whether_caught_up(self) -> None:
@@ -231,7 +231,7 @@ class LogConsumer:
     async def _begin_anew(self) -> None:
         """Distrust the region's log, which has lost entries that were applied here."""
         if self._log.is_trusted(self._region):
-            log.warning("the log of %s was lost or rolled back: it begins anew", self._region)
+            log.warning("the log of %s was lost or rolled back: it is started anew", self._region)
             self._log.distrust(self._region)
         await self._store.reopen(self._region, self._log.applied(self._region))
 
@@ -242,7 +242,7 @@ class LogConsumer:
                 draft = Draft(EntryKind.END, write.scopes, begun=write.begun, author=f"{self.member} (overdue)")
                 known = self._log.applied(self._region)
                 await self._store.append(self._region, draft, known)
-                log.warning("a write was never ended: it invalidates %s", version_vector.encode_mark(write.begun))
+                log.warning("a write did not end: it invalidates %s", version_vector.encode_mark(write.begun))
 
     async def _tell(self, *, changed: bool) -> None:
         now = self._clock()

@@ -81,7 +81,7 @@ class MachineLog(InProcessLog):
         self.catch_up()
 
     def _give_up(self, entry: bytes, why: object) -> None:
-        log.warning("an invalidation could not be recorded in the machine's store, which is not used any more: %s", why)
+        log.warning("an invalidation could not be recorded in the machine's store, which is no longer used: %s", why)
         self._entries.poison()
         self._apply_one(entry)
 

@@ -28,18 +28,18 @@ class LogMetrics:
         """Export gauges of these."""
         gauge = self._registry.gauge
         gauge("edgecache_purge_registers", "Purged names that are remembered.", read=lambda: len(log))
-        gauge("edgecache_purge_register_bytes", "Memory that they take.", read=lambda: log.bytes_used)
+        gauge("edgecache_purge_register_bytes", "Memory of the remembered purged names.", read=lambda: log.bytes_used)
         self._registry.counter(
             "edgecache_purge_registers_folded",
-            "Purged names that were forgotten for want of room: older objects of their site are validated.",
+            "Purged names forgotten at EDGECACHE_PURGE_REGISTERS: older objects of their sites are validated.",
             read=lambda: log.registers.folded,
         )
         self._registry.counter(
             "edgecache_purge_sites_crowded_out",
-            "Sites with few purged names that made room for others: they share their floors.",
+            "Sites with few purged names that were merged to make room: they share one floor.",
             read=lambda: log.registers.crowded_out,
         )
-        gauge("edgecache_purge_writes_in_doubt", "Writes begun and not ended.", across="max", read=lambda: log.writes)
+        gauge("edgecache_purge_writes_in_doubt", "Writes that have not ended.", across="max", read=lambda: log.writes)
         gauge("edgecache_purge_outbox", "Invalidations not yet in the log.", read=lambda: len(writer.outbox))
         for region in follower.lags():
             self._show(region, log, follower)
@@ -48,13 +48,13 @@ class LogMetrics:
         self._registry.timestamp(
             "edgecache_log_position_timestamp_seconds",
             "edgecache_log_position",
-            "When the last entry that was applied of a region's log was appended.",
+            "Time at which the last applied entry of a region's log was appended.",
             read=lambda: version_vector.id_of(log.applied(region))[0] / 1000,
             region=region,
         )
         self._registry.gauge(
             "edgecache_log_lag_seconds",
-            "For how long nothing was heard of a region's log.",
+            "Time since the last news from a region's log.",
             across="max",
             read=lambda: follower.lags().get(region, 0.0),
             region=region,
@@ -62,7 +62,7 @@ class LogMetrics:
         self._registry.timestamp(
             "edgecache_purge_floor_timestamp_seconds",
             "edgecache_purge_floor",
-            "When the last entry was appended that an object must know to be usable unvalidated.",
+            "Append time of the last entry that an object must have seen to be used without validation.",
             read=lambda: version_vector.id_of(log.floor[region])[0] / 1000,
             region=region,
         )
@@ -76,13 +76,13 @@ class LogMetrics:
     def _add_series(self, region: str, relation: Applied) -> tuple[Counter, Histogram]:
         entries = self._registry.counter(
             "edgecache_log_entries",
-            "Entries applied, by the region of their log and what they were to it.",
+            "Entries applied, by the region of their log and their relation to it.",
             region=region,
             relation=relation.value,
         )
         delays = self._registry.histogram(
             "edgecache_purge_propagation_seconds",
-            "From the append of an entry in its region to its application here, by the wall clocks of both.",
+            "Time from the append of an entry in its region to its application here, by the wall clocks of both.",
             PROPAGATION,
             source=region,
             target=self._region,
@@ -95,7 +95,7 @@ class LogMetrics:
         counter = self._failures.get(word)
         if counter is None:
             counter = self._failures[word] = self._registry.counter(
-                "edgecache_log_failures", "What went wrong with the log, by kind.", kind=word
+                "edgecache_log_failures", "Failures of the log, by kind.", kind=word
             )
         counter.value += 1
 

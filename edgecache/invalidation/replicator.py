@@ -92,7 +92,7 @@ class LogReplicator:
             there, beats = await asyncio.gather(source.last_marks(regions), source.contacts())
             here = await home.last_marks(regions)
             if there[self.peer] < here[self.peer] and _same_log(there[self.peer], here[self.peer]):
-                log.warning("the log of %s holds less than its copy here: it begins anew", self.peer)
+                log.warning("the log of %s has fewer entries than its local copy: it is started anew", self.peer)
                 await source.reopen(self.peer, here[self.peer])
             for region in regions:
                 self._note(region, there[region], here[region])

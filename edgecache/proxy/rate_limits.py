@@ -89,7 +89,7 @@ class RateLimits:
         self.region: RegionalTokens | None = None
         self.concurrency = Concurrency()
         registry.gauge(
-            "edgecache_limit_keys", "Clients and others whose rate is known.", read=lambda: len(self._buckets)
+            "edgecache_limit_keys", "Clients and other keys whose rate is known.", read=lambda: len(self._buckets)
         )
 
     def share_with(self, guard: Availability) -> None:
@@ -136,7 +136,7 @@ class RegionalTokens:
         self.on_sign: Callable[[], None] = lambda: None  # called with each sign of life
         self._holding: set[Lease] = set()
         self._degraded = registry.counter(
-            "edgecache_limit_degraded", "Requests that a worker limited by its share, without the region."
+            "edgecache_limit_degraded", "Requests that a worker decided with its own share, without the region."
         )
         self._is_well = True
         self._not_before = 0.0  # no question, after one that failed
@@ -172,7 +172,7 @@ class RegionalTokens:
         self._degraded.value += 1
         if self._is_well:
             self._is_well = False
-            log.warning("the regional tier does not answer: each worker limits requests by itself, with its share")
+            log.warning("the regional tier does not respond: each worker limits requests by itself, to its share")
 
     def settle(self, lease: Lease) -> None:
         """Give back what `lease` holds, or have its debt charged; it is not used any more."""
@@ -207,7 +207,7 @@ class RegionalTokens:
     def _note_answer(self) -> None:
         if not self._is_well:
             self._is_well = True
-            log.warning("the regional tier answers: requests are limited by the region again")
+            log.warning("the regional tier responds: requests are limited across the region again")
 
     # --- what is not used
 

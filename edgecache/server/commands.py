@@ -82,26 +82,26 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _add_check_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     words = (
-        "Print every setting with its value and where it comes from; exit 2 if `serve` would refuse them. Files named "
-        "by settings are read. Addresses, directories and Valkey are tried only with --connect; origins never."
+        "Print every setting with its value and source; exit 2 if `serve` would refuse the configuration. Files named "
+        "in settings are read. Addresses, directories and Valkey are tested only with --connect; origins never."
     )
     check = commands.add_parser("check-config", help="print and check all settings", description=words)
     check.add_argument(
         "--connect",
         action="store_true",
-        help="also try what `serve` needs: listening addresses, directories, Valkey",
+        help="also test what `serve` needs: listening addresses, directories, Valkey",
     )
     _add_site_report(check)
     pages = check.add_mutually_exclusive_group()
     pages.add_argument("--markdown", action="store_true", help="print the reference of all settings instead")
-    pages.add_argument("--sample", action="store_true", help="print a configuration file of all defaults instead")
+    pages.add_argument("--sample", action="store_true", help="print a configuration file with all defaults instead")
     pages.add_argument("--sites-schema", action="store_true", help="print the JSON Schema of EDGECACHE_SITES instead")
     check.add_argument("--config", default="", metavar="FILE", help=CONFIG_HELP)
     check.set_defaults(command=_check_config)
 
 
 def _add_site_report(check: argparse.ArgumentParser) -> None:
-    words = "print instead what the rules of EDGECACHE_SITES make of one request"
+    words = "print instead which rules of EDGECACHE_SITES apply to one request"
     site = check.add_argument_group("rules", words)
     site.add_argument("--site", default="", metavar="HOST", help="the host of the request")
     site.add_argument("--url", default="/", metavar="PATH", help="its path and query, or its whole URL (/)")
@@ -253,7 +253,7 @@ def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
 def _warn(source: Source, settings: Settings) -> None:
     """Log warnings that do not refuse the start."""
     for name in source.overridden:
-        log.warning("%s in %s has no effect: the environment sets it, and wins", name, source.path)
+        log.warning("%s in %s has no effect: the environment overrides it", name, source.path)
     for line in not_served(settings):
         log.warning("%s", line)
     for line in settings.sites.warnings if settings.sites is not None else ():

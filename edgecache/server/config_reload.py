@@ -55,12 +55,12 @@ class Configuration:
 
     def _declare(self, registry: Registry) -> None:
         self._good = registry.counter("edgecache_config_reloads", "Configurations read again and applied.")
-        self._bad = registry.counter("edgecache_config_reload_failures", "Configurations refused; the last good stays.")
+        self._bad = registry.counter("edgecache_config_reload_failures", "Configurations refused on reload.")
         self._last = registry.gauge("edgecache_config_last_reload_successful", "1 if the last reload was applied.")
         self._when = registry.timestamp(
             "edgecache_config_last_reload_success_timestamp_seconds",
             "edgecache_config_last_reload_success_seconds",
-            "When a configuration was last applied.",
+            "Time at which a configuration was last applied.",
         )
         self._last.value, self._when.value = 1, time.time()
 

@@ -94,7 +94,7 @@ class Dependencies:
             return state, problem
         breakers = [one for snapshot in self._workers() for one in _series(snapshot, "edgecache_regional_breaker")]
         too_late = any(labels["state"] == "open" and value > 0 for labels, value in breakers)
-        return state, "it answers too late for requests" if too_late else ""
+        return state, "it responds too late for requests" if too_late else ""
 
     def _configured(self, kind: str, told: Iterable[str]) -> list[str]:
         settings = self._settings()
@@ -132,12 +132,12 @@ class Dependencies:
                 subject = f"{NOUNS[kind]} {name}"
                 subjects.append(subject)
                 failing = not told.get(name, True)
-                trouble = f"the {subject} is failing: what is asked of it gets no answer, or 5xx" if failing else ""
-                self._changes.see(subject, trouble, f"the {subject} is well again")
+                trouble = f"the {subject} is failing: requests get no response, or 5xx" if failing else ""
+                self._changes.see(subject, trouble, f"the {subject} is healthy again")
         subjects.append("regional")
         _, problem = self._tier()
         degraded = f"regional tier degraded, serving without it: {problem}" if problem else ""
-        self._changes.see("regional", degraded, "the regional tier is well again")
+        self._changes.see("regional", degraded, "the regional tier is healthy again")
         for peer, trouble in self._peers().items():
             subjects.append(f"peer {peer}")
             words = f"the log of {peer} cannot be copied, purges made there come late: {trouble}" if trouble else ""

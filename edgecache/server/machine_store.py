@@ -89,7 +89,7 @@ def _prepare(settings: Settings) -> Owner | None:
             owner.remove() if in_memory else owner.close()
         return None
     if why and not in_memory:
-        log.info("the machine's store begins empty path=%s: %s", path, why)
+        log.info("the machine's store starts empty path=%s: %s", path, why)
     return owner
 
 
@@ -105,7 +105,7 @@ def _end(settings: Settings, owner: Owner) -> None:
     try:
         store_files.close_orderly(owner.path, settings.store_size, identity_of(settings), mapped=False)
     except (OSError, lmdb.Error) as error:
-        log.warning("the machine's store could not be written to the disk: %s", error)
+        log.warning("the machine's store could not be written to disk: %s", error)
     owner.close()
 
 

@@ -25,8 +25,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "purge",
         help="purge URLs, tags, path prefixes, hosts, or everything",
         description="Purge in all regions, and print the result as JSON. EDGECACHE_ADMIN_TOKEN, or the first of "
-        "EDGECACHE_PURGE_TOKENS, authorises it. Each of --url, --tag, --prefix and --host may be repeated.",
-        epilog="Exit codes: 0 done, 1 refused or unreachable, 2 bad settings, 3 recorded, not yet applied by all.",
+        "EDGECACHE_PURGE_TOKENS, authorises it. --url, --tag, --prefix and --host may be repeated.",
+        epilog="Exit codes: 0 done, 1 refused or unreachable, 2 invalid settings, 3 recorded, not yet applied by all.",
     )
     purge.add_argument(
         "--url", action="append", default=[], help="one URL, http(s)://host/path?query, with all its variants"

@@ -45,4 +45,4 @@ class ServiceManager:
                 sender.setblocking(False)
                 sender.sendto(state.encode(), self._address)
         except OSError as error:
-            log.warning("the service manager cannot be told %s: %s", state, error)
+            log.warning("the service manager cannot be notified of %s: %s", state, error)

@@ -17,16 +17,14 @@ from edgecache.semantics.signing.own_format import PARAMETER, token_for
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
-    words = (
-        "Sign a URL with a key of `access.signed`, and print it. The file of the key is the one that the rule names."
-    )
+    words = "Sign a URL with a key of `access.signed`, and print the result. Use the same key file as in the rule."
     sign = commands.add_parser("sign-url", help="sign a URL or a cookie", description=words)
     sign.add_argument("url", help="the URL, http(s)://host/path?query")
     sign.add_argument("--key", required=True, metavar="NAME=FILE", help="the key: its name in the rule, and its file")
-    sign.add_argument("--expires", default="1h", metavar="DURATION", help="how long it holds, as 10m, 1h, 7d (1h)")
-    sign.add_argument("--prefix", action="store_true", help="for all URLs below the path, not for this one alone")
-    sign.add_argument("--address", default="", help="for the client at this address alone")
-    sign.add_argument("--parameter", default=PARAMETER, help=f"the query parameter ({PARAMETER})")
+    sign.add_argument("--expires", default="1h", metavar="DURATION", help="validity, such as 10m, 1h, 7d (default: 1h)")
+    sign.add_argument("--prefix", action="store_true", help="sign all URLs below the path, not just this one")
+    sign.add_argument("--address", default="", help="valid only for the client at this address")
+    sign.add_argument("--parameter", default=PARAMETER, help=f"the query parameter (default: {PARAMETER})")
     sign.add_argument("--cookie", default="", metavar="NAME", help="print a cookie of this name instead of the URL")
     sign.set_defaults(command=_sign)
 

@@ -22,11 +22,11 @@ FAILED: Final = 1
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    words = "Print what the machine's store holds, read all of it, or empty it. The POP may be running."
+    words = "Print the contents of the machine's store, verify them, or clear them. The POP may be running."
     store = commands.add_parser("store", help="inspect or clear the machine's store", description=words)
     store.add_argument("what", choices=("status", "verify", "clear"), help="what to do")
     store.add_argument("--path", default="", help="directory of the store (default: that of EDGECACHE_STORE)")
-    store.add_argument("--top", action="store_true", help="with status: sites and types with most bytes, which is slow")
+    store.add_argument("--top", action="store_true", help="with status: the sites and types with the most bytes (slow)")
     store.add_argument("--config", default="", metavar="FILE", help="configuration file")
     store.set_defaults(command=run)
 

@@ -37,11 +37,11 @@ class StoreMetrics:
         counter = self._registry.counter
         for came in StoreRead:
             self._reads[came] = counter(
-                "edgecache_store_reads", "Reads of the machine's store, by what they came to.", result=came.value
+                "edgecache_store_reads", "Reads of the machine's store, by result.", result=came.value
             )
         for done in StoreWrite:
             self._writes[done] = counter(
-                "edgecache_store_writes", "Records for the machine's store, by what became of them.", result=done.value
+                "edgecache_store_writes", "Records for the machine's store, by result.", result=done.value
             )
         self._seconds = self._registry.histogram(
             "edgecache_store_disk_read_seconds", "Reads of the machine's store that had to wait for the disk.", SECONDS
@@ -74,8 +74,8 @@ def declare_store(registry: Registry, settings: Settings) -> MachineStore | None
     except (OSError, lmdb.Error):
         return None
     registry.gauge("edgecache_store_size_bytes", "Size of the machine's store.").value = store.shape.total
-    registry.gauge("edgecache_store_used_bytes", "Bytes of records in it.", read=store.used)
-    registry.gauge("edgecache_store_objects", "Records in it.", read=store.objects)
+    registry.gauge("edgecache_store_used_bytes", "Bytes of records in the machine's store.", read=store.used)
+    registry.gauge("edgecache_store_objects", "Records in the machine's store.", read=store.objects)
     for metric, (name, meaning) in WHOLE.items():
         registry.counter(metric, meaning, read=partial(store.head.__getitem__, name))
     return store

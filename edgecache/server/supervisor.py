@@ -148,9 +148,9 @@ class Supervisor:
         self._hub = InProcessLogHub(lambda: [process for slot in self._slots for process in slot.processes])
         self._slots = self._new_slots(worker, listeners)
         self._service: PurgeService | None = None
-        self._deaths = self._registry.counter("edgecache_worker_deaths", "Workers that ended unasked.")
-        self._hangs = self._registry.counter("edgecache_worker_hangs", "Workers killed because they hung.")
-        self._reliefs = self._registry.counter("edgecache_worker_reliefs", "Workers relieved by a successor.")
+        self._deaths = self._registry.counter("edgecache_worker_deaths", "Workers that exited unexpectedly.")
+        self._hangs = self._registry.counter("edgecache_worker_hangs", "Workers killed because their event loop hung.")
+        self._reliefs = self._registry.counter("edgecache_worker_reliefs", "Workers replaced by a successor.")
         self._dependencies = Dependencies(
             lambda: self._settings,
             lambda: [slot.current_snapshot for slot in self._slots],
@@ -235,7 +235,7 @@ class Supervisor:
 
     def _on_signal(self, name: str) -> None:
         if self._stopping.is_set():
-            log.warning("%s again: ending at once", name)
+            log.warning("%s again: stopping at once", name)
             self._exit_code = 1
             self._kill_all()
         else:
@@ -322,7 +322,7 @@ class Supervisor:
     # --- relief: workers are replaced one by one
 
     def _relieve_all(self, why: str) -> None:
-        log.info("%s: relieving the workers one by one", why)
+        log.info("%s: replacing the workers one by one", why)
         for slot in self._slots:
             self._to_relieve.put_nowait(slot)
 
@@ -331,7 +331,7 @@ class Supervisor:
             self._service.worker_ended(pid)
 
     def _on_relief(self, slot: Slot) -> None:
-        log.info("worker asks to be relieved slot=%d", slot.number)
+        log.info("worker requests its replacement slot=%d", slot.number)
         self._to_relieve.put_nowait(slot)
 
     async def _relieve_in_turn(self) -> None:
@@ -348,7 +348,7 @@ class Supervisor:
         if self._stopping.is_set():
             return
         if not successor.ready:
-            log.error("relief failed, the old worker stays slot=%d code=%s", slot.number, successor.code)
+            log.error("replacement failed, the old worker stays slot=%d code=%s", slot.number, successor.code)
             successor.kill()
         elif old is None or old is not slot.current:  # it died meanwhile, and has a replacement
             successor.drain()
@@ -364,7 +364,7 @@ class Supervisor:
             return
         _, late = await asyncio.wait(leaving, timeout=self._settings.drain_grace + KILL_AFTER)
         if late:
-            log.warning("killing workers beyond the grace count=%d", len(late))
+            log.warning("killing workers that exceeded EDGECACHE_DRAIN_GRACE count=%d", len(late))
             for task in late:
                 leaving[task].kill()
             await asyncio.wait(late)

@@ -65,14 +65,14 @@ class WorkerMetrics:
             )
             for reason in Refused
         }
-        self.origin_responses = self._responses("edgecache_origin_responses", "Answers of the origin, by status.")
-        self.parent_responses = self._responses("edgecache_parent_responses", "Answers of parents, by status.")
+        self.origin_responses = self._responses("edgecache_origin_responses", "Responses of the origin, by status.")
+        self.parent_responses = self._responses("edgecache_parent_responses", "Responses of parents, by status.")
         self._failed_in_a_row = 0  # answers of the origin, or of any of several
         self._passes: dict[tuple[Forward, int, Refused], Passes] = {}  # by class of status; none are failures
         self._refused: dict[str, Counter] = {}
         for reason in FAILURES:
             self._origin_failures(reason)
-        self.opened = self.registry.counter("edgecache_connections_opened", "Client connections accepted ever.")
+        self.opened = self.registry.counter("edgecache_connections_opened", "Client connections accepted.")
         self.regional = RegionalMetrics(self.registry)
         self.store = StoreMetrics(self.registry)
         self.lag = LoopLag(self.registry, self.requests.bytes_in)
@@ -95,7 +95,7 @@ class WorkerMetrics:
 
         self.registry.gauge(
             "edgecache_origin_up",
-            "Workers that hold the origin to be well.",
+            "Workers that consider the origin healthy.",
             read=is_well,
             origin=str(origin),
             region=region,
@@ -112,27 +112,27 @@ class WorkerMetrics:
         """Export gauges of these parts."""
         gauge, counter = self.registry.gauge, self.registry.counter
         gauge("edgecache_memory_bytes", "Bytes in the memory tier.", read=lambda: edge.memory.size)
-        gauge("edgecache_memory_limit_bytes", "Bytes that it may take.", read=lambda: edge.memory.limit)
+        gauge("edgecache_memory_limit_bytes", "Memory limit of the memory tier.", read=lambda: edge.memory.limit)
         account = edge.memory.account
-        gauge("edgecache_memory_held_bytes", "Of its budget, but held elsewhere.", read=lambda: account.held)
+        gauge("edgecache_memory_held_bytes", "Of its budget, held by bodies in transit.", read=lambda: account.held)
         gauge("edgecache_memory_objects", "URLs in the memory tier.", read=lambda: len(edge.memory))
-        counter("edgecache_memory_evictions", "URLs that left for want of memory.", read=lambda: edge.memory.evictions)
-        gauge("edgecache_flights", "Questions upstream that may be followed.", read=lambda: len(edge.flights))
-        counter("edgecache_flights_led", "Such questions ever.", read=lambda: edge.flights.led)
-        counter("edgecache_flights_followed", "Times that a request joined one.", read=lambda: edge.flights.followed)
-        gauge("edgecache_known_heads", "Request heads whose answer is known.", read=lambda: len(edge.known))
+        counter("edgecache_memory_evictions", "URLs evicted from the memory tier.", read=lambda: edge.memory.evictions)
+        gauge("edgecache_flights", "Upstream fetches that requests can share.", read=lambda: len(edge.flights))
+        counter("edgecache_flights_led", "Upstream fetches that requests could share.", read=lambda: edge.flights.led)
+        counter("edgecache_flights_followed", "Requests that joined such a fetch.", read=lambda: edge.flights.followed)
+        gauge("edgecache_known_heads", "Request heads with a known response.", read=lambda: len(edge.known))
         gauge("edgecache_connections", "Client connections.", read=lambda: len(connections))
         gauge("edgecache_origin_connections_busy", "Connections to the origin in use.", read=lambda: switch.busy)
         gauge(
             "edgecache_origin_waiting",
-            "Requests that wait for a connection to the origin.",
+            "Requests waiting for a connection to the origin.",
             read=lambda: switch.waiting,
         )
         counter(
             "edgecache_origin_requests", "Requests to the origin, retries included.", read=lambda: switch.counts.asked
         )
-        counter("edgecache_origin_retries", "Requests sent to it again.", read=lambda: switch.counts.retries)
-        refused = "Retries beyond the budget."
+        counter("edgecache_origin_retries", "Requests that were retried.", read=lambda: switch.counts.retries)
+        refused = "Retries refused because the budget was exhausted."
         counter("edgecache_origin_retries_refused", refused, read=lambda: switch.counts.refused)
         counter(
             "edgecache_residency_passed",
@@ -143,7 +143,7 @@ class WorkerMetrics:
 
     def read_clock(self, clock: Clock) -> None:
         """Export steps of the wall clock."""
-        set_times = "Times that the wall clock was set, by half a second or more."
+        set_times = "Times that the wall clock was set by half a second or more."
         self.registry.counter("edgecache_wall_clock_steps", set_times, read=lambda: clock.steps)
 
     def read_geography(self, geo: Callable[[], Geo]) -> None:
@@ -151,19 +151,19 @@ class WorkerMetrics:
         self.registry.timestamp(
             "edgecache_geo_built_timestamp_seconds",
             "edgecache_geo_built_seconds",
-            "When the geographic database was built.",
+            "Time at which the country database was built.",
             read=lambda: geo().built,
         )
         self.registry.counter(
             "edgecache_geo_reload_failures",
-            "Geographic databases that could not be read.",
+            "Country databases that could not be read.",
             read=lambda: geo().reload_failures,
         )
 
     def read_tracer(self, tracer: Tracer) -> None:
         """Export counts of spans."""
         counter = self.registry.counter
-        counter("edgecache_trace_spans", "Spans made.", read=lambda: tracer.made)
+        counter("edgecache_trace_spans", "Spans created.", read=lambda: tracer.made)
         dropped = "Spans lost, by reason."
         counter("edgecache_trace_spans_dropped", dropped, read=lambda: tracer.dropped, reason="worker")
 
@@ -176,7 +176,7 @@ class WorkerMetrics:
         """Export the health of each origin."""
         self.registry.counter(
             "edgecache_origin_hedges",
-            "Requests put to a second origin because the first was slow.",
+            "Requests sent to a second origin because the first was slow.",
             read=lambda: origins.hedged,
         )
         for member in origins.members:
@@ -188,13 +188,13 @@ class WorkerMetrics:
             labels: dict[str, Any] = {"pool": name, "origin": str(member.origin), "region": member.region}
             self.registry.gauge(
                 "edgecache_pool_up",
-                "Workers that hold the server of a site's pool to be well.",
+                "Workers that consider the server of a site's pool healthy.",
                 read=partial(_is_well, member),
                 **labels,
             )
             self.registry.gauge(
                 "edgecache_pool_latency_seconds",
-                "Moving average of the time to the server's answer, quick to rise.",
+                "Moving average of the server's response time, quick to rise.",
                 across="max",
                 read=partial(_latency, member),
                 **labels,
@@ -220,13 +220,13 @@ class WorkerMetrics:
     def read_bypass(self, switch: Switch) -> None:
         """Export requests to parents, and past them."""
         gauge, counter = self.registry.gauge, self.registry.counter
-        asked = "Requests to parents, those asked again included."
+        asked = "Requests to parents, including retries."
         counter("edgecache_parent_requests", asked, read=lambda: switch.counts.of_parents)
-        again = "Requests put to another parent."
+        again = "Requests retried at another parent."
         counter("edgecache_parent_retries", again, read=lambda: switch.counts.parent_retries)
-        past = "Requests that went to the origin because no parent could be asked."
+        past = "Requests that went to the origin because no parent was available."
         counter("edgecache_parent_bypassed", past, read=lambda: switch.counts.bypassed)
-        waiting = "Requests that wait to go past the parents."
+        waiting = "Requests waiting to bypass the parents."
         gauge("edgecache_parent_bypass_waiting", waiting, read=lambda: switch.bypass_waiting)
 
     def parent_failed(self, reason: str) -> None:
@@ -236,7 +236,7 @@ class WorkerMetrics:
     def pop_distrusted(self, why: Distrust) -> None:
         """Count a request that failed authentication as a POP's."""
         self.registry.counter(
-            "edgecache_pop_distrusted", "Requests not taken for a POP's, by reason.", reason=why.value
+            "edgecache_pop_distrusted", "Requests that failed authentication as a POP, by reason.", reason=why.value
         ).value += 1
 
     def _read_member(self, member: Member, kind: str = "origin") -> None:
@@ -245,13 +245,13 @@ class WorkerMetrics:
         labels: dict[str, Any] = {kind: str(member.origin), "region": region}
         gauge(
             f"edgecache_{kind}_up",
-            f"Workers that hold the {kind} to be well.",
+            f"Workers that consider the {kind} healthy.",
             read=lambda: float(health.checked_up and health.breaker.state is State.CLOSED),
             **labels,
         )
         gauge(
             f"edgecache_{kind}_latency_seconds",
-            f"Moving average of the time to the {kind}'s answer, quick to rise.",
+            f"Moving average of the {kind}'s response time, quick to rise.",
             across="max",
             read=lambda: health.latency,
             **labels,
@@ -259,7 +259,7 @@ class WorkerMetrics:
         for state in State:
             gauge(
                 f"edgecache_{kind}_breaker",
-                f"Workers whose breaker for the {kind} is in that state.",
+                f"Workers whose circuit breaker for the {kind} is in this state.",
                 read=lambda state=state: float(health.breaker.state is state),  # type: ignore[misc]
                 state=state.value,
                 **labels,
@@ -276,7 +276,7 @@ class WorkerMetrics:
         self.registry.timestamp(
             "edgecache_tls_certificate_ends_timestamp_seconds",
             "edgecache_tls_certificate_ends_seconds",
-            "When the first of the listeners' certificates ends.",
+            "Time at which the first of the listeners' certificates expires.",
             read=ends,
         )
 
@@ -374,25 +374,25 @@ class RegionalMetrics:
             return
         for outcome in Read:
             self._reads[outcome] = self._registry.counter(
-                "edgecache_regional_reads", "Reads of the regional tier, by what they came to.", result=outcome.value
+                "edgecache_regional_reads", "Reads of the regional tier, by result.", result=outcome.value
             )
         self._keys = self._registry.histogram(
             "edgecache_regional_batch_keys", "Reads that shared one round trip.", BATCHES
         )
         self._seconds = self._registry.histogram(
-            "edgecache_regional_read_seconds", "Round trips of reads.", ROUND_TRIPS
+            "edgecache_regional_read_seconds", "Round-trip time of reads of the regional tier.", ROUND_TRIPS
         )
         for state in State:
             self._registry.gauge(
                 "edgecache_regional_breaker",
-                "1 for the state that the regional tier's breaker is in, of each worker.",
+                "Workers whose circuit breaker for the regional tier is in this state.",
                 read=lambda state=state: float(guard.breaker.state is state),  # type: ignore[misc]
                 state=state.value,
             )
         self._registry.gauge(
-            "edgecache_regional_write_backlog_bytes", "Bytes that wait to be written.", read=lambda: tier.writes.queued
+            "edgecache_regional_write_backlog_bytes", "Bytes waiting to be written.", read=lambda: tier.writes.queued
         )
-        self._registry.gauge("edgecache_regional_leases", "Keys that a worker leads.", read=lambda: len(tier.leases))
+        self._registry.gauge("edgecache_regional_leases", "Fetch leases of workers.", read=lambda: len(tier.leases))
 
     def read(self, outcome: Read) -> None:
         """Count a read by `outcome`."""
@@ -410,6 +410,6 @@ class RegionalMetrics:
         counter = self._failures.get(word)
         if counter is None:
             counter = self._failures[word] = self._registry.counter(
-                "edgecache_regional_failures", "What went wrong with the regional tier, by kind.", kind=word
+                "edgecache_regional_failures", "Failures of the regional tier, by kind.", kind=word
             )
         counter.value += 1

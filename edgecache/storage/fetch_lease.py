@@ -192,7 +192,7 @@ class Leases:
                 await self._listen_once()
             except Exception as error:  # redis-py unpacks a reply before it checks its kind
                 if not isinstance(error, Failure):
-                    log.warning("a message from the regional tier was none: %r", error)
+                    log.warning("a message from the regional tier is malformed: %r", error)
             self.listening.clear()
             await asyncio.sleep(RECONNECT)
 

@@ -299,7 +299,7 @@ class Memory:
         self._refused(Refused.LENGTH)
         if not self._warned:
             self._warned = True
-            log.error("not stored, since its content is not as long as was said: %r; others are only counted", key)
+            log.error("not stored, since its length differs from the announced one: %r; others are only counted", key)
 
     def _succeeding(self, slot: Slot | None, entry: Entry) -> Slot:
         """What is stored for a URL once `entry` has taken its place in `slot`."""

@@ -23,7 +23,7 @@ class LoopLag:
         self._bytes_in = bytes_in
         self._seen = -1.0  # bytes that had come at the last look
         self._observe = registry.histogram(
-            "edgecache_event_loop_lag_seconds", "How late a worker's event loop runs what is due.", SECONDS
+            "edgecache_event_loop_lag_seconds", "Delay with which a worker's event loop runs what is due.", SECONDS
         ).observe
         self.due = 0.0  # loop time of the next look
         self._timer: asyncio.TimerHandle | None = None

@@ -64,13 +64,13 @@ class Collector(requests.Session):
             self._failed(f"it answered {response.status_code}")
         elif self.failing:
             self.failing = False
-            log.info("the collector of traces takes spans again url=%s", self._url)
+            log.info("the trace collector accepts spans again url=%s", self._url)
         return response
 
     def _failed(self, why: str) -> None:
         if not self.failing:
             self.failing = True
-            log.warning("the collector of traces does not take spans, serving goes on url=%s: %s", self._url, why)
+            log.warning("the trace collector does not accept spans, serving continues url=%s: %s", self._url, why)
 
 
 class CountingExporter(SpanExporter):
@@ -88,7 +88,7 @@ class CountingExporter(SpanExporter):
         # It reports each attempt, which `Collector` does once; what it cannot encode is a bug of ours.
         logging.getLogger(OTLPSpanExporter.__module__).addFilter(lambda record: "encode" in str(record.msg))
         self.finished = 0  # spans that were taken, or given up
-        self._taken = registry.counter("edgecache_trace_spans_exported", "Spans that the collector has taken.")
+        self._taken = registry.counter("edgecache_trace_spans_exported", "Spans that the collector has accepted.")
         self._lost = dropped(registry, "collector")
         up = "1 while the collector takes spans, or was not yet asked."
         registry.gauge("edgecache_trace_collector_up", up, read=lambda: float(not collector.failing))
@@ -118,7 +118,7 @@ class Exporter:
         self._processor: BatchSpanProcessor | None = None
         self._taken = 0
         self._full = dropped(registry, "queue")
-        registry.gauge("edgecache_trace_queue", "Spans that wait for the collector.", read=lambda: self._queued)
+        registry.gauge("edgecache_trace_queue", "Spans waiting for the collector.", read=lambda: self._queued)
 
     @property
     def _queued(self) -> int:

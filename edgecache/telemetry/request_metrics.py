@@ -78,7 +78,7 @@ class Tally:
         )
         self.seconds = registry.histogram(
             "edgecache_request_seconds",
-            "From a request's head to the last byte handed over; one in 64 memory hits by a known head is timed,"
+            "Time from a request's head to the last byte sent; one in 64 memory hits with a known head is timed,"
             " and counts for 64.",
             SECONDS,
             tier=tier.value,

@@ -175,7 +175,7 @@ class Parents(Balancer):
     @staticmethod
     def _is_alive(response: Response) -> bool:
         if response.status == LOOPED:
-            log.error("a parent of this POP is this POP itself, or bears its name")
+            log.error("a parent of this POP is this POP itself, or has the same name")
             return False
         return response.status < 500 or passed_through(response)
 

@@ -60,7 +60,7 @@ class Names:
                 raise OriginError("dns", "the upstream's name cannot be resolved") from error
             self._until = self._clock() + 1.0
             if not self._failing:
-                log.warning("%s cannot be resolved (%s): its last addresses serve", self._host, error.strerror)
+                log.warning("%s cannot be resolved (%s): its last addresses stay in use", self._host, error.strerror)
             self._failing = True
         else:
             self._learn(found)

@@ -187,9 +187,7 @@ class Link:
     async def drop(self, why: BaseException) -> None:
         """Close every connection: they lead to the wrong server, because of the error `why`."""
         if not self._misplaced:
-            log.warning(
-                "%s is not the server to ask (%s): connecting anew", self._url, (str(why).splitlines() or [""])[0]
-            )
+            log.warning("%s is not the primary (%s): reconnecting", self._url, (str(why).splitlines() or [""])[0])
         self._misplaced = True
         self.on_drop()
         for client in {self._primary, self._reader}:

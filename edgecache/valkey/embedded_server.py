@@ -161,7 +161,7 @@ class EmbeddedValkey:
         with suppress(OSError):
             self._program = os.readlink(f"/proc/{self.pid}/exe")
         if mark is not None and not self._log_runs.adopt(self._socket, mark):
-            log.warning("the embedded Valkey has come back with less than it had: the log of invalidations begins anew")
+            log.warning("the embedded Valkey has lost data in its restart: the purge log is started anew")
 
     def _take_mark(self) -> State | None:
         """The state of its log at its last clean end, which proves nothing of its next end."""
@@ -184,7 +184,7 @@ class EmbeddedValkey:
             counters[why].value += 1
             self._deaths = 1 if time.monotonic() - began > LIVED else self._deaths + 1
             code = self._bury()
-            log.error("the embedded Valkey %s: starting it again code=%s deaths=%d", why, code, self._deaths)
+            log.error("the embedded Valkey %s: restarting it code=%s deaths=%d", why, code, self._deaths)
             await asyncio.sleep(PAUSES[min(self._deaths, len(PAUSES)) - 1])
             self._reap()
             try:

@@ -108,7 +108,7 @@ async def test_a_check_that_cannot_be_made_refuses_all(
         assert (await pop.get("/vod/1", HOST)).status == 503
         assert (await pop.get("/", HOST)).status == 200
         assert [request.target for request in a.requests] == ["/"]
-    assert "access is refused to all" in caplog.text
+    assert "access is refused to all clients" in caplog.text
 
 
 async def test_an_accepted_signature_is_in_no_log(key_file: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -91,7 +91,7 @@ def test_each_origin_and_parent_is_said_once_and_once_again(said: pytest.LogCapt
     assert world.surroundings.parts()[f"origin {b}"] == "ready"
     world.workers[1] = named(a, b, 1, 1)
     assert world.look(said, HOLD - 1) == []
-    assert world.look(said, 5) == [f"the origin {a} is well again"]
+    assert world.look(said, 5) == [f"the origin {a} is healthy again"]
 
 
 def named(a: str, b: str, one: float, two: float) -> Snapshot:
@@ -124,7 +124,7 @@ def test_peers_and_the_tier_are_named(said: pytest.LogCaptureFixture) -> None:
     parts = world.surroundings.parts()
     assert (parts["peer us"], parts["peer ap"], parts["regional"]) == ("credentials refused", "ready", "degraded")
     world.workers, world.peers = [worker()], {"us": "", "ap": ""}
-    assert world.look(said, 8) == ["the regional tier is well again", "the log of us is copied again"]
+    assert world.look(said, 8) == ["the regional tier is healthy again", "the log of us is copied again"]
 
 
 def test_lines_that_are_dropped_are_said(said: pytest.LogCaptureFixture) -> None:
@@ -225,7 +225,7 @@ def test_an_origin_that_fails_is_said_on_standard_error() -> None:
         assert pop.admin("/readyz")[0] == 200
         Page.ill = False
         get(pop.port, "/well")
-        pop.expect(f"WARNING.*the origin {url} is well again")
+        pop.expect(f"WARNING.*the origin {url} is healthy again")
 
 
 @pytest.mark.slow

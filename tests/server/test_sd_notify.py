@@ -61,4 +61,4 @@ def test_a_listener_that_is_gone_changes_nothing(tmp_path: Path, caplog: pytest.
     ServiceManager({}).tell("READY=1")
 
     assert len(caplog.messages) == 1
-    assert "cannot be told READY=1" in caplog.messages[0]
+    assert "cannot be notified of READY=1" in caplog.messages[0]

@@ -318,7 +318,7 @@ def test_a_successor_that_does_not_start_leaves_the_old_worker_in_place() -> Non
     with running_pop(worker="harness.fake_worker:OnlyOnce") as pop:
         old = pop.expect_worker()
         pop.process.send_signal(signal.SIGUSR2)
-        pop.expect("relief failed, the old worker stays")
+        pop.expect("replacement failed, the old worker stays")
 
         assert pop.ask() == old
         assert pop.admin("/readyz")[0] == 200

@@ -389,7 +389,7 @@ async def test_an_unreachable_collector_is_said_once(origin: OriginDouble) -> No
             assert await asyncio.to_thread(pop.metric, "edgecache_trace_collector_up") == 0
             collector.status = 200
             assert len(await collector.has(21)) == 21  # one was asked of the origin
-            await asyncio.to_thread(pop.expect, "takes spans again")
+            await asyncio.to_thread(pop.expect, "accepts spans again")
             assert "the collector" not in pop.log
             assert await asyncio.to_thread(pop.metric, "edgecache_trace_collector_up") == 1
             assert await asyncio.to_thread(pop.metric, "edgecache_trace_spans_total") == 21

@@ -92,7 +92,7 @@ def _password_check(written: Basic) -> Check:
 def _forward_auth_check(context: Context, written: ForwardAuth, place: str) -> Check:
     from edgecache.proxy.access.forward_auth import ForwardAuthCheck
 
-    words = "Requests for a decision about access that had no usable response."
+    words = "Subrequests of forward_auth without a usable response."
     failed = _counting(context, "edgecache_access_forward_auth_failures", words, place)
     return ForwardAuthCheck(written, context.clock.now, failed)
 

@@ -71,7 +71,7 @@ def usable(make: Callable[[], Check], place: str) -> Check:
     try:
         return make()
     except (OSError, ValueError, ImportError) as error:
-        log.error("%s: access is refused to all: %s", place, _said(error))
+        log.error("%s: access is refused to all clients: %s", place, _said(error))
         return Unusable()
 
 

@@ -96,8 +96,8 @@ class RemoteKeys:
         except (FetchFailed, ValueError, KeyError, TypeError) as error:
             self._failed()
             reason = str(error) if isinstance(error, FetchFailed) else "it is no key set"
-            kept = "the keys that are known stay" if self.keys else "tokens are refused"
-            log.warning("a key set of a rule of access could not be fetched (%s): %s", reason, kept)
+            kept = "the known keys stay in use" if self.keys else "tokens are refused"
+            log.warning("the key set of an access rule could not be fetched (%s): %s", reason, kept)
         else:
             self._came = self._clock()
             if got.content != self._content:

@@ -298,7 +298,7 @@ class StoreWrites:
             self._clear(error)
         elif not isinstance(error, Busy) and not self._failed:
             self._failed = True
-            log.warning("the machine's store cannot be written, what is fetched is not stored there: %s", error)
+            log.warning("the machine's store cannot be written, new responses are not stored there: %s", error)
         for item in batch:
             if item.value is not None:
                 self._counts.wrote(StoreWrite.BUSY if isinstance(error, Busy) else StoreWrite.ERROR)
@@ -310,15 +310,15 @@ class StoreWrites:
     def _drop_if_unmade(self, batch: list[_Item]) -> None:
         """What could not be dropped must not be found: it was `Corrupt`, or one that may not be kept."""
         if any(item.key and item.value is None for item in batch):
-            log.warning("a record of the machine's store could not be dropped: the store is not used any more")
+            log.warning("a record of the machine's store could not be dropped: the store is no longer used")
             self._store.poison()
 
     def _clear(self, error: BaseException) -> None:
-        log.warning("the machine's store is not what its index says, and is cleared: %s", error)
+        log.warning("the machine's store does not match its index, and is cleared: %s", error)
         try:
             self._store.clear()
         except FAILURES as another:
-            log.warning("the machine's store cannot be cleared, and is not used any more: %s", another)
+            log.warning("the machine's store cannot be cleared, and is no longer used: %s", another)
             self._store.poison()
 
     def _reply(self, item: _Item, reply: object) -> None:
