@@ -14,7 +14,7 @@ from harness.pop import Pop, running_pop
 from harness.valkey import Server
 
 from edgecache.proxy.rate_limits import RateLimits
-from edgecache.semantics.rules.gcra import Rate
+from edgecache.semantics.rules.gcra import Bucket, Rate
 from edgecache.semantics.rules.limits import RequestLimit
 from edgecache.storage.resident_clock import Clock
 from edgecache.tasks import spawn
@@ -32,26 +32,31 @@ limits = [{{ rate = "{rate}/s", burst = {burst} }}]
 """
 
 
-async def accepted_of(client: int, workers: list[Pop], until: float) -> int:
-    """Send twice the rate to the workers by turns, at random; how many are accepted."""
+async def accepted_of(client: int, workers: list[Pop], until: float) -> tuple[int, int]:
+    """Send twice the rate to random workers; how many are accepted, and how many one bucket would have admitted.
+
+    On a busy machine a client is held up, and may not get later what it did not ask for.
+    """
     dice, accepted = random.Random(client), 0
+    exact, due_of_exact = Bucket(Rate(RATE, 1, BURST)), 0
     connections = [await worker.open() for worker in workers]
     due = time.monotonic()
     while due < until:
         connection = dice.choice(connections)
+        due_of_exact += exact.take(time.monotonic())
         await connection.request("GET", "/", [("Host", "a"), ("X-Forwarded-For", f"192.0.2.{client}")])
         accepted += (await connection.response()).status == 200
         due += 1 / (2 * RATE)
         await asyncio.sleep(max(0.0, due - time.monotonic()))
     for connection in connections:
         connection.close()
-    return accepted
+    return accepted, due_of_exact
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dies", [False, True])
 async def test_ten_clients_at_twice_their_rate(origin: OriginDouble, valkey: Server, dies: bool) -> None:
-    """Accepted within 5 % of the limit; without Valkey the workers' shares are about as much."""
+    """Accepted within 5 % of the limit, and within 15 % by the workers' shares while Valkey is silent."""
     origin.otherwise(Reply(fields=[("Cache-Control", "max-age=60")], body=b"x"))
     text = SITES.format(origin=origin.url, rate=RATE, burst=BURST)
     common = {"sites": text, "workers": 2, "trusted_proxies": "127.0.0.0/8", "regional": valkey.url}
@@ -68,13 +73,15 @@ async def test_ten_clients_at_twice_their_rate(origin: OriginDouble, valkey: Ser
         if dies:
             await asyncio.sleep(SECONDS / 4)
             valkey.db.client_pause(60_000, all=True)
-        accepted = await asyncio.gather(*counts)
+        accepted, due = zip(*await asyncio.gather(*counts), strict=True)
         took = time.monotonic() - began
         if dies:
             valkey.db.client_unpause()
     limit = RATE * took
-    print(f"accepted of {limit:.0f}: {sorted(accepted)}, mean {sum(accepted) / CLIENTS / limit:.3f}")
-    assert all(count == pytest.approx(limit, rel=0.05) for count in accepted)
+    print(f"accepted of {limit:.0f}: {sorted(accepted)}, of an exact limiter's {sorted(due)}")
+    within = 0.15 if dies else 0.05  # a client that chooses workers at random cannot use all of each share
+    assert max(accepted) <= (1 + within) * limit
+    assert all(count == pytest.approx(exact, rel=within) for count, exact in zip(accepted, due, strict=True))
 
 
 async def disturb(valkey: Server, until: float) -> None:

@@ -28,7 +28,8 @@ from math import ceil
 from typing import Final, Protocol
 
 SLACK: Final = 1e-6  # seconds: times since 1970 are no more exact than that
-LATE: Final = 0.25  # seconds after which a question to the region is no longer waited for
+LATE: Final = 0.2  # seconds after which a question to the region is late
+GRACE: Final = 0.05  # seconds that a late one is waited for: the answer may be there, and not yet read
 LEASED: Final = 20  # a lease has as many tokens as a twentieth of a second allows
 OF_BURST: Final = 4  # and no more than a fourth of a burst
 ALL: Final = 1 << 62  # tokens: more than a lease has
@@ -120,7 +121,7 @@ class Lender(Protocol):
 class Lease(Bucket):
     """The estimate of a region's bucket, and tokens of it that are held here."""
 
-    __slots__ = ("_alone", "_asked", "_held", "_least", "_lender", "_low", "_most", "_wanted", "key", "unused")
+    __slots__ = ("_alone", "_asked", "_held", "_late", "_least", "_lender", "_low", "_most", "_wanted", "key", "unused")
 
     def __init__(self, key: bytes, rate: Rate, lender: Lender) -> None:
         super().__init__(rate)
@@ -133,6 +134,7 @@ class Lease(Bucket):
         self._held = 0  # tokens; below zero, what was admitted on credit and is not yet being charged
         self._low = 0  # with fewer tokens, more are asked for
         self._asked: float | None = None  # when a question was put that is not answered
+        self._late: float | None = None  # when that was found late
         self._alone = False  # the region did not answer
 
     @property
@@ -167,12 +169,14 @@ class Lease(Bucket):
             self._lender.alone()
         if self._asked is None:
             self._ask(now)
-        elif now - self._asked > LATE:
+        elif self._late is not None and now - self._late > GRACE:
             self._decide_alone()
+        elif self._late is None and now - self._asked > LATE:
+            self._late = now
 
     def _ask(self, now: float) -> None:
         spent, backlog = max(0, -self._held), self._due - now + self._held * self.rate.interval
-        self._asked = now
+        self._asked, self._late = now, None
         self._held += spent
         if not self._lender.ask(self, spent, self._wanted, max(0.0, backlog)):
             self.failed()
