@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edgecache.storage.fetch_lease import Lease, LeaseOutcome, LeaseResult, LeaseWait
 from edgecache.storage.machine import store_files
-from edgecache.storage.machine.schema import LEAST
+from edgecache.storage.machine.fetch_lock import FetchLocks
+from edgecache.storage.machine.schema import LEAST, STATE, WHERE
 from edgecache.storage.machine.shared_state import HeadPage
-from edgecache.storage.machine.store import Change, MachineStore
+from edgecache.storage.machine.store import Change, MachineStore, digest_of
+from edgecache.storage.machine.store_queue import StoreRead, StoreReads, StoreWrite, StoreWrites
+from edgecache.storage.machine.update import STATE_KEY
 
 SIZE = LEAST
 IDENTITY = store_files.identity_of(b"test")
@@ -72,3 +79,96 @@ def test_a_store_in_use_says_so_on_the_disk(store: MachineStore, monkeypatch: py
     assert store_files.prepare(store.path, SIZE, IDENTITY, mapped=store.mapped) == ""
     assert flushed == [0]
     store.__dict__.update(store_files.open_store(store.path, SIZE, IDENTITY, mapped=store.mapped).__dict__)
+
+
+def test_the_number_of_the_last_invalidation_never_goes_back(
+    store: MachineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is set while no other process can append: a worker that believes an older one misses an entry."""
+    told: list[int] = []
+
+    def set_and_look(head: HeadPage, name: str, value: int) -> None:
+        if name == "log_head":
+            told.append(value)
+            with open(f"{store.path}/lock", "rb") as other, pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        set_it(head, name, value)
+
+    set_it = HeadPage.__setitem__
+    monkeypatch.setattr(HeadPage, "__setitem__", set_and_look)
+    for entry in (b"one", b"two", b"one"):
+        store.record(entry, entry.__eq__)
+
+    assert told == [1, 2, 2]
+
+
+class Counted:
+    """What is counted."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[object] = []
+
+    def read(self, outcome: StoreRead) -> None:
+        """A read."""
+        self.outcomes.append(outcome)
+
+    def took(self, seconds: float) -> None:
+        """A read of the disk."""
+
+    def wrote(self, outcome: StoreWrite) -> None:
+        """A change."""
+        self.outcomes.append(outcome)
+
+
+@pytest.mark.parametrize(
+    "entry", [b"", b"short", WHERE.pack(7, 0, 10), WHERE.pack(1, 0, (1 << 32) - 1), WHERE.pack(0, 1 << 60, 10)]
+)
+async def test_an_entry_of_the_index_that_is_none_is_a_counted_miss(store: MachineStore, entry: bytes) -> None:
+    """As a disk may return it; no bytes are asked for that no record can have."""
+    put(store, b"a", b"one")
+    with store._env.begin(write=True, db=store._index) as transaction:
+        transaction.put(digest_of(b"a"), entry)
+    counted, values = Counted(), asyncio.Queue[bytes | None]()
+    reads = StoreReads(store, counted)
+    reads.get(b"a", lambda value, word: values.put_nowait(value))
+
+    assert await values.get() in (None, b"\0" * 10)  # the latter is no record: its digest is wrong
+    assert counted.outcomes != [StoreRead.MISS]
+    await reads.close()
+
+
+async def test_changes_of_a_store_whose_state_is_torn_have_their_replies(store: MachineStore) -> None:
+    """It is cleared, and goes on."""
+    put(store, b"a", b"one")
+    with store._env.begin(write=True, db=store._meta) as transaction:
+        transaction.put(STATE_KEY, bytes(STATE.size - 1))
+    counted, replies = Counted(), asyncio.Queue[object]()
+    writes = StoreWrites(store, counted)
+    for _ in range(2):
+        assert writes.send(("SET", b"a", b"two"), 3, lambda size, reply: replies.put_nowait(reply))
+        last = await replies.get()
+
+    assert last == 1
+    assert store.get(b"a") == b"two"
+    assert store.head["cleared"] == 1
+    await writes.close()
+
+
+@pytest.mark.parametrize("missing", [False, True])
+async def test_fetch_locks_do_without_a_name_that_is_short(tmp_path: Path, missing: bool) -> None:
+    """A path may be longer than that of a socket, and the directory of the sockets may be gone."""
+    path = str(tmp_path / ("x" * 120))
+    os.makedirs(f"{path}/wake")
+    if missing:
+        shutil.rmtree(f"{path}/wake")
+    one, other = FetchLocks(path), FetchLocks(path)
+    lease, wait = await one.take(b"key", 1.0), await other.take(b"key", 1.0)
+    assert isinstance(lease, Lease)
+    assert isinstance(wait, LeaseWait)
+    wait.left = 20.0
+    one.release(lease, LeaseResult(LeaseOutcome.STORED))
+
+    assert await wait.result(20.0) == LeaseResult(LeaseOutcome.STORED)
+    await one.close()
+    await other.close()
+    assert os.listdir(f"{path}/wake") == []

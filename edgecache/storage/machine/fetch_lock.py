@@ -28,6 +28,8 @@ POLL: Final = 0.1  # seconds between two tries of a lock that another process ho
 LOOK: Final = 1.0  # seconds for which the list of processes is good
 DATAGRAM: Final = 4096  # bytes, at most
 FLOCK: Final = struct.Struct("hhqqi4x")  # of fcntl(2), on 64 bits: kind, whence, start, length, process
+LONGEST: Final = 60  # bytes of a directory in which a socket can be named (unix(7): 107 in all)
+UNTOLD: Final = "no socket can be made in %s, this worker looks by itself whether others have fetched: %s"
 PLACES: Final = (1 << 62) - 1
 
 
@@ -36,7 +38,10 @@ class FetchLocks:
 
     def __init__(self, directory: str) -> None:
         self._file = os.open(f"{directory}/fetches", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._wake = f"{directory}/wake"
+        if len(self._wake) > LONGEST and os.path.isdir("/proc/self/fd"):
+            self._wake = f"/proc/self/fd/{self._directory}/wake"
         self._name = f"{os.getpid()}-{id(self):x}"
         self._held: dict[bytes, Lease] = {}
         self._waiting: dict[bytes, list[LeaseWait]] = {}
@@ -44,7 +49,11 @@ class FetchLocks:
         self._looked = 0.0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
-        self._socket.bind(f"{self._wake}/{self._name}")
+        try:
+            os.makedirs(self._wake, 0o700, exist_ok=True)
+            self._socket.bind(f"{self._wake}/{self._name}")
+        except OSError as error:
+            log.warning(UNTOLD, self._wake, error)
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._receive)
 
     async def take(self, key: bytes, within: float) -> Lease | LeaseWait | None:
@@ -133,6 +142,7 @@ class FetchLocks:
         with suppress(OSError):
             os.unlink(f"{self._wake}/{self._name}")
         os.close(self._file)
+        os.close(self._directory)
         self._held.clear()
 
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ process. The lock is an open file's, and ends with its process.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +26,7 @@ from typing import Final, NamedTuple, TypeVar
 import lmdb
 
 from edgecache.storage.machine.record_log import CircularLog
-from edgecache.storage.machine.schema import IS_RECORD, STATE, WHERE, Geometry
+from edgecache.storage.machine.schema import IS_RECORD, MAIN, SMALL, STATE, WHERE, Geometry
 from edgecache.storage.machine.shared_state import HeadPage
 from edgecache.storage.machine.update import BEGINS, STATE_KEY, Torn, Transaction
 
@@ -86,7 +87,7 @@ class MachineStore:
         """Where the value of the key with this digest lies."""
         with self._env.begin(db=self._index) as transaction:
             found = transaction.get(digest)
-        return None if found is None else Where._make(WHERE.unpack(found))
+        return None if found is None else self._where(found)
 
     def get(self, key: bytes, *, wait: bool = True) -> bytes | None:
         """The value of `key`; raises NotInMemory unless it may `wait` for the disk, OSError, lmdb.Error."""
@@ -95,7 +96,7 @@ class MachineStore:
             found = transaction.get(digest)
         if found is None:
             return None
-        log, position, length = WHERE.unpack(found)
+        log, position, length = self._where(found)
         value = self.logs[log].value(position, length, wait=wait)
         head = self.head
         if head[BEGINS[log]] > position or head["poisoned"]:
@@ -107,6 +108,14 @@ class MachineStore:
         """Whether there is a value of `key`."""
         found = self.find_by(digest_of(key))
         return found is not None and self.head[BEGINS[found.log]] <= found.position
+
+    def _where(self, entry: bytes) -> Where:
+        """An entry of the index; raises OSError if it is none."""
+        if len(entry) == WHERE.size:
+            where = Where._make(WHERE.unpack(entry))
+            if where.log in (SMALL, MAIN) and where.length <= self.logs[where.log].size:
+                return where
+        raise OSError(errno.EIO, "the index holds what is no place of a record", self.path)
 
     # --- changing
 
@@ -161,19 +170,26 @@ class MachineStore:
             raise Busy from None
 
     def _record(self, entry: bytes, is_same: Callable[[bytes], bool]) -> int:
-        with self.locked(), self._env.begin(write=True, db=self._purges) as transaction:
-            cursor = transaction.cursor()
-            last = int.from_bytes(cursor.key()) if cursor.last() else 0
-            for _ in range(64 if last else 0):
-                if is_same(cursor.value()):
-                    return int.from_bytes(cursor.key())
-                if not cursor.prev():
-                    break
-            number = last + 1
-            transaction.put(number.to_bytes(NUMBER), entry, append=True)
-            self._trim(transaction)
-        self.head["log_head"] = number
+        with self.locked():
+            with self._env.begin(write=True, db=self._purges) as transaction:
+                number, last = self._append_entry(transaction, entry, is_same)
+            self.head["log_head"] = last  # within the lock: it never goes back
         return number
+
+    def _append_entry(
+        self, transaction: lmdb.Transaction, entry: bytes, is_same: Callable[[bytes], bool]
+    ) -> tuple[int, int]:
+        """The number of `entry`, which may be there already, and that of the last one."""
+        cursor = transaction.cursor()
+        last = int.from_bytes(cursor.key()) if cursor.last() else 0
+        for _ in range(64 if last else 0):
+            if is_same(bytes(cursor.value())):
+                return int.from_bytes(cursor.key()), last
+            if not cursor.prev():
+                break
+        transaction.put((last + 1).to_bytes(NUMBER), entry, append=True)
+        self._trim(transaction)
+        return last + 1, last + 1
 
     def _trim(self, transaction: lmdb.Transaction) -> None:
         """Forget the first entries, where all together are too large."""
@@ -207,7 +223,8 @@ class MachineStore:
     def _clear(self) -> None:
         head = self.head
         with self._env.begin(write=True) as raw:
-            state = STATE.unpack(raw.get(STATE_KEY, db=self._meta) or bytes(STATE.size))
+            known = raw.get(STATE_KEY, db=self._meta) or b""
+            state = STATE.unpack(known if len(known) == STATE.size else bytes(STATE.size))
             ends = [max(state[1], head["begin_small"]), max(state[3], head["begin_main"])]
             ends = [end + -end % log.size for end, log in zip(ends, self.logs, strict=True)]
             raw.drop(self._index, delete=False)
@@ -235,7 +252,7 @@ class MachineStore:
                 if not cursor.set_range(last + b"\0" if last else b"\0"):
                     return
                 some = list(islice(cursor.iternext(), AT_ONCE))
-            yield from ((digest, Where._make(WHERE.unpack(raw))) for digest, raw in some)
+            yield from ((digest, self._where(raw)) for digest, raw in some)
             last = some[-1][0]
 
     def _is_right(

@@ -247,7 +247,7 @@ class StoreWrites:
         elif self._threads is None:
             try:
                 self._made(batch, self._store.apply(changes))
-            except (*FAILURES, Busy, Torn) as error:
+            except Exception as error:  # whatever it is, each change has its reply, as from a thread
                 self._refused(batch, error)
         else:
             self._tries += 1
@@ -317,7 +317,7 @@ class StoreWrites:
         log.warning("the machine's store does not match its index, and is cleared: %s", error)
         try:
             self._store.clear()
-        except FAILURES as another:
+        except Exception as another:  # whatever it is, as above
             log.warning("the machine's store cannot be cleared, and is no longer used: %s", another)
             self._store.poison()
 

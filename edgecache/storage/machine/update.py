@@ -58,6 +58,8 @@ class Transaction:
         self._logs = logs
         self._head = head
         state = raw.get(STATE_KEY, db=meta)
+        if state is not None and len(state) != STATE.size:
+            raise Torn("the state of the logs is not one")
         self._state = list(STATE.unpack(state)) if state is not None else [0, 0, 0, 0]
         self._written_up_to = [self._state[1], self._state[3]]
         self._writes: list[Write] = []
@@ -74,7 +76,7 @@ class Transaction:
         cursor = self._raw.cursor(db=self._index)
         cursor.first()
         while value := cursor.value():  # empty after the last, also if that was just deleted
-            where, position, _ = WHERE.unpack(value)
+            where, position, _ = WHERE.unpack(value) if len(value) == WHERE.size else (log, 0, 0)
             if where == log and position < begin:
                 cursor.delete()
             else:
