@@ -33,6 +33,7 @@ from edgecache.storage.memory import Entry
 from edgecache.tasks import spawn
 from edgecache.upstream.peer_fields import answer_lines
 from edgecache.upstream.peering import tell_of_entry
+from edgecache.upstream.reply import Reply
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
@@ -122,9 +123,9 @@ class SlicingEdge(Edge):
         request, now = exchange.request, self.clock()
         if (entry is not None and entry.segments is None) or size > self.memory.largest or reads_only(request):
             return False
-        if (
-            rfc9111.forbids_storing(request) or not exchange.storable or request.content is not None
-        ):  # slices are of GETs
+        if rfc9111.forbids_storing(request) or not exchange.storable:
+            return False
+        if request.content is not None:  # slices are of GETs
             return False
         head = slices.head_request(request, Slice(size, 0))
         if rfc9111.only_if_cached(request):
@@ -165,9 +166,9 @@ class SlicingEdge(Edge):
         key = primary_key(request)
         entry = await self._stored_head(key, request)
         if entry is not None:
-            verdict = rfc9111.may_reuse(entry.stored, exchange.request, self.clock())
-            if self.invalidation.check(entry, self.clock()) is not Verdict.USABLE:
-                verdict = MustValidate(Forward.STALE)
+            now = self.clock()
+            proven = self.invalidation.check(entry, now) is Verdict.USABLE
+            verdict = rfc9111.may_reuse(entry.stored, exchange.request, now) if proven else MustValidate(Forward.STALE)
             if not isinstance(verdict, MustValidate):
                 if not isinstance(verdict, Fresh):
                     self.slice_fetcher.collapse(key, request, entry, None)
@@ -216,7 +217,7 @@ class SlicingEdge(Edge):
             case Revalidated(known) | RegionalHit(known) if leads or not known.gone:
                 of_region = isinstance(outcome, RegionalHit)
                 return self._known(known, wanted, Result.REGIONAL if of_region else Result.REVALIDATED)
-            case Filling(_, reply) if b"range" in exchange.request.fields and _is_short(reply.response, wanted.size):
+            case Filling(_, reply) if b"range" in exchange.request.fields and _is_short(reply, wanted.size):
                 await _end_of(reply.body)
             case Unshareable(reply) if reply.response.status in (206, 416) or _is_slice(reply.response):
                 if leads:
@@ -389,10 +390,10 @@ def _is_answered(exchange: Exchange) -> bool:
     return exchange.gone or exchange.started
 
 
-def _is_short(response: Response, size: int) -> bool:
-    """Whether it is a whole that is no longer than a slice."""
-    length = response.framing.length
-    return response.status == 200 and length is not None and length <= size
+def _is_short(reply: Reply, size: int) -> bool:
+    """Whether it is a whole that is no longer than a slice, and for which there is room."""
+    length = reply.response.framing.length
+    return reply.response.status == 200 and length is not None and length <= size and reply.body.kept
 
 
 def _is_slice(response: Response) -> bool:

@@ -53,6 +53,8 @@ def may_be_coded(stored: Stored) -> bool:
     fields = stored.fields
     if stored.status != 200 or stored.whole_length is not None or b"content-encoding" in fields:
         return False
+    if b"content-range" in fields:  # a slice
+        return False
     if not OF_ONE_CLIENT.isdisjoint(fields.index) or not PER_USER.isdisjoint(stored.vary):
         return False
     said = {member.partition(b"=")[0] for member in members(fields.get(b"cache-control"))}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from harness.client import ReceivedResponse
+from harness.client import ReceivedResponse, let_others_run
 from harness.clock import FakeClock
 from harness.origin import OriginDouble, ReceivedRequest, Reply, running_origin
 from harness.pop import Pop, running_pop
@@ -432,6 +432,43 @@ async def test_a_slice_that_breaks_off_is_asked_for_again(origin: OriginDouble) 
 
     assert whole.body == CONTENT
     assert broken
+
+
+async def test_viewers_of_more_than_memory_takes_get_what_they_want(origin: OriginDouble) -> None:
+    """Twelve films at once, of which memory has room for one: every byte is right, and nothing stays behind."""
+    films = [RangedOrigin(numbered(SIZE, 4 * number), f'"{number}"') for number in range(12)]
+    for number, film in enumerate(films):
+        origin.on(f"/{number}", film)
+    async with running(origin, memory="1MiB") as pop:
+        for _ in range(2):
+            answers = await asyncio.gather(*(pop.get(f"/{number % 12}") for number in range(24)))
+            assert [answer.body == films[number % 12].content for number, answer in enumerate(answers)] == [True] * 24
+        account = pop.worker.edge.memory.account
+        await let_others_run(100)
+
+        assert (account.filling, account.flowing, account.read_on) == (0, 0, 0)
+        assert pop.worker.edge.memory.size <= 1024 * 1024
+
+
+async def test_a_stale_head_is_used_where_the_origin_allows_it(origin: OriginDouble) -> None:
+    """RFC 5861: while it is validated in the background, and while the origin fails."""
+    windows = "max-age=60, stale-while-revalidate=60, stale-if-error=600"
+    asked = sliced(origin, fields=[("Cache-Control", windows)])
+    async with running(origin) as pop:
+        await pop.get("/film")
+        pop.clock.advance(61)
+        stale = await ranged(pop, SLICE, 2 * SLICE)
+        await origin.request_seen(12)
+        await let_others_run(50)
+        again = await ranged(pop, SLICE, 2 * SLICE)
+        await origin.stop()
+        pop.clock.advance(300)
+        failing = await pop.get("/film")
+
+    assert stale.body == again.body == CONTENT[SLICE : 2 * SLICE + 1]
+    assert (said(stale).partition("ttl=")[2], said(again).startswith("test; hit; ttl=60")) == ("-1", True)
+    assert failing.body == CONTENT
+    assert len(asked.asked) == 12
 
 
 async def test_variants_have_slices_of_their_own(origin: OriginDouble) -> None:

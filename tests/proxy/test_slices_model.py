@@ -187,11 +187,23 @@ class Walk:
             pop.clock.advance(FRESH + 1)
             film.floor = len(film.contents) - 1
         floor, broken = film.floor, film.broken
+        under_way = self.purge_later(film, target) if 0.5 <= what < 0.55 and not self.regional else None
         asked = [(fields_of(random, film), random.random() < 0.1) for _ in range(random.choice((1, 1, 2, 4)))]
-        answers = await asyncio.gather(*(self.ask(target, fields, leaves=leaves) for fields, leaves in asked))
+        requests = [self.ask(target, fields, leaves=leaves) for fields, leaves in asked]
+        if under_way is not None:
+            answers, _ = await asyncio.gather(asyncio.gather(*requests), under_way)
+        else:
+            answers = await asyncio.gather(*requests)
         for (fields, _), answer in zip(asked, answers, strict=True):
             if answer is not None:
                 self.judge(film, dict(fields), answer, floor, may_break=film.broken > broken)
+
+    async def purge_later(self, film: Film, target: str) -> None:
+        """A purge while responses are under way: they may end as they began, what follows may not."""
+        for _ in range(self.random.randrange(12)):
+            await asyncio.sleep(0)
+        self.pops[0].worker.edge.invalidation.append([b"uhttp://www.example.test" + target.encode()])
+        film.floor = len(film.contents) - 1
 
     async def ask(self, target: str, fields: list[tuple[str, str]], *, leaves: bool) -> ReceivedResponse | None:
         """One request; a client that leaves sees no more than the beginning."""
