@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from edgecache.invalidation.purge_log import Verdict
 from edgecache.proxy.collapsing import Failed, Filling, Flight, Outcome, RegionalHit, Revalidated
 from edgecache.proxy.components import Parts
+from edgecache.proxy.regional_fetch import Region
 from edgecache.proxy.slice_fetch import SliceFetcher
 from edgecache.semantics import slices
 from edgecache.semantics.cache_key import primary_key
@@ -20,6 +21,7 @@ from edgecache.semantics.outcomes import Result
 from edgecache.semantics.ranges import Span
 from edgecache.semantics.rope import Content, cut, joined
 from edgecache.semantics.slices import Head, Slice
+from edgecache.semantics.stored_response import is_fresh
 from edgecache.storage.memory import Entry
 from edgecache.storage.regional import Found
 from edgecache.storage.regional_chunks import ChunkReader
@@ -71,8 +73,8 @@ class SliceStore:
             return None
         return pieces[0] if len(pieces) == 1 else joined(*pieces)
 
-    async def find(self, exchange: Exchange, whole: Request, wanted: Slice) -> FoundSlice | None:
-        """The slice `wanted` of what `whole` asks for; None if it is not to be had in that version.
+    async def find(self, exchange: Exchange, whole: Request, wanted: Slice, head: Entry) -> FoundSlice | None:
+        """The slice `wanted` of what `whole` asks for, and `head` tells of; None if there is none of that version.
 
         Raises OriginError if it cannot be fetched.
         """
@@ -85,7 +87,7 @@ class SliceStore:
                     return self._of_entry(entry, Result.HIT)
                 case Verdict.PURGED:
                     entry = None
-        if entry is None and (found := await self._in_region(request, key)) is not None:
+        if entry is None and (found := await self._in_region(request, key, head)) is not None:
             return found
         flight = self._fetcher.collapse(key, request, entry, None)
         leads = not flight.watchers and not flight.landed
@@ -133,19 +135,33 @@ class SliceStore:
 
     # --- the region
 
-    async def _in_region(self, request: Request, key: bytes) -> FoundSlice | None:
-        """The slice as the region has it."""
+    async def _in_region(self, request: Request, key: bytes, head: Entry) -> FoundSlice | None:
+        """The slice as the region has it; it stays there as long as `head` is fresh."""
         region = self._region
         if region is None or (found := await region.tier.find(key, request.fields)) is None:
             return None
         if region.check(found) is not Verdict.USABLE:
             return None
+        now = self._clock()
+        if not is_fresh(found.record, now) and is_fresh(head, now):
+            self._prolong(region, found, key, head)
         if found.whole:
             self._memory.adopt(found.entry, found.record.length)
             return self._of_entry(found.entry, Result.REGIONAL)._replace(near=found.near)
         if not await region.tier.complete(found) or region.check(found) is not Verdict.USABLE:
             return None
         return FoundSlice(self._read(found, key), Result.REGIONAL, found.entry.tags, found.near)
+
+    @staticmethod
+    def _prolong(region: Region, found: Found, key: bytes, head: Entry) -> None:
+        """Give `found` the freshness of `head`, whose validation was of all slices; purges see no difference."""
+        entry = found.entry
+        received, age, lifetime = head.received, head.initial_age, head.lifetime
+        entry.set_head(entry.stored._replace(received=received, initial_age=age, lifetime=lifetime))
+        if found.whole:
+            region.tier.store(entry, key, found.record.seen)
+        else:
+            region.tier.prolong(found, entry, found.record.seen)
 
     def _read(self, found: Found, key: bytes) -> Body:
         """The content of `found`, out of the region's chunks; it rises to memory."""

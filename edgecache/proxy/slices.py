@@ -300,7 +300,7 @@ class SlicingEdge(Edge):
             head.first.body.discard()
 
     async def _find(self, exchange: Exchange, whole: Request, head: KnownHead, number: int) -> FoundSlice | None:
-        return await self.slice_store.find(exchange, whole, Slice(head.size, number, head.version))
+        return await self.slice_store.find(exchange, whole, Slice(head.size, number, head.version), head.entry)
 
     async def _body_of(self, exchange: Exchange, whole: Request, head: KnownHead, number: int) -> Body | None:
         """The content of one slice; None if it cannot be had, by which the response is cut."""

@@ -19,6 +19,9 @@ from harness.tiers import pops
 from harness.valkey import Server
 
 from edgecache.semantics.errors import ConfigError
+from edgecache.semantics.message import Fields, Request
+from edgecache.semantics.slices import Slice, slice_key, version_of
+from edgecache.semantics.stored_response import is_fresh
 
 DOCS: Final = Path(__file__).parents[2] / "docs" / "sites.md"
 SLICE: Final = 64 * 1024
@@ -559,6 +562,33 @@ async def test_clients_of_another_jurisdiction_read_no_slices_and_store_none(ori
             assert there.status >= 400
 
     assert asked.asked == slices_of((0, 1))
+
+
+@pytest.mark.parametrize("size", [SLICE, 2 * SLICE])
+async def test_slices_stay_in_the_region_while_their_head_is_validated(
+    origin: OriginDouble, valkey: Server, size: int
+) -> None:
+    """A worker that reads one that has expired by itself has it kept as long as the head, whether in chunks or not."""
+    asked = sliced(origin)
+    settings = {"regional": valkey.url, "regional_timeout": "2s", "slice_size": f"{size}"}
+    async with running(origin, **settings) as first, running_pop(origin, origin.clock, **settings) as second:
+        for pop in (first, second):
+            await pop.caught_up()
+        await first.get("/film")
+        await first.written()
+        origin.clock.advance(61)
+        whole = await second.get("/film")
+        await second.written()
+        count = len(asked.asked)
+        tier = second.worker.edge.region.tier
+        request = Request(b"GET", b"/film", b"www.example.test", Fields(()))
+        version = version_of(Fields([(b"etag", b'"v1"')]), SIZE) or b""
+        keys = [slice_key(request, Slice(size, number, version)) for number in range(-(-SIZE // size))]
+        found = [await tier.find(key, request.fields) for key in keys]
+
+    assert whole.body == CONTENT
+    assert count == len(keys) + 1
+    assert [one is not None and is_fresh(one.record, origin.clock()) for one in found] == [True] * len(keys)
 
 
 async def test_a_rule_wants_slices_for_some_paths_only() -> None:
