@@ -157,6 +157,8 @@ class Invalidation:
     def _verdict_on_record(self, stored: Entry | Record, seen: str) -> Verdict:
         if self.shared is not None:
             position = self.shared.position_of(seen)
+            if position is not None and self.log.is_at(position):
+                return Verdict.USABLE
             subject = Subject(stored.url, stored.tags, self._memory.normal_key(stored.url))
             return Verdict.UNPROVEN if position is None else self.log.check(subject, position)
         vector = vector_of(seen)

@@ -14,8 +14,8 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -44,6 +44,7 @@ class FetchLocks:
             self._wake = f"/proc/self/fd/{self._directory}/wake"
         self._name = f"{os.getpid()}-{id(self):x}"
         self._held: dict[bytes, Lease] = {}
+        self._ending: set[bytes] = set()  # of those, keys whose responses are being stored: worth a wait
         self._waiting: dict[bytes, list[LeaseWait]] = {}
         self._others: list[str] = []
         self._looked = 0.0
@@ -58,9 +59,9 @@ class FetchLocks:
 
     async def take(self, key: bytes, within: float) -> Lease | LeaseWait | None:
         """The lease of `key`, or a wait for another process's; None if this one has it, for others."""
-        if key in self._held:
+        if key in self._held and key not in self._ending:
             return None
-        if self._lock(key, fcntl.F_WRLCK):
+        if key not in self._held and self._lock(key, fcntl.F_WRLCK):
             lease = self._held[key] = Lease(key, b"")
             return lease
         waiting = LeaseWait(self, key)
@@ -80,13 +81,14 @@ class FetchLocks:
         """Release the lease and send the outcome, once the changes that wait `after` are made."""
         if self._held.get(lease.key) is not lease:
             return
-        release: Callable[[], None] = lambda: self._release(lease, result)  # noqa: E731
         if after is None:
-            release()
+            self._release(lease, result)
         else:
-            after.after(release)
+            self._ending.add(lease.key)
+            after.after(partial(self._release, lease, result))
 
     def _release(self, lease: Lease, result: LeaseResult) -> None:
+        self._ending.discard(lease.key)
         if self._held.pop(lease.key, None) is None:
             return
         self._lock(lease.key, fcntl.F_UNLCK)
