@@ -3,9 +3,10 @@
     python -m loadtests slices [--megabytes 200] [--only NAME ...]
 
 One file on an nginx that is the origin; in front of it edgecache with slices of 1 MiB, edgecache without, and nginx's
-proxy_cache with `slice 1m`, each with room for the file. Every byte that a client gets is compared with the file. The
-last row of edgecache has a memory of a quarter of the file. Exit code: 0 if each bound holds, 1 if not, 2 if nothing
-could be measured.
+proxy_cache with `slice 1m`, each with room for the file. Two more rows of edgecache have a memory of a quarter of the
+file; the last one has the machine's store behind it. Every byte that a client gets is compared with the file. Where
+Chromium and ffmpeg are installed, a browser seeks in a video of 120 MB, too. Exit code: 0 if each bound holds, 1 if
+not, 2 if nothing could be measured.
 """
 
 from __future__ import annotations
@@ -208,17 +209,19 @@ def measure(row: Row, names: Sequence[str], film: Film, folder: Path) -> None:
 
 
 def servers(folder: Path, origin: int, size: int) -> list[Row]:
-    """The servers that are compared, with enough memory for the file but for the last."""
+    """The servers that are compared, with enough memory for the file but for the last two."""
 
     def pop(name: str, **settings: object) -> Row:
         more = {"origin": f"http://127.0.0.1:{origin}", "workers": 1, "memory": f"{4 * size // MIB}MiB", **settings}
         return Row(name, processes.pop(name, folder / name, **more).process)
 
+    quarter = f"{size // MIB // 4}MiB"
     return [
         pop("slices", slice_size="1MiB"),
         Row("nginx-slice-1m", _nginx(SLICED, "nginx-slice-1m", folder / "nginx", origin)),
         pop("whole"),
-        pop("slices-small", slice_size="1MiB", memory=f"{size // MIB // 4}MiB"),
+        pop("slices-small", slice_size="1MiB", memory=quarter),
+        pop("slices-store", slice_size="1MiB", memory=quarter, store="memory", store_size=f"{2 * size // MIB}MiB"),
     ]
 
 
@@ -248,7 +251,7 @@ def film_of(folder: Path, size: int) -> Iterator[tuple[Film, int]]:
 
 def problems(rows: Sequence[Row], size: int) -> Iterator[str]:
     """Bounds that do not hold."""
-    ours, other, _, small = rows
+    ours, other, _, small, _ = rows
     for name, costs in ours.costs.items():
         if sum(costs) > sum(other.costs[name]):
             yield f"{name}: {sum(costs):,} bytes of the origin, {sum(other.costs[name]):,} by nginx"
