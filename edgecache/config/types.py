@@ -154,7 +154,7 @@ def secrets(text: str) -> tuple[bytes, ...]:
     """Secrets out of a comma list: the first signs, all are accepted."""
     found = tuple(token(part.strip()).encode() for part in text.split(",") if part.strip())
     if any(len(secret) < SHORTEST_SECRET for secret in found):
-        raise ValueError(f"is shorter than {SHORTEST_SECRET} characters: openssl rand -hex 32 makes one")
+        raise ValueError(f"is shorter than {SHORTEST_SECRET} characters: openssl rand -hex 32 generates one")
     return found
 
 
@@ -387,7 +387,7 @@ def cipher_key(text: str) -> bytes:
     except ValueError:
         key = b""
     if len(key) != 32:
-        raise ValueError("is not 32 bytes in hexadecimal or base64: openssl rand -hex 32 makes one")
+        raise ValueError("is not 32 bytes in hexadecimal or base64: openssl rand -hex 32 generates one")
     return key
 
 

@@ -24,7 +24,7 @@ def contradictions(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError("EDGECACHE_MAX_LINE", "is more than EDGECACHE_MAX_HEAD")
     if settings.max_object_memory > settings.worker_memory:
         share = f"EDGECACHE_MEMORY / EDGECACHE_WORKERS = {settings.worker_memory} bytes"
-        yield ConfigError("EDGECACHE_MAX_OBJECT_MEMORY", f"is more than one worker holds: {share}")
+        yield ConfigError("EDGECACHE_MAX_OBJECT_MEMORY", f"is more than the share of one worker: {share}")
     if 0 < settings.slice_size < LEAST_SLICE:
         yield ConfigError("EDGECACHE_SLICE_SIZE", "is less than 64KiB")
     yield from _large_slices(settings)
@@ -34,7 +34,7 @@ def contradictions(settings: Settings) -> Iterator[ConfigError]:
     yield from _own_origins(settings, all_origins)
     yield from _wrong_regions(settings)
     if settings.peers and settings.regional == "off":
-        yield ConfigError("EDGECACHE_PEERS", "is set, but EDGECACHE_REGIONAL is off: a region's log lies in its Valkey")
+        yield ConfigError("EDGECACHE_PEERS", "is set, but EDGECACHE_REGIONAL is off: a region's log is in its Valkey")
     if settings.region in settings.peers:
         yield ConfigError("EDGECACHE_PEERS", f"names {settings.region}, which is EDGECACHE_REGION itself")
     yield from _wrong_parents(settings)

@@ -38,7 +38,7 @@ def parse_url(text: str) -> ValkeyUrl:
     scheme, mark, rest = text.partition("://")
     scheme = ALIASES.get(scheme.lower(), scheme.lower())
     if not mark or scheme not in SCHEMES:
-        raise ValueError(f"is none of embedded, off, {', '.join(name + '://' for name in SCHEMES)}")
+        raise ValueError(f"is not one of embedded, off, {', '.join(name + '://' for name in SCHEMES)}")
     split = urlsplit("//" + rest)
     userinfo, _, places = split.netloc.rpartition("@")
     user, _, password = userinfo.partition(":")

@@ -77,7 +77,7 @@ def _is_soft(fields: Fields) -> bool:
 def _refuse_unknown(request: Request, tag_fields: frozenset[bytes]) -> None:
     """Refuse content, and unknown fields that may name purges."""
     if request.framing.length != 0:
-        raise malformed(f"a {request.method.decode()} has no content here: POST /purges takes lists")
+        raise malformed(f"a {request.method.decode()} has no content: POST lists to /purges")
     known = UNDERSTOOD | tag_fields | MEANINGLESS | (set(BAN_FIELDS) if request.method == b"BAN" else set())
     for name in request.fields.names():
         if name not in known and TELLING.fullmatch(name):
@@ -117,7 +117,7 @@ def _by_tags(fields: Fields, caller: Caller, tag_fields: frozenset[bytes], metho
         if words is None:
             return all_sites_of(caller)
         if source not in tag_fields:
-            raise Unsupported(f"EDGECACHE_TAG_FIELD_NAMES lacks {source.decode()}: no answer bears tags in it")
+            raise Unsupported(f"EDGECACHE_TAG_FIELD_NAMES lacks {source.decode()}: responses have no tags in it")
         found += words
     found += [tag for name in KEY_FIELDS for tag in _listed(name, fields.get(name) or b"")]
     if len(found) > MOST_NAMED:
@@ -156,7 +156,7 @@ def _by_ban(fields: Fields, caller: Caller, site: bytes) -> list[bytes]:
     """Scopes of the regular expressions in X-Host and X-Url, within the caller's hosts."""
     content_type = fields.get(b"x-content-type")
     if content_type is not None and alternatives_of_pattern(content_type.strip()) is not None:
-        raise Unsupported("X-Content-Type is not understood in a purge here")
+        raise Unsupported("X-Content-Type is not supported in a purge")
     place = target_of_pattern((fields.get(b"x-url") or b".*").strip())
     hosts = alternatives_of_pattern((fields.get(b"x-host") or b".*").strip())
     if hosts is None and place == EVERY_TARGET:
@@ -167,7 +167,7 @@ def _by_ban(fields: Fields, caller: Caller, site: bytes) -> list[bytes]:
         named = [*whole_hosts(caller)] if caller.is_limited else []
     sites = [site_for(host, caller) for host in named]
     if not sites:
-        raise Unsupported("X-Url needs X-Host with the names of the sites: it would mean the same path of every site")
+        raise Unsupported("X-Url needs X-Host with the names of the sites: it would purge the path on every site")
     if place.below:
         return [scopes.prefix(one, place.target) for one in sites]
     return [scope for one in sites for scope in both_schemes(b"http://" + one + place.target)]

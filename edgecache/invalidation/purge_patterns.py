@@ -44,7 +44,7 @@ def target_of_pattern(pattern: bytes) -> PurgeTarget:
         return EVERY_TARGET
     match = PATHS.fullmatch(pattern)
     if match is None or match[1][:1] != b"/":
-        raise Unsupported("a path is purged by /path/.*, or by .*; other regular expressions are not understood")
+        raise Unsupported("a path is purged by /path/.*, or by .*; other regular expressions are not supported")
     body, end = match.groups()
     certain = DOT.split(body)[0]  # a dot stands for any character
     literal = ESCAPED.sub(rb"\1", certain)
@@ -66,5 +66,5 @@ def alternatives_of_pattern(pattern: bytes) -> list[bytes] | None:
     parts = re.split(rb"[|, \t]+", bare.translate(None, b"()"))
     grouped = INNER_GROUP.search(bare) is None and bare.count(b"(") == bare.count(b")")
     if not grouped or not all(WORD.fullmatch(part) for part in parts):
-        raise Unsupported("names are purged by alternatives, a|b; other regular expressions are not understood")
+        raise Unsupported("names are purged by alternatives, a|b; other regular expressions are not supported")
     return [ESCAPED.sub(rb"\1", part) for part in parts if part]

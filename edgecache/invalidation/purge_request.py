@@ -54,7 +54,7 @@ def purge_of(named: Iterable[bytes], *, soft: bool) -> Purge:
     if not found:
         raise malformed("the purge names nothing")
     if len(found) > 2 * MOST_NAMED:  # a URL is two
-        raise malformed(f"the purge names more than {MOST_NAMED} things: several purges, or a tag, do")
+        raise malformed(f"the purge names more than {MOST_NAMED} names: use several purges, or a tag")
     return Purge(found, soft)
 
 

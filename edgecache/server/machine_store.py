@@ -57,7 +57,7 @@ def prepared(settings: Settings, source: Source) -> Iterator[None]:
         yield
         return
     if importlib.util.find_spec("lmdb") is None:
-        raise ConfigError(VARIABLE, f"{settings.store} needs the wheel lmdb: pip install 'edgecache[store]'")
+        raise ConfigError(VARIABLE, f"{settings.store} needs the package lmdb: pip install 'edgecache[store]'")
     owner = _prepare(settings)
     source.fix(VARIABLE, OFF if owner is None else f"{_kind(settings)}:{owner.path}")
     try:

@@ -35,7 +35,7 @@ def _sign(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if not equals:
         raise ConfigError("sign-url", "--key is not NAME=FILE")
     if chosen.address and parsed_address(chosen.address) is None:
-        raise ConfigError("sign-url", "--address is no address")
+        raise ConfigError("sign-url", "--address is not an IP address")
     scheme, _, rest = chosen.url.partition("://")
     authority, slash, rest = rest.partition("/")
     try:
@@ -46,7 +46,7 @@ def _sign(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
     except OSError as error:
         raise ConfigError("sign-url", f"the file of the key cannot be read: {error.strerror}") from None
     except (ValueError, KeyError):
-        raise ConfigError("sign-url", "needs a URL as http(s)://host/path, and --expires as 1h") from None
+        raise ConfigError("sign-url", "needs a URL such as http(s)://host/path, and --expires such as 1h") from None
     token = token_for(
         name, key, expires, host=host, target=target, is_prefix=chosen.prefix, address=chosen.address
     ).decode()

@@ -38,7 +38,7 @@ def run(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
         from edgecache.storage.machine import store_files
     except ImportError:
-        print("edgecache store: needs the wheel lmdb: pip install 'edgecache[store]'", file=sys.stderr)
+        print("edgecache store: needs the package lmdb: pip install 'edgecache[store]'", file=sys.stderr)
         return FAILED
     path = chosen.path or _configured(environ, chosen.config)
     if not path:

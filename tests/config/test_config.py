@@ -260,7 +260,7 @@ def test_a_file_without_certificates_is_refused(tmp_path: Path) -> None:
         ({"MAX_LINE": "64KiB"}, "EDGECACHE_MAX_LINE: is more than EDGECACHE_MAX_HEAD"),
         (
             {"MEMORY": "1MiB", "WORKERS": "4", "MAX_OBJECT_MEMORY": "512KiB"},
-            "EDGECACHE_MAX_OBJECT_MEMORY: is more than one worker holds: "
+            "EDGECACHE_MAX_OBJECT_MEMORY: is more than the share of one worker: "
             "EDGECACHE_MEMORY / EDGECACHE_WORKERS = 262144 bytes",
         ),
         ({"ADMIN_LISTEN": "127.0.0.1:8080"}, "EDGECACHE_ADMIN_LISTEN: is the same as EDGECACHE_LISTEN"),

@@ -137,7 +137,7 @@ WRONG = [  # text, line, what is said after it
         7,
         A_RULE + ".when.any[2].pat: * did you mean path?",
     ),
-    (RULE + "when = { any = [] }\n", 7, A_RULE + ".when.any: is an empty list, of which nothing can hold"),
+    (RULE + "when = { any = [] }\n", 7, A_RULE + ".when.any: is an empty list, which never matches"),
     (RULE + "when = { status = '404' }\nroute = { pool = 'shop' }\n" + POOL, 8, A_RULE + ".route: is decided before *"),
     (RULE + "cache = { ttl = 10 }\n", 7, A_RULE + '.cache.ttl: should be a string such as "10s", not the number 10'),
     (

@@ -119,7 +119,7 @@ def test_what_is_refused(authority: Authority) -> None:
     for written, listen, words in (
         (site("a", mixed), LISTEN, r"sites\[1\]\.certificates\[1\]: names .* is not the key of"),
         (site("a", absent), LISTEN, "/nowhere.crt, which cannot be read"),
-        (site("b", good), LISTEN, "is for a.test, which is no host of the site"),
+        (site("b", good), LISTEN, "is for a.test, which is not a host of the site"),
         (site("a", good), "", "EDGECACHE_TLS_LISTEN is not set"),
     ):
         with pytest.raises(ConfigError, match=words):

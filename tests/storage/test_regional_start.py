@@ -85,7 +85,7 @@ def test_a_wrong_password_refuses_the_start() -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("http://a", "is none of embedded, off, valkey://"),
+        ("http://a", "is not one of embedded, off, valkey://"),
         ("valkey://", "names no host"),
         ("valkey://a:99999", "has a port"),
         ("valkey://a/b", "names no database"),

@@ -26,7 +26,7 @@ def in_access(access: Access | None, path: Path) -> Iterator[Problem]:
     if access is None:
         return
     if access == Access():
-        yield Problem(path, "demands nothing: public = true drops what earlier rules demand")
+        yield Problem(path, "requires nothing: public = true removes the requirements of earlier rules")
     if access.basic is not None:
         yield from _of_basic(access.basic, (*path, "basic"))
     if access.jwt is not None:
@@ -72,20 +72,20 @@ def _of_jwt(jwt: Jwt, path: Path) -> Iterator[Problem]:
     if jwt.jwks is not None:
         yield from _url(jwt.jwks, (*path, "jwks"))
     if not jwt.algorithms:
-        yield Problem((*path, "algorithms"), "is an empty list, by which no token is accepted")
+        yield Problem((*path, "algorithms"), "is an empty list, so no token would be accepted")
     for number, name in enumerate(jwt.algorithms):
         if name not in ALGORITHMS:
             near = difflib.get_close_matches(name.upper(), ALGORITHMS, n=1)
             hint = f"; did you mean {near[0]}?" if near and name.lower() != "none" else ""
-            yield Problem((*path, "algorithms", number), f'"{name}" is no algorithm of signatures{hint}')
+            yield Problem((*path, "algorithms", number), f'"{name}" is not a signature algorithm{hint}')
     yield from _needs("joserfc", "joserfc", path)
 
 
 def _of_signed(signed: SignedUrl, path: Path) -> Iterator[Problem]:
     if signed.parameter is not None and signed.format in OWN_NAMES:
-        yield Problem((*path, "parameter"), f"is not for {signed.format}, whose parameters have names of their own")
+        yield Problem((*path, "parameter"), f"does not apply to {signed.format}, whose parameters have fixed names")
     if signed.cookie is not None and signed.format == "nginx-secure-link":
-        yield Problem((*path, "cookie"), "is not for nginx-secure-link, which has no cookies")
+        yield Problem((*path, "cookie"), "does not apply to nginx-secure-link, which has no cookies")
     if any("~" in name for name in signed.keys):
         yield Problem((*path, "keys"), "has a name with ~, which separates the parts of a token")
 
@@ -96,7 +96,7 @@ def _of_forward_auth(auth: ForwardAuth, path: Path) -> Iterator[Problem]:
 
 def _of_bots(bots: Bots, path: Path) -> Iterator[Problem]:
     if not bots.directories:
-        yield Problem(path, "needs directories: the origins of bots, as https://bot.example.org")
+        yield Problem(path, "needs directories: the origins of bots, such as https://bot.example.org")
     for number, url in enumerate(bots.directories):
         yield from _url(url, (*path, "directories", number))
     yield from _needs("http_message_signatures", "http-message-signatures", path)
@@ -109,7 +109,7 @@ def _url(url: str, path: Path) -> Iterator[Problem]:
     try:
         server(f"{scheme}://{authority}")
     except ValueError:
-        yield Problem(path, "is not a URL as https://host/path")
+        yield Problem(path, "is not a URL such as https://host/path")
 
 
 def _needs(module: str, package: str, path: Path) -> Iterator[Problem]:

@@ -22,7 +22,7 @@ def certificates_of(document: Document) -> tuple[Described, ...] | Problem:
                 return Problem(place, str(error))
             if not covers(one.names, site):
                 names = ", ".join(one.names[:5]) or "no DNS name"
-                return Problem(place, f"is for {names}, which is no host of the site")
+                return Problem(place, f"is for {names}, which is not a host of the site")
     return tuple(found.values())
 
 

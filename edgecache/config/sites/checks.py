@@ -76,9 +76,7 @@ def _shares(sites: Sequence[Site]) -> Iterator[Problem]:
     for number, site in enumerate(sites):
         total += site.memory_share or 0.0
         if site.memory_share is not None and round(total, 6) > 1:
-            yield Problem(
-                ("sites", number, "memory_share"), f"makes the shares of all sites {total:.3g} together, above 1"
-            )
+            yield Problem(("sites", number, "memory_share"), f"brings the sum of all shares to {total:.3g}, above 1")
             return
 
 
@@ -113,7 +111,7 @@ def _of_limit(limit: Limit, path: Path) -> Iterator[Problem]:
     if limit.rate is None and limit.concurrency is None and limit.body is None:
         yield Problem(path, "limits nothing: it needs rate, concurrency or body")
     if limit.burst is not None and limit.rate is None:
-        yield Problem((*path, "burst"), "belongs to a rate, which there is none of")
+        yield Problem((*path, "burst"), "needs a rate")
 
 
 def _decided_before(rule: Rule, path: Path) -> Iterator[Problem]:

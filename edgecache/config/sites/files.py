@@ -98,7 +98,7 @@ def _content(named: NamedFile) -> bytes | Problem:
         hint = "; it is the path of a file, not the secret" if named.is_secret else ""
         return Problem(named.place, f"{shown} cannot be read: {error.strerror}{hint}")
     except ValueError:
-        return Problem(named.place, "is no path of a file")
+        return Problem(named.place, "is not the path of a file")
     return _judged(named, shown, content)
 
 
@@ -116,6 +116,6 @@ def _judged(named: NamedFile, shown: str, content: bytes) -> bytes | Problem:
             return Problem(named.place, str(error))
     if len(content) < named.shortest:
         return Problem(
-            named.place, f"{shown} holds less than {named.shortest} characters: openssl rand -hex 32 makes a secret"
+            named.place, f"{shown} holds less than {named.shortest} characters: openssl rand -hex 32 generates a secret"
         )
     return content

@@ -44,11 +44,11 @@ def _of_tokens(jwt: Jwt, written: str, files: Mapping[str, bytes]) -> str:
     subject = "the file that it names" if content is not None else "what is written"
     content = written.encode() if content is None else content
     if b"PRIVATE KEY-----" in content:
-        return f"{subject} is a private key, where a public one belongs"
+        return f"{subject} is a private key; a public key is needed"
     try:
         keys = keys_of(content)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{subject} is no JWK set, JWK, PEM public key or certificate that can be read"
+        return f"{subject} is not a readable JWK set, JWK, PEM public key or certificate"
     fit = [key for key in keys if not key.algorithms.isdisjoint(jwt.algorithms)]
     if not fit:
         return f"{subject} has no key for {', '.join(jwt.algorithms)}"
@@ -61,11 +61,11 @@ def _weakness(key: Any, algorithms: frozenset[str]) -> str:
     if key.key_type == "oct":
         least = min(SMALLEST_SECRET[name] for name in algorithms if name in SMALLEST_SECRET)
         size = len(key.raw_value)
-        return f"a secret of {size} bytes; {least} are the least (RFC 7518 §3.2)" if size < least else ""
+        return f"a secret of {size} bytes; {least} is the minimum (RFC 7518 §3.2)" if size < least else ""
     if key.is_private:
         return "a private key, where a public one belongs"
     bits = key.public_key.key_size if key.key_type == "RSA" else SMALLEST_RSA
-    return f"an RSA key of {bits} bits; {SMALLEST_RSA} are the least that is secure" if bits < SMALLEST_RSA else ""
+    return f"an RSA key of {bits} bits; {SMALLEST_RSA} is the secure minimum" if bits < SMALLEST_RSA else ""
 
 
 def _of_signatures(signed: SignedUrl, files: Mapping[str, bytes], place: Path) -> Problem | None:

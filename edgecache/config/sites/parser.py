@@ -201,7 +201,7 @@ def _document(raw: Any, text: str, file: str) -> model.Document:
     try:
         return msgspec.convert(raw, model.Document, dec_hook=decode)
     except msgspec.ValidationError as error:
-        raise _located(mistake(raw) or Problem((), f"is not as it should be: {error}"), text, file) from None
+        raise _located(mistake(raw) or Problem((), f"is invalid: {error}"), text, file) from None
 
 
 def _located(problem: Problem, text: str, file: str) -> SitesError:

@@ -63,7 +63,7 @@ def _forbidden(names: Iterable[str], forbidden: frozenset[str], path: Path) -> I
         if lower == "host" and lower in forbidden:
             yield Problem(place, "is set by route.host")
         elif lower in forbidden or lower.startswith("edgecache-"):
-            yield Problem(place, f"{name} is made by the server, and no rule can change it")
+            yield Problem(place, f"{name} is set by the server, and rules cannot change it")
 
 
 def _of_cors(cors: Cors, path: Path) -> Iterator[Problem]:
@@ -71,7 +71,7 @@ def _of_cors(cors: Cors, path: Path) -> Iterator[Problem]:
         return
     for key in ("origins", "methods", "headers", "expose"):  # Fetch §3.2.5: with credentials, * is no wildcard
         if "*" in getattr(cors, key):
-            yield Problem((*path, key), '"*" does not go with credentials: name them')
+            yield Problem((*path, key), '"*" cannot be combined with credentials: list the origins')
 
 
 def _of_compression(compress: Compress, path: Path) -> Iterator[Problem]:

@@ -47,7 +47,7 @@ def _of_when(when: When, path: Path) -> Iterator[Problem]:
     if when.negated is not None:
         yield from _of_when(when.negated, (*path, "not"))
     if when.any == ():
-        yield Problem((*path, "any"), "is an empty list, of which nothing can hold")
+        yield Problem((*path, "any"), "is an empty list, which never matches")
     for number, one in enumerate(when.any or ()):
         yield from _of_when(one, (*path, "any", number))
 

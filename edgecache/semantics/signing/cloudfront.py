@@ -107,7 +107,7 @@ def public_key(pem: bytes) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         raise ValueError("is neither an RSA nor an ECDSA key")
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < SMALLEST_RSA:
-        raise ValueError(f"is an RSA key of {key.key_size} bits; {SMALLEST_RSA} are the least that is secure")
+        raise ValueError(f"is an RSA key of {key.key_size} bits; {SMALLEST_RSA} is the secure minimum")
     return key
 
 

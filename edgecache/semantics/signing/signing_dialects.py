@@ -96,7 +96,7 @@ def _secrets(contents: Mapping[str, bytes], shortest: int) -> dict[str, bytes]:
         if len(secret) < shortest:
             raise UnusableKey(name, "is empty" if not secret else f"holds a secret of fewer than {shortest} bytes")
         if secret.startswith(b"-----BEGIN"):
-            raise UnusableKey(name, "is a key in PEM, where a secret belongs")
+            raise UnusableKey(name, "is a key in PEM; a secret is needed")
         if b"\n" in secret:
             raise UnusableKey(name, "holds more than one line")
     return found

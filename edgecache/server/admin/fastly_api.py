@@ -85,7 +85,7 @@ def _listed(content: bytes) -> list[str]:
 def _refuse_content(content: bytes) -> None:
     """Refuse content, which would be ignored."""
     if content.strip() not in (b"", b"{}"):
-        raise malformed("what is purged is named by the URL alone: POST /service/ID/purge takes content")
+        raise malformed("the URL alone names what is purged: POST content to /service/ID/purge")
 
 
 def _json(value: Any, status: int) -> web.Response:

@@ -49,7 +49,7 @@ class LocalPurgeService(PurgeService):
         for one in self._visible(caller):
             if one["id"] == number:
                 return one
-        raise PurgeRefused(404, "purge-unknown", "no purge with that ID is remembered")
+        raise PurgeRefused(404, "purge-unknown", "no purge with that ID is known")
 
     async def ledger(self, most: int, caller: Caller) -> list[Json]:
         """The last purges of the caller's sites, the newest first."""

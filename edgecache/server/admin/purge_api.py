@@ -53,7 +53,7 @@ class PurgeApi:
 
     async def _purge(self, request: web.Request, caller: Caller) -> web.Response:
         if unknown := [name for name in request.query if name not in ("wait", "timeout")]:
-            raise PurgeRefused(400, "purge-malformed", f"{unknown[0][:64]!r} is none of wait, timeout")
+            raise PurgeRefused(400, "purge-malformed", f"{unknown[0][:64]!r} is not one of wait, timeout")
         wait, within = parse_wait(request.query.get("wait", "none"), request.query.get("timeout", ""))
         body = await _body(request)
         status, answer = await self._service.purge(body, caller, request.remote or "", wait, within)
@@ -85,7 +85,7 @@ def _said(request: web.Request, name: str) -> bytes | None:
 
 async def _body(request: web.Request) -> bytes:
     if (request.content_length or 0) > LARGEST:
-        raise PurgeRefused(413, "purge-too-large", "a purge has at most 1 MiB: a tag or a prefix says more with less")
+        raise PurgeRefused(413, "purge-too-large", "a purge has at most 1 MiB: use a tag or a prefix")
     try:
         async with asyncio.timeout(BODY_WITHIN):
             return await _bounded(request.content)

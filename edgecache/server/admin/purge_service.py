@@ -101,7 +101,7 @@ class PurgeService:
     ) -> tuple[int, Json]:
         """The same for a parsed purge."""
         if names_only_other_sites(self._sites, purge.scopes):
-            raise PurgeRefused(404, "purge-no-site", "what is named is of no site in EDGECACHE_HOSTS")
+            raise PurgeRefused(404, "purge-no-site", "the purge names no site in EDGECACHE_HOSTS")
         draft = Draft(scopes=purge.scopes, soft=purge.soft, author=f"{caller.name} ({self._pop})")
         status, answer = await self._record(draft, wait, within)
         names = len(purge.scopes)
@@ -198,7 +198,7 @@ class RegionPurgeService(PurgeService):
         try:
             region, mark = decode_purge_id(number)
         except ValueError:
-            raise PurgeRefused(404, "purge-unknown", "that is no ID of a purge") from None
+            raise PurgeRefused(404, "purge-unknown", "that is not the ID of a purge") from None
         try:
             row = await self._writer.store.entry(region, mark)
         except Failure:

@@ -225,7 +225,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         call = self._call
         protocol = response.fields.get(b"upgrade") or b""
         if call is None or not call.upstream_request.upgrade or protocol.lower() != b"websocket":
-            raise OriginError("unasked-upgrade", "the upstream switched protocols unasked")
+            raise OriginError("unasked-upgrade", "the upstream switched protocols without a request")
         self._enter(State.SWITCHED)
         self.pace.deadline = inf
         call.on_answer(response._replace(fields=hop_by_hop.response_end_to_end(response.fields)), Body())
@@ -241,7 +241,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
             self.close()
             return
         if not call.upstream_request.may_be_answered(response.status):
-            raise OriginError("unasked-status", "the upstream answered what it was not asked")
+            raise OriginError("unasked-status", "the upstream sent a response that was not requested")
         self._reusable = self._reusable and response.keep_alive
         length = response.framing.length
         if length is not None and length == len(self._buffer):  # all there, in one read

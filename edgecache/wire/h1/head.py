@@ -268,7 +268,7 @@ def _host_and_target(
         return host, target
     absolute = ABSOLUTE.fullmatch(target)
     if absolute is None or absolute[1].lower() != scheme:
-        raise BadRequest(400, "target", "the target is in a form that this server does not take")
+        raise BadRequest(400, "target", "the form of the target is not supported")
     named = normal_host(absolute[2], scheme)  # RFC 9112 §3.2.2: it counts, whatever Host says
     path = absolute[3] or (b"*" if method == b"OPTIONS" else b"/")
     return named, path if path[:1] in (b"/", b"*") else b"/" + path
@@ -283,7 +283,7 @@ def request_framing(fields: Fields, http_1_0: bool, most: int) -> Framing:
         if http_1_0:
             raise BadRequest(400, "coding-in-1.0", "Transfer-Encoding in HTTP/1.0")  # RFC 9112 §6.1
         if coding.lower() != b"chunked":
-            raise BadRequest(501, "transfer-coding", "only the chunked transfer coding is taken")  # step 4
+            raise BadRequest(501, "transfer-coding", "only the chunked transfer coding is supported")  # step 4
         return Framing(None, chunked=True)
     if length is not None:
         if not LENGTH.fullmatch(length):
@@ -409,7 +409,7 @@ def response_framing(status: int, fields: Fields, method: bytes, http_1_0: bool)
                 raise OriginError("coding-in-1.0", "Transfer-Encoding in HTTP/1.0")  # RFC 9112 §6.1
             return Framing(None, chunked=True)
         if not UNKNOWN_CODING.fullmatch(coding):
-            raise OriginError("transfer-coding", "a transfer coding that nobody asked for")  # §6.1: TE was not sent
+            raise OriginError("transfer-coding", "a transfer coding that was not requested")  # §6.1: TE was not sent
         return Framing(None)  # step 4: up to the close, as it is
     return Framing(length)  # steps 5, 6 and 8
 
