@@ -1,4 +1,4 @@
-"""From an upstream response to a stored one: whether it may be stored is decided by its head; its body must complete.
+"""From an upstream response to a stored one: the head decides whether it may be stored; the body must be complete.
 
 begin_fill ──► _decide ──► _keep_body ── the body arrives ──► _complete ──► _store: memory, region
 """
@@ -40,7 +40,7 @@ class Fill(NamedTuple):
 
 
 class Fills:
-    """Stores responses from upstream, unless their body ends early, or what they answer was purged since."""
+    """Stores responses from upstream, unless their body ends early, or their URL was purged in the meantime."""
 
     def __init__(
         self,

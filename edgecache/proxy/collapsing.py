@@ -1,4 +1,4 @@
-"""Collapsed forwarding: one fetch from upstream per key. The first request leads it, those that come meanwhile follow.
+"""Collapsed forwarding: one fetch from upstream per key. The first request leads it, concurrent ones follow.
 
 A flight lands once, when the head of the response is known; the body may still be arriving then.
 """
@@ -34,7 +34,7 @@ class Filling:
 
 @dataclass(frozen=True, slots=True)
 class Revalidated:
-    """The stored response is still good, upstream says."""
+    """Upstream has confirmed that the stored response is still valid."""
 
     entry: Entry
     refused: Refused | None = None  # why it is not stored any longer, if upstream said that too
@@ -42,14 +42,14 @@ class Revalidated:
 
 @dataclass(frozen=True, slots=True)
 class RegionalHit:
-    """Another worker of the region has fetched it."""
+    """Another worker of the region has fetched the response."""
 
     entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
 class Unshareable:
-    """The response is for the leader alone."""
+    """The response is for the leader only."""
 
     reply: Reply
     reason: Refused
@@ -57,7 +57,7 @@ class Unshareable:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """There is no response, or an error that must not replace what may be served stale."""
+    """There is no response, or an error that must not replace a usable stale response."""
 
     error: OriginError
 
@@ -67,13 +67,13 @@ Outcome = Filling | Revalidated | RegionalHit | Unshareable | Failed
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """What a request gets in the place of an outcome that does not come in time, or is a failure."""
+    """The stale response that a request gets if the outcome is late, or a failure."""
 
     entry: Entry
 
 
 class Flight:
-    """One fetch under way, for one key."""
+    """One running fetch, for one key."""
 
     late_for: object = None  # whose requests get a stale response meanwhile; None: it is not late
 
@@ -120,7 +120,7 @@ class Flight:
 
 
 class Flights:
-    """The flights under way. Mutable state: those, by key; and the URLs whose responses are known to be unshareable."""
+    """The running flights. Mutable state: flights by key, and the URLs whose responses are known to be unshareable."""
 
     def __init__(self, hit_for_miss: float, most_marks: int = 65536) -> None:
         self._out: dict[object, Flight] = {}

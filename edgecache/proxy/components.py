@@ -1,4 +1,4 @@
-"""What a worker's request path is made of, and the limits that it keeps."""
+"""The components of a worker's request path, and its limits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the operator may change while requests are under way."""
+    """Values that an operator can change while requests are running."""
 
     follower_timeout: float  # seconds that a request waits for the flight of another
     stale_wait: float  # seconds that a request waits where something stale may stand in

@@ -1,11 +1,11 @@
-"""Stored responses compressed, once each, in a thread beside the event loop.
+"""Compression of stored responses, once each, in a thread outside the event loop.
 
     consider ──► queue ──► _run: one at a time, coding by coding ──► Memory.add_coding
     improve  ──┘
 
-Until a coding is ready, clients get the response as it is stored. Brotli, which takes several times the CPU of the
-others, comes after those, once a response was requested in `POPULAR` different seconds. What waits and what is made is
-charged to the memory budget; where too much waits, a response is considered again at a later hit.
+Until a coding is ready, clients get the stored response. Brotli, which takes several times the CPU of the others, is
+applied after them, once a response was requested in `POPULAR` different seconds. Queued and compressed responses are
+charged to the memory budget; if the queue is full, a response is considered again at a later hit.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def encoded(coding: bytes, content: Content) -> bytes | None:
 
 
 class _Order(NamedTuple):
-    """A response, and the codings that are to be made of it."""
+    """A response, and the codings to be created for it."""
 
     entry: Entry
     made: OwnCodings
@@ -101,7 +101,7 @@ class _Order(NamedTuple):
 
 
 class Compressor:
-    """Has stored responses compressed where the rules of their requests say so. Its state: what waits, and a thread."""
+    """Compresses stored responses where the rules of their requests say so. Mutable state: the queue, and a thread."""
 
     def __init__(self, memory: Memory, registry: Registry) -> None:
         self._memory = memory

@@ -1,12 +1,12 @@
-"""Requests under way at once, by key: those of one worker, and those of all workers of its region.
+"""Concurrent requests by key: those of one worker, and those of all workers of its region.
 
-    enter   ──► are fewer under way in this worker than the limit allows?
+    enter   ──► are fewer running in this worker than the limit allows?
     reserve ──► and in the region? A script in Valkey counts the slots of the key, and adds one
     leave   ──► the slot is given back
-    renew   ──► each few seconds, for all slots of this worker; those of one that has crashed end by themselves
+    renew   ──► every few seconds, for all slots of this worker; those of a crashed worker expire
 
-While Valkey does not answer, each worker has its share of a limit, and at least one request; once Valkey is back, what
-is under way is renewed there too.
+While Valkey does not respond, each worker has its share of a limit, and at least one request; once Valkey is back,
+running requests are registered there too.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ return redis.call('EXPIRE', KEYS[1], 2 * ARGV[1])
 
 
 class Region(Protocol):
-    """What is asked of the region's Valkey."""
+    """The commands to the region's Valkey."""
 
     name: str  # of this worker
     share: float  # of each limit, while the region does not answer
@@ -60,7 +60,7 @@ class Region(Protocol):
 
 
 class Concurrency:
-    """The requests that are under way in one worker, and their slots in the region."""
+    """The running requests of one worker, and their slots in the region."""
 
     def __init__(self) -> None:
         self.region: Region | None = None

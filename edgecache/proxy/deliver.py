@@ -1,4 +1,4 @@
-"""Responses delivered out of what is stored, in memory or in the regional tier, and responses of our own.
+"""Delivery of stored responses, from memory or the regional tier, and of responses generated here.
 
 Responses from upstream are delivered by `proxy/deliver_reply.py`.
 """
@@ -23,7 +23,7 @@ from edgecache.wire.upstream_request import UpstreamRequest
 
 
 class Delivery:
-    """Answers exchanges out of what is stored, and has the fast path learn their heads."""
+    """Answers exchanges with stored responses, and teaches the fast path their heads."""
 
     def __init__(self, parts: Parts, max_ranges: int) -> None:
         self.max_ranges = max_ranges

@@ -1,4 +1,4 @@
-"""Responses from upstream, delivered as they arrive: to one client, or to all whose requests share a fetch.
+"""Delivery of upstream responses as they arrive: to one client, or to all clients whose requests share a fetch.
 
 A client that reads more slowly than the others fetches the rest by itself, from the regional tier or by a range.
 """
@@ -123,7 +123,7 @@ def _go_on(rest: Callable[[int], Body], exchange: Exchange, at: int) -> None:
 
 
 class _Rest(UpstreamCall):
-    """The request for the rest of a response, for a reader that the others do not wait for."""
+    """The request for the rest of a response, for a reader that is too slow for the others."""
 
     exchange: Exchange
     etag: bytes

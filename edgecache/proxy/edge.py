@@ -52,7 +52,7 @@ MOST_FLIGHTS: Final = 3  # flights that one request follows before it is fetched
 
 
 class Edge:
-    """One worker's request path. Its mutable state lies in the parts that it is given."""
+    """One worker's request path. Its mutable state is in the parts that it receives."""
 
     def __init__(
         self,

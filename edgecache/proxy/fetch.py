@@ -1,12 +1,12 @@
-"""The one fetch from upstream that all who want the same response share.
+"""The one fetch from upstream that all requests for the same response share.
 
     collapse ──► the flight under way, to be followed
        └───────► a new one ──► _run ──► _fetch: the whole, stored while it arrives if that is allowed
                                  │        └──► _validate, where something is stored that a 304 or a range may complete
                                  ├────► _fetch_with_lease, where there is a regional tier: one fetch in the region
-                                 └────► _land: all who wait are told, and the next requests benefit
+                                 └────► _land: all waiting requests get the outcome, and later ones use it
 
-It runs in a task of its own, so that no client that leaves can cancel it.
+It runs in its own task, so that a client that disconnects cannot cancel it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Geography: from a client's address to its place and region, by a database and by overrides; remembered.
 
-The database is any file in MaxMind's format. It is held in memory, so that nothing that happens to the file can hurt;
-a file that changes is read again, and one that cannot be read leaves the last good one in use.
+The database is any file in MaxMind format. It is held in memory, so that changes of the file cannot disturb requests.
+A changed file is read again; if it cannot be read, the last valid database stays in use.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Version = tuple[int, int, int] | None  # of a file: inode, size, time of its las
 
 
 class Location(NamedTuple):
-    """Where a client is, which region serves it, and what the origin is told about it."""
+    """The location of a client, the region that serves it, and the fields that the origin receives about it."""
 
     place: Place
     region: str
@@ -64,7 +64,7 @@ class Overrides:
 
 
 class Geo:
-    """Locations by address. Mutable state: the database in use, and what was looked up in it."""
+    """Locations by address. Mutable state: the database in use, and the results of look-ups."""
 
     def __init__(self, path: str, overrides: Mapping[Network, str], rules: GeoRules, home: str) -> None:
         self._path = path
@@ -132,7 +132,7 @@ class Geo:
 
 
 class Locator:
-    """Requests with what geography says of their client; and the tag under which their bytes may be known."""
+    """Adds the client's location to requests, and to the tag under which the fast path knows their bytes."""
 
     def __init__(self, geo: Geo, is_trusted: Trust) -> None:
         self.geo = geo

@@ -1,4 +1,4 @@
-"""What a middleware is: a class with any of the hooks below, an order, and the request fields that it reads.
+"""The definition of a middleware: a class with any of the hooks below, an order, and the request fields it reads.
 
     on_request(exchange) -> FullResponse | Held | None     before the request path; a local reply ends the request
     continues(go)                                        before any request: how one that it held goes on
@@ -45,7 +45,7 @@ AnswerKnown = Callable[[Any, bytes], bool]  # of a connection and what was read 
 
 
 class Connection(Protocol):
-    """What is known of the connection that a request comes on."""
+    """The connection on which a request arrives."""
 
     peer: str  # the address of the client, or of the proxy in front
     peer_pop: bytes  # the POP that the peer has proved to be
@@ -54,13 +54,13 @@ class Connection(Protocol):
 
 
 class Held(Enum):
-    """The request goes on later, or is answered by the middleware itself."""
+    """The request continues later, or the middleware answers it."""
 
     HELD = "held"
 
 
 class Bypass(Enum):
-    """The response to this request neither comes from a tier nor goes into one."""
+    """The response to this request is neither looked up nor stored in any tier."""
 
     BYPASS = "bypass"
 
@@ -71,7 +71,7 @@ BYPASS: Final = Bypass.BYPASS
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a middleware may be configured from."""
+    """The values from which a middleware can be configured."""
 
     settings: Settings
     is_trusted: Trust  # whether a peer is a trusted proxy

@@ -1,4 +1,4 @@
-"""Requests passed through to the origin, each by itself: bytes go on as they arrive, both ways, without a task."""
+"""Requests passed through to the origin, each by itself: bytes are forwarded as they arrive, without a task."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class UnstoredHead(NamedTuple):
 
 
 class Relays:
-    """Passes exchanges through, and stores what may be stored of the responses."""
+    """Passes exchanges through, and stores the responses that may be stored."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """The registry of middleware, and its composition into closures around the request path.
 
-Middleware that is not configured, and hooks that none has, are in no closure: they cost nothing.
+Middleware that is not configured, and hooks that no middleware has, are in no closure: they cost nothing.
 """
 
 from __future__ import annotations

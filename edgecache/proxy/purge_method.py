@@ -1,4 +1,4 @@
-"""PURGE, BAN and PURGEKEYS on the listener of clients, as plug-ins send them: authenticated, recorded, audited."""
+"""PURGE, BAN and PURGEKEYS on the listener for clients, as sent by plug-ins: authenticated, recorded, audited."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CHALLENGE: Final = b'Bearer, Basic realm="purges"'  # RFC 9110 §11.6.1
 
 
 class Recorder(Protocol):
-    """What records purges: the region's log, or this process's own."""
+    """A recorder of purges: the region's log, or the log of this process."""
 
     async def record(self, draft: Draft) -> tuple[str, bool]:
         """The ID of the entry, and whether it is recorded, or applied, for all; raises one of `Failure`."""

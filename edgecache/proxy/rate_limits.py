@@ -1,9 +1,9 @@
-"""The limits of one worker: its buckets, what is under way, and the tokens that it leases from its region's Valkey.
+"""The limits of one worker: its buckets, running requests, and the tokens that it leases from its region's Valkey.
 
     known key ──► Lease.take      no round trip: the lease has an estimate, and holds tokens
                      └──► ask     few are left: a script charges the key and grants more, in the background
 
-Without a regional tier, or while it does not answer, each worker has its share of every rate.
+Without a regional tier, or while it does not respond, each worker has its share of every rate.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ OnLent = Callable[[Lease, Any], None]  # called with the reply
 
 
 class RateLimits:
-    """The limits of one worker. Mutable state: its buckets, what it leases, and what is under way."""
+    """The limits of one worker. Mutable state: its buckets, its leases, and running requests."""
 
     def __init__(self, clock: Callable[[], float], registry: Registry, memory: int, workers: int) -> None:
         self.clock = clock  # resident time
@@ -125,7 +125,7 @@ class RateLimits:
 
 
 class RegionalTokens:
-    """What the region's Valkey answers. Mutable state: the leases that hold tokens, and whether it answers."""
+    """Tokens from the region's Valkey. Mutable state: the leases that hold tokens, and whether Valkey responds."""
 
     def __init__(self, guard: Availability, clock: Callable[[], float], registry: Registry, workers: int) -> None:
         self._commands = Commands(guard, "rate limits", MOST_QUEUED)

@@ -1,8 +1,8 @@
-"""The quick way of a regional hit: a plain GET, answered by a fresh whole out of the region's Valkey.
+"""The fast path of a regional hit: a plain GET, answered with a fresh complete response from the region's Valkey.
 
     known head ──► `look_up`     what was parsed once needs no parsing: straight to the read
                         └──► `answers`   the record as it came: no entry is made, no task runs
-Whatever is not so plain goes the way that `proxy/edge.py` tells.
+All other requests take the path in `proxy/edge.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Reading(Exchange):
 
 
 class RegionalHits:
-    """What answers plain requests out of the regional tier. Its state lies in the parts that it is given."""
+    """Answers plain requests from the regional tier. Its state is in the parts that it receives."""
 
     def __init__(self, parts: Parts, region: Region, otherwise: AnswerRegional) -> None:
         self._pop = parts.pop

@@ -2,7 +2,7 @@
 
     take the lease ──► held: look up again (the previous holder may have stored it), then fetch, then release
               └──────► another's: wait for its outcome, then read what it stored
-Whatever the tier does wrong, the way to the origin stays open.
+No failure of the tier blocks the way to the origin.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MOST_TURNS: Final = 3  # holders of the lease that give up, which one flight wai
 
 
 class Turn(NamedTuple):
-    """The outcome that the region has; or the right to fetch, and what is to be validated."""
+    """The outcome of the region; or the right to fetch, and the response to be validated."""
 
     outcome: Outcome | None = None
     lease: Lease | None = None

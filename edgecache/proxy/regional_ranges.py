@@ -23,7 +23,7 @@ GoOn = Callable[[Exchange, bytes, None, Forward], None]
 
 
 class RegionalParts:
-    """Answers such requests; `go_on` is called for those whose chunks are not there."""
+    """Answers such requests; `go_on` is called for those whose chunks are missing."""
 
     def __init__(self, parts: Parts, region: Region, go_on: GoOn) -> None:
         self._pop = parts.pop

@@ -1,6 +1,6 @@
-"""Responses out of a stored one: the whole, its head, a 304, a 206 of one or several parts, a 416.
+"""Responses made from a stored one: the whole, its head, a 304, a 206 of one or several parts, a 416.
 
-Pure: what is stored, the request and the time go in, a `FullResponse` comes out.
+Pure: from the stored response, the request and the time to a `FullResponse`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fetches of slices: flights as all others are, for requests that ask for one slice.
+"""Fetches of slices: flights like all others, for requests for one slice.
 
     the head is not known ──► its flight asks for the slice that is wanted first; the response tells of both
     a slice is missing ─────► its flight asks for that; a response of another version replaces the head
@@ -33,7 +33,7 @@ MOST_DROPPED: Final = 65536  # slices of an old version that are looked for at o
 
 @dataclass(frozen=True, slots=True)
 class FirstSlice(Filling):
-    """The response to the first slice asked for, which has brought the head, too."""
+    """The response for the first requested slice, which also contains the head."""
 
     head: Entry
     number: int

@@ -1,4 +1,4 @@
-"""A body that is read slice by slice: of a whole, or of a range.
+"""A body that is read slice by slice: of a whole object, or of a range.
 
 One slice is asked for ahead, once half of the one before has gone to the reader, and none that lies beyond the range: a
 client that leaves costs the origin little that it has not seen. A slice that ends early is asked for once more; if

@@ -1,7 +1,7 @@
-"""Where the slices of one version come from: memory, the region, and upstream, in this order.
+"""Sources of the slices of one version: memory, the region, and upstream, in this order.
 
-A slice is used as long as no purge names it, whatever its age: the head is validated, and with it all that has the same
-strong validator (RFC 9111 §4.3.4).
+A slice is used as long as no purge names it, whatever its age: the head is validated, and with it everything with the
+same strong validator (RFC 9111 §4.3.4).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class FoundSlice(NamedTuple):
 
 
 class SliceStore:
-    """Finds slices. Its state lies in the parts that it is given."""
+    """Finds slices. Its state is in the parts that it receives."""
 
     def __init__(self, parts: Parts, fetcher: SliceFetcher, patience: float) -> None:
         self._memory = parts.memory

@@ -1,4 +1,4 @@
-"""The request path where objects are served in slices: what of it differs from `edge.py`.
+"""The request path for objects served in slices: its differences from `edge.py`.
 
 _forward ──► _in_slices: nothing is stored whole, and rules or the setting want slices
                ├─► _head      what is known of the whole: stored, validated, or brought by its first slice
@@ -45,7 +45,7 @@ MOST_COUNTED: Final = 1024  # slices of a response that are looked for, to say w
 
 
 class KnownHead(NamedTuple):
-    """What is known of a whole, and the slice that has arrived with it."""
+    """The known properties of a whole object, and the slice that has arrived with them."""
 
     entry: Entry
     size: int  # of a slice

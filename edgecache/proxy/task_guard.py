@@ -1,4 +1,4 @@
-"""A bug costs one request, and is logged: it hangs no client, and ends no worker."""
+"""A bug fails one request, and is logged: it does not hang a client or end a worker."""
 
 from __future__ import annotations
 

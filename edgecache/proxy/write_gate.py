@@ -1,4 +1,4 @@
-"""What stands between a write's body and the origin, and between one client's writes and everybody's objects.
+"""Holds back the end of a write's body, and limits the objects that the writes of one client put in doubt.
 
 A write takes effect, as a rule, once the origin has the whole of it. So a body goes upstream as it comes, but for what
 makes it whole, its last bytes or its last chunk: that waits until the write's BEGIN is in the log. A client that drips
@@ -24,7 +24,7 @@ WAIT_FOR_IT: Final = "1"  # seconds, in Retry-After, for a client that writes to
 
 
 class Gate:
-    """A body on its way upstream, whose end waits for leave. It is the reader of one body and the source of another."""
+    """A body on its way upstream, whose end waits for permission. It reads one body and is the source of another."""
 
     def __init__(self, body: Body, length: int | None) -> None:
         self.out = Body(self)  # what the origin gets

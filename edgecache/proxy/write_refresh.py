@@ -1,5 +1,5 @@
-"""`write_through = refresh`: what a write changed is fetched at once and put into the tiers of all regions (of this
-jurisdiction, if residency is kept).
+"""`write_through = refresh`: the resources that a write changed are fetched at once and stored in the tiers of all
+regions (of this jurisdiction, with residency).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes: unsafe requests pass through to the origin, and what they change is invalid everywhere before they answer.
+"""Writes: unsafe requests pass through to the origin, and their changes are invalidated before the response is sent.
 
     all but the last of the body ──► the origin
     BEGIN in the region's log ──► the last of it ──► END: what it invalidates ──► who has to know, knows ──► the writer
@@ -43,7 +43,7 @@ CONFIRM_WITHIN: Final = 2.0  # seconds that a writer waits for those who have to
 
 
 class Reaches(Protocol):
-    """Waits until this worker has applied what a vector knows."""
+    """Waits until this worker has applied all entries of a vector."""
 
     async def __call__(self, vector: Vector, within: float) -> bool:
         """Whether it has, within so many seconds."""
@@ -62,7 +62,7 @@ class WritePolicy:
 
 
 class Writes:
-    """What passes writes through, and records them in the region's log, or in this POP's own."""
+    """Passes writes through, and records them in the region's log, or in the log of this POP."""
 
     def __init__(
         self,

@@ -1,1 +1,1 @@
-"""Access: the checks that decide which clients may read what a site protects. `middleware/access.py` runs them."""
+"""Access control: the checks that decide which clients may read a protected site. `middleware/access.py` runs them."""

@@ -1,4 +1,4 @@
-"""Access by network and by country."""
+"""Access control by network and by country."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Networks:
 
 
 class Countries:
-    """Admits clients of some countries, or all but those of some; where some are allowed, the unknown is refused."""
+    """Admits clients of some countries, or all but those of some; with an allow list, an unknown country is refused."""
 
     order = 2
     reads: frozenset[bytes] = frozenset()  # the place of a client is a part of what a head is known by

@@ -1,4 +1,4 @@
-"""What the checks of access have in common: the question, the admission, and the refusal."""
+"""Types shared by all access checks: the request, the admission, and the refusal."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RefusedElsewhere(AccessRefused):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request that asks for admission, and the time: by the wall clock, and by one that nobody sets."""
+    """One request to be admitted, and the time: of the wall clock, and of a clock that is never set."""
 
     facts: RequestFacts
     peer: str  # the address that it came from
@@ -61,7 +61,7 @@ class Asked:
 
 
 class Grant(NamedTuple):
-    """One check admits a request: for how long, and what of it was for this check alone."""
+    """The admission by one check: for how long, and which parts of the request were for this check only."""
 
     until: float = inf  # epoch seconds, of what others have dated
     lasts: float = inf  # the end of what lasts a while, in resident time, which no step of the wall clock moves
@@ -77,7 +77,7 @@ GRANTED: Final = Grant()
 
 
 class Check(Protocol):
-    """One demand of a rule."""
+    """One requirement of a rule."""
 
     order: int  # cheap checks first
     reads: frozenset[bytes]  # request fields, in lower case

@@ -1,4 +1,4 @@
-"""Web Bot Auth: requests that a bot has signed (RFC 9421), verified with the keys in the directory of its operator.
+"""Web Bot Auth: requests signed by a bot (RFC 9421), verified with the keys in the directory of its operator.
 
 https://datatracker.ietf.org/doc/draft-meunier-web-bot-auth-architecture/
 """

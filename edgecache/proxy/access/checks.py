@@ -1,4 +1,4 @@
-"""The checks that one table of a rule demands, with the parts that they need."""
+"""The checks that one table of a rule requires, with the parts that they need."""
 
 from __future__ import annotations
 

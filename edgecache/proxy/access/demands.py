@@ -1,4 +1,4 @@
-"""From the tables of rules to checks: what each demands, and what all that hold for a request demand together."""
+"""From the tables of rules to checks: those of each table, and those of all rules that match a request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEAD: Final = b"HEAD"
 
 
 class Unusable:
-    """Stands in for a check that cannot be made: it refuses all."""
+    """Replaces a check that cannot be created: it refuses every request."""
 
     order = 0
     reads: frozenset[bytes] = frozenset()

@@ -1,4 +1,4 @@
-"""Requests of this POP's own to the servers that access depends on: key sets, and the servers that decide."""
+"""Requests by this POP to the servers that access control depends on: key sets, and forward-auth servers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCHEMES = ("http://", "https://")
 
 
 class FetchFailed(EdgecacheError):
-    """There is no usable response; the words say why, without the URL."""
+    """There is no usable response; the text gives the reason, without the URL."""
 
 
 class Fetched(NamedTuple):

@@ -1,7 +1,7 @@
-"""Forward-auth: another server decides, by the credentials of a request and where it goes.
+"""Forward-auth: another server decides, by the credentials and the URL of a request.
 
-A 2xx allows; any other response is the client's answer. The verdict is remembered for a while, for equal credentials
-and equal URLs. Without a response in time nothing is admitted.
+2xx admits the request; any other response is sent to the client. The decision is cached for a while, for equal
+credentials and equal URLs. Without a response in time, no request is admitted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NO_STORE: Final = (b"Cache-Control", b"no-store")
 
 
 class ForwardAuthCheck:
-    """Admits requests that another server allows. Mutable state: verdicts of late, and requests under way."""
+    """Admits requests that another server allows. Mutable state: cached decisions, and running requests."""
 
     order = 50
 

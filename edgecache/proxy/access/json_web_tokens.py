@@ -32,11 +32,11 @@ Matches = Callable[[bytes], Any]
 
 
 class Refused(Exception):
-    """A token that is not accepted: a fixed word."""
+    """A token that is not accepted; the reason is a fixed word."""
 
 
 class Token(NamedTuple):
-    """A token, taken apart; nothing of it is proven."""
+    """A parsed token that is not verified yet."""
 
     algorithm: str
     kid: str | None
@@ -68,7 +68,7 @@ def taken_apart(token: bytes) -> Token:
 
 
 class Claims:
-    """What a token must claim."""
+    """The claims that a token must have."""
 
     def __init__(self, written: Jwt, matcher: Callable[[str | tuple[str, ...]], Matches]) -> None:
         self._issuer = written.issuer
@@ -127,7 +127,7 @@ def _texts(value: Any) -> list[bytes]:
 
 
 class TokenCheck:
-    """Admits requests with a token that a key of the set has signed. Mutable state: tokens that were verified."""
+    """Admits requests with a token signed by a key of the set. Mutable state: the verified tokens."""
 
     order = 20
 

@@ -1,4 +1,4 @@
-"""Where the keys that tokens are verified with come from: a file, or a key set that is fetched again as keys rotate."""
+"""Sources of the keys that verify tokens: a file, or a key set at a URL, which is fetched again as keys rotate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class KeysUnreachable(Exception):
 
 
 class FileKeys:
-    """Keys that a reload alone changes."""
+    """Keys that only a reload changes."""
 
     generation = 0
 
@@ -39,7 +39,7 @@ class FileKeys:
 
 
 class RemoteKeys:
-    """A key set at a URL. Mutable state: the keys, when they came, and the fetch under way."""
+    """A key set at a URL. Mutable state: the keys, their time of arrival, and the running fetch."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""HTTP Basic (RFC 7617), by hashes of argon2 or bcrypt.
+"""HTTP Basic (RFC 7617), with argon2 or bcrypt hashes.
 
-A hash takes tens of milliseconds and megabytes by design: it is computed in a thread, few at a time, and both verdicts
-are remembered for a while under a keyed hash of the credentials. A client that guesses is refused without one.
+A hash takes tens of milliseconds and megabytes by design: it is computed in a thread, few at a time, and both results
+are cached for a while under a keyed hash of the credentials. A client that guesses is refused without a hash.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Verify = Callable[[str, bytes], bool]  # a hash and a password
 
 
 class Guesses:
-    """Wrong passwords, by address (an IPv4 address, or a /64 of IPv6). Mutable state: when each failed."""
+    """Wrong passwords, by address (an IPv4 address, or a /64 of IPv6). Mutable state: the times of failures."""
 
     def __init__(self) -> None:
         self._failed: BoundedCache[bytes, tuple[float, ...]] = BoundedCache(MOST_ADDRESSES)
@@ -52,7 +52,7 @@ class Guesses:
 
 
 class PasswordCheck:
-    """Admits requests with the name and the password of a user. Mutable state: verdicts of late, and guesses."""
+    """Admits requests with the name and the password of a user. Mutable state: cached results, and guesses."""
 
     order = 30
     reads = frozenset((b"authorization",))

@@ -1,4 +1,4 @@
-"""Access by signed URLs and cookies."""
+"""Access control by signed URLs and cookies."""
 
 from __future__ import annotations
 

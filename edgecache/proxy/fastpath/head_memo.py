@@ -1,4 +1,4 @@
-"""Request heads seen before whose answer, or whose way, is known: the fast path.
+"""Request heads seen before with a known response, or a known route: the fast path.
 
 Identical bytes parse identically, and as long as an entry is in place and fresh, an identical plain request gets the
 same answer but for its Age. So the bytes of a head that was parsed, accepted and answered by a hit are remembered
@@ -42,7 +42,7 @@ Serialize = Callable[[FullResponse], bytes]  # its head on a connection that per
 
 
 class Rendered:
-    """A response out of an entry with its serialized form, made anew when its Age changes or the entry is freshened."""
+    """A response from an entry with its serialized form, renewed when its Age changes or the entry is freshened."""
 
     __slots__ = ("_added", "_block", "_make", "_serialize", "_until", "answer", "entry", "full", "head", "policy")
 
@@ -97,7 +97,7 @@ def _rendered_weight(_: int, rendered: Rendered) -> int:
 
 @final
 class Hit:
-    """One head and its answer, which is the one that all plain GETs share, or its own."""
+    """One head and its response, which all plain GETs share, or which belongs to this head only."""
 
     __slots__ = ("gate", "logged", "own_bytes", "rendered", "request", "size")
 
@@ -142,7 +142,7 @@ class Pass:
 
 @final
 class RegionalRead:
-    """One plain head whose answer the regional tier had, and where it lies there."""
+    """One plain head whose response is in the regional tier, and its storage key there."""
 
     __slots__ = ("base", "gate", "key", "request", "size")
 

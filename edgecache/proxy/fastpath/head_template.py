@@ -54,7 +54,7 @@ Asked = tuple[int, int]  # the number of a template, and the identity of an entr
 
 
 class Shape:
-    """What the names of a head's field lines, in their order, say of it: which lines key a hit."""
+    """The names of a head's field lines, in order: they determine which lines key a hit."""
 
     __slots__ = ("agent", "cookie", "keyed", "referer", "repeats", "values")
 
@@ -70,7 +70,7 @@ class Shape:
 
 
 class Template:
-    """What GETs with the same keyed lines have in common."""
+    """The common part of GETs with the same keyed lines."""
 
     __slots__ = ("fields", "host", "is_plain", "key", "number", "origin", "scheme", "unkeyed")
 
@@ -85,7 +85,7 @@ class Template:
 
 
 class Visitor:
-    """What GETs of one browser have in common."""
+    """The common part of GETs from one browser."""
 
     __slots__ = ("agent", "logged", "referer", "template")
 
@@ -145,7 +145,7 @@ class TemplateHit:
 
 
 class RuledTarget(NamedTuple):
-    """What the rules of a site make of requests with one template and one target."""
+    """The effect of a site's rules on requests with one template and one target."""
 
     key: bytes  # of the cache
     policy: Any
@@ -153,7 +153,7 @@ class RuledTarget(NamedTuple):
 
 
 class HeadTemplates:
-    """Templates and what leads to them, the oldest forgotten first. Bounded in number and bytes."""
+    """Templates and their look-up tables, the oldest dropped first. Bounded in number and bytes."""
 
     def __init__(
         self, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None, answer_bytes: int = MOST_BYTES

@@ -1,8 +1,8 @@
-"""Access: which clients may read what the rules of sites protect.
+"""Access control: which clients may read the responses that the rules of sites protect.
 
-It is decided before anything of the store is used, so that a refusal tells nothing of it. What is protected is stored
+Access is decided before the cache is used, so that a refusal reveals nothing about it. A protected response is stored
 once, without the credentials of any client, and each client is checked: in full at first, and by the gate of its head
-from then on, for as long as what was granted holds.
+from then on, as long as the admission is valid.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from edgecache.wire.exchange import Exchange
 
 
 class ClientClaims(Middleware):
-    """Believes claims about a client's identity and place from trusted proxies only."""
+    """Accepts claims about a client's identity and location from trusted proxies only."""
 
     order = 100
     reads = NAMES | frozenset(filter(is_claim, HARMLESS))

@@ -1,4 +1,4 @@
-"""What requests say of representations that were coded here, in the terms of the origin's representation."""
+"""Translates validators of representations compressed here to those of the origin's representation."""
 
 from __future__ import annotations
 

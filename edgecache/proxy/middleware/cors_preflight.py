@@ -1,4 +1,4 @@
-"""CORS-preflight requests, answered here: they bear no credentials, so that access is not asked for (Fetch §3.2.2)."""
+"""CORS-preflight requests, answered here: they have no credentials, so access is not checked (Fetch §3.2.2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgecache.wire.response import FullResponse, local_reply
 
 
 class CorsPreflight(Middleware):
-    """Answers preflights where a rule has CORS; nothing of the store, and nothing of the origin, is in the answer."""
+    """Answers preflights where a rule has CORS; the response has no data from the cache or the origin."""
 
     order = 857
     reads = NOTHING  # of requests that may be hits: a preflight is an OPTIONS

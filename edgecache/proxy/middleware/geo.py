@@ -1,4 +1,4 @@
-"""The client's place: added to each request as fields, in the stead of what the client says itself."""
+"""The client's location: added to each request as fields, replacing those sent by the client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusal of requests for sites that are not ours."""
+"""Refusal of requests for sites that are not served here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgecache.wire.response import FullResponse, local_reply
 
 
 class HostCheck(Middleware):
-    """Answers for the sites of `EDGECACHE_HOSTS` only."""
+    """Admits requests for the sites of `EDGECACHE_HOSTS` only."""
 
     order = 900
     reads = NOTHING

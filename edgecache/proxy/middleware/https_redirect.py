@@ -14,7 +14,7 @@ from edgecache.wire.response import FullResponse
 
 
 class HttpsRedirect(Middleware):
-    """Redirects requests for sites of ours (no list: any) to https, but for purges."""
+    """Redirects requests for the configured sites (without a list: all) to https, except for purges."""
 
     order = 500
     reads = NOTHING

@@ -1,4 +1,4 @@
-"""Query parameters that the operator says do not matter: left out of the cache key and of the request upstream."""
+"""Ignored query parameters, as configured: removed from the cache key and from the upstream request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgecache.wire.exchange import Exchange
 
 
 class IgnoredParameters(Middleware):
-    """Shortens the targets of requests that the cache has a part in; the access log has what was received."""
+    """Shortens the targets of cacheable requests; the access log has the received target."""
 
     order = 800
     reads = READS  # whether the cache has a part in it

@@ -1,4 +1,4 @@
-"""Maintenance: a site that is switched off for a while. Nothing of it is served, what is stored neither."""
+"""Maintenance: a site that is switched off for a while. Nothing is served for it, not even stored responses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RETRY_AFTER: Final = b"120"  # seconds
 
 
 class Maintenance(Middleware):
-    """Refuses requests for sites in maintenance; purges are taken all the same."""
+    """Refuses requests for sites in maintenance; purges are still accepted."""
 
     order = 851
     reads = NOTHING  # of a request: its site alone decides

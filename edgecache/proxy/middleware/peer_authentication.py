@@ -1,4 +1,4 @@
-"""Authentication of other POPs, and the internal fields that are dropped from everybody else's requests."""
+"""Authentication of other POPs, and the internal fields that are dropped from all other requests."""
 
 from __future__ import annotations
 

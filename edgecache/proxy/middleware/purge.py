@@ -11,7 +11,7 @@ from edgecache.wire.exchange import Exchange
 
 
 class Purge(Middleware):
-    """Answers requests to purge: they are not for the request path."""
+    """Answers purge requests, which do not enter the request path."""
 
     order = 1100
     reads = NOTHING  # of requests of other methods

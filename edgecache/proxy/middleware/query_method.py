@@ -1,4 +1,4 @@
-"""QUERY (RFC 10008): where a rule says so, its content is a part of the cache key, and it is answered as GET is."""
+"""QUERY (RFC 10008): where a rule enables it, the content is part of the cache key, and it is answered like GET."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgecache.wire.exchange import Exchange
 
 
 class QueryMethod(Middleware):
-    """Takes contents that are here, and no larger than `LARGEST`; all others pass to the origin, and are counted."""
+    """Takes complete contents of at most `LARGEST`; all other requests pass to the origin, and are counted."""
 
     order = 890
     reads = NOTHING  # of other methods; heads of QUERYs are never learnt

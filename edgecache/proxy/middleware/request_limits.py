@@ -1,4 +1,4 @@
-"""Limits of rules: how many requests a client, token, path or site may send, how many at once, and how large."""
+"""Limits of rules: the number of requests of a client, token, path or site, their concurrency, and their size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Residency: each request is told which jurisdiction its response must not leave."""
+"""Residency: each request gets the jurisdiction that its response must not leave."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgecache.wire.exchange import Exchange
 
 
 class Residency(Middleware):
-    """Derives the jurisdiction from the client's region, or from the POP that asks."""
+    """Derives the jurisdiction from the client's region, or from the requesting POP."""
 
     order = 600
     reads = NOTHING  # the place comes from `Geo`, which declares what that follows from

@@ -1,4 +1,4 @@
-"""Redirects by rules, before access is decided: over plain HTTP no credentials are asked for."""
+"""Redirects by rules, before access is decided: no credentials are requested over plain HTTP."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ WITHOUT_CONTENT: Final = frozenset((204, 205, 304))
 
 
 class RuleResponse(Middleware):
-    """Answers requests of any method but those that purge with the response that a rule has."""
+    """Answers requests of any method, except purges, with the fixed response of a rule."""
 
     order = 870
     reads = NOTHING  # the rules, whose fields `SiteRules` declares

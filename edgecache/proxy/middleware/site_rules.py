@@ -1,4 +1,4 @@
-"""Sites and rules: each request gets the policy that the rules of its site make, and what follows from it."""
+"""Sites and rules: each request gets the policy that results from the rules of its site."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trusted proxies: the scheme of a request is the one that the proxy in front says the client used."""
+"""Trusted proxies: the scheme of a request is the one that the proxy in front reports for the client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FROM_PROXY: Final = b"\n"  # before the bytes of a head that a trusted proxy has
 
 
 class TrustedProxies(Middleware):
-    """Believes `X-Forwarded-Proto` and `Forwarded` of trusted proxies."""
+    """Accepts `X-Forwarded-Proto` and `Forwarded` from trusted proxies."""
 
     order = 400
     reads = SCHEME_FIELDS
