@@ -1,1 +1,1 @@
-"""What HTTP means (RFC 9110, 9111 and their extensions): pure values and functions."""
+"""The semantics of HTTP (RFC 9110, 9111 and their extensions): pure values and functions."""

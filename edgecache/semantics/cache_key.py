@@ -44,7 +44,7 @@ def same_origin_key(key: bytes, reference: bytes) -> bytes | None:
 
 
 class SearchVariance:
-    """What `No-Vary-Search` says of a URL's query: which parameters do not matter, and whether their order does."""
+    """`No-Vary-Search` for a URL's query: which parameters are irrelevant, and whether their order matters."""
 
     __slots__ = ("allow_all", "ignore_order", "names")
 

@@ -1,7 +1,7 @@
-"""Content codings that this server makes of stored responses (RFC 9110 §8.4): which, for whom, and under what ETag.
+"""Content codings applied here to stored responses (RFC 9110 §8.4): which, for which clients, and with which ETag.
 
-A coded representation is another one than that it was made of, so it has its own strong ETag (RFC 9110 §8.8.3.3): the
-opaque tag with `;gzip` after it. A weak one holds for both. Ranges are of the uncoded representation alone. Pure.
+A coded representation differs from its source, so it has its own strong ETag (RFC 9110 §8.8.3.3): the
+opaque tag with `;gzip` after it. A weak one holds for both. Ranges refer to the uncoded representation only. Pure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Countries, continents and regions: what is known of a place, and which region serves it."""
+"""Countries, continents and regions: locations, and the region that serves each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GEO_FIELDS: Final = frozenset((b"edgecache-geo-country", b"edgecache-geo-contine
 
 
 class Place(NamedTuple):
-    """Where a client is: ISO 3166-1 country, two-letter continent; empty where that is not known."""
+    """The location of a client: ISO 3166-1 country, two-letter continent; empty if unknown."""
 
     country: str = ""
     continent: str = ""

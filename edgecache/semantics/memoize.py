@@ -1,7 +1,7 @@
 """Memoization of pure functions of field values, bounded in number and in length.
 
 Senders choose the values: a thousand long ones, and their results, would weigh many times the
-memory that is meant for content. Long values are worked out each time.
+memory that is meant for content. Long values are computed each time.
 """
 
 from __future__ import annotations

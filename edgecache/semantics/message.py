@@ -1,4 +1,4 @@
-"""HTTP messages as frozen values. Bytes throughout: what was received is what is compared and sent on.
+"""HTTP messages as frozen values. Bytes throughout: the received bytes are compared and forwarded.
 
 Named tuples, not dataclasses: one is made for every message, and a frozen dataclass costs five times as much to make.
 """
@@ -127,7 +127,7 @@ NO_BODY = Framing(0)
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """The POP that forwarded a request to this one, and what it says of that request."""
+    """The POP that forwarded a request to this one, and what it states about that request."""
 
     name: bytes
     client: str = ""  # the client's address; empty if unknown

@@ -21,7 +21,7 @@ REFRESH: Final = re.compile(rb"([^;,]*[;,][ \t]*(?:(?i:url)[ \t]*=[ \t]*)?)([\"'
 
 
 class OwnUrls(NamedTuple):
-    """Which sites are the origin's own."""
+    """The sites that are the origin's own."""
 
     sites: frozenset[bytes]
     by_tls: bool  # requests to the origin use https, so its https URLs are no redirect to https

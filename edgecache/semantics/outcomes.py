@@ -27,7 +27,7 @@ class Forward(Label):
 
 
 class Revalidation(Label):
-    """What becomes of a client's wish for something newer than what is stored (RFC 9111 §5.2.1, §5.4)."""
+    """The treatment of a client's request for a newer response than the stored one (RFC 9111 §5.2.1, §5.4)."""
 
     IGNORE = "ignore"  # nothing
     COLLAPSE = "collapse"  # one validation for all such requests, at most one a second and object
@@ -97,7 +97,7 @@ class Tier(Label):
 
 
 class Result(Label):
-    """What a request came to: a label of the request metrics and of the access log."""
+    """The outcome of a request: a label of the request metrics and of the access log."""
 
     HIT = "hit"
     REGIONAL = "regional"  # a hit of the regional tier

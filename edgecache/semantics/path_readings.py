@@ -1,4 +1,4 @@
-"""The paths that an origin may take one path for: rules that protect must hold for each of them.
+"""The paths that an origin may derive from one path: rules that protect must apply to each of them.
 
 Servers differ in what they decode, merge and cut off before they look up a path: `/x/..%2fadmin`, `//admin`,
 `/admin;x`, `/x\\..\\admin` and `/ADMIN` all reach `/admin` somewhere. Pure.

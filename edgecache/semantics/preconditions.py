@@ -1,4 +1,4 @@
-"""Conditional requests answered from what is stored (RFC 9110 §13, RFC 9111 §4.3.2)."""
+"""Conditional requests answered from stored responses (RFC 9110 §13, RFC 9111 §4.3.2)."""
 
 from __future__ import annotations
 

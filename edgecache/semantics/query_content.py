@@ -1,8 +1,8 @@
-"""The content of a QUERY (RFC 10008) as a part of its cache key.
+"""The content of a QUERY (RFC 10008) as part of its cache key.
 
-Two contents are one key only where no origin can tell them apart: white space between the tokens of JSON, and the order
-of form fields whose names are all different and plain. Whatever else differs, and any type that is not listed here,
-keys byte for byte. The request itself is forwarded as it came.
+Two contents have the same key only where no origin can distinguish them: they differ in white space between tokens of
+JSON, or in the order of form fields whose names are all different and plain. All other contents, and any type that is
+not listed here, are compared byte for byte. The request itself is forwarded unchanged.
 """
 
 from __future__ import annotations

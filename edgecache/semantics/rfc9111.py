@@ -67,14 +67,14 @@ def pass_reason(request: Request) -> Forward | None:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """It may be stored, as this value."""
+    """The response may be stored, as this value."""
 
     stored: Stored
 
 
 @dataclass(frozen=True, slots=True)
 class DoNotStore:
-    """It may not, for this reason."""
+    """The response may not be stored, for this reason."""
 
     reason: Refused
 

@@ -1,7 +1,7 @@
-"""The content of a message as it is held: bytes, or, where there is much, the pieces in which it came.
+"""The content of a message in memory: bytes, or, if it is large, the pieces in which it arrived.
 
-To put 50 MiB together takes the memory twice, and the event loop for a tenth of a second. So what is larger than
-`WHOLE` stays in pieces, few of which are small: `Body` gathers those that are.
+Joining 50 MiB takes twice the memory, and blocks the event loop for a tenth of a second. So contents larger than
+`WHOLE` stay in pieces, few of which are small: `Body` joins small ones.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ SLICE: Final = b" slice="
 
 
 class Slice(NamedTuple):
-    """One slice, numbered from 0; without a version it is the first that is asked for, and tells of the head."""
+    """One slice, numbered from 0; without a version it is the first requested slice, and brings the head."""
 
     size: int
     number: int
@@ -39,7 +39,7 @@ class Slice(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What is known of the whole: its length, and its version."""
+    """The known properties of the whole object: its length and its version."""
 
     whole: int
     version: bytes
@@ -50,7 +50,7 @@ class Head(NamedTuple):
 
 
 class Sliced(NamedTuple):
-    """A 206 that is one slice: the response as it is stored, as a whole of its own, and what it says of the whole."""
+    """A 206 that is one slice: the response as stored, as a complete one, and what it states about the whole object."""
 
     response: Response
     head: Head

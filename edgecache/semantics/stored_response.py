@@ -1,4 +1,4 @@
-"""A stored response as a value: what is kept of it, how old it is, and until when it is fresh (RFC 9111 §4.2)."""
+"""A stored response as a value: its stored parts, its age, and the end of its freshness (RFC 9111 §4.2)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Times(NamedTuple):
 
 
 class Received(Protocol):
-    """What has an age."""
+    """Anything with an age."""
 
     @property
     def received(self) -> float:
@@ -78,7 +78,7 @@ def current_age(response: Received, now: float) -> float:
 
 
 class Aging(Protocol):
-    """What is fresh until some moment."""
+    """Anything that is fresh until some moment."""
 
     @property
     def stale_at(self) -> float:

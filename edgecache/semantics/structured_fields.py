@@ -1,4 +1,4 @@
-"""Structured Fields (RFC 9651), by the `http-sf` library, with one answer for whatever is malformed."""
+"""Structured Fields (RFC 9651), by the `http-sf` library, with one result for every malformed value."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""W3C Trace Context: the one field by which a request says which trace it is part of.
+"""W3C Trace Context: the field by which a request names the trace that it is part of.
 
     traceparent: 00-<trace ID, 32 hex digits>-<parent span ID, 16>-<flags, 2>
 
-What is not well-formed is no trace (§3.2.4): it is passed on as any other field, and starts nothing here.
+A malformed value is not a trace (§3.2.4): it is passed on like any other field, and starts nothing here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Unkeyed fields: request fields that cannot influence the response that a stored response gives.
+"""Unkeyed fields: request fields that cannot influence a response made from a stored one.
 
     HARMLESS − what the rules of HTTP caching read − what the active middleware reads = the unkeyed fields
 
@@ -42,7 +42,7 @@ def field_line(line: bytes) -> FieldLine:
 
 
 class KeyedCookies:
-    """The cookies that key a hit where Cookie as a whole does not: those whose names begin so."""
+    """The cookies that key a hit where Cookie as a whole does not: those with these prefixes in their names."""
 
     def __init__(self, beginnings: frozenset[bytes]) -> None:
         self._beginnings = tuple(sorted(beginnings))

@@ -1,1 +1,1 @@
-"""Where responses are kept: in the memory of a worker (L1) and in the Valkey of a region (L2)."""
+"""The stores of responses: the memory of a worker (L1) and the Valkey of a region (L2)."""

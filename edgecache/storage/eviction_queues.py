@@ -1,4 +1,4 @@
-"""What the eviction policies are made of: nodes, FIFO queues that any node can leave, and the ghosts of S3-FIFO."""
+"""The parts of the eviction policies: nodes, FIFO queues that any node can leave, and the ghosts of S3-FIFO."""
 
 from collections import OrderedDict
 from typing import Generic, TypeVar

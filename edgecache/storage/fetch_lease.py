@@ -1,8 +1,8 @@
 """Request collapsing across a region: the worker that holds a key's lease in Valkey fetches; the others wait for it.
 
-A lease is a key with its owner's token and a short life, renewed while its owner lives; so the lease of a dead worker
-runs out. When the fetch is done, its owner publishes the outcome on one channel. A message that is lost costs the rest
-of the lease: those that wait look again when that is over.
+A lease is a key with its owner's token and a short lifetime, renewed while its owner lives; so the lease of a dead
+worker expires. When the fetch is done, its owner publishes the outcome on one channel. If the message is lost, the
+waiting workers look again when the lease expires.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TRIES: Final = 2  # attempts to take a lease: a connection may be lost
 
 
 class LeaseOutcome(Label):
-    """The outcome of a fetch, as it is published to the region."""
+    """The outcome of a fetch, as published to the region."""
 
     STORED = "stored"  # read it
     ALONE = "alone"  # the response is not shareable: each client's request is forwarded
@@ -62,7 +62,7 @@ class Lease:
 
 
 class Forgets(Protocol):
-    """What a wait belongs to."""
+    """The owner of a wait."""
 
     def forget(self, waiting: LeaseWait) -> None:
         """Remove a wait that is over."""
@@ -98,7 +98,7 @@ class LeaseWait:
 
 
 class Leases:
-    """The leases that this worker holds, and those that it waits for. Mutable state: both, and two tasks."""
+    """The leases that this worker holds or waits for. Mutable state: both, and two tasks."""
 
     def __init__(
         self, guard: Availability, commands: Commands, life: float, token: Callable[[int], bytes] = urandom

@@ -1,9 +1,9 @@
-"""Bytes of the memory budget that lie outside of the store, so that everything together stays within it.
+"""Bytes of the memory budget that are used outside of the store, so that the total stays within the budget.
 
 Heads and responses kept serialised, bodies that arrive to be stored, transient bodies, and contents that are read but
-not stored. What lies here the store gives up. Readers of contents are counted: to evict a content that is being read
-frees nothing until its readers have left, so that little of that is evicted for a body that arrives, which can pass
-through as well. Slow readers are cut off if they keep others from being stored.
+not stored. The store shrinks by these bytes. Readers of contents are counted: evicting a content that is being read
+frees nothing until its readers have finished, so few such contents are evicted for an arriving body, which can be
+passed through instead. Slow readers are cut off if they prevent others from being stored.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The codings made here of one stored response: entries of their own, which live and die with it.
+"""The codings created here for one stored response: separate entries with the same lifetime.
 
 They are no variants in the sense of RFC 9111 §4.1: whatever invalidates, freshens or evicts the response that they were
 made of does the same to them, and only that one is validated, or goes into the regional tier.
@@ -18,7 +18,7 @@ POPULAR: Final = 3  # seconds in which a response was requested: then the coding
 
 
 class RulesOfNow:
-    """The rules by which codings are made; once they are `replaced`, what was made by them is not used any more."""
+    """The rules by which codings are made; once they are `replaced`, codings made by them are no longer used."""
 
     __slots__ = ("replaced",)
 

@@ -1,4 +1,4 @@
-"""One stored response as a self-describing record, as it lies in the regional tier.
+"""One stored response as a self-describing record, as kept in the regional tier.
 
     magic "ecr", schema version     4 bytes
     digest                          16 bytes: BLAKE2b of the key under which it lies, and of all that follows

@@ -1,4 +1,4 @@
-"""The memory of the regional tier's server, of which a single body may take no more than a share."""
+"""The memory of the regional tier's server; a single body may take only a share of it."""
 
 from __future__ import annotations
 

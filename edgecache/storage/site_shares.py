@@ -1,10 +1,10 @@
-"""Shares of sites in the memory of a worker: one budget, and queues of its own for each site that has a share.
+"""Shares of sites in the memory of a worker: one budget, and separate queues for each site with a share.
 
-While there is room, a site holds as much as it likes. Eviction takes from sites that are above their shares first; then
-from those that have none; from a site that is within its share only if nobody else holds anything. So a site with a
-share keeps it whatever others store, and evicts nothing of theirs beyond it, but for its last response.
+While memory is free, a site can use as much as it needs. Eviction takes first from sites above their shares, then
+from sites without a share, and from a site within its share only if no other site holds anything. So a site with a
+share keeps it whatever others store, and beyond it evicts nothing of theirs, except for its last response.
 
-A hit costs what it costs without shares: it marks the node in the one dict of all. Storing and evicting look up the
+A hit costs the same as without shares: it marks the node in the one dict of all. Storing and evicting look up the
 site of a key.
 """
 

@@ -1,4 +1,4 @@
-"""What the client of the regional tier needs of whatever keeps its records: a server, the machine's store, or both."""
+"""The interface of the regional tier's client to the keeper of its records: a server, the machine's store, or both."""
 
 from __future__ import annotations
 

@@ -43,18 +43,22 @@ def oct_set(secret: bytes) -> bytes:
 
 
 WRONG: dict[str, tuple[str, bytes, str]] = {
-    "token keys: text": (JWT, b"hello", f"jwt.keys: {FILE} is no JWK set"),
-    "token keys: a web page": (JWT, b"<!doctype html><p>Sign in", f"jwt.keys: {FILE} is no JWK set"),
-    "token keys: an empty set": (JWT, b'{"keys": []}', f"jwt.keys: {FILE} is no JWK set"),
-    "token keys: a list": (JWT, b"[]", f"jwt.keys: {FILE} is no JWK set"),
+    "token keys: text": (JWT, b"hello", f"jwt.keys: {FILE} is not a readable JWK"),
+    "token keys: a web page": (JWT, b"<!doctype html><p>Sign in", f"jwt.keys: {FILE} is not a readable JWK"),
+    "token keys: an empty set": (JWT, b'{"keys": []}', f"jwt.keys: {FILE} is not a readable JWK"),
+    "token keys: a list": (JWT, b"[]", f"jwt.keys: {FILE} is not a readable JWK"),
     "token keys: for encryption": (
         JWT,
         json.dumps({"keys": [{**public_jwk("rsa"), "use": "enc"}]}).encode(),
-        f"jwt.keys: {FILE} is no JWK set",
+        f"jwt.keys: {FILE} is not a readable JWK",
     ),
-    "token keys: half a PEM": (JWT, public_pem("rsa")[:90], f"jwt.keys: {FILE} is no JWK set"),
-    "token keys: two broken lines": (JWT, b"-----BEGIN PUBLIC KEY-----\n!!\n", f"jwt.keys: {FILE} is no JWK set"),
-    "token keys: not UTF-8": (JWT, b"\xff\xfe{}", f"jwt.keys: {FILE} is no JWK set"),
+    "token keys: half a PEM": (JWT, public_pem("rsa")[:90], f"jwt.keys: {FILE} is not a readable JWK"),
+    "token keys: two broken lines": (
+        JWT,
+        b"-----BEGIN PUBLIC KEY-----\n!!\n",
+        f"jwt.keys: {FILE} is not a readable JWK",
+    ),
+    "token keys: not UTF-8": (JWT, b"\xff\xfe{}", f"jwt.keys: {FILE} is not a readable JWK"),
     "token keys: a private key": (JWT, private_pem("rsa"), f"jwt.keys: {FILE} is a private key"),
     "token keys: a private JWK": (
         JWT,
@@ -179,8 +183,8 @@ def test_a_key_that_is_no_file_or_cannot_be_read(tmp_path: Path) -> None:
 
 def test_a_key_in_the_text_itself_is_checked_too() -> None:
     """A PEM key or a key set between quotes; a private one is not quoted in the sentence."""
-    for content, words in (("{}", "is no JWK set"), (private_pem("rsa").decode(), "is a private key")):
-        with pytest.raises(SitesError, match=f"jwt.keys: what is written {words}") as refused:
+    for content, words in (("{}", "is not a readable JWK set"), (private_pem("rsa").decode(), "is a private key")):
+        with pytest.raises(SitesError, match=f"jwt.keys: the value {words}") as refused:
             written(START + f"access.jwt = {{ keys = '''{content}''' }}\n")
         assert "BEGIN" not in str(refused.value)
 

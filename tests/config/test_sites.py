@@ -66,7 +66,7 @@ WRONG = [  # text, line, what is said after it
     (
         SITE + "memory_share = 0.7\n" + SITE.replace('"a"', '"b"').replace("a.test", "b.test") + "memory_share = 0.5\n",
         10,
-        "sites[2].memory_share: makes the shares of all sites 1.2 together, above 1",
+        "sites[2].memory_share: brings the sum of all shares to 1.2, above 1",
     ),
     (SITE + "match = 'any'\n", 5, 'sites[1].match: "any" is not "all" or "first"'),
     (
@@ -187,7 +187,7 @@ WRONG = [  # text, line, what is said after it
     (
         RULE + "request_headers = { remove = ['Connection'] }\n",
         7,
-        A_RULE + ".request_headers.remove[1]: Connection is made by *",
+        A_RULE + ".request_headers.remove[1]: Connection is set by *",
     ),
     (
         RULE + "request_headers = { add = { Edgecache-Tags = 'x' } }\n",
@@ -281,7 +281,11 @@ WRONG = [  # text, line, what is said after it
         7,
         A_RULE + '.security_headers: should be "off", "basic" or *',
     ),
-    (RULE + "cors = { origins = ['*'], credentials = true }\n", 7, A_RULE + '.cors.origins: "*" does not go with *'),
+    (
+        RULE + "cors = { origins = ['*'], credentials = true }\n",
+        7,
+        A_RULE + '.cors.origins: "*" cannot be combined with *',
+    ),
     (RULE + "limits = [{ rate = '0/s' }]\n", 7, A_RULE + '.limits[1].rate: "0/s" is not a number of requests *'),
     (RULE + "limits = [{ burst = 5 }]\n", 7, A_RULE + ".limits[1]: limits nothing: *"),
     (RULE + "limits = [{ rate = '1/s', by = ['ip'] }]\n", 7, A_RULE + '.limits[1].by[1]: "ip" is not "client", *'),

@@ -41,7 +41,7 @@ def _of_tokens(jwt: Jwt, written: str, files: Mapping[str, bytes]) -> str:
     from edgecache.semantics.signing.token_keys import keys_of  # with libraries that only such rules need
 
     content = files.get(written)
-    subject = "the file that it names" if content is not None else "what is written"
+    subject = "the file that it names" if content is not None else "the value"
     content = written.encode() if content is None else content
     if b"PRIVATE KEY-----" in content:
         return f"{subject} is a private key; a public key is needed"

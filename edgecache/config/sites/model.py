@@ -264,7 +264,7 @@ class Limit(Table, frozen=True, kw_only=True):
             str,
             Meta(
                 pattern=r"^[1-9][0-9]{0,8}/(s|m|h)$(?!\n)",
-                description="Number of requests per unit of time, such as 100/s.",
+                description="A number of requests per unit of time, such as 100/s.",
             ),
         ]
         | None

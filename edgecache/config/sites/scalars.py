@@ -117,7 +117,7 @@ def decode(kind: type, value: Any) -> Any:
     try:
         return PARSERS[kind].parse(value)
     except ValueError as error:
-        quoted = "what is written" if kind is PasswordHash else json.dumps(value[:LONGEST_QUOTE])
+        quoted = "the value" if kind is PasswordHash else json.dumps(value[:LONGEST_QUOTE])
         raise ValueError(f"{quoted} {error}") from None
 
 

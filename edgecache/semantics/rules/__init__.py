@@ -1,1 +1,1 @@
-"""Rules of sites: conditions on requests and responses, and the policy that follows from those that hold."""
+"""Rules of sites: conditions on requests and responses, and the policy that results from those that match."""

@@ -1,4 +1,4 @@
-"""What rules do, as values. Each action has a default that does nothing; a later rule's action is laid over it."""
+"""Actions of rules, as values. Each action has a default without effect; later rules override earlier ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def over(earlier: A, later: A) -> A:
 
 @dataclass(frozen=True, slots=True)
 class FieldEdits:
-    """Changes of a message's fields: names to remove, lines to set (in the stead of others of their name), to add."""
+    """Changes of a message's fields: names to remove, lines to set (replacing others with their name), to add."""
 
     remove: tuple[bytes, ...] = ()  # lower case
     set: tuple[FieldLine, ...] = ()
@@ -46,7 +46,7 @@ class FieldEdits:
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A share of clients, 0 to 1, that go to another pool."""
+    """A share of clients, 0 to 1, that is sent to another pool."""
 
     pool: str
     share: float
@@ -55,7 +55,7 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """A rewriting of paths: a compiled expression, and what its first match is replaced by."""
+    """A rewriting of paths: a compiled expression, and the replacement for its first match."""
 
     expression: Any
     to: bytes
@@ -63,7 +63,7 @@ class Rewrite:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where requests go, and as what; None: as usual."""
+    """Where requests are sent, and how they are changed; None: as usual."""
 
     pool: str | None = None
     host: str | None = None  # "client", "origin" or a name
@@ -85,7 +85,7 @@ class QueryKey:
 
 @dataclass(frozen=True, slots=True)
 class CacheKey:
-    """What distinguishes stored responses beside the URL."""
+    """Parts of the cache key besides the URL."""
 
     query: QueryKey | None = None
     headers: tuple[bytes, ...] = ()
@@ -96,7 +96,7 @@ class CacheKey:
 
 @dataclass(frozen=True, slots=True)
 class Caching:
-    """How responses are stored and used; None: as the site's settings say. Times in seconds."""
+    """How responses are stored and used; None: according to the site's settings. Times in seconds."""
 
     store: bool | None = None
     ttl: float | None = None
@@ -147,7 +147,7 @@ class Cors:
 
 @dataclass(frozen=True, slots=True)
 class Compress:
-    """Content codings made here."""
+    """Content codings applied here."""
 
     codings: tuple[bytes, ...]  # the best first; none: nothing is coded
     types: Any  # a matcher of media types

@@ -1,7 +1,7 @@
-"""Which clients of a canary go to its pool: a cookie has one of a thousand numbers, of which the lowest are its share.
+"""The clients that a canary sends to its pool: a cookie has one of a thousand numbers, and the lowest are its share.
 
-The numbers identify nobody, and a client keeps its own while the share grows: whoever is in a small share is in a
-larger one.
+The numbers identify no client, and a client keeps its number while the share grows: a client in a small share is also
+in a larger one.
 """
 
 from __future__ import annotations

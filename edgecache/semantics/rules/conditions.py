@@ -1,8 +1,8 @@
 """Conditions of rules, and their evaluation in two steps: by the request, and then by its response.
 
-A condition is a tree of tests. `reduced` decides what the request decides, and leaves a smaller tree of tests of the
-response, which `holds` decides. What is left is a value that depends on nothing else of the request, so that requests
-with equal remainders may share responses.
+A condition is a tree of tests. `reduced` evaluates the tests of the request, and leaves a smaller tree of tests of the
+response, which `holds` evaluates. The remainder depends on nothing else in the request, so that requests with equal
+remainders may share responses.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_PARAMETERS = 256
 
 
 class RequestFacts:
-    """What conditions read of a request; each part is parsed at its first use."""
+    """The parts of a request that conditions read; each part is parsed at its first use."""
 
     def __init__(self, request: Request, client: str) -> None:
         self.request = request
@@ -81,7 +81,7 @@ class RequestFacts:
 
 @dataclass(frozen=True, slots=True)
 class ResponseFacts:
-    """What conditions read of a response."""
+    """The parts of a response that conditions read."""
 
     status: int
     content_type: bytes = b""

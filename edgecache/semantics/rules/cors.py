@@ -1,4 +1,4 @@
-"""Cross-origin resource sharing (Fetch §3.2) as a rule has it. Pure.
+"""Cross-origin resource sharing (Fetch §3.2) as configured by a rule. Pure.
 
 Stored responses are shared by all origins, and each response gets the fields of its own request: the origin that is
 allowed is a part of the policy of a request (`RequestPolicy.allowed_origin`), not of what is stored.

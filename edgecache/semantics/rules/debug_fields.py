@@ -1,4 +1,4 @@
-"""Fields that say where a response came from: X-Cache, and Server-Timing (W3C Server Timing). Pure."""
+"""Fields that report where a response came from: X-Cache, and Server-Timing (W3C Server Timing). Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STORED: Final = frozenset(("hit", "regional", "stale", "revalidated"))  # of res
 
 
 class Times(NamedTuple):
-    """How long this response took in other tiers, in seconds; 0: it was not there."""
+    """Time that this response took in other tiers, in seconds; 0: it was not there."""
 
     origin: float = 0.0  # until the head came
     regional: float = 0.0

@@ -1,4 +1,4 @@
-"""All sites, and the one that a host belongs to."""
+"""All sites, and the look-up of a site by host."""
 
 from __future__ import annotations
 

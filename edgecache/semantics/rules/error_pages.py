@@ -1,4 +1,4 @@
-"""Pages of a site for people, in the place of problem details: which one, and for which clients."""
+"""Error pages of a site for browsers, instead of problem details: which one, and for which clients."""
 
 from __future__ import annotations
 

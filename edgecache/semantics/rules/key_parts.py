@@ -1,4 +1,4 @@
-"""The part of a cache key that rules make."""
+"""The parts of a cache key that rules add."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of requests as rules have them: of what they count, for whom, and what a refusal says."""
+"""Request limits as configured by rules: what is counted, by which key, and the text of a refusal."""
 
 from __future__ import annotations
 

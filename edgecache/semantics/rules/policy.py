@@ -1,7 +1,7 @@
-"""The policy of a request: what the rules of its site say together.
+"""The policy of a request: the combined effect of the rules of its site.
 
-Which rules hold may depend on anything in a request, but stored responses are shared. So each rule that influences
-responses, and whose condition is not decided by the URL alone, is a part of the cache key where it holds
+Which rules match may depend on anything in a request, but stored responses are shared. So each rule that influences
+responses, and whose condition is not decided by the URL alone, is part of the cache key where it matches
 (`RequestPolicy.group`): two requests that rules treat differently never share a stored response. A rule that only
 admits or limits clients is not: it is checked for each of them.
 """
@@ -65,7 +65,7 @@ class Rule:
 
 @dataclass(frozen=True, eq=False)
 class RequestPolicy:
-    """What holds for a request. Equal combinations of rules are one object. Mutable state: `_by_verdicts`."""
+    """The policy for a request. Equal combinations of rules are one object. Mutable state: `_by_verdicts`."""
 
     site: Site
     rules: tuple[str, ...]  # names of those that hold, or may hold once there is a response
@@ -182,7 +182,7 @@ def facts_of(response: Response) -> ResponseFacts:
 
 @dataclass(eq=False)
 class Site:
-    """One site and its rules. Mutable state: policies by the rules that hold."""
+    """One site and its rules. Mutable state: policies by the rules that match."""
 
     name: str
     rules: tuple[Rule, ...]

@@ -1,4 +1,4 @@
-"""Where a request goes, by the policy of its site: the pool, the target and the Host of the request upstream."""
+"""The route of a request, by the policy of its site: pool, target and Host of the upstream request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GROUP: Final = re.compile(rb"\$([0-9])")
 
 
 class UpstreamRoute(NamedTuple):
-    """Where an origin's request goes: its pool, its target, its Host; empty: as the pool says."""
+    """The route of an upstream request: its pool, its target, its Host; empty: as the pool configures."""
 
     pool: str
     target: bytes

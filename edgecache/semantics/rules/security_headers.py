@@ -1,8 +1,8 @@
-"""Presets of response fields that have browsers protect a site. Pure.
+"""Presets of response fields that make browsers protect a site. Pure.
 
-`basic` adds what breaks hardly any site, and leaves alone what the origin sets. `strict` adds all that there is, and
-replaces what has few values. Policies that the origin sends are made for its own pages, with their nonces and partners:
-they stay.
+`basic` adds fields that break hardly any site, and does not change fields of the origin. `strict` adds all fields, and
+replaces those with few possible values. Policies of the origin are made for its own pages, with their nonces and
+partners: they are kept.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Directives of responses as rules have them: freshness, stale windows, and what of Cache-Control counts."""
+"""Response directives as changed by rules: freshness, stale windows, and the respected parts of Cache-Control."""
 
 from __future__ import annotations
 

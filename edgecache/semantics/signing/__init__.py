@@ -1,1 +1,1 @@
-"""Signed URLs and cookies, in the format of this POP and in those that users come with. One verifier per format."""
+"""Signed URLs and cookies, in the format of edgecache and in those of other products. One verifier per format."""

@@ -32,7 +32,7 @@ ESCAPE: Final = re.compile(r"%..")
 
 
 class EdgeAuth:
-    """Verifies tokens of Akamai's."""
+    """Verifies Akamai tokens."""
 
     def __init__(
         self, keys: Iterable[bytes], *, parameter: str | None, cookie: str | None, needs_address: bool

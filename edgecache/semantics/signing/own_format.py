@@ -1,4 +1,4 @@
-"""The format of this POP: `edgecache-token=KEY~EXPIRES~SCOPE~ADDRESS~SIGNATURE`, as parameter or cookie.
+"""The edgecache format: `edgecache-token=KEY~EXPIRES~SCOPE~ADDRESS~SIGNATURE`, as parameter or cookie.
 
 SCOPE is `u` for one URL, query included, or `p` and a path prefix in base64url. ADDRESS is `a` where the signature
 holds for the client's address alone, else `-`. SIGNATURE is HMAC-SHA256 in base64url over these lines: the name of the
@@ -22,7 +22,7 @@ PARAMETER: Final = "edgecache-token"
 
 
 class OwnFormat:
-    """Verifies signatures of this POP's own."""
+    """Verifies signatures in the edgecache format."""
 
     def __init__(
         self, keys: Mapping[str, bytes], *, parameter: str | None, cookie: str | None, needs_address: bool

@@ -1,4 +1,4 @@
-"""What nginx's `secure_link` verifies, with `secure_link_md5 "$secure_link_expires$uri$remote_addr secret"`.
+"""Links as verified by nginx's `secure_link`, with `secure_link_md5 "$secure_link_expires$uri$remote_addr secret"`.
 
     md5       base64url of MD5 over: expires, the path decoded, the client's address if bound to it, a space, the secret
     expires   epoch seconds
@@ -25,7 +25,7 @@ MISLEADING: Final = re.compile(rb"(?i)%2f|%5c|%00|\\")  # other servers read the
 
 
 class SecureLink:
-    """Verifies links of nginx."""
+    """Verifies nginx secure links."""
 
     def __init__(self, secrets: Iterable[bytes], *, needs_address: bool) -> None:
         self._secrets = tuple(secrets)

@@ -1,4 +1,4 @@
-"""What the verifiers of signed URLs have in common. Pure."""
+"""Common parts of the verifiers of signed URLs. Pure."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ EXPIRES: Final = re.compile(rb"[0-9]{1,11}")  # epoch seconds
 
 
 class SignatureRefused(Exception):
-    """A request whose signature is missing, or not accepted: a fixed word."""
+    """A request whose signature is missing, or not accepted; the reason is a fixed word."""
 
 
 class Signed(NamedTuple):
-    """A request that is signed: until when, and what of it belongs to the signature."""
+    """A signed request: its expiry, and the parts of it that belong to the signature."""
 
     until: float  # epoch seconds
     parameters: frozenset[bytes] = frozenset()
@@ -30,7 +30,7 @@ class Signed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SignedRequest:
-    """What a signature may be of."""
+    """The parts of a request that a signature can cover."""
 
     scheme: bytes
     host: bytes  # with its port if it has one

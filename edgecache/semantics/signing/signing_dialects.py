@@ -1,4 +1,4 @@
-"""The verifier that each format of signed URLs has, by the contents of the files of its keys. Pure."""
+"""The verifier for each format of signed URLs, made from the contents of its key files. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHORTEST_KEY: Final = 8  # bytes of a key of Akamai's, whose own example has 14
 
 
 class Written(Protocol):
-    """What a rule says of signatures."""
+    """The settings of a rule for signatures."""
 
     @property
     def format(self) -> str:
@@ -32,7 +32,7 @@ class Written(Protocol):
 
 
 class UnusableKey(ValueError):
-    """The content of one file is no key of this format; words that end a sentence."""
+    """The content of a file is not a key of this format; the text ends a sentence."""
 
     def __init__(self, name: str, words: str) -> None:
         super().__init__(words)

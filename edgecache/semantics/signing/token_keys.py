@@ -1,4 +1,4 @@
-"""Keys that tokens are verified with: out of a JWK set, a JWK, a PEM public key or a certificate. Pure."""
+"""Keys for the verification of tokens: from a JWK set, a JWK, a PEM public key or a certificate. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALGORITHMS: Final = OF_RSA.union(OF_SECRET, *OF_CURVE.values())
 
 
 class Key(NamedTuple):
-    """One key, and the algorithms that it is for: a public key is never taken for a secret."""
+    """One key, and its algorithms: a public key is never used as a secret."""
 
     kid: str | None
     key: Any

@@ -1,1 +1,1 @@
-"""The machine's store: records that all workers of a POP share, in shared memory or on a disk."""
+"""The machine's store: records shared by all workers of a POP, in shared memory or on a disk."""

@@ -1,7 +1,7 @@
 """Request collapsing across the workers of a machine: the process that holds a key's lock fetches, the others wait.
 
 A lock is a byte range of one file, locked by the open file: it ends with its process, however that ends. The outcome
-goes to the other processes as a datagram. One that is lost costs `POLL`: those that wait try the lock again then, and
+goes to the other processes as a datagram. If one is lost, the waiting processes try the lock again after `POLL`, and
 look into the store once they have it.
 """
 

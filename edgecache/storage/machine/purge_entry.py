@@ -1,4 +1,4 @@
-"""The purge log of a POP without a region, as it lies in the machine's store."""
+"""The purge log of a POP without a region, as kept in the machine's store."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A file that is written round and round: records lie in it in the order in which they came.
+"""A circular file: records are stored in the order of their arrival.
 
-Positions count all bytes ever written, so that none comes twice: what is at a position is what was written there, until
+Positions count all bytes ever written, so that no position is used twice: the bytes at a position are valid until
 `begin` has passed it. In memory the file is mapped; on a disk it is read and written, and a read that would have to
 wait for the disk can be refused.
 """

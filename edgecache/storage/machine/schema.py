@@ -1,4 +1,4 @@
-"""Files of a store, and how its bytes are shared out among them.
+"""Files of a store, and how its bytes are divided among them.
 
     head        one page of counters and flags, and a byte per slot that says what was used since it was looked at
     index       LMDB: where each record lies, the state of both logs, and the purge log of a POP without a region

@@ -1,4 +1,4 @@
-"""Stores are made, found again, and refused: another version, size, key or POP never reads what lies there."""
+"""Creation, discovery and rejection of stores: another version, size, key or POP never reads their contents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Taken(OSError):
 
 
 class Unusable(OSError):
-    """What lies there is of no use; the words say why."""
+    """The files are unusable; the text gives the reason."""
 
 
 def identity_of(*parts: bytes) -> bytes:

@@ -57,7 +57,7 @@ class StoreWrite(Label):
 
 
 class StoreCounts(Protocol):
-    """What is counted; see `server/store_metrics.py`."""
+    """The counters; see `server/store_metrics.py`."""
 
     def read(self, outcome: StoreRead) -> None:
         """A read of the store."""
@@ -155,7 +155,7 @@ class _ColdRead:
 
 
 class _Item(NamedTuple):
-    """A change that waits; without a key, only the callback."""
+    """A waiting change; without a key, only the callback."""
 
     key: bytes
     value: bytes | None

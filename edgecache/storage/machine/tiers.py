@@ -1,4 +1,4 @@
-"""The machine's store in front of the region: read first, and written with everything that is read or stored there."""
+"""The machine's store in front of the region: read first, and filled with everything read from or stored there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgecache.storage.tier_queue import OnReply, OnValue, ReadLane, WriteLane
 
 
 class LayeredReads:
-    """Reads of the machine's store, and then of the region; what that has is stored here."""
+    """Reads of the machine's store, and then of the region, whose records are stored here."""
 
     def __init__(self, near: ReadLane, far: ReadLane, writes: WriteLane) -> None:
         self._near = near

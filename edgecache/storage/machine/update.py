@@ -36,7 +36,7 @@ Write = tuple[int, int, bytes, bytes]
 
 
 class Torn(Exception):
-    """What lies in a log is not what the index says: the store has to be cleared."""
+    """A log does not match the index: the store must be cleared."""
 
 
 class Transaction:
