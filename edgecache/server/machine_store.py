@@ -79,9 +79,10 @@ def _prepare(settings: Settings) -> Owner | None:
     owner, path = None, settings.store.partition(":")[2]
     in_memory = settings.store == MEMORY
     try:
-        path = path or store_files.private_directory()
-        store_files.make_directory(path)
-        owner = store_files.Owner(path)
+        if path:
+            store_files.make_directory(path)
+        owner = store_files.Owner(path) if path else store_files.own_directory()
+        path = owner.path
         why = store_files.prepare(path, settings.store_size, identity_of(settings), mapped=_kind(settings) == MEMORY)
     except (OSError, lmdb.Error) as error:
         log.warning("the machine's store (%s) is not used: %s", settings.store, error)

@@ -172,3 +172,56 @@ async def test_fetch_locks_do_without_a_name_that_is_short(tmp_path: Path, missi
     await one.close()
     await other.close()
     assert os.listdir(f"{path}/wake") == []
+
+
+@pytest.mark.parametrize("name", ["head", "small.log", "index", "index/data.mdb", "lock", "fetches", "wake"])
+def test_a_link_in_the_place_of_a_file_is_not_followed(store: MachineStore, tmp_path: Path, name: str) -> None:
+    """Where others may write into the directory: what it leads to stays as it is, and the store is made anew."""
+    put(store, b"a", b"one")
+    store.close()
+    place, target = Path(store.path, name), Path(f"{tmp_path}-elsewhere")
+    store_files.remove(str(place))
+    target.mkdir()
+    (target / "file").write_bytes(b"precious")
+    place.symlink_to(target if name in ("index", "wake") else target / "file")
+
+    assert "a link" in store_files.prepare(store.path, SIZE, IDENTITY, mapped=store.mapped)
+    assert (target / "file").read_bytes() == b"precious"
+    assert os.listdir(target) == ["file"]
+    assert not place.is_symlink()
+    store.__dict__.update(store_files.open_store(store.path, SIZE, IDENTITY, mapped=store.mapped).__dict__)
+    assert store.get(b"a") is None
+
+
+def test_a_link_in_the_place_of_the_owner_or_of_a_whole_store_is_not_followed(tmp_path: Path) -> None:
+    """In shared memory, any user may make one."""
+    parent, elsewhere = tmp_path / "shm", tmp_path / "elsewhere"
+    parent.mkdir()
+    elsewhere.mkdir()
+    (parent / f"{store_files.PREFIX}1").symlink_to(elsewhere)
+    (parent / f"{store_files.PREFIX}2").mkdir()
+    (parent / f"{store_files.PREFIX}2" / "owner").symlink_to(elsewhere / "made")
+    store_files.own_directory(str(parent)).close()
+
+    assert os.listdir(elsewhere) == []
+
+
+def test_a_directory_that_another_pop_removed_as_left_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that start together: the second takes the first one's, which has no owner yet, for that of a dead one."""
+    made: list[str] = []
+
+    def made_and_removed(parent: str) -> str:
+        made.append(private(parent))
+        if len(made) == 1:
+            private(parent)
+        return made[-1]
+
+    private = store_files.private_directory
+    monkeypatch.setattr(store_files, "private_directory", made_and_removed)
+    owner = store_files.own_directory(str(tmp_path))
+
+    assert len(made) == 2
+    assert os.path.isdir(owner.path)
+    owner.remove()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 import shutil
+import stat
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +21,9 @@ from edgecache.storage.machine.store import MachineStore, open_index
 
 log = logging.getLogger("edgecache")
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-FILES: Final = ("head", "small.log", "main.log", "index", "lock")
+FILES: Final = ("head", "small.log", "main.log", "index", "lock", "fetches", "wake")
+INSIDE: Final = ("index/data.mdb", "index/lock.mdb")
+TRIES: Final = 5
 OWNER: Final = "owner"
 SHARED_MEMORY: Final = "/dev/shm"
 PREFIX: Final = "edgecache-store-"
@@ -42,10 +46,19 @@ def private_directory(parent: str = SHARED_MEMORY) -> str:
     """A new directory in shared memory; those of POPs that were killed are removed first."""
     for found in Path(parent).glob(f"{PREFIX}*"):
         with suppress(OSError):
-            Owner(str(found)).remove()
+            if not _foreign(str(found)):
+                Owner(str(found)).remove()
     path = f"{parent}/{PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
     os.mkdir(path, 0o700)
     return path
+
+
+def own_directory(parent: str = SHARED_MEMORY) -> Owner:
+    """The right to a new directory in shared memory; another POP that starts now may have removed the first as left."""
+    for _ in range(TRIES):
+        with suppress(FileNotFoundError, Taken):
+            return Owner(private_directory(parent))
+    raise Taken(f"{parent} is being cleared by other POPs")
 
 
 def make_directory(path: str) -> None:
@@ -63,12 +76,17 @@ class Owner:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._fd = os.open(f"{path}/{OWNER}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(f"{path}/{OWNER}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(self._fd), os.stat(f"{path}/{OWNER}")):
+                raise FileNotFoundError(errno.ENOENT, "was removed meanwhile", path)
         except BlockingIOError:
             os.close(self._fd)
             raise Taken(f"{path} is used by another POP") from None
+        except OSError:
+            os.close(self._fd)
+            raise
 
     def close(self) -> None:
         """Give it up."""
@@ -132,6 +150,15 @@ def close_orderly(path: str, size: int, identity: bytes, *, mapped: bool) -> Non
     store.close()
 
 
+def _foreign(path: str) -> bool:
+    """Whether what lies at `path` is another user's, or a link to what may be."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return found.st_uid != os.geteuid() or stat.S_ISLNK(found.st_mode)
+
+
 def boot() -> bytes:
     """Sixteen bytes that name this boot of the machine."""
     with suppress(OSError):
@@ -162,6 +189,8 @@ def _wrong_head(path: str, shape: Geometry, identity: bytes) -> str:
 
 def _unusable(path: str, shape: Geometry, identity: bytes, *, mapped: bool) -> str:
     """Why what lies at `path` cannot be used; empty if it can."""
+    if any(_foreign(f"{path}/{name}") for name in (*FILES, *INSIDE)):
+        return "a file of it is another user's, or a link"
     if why := _wrong_head(path, shape, identity):
         return why
     try:
@@ -202,9 +231,9 @@ def _make(path: str, size: int, identity: bytes, *, mapped: bool) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove a file, or a directory and what lies in it."""
+    """Remove a file or a link, or a directory and what lies in it."""
     with suppress(FileNotFoundError):
-        if os.path.isdir(path):
+        if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
         else:
             os.unlink(path)
@@ -212,7 +241,7 @@ def remove(path: str) -> None:
 
 def _allocate(path: str, size: int) -> None:
     """Have the file system keep room for all of a file: later writes never find it full."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         os.posix_fallocate(fd, 0, size)
         os.ftruncate(fd, size)
