@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -26,6 +27,7 @@ log = logging.getLogger("edgecache")
 VARIABLE: Final = "EDGECACHE_STORE"
 OFF: Final = "off"
 MEMORY: Final = "memory"
+DAMAGED: Final = (-signal.SIGABRT, -signal.SIGBUS, -signal.SIGSEGV)  # codes of such an end
 
 
 class StoreInUse:
@@ -132,6 +134,21 @@ def opened(settings: Settings) -> StoreInUse | None:
             store_files.spoil(path)  # this worker's invalidations will not be in it
         return None
     return StoreInUse(store, owner)
+
+
+def spoil_if_it_kills(settings: Settings, code: int | str | None) -> None:
+    """After the end of a worker: LMDB aborts on some damage of its file, and a file that was cut faults its reader.
+
+    The worker's successor begins without the store, which is made anew when the POP starts again.
+    """
+    kind, _, path = settings.store.partition(":")
+    if kind == OFF or not isinstance(code, int) or code not in DAMAGED:
+        return
+    from edgecache.storage.machine import store_files
+
+    with suppress(OSError):
+        store_files.spoil(path)
+        log.warning("a worker ended by signal %d: the machine's store may be damaged, and is not opened again", -code)
 
 
 def layers(store: MachineStore, counts: StoreCounts, lanes: Lanes | None) -> Lanes:

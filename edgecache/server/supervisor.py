@@ -35,6 +35,7 @@ from edgecache.server.admin.local_purge_service import LocalPurgeService
 from edgecache.server.admin.purge_service import PurgeService, RegionPurgeService
 from edgecache.server.config_reload import Configuration
 from edgecache.server.dependencies import Dependencies
+from edgecache.server.machine_store import spoil_if_it_kills
 from edgecache.server.sd_notify import LOOK_EVERY, ServiceManager
 from edgecache.server.store_metrics import declare_store
 from edgecache.server.worker_main import DEFAULT_WORKER
@@ -270,6 +271,7 @@ class Supervisor:
             log.warning(
                 "worker died slot=%d code=%s lived=%.1fs restart=%.1fs", slot.number, process.code, lived, pause
             )
+            spoil_if_it_kills(self._settings, process.code)
             self._give_up_if_futile(quick_deaths)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)

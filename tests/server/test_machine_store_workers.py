@@ -254,3 +254,20 @@ def test_a_file_system_that_is_too_small_is_said_at_the_start(origin: Origin) ->
         assert "is not used" in pop.whole_log
         assert "bytes are wanted" in pop.whole_log
     shutil.rmtree("/dev/shm/edgecache-test-too-small", ignore_errors=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV])
+def test_a_store_on_which_a_worker_ends_by_a_fault_is_not_opened_again(
+    origin: Origin, tmp_path: Path, number: signal.Signals
+) -> None:
+    """LMDB aborts on a damaged page: else each successor would, for ever. After a restart the store is made anew."""
+    with pop_before(origin, store=f"disk:{tmp_path}", workers=1) as pop:
+        assert ask(pop, "/1000-a")[0] == 200
+        os.kill(int(re.findall(r"worker ready slot=\d+ pid=(\d+)", pop.whole_log)[0]), number)
+        pop.expect(f"a worker ended by signal {number}")
+        pop.expect("not used by this worker")
+        pop.expect_worker()
+        assert ask(pop, "/1000-a")[0] == 200
+    with pop_before(origin, store=f"disk:{tmp_path}", workers=1) as pop:
+        assert ask(pop, "/1000-a")[0] == 200
+        assert Path(tmp_path, "head").exists()
