@@ -13,7 +13,7 @@ STALL = 0.06
 
 def counts_of(registry: Registry) -> list[int]:
     """Looks by how late they were."""
-    meaning = "How late a worker's event loop runs what is due."
+    meaning = "Delay with which a worker's event loop runs what is due."
     return registry.histogram("edgecache_event_loop_lag_seconds", meaning, SECONDS).counts
 
 
