@@ -115,7 +115,7 @@ class RegionalSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StorageSettings:
-    """What is stored, and for how long."""
+    """Storing and freshness."""
 
     heuristics: bool = setting(
         SWITCH, "on", "Whether freshness is estimated from Last-Modified where the origin gives none (RFC 9111 §4.2.2)."
