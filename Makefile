@@ -13,8 +13,8 @@ help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "%-17s %s\n", $$1, $$2 }'
 
 .PHONY: run test check fuzz
-run: $(VENV)/.installed ## a POP before EDGECACHE_ORIGIN, or before a small demo service; Ctrl-C drains
-	@echo 'Starting a POP: it tells what to look at as soon as it is ready.'
+run: $(VENV)/.installed ## a POP in front of EDGECACHE_ORIGIN, or of a small demo service; Ctrl-C drains
+	@echo 'Starting a POP: it prints the URLs to open as soon as it is ready.'
 	@EDGECACHE_REGIONAL=$${EDGECACHE_REGIONAL-embedded} $(BIN)/edgecache serve --demo
 
 # In as many processes as there are cores, up to four: a Valkey, ports and files of its own each. Bytecode is kept
@@ -40,25 +40,25 @@ fuzz: $(VENV)/.installed-test ## 1,000,000 mutated messages without sockets, 50,
 LOADTESTS := bench heads-cost compression restart slices store trace-policies chain hostile-load purge-load reload-load limits \
 	correctness real-sites wordpress wagtail nextjs plugin-purges dashboards-check
 .PHONY: load local-chain $(LOADTESTS)
-bench: ## speed beside nginx, HAProxy and varnish, as far as they are installed
-heads-cost: ## what a memory hit costs by the kind of its head, without sockets
-compression: ## ratio and CPU of codings by type, beside nginx
+bench: ## speed compared with nginx, HAProxy and varnish, if they are installed
+heads-cost: ## cost of a memory hit by kind of request head, without sockets
+compression: ## ratio and CPU of codings by type, compared with nginx
 restart: ## the hit ratio before and after a restart, on a Zipf workload
-slices: ## origin bytes of a large file in slices, for viewers, aria2c and HLS, beside nginx with slice 1m
-store: ## hits out of the machine's store beside hits of memory and nginx, and origin fetches of 1 to 8 workers
+slices: ## origin bytes of a large file in slices, for viewers, aria2c and HLS, compared with nginx (slice 1m)
+store: ## hits from the machine's store compared with memory and nginx, and origin fetches of 1 to 8 workers
 trace-policies: ## recorded traces replayed through the eviction policies
 chain: ## a chain of POPs over a WAN of relays: latency and origin requests with and without tiers, and what breaks it
-hostile-load: ## hostile clients and accidents, each figure beside its bound: eight minutes; ARGS="--quick --only sockets"
-purge-load: ## purges over three regions with delays and cuts between them: how exact, how soon, at what cost
-limits: ## rates and concurrency of a region, kept by two POPs of two workers, with Valkey and without: four minutes
-reload-load: ## certificates renewed, 100 reloads, workers relieved under load: 0 failed requests
+hostile-load: ## hostile clients and accidents, each figure with its bound: eight minutes; ARGS="--quick --only sockets"
+purge-load: ## purges over three regions with delays and outages between them: correctness, latency, cost
+limits: ## rate and concurrency limits in a region, by two POPs of two workers, with Valkey and without: four minutes
+reload-load: ## certificates renewed, 100 reloads, workers replaced under load: 0 failed requests
 correctness: ## random requests, each response checked against a model; ARGS="--requests 100000 --seed 7 --only parent"
 wordpress: ## WordPress behind edgecache with the recipe of docs/sites.md: visitors hit, users pass
 wagtail: ## Wagtail behind edgecache with the recipe of docs/sites.md: visitors hit, editors pass, a publish purges
 nextjs: ## Next.js behind edgecache with the recipe of docs/sites.md: pages, router data, images and drafts are never mixed up
 real-sites: ## nginx with /usr/share/doc, Datasette and Django behind edgecache, compared with themselves
-plugin-purges: ## Wagtail, fastly-purge and WordPress plug-ins purge by their own code; ARGS="--plugins DIR"
-dashboards-check: ## every query of dashboards, rules and alerts, asked of a Prometheus that scrapes a small chain
+plugin-purges: ## Wagtail, fastly-purge and WordPress plug-ins purge with their own code; ARGS="--plugins DIR"
+dashboards-check: ## every query of dashboards, rules and alerts, run against a Prometheus that scrapes a small chain
 chain: ARGS += $(CHAIN)
 hostile-load: ARGS += $(HOSTILE)
 purge-load: ARGS += $(PURGES)
@@ -70,7 +70,7 @@ $(LOADTESTS): $(VENV)/.installed-test
 # SCENARIO is zipf, flash, purge, write or several; TRACE a file of id,size lines for zipf.
 SCENARIO ?= zipf
 load: ARGS += $(SCENARIO) $(if $(TRACE),--trace "$(TRACE)") $(LOAD)
-load: ## load on two edges, a shield and an origin, every answer verified; ARGS="zipf flash purge write --seconds 10"
+load: ## load on two edges, a shield and an origin, every response verified; ARGS="zipf flash purge write --seconds 10"
 local-chain: ## the same chain without load, until Ctrl-C
 local-chain load: $(VENV)/.installed-load
 	$(BIN)/python -m loadtests $@ $(ARGS)
@@ -112,14 +112,14 @@ deploy-up: deploy-secrets ## containers: two edges, a shield, two origins; OBSER
 	$(if $(OBSERVE),EDGECACHE_OTLP_ENDPOINT=http://jaeger:4318) $(COMPOSE) $(if $(OBSERVE),--profile observe) up --build --detach
 
 deploy-smoke: ARGS += $(SMOKE)
-deploy-smoke: ## prove that they work: hits, tiers, purges, failover; each container stopped, killed and restarted
+deploy-smoke: ## check that they work: hits, tiers, purges, failover; each container stopped, killed and restarted
 	$(PYTHON) deploy/smoke.py $(ARGS)
 
-deploy-image: ## the image built twice and compared, its size, how soon it is ready
+deploy-image: ## the image built twice and compared, its size, its startup time
 	$(PYTHON) deploy/image.py
 
 LOCK = $(BIN)/uv pip compile -q --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --upgrade
-deploy-lock: $(VENV)/.installed-test ## pin what the images hold by version and hash, after dependencies have changed
+deploy-lock: $(VENV)/.installed-test ## pin the contents of the images by version and hash, after dependencies have changed
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv
 	$(LOCK) --extra embedded --extra otel pyproject.toml -o deploy/requirements.txt
 	$(LOCK) deploy/build-requirements.in -o deploy/build-requirements.txt
@@ -128,5 +128,5 @@ deploy-lock: $(VENV)/.installed-test ## pin what the images hold by version and 
 deploy-down: ## stop the containers and delete their volumes
 	$(COMPOSE) --profile observe down --volumes --timeout 20
 
-deploy-secrets: ## their secrets, in deploy/.env and deploy/secrets; those that are there stay
+deploy-secrets: ## their secrets, in deploy/.env and deploy/secrets; existing ones are kept
 	@$(PYTHON) deploy/make_env.py

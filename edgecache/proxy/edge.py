@@ -430,9 +430,9 @@ def reads_only(request: Request) -> bool:
 
 def upstream_failed() -> FullResponse:
     """Our own response to those that followed a fetch whose response is an error."""
-    return local_reply(502, "upstream-status", "the upstream answered an error")
+    return local_reply(502, "upstream-status", "the upstream returned an error")
 
 
 def nothing_stored() -> FullResponse:
     """Our own response to a request for nothing but what is stored (RFC 9111 §5.2.1.7)."""
-    return local_reply(504, "only-if-cached", "nothing stored may be used")
+    return local_reply(504, "only-if-cached", "no stored response may be used")

@@ -136,13 +136,13 @@ class Writes:
             )
         except Failure:
             if policy.refuse_unrecorded:
-                return local_reply(503, "log-unreachable", "the write was not sent: nobody could be told of it")
+                return local_reply(503, "log-unreachable", "the write was not sent: it could not be recorded")
         return None
 
     def _too_many(self) -> FullResponse:
         self.in_doubt.refused += 1
         later = (b"Retry-After", WAIT_FOR_IT.encode())
-        return local_reply(429, "too-many-writes", "too many writes of this client are not yet answered", later)
+        return local_reply(429, "too-many-writes", "too many writes of this client are waiting", later)
 
     def _refuse(self, write: _Write, response: FullResponse) -> None:
         """Answer by ourselves: the origin has nothing of the write, or not the whole."""

@@ -29,4 +29,4 @@ class HostCheck(Middleware):
         """Refuse a request for another site."""
         if host_of(exchange.request.host) in self.hosts:
             return None
-        return local_reply(421, "unknown-site", "this server does not answer for that site")
+        return local_reply(421, "unknown-site", "this server does not serve that site")

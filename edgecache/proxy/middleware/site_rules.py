@@ -46,7 +46,7 @@ class SiteRules(Middleware):
         """Add the policy; refuse a request for a host that no site has."""
         policy = self.policy_of(exchange.request, exchange.client)
         if policy is None:
-            return local_reply(421, "unknown-site", "this server does not answer for that site")
+            return local_reply(421, "unknown-site", "this server does not serve that site")
         if policy.actions.route.canary is not None:
             policy = self._with_canary(exchange, policy, policy.actions.route.canary)
         exchange.request = reduced_request(exchange.request._replace(policy=policy))
