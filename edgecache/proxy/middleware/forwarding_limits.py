@@ -27,7 +27,7 @@ class ForwardingLimits(Middleware):
     def on_request(self, exchange: Exchange) -> FullResponse | None:
         """Refuse, or let the request go on."""
         if loops(exchange.request, self._pop):
-            return local_reply(508, "loop", "the request loops: it was here before")
+            return local_reply(508, "loop", "the request is in a loop")
         if no_forwards_left(exchange.request):
-            return local_reply(405, "max-forwards", "this server does not support that method", (b"Allow", b"GET, HEAD"))
+            return local_reply(405, "max-forwards", "the method is not supported here", (b"Allow", b"GET, HEAD"))
         return None
