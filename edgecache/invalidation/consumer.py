@@ -64,6 +64,7 @@ class LogConsumer:
         self._peers = frozenset(peers)
         self.member = member  # this worker's member name
         self._clock = clock  # monotonic seconds
+        self.outlived = False  # responses may have outlived the server of the log: in a machine's store
         self._wall = wall  # epoch seconds
         self._max_lag = max_lag  # seconds
         self._counts = counts
@@ -208,7 +209,9 @@ class LogConsumer:
 
     async def _visit(self) -> None:
         """Reopen the log unless it is of this run of the server."""
-        visit = await self._store.check_server_run(self._region, self._log.applied(self._region))
+        visit = await self._store.check_server_run(
+            self._region, self._log.applied(self._region), outlived=self.outlived
+        )
         if visit is ServerRun.ANOTHER:
             self._counts.failed("restarted")
             log.warning(

@@ -49,6 +49,7 @@ class RegionLog:
             max_lag=settings.max_purge_lag,
             counts=counts,
         )
+        self.follower.outlived = settings.store != "off"
         self.writer = appender_of(settings, counts, lambda: invalidation.log.applied(settings.region))
         counts.read(invalidation.log, self.follower, self.writer)
 

@@ -92,7 +92,7 @@ if run == '' then return 0 end
 local had = redis.call('GET', KEYS[3])
 if had == run then return 1 end
 local last = top(KEYS[1])
-if had or last then
+if had or last or ARGV[5] == '1' then  -- the last: what is stored elsewhere may be older than this server
   local here, seen = last and string.sub(field(last, 'i'), 1, 10) or '', string.sub(ARGV[1], 1, 10)
   local count = math.max(tonumber(here, 16) or 0, tonumber(seen, 16))
   if not last then count = math.max(count, tonumber(redis.call('TIME')[1])) end  -- nobody counts so far by ones
@@ -239,9 +239,12 @@ class LogStore:
         if isinstance(reply, Exception):
             raise reply
 
-    async def check_server_run(self, region: str, known: int) -> ServerRun:
-        """Begin the log of `region` anew if another run of the server had it; `known` is a mark applied of it."""
-        command = ("EVAL", VISIT, "3", stream_key(region), REGIONS, RUN, *_opening(known), region)
+    async def check_server_run(self, region: str, known: int, *, outlived: bool = False) -> ServerRun:
+        """Begin the log of `region` anew if another run of the server had it; `known` is a mark applied of it.
+
+        Also a log that has no entry, if responses may have `outlived` a server, as in a machine's store.
+        """
+        command = ("EVAL", VISIT, "3", stream_key(region), REGIONS, RUN, *_opening(known), region, str(int(outlived)))
         reply = _checked(await self.link.run([command]))[0]
         if reply not in (0, 1, 2):
             raise ResponseError("the log answered with something else than what it is")

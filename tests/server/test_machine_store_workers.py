@@ -271,3 +271,17 @@ def test_a_store_on_which_a_worker_ends_by_a_fault_is_not_opened_again(
     with pop_before(origin, store=f"disk:{tmp_path}", workers=1) as pop:
         assert ask(pop, "/1000-a")[0] == 200
         assert Path(tmp_path, "head").exists()
+
+
+def test_what_is_purged_stays_purged_when_the_embedded_region_begins_empty(origin: Origin, tmp_path: Path) -> None:
+    """Its log ends with it, the store does not: what is older is validated once, also what precedes its first entry."""
+    settings = {"store": f"disk:{tmp_path}", "workers": 2, "regional": "embedded"}
+    with pop_before(origin, **settings) as pop:
+        for number in (1, 2):
+            assert ask(pop, f"/1000-{number}")[1] == content(f"/1000-{number}", 1)
+        origin.version = 2
+        for number in (1, 2):
+            purge(pop, json.dumps({"urls": [f"http://site/1000-{number}"]}))
+    with pop_before(origin, **settings) as pop:
+        for number in (1, 2, 1, 2):
+            assert ask(pop, f"/1000-{number}")[1] == content(f"/1000-{number}", 2)
