@@ -1,1 +1,1 @@
-"""The stores of responses: the memory of a worker (L1) and the Valkey of a region (L2)."""
+"""Where responses are kept: in a worker's memory (L1), in a store of the machine, in the Valkey of a region (L2)."""
