@@ -28,7 +28,7 @@ from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
 
-MOST_DROPPED: Final = 65536  # slices of an old version that are looked for at once
+MOST_DROPPED: Final = 4096  # slices of an old version that are looked for at once
 
 
 @dataclass(frozen=True, slots=True)
