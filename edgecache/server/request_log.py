@@ -86,12 +86,11 @@ class RequestLog:
     def known_hit(self, connection: ResponseWriter, known: Hit | TemplateHit, now: float) -> None:
         """Record a hit by a known head or a template, at `now` in resident time."""
         requests = self._requests
-        answer = known.rendered.answer
-        size = len(answer.content)
+        rendered = known.rendered
         requests.known_hits += 1
-        requests.known_bytes += size
-        if answer.status >= 300:
-            requests.known_others[answer.status // 100] += 1
+        requests.known_bytes += rendered.size
+        if rendered.status >= 300:
+            requests.known_others[rendered.status // 100] += 1
         if not requests.known_hits & (SAMPLED - 1):
             requests.observe_hit(max(0.0, self._clock.now() - now), SAMPLED)
         if not self.logging:
@@ -108,7 +107,9 @@ class RequestLog:
             request = known.logged or self._remember(known)
         else:
             request = members_of_templated(known, self._quoted, self.redact)
-        self._log.add((wall, connection.peer, request, answer.status, size, 0.0, KNOWN_HIT, requests.hit_words, more))
+        self._log.add(
+            (wall, connection.peer, request, rendered.status, rendered.size, 0.0, KNOWN_HIT, requests.hit_words, more)
+        )
 
     def _remember(self, known: Hit) -> str:
         known.logged = members_of(known.request, self._quoted, self.redact)
@@ -123,8 +124,8 @@ class RequestLog:
             request=known.request,
             place=known.place,
             head_in=known.size,
-            status=rendered.answer.status,
-            size=len(rendered.answer.content),
+            status=rendered.status,
+            size=rendered.size,
             fields=rendered.head,
             head_out=len(rendered.head),
             cache=KNOWN_HIT,

@@ -87,11 +87,10 @@ def counting_hits(known_hit: Callable[[Any, Any, float], None]) -> Callable[[Any
     """`known_hit`, which counts by site, too."""
 
     def known_hit_of_site(connection: Any, known: Any, now: float) -> None:
-        rendered = known.rendered
-        if rendered.policy is not None:
-            counts = rendered.policy.site.counts
+        counts = known.rendered.counts
+        if counts is not None:
             counts.known_hits += 1
-            counts.known_bytes += len(rendered.answer.content)
+            counts.known_bytes += known.rendered.size
         known_hit(connection, known, now)
 
     return known_hit_of_site

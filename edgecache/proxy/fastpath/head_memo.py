@@ -44,19 +44,24 @@ Serialize = Callable[[FullResponse], bytes]  # its head on a connection that per
 class Rendered:
     """A response from an entry with its serialized form, renewed when its Age changes or the entry is freshened."""
 
-    __slots__ = ("_added", "_block", "_make", "_serialize", "_until", "answer", "entry", "full", "head", "policy")
+    __slots__ = (
+        *("_added", "_block", "_make", "_serialize", "_until"),
+        *("answer", "counts", "entry", "full", "head", "policy", "size", "status"),
+    )
 
     def __init__(
         self, entry: Entry, make: Make, serialize: Serialize, added: AddFields | None = None, policy: Any = None
     ) -> None:
         self.entry = entry
         self.policy = policy  # of the requests that get it
+        self.counts = None if policy is None else policy.site.counts
         self._make = make
         self._serialize = serialize
         self._added = added
         self._until = -inf  # epoch seconds: when Age changes
         self._block = b""
         self.answer = FullResponse(0, b"")
+        self.status = self.size = 0  # of it: its status, and bytes of its content
         self.head = b""  # as it goes out on a connection that persists, with its empty line
         self.full = b""  # that and the content, unless it is long
 
@@ -68,7 +73,8 @@ class Rendered:
         if now >= self._until or entry.block is not self._block:
             self._until, self._block = entry.older_at(now), entry.block
             answer = self.answer = self._make(entry, now)
-            short = len(answer.content) <= LONGEST_ANSWER
+            self.status, self.size = answer.status, len(answer.content)
+            short = self.size <= LONGEST_ANSWER
             self.head = self._serialize(self._delivered(answer))
             self.full = self.head + bytes(answer.content) if short else b""
         return True
