@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import count
 from operator import itemgetter
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, Literal, NamedTuple, final
 
 from edgecache.proxy.fastpath.head_memo import ONE_OF, Gate, Rendered
 from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen, weight_of_head
@@ -235,9 +235,10 @@ class HeadTemplates:
         key = template.origin + (target if ignored is None else ignored.without(target))
         return TemplateHit(visitor, raw, target, key, is_new)
 
-    def refused(self, hit: TemplateHit, raw: bytes) -> None:
+    def refused(self, hit: TemplateHit, raw: bytes) -> Literal[False]:
         """The gate of `hit` is shut: if the head `raw` comes to a hit by the long way, the gate is made anew."""
         self._wanted = raw, hit.template.key
+        return False
 
     def _ruled_hit(self, visitor: Visitor, raw: bytes, target: bytes, *, is_new: bool) -> TemplateHit | None:
         """The request, if it is known what rules make of its target."""

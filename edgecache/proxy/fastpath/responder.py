@@ -51,12 +51,13 @@ class FastPath:
         """Answer, or pass on, the request with the fingerprint `raw`, if there is a plan and it still holds."""
         plan: Any = self._plan(raw) or self._from_template(raw)  # Hit, TemplateHit, Pass or RegionalRead
         kind = type(plan)
-        if kind is not Hit and kind is not TemplateHit:
-            return plan is not None and self._go_upstream(connection, plan, raw)
+        if kind is Pass:
+            return self._pass(connection, plan, raw, self._clock()) or self._forget(raw)
+        if plan is None or kind is RegionalRead:
+            return plan is not None and self._read_region(connection, plan, raw)
         now = self._clock()
         rendered = plan.rendered
-        entry = rendered.entry
-        if entry.passed != self._log.fence and not self._is_usable(entry):
+        if rendered.entry.passed != self._log.fence and not self._is_usable(rendered.entry):
             return False
         if not rendered.is_right(now):
             return self._forget(raw)
@@ -66,9 +67,7 @@ class FastPath:
         if not full and not rendered.is_one_write:
             return False  # it is read slice by slice
         if plan.gate is not None and not plan.gate(connection, now):
-            if kind is not Hit:
-                self._gate_is_shut(plan, raw)
-            return False
+            return kind is not Hit and self._gate_is_shut(plan, raw)
         if full:
             connection.write_serialized(full)
         else:
@@ -76,12 +75,9 @@ class FastPath:
         self.on_hit(connection, plan, now)
         return True
 
-    def _go_upstream(self, connection: ResponseWriter, plan: Pass | RegionalRead, raw: bytes) -> bool:
-        """Pass on the request, or ask the regional tier, if the plan still holds."""
-        now = self._clock()
-        if type(plan) is Pass:
-            return self._pass(connection, plan, raw, now) or self._forget(raw)
-        return self._regional_hits is not None and self._regional_hits.look_up(connection, plan, raw, now)
+    def _read_region(self, connection: ResponseWriter, plan: RegionalRead, raw: bytes) -> bool:
+        """Ask the regional tier for what the plan names."""
+        return self._regional_hits is not None and self._regional_hits.look_up(connection, plan, raw, self._clock())
 
     def _forget(self, raw: bytes) -> Literal[False]:
         """Forget the plan for `raw`, which no longer holds: the request goes the long way."""
