@@ -72,12 +72,13 @@ async def test_a_relief_fails_no_request(origin: OriginDouble) -> None:
         async with connected(pop.port, within=DEADLINE) as downloader:
             await downloader.request("GET", "/download")
             head = await downloader.response_head()
+            whole = asyncio.get_running_loop().create_task(downloader.body_bytes(200_000))
             pop.process.send_signal(signal.SIGUSR2)
             relieved = asyncio.get_running_loop().create_task(both_relieved(pop, gate))
             asking = [ask_until(pop, relieved.done, target) for target in ("/hit", "/miss") * 8]
             answered = await asyncio.gather(*asking)
             await relieved
-            body = await downloader.body_bytes(200_000)
+            body = await whole
     assert head.status == 200
     assert body == b"c" * 100_000 + b"d" * 100_000
     assert min(answered) > 0
