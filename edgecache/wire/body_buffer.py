@@ -14,7 +14,7 @@ from typing import Final
 from edgecache.semantics.rope import GATHERED, Content, Piece, content_of, joined, pieces_of
 
 SLICE: Final = 256 * 1024  # bytes of the largest complete content that is handed to a reader at once
-STEP: Final = 120 * 1024  # bytes of a larger one: TLS makes a copy of what it is handed, and takes one more meanwhile
+STEP: Final = 128 * 1024  # bytes of a larger one: TLS makes a copy of what it is handed, and takes one more meanwhile
 CUT: Final = 64 * 1024  # bytes of the pieces of a body that is dropped as it is read
 MOST_SMALL: Final = 256  # small pieces that are kept as they came
 

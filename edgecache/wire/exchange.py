@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgecache.wire.upstream_connection import UpstreamConnection
 
 
-BURST: Final = 120 * 1024  # bytes that a client gets before the others have their turn, however fast it is
+BURST: Final = 128 * 1024  # bytes that a client gets before the others have their turn, however fast it is
 
 
 class Cancellable(Protocol):

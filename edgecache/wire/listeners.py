@@ -16,7 +16,7 @@ from edgecache.wire.protocols import Peer, http_1_1
 from edgecache.wire.tls.read_adapter import READ_AT_ONCE
 
 BACKLOG: Final = 4096  # connections that wait to be accepted
-MOST_UNSENT: Final = 64 * 1024  # bytes of responses that the kernel holds for a client beyond what is on its way to it
+MOST_UNSENT: Final = 256 * 1024  # bytes of responses that the kernel holds for a client beyond what is on its way to it
 
 Factory = Callable[[], asyncio.Protocol]
 
