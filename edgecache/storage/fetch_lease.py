@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import urandom
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import orjson
 from redis.exceptions import ConnectionError as LostConnection
@@ -61,20 +61,13 @@ class Lease:
     token: bytes
 
 
-class Forgets(Protocol):
-    """The owner of a wait."""
-
-    def forget(self, waiting: LeaseWait) -> None:
-        """Remove a wait that is over."""
-
-
 class LeaseWait:
     """A wait for another worker's lease."""
 
-    __slots__ = ("_leases", "_told", "key", "left")
+    __slots__ = ("_told", "_waits", "key", "left")
 
-    def __init__(self, leases: Forgets, key: bytes) -> None:
-        self._leases = leases
+    def __init__(self, waits: Waits, key: bytes) -> None:
+        self._waits = waits
         self._told: asyncio.Future[LeaseResult] = asyncio.get_running_loop().create_future()
         self.key = key
         self.left = 0.0  # seconds that the lease runs on if it is not renewed
@@ -94,29 +87,54 @@ class LeaseWait:
 
     def leave(self) -> None:
         """Wait no longer."""
-        self._leases.forget(self)
+        self._waits.forget(self)
 
 
-class Leases:
+class Waits:
+    """The waits of this worker for leases of others, by key."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[bytes, list[LeaseWait]] = {}
+
+    def wait_for(self, key: bytes) -> LeaseWait:
+        """A new wait for the lease of `key`."""
+        waiting = LeaseWait(self, key)
+        self._waiting.setdefault(key, []).append(waiting)
+        return waiting
+
+    def tell(self, key: bytes, result: LeaseResult) -> None:
+        """Wake the requests of this worker that wait for `key`."""
+        for waiting in tuple(self._waiting.get(key, ())):
+            waiting.tell(result)
+
+    def forget(self, waiting: LeaseWait) -> None:
+        """Remove a wait that is over."""
+        others = self._waiting.get(waiting.key, [])
+        if waiting in others:
+            others.remove(waiting)
+        if not others:
+            self._waiting.pop(waiting.key, None)
+
+
+class Leases(Waits):
     """The leases that this worker holds or waits for. Mutable state: both, and two tasks."""
 
     def __init__(
         self, guard: Availability, commands: Commands, life: float, token: Callable[[int], bytes] = urandom
     ) -> None:
+        super().__init__()
         self._guard = guard
         self._commands = commands
         self._life = life  # seconds
         self._token = token
         self._held: dict[bytes, Lease] = {}
-        self._waiting: dict[bytes, list[LeaseWait]] = {}
         self.listening = asyncio.Event()
         self._closed = False  # redis-py may swallow the cancellation of a task
         self._tasks = [spawn(self._listen(), "wake-ups"), spawn(self._renew(), "leases")]
 
     async def take(self, key: bytes, within: float) -> Lease | LeaseWait | None:
         """The lease of `key`, or a wait for another's; None if the tier does not answer `within` seconds."""
-        waiting = LeaseWait(self, key)  # before the command: no message is missed
-        self._waiting.setdefault(key, []).append(waiting)
+        waiting = self.wait_for(key)  # before the command: no message is missed
         lease = Lease(key, self._token(16).hex().encode())
         try:
             owner, left = await self._owner(lease, within)
@@ -165,19 +183,6 @@ class Leases:
 
         if not (after or self._commands).send(_release(lease, result), 0, done):
             self.tell(lease.key, result)
-
-    def tell(self, key: bytes, result: LeaseResult) -> None:
-        """Wake the requests of this worker that wait for `key`."""
-        for waiting in tuple(self._waiting.get(key, ())):
-            waiting.tell(result)
-
-    def forget(self, waiting: LeaseWait) -> None:
-        """Remove a wait that is over."""
-        others = self._waiting.get(waiting.key, [])
-        if waiting in others:
-            others.remove(waiting)
-        if not others:
-            self._waiting.pop(waiting.key, None)
 
     async def _renew(self) -> None:
         life = b"%d" % (self._life * 1000)

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import orjson
 
-from edgecache.storage.fetch_lease import Lease, LeaseOutcome, LeaseResult, LeaseWait
+from edgecache.storage.fetch_lease import Lease, LeaseOutcome, LeaseResult, LeaseWait, Waits
 
 log = logging.getLogger("edgecache")
 POLL: Final = 0.1  # seconds between two tries of a lock that another process holds
@@ -33,10 +33,11 @@ UNTOLD: Final = "no socket can be made in %s, this worker looks by itself whethe
 PLACES: Final = (1 << 62) - 1
 
 
-class FetchLocks:
+class FetchLocks(Waits):
     """The leases that this process holds, and those that it waits for. Mutable state: both, and its socket."""
 
     def __init__(self, directory: str) -> None:
+        super().__init__()
         self._file = os.open(f"{directory}/fetches", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._wake = f"{directory}/wake"
@@ -45,7 +46,6 @@ class FetchLocks:
         self._name = f"{os.getpid()}-{id(self):x}"
         self._held: dict[bytes, Lease] = {}
         self._ending: set[bytes] = set()  # of those, keys whose responses are being stored: worth a wait
-        self._waiting: dict[bytes, list[LeaseWait]] = {}
         self._others: list[str] = []
         self._looked = 0.0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -64,8 +64,7 @@ class FetchLocks:
         if key not in self._held and self._lock(key, fcntl.F_WRLCK):
             lease = self._held[key] = Lease(key, b"")
             return lease
-        waiting = LeaseWait(self, key)
-        self._waiting.setdefault(key, []).append(waiting)
+        waiting = self.wait_for(key)
         waiting.left = POLL
         return waiting
 
@@ -123,19 +122,6 @@ class FetchLocks:
             except (OSError, ValueError, TypeError):
                 continue
             self.tell(str(key).encode(), result)
-
-    def tell(self, key: bytes, result: LeaseResult) -> None:
-        """Wake the requests of this process that wait for `key`."""
-        for waiting in tuple(self._waiting.get(key, ())):
-            waiting.tell(result)
-
-    def forget(self, waiting: LeaseWait) -> None:
-        """Remove a wait that is over."""
-        others = self._waiting.get(waiting.key, [])
-        if waiting in others:
-            others.remove(waiting)
-        if not others:
-            self._waiting.pop(waiting.key, None)
 
     async def close(self) -> None:
         """Close; the leases that are held end."""
