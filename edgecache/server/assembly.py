@@ -18,6 +18,7 @@ from edgecache.invalidation.metrics import LogMetrics
 from edgecache.invalidation.purge_log import PurgeLog
 from edgecache.invalidation.region_log import RegionLog
 from edgecache.invalidation.validity import Invalidation
+from edgecache.proxy.access.used_nonces import UsedNonces
 from edgecache.proxy.cache_fill import Fills
 from edgecache.proxy.collapsing import Flights
 from edgecache.proxy.components import Limits, Parts
@@ -77,6 +78,7 @@ class Assembled:
     tier: Regional | None
     logs: RegionLog | None  # None without a regional tier
     own_log: InProcessLog
+    nonces: UsedNonces
     purges: PurgeMethod
 
 
@@ -126,6 +128,7 @@ def assemble(
         tier,
         logs,
         own_log,
+        UsedNonces(clock.wall, None if tier is None else tier.guard),
         PurgeMethod(settings, recorder, watch.refused, is_trusted),
     )
 

@@ -28,6 +28,7 @@ from edgecache.config import system_resources
 from edgecache.config.settings import Address, Settings
 from edgecache.config.sources import Source
 from edgecache.invalidation.in_process_log import InProcessLogHub
+from edgecache.proxy.access.used_nonces import MachineNonces
 from edgecache.semantics.errors import ConfigError
 from edgecache.server.admin import app as admin
 from edgecache.server.admin.connections import AdminConnections
@@ -165,7 +166,7 @@ class Supervisor:
     def _new_slots(self, worker: str, listeners: Sequence[Mapping[str, socket.socket]]) -> list[Slot]:
         command = [sys.executable, "-m", "edgecache", "_worker", "--worker", worker]
         on_spans = self._exporter.take if self._exporter is not None else _drop_spans
-        events = WorkerEvents(self._on_relief, on_spans, self._hub.receive, self._on_end)
+        events = WorkerEvents(self._on_relief, on_spans, self._hub.receive, MachineNonces().answer, self._on_end)
         environ = self._configuration.environ
         return [Slot(number, own, command, environ, events) for number, own in enumerate(listeners)]
 

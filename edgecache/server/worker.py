@@ -106,7 +106,7 @@ class Worker:
         assembled = assemble(given, self._request_log.known_hit)
         self.edge, self._regional, self.room = assembled.edge, assembled.tier, assembled.edge.memory.account
         self.logs, self.own_log, self.purges = assembled.logs, assembled.own_log, assembled.purges
-        self._close_store = assembled.close_store
+        self.nonces, self._close_store = assembled.nonces, assembled.close_store
         self._read_heads(settings)
         self.watch.read(self.edge, self._switch, self.connections, self._log)
         self.watch.read_clock(self._time)
@@ -196,10 +196,9 @@ class Worker:
 
     def _retune(self, settings: Settings) -> None:
         """The parts that hold settings of their own."""
-        clients = (connection.peer for connection in self.connections)
         most, most_per_address = settings.max_connections, settings.max_connections_per_address
-        self.admission.tune(most, most_per_address, self._trusted, clients)
-        edge, patience = self.edge, settings.follower_timeout
+        self.admission.tune(most, most_per_address, self._trusted, (one.peer for one in self.connections))
+        edge = self.edge
         edge.tune(limits_of(settings))
         self._read_heads(settings)
         edge.fills.tune(policy_of(settings))
@@ -208,15 +207,15 @@ class Worker:
         edge.flights.hit_for_miss = settings.hit_for_miss
         edge.memory.max_variants = settings.max_variants
         if edge.region is not None:
-            edge.region.patience = patience
+            edge.region.patience = settings.follower_timeout
         self._log.tune(settings.access_log)
         self._request_log.logging, self._request_log.layout = settings.access_log > 0, self._layout(settings)
         if self._tracer is not None:
             self._tracer.tune(settings.trace_sample)
 
     def _new_journal(self, settings: Settings) -> RequestLog:
-        layout = self._layout(settings)
-        return RequestLog(self._log, self._requests, self._time, logging=settings.access_log > 0, layout=layout)
+        logging, layout = settings.access_log > 0, self._layout(settings)
+        return RequestLog(self._log, self._requests, self._time, logging=logging, layout=layout)
 
     def _layout(self, settings: Settings) -> LineFormat | None:
         """What writes the lines of the access log; None: they are the usual ones."""
@@ -244,11 +243,11 @@ class Worker:
             clock=self._time,
             registry=self.watch.registry,
             rate_limits=self._rate_limits,
+            nonces=self.nonces,
         )
         self.pipeline = pipeline = Pipeline(configured(context), self.edge)
         self.edge.known.forget_all()
-        ruled = context.sites is not None
-        self.edge.alike.judge_by(pipeline.unkeyed, ignored, cookies=pipeline.cookies, ruled=ruled)
+        self.edge.alike.judge_by(pipeline.unkeyed, ignored, cookies=pipeline.cookies, ruled=sites is not None)
         self.answer, self.answer_known = pipeline.answer, pipeline.answer_known
         self.on_deliver, self.body_limit = pipeline.on_deliver, pipeline.body_limit
         self._log_requests(pipeline, sites)
@@ -394,6 +393,7 @@ class Worker:
             await self.logs.close()
         if self._rate_limits is not None:
             await self._rate_limits.close()
+        await self.nonces.close()
         if self._regional is not None:
             await self._regional.close()
         self._close_store()

@@ -2,9 +2,9 @@
 
 Messages are lines of JSON. To the supervisor: `{"ready": true}` once, `{"metrics": snapshot}` every second and when
 asked, `{"spans": list}` every second where there are any, `{"relief": true}` on SIGTERM and SIGQUIT,
-`{"reloaded": bool}` after a reload. From it: `{"ask": "snapshot"}`, `{"ask": "drain"}`,
-`{"ask": "reload", "environ": settings}`. The end of the control socket is the end of the worker, so that no worker
-outlives its supervisor.
+`{"reloaded": bool}` after a reload, `{"nonce": digest}` to use one. From it: `{"ask": "snapshot"}`,
+`{"ask": "drain"}`, `{"ask": "reload", "environ": settings}`, `{"nonce": state}`. The end of the control socket is the
+end of the worker, so that no worker outlives its supervisor.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import uvloop
 
 from edgecache.config.settings import Settings, load
 from edgecache.invalidation.in_process_log import InProcessLog
+from edgecache.proxy.access.used_nonces import UsedNonces
 from edgecache.semantics.errors import ConfigError
 from edgecache.server import signals
 from edgecache.server.malloc_tuning import tune_malloc
@@ -131,6 +132,9 @@ class ControlledWorker:
         self._own_log: InProcessLog | None = getattr(worker, "own_log", None)
         if self._own_log is not None:
             self._own_log.send = self._send
+        self._nonces: UsedNonces | None = getattr(worker, "nonces", None)
+        if self._nonces is not None:
+            self._nonces.send = self._send
         self.over = asyncio.Event()
 
     async def start(self) -> None:
@@ -151,6 +155,8 @@ class ControlledWorker:
                         self.drain()
                     case {"log": _} as message if self._own_log is not None:
                         self._own_log.receive(message)
+                    case {"nonce": _} as message if self._nonces is not None:
+                        self._nonces.receive(message)
                     case {"ask": "reload", "environ": environ}:
                         await self._reload(environ)
         except ConnectionError:  # the supervisor was killed

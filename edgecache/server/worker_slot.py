@@ -114,6 +114,8 @@ class WorkerProcess:
                 self._finish_reload(good)
             case {"log": _}:
                 self._slot.events.log(self, message)
+            case {"nonce": _}:
+                self.send(self._slot.events.nonce(message))
             case {"relief": True}:
                 self._slot.events.relief(self._slot)
 
@@ -178,6 +180,7 @@ class WorkerEvents:
     relief: Callable[[Slot], None]  # the current worker requests a successor
     spans: Callable[[Sequence[Sequence[Any]]], None]
     log: Callable[[WorkerProcess, Mapping[str, Any]], None]
+    nonce: Callable[[Mapping[str, Any]], Mapping[str, Any]]  # the answer to a question about one
     end: Callable[[int], None]  # of the process with this id
 
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import datetime
 import hashlib
 import json
+import os
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from harness.client import connected
 from harness.clock import FakeClock
-from harness.origin import Reply, running_origin
+from harness.origin import OriginDouble, Reply, running_origin
+from harness.pop import running_pop
+from harness.pop_process import running_pop as running_pop_process
 from harness.sites import two_sites
 from harness.tokens import PRIVATE, encoded, key_set, public_jwk
+from harness.valkey import Server
 from http_message_signatures import HTTPMessageSigner, HTTPSignatureKeyResolver, algorithms
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,9 +32,13 @@ from edgecache.config.sites.model import Bots
 from edgecache.proxy.access.admission import AccessRefused, Asked
 from edgecache.proxy.access.bot_signatures import BotCheck, directory_keys
 from edgecache.proxy.access.key_sets import FileKeys
+from edgecache.proxy.access.used_nonces import UsedNonces
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.rules.conditions import RequestFacts
+from edgecache.semantics.signing.seen_nonces import SLACK, SeenNonces
+from edgecache.storage.resident_clock import Clock
 
+WORKER = "edgecache.server.worker:Worker"
 HOST = ("Host", "a.test")
 RULES = """
 [[sites.rules]]
@@ -124,6 +136,7 @@ async def test_a_directory_that_is_down_opens_nothing() -> None:
 CHECK = BotCheck(
     Bots(directories=("https://bot.test",), require=True),
     lambda url: FileKeys(directory_keys(key_set("ed"))),  # type: ignore[arg-type,return-value]
+    UsedNonces(time.time, None),
 )
 TEXT = st.one_of(st.binary(max_size=80), st.text('sig1="()@authoriyk;=:,AZ09 ', max_size=80).map(str.encode))
 
@@ -203,7 +216,8 @@ def test_a_right_signature_that_says_the_wrong_thing_is_refused(what: str) -> No
 def test_a_nonce_is_good_once() -> None:
     """A signature with one admits one request; one without admits until it expires."""
     keys = FileKeys(directory_keys(key_set("ed")))
-    check = BotCheck(Bots(directories=("https://bot.test",), require=True), lambda url: keys)  # type: ignore[arg-type,return-value]
+    written = Bots(directories=("https://bot.test",), require=True)
+    check = BotCheck(written, lambda url: keys, UsedNonces(time.time, None))  # type: ignore[arg-type,return-value]
     for nonce in ('"a"', '"b"'):
         fields = signed_by_hand(COVERED, parameters(nonce=nonce))
         assert [verdict(fields, check) for _ in range(3)] == ["accepted", *["bot-signature-replayed"] * 2]
@@ -230,6 +244,79 @@ async def test_a_known_head_with_a_nonce_is_refused_too() -> None:
                     statuses.append((await client.response()).status)
             assert statuses == [200, 403, 403, 403, 403]
             assert len(a.requests) == 1
+
+
+@asynccontextmanager
+async def a_site_for_bots(more: str = "") -> AsyncIterator[tuple[str, list[tuple[str, str]], OriginDouble]]:
+    """The text of a site for a known bot, the fields of a request that it has signed once, and the site's origin."""
+    async with running_origin(FakeClock()) as operator, running_origin(FakeClock()) as origin:
+        operator.on("/.well-known/http-message-signatures-directory", *[Reply(200, [], key_set("ed"))] * 9)
+        origin.otherwise(Reply(fields=[("Cache-Control", "max-age=60")], body=b"x"))
+        text = (
+            f'[[sites]]\nname = "a"\nhosts = ["a.test"]\norigin = "{origin.url}"\n' + RULES.format(operator.url) + more
+        )
+        fields = signed_by_hand(COVERED, parameters(nonce='"n"'), f'"{operator.url}"')
+        yield text, [HOST, *((name.decode(), value.decode()) for name, value in fields.lines)], origin
+
+
+async def statuses_of(port: int, lines: list[tuple[str, str]], count: int) -> list[int]:
+    """Of so many equal requests, each on a connection of its own."""
+    found = []
+    for _ in range(count):
+        async with connected(port) as client:
+            await client.request("GET", "/", lines)
+            found.append((await client.response()).status)
+    return found
+
+
+async def test_a_nonce_is_good_once_on_a_machine() -> None:
+    """Whichever worker gets its replay, and also once all workers were replaced; the supervisor remembers it."""
+    async with a_site_for_bots() as (text, lines, origin):
+        with running_pop_process(worker=WORKER, workers=3, sites=text, access_log="off") as pop:
+            for _ in range(3):
+                await asyncio.to_thread(pop.expect_worker)
+            assert await statuses_of(pop.port, lines, 24) == [200] + [403] * 23
+            os.kill(pop.process.pid, signal.SIGUSR2)
+            for _ in range(3):
+                await asyncio.to_thread(pop.expect_worker)
+            assert await statuses_of(pop.port, lines, 12) == [403] * 12
+            assert len(origin.requests) == 1
+
+
+async def test_a_nonce_is_good_once_in_a_region(valkey: Server) -> None:
+    """Over POPs; while Valkey does not respond, signed requests with a nonce are refused, and others are not."""
+    async with a_site_for_bots() as (text, lines, origin), AsyncExitStack() as stack:
+        options = {"sites": text, "regional": valkey.url}
+        pops = [await stack.enter_async_context(running_pop(origin, Clock(), **options)) for _ in range(3)]
+        assert [(await pop.get("/", *lines)).status for pop in (*pops, *pops)] == [200] + [403] * 5
+        (key,) = valkey.db.keys("ec:nonce:*")
+        assert 60 <= valkey.db.ttl(key) <= 121
+        valkey.db.client_pause(60_000, all=True)
+        agent = dict(lines)["Signature-Agent"]
+        other = signed_by_hand(COVERED, parameters(nonce='"m"'), agent)
+        refused = await pops[0].get("/", HOST, *((name.decode(), value.decode()) for name, value in other.lines))
+        assert (refused.status, b"bot-nonce-unknown" in refused.body) == (503, True)
+        without = signed_by_hand(COVERED, parameters(), agent)
+        answer = await pops[0].get("/", HOST, *((name.decode(), value.decode()) for name, value in without.lines))
+        assert answer.status == 200
+        valkey.db.client_unpause()
+
+
+async def test_two_rules_use_a_nonce_once() -> None:
+    """Both demand the signature of one request; its replay is refused."""
+    async with a_site_for_bots(RULES.format("https://other.test").replace('"bots"', '"more"')) as (text, lines, origin):
+        text = text.replace("https://other.test", dict(lines)["Signature-Agent"].strip('"'))
+        async with running_pop(origin, sites=text) as pop:
+            assert [(await pop.get("/", *lines)).status for _ in range(3)] == [200, 403, 403]
+
+
+def test_no_nonce_is_forgotten_before_its_time() -> None:
+    """A memory that is full takes no new ones until old ones have expired."""
+    seen = SeenNonces(2)
+    assert [seen.use(name, 100.0, 0.0) for name in (b"a", b"b", b"c", b"a")] == ["new", "new", "unknown", "used"]
+    assert seen.use(b"a", 100.0, 99.0 + SLACK) == "used"
+    assert seen.use(b"c", 900.0, 100.0 + SLACK) == "new"
+    assert len(seen) == 1
 
 
 async def test_a_directory_is_asked_where_it_is_configured_and_nowhere_else() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final, NamedTuple, Protocol
 
@@ -53,6 +53,7 @@ class Asked:
     peer: str  # the address that it came from
     now: float  # epoch seconds, for what others have dated
     steady: float = 0.0  # resident time, for what lasts a while here
+    nonces: set[bytes] = field(default_factory=set)  # that this request has used
 
     @property
     def request(self) -> Request:

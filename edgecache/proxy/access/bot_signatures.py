@@ -20,9 +20,10 @@ from http_message_signatures.exceptions import HTTPMessageSignaturesException
 from edgecache.proxy.access.admission import GRANTED, AccessRefused, Asked, Grant
 from edgecache.proxy.access.json_web_tokens import unreachable
 from edgecache.proxy.access.key_sets import KeysUnreachable, RemoteKeys
-from edgecache.semantics.bounded_cache import BoundedCache
+from edgecache.proxy.access.used_nonces import UsedNonces
 from edgecache.semantics.message import Fields
 from edgecache.semantics.signing.own_format import encoded
+from edgecache.semantics.signing.seen_nonces import Nonce
 from edgecache.semantics.signing.token_keys import MOST_KEYS, Key, suitable
 from edgecache.semantics.structured_fields import parse_dictionary
 
@@ -33,7 +34,6 @@ TAG: Final = "web-bot-auth"
 WELL_KNOWN: Final = "/.well-known/http-message-signatures-directory"
 ALGORITHM: Final = "ed25519"
 OF_SIGNATURES: Final = frozenset((b"signature", b"signature-input", b"signature-agent"))
-MOST_NONCES: Final = 16384  # of signatures that were good; the oldest are forgotten
 LONGEST: Final = 4096  # bytes of these fields together
 FIXED: Final = (
     "@authority",
@@ -55,10 +55,10 @@ class BotCheck:
     order = 40
     reads = OF_SIGNATURES
 
-    def __init__(self, written: Bots, open_directory: Callable[[str], RemoteKeys]) -> None:
+    def __init__(self, written: Bots, open_directory: Callable[[str], RemoteKeys], nonces: UsedNonces) -> None:
         self._directories = {origin_of(url): open_directory(origin_of(url) + WELL_KNOWN) for url in written.directories}
         self._requires = written.require
-        self._seen: BoundedCache[tuple[str, Any], bool] = BoundedCache(MOST_NONCES)
+        self._nonces = nonces
 
     def admit(self, asked: Asked) -> Grant | Awaitable[Grant]:
         """Admit a request by its signature."""
@@ -92,20 +92,23 @@ class BotCheck:
                 continue
         if not any(one.keys for one in directories):
             raise unreachable()
-        return self._once(asked, directories, components, parameters)
+        grant = self._once(asked, directories, components, parameters)
+        return grant if isinstance(grant, Grant) else await grant
 
     def _once(
         self, asked: Asked, directories: Sequence[RemoteKeys], components: list[Any], parameters: dict[str, Any]
-    ) -> Grant:
-        """The grant for a good signature; one with a nonce is good for one request of this worker (RFC 9421 §7.2.2)."""
+    ) -> Grant | Awaitable[Grant]:
+        """The grant for a good signature; one with a nonce is good for one request (RFC 9421 §7.2.2)."""
         grant, nonce = verified(asked, directories, components, parameters), parameters.get("nonce")
         if nonce is None:
             return grant
-        mark = (parameters["keyid"], nonce)
-        if self._seen.get(mark) is not None:
-            raise refusal("bot-signature-replayed")
-        self._seen.remember(mark, True)
-        return grant._replace(until=asked.now)  # known heads are verified again, and refused
+        mark = nonce_mark(parameters["keyid"], nonce)
+        once = grant._replace(until=asked.now)  # known heads are verified again, and refused
+        if mark in asked.nonces:  # another rule of the same request has used it
+            return once
+        asked.nonces.add(mark)
+        state = self._nonces.use(mark, grant.until)
+        return unless_used(once, state) if isinstance(state, Nonce) else _after(once, state)
 
     def _named(self, fields: Fields) -> list[RemoteKeys]:
         """The directories that may have the key: of the agent that the request names, or all."""
@@ -117,6 +120,24 @@ class BotCheck:
         if not found:
             raise refusal("bot-unknown")
         return found
+
+
+async def _after(grant: Grant, state: Awaitable[Nonce]) -> Grant:
+    return unless_used(grant, await state)
+
+
+def unless_used(grant: Grant, state: Nonce) -> Grant:
+    """`grant`, if the nonce of its signature is new."""
+    if state is Nonce.USED:
+        raise refusal("bot-signature-replayed")
+    if state is Nonce.UNKNOWN:
+        raise AccessRefused(503, "bot-nonce-unknown", "it cannot be told whether this signature was used before")
+    return grant
+
+
+def nonce_mark(keyid: str, nonce: Any) -> bytes:
+    """What is remembered of a nonce: it is unique for a key (RFC 9421 §2.3)."""
+    return hashlib.blake2b(repr((keyid, nonce)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def signature_input(fields: Fields) -> Input:

@@ -1,0 +1,109 @@
+"""Nonces of signatures, each good for one request (RFC 9421 §7.2.2): of a region, of a machine, or of one process.
+
+    use ──► seen by this worker? ──► by another of the region: SET NX in Valkey, one round trip
+                                 └─► or, without a region, by another of the machine: the supervisor remembers them
+
+What cannot be told is refused: a signature must not be good twice because a server is down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import count
+from math import ceil
+from typing import Any, Final
+
+from edgecache.semantics.signing.seen_nonces import SLACK, Nonce, SeenNonces
+from edgecache.valkey.availability import Availability
+from edgecache.valkey.batching import Commands
+from edgecache.valkey.client import Failure
+
+log = logging.getLogger("edgecache")
+WITHIN: Final = 0.5  # seconds for the region, or the supervisor, to answer
+KEY: Final = b"ec:nonce:"
+COMMAND_BYTES: Final = 128
+MOST_QUEUED: Final = 1024 * 1024  # bytes of commands that wait
+LONGEST: Final = 10 * 365 * 86400  # seconds that Valkey keeps one
+Message = Mapping[str, Any]
+
+
+class UsedNonces:
+    """A worker's end. Mutable state: the nonces that it has seen, and those that it asks about."""
+
+    def __init__(self, wall: Callable[[], float], guard: Availability | None) -> None:
+        self._wall = wall
+        self._guard = guard
+        self._commands: Commands | None = None  # from the first nonce on
+        self._seen = SeenNonces()
+        self._numbers = count(1)
+        self._asked: dict[int, asyncio.Future[Nonce]] = {}
+        self._is_well = True
+        self.send: Callable[[Message], None] | None = None  # to the supervisor; None: this process is alone
+
+    def use(self, nonce: bytes, until: float) -> Nonce | Awaitable[Nonce]:
+        """Use `nonce`, a digest, of a signature that is good until then in epoch seconds."""
+        here = self._seen.use(nonce, until, self._wall())
+        if here is Nonce.USED:
+            return here
+        if self._guard is not None:
+            return self._use_in_region(self._guard, nonce, until)
+        return here if self.send is None else self._use_on_machine(self.send, nonce, until)
+
+    async def _use_in_region(self, guard: Availability, nonce: bytes, until: float) -> Nonce:
+        if self._commands is None:
+            self._commands = Commands(guard, "nonces", MOST_QUEUED)
+        lasts = min(LONGEST, max(1, ceil(until - self._wall() + SLACK)))
+        command = ("SET", KEY + nonce, b"1", "NX", "EX", lasts)
+        try:
+            is_new = await self._commands.execute(command, COMMAND_BYTES, within=WITHIN)
+        except Failure:
+            return self._told(Nonce.UNKNOWN)
+        return self._told(Nonce.NEW if is_new else Nonce.USED)
+
+    async def _use_on_machine(self, send: Callable[[Message], None], nonce: bytes, until: float) -> Nonce:
+        number = next(self._numbers)
+        known = self._asked[number] = asyncio.get_running_loop().create_future()
+        try:
+            send({"nonce": nonce.hex(), "until": until, "n": number})
+            await asyncio.wait((known,), timeout=WITHIN)
+            return self._told(known.result() if known.done() else Nonce.UNKNOWN)
+        finally:
+            del self._asked[number]
+
+    def receive(self, message: Message) -> None:
+        """The supervisor's answer."""
+        asked = self._asked.get(message["n"])
+        if asked is not None and not asked.done():
+            asked.set_result(Nonce(message["nonce"]))
+
+    def _told(self, nonce: Nonce) -> Nonce:
+        is_well = nonce is not Nonce.UNKNOWN
+        if is_well is not self._is_well:
+            self._is_well = is_well
+            log.warning(
+                "signed requests with a nonce are admitted again"
+                if is_well
+                else "signed requests with a nonce are refused: it cannot be told whether the nonce was used"
+            )
+        return nonce
+
+    async def close(self) -> None:
+        """Ask no more."""
+        if self._commands is not None:
+            await self._commands.close()
+
+
+class MachineNonces:
+    """The supervisor's end: the nonces that its workers have used. Mutable state: those."""
+
+    def __init__(self, wall: Callable[[], float] = time.time) -> None:
+        self._wall = wall
+        self._seen = SeenNonces()
+
+    def answer(self, message: Message) -> Message:
+        """The answer to a worker's message."""
+        nonce = self._seen.use(bytes.fromhex(message["nonce"]), float(message["until"]), self._wall())
+        return {"nonce": nonce.value, "n": message["n"]}
