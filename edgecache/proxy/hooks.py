@@ -26,7 +26,7 @@ from enum import Enum
 from typing import Any, ClassVar, Final, Protocol, Self
 
 from edgecache.config.settings import Settings
-from edgecache.proxy.access.used_nonces import UsedNonces
+from edgecache.proxy.access.nonces import UsedNonces
 from edgecache.proxy.geo_database import Locator
 from edgecache.proxy.purge_method import PurgeMethod
 from edgecache.proxy.rate_limits import RateLimits

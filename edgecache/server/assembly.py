@@ -18,7 +18,7 @@ from edgecache.invalidation.metrics import LogMetrics
 from edgecache.invalidation.purge_log import PurgeLog
 from edgecache.invalidation.region_log import RegionLog
 from edgecache.invalidation.validity import Invalidation
-from edgecache.proxy.access.used_nonces import UsedNonces
+from edgecache.proxy.access.nonces import UsedNonces
 from edgecache.proxy.cache_fill import Fills
 from edgecache.proxy.collapsing import Flights
 from edgecache.proxy.components import Limits, Parts

@@ -28,7 +28,7 @@ from edgecache.config import system_resources
 from edgecache.config.settings import Address, Settings
 from edgecache.config.sources import Source
 from edgecache.invalidation.in_process_log import InProcessLogHub
-from edgecache.proxy.access.used_nonces import MachineNonces
+from edgecache.proxy.access.nonces import MachineNonces
 from edgecache.semantics.errors import ConfigError
 from edgecache.server.admin import app as admin
 from edgecache.server.admin.connections import AdminConnections

@@ -25,7 +25,7 @@ import uvloop
 
 from edgecache.config.settings import Settings, load
 from edgecache.invalidation.in_process_log import InProcessLog
-from edgecache.proxy.access.used_nonces import UsedNonces
+from edgecache.proxy.access.nonces import UsedNonces
 from edgecache.semantics.errors import ConfigError
 from edgecache.server import signals
 from edgecache.server.malloc_tuning import tune_malloc

@@ -190,7 +190,7 @@ FIELD: Final = frozenset(  # words of RFC 9110 to 9114, 8941, 7239 and 3986, of 
         keepalive key keys keyspace labels lag latency launcher lease ledger length lifetime limit limiter
         limits line link links list listener listeners llhttp load local lock log logging loop lowest lru
         machine main malloc mark media memo memoize memory merge message messages metadata method metrics mget
-        middleware migration miss multipart names negotiation network normalization notify offsets options order
+        middleware migration miss multipart names negotiation network nonces normalization notify offsets options order
         origin origins otlp outcome outcomes output pack parameters parent parents parse parser parsing part
         actions compiler conditions directory explain model parser pools positions routing scalars
         coded cors debug own preflight redirect redirects response rule security

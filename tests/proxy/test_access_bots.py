@@ -32,10 +32,10 @@ from edgecache.config.sites.model import Bots
 from edgecache.proxy.access.admission import AccessRefused, Asked
 from edgecache.proxy.access.bot_signatures import BotCheck, directory_keys
 from edgecache.proxy.access.key_sets import FileKeys
-from edgecache.proxy.access.used_nonces import UsedNonces
+from edgecache.proxy.access.nonces import UsedNonces
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.rules.conditions import RequestFacts
-from edgecache.semantics.signing.seen_nonces import SLACK, SeenNonces
+from edgecache.semantics.signing.nonces import SLACK, SeenNonces
 from edgecache.storage.resident_clock import Clock
 
 WORKER = "edgecache.server.worker:Worker"

@@ -20,10 +20,10 @@ from http_message_signatures.exceptions import HTTPMessageSignaturesException
 from edgecache.proxy.access.admission import GRANTED, AccessRefused, Asked, Grant
 from edgecache.proxy.access.json_web_tokens import unreachable
 from edgecache.proxy.access.key_sets import KeysUnreachable, RemoteKeys
-from edgecache.proxy.access.used_nonces import UsedNonces
+from edgecache.proxy.access.nonces import UsedNonces
 from edgecache.semantics.message import Fields
+from edgecache.semantics.signing.nonces import Nonce
 from edgecache.semantics.signing.own_format import encoded
-from edgecache.semantics.signing.seen_nonces import Nonce
 from edgecache.semantics.signing.token_keys import MOST_KEYS, Key, suitable
 from edgecache.semantics.structured_fields import parse_dictionary
 

@@ -100,7 +100,7 @@ def _forward_auth_check(context: Context, written: ForwardAuth, place: str) -> C
 def _bot_check(context: Context, written: Bots, place: str) -> Check:
     from edgecache.proxy.access.bot_signatures import BotCheck, directory_keys
     from edgecache.proxy.access.key_sets import RemoteKeys
-    from edgecache.proxy.access.used_nonces import UsedNonces
+    from edgecache.proxy.access.nonces import UsedNonces
 
     words = "Fetches of key sets that failed."
     failed = _counting(context, "edgecache_access_key_set_failures", words, place)

@@ -16,7 +16,7 @@ from itertools import count
 from math import ceil
 from typing import Any, Final
 
-from edgecache.semantics.signing.seen_nonces import SLACK, Nonce, SeenNonces
+from edgecache.semantics.signing.nonces import SLACK, Nonce, SeenNonces
 from edgecache.valkey.availability import Availability
 from edgecache.valkey.batching import Commands
 from edgecache.valkey.client import Failure
