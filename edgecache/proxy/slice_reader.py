@@ -1,7 +1,9 @@
 """A body that is read slice by slice: of a whole object, or of a range.
 
-One slice is asked for ahead, once half of the one before has gone to the reader, and none that lies beyond the range: a
-client that leaves costs the origin little that it has not seen. A slice that ends early is asked for once more; if
+Slices are asked for ahead, once half of the current one has gone to the reader, and none that lies beyond the range:
+two, then three, where they have to be fetched. Readers who seek leave each at a slightly different byte, and the later
+ones find what they need (a browser reads 16 MiB from where it seeks, more or less). Where slices are stored already,
+the next one is asked for, so that a stretch grows little each time. A slice that ends early is asked for once more; if
 another version comes in its place, the body fails: its reader sees a response that is cut, and no byte of that version.
 """
 
@@ -11,6 +13,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from edgecache.proxy.slice_store import FoundSlice
+from edgecache.semantics.outcomes import Result
 from edgecache.semantics.ranges import Span
 from edgecache.semantics.rope import Piece
 from edgecache.semantics.slices import numbers
@@ -20,26 +24,30 @@ from edgecache.wire.body_readers import Cursor
 from edgecache.wire.slow_readers import SlowReaders
 
 TRIES: Final = 2  # times that one slice is asked for
+MOST_AHEAD: Final = 3  # slices
 Fetch = Callable[
-    [int], Coroutine[Any, Any, Body | None]
+    [int], Coroutine[Any, Any, FoundSlice | None]
 ]  # the slice of that number; None: it cannot be had in this version
 
 
 class SliceReader:
     """The source of the bytes `span`, whose first slice is `first`; and the sink of one slice after another."""
 
-    def __init__(self, span: Span, size: int, first: Body, fetch: Fetch) -> None:
+    def __init__(self, span: Span, size: int, first: FoundSlice, fetch: Fetch, most_ahead: int = MOST_AHEAD) -> None:
         self.body = Body(self)
         self._span = span
         self._size = size
-        self._first: Body | None = first
+        self._first: FoundSlice | None = first
         self._fetch = fetch
+        self._most_ahead = max(1, min(most_ahead, MOST_AHEAD))
+        self._wanted_ahead = 1  # slices
+        self._note_result(first)
         self._paused = False
         self._left = 0  # bytes of this slice that are wanted
-        self._after: int | None = None  # the number of the next one, if that is wanted
+        self._next_ones = range(0)  # the numbers of those that are wanted after it
         self._copied: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._ahead: asyncio.Task[Body | None] | None = None
+        self._ahead: dict[int, asyncio.Task[FoundSlice | None]] = {}
         self._reading: tuple[Body, Cursor] | None = None
         self._slow_readers = SlowReaders()
 
@@ -58,10 +66,11 @@ class SliceReader:
 
     def _end(self, *, complete: bool) -> None:
         self._slow_readers.unwatch()
-        if self._ahead is not None and not self._ahead.cancel() and (unread := self._ahead.result()) is not None:
-            unread.discard()
+        for ahead in self._ahead.values():
+            if not ahead.cancel() and (unread := ahead.result()) is not None:
+                unread.body.discard()
         if self._first is not None:
-            self._first.discard()
+            self._first.body.discard()
         if complete:
             self.body.finish()
         else:
@@ -71,37 +80,42 @@ class SliceReader:
         """Read every slice; whether that has come to its end."""
         wanted = numbers(self._span, self._size)
         for number in wanted:
-            source = await self._next(number)
-            self._after = number + 1 if number + 1 < wanted.stop else None
-            if not await self._read(number, source):
+            found = await self._next(number)
+            self._next_ones = range(number + 1, wanted.stop)
+            if found is None or not await self._read(number, found.body):
                 return False
+            self._note_result(found)
         return True
 
-    async def _next(self, number: int) -> Body | None:
+    def _note_result(self, found: FoundSlice) -> None:
+        """Ask for more ahead where slices have to be fetched."""
+        fetched = found.result in (Result.MISS, Result.COLLAPSED)
+        self._wanted_ahead = min(self._wanted_ahead + 1, self._most_ahead) if fetched else 1
+
+    async def _next(self, number: int) -> FoundSlice | None:
         first, self._first = self._first, None
         if first is not None:
             return first
-        ahead, self._ahead = self._ahead, None
+        ahead = self._ahead.pop(number, None)
         return await (self._fetch(number) if ahead is None else ahead)
 
     def _look_ahead(self) -> None:
-        if self._after is not None and self._ahead is None:
-            self._ahead = spawn(self._fetch(self._after), "slice ahead")
+        for number in self._next_ones[: self._wanted_ahead]:
+            if number not in self._ahead:
+                self._ahead[number] = spawn(self._fetch(number), "slice ahead")
 
-    async def _read(self, number: int, source: Body | None) -> bool:
-        """Pass on what is wanted of one slice, of which `source` is the first try; whether that has worked."""
+    async def _read(self, number: int, first: Body) -> bool:
+        """Pass on what is wanted of one slice, of which `first` is the first try; whether that has worked."""
         begin = number * self._size
         skip = max(0, self._span.first - begin)
         end = min(self._size, self._span.end - begin)
         self._left = end - skip
-        for tried in range(TRIES):
-            if source is None:
-                return False
-            await self._copy(source, end - self._left)
-            if not self._left:
-                return True
-            source = await self._fetch(number) if tried + 1 < TRIES else None
-        return False
+        await self._copy(first, skip)
+        for _ in range(TRIES - 1):
+            if not self._left or (again := await self._fetch(number)) is None:
+                break
+            await self._copy(again.body, end - self._left)
+        return not self._left
 
     async def _copy(self, source: Body, skip: int) -> None:
         """Pass on what `source` has after `skip` bytes, until all that is wanted has come, or no more comes."""

@@ -274,7 +274,7 @@ class SlicingEdge(Edge):
         else:
             response = responses.whole(entry, now, member, b"", head.whole)
         self._tell(exchange, head, found.tags)
-        reader = SliceReader(span, head.size, found.body, partial(self._body_of, exchange, whole, head))
+        reader = self._reader(exchange, whole, head, span, found)
         reader.body.count_in(self.memory.account)
         responses.stream_stored(exchange, response, entry, result, member, reader.body)
         reader.start()
@@ -302,13 +302,19 @@ class SlicingEdge(Edge):
     async def _find(self, exchange: Exchange, whole: Request, head: KnownHead, number: int) -> FoundSlice | None:
         return await self.slice_store.find(exchange, whole, Slice(head.size, number, head.version), head.entry)
 
-    async def _body_of(self, exchange: Exchange, whole: Request, head: KnownHead, number: int) -> Body | None:
-        """The content of one slice; None if it cannot be had, by which the response is cut."""
+    async def _next_of(self, exchange: Exchange, whole: Request, head: KnownHead, number: int) -> FoundSlice | None:
+        """One more slice; None if it cannot be had, by which the response is cut."""
         try:
-            found = await self._find(exchange, whole, head, number)
+            return await self._find(exchange, whole, head, number)
         except OriginError:
             return None
-        return None if found is None else found.body
+
+    def _reader(
+        self, exchange: Exchange, whole: Request, head: KnownHead, span: Span, found: FoundSlice
+    ) -> SliceReader:
+        """What reads the bytes `span`, of which `found` is the first slice."""
+        fetch = partial(self._next_of, exchange, whole, head)
+        return SliceReader(span, head.size, found, fetch, self.memory.largest // head.size)
 
     async def _answered_in_parts(self, exchange: Exchange, head: KnownHead, spans: list[Span], why: Forward) -> bool:
         """Answer with several ranges, which are short together."""
@@ -320,7 +326,7 @@ class SlicingEdge(Edge):
             if found is None or exchange.gone:
                 return _is_answered(exchange)
             result = self._result(head._replace(result=result), whole, span, found)
-            reader = SliceReader(span, head.size, found.body, partial(self._body_of, exchange, whole, head))
+            reader = self._reader(exchange, whole, head, span, found)
             reader.body.keep_up_to(len(span))
             reader.start()
             await _end_of(reader.body)

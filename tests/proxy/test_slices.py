@@ -18,10 +18,15 @@ from harness.sites import two_sites
 from harness.tiers import pops
 from harness.valkey import Server
 
+from edgecache.proxy.slice_reader import SliceReader
+from edgecache.proxy.slice_store import FoundSlice
 from edgecache.semantics.errors import ConfigError
 from edgecache.semantics.message import Fields, Request
+from edgecache.semantics.outcomes import Result
+from edgecache.semantics.ranges import Span
 from edgecache.semantics.slices import Slice, slice_key, version_of
 from edgecache.semantics.stored_response import is_fresh
+from edgecache.wire.body import Body
 
 DOCS: Final = Path(__file__).parents[2] / "docs" / "sites.md"
 SLICE: Final = 64 * 1024
@@ -627,3 +632,63 @@ async def test_sizes_that_cannot_work_are_refused_at_the_start(settings: dict[st
     with pytest.raises(ConfigError, match=re.escape(words)):
         async with running_pop("http://127.0.0.1:1", **settings):
             pass
+
+
+class Leaver:
+    """A reader that takes the first `most` bytes."""
+
+    def __init__(self, most: int) -> None:
+        self.left = most
+        self.complete: bool | None = None
+
+    @property
+    def writable(self) -> bool:
+        """Whether it takes more."""
+        return self.left > 0
+
+    def write(self, piece: bytes | memoryview) -> None:
+        """Bytes that it gets."""
+        self.left -= len(piece)
+
+    def finish(self) -> None:
+        """It has all."""
+        self.complete = True
+
+    def abort(self) -> None:
+        """It is cut."""
+        self.complete = False
+
+    def goes_alone(self, at: int) -> bool:
+        """There is no other way."""
+        return False
+
+
+async def asked_by(most: int, have: set[int]) -> set[int]:
+    """The slices that a reader asks for, which leaves after `most` bytes; from then on they are stored."""
+    asked = set()
+
+    async def fetch(number: int) -> FoundSlice:
+        asked.add(number)
+        return FoundSlice(Body.of(bytes(SLICE)), Result.HIT if number in have else Result.MISS)
+
+    first = await fetch(0)
+    reader = SliceReader(Span(0, 30 * SLICE), SLICE, first, fetch)
+    cursor = reader.body.read_into(Leaver(most))
+    reader.start()
+    await let_others_run(30)
+    reader.body.leave(cursor)
+    await let_others_run(5)
+    new = asked - have
+    have |= new
+    return new
+
+
+async def test_a_reader_who_leaves_a_little_later_finds_what_it_reads() -> None:
+    """Two or three slices are asked for ahead where they are fetched; where they are stored, only the next one."""
+    assert await asked_by(SLICE, set()) >= {0, 1, 2}
+    have: set[int] = set()
+    first = await asked_by(6 * SLICE, have)
+    assert first == set(range(len(first)))
+    assert len(first) >= 9, "three are ahead of the sixth"
+    assert await asked_by(7 * SLICE, have) == set(), "what the next one reads, and looks ahead for"
+    assert await asked_by(len(first) * SLICE, have) >= {len(first)}, "one ahead of what was stored"
