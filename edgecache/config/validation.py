@@ -140,9 +140,10 @@ def _idle_regional(settings: Settings) -> Iterator[ConfigError]:
     if settings.regional_directory and settings.regional != "embedded":
         yield ConfigError("EDGECACHE_REGIONAL_DIRECTORY", "is set, but EDGECACHE_REGIONAL is not embedded")
     if settings.regional == "off":
-        for name in ("EDGECACHE_REGIONAL_KEY", "EDGECACHE_REGIONAL_REQUIRED"):
-            if _named(settings, name):
-                yield ConfigError(name, "is set, but EDGECACHE_REGIONAL is off")
+        if settings.regional_required:
+            yield ConfigError("EDGECACHE_REGIONAL_REQUIRED", "is set, but EDGECACHE_REGIONAL is off")
+        if settings.regional_key and settings.store == "off":
+            yield ConfigError("EDGECACHE_REGIONAL_KEY", "is set, but EDGECACHE_REGIONAL is off, and so is EDGECACHE_STORE")
     urls = [parse_url(url) for url in (settings.regional, *settings.peers.values()) if url not in ("off", "embedded")]
     for name in ("EDGECACHE_REGIONAL_CA", "EDGECACHE_REGIONAL_CERTIFICATE"):
         if _named(settings, name) and not any(url.tls for url in urls):

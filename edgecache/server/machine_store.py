@@ -85,9 +85,12 @@ def _prepare(settings: Settings) -> Owner | None:
             store_files.make_directory(path)
         owner = store_files.Owner(path) if path else store_files.own_directory()
         path = owner.path
-        why = store_files.prepare(path, settings.store_size, identity_of(settings), mapped=_kind(settings) == MEMORY)
+        mapped, away = _kind(settings) == MEMORY, None if settings.regional != OFF else settings.store_gap
+        why = store_files.prepare(path, settings.store_size, identity_of(settings), mapped=mapped, away=away)
     except (OSError, lmdb.Error) as error:
         log.warning("the machine's store (%s) is not used: %s", settings.store, error)
+        if owner is not None and not in_memory:
+            store_files.abandon(path)
         if owner is not None:
             owner.remove() if in_memory else owner.close()
         return None
@@ -136,6 +139,14 @@ def opened(settings: Settings) -> StoreInUse | None:
     return StoreInUse(store, owner)
 
 
+def note_use(store: MachineStore | None) -> None:
+    """A POP that records its invalidations in `store` is running."""
+    if store is not None:
+        from edgecache.storage.machine import store_files
+
+        store_files.note_use(store)
+
+
 def spoil_if_it_kills(settings: Settings, code: int | str | None) -> None:
     """After the end of a worker: LMDB aborts on some damage of its file, and a file that was cut faults its reader.
 
@@ -160,7 +171,7 @@ def layers(store: MachineStore, counts: StoreCounts, lanes: Lanes | None) -> Lan
     reads, bulk = StoreReads(store, counts), StoreReads(store, counts, in_turn=True)
     writes = StoreWrites(store, counts)
     if lanes is None:
-        return Lanes(reads, bulk, reads, writes, writes, FetchLocks(store.path))
+        return Lanes(reads, bulk, reads, writes, writes, FetchLocks(store.path, counts.unreadable))
     return Lanes(
         reads=LayeredReads(reads, lanes.reads, writes),
         bulk=LayeredReads(bulk, lanes.bulk, writes),

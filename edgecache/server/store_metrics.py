@@ -29,6 +29,7 @@ class StoreMetrics:
         self._reads: dict[Any, Counter] = {}
         self._writes: dict[Any, Counter] = {}
         self._seconds: Histogram | None = None
+        self._unreadable: Counter | None = None
 
     def read_state(self, store: MachineStore) -> None:
         """Export counters of what is done with `store`."""
@@ -43,6 +44,9 @@ class StoreMetrics:
             self._writes[done] = counter(
                 "edgecache_store_writes", "Records for the machine's store, by result.", result=done.value
             )
+        self._unreadable = counter(
+            "edgecache_store_unreadable_messages", "Messages between workers about fetches that cannot be read."
+        )
         self._seconds = self._registry.histogram(
             "edgecache_store_disk_read_seconds", "Reads of the machine's store that had to wait for the disk.", SECONDS
         )
@@ -50,6 +54,11 @@ class StoreMetrics:
     def read(self, outcome: Any) -> None:
         """Count a read."""
         self._reads[outcome].value += 1
+
+    def unreadable(self) -> None:
+        """Count a message of another worker that cannot be read."""
+        if self._unreadable is not None:
+            self._unreadable.value += 1
 
     def took(self, seconds: float) -> None:
         """Count a read of the disk."""

@@ -36,7 +36,7 @@ from edgecache.server.admin.local_purge_service import LocalPurgeService
 from edgecache.server.admin.purge_service import PurgeService, RegionPurgeService
 from edgecache.server.config_reload import Configuration
 from edgecache.server.dependencies import Dependencies
-from edgecache.server.machine_store import spoil_if_it_kills
+from edgecache.server.machine_store import note_use, spoil_if_it_kills
 from edgecache.server.sd_notify import LOOK_EVERY, ServiceManager
 from edgecache.server.store_metrics import declare_store
 from edgecache.server.worker_main import DEFAULT_WORKER
@@ -380,6 +380,7 @@ class Supervisor:
             pause = self._settings.worker_timeout / CHECKS
             before = time.monotonic()
             await asyncio.sleep(pause)
+            note_use(self._store)
             late = time.monotonic() - before - pause  # the supervisor's own lag, for example after a suspend
             for slot in self._slots:
                 for process in tuple(slot.processes):

@@ -192,6 +192,38 @@ def test_what_is_purged_stays_purged_for_workers_that_start_later(origin: Origin
     assert {path: count for path, count in origin.asked.items() if count != 1} == {"/1000-0": 2, "/1000-1": 2}
 
 
+@pytest.mark.parametrize(("gap", "version"), [("5m", 1), ("0s", 2)])
+def test_what_was_purged_while_the_store_was_off_is_validated(
+    origin: Origin, tmp_path: Path, gap: str, version: int
+) -> None:
+    """After more than EDGECACHE_STORE_GAP without its POP; what was purged before that stays purged."""
+    disk = {"store": f"disk:{tmp_path}", "workers": 2, "store_gap": gap}
+    with pop_before(origin, **disk) as pop:
+        for number in range(5):
+            assert ask(pop, f"/1000-{number}")[1] == content(f"/1000-{number}", 1)
+    origin.version = 2
+    with pop_before(origin, store="off") as pop:
+        ask(pop, "/1000-0", "PURGE")
+    with pop_before(origin, **disk) as pop:
+        for _ in range(3):
+            for number in range(5):
+                assert ask(pop, f"/1000-{number}")[1] == content(f"/1000-{number}", version)
+
+    assert set(origin.asked.values()) == {version}
+
+
+def test_what_lies_on_the_disk_is_encrypted_with_a_key(origin: Origin, tmp_path: Path) -> None:
+    """No region is needed for that; with another key nothing is found."""
+    disk = {"store": f"disk:{tmp_path}", "workers": 1, "regional_key": "42" * 32}
+    for key, fetches in (("42", 1), ("42", 1), ("43", 2)):
+        with pop_before(origin, **{**disk, "regional_key": key * 32}) as pop:
+            for path in ("/1000-secret", "/300000-secret"):
+                assert ask(pop, path)[:2] == (200, content(path, 1))
+        assert set(origin.asked.values()) == {fetches}
+        for name in ("small.log", "main.log", "index/data.mdb"):
+            assert b"secret" not in Path(tmp_path, name).read_bytes()
+
+
 def test_a_worker_that_is_killed_while_it_fetches_holds_up_nobody_for_long(origin: Origin) -> None:
     """Its lock ends with it: another fetches."""
     origin.delay = 3.0

@@ -46,6 +46,14 @@ class StoreSettings:
         "Store shared by all workers of the machine: `off`, `memory` (in /dev/shm), or `disk:` and a directory that"
         " only this POP uses, whose contents survive a restart. Needs the package lmdb.",
     )
+    store_gap: float = setting(
+        DURATION,
+        "5m",
+        "Longest time for which a store on disk may be without its POP; after a longer one, its records are validated"
+        " before use, since purges may have been missed. A POP with a regional tier gets them from its log.",
+        least="0s",
+        most="365d",
+    )
     store_size: int = setting(
         SIZE,
         "256MiB",
@@ -86,8 +94,8 @@ class RegionalSettings:
     regional_key: bytes = setting(
         CIPHER_KEY,
         "",
-        "Key that encrypts objects in the regional tier and entries of purge logs (AES-GCM), the same in all"
-        " regions; `openssl rand -hex 32` generates one.",
+        "Key that encrypts objects in the regional tier and the machine's store, and entries of the purge logs of"
+        " regions (AES-GCM), the same in all regions; `openssl rand -hex 32` generates one.",
         secret=True,
     )
     regional_ca: str = setting(

@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
@@ -36,8 +37,10 @@ PLACES: Final = (1 << 62) - 1
 class FetchLocks(Waits):
     """The leases that this process holds, and those that it waits for. Mutable state: both, and its socket."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, on_unreadable: Callable[[], None] = lambda: None) -> None:
         super().__init__()
+        self._on_unreadable = on_unreadable
+        self._warned = False
         self._file = os.open(f"{directory}/fetches", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._wake = f"{directory}/wake"
@@ -119,9 +122,17 @@ class FetchLocks(Waits):
                 result = LeaseResult(LeaseOutcome(came), int(status), str(reason))
             except BlockingIOError:
                 return
-            except (OSError, ValueError, TypeError):
+            except (OSError, ValueError, TypeError) as error:
+                self._unreadable(error)
                 continue
             self.tell(str(key).encode(), result)
+
+    def _unreadable(self, error: Exception) -> None:
+        """A datagram that is no outcome; its key's fetch is found to be over by the next look."""
+        self._on_unreadable()
+        if not self._warned:
+            self._warned = True
+            log.warning("a message of another worker cannot be read, and is ignored: %s", error)
 
     async def close(self) -> None:
         """Close; the leases that are held end."""

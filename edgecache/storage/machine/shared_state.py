@@ -29,6 +29,8 @@ FIELDS: Final = (
     "first_log",  # the number of the first entry of the purge log that is kept
     "size",  # of the store, as it was configured
     "mapped",  # the logs are in memory
+    "sweeping",  # the index may have entries of records that were lost
+    "last_used",  # the second, since 1970, up to which a POP is known to have recorded invalidations here
 )
 BOOT_AT: Final = 1024  # sixteen bytes: the boot of the machine in which it was opened last
 IDENTITY_AT: Final = 1040  # 32 bytes: what records here are bound to

@@ -34,6 +34,7 @@ __all__ = ("Busy", "Change", "MachineStore", "Torn", "Where", "digest_of", "open
 MOST_READERS: Final = 1024
 AT_ONCE: Final = 256  # entries of the index that are read at once
 NUMBER: Final = 8  # bytes of a key of the purge log
+NO_SCOPES: Final = b'{"id":"","scopes":[],"soft":false}'  # an entry that invalidates nothing
 
 
 Made = TypeVar("Made")
@@ -76,7 +77,7 @@ class MachineStore:
             CircularLog(f"{path}/main.log", shape.main, mapped=mapped),
         )
         self._env = open_index(path, shape)
-        self._index = self._env.open_db(b"index")
+        self._index = self._env.open_db(b"index")  # waits for a change that another process is making
         self._meta = self._env.open_db(b"meta")
         self._purges = self._env.open_db(b"purges")
         self._env.reader_check()
@@ -200,6 +201,19 @@ class MachineStore:
             for _ in range(max(1, min(stat["entries"] // 8, 256))):
                 cursor.delete()
             self.head["first_log"] = int.from_bytes(cursor.key())
+
+    def forget_entries(self) -> None:
+        """Let records that were stored up to now be validated before use: invalidations may be missing.
+
+        One number is left out, as if its entry had been forgotten; no other process may have the store open.
+        """
+        with self.locked(wait=True):
+            with self._env.begin(write=True, db=self._purges) as transaction:
+                cursor = transaction.cursor()
+                last = 2 + (int.from_bytes(cursor.key()) if cursor.last() else 0)
+                transaction.drop(self._purges, delete=False)
+                transaction.put(last.to_bytes(NUMBER), NO_SCOPES)
+            self.head["first_log"] = self.head["log_head"] = last
 
     def entries_after(self, number: int) -> list[tuple[int, bytes]]:
         """The entries of the purge log after this one, as far as they are kept."""

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import stat
+import time
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -66,6 +67,15 @@ def make_directory(path: str) -> None:
     os.makedirs(path, 0o700, exist_ok=True)
 
 
+def abandon(path: str) -> None:
+    """Let records at `path`, if a store is there, be validated before use: a POP serves without it from now on."""
+    with suppress(OSError, lmdb.Error):
+        store = attach(path)
+        store.head["last_used"] = 0
+        store.head.flush()
+        store.close()
+
+
 def spoil(path: str) -> None:
     """Let no process find a store at `path`: an invalidation will be missing in it."""
     os.unlink(f"{path}/head")
@@ -98,9 +108,10 @@ class Owner:
         self.close()
 
 
-def prepare(path: str, size: int, identity: bytes, *, mapped: bool) -> str:
+def prepare(path: str, size: int, identity: bytes, *, mapped: bool, away: float | None = None) -> str:
     """Have a usable store at `path`, made anew unless the one there is; why it was made anew, or an empty word.
 
+    Records of a store that was without its POP for longer than `away` seconds will be validated before use.
     To be called by the owner, before any other process opens it. Raises OSError or lmdb.Error.
     """
     shape = geometry(size)
@@ -108,11 +119,25 @@ def prepare(path: str, size: int, identity: bytes, *, mapped: bool) -> str:
     if why:
         _make(path, size, identity, mapped=mapped)
     store = MachineStore(path, shape, mapped=mapped)
+    if away is not None and not why and not _in_use_within(store, away):
+        log.info("purges may be missing in the machine's store: its records are validated before use path=%s", path)
+        store.forget_entries()
     store.head["clean"] = 0
+    note_use(store)
     store.head.put_text(BOOT_AT, boot())
     store.head.flush()  # before anything else is written: after a power cut it must not say that it was closed
     store.close()
     return why
+
+
+def _in_use_within(store: MachineStore, away: float) -> bool:
+    """Whether a POP has recorded invalidations here until `away` seconds ago, which 0 says of none."""
+    return away > 0 and 0 <= int(time.time()) - store.head["last_used"] <= away
+
+
+def note_use(store: MachineStore) -> None:
+    """All invalidations up to now are recorded in this store."""
+    store.head["last_used"] = int(time.time())
 
 
 def open_store(path: str, size: int, identity: bytes, *, mapped: bool) -> MachineStore:
@@ -146,6 +171,7 @@ def close_orderly(path: str, size: int, identity: bytes, *, mapped: bool) -> Non
     store = open_store(path, size, identity, mapped=mapped)
     store.sync()
     store.head["clean"] = 1
+    note_use(store)
     store.head.flush()
     store.close()
 

@@ -21,6 +21,7 @@ from edgecache.semantics.outcomes import Label
 from edgecache.storage.machine.record_log import NotInMemory
 from edgecache.storage.machine.store import Busy, Change, MachineStore, Torn
 from edgecache.storage.tier_queue import NEAR, OnReply, OnValue
+from edgecache.tasks import spawn
 
 log = logging.getLogger("edgecache")
 LATE: Final = 0.05  # seconds that a read of the disk may take
@@ -67,6 +68,9 @@ class StoreCounts(Protocol):
 
     def wrote(self, outcome: StoreWrite) -> None:
         """A change of the store."""
+
+    def unreadable(self) -> None:
+        """A message of another worker that cannot be read."""
 
 
 class StoreReads:
@@ -295,10 +299,14 @@ class StoreWrites:
             return
         self._tries = 0
         if isinstance(error, Torn):
-            self._clear(error)
-        elif not isinstance(error, Busy) and not self._failed:
+            self._clear(batch, error)
+            return
+        if not isinstance(error, Busy) and not self._failed:
             self._failed = True
             log.warning("the machine's store cannot be written, new responses are not stored there: %s", error)
+        self._tell_refusal(batch, error)
+
+    def _tell_refusal(self, batch: list[_Item], error: BaseException) -> None:
         for item in batch:
             if item.value is not None:
                 self._counts.wrote(StoreWrite.BUSY if isinstance(error, Busy) else StoreWrite.ERROR)
@@ -313,13 +321,22 @@ class StoreWrites:
             log.warning("a record of the machine's store could not be dropped: the store is no longer used")
             self._store.poison()
 
-    def _clear(self, error: BaseException) -> None:
+    def _clear(self, batch: list[_Item], error: BaseException) -> None:
+        """Clear the store, in a thread: a large index takes a while. Other changes wait."""
         log.warning("the machine's store does not match its index, and is cleared: %s", error)
+        self._tries += 1
+        self._scheduled = True
+        spawn(self._clear_in_thread(batch, error), "clear the machine's store")
+
+    async def _clear_in_thread(self, batch: list[_Item], error: BaseException) -> None:
         try:
-            self._store.clear()
+            await asyncio.to_thread(self._store.clear)
         except Exception as another:  # whatever it is, as above
             log.warning("the machine's store cannot be cleared, and is no longer used: %s", another)
             self._store.poison()
+        self._tries = 0
+        self._scheduled = False
+        self._tell_refusal(batch, error)
 
     def _reply(self, item: _Item, reply: object) -> None:
         self.queued -= len(item.value or b"")

@@ -3,7 +3,7 @@
     drop what is in the way ──► index, state of the logs ──► `begin_…` in the head page ──► bytes ──► commit
 
 Whatever fails before the head page is touched has changed nothing. A process that is killed after that leaves records
-that cannot be read any more in the index; the next change removes them.
+that cannot be read any more in the index; the next changes remove them, some at a time: no change takes long.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from edgecache.storage.machine.shared_state import HeadPage
 
 BEGINS: Final = ("begin_small", "begin_main")
 STATE_KEY: Final = b"state"
+SWEEP_KEY: Final = b"sweep"  # the entry of the index up to which lost records were removed
+SWEPT: Final = 512  # entries that one change looks at for that
 MOST_CARRIED: Final = 32  # records that one put carries over; beyond these, use does not count
 LARGE: Final = 32 * 1024  # values above go into the main log at once: they would push all else out of the small one
 LARGEST_SHARE: Final = 4  # of a log, that one value may take
@@ -65,22 +67,40 @@ class Transaction:
         self._writes: list[Write] = []
         self._survivors: list[tuple[bytes, bytes]] = []
         self._kept = self._evicted = self._carried = self._bytes = self._stored = 0
+        self._swept = False  # to its end
         for log in (SMALL, MAIN):
             if head[BEGINS[log]] > self._state[2 * log]:
                 self._recover(log, head[BEGINS[log]])
+        if head["sweeping"]:
+            self._sweep()
 
     def _recover(self, log: int, begin: int) -> None:
         """A process was killed while it wrote: what lay before `begin` is lost."""
         self._state[2 * log] = begin
         self._state[2 * log + 1] = max(begin, self._state[2 * log + 1])
+        self._raw.delete(SWEEP_KEY, db=self._meta)
+        self._head["sweeping"] = 1  # at once: whatever becomes of this change, a later one begins anew
+
+    def _sweep(self) -> None:
+        """Remove some entries of lost records; where this process is killed, the next one begins there again."""
         cursor = self._raw.cursor(db=self._index)
-        cursor.first()
-        while value := cursor.value():  # empty after the last, also if that was just deleted
-            where, position, _ = WHERE.unpack(value) if len(value) == WHERE.size else (log, 0, 0)
-            if where == log and position < begin:
+        cursor.set_range(self._raw.get(SWEEP_KEY, db=self._meta) or b"\0")
+        for _ in range(SWEPT):
+            value = cursor.value()  # empty after the last, also if that was just deleted
+            if not value:
+                self._raw.delete(SWEEP_KEY, db=self._meta)
+                self._swept = True
+                return
+            log, position, _ = WHERE.unpack(value) if len(value) == WHERE.size else (SMALL, -1, 0)
+            if log not in (SMALL, MAIN) or position < self._state[2 * log]:
                 cursor.delete()
+                self._free += 1
             else:
                 cursor.next()
+        if cursor.key():
+            self._raw.put(SWEEP_KEY, bytes(cursor.key()), db=self._meta)
+        else:
+            self._swept = True
 
     def delete(self, digest: bytes) -> None:
         """Drop the record of this digest."""
@@ -122,6 +142,8 @@ class Transaction:
 
     def _make_room_in_index(self) -> None:
         """Drop records that came first until there is room for another: they are small, or there would be."""
+        while self._free <= 0 and self._head["sweeping"] and not self._swept:
+            self._sweep()
         for log in (SMALL, MAIN):
             while self._free <= 0 and self._state[2 * log] < self._state[2 * log + 1]:
                 self.make_room(log, 4096, forced=True)
@@ -181,6 +203,8 @@ class Transaction:
 
     def count(self) -> None:
         """It was made: count it."""
+        if self._swept:
+            self._head["sweeping"] = 0
         values = (self._evicted, self._bytes, self._stored, self._carried)
         for name, value in zip(("evicted", "written", "stored", "carried"), values, strict=True):
             if value:
