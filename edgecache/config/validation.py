@@ -143,7 +143,8 @@ def _idle_regional(settings: Settings) -> Iterator[ConfigError]:
         if settings.regional_required:
             yield ConfigError("EDGECACHE_REGIONAL_REQUIRED", "is set, but EDGECACHE_REGIONAL is off")
         if settings.regional_key and settings.store == "off":
-            yield ConfigError("EDGECACHE_REGIONAL_KEY", "is set, but EDGECACHE_REGIONAL is off, and so is EDGECACHE_STORE")
+            words = "is set, but EDGECACHE_REGIONAL is off, and so is EDGECACHE_STORE"
+            yield ConfigError("EDGECACHE_REGIONAL_KEY", words)
     urls = [parse_url(url) for url in (settings.regional, *settings.peers.values()) if url not in ("off", "embedded")]
     for name in ("EDGECACHE_REGIONAL_CA", "EDGECACHE_REGIONAL_CERTIFICATE"):
         if _named(settings, name) and not any(url.tls for url in urls):

@@ -1,4 +1,4 @@
-"""What a store does about what it missed or lost: time without its POP, entries of lost records, unreadable messages."""
+"""What a store does about what it missed or lost: time without a POP, entries of lost records, unreadable messages."""
 
 from __future__ import annotations
 
