@@ -1,4 +1,4 @@
-"""Query parameters that hold secrets, as logs and pages show them. Pure."""
+"""Query parameters that hold secrets, as logs and pages show them, and URLs without them. Pure."""
 
 from __future__ import annotations
 
@@ -39,3 +39,12 @@ def _hidden(part: bytes, hidden: frozenset[bytes], longest: int) -> bytes:
     for _ in range(2 if b"%" in name else 0):
         plain = unquote_to_bytes(plain)
     return name + HIDDEN if plain.strip().lower() in hidden else part
+
+
+def without_parameters(target: bytes, names: frozenset[bytes]) -> bytes:
+    """`target`, or a URL, less these parameters as they are spelt, and less its question mark if no other is left."""
+    path, mark, query = target.partition(b"?")
+    if not mark or not names:
+        return target
+    kept = [part for part in query.split(b"&") if part.partition(b"=")[0] not in names]
+    return path + b"?" + b"&".join(kept) if kept else path

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
 from harness.sites import two_sites
+from harness.tokens import PRIVATE, public_pem
 
 from edgecache.proxy.access.signed_requests import SignedCheck
+from edgecache.semantics.signing.cloudfront import canned
 from edgecache.semantics.signing.own_format import token_for
+from edgecache.semantics.signing.secure_link import digest
 from edgecache.server.cli import main
 
 HOST = ("Host", "a.test")
@@ -132,3 +139,50 @@ async def test_an_accepted_signature_is_in_no_log(key_file: Path, caplog: pytest
         assert accepted
         assert all(signed[-20:] not in line for line in seen)
         assert signed[-20:] not in caplog.text
+
+
+def link_of(target: str, expires: int) -> dict[str, str]:
+    """`target` as each format signs it, until then."""
+    mark = "&" if "?" in target else "?"
+    path = target.partition("?")[0].encode()
+    policy = canned(f"http://a.test{target}", expires)
+    by_rsa = base64.b64encode(PRIVATE["rsa"].sign(policy.encode(), padding.PKCS1v15(), hashes.SHA1()))
+    text = f"exp={expires}~acl=/vod/*"
+    akamai = hmac.digest(bytes.fromhex(HEXADECIMAL), text.encode(), "sha256").hex()
+    made = {
+        "edgecache": f"edgecache-token={token(target, expires)}",
+        "nginx-secure-link": f"md5={digest(b'%d' % expires + path + b' ' + KEY).decode()}&expires={expires}",
+        "akamai": f"hdnts={text}~hmac={akamai}",
+        "cloudfront": f"Expires={expires}&Signature={by_rsa.translate(TO_URL).decode()}&Key-Pair-Id=k1",
+    }
+    return {name: f"{target}{mark}{query}" for name, query in made.items()}
+
+
+HEXADECIMAL = "00112233445566778899aabbccddeeff"
+TO_URL = bytes.maketrans(b"+=/", b"-_~")
+
+
+@pytest.mark.parametrize("name", ["edgecache", "nginx-secure-link", "akamai", "cloudfront"])
+@pytest.mark.parametrize("target", ["/vod/1", "/vod/1?x=1&utm_a=2"])
+async def test_a_purge_names_a_signed_url_with_any_signature_or_none(name: str, target: str, tmp_path: Path) -> None:
+    """It was stored once, by the signature of one client; purged as it is, by that of another, or by an old one."""
+    path = tmp_path / "key"
+    path.write_bytes({"akamai": HEXADECIMAL.encode(), "cloudfront": public_pem("rsa")}.get(name, KEY))
+    rules = RULES.format(path, f', format = "{name}"') + RULES.format(path, "").partition("access")[0].replace(
+        '"vod"', '"campaigns"'
+    )
+    rules += 'cache = { key = { query = { drop = ["utm_*"] } } }'
+    async with two_sites(rules, purge_tokens="ops=a-token-of-the-tests") as (pop, a, _):
+        links = [link_of(target, NOW + 60 + number)[name] for number in range(2)]
+        old = link_of(target, NOW - 60)[name]
+        for purged in (target, *links, old, target.partition("&utm")[0]):
+            before = len(a.requests)
+            states = [(await pop.get(link, HOST)).get("cache-status") or "" for link in (*links, *links)]
+            assert len(a.requests) == before + 1, states
+            for unsigned in (target, old):
+                refused = await pop.get(unsigned, HOST)
+                assert (refused.status, refused.get("cache-status")) == (403, None)
+            bearer = ("Authorization", "Bearer a-token-of-the-tests")
+            assert (await pop.request("PURGE", purged, HOST, bearer)).status == 200
+            assert "fwd=" in ((await pop.get(links[0], HOST)).get("cache-status") or ""), purged
+            assert (await pop.request("PURGE", purged, HOST, bearer)).status == 200

@@ -14,6 +14,7 @@ import re2
 
 from edgecache.config.addresses import normalised
 from edgecache.config.sites import model
+from edgecache.config.sites.credentials import signature_parameters
 from edgecache.config.sites.limits import limits_of
 from edgecache.config.sites.scalars import Regex
 from edgecache.semantics import uri
@@ -93,7 +94,8 @@ def _pages(written: model.Site, files: Mapping[str, bytes]) -> ErrorPages | None
 def _site(written: model.Site, storing: Policy, pages: ErrorPages | None) -> Site:
     rules = tuple(rule_of(written.name, rule, last=written.match == "first") for rule in written.rules)
     pool = written.pool or f"site {written.name}"
-    return Site(written.name, rules, storing, pool, {"written": written}, pages, written.memory_share)
+    share, signed = written.memory_share, signature_parameters((written,))
+    return Site(written.name, rules, storing, pool, {"written": written}, pages, share, signed)
 
 
 def rule_of(site: str, written: model.Rule, *, last: bool = False) -> Rule:

@@ -19,6 +19,7 @@ from edgecache.config.sites import model
 from edgecache.config.sites.access_checks import evaded
 from edgecache.config.sites.certificates import certificates_of
 from edgecache.config.sites.checks import problems
+from edgecache.config.sites.credentials import signature_parameters
 from edgecache.config.sites.diagnosis import control_character, mistake
 from edgecache.config.sites.files import contents_of, paths_of
 from edgecache.config.sites.geo_rules import of_country
@@ -26,7 +27,6 @@ from edgecache.config.sites.key_files import open_to_others, unusable_key
 from edgecache.config.sites.positions import Problem, line_of, lines_of
 from edgecache.config.sites.scalars import PARSERS, decode
 from edgecache.config.types import Explained
-from edgecache.semantics.signing.signing_dialects import parameters_of
 
 LARGEST: Final = 32 * 1024 * 1024  # bytes of the text
 DEEPEST: Final = 40  # lists and tables inside each other
@@ -99,9 +99,7 @@ class WrittenSites:
     @property
     def secret_parameters(self) -> frozenset[bytes]:
         """Query parameters that hold signatures, of any site."""
-        rules = (rule for site in self.document.sites for rule in site.rules)
-        signed = (rule.access.signed for rule in rules if rule.access is not None and rule.access.signed is not None)
-        return frozenset(name.encode() for one in signed for name in parameters_of(one))
+        return signature_parameters(self.document.sites)
 
     @property
     def warnings(self) -> list[str]:

@@ -11,6 +11,7 @@ from edgecache.semantics.errors import EdgecacheError
 from edgecache.semantics.field_codec import pack
 from edgecache.semantics.message import FieldLine, Fields, Request
 from edgecache.semantics.rules.conditions import RequestFacts
+from edgecache.semantics.secret_parameters import without_parameters
 from edgecache.wire.response import FullResponse, local_reply
 
 MOST_PARTS: Final = 256  # parameters of a query, or cookies: conditions and checks read no more
@@ -143,15 +144,6 @@ def redacted(target: bytes, names: frozenset[bytes]) -> bytes:
     parts = [part.partition(b"=")[0] for part in query.split(b"&")]
     shown = [name + b"=#" if name in names else part for name, part in zip(parts, query.split(b"&"), strict=True)]
     return path + mark + b"&".join(shown)
-
-
-def without_parameters(target: bytes, names: frozenset[bytes]) -> bytes:
-    """`target` less these parameters, as they are spelt, and less its question mark if no other is left."""
-    path, mark, query = target.partition(b"?")
-    if not mark or not names:
-        return target
-    kept = [part for part in query.split(b"&") if part.partition(b"=")[0] not in names]
-    return path + b"?" + b"&".join(kept) if kept else path
 
 
 def challenge(kind: str, realm: str, more: str = "") -> FieldLine:

@@ -13,6 +13,7 @@ from edgecache.semantics.rfc9111 import pass_reason
 from edgecache.semantics.rules.actions import QueryKey
 from edgecache.semantics.rules.conditions import MOST_PARAMETERS, RequestFacts
 from edgecache.semantics.rules.policy import RequestPolicy, Site
+from edgecache.semantics.secret_parameters import without_parameters
 
 MOBILE: Final = re.compile(rb"Mobi|iPhone|iPod|Windows Phone|Opera Mini|IEMobile")
 TABLET: Final = re.compile(rb"iPad|Tablet|Kindle|Silk/|PlayBook")
@@ -64,9 +65,13 @@ def _is_kept(query: QueryKey, name: bytes) -> bool:
 
 
 def spellings(site: Site, url: bytes) -> list[bytes]:
-    """`url` as each of the site's rules may reduce it: what is purged by one spelling is purged by all."""
+    """`url` as each of the site's rules may reduce it, with and without parameters that its rules take for signatures.
+
+    What is purged by one spelling is purged by all.
+    """
+    unsigned = without_parameters(url, site.signature_parameters)
     queries = [rule.actions.key.query for rule in site.rules if rule.actions.key.query is not None]
-    return [reduced_target(query, url) for query in queries]
+    return [unsigned, *(reduced_target(query, one) for query in queries for one in dict.fromkeys((url, unsigned)))]
 
 
 def _written(kind: bytes, name: bytes, values: list[bytes] | None) -> bytes:

@@ -191,6 +191,7 @@ class Site:
     own: dict[str, Any] = field(default_factory=dict)  # of middleware, by its name
     error_pages: ErrorPages | None = None
     memory_share: float | None = None  # of the memory of each worker; None: it has a part in what others leave
+    signature_parameters: frozenset[bytes] = frozenset()  # of signed URLs: they are in no cache key
     counts: Any = None  # of its requests
     _policies: BoundedCache[bytes, RequestPolicy] = field(
         default_factory=lambda: BoundedCache(MOST_POLICIES, 1 << 62, lambda key, policy: 1)
