@@ -19,7 +19,7 @@ the begin and the end of a write its scopes are *in doubt*.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -109,6 +109,7 @@ class PurgeLog:
         self.position = 0
         self.fence = 0  # the position, or NO_FENCE: entries that passed at the fence need no further check
         self.registers = Registers(most_registers, most_bytes)
+        self.wildcard_of: Callable[[bytes], bytes] = lambda host: b""  # of a site, by which a host is one of its hosts
         self._floor = NOTHING  # responses requested below this vector are unproven
         self._floor_at = 0
         self._vector: Vector | None = NOTHING
@@ -174,7 +175,7 @@ class PurgeLog:
         host = uri.site_of(subject.key)
         names = self._names(subject, host)
         worst = worse(worst, self.registers.verdict_at(names, host, seen))
-        for wildcard, names_by_it in scopes.naming_wildcards(subject):
+        for wildcard, names_by_it in scopes.naming_wildcards(subject, self.wildcard_of(host)):
             worst = worse(worst, self.registers.verdict_at(names_by_it, wildcard, seen))
         return worse(worst, self._doubt(names)) if self._doubts else worst
 
@@ -184,7 +185,7 @@ class PurgeLog:
         host = uri.site_of(subject.key)
         names = self._names(subject, host)
         worst = worse(worst, self.registers.verdict(names, host, seen))
-        for wildcard, names_by_it in scopes.naming_wildcards(subject):
+        for wildcard, names_by_it in scopes.naming_wildcards(subject, self.wildcard_of(host)):
             worst = worse(worst, self.registers.verdict(names_by_it, wildcard, seen))
         return worse(worst, self._doubt(names)) if self._doubts else worst
 

@@ -146,12 +146,14 @@ class ScopeKinds:
             self.tagged -= 1
 
 
-def naming_wildcards(subject: Subject) -> Iterator[tuple[bytes, list[bytes]]]:
-    """Each wildcard under which `subject` was stored, and the canonical scopes by which that names it."""
-    for mark in subject.tags:
-        if mark[:1] == MARK:
-            host = mark[1:]
-            yield host, [b"s" + host, *(b"g" + host + b"\0" + tag for tag in subject.tags if tag[:1] != MARK)]
+def naming_wildcards(subject: Subject, current: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Each wildcard that `subject` was stored under, and the `current` one, with the scopes that name it by that.
+
+    The current one, if any, is that of its host by the sites of now, which may have changed since it was stored.
+    """
+    marks = [tag[1:] for tag in subject.tags if tag[:1] == MARK]
+    for host in (*marks, current) if current and current not in marks else marks:
+        yield host, [b"s" + host, *(b"g" + host + b"\0" + tag for tag in subject.tags if tag[:1] != MARK)]
 
 
 def naming(subject: Subject, host: bytes, deepest: int) -> list[bytes]:

@@ -29,6 +29,7 @@ from edgecache.invalidation.version_vector import NOTHING, Vector
 from edgecache.semantics import uri
 from edgecache.semantics.ignored_parameters import IgnoredParameters
 from edgecache.semantics.memoize import memoize
+from edgecache.semantics.rules.directory import Sites
 from edgecache.semantics.stored_response import NO_POSITION
 from edgecache.storage.memory import Entry, Memory
 
@@ -79,6 +80,11 @@ class Invalidation:
         self.ignored: IgnoredParameters | None = None  # query parameters left out of keys
         self.spellings: Callable[[bytes], list[bytes]] = lambda url: []  # of a URL, as rules of sites may reduce it
         self.on_applied: Callable[[], None] = lambda: None  # called when the log has moved
+
+    def use_sites(self, sites: Sites | None) -> None:
+        """From now on, hosts and URLs belong to these sites, whose rules may reduce URLs; None: to the one there is."""
+        self.spellings = (lambda url: []) if sites is None else sites.spellings
+        self.log.wildcard_of = (lambda host: b"") if sites is None else sites.wildcard_of
 
     def set_cut_off(self, cut_off: bool) -> None:
         """Set whether purges may be missing here."""

@@ -226,7 +226,7 @@ class Worker:
         """From now on, requests pass the middleware that these settings want; `sites` are theirs, if made already."""
         self._sites = sites = sites_of(settings) if sites is None else sites
         ignored = self.edge.invalidation.ignored = ignored_of(settings.ignored_parameters)
-        self.edge.invalidation.spellings = sites.spellings if sites is not None else lambda url: []
+        self.edge.invalidation.use_sites(sites)
         self.edge.memory.share_out(sites)
         if self._rate_limits is None:
             self._rate_limits = rate_limits_of(self._given, self._regional, sites)

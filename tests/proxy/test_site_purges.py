@@ -207,3 +207,43 @@ async def test_a_wildcard_is_purged_through_the_regional_tier(tmp_path: Path) ->
                 await one.written()
                 assert (await two.get("/p", ("Host", "x.a.test"))).status == 200
                 assert len(origin.requests) == 3  # of the region, which has it again
+
+
+TWO_WILDCARDS = ('"*.test"', '"*.test", "*.a.test", "n.a.test"', '"*.a.test", "x.a.test"')  # of the site b, in turn
+
+
+@pytest.mark.parametrize("before", range(3))
+@pytest.mark.parametrize("after", range(3))
+@pytest.mark.parametrize("moved", ["in memory", "in the region"])
+async def test_a_tag_is_purged_whatever_wildcard_its_responses_were_stored_under(
+    tmp_path: Path, moved: str, before: int, after: int
+) -> None:
+    """The hosts of a site are those of its last reload; what another site stored since is not touched."""
+    clock, texts = FakeClock(), []
+    (tmp_path / "b").write_text(SECRETS["b"])
+    async with running_origin(clock) as origin:
+        origin.otherwise(Reply(fields=[("Cache-Control", "max-age=600"), ("Cache-Tag", "x")], body=b"1"))
+        for hosts in (TWO_WILDCARDS[before], TWO_WILDCARDS[after]):
+            text = f'[[sites]]\nname = "b"\nhosts = [{hosts}]\norigin = "{origin.url}"\n'
+            text += f'purge_tokens = {{ cms = "{tmp_path / "b"}" }}\n'
+            text += f'[[sites]]\nname = "rest"\nhosts = ["*"]\norigin = "{origin.url}"\n'
+            texts.append(text)
+        bearer = ("Authorization", f"Bearer {SECRETS['b']}")
+        purging = (("Host", "x.a.test"), bearer, ("Surrogate-Key", "x"))
+        if moved == "in memory":
+            async with running_pop(origin, clock, sites=texts[0]) as pop:
+                assert await state(pop, "x.a.test") == await state(pop, "y.rest") == "gone"
+                await pop.worker.reload(load(environment(origin.url, {"sites": texts[1]}.items())))
+                assert [await state(pop, host) for host in ("x.a.test", "y.rest")] == ["hit", "hit"]
+                assert (await pop.request("PURGE", "/", *purging)).status == 200
+                assert [await state(pop, host) for host in ("x.a.test", "y.rest")] == ["gone", "hit"]
+            return
+        with running_valkey() as valkey:
+            async with running_pop(origin, clock, sites=texts[0], regional=valkey.url) as pop:
+                await pop.caught_up()
+                assert await state(pop, "x.a.test") == await state(pop, "y.rest") == "gone"
+                await pop.written()
+            async with running_pop(origin, clock, sites=texts[1], regional=valkey.url) as pop:
+                await pop.caught_up()
+                assert (await pop.request("PURGE", "/", *purging)).status == 200
+                assert [await state(pop, host) for host in ("x.a.test", "y.rest")] == ["gone", "hit"]
