@@ -17,6 +17,7 @@ from pathlib import Path
 from harness.pop_process import DEADLINE, RunningPop
 
 REAL = "edgecache.server.worker:Worker"
+LOOK = 0.01  # seconds between looks of a server whether it should end; half a second by default
 
 
 class Page(BaseHTTPRequestHandler):
@@ -38,7 +39,7 @@ class Page(BaseHTTPRequestHandler):
 def running_page() -> Iterator[str]:
     """The URL of an origin that other processes can ask."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
-        serving = threading.Thread(target=server.serve_forever)
+        serving = threading.Thread(target=server.serve_forever, args=(LOOK,))
         serving.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

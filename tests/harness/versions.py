@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from harness.origin import ReceivedRequest, Reply
+from harness.serving import LOOK
 
 DEADLINE = 20.0
 FRESH = ("Cache-Control", "max-age=60")
@@ -72,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
 def running_versions() -> Iterator[VersionedOrigin]:
     """The origin, in a thread of its own."""
     with VersionedOrigin() as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(LOOK,), daemon=True)
         thread.start()
         yield server
         for event in (server.may_change, server.may_answer):

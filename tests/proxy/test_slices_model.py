@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 from harness.client import RawClient, ReceivedResponse, let_others_run
 from harness.clock import FakeClock
-from harness.often import one_in
+from harness.often import slow
 from harness.origin import ReceivedRequest, Reply, running_origin
 from harness.pop import Pop, running_pop
 from harness.purging import BEARER, TOKEN, applied
@@ -23,6 +23,7 @@ from edgecache import tasks
 
 SLICE: Final = 1024  # bytes: less than a setting allows, so that many cases take little time
 CASES: Final = 1000  # of each seed
+FEW: Final = 60  # of a look at it
 SEEDS: Final = 12
 FRESH: Final = 60  # seconds
 KINDS: Final = (
@@ -37,6 +38,7 @@ KINDS: Final = (
     "none",
     "no ranges",
 )
+MEASURES: Final = [(SLICE, FEW), slow(pytest.param(SLICE, 300)), slow(pytest.param(70_000, 60))]
 RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 PART: Final = re.compile(rb"Content-Range: bytes (\d+)-(\d+)/(\d+)\r\n\r\n")
 
@@ -269,8 +271,8 @@ class Walk:
             assert content[first:end].startswith(answer.body[match.end() :][: end - first])
 
 
-@pytest.mark.parametrize("seed", one_in(SEEDS, range(SEEDS)))
-async def test_every_byte_is_right_and_versions_never_mix(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "cases"), [(0, FEW), *(slow(pytest.param(seed, CASES)) for seed in range(SEEDS))])
+async def test_every_byte_is_right_and_versions_never_mix(seed: int, cases: int) -> None:
     """In all, 12,000 cases of some steps each; in every third seed, memory holds a few films only."""
     random = Random(seed)
     async with running_origin(FakeClock()) as origin:
@@ -278,7 +280,7 @@ async def test_every_byte_is_right_and_versions_never_mix(seed: int) -> None:
         async with running_pop(origin, origin.clock, memory=memory, slice_size="64KiB") as pop:
             pop.worker.edge.limits = replace(pop.worker.edge.limits, slice_size=SLICE)
             walk = Walk(random, pop)
-            for number in range(CASES):
+            for number in range(cases):
                 film = Film(random, random.choice(KINDS))
                 film.change()
                 origin.on(f"/films/{number}", film)
@@ -292,11 +294,11 @@ async def test_every_byte_is_right_and_versions_never_mix(seed: int) -> None:
             assert (account.filling, account.flowing, account.read_on, account.lingering) == (0, 0, 0, 0)
             assert pool.busy == 0
 
-    assert walk.answered > CASES
+    assert walk.answered > cases
     assert walk.cut > 0
 
 
-@pytest.mark.parametrize(("slice_size", "cases"), [(SLICE, 300), pytest.param(70_000, 60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("slice_size", "cases"), MEASURES)
 async def test_two_workers_of_a_region_share_slices_and_mix_none(slice_size: int, cases: int, valkey: Server) -> None:
     """The same over the regional tier: slices in one record each, and in chunks."""
     random = Random(slice_size)

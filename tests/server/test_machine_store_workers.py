@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from harness.pop_process import RunningPop, running_pop
+from harness.serving import LOOK
 
 WORKER = "edgecache.server.worker:Worker"
 TOKEN = "a-token-that-may-purge"
@@ -63,7 +64,7 @@ class Origin:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(LOOK,), daemon=True).start()
 
 
 def content(path: str, version: int) -> bytes:
@@ -94,6 +95,21 @@ def pop_before(origin: Origin, **settings: object) -> Iterator[RunningPop]:
         pop.process.terminate()
         assert pop.exit_code() == 0
         assert "Traceback" not in pop.whole_log
+    assert not [name for name in os.listdir("/dev/shm") if f"-{pop.process.pid}-" in name]
+
+
+Shared = tuple[RunningPop, Origin]
+
+
+@pytest.fixture(scope="module", params=["memory", "disk"])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """Two workers and their origin, for all tests that leave them as they are: each asks for paths of its own."""
+    running = Origin()
+    store = request.param if request.param == "memory" else f"disk:{tmp_path_factory.mktemp('store')}"
+    with pop_before(running, store=store) as pop:
+        yield pop, running
+    running.server.shutdown()
+    running.server.server_close()
 
 
 def ask(
@@ -117,34 +133,60 @@ def purge(pop: RunningPop, names: str) -> None:
     connection.close()
 
 
+def ask_for_fifty(pop: RunningPop, origin: Origin) -> None:
+    """Fifty objects in twenty rounds are fetched fifty times; without the store each worker fetches them."""
+    paths = [f"/1000-fifty-{number}" for number in range(50)]
+    version = origin.version
+    for _ in range(20):
+        for path in paths:
+            assert ask(pop, path)[:2] == (200, content(path, version))
+
+    assert [origin.asked[path] for path in paths] == [1] * 50
+
+
+def test_what_one_worker_has_fetched_the_other_has_too(shared: Shared) -> None:
+    """In shared memory, and on a disk."""
+    ask_for_fifty(*shared)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_fifty_objects_in_twenty_rounds_are_fetched_fifty_times(origin: Origin, workers: int) -> None:
-    """Without the store each worker fetches them."""
+    """By any number of workers."""
     with pop_before(origin, workers=workers) as pop:
-        for _ in range(20):
-            for number in range(50):
-                path = f"/1000-{number}"
-                assert ask(pop, path)[:2] == (200, content(path, 1))
+        ask_for_fifty(pop, origin)
 
     assert len(origin.asked) == 50
-    assert set(origin.asked.values()) == {1}
-    assert not [name for name in os.listdir("/dev/shm") if f"-{pop.process.pid}-" in name]
 
 
-def test_a_herd_over_four_workers_is_one_fetch(origin: Origin) -> None:
-    """Those who wait are woken by the outcome."""
+def herd(pop: RunningPop, origin: Origin, size: int) -> None:
+    """So many requests for one object at once cost one fetch."""
     origin.delay = 0.3
-    with pop_before(origin, workers=4) as pop, ThreadPoolExecutor(50) as clients:
-        answers = list(clients.map(lambda _: ask(pop, "/1000-herd")[:2], range(1000)))
+    version, path = origin.version, "/1000-herd"
+    with ThreadPoolExecutor(50) as clients:
+        answers = list(clients.map(lambda _: ask(pop, path)[:2], range(size)))
+    origin.delay = 0.0
 
-    assert set(answers) == {(200, content("/1000-herd", 1))}
-    assert origin.asked == {"/1000-herd": 1}
+    assert set(answers) == {(200, content(path, version))}
+    assert origin.asked[path] == 1
+
+
+def test_a_herd_over_two_workers_is_one_fetch(shared: Shared) -> None:
+    """Those that wait are woken by the outcome."""
+    herd(*shared, 200)
+
+
+@pytest.mark.slow
+def test_a_herd_over_four_workers_is_one_fetch(origin: Origin) -> None:
+    """A thousand."""
+    with pop_before(origin, workers=4) as pop:
+        herd(pop, origin, 1000)
 
 
 @pytest.mark.parametrize("size", [1000, 300_000, 1_900_000])
-@pytest.mark.parametrize("store", ["memory", "disk"])
-def test_purges_and_writes_reach_what_lies_in_the_store(origin: Origin, size: int, store: str, tmp_path: Path) -> None:
+def test_purges_and_writes_reach_what_lies_in_the_store(shared: Shared, size: int) -> None:
     """By URL, tag and site, hard and soft, by two ways; and by a write: no worker sends the older one."""
+    pop, origin = shared
     path = f"/{size}-x"
     hard = {
         "url": lambda pop: purge(pop, json.dumps({"urls": [f"http://site{path}"]})),
@@ -154,18 +196,18 @@ def test_purges_and_writes_reach_what_lies_in_the_store(origin: Origin, size: in
         "write": lambda pop: ask(pop, path, "POST", body=b"x"),
         "soft": lambda pop: purge(pop, json.dumps({"urls": [f"http://site{path}"], "soft": True})),
     }
-    with pop_before(origin, workers=2, store="memory" if store == "memory" else f"disk:{tmp_path}") as pop:
-        for name, invalidate in hard.items():
-            for _ in range(8):
-                assert ask(pop, path)[1] == content(path, origin.version)
-            before = origin.asked[path]
-            origin.version += name != "write"
-            invalidate(pop)
-            for _ in range(8):
-                assert ask(pop, path)[1] == content(path, origin.version), name
-            assert origin.asked[path] - before == 1, name
+    for name, invalidate in hard.items():
+        for _ in range(8):
+            assert ask(pop, path)[1] == content(path, origin.version)
+        before = origin.asked[path]
+        origin.version += name != "write"
+        invalidate(pop)
+        for _ in range(8):
+            assert ask(pop, path)[1] == content(path, origin.version), name
+        assert origin.asked[path] - before == 1, name
 
 
+@pytest.mark.slow
 def test_what_is_purged_stays_purged_for_workers_that_start_later(origin: Origin, tmp_path: Path) -> None:
     """After a relief, and after a restart of the POP: the log of purges lies in the store. All else is found again."""
     disk = {"store": f"disk:{tmp_path}", "workers": 2}
@@ -192,6 +234,7 @@ def test_what_is_purged_stays_purged_for_workers_that_start_later(origin: Origin
     assert {path: count for path, count in origin.asked.items() if count != 1} == {"/1000-0": 2, "/1000-1": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gap", "version"), [("5m", 1), ("0s", 2)])
 def test_what_was_purged_while_the_store_was_off_is_validated(
     origin: Origin, tmp_path: Path, gap: str, version: int
@@ -212,6 +255,7 @@ def test_what_was_purged_while_the_store_was_off_is_validated(
     assert set(origin.asked.values()) == {version}
 
 
+@pytest.mark.slow
 def test_what_lies_on_the_disk_is_encrypted_with_a_key(origin: Origin, tmp_path: Path) -> None:
     """No region is needed for that; with another key nothing is found."""
     disk = {"store": f"disk:{tmp_path}", "workers": 1, "regional_key": "42" * 32}
@@ -224,6 +268,7 @@ def test_what_lies_on_the_disk_is_encrypted_with_a_key(origin: Origin, tmp_path:
             assert b"secret" not in Path(tmp_path, name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_while_it_fetches_holds_up_nobody_for_long(origin: Origin) -> None:
     """Its lock ends with it: another fetches."""
     origin.delay = 3.0
@@ -268,6 +313,7 @@ def test_ranges_of_what_lies_in_the_store_are_hits(origin: Origin) -> None:
     assert origin.asked == {path: 1}
 
 
+@pytest.mark.slow
 def test_a_directory_of_another_pop_is_not_used(origin: Origin, tmp_path: Path) -> None:
     """The second serves without a store, and says so."""
     disk = {"store": f"disk:{tmp_path}", "workers": 1}
@@ -288,6 +334,7 @@ def test_a_file_system_that_is_too_small_is_said_at_the_start(origin: Origin) ->
     shutil.rmtree("/dev/shm/edgecache-test-too-small", ignore_errors=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV])
 def test_a_store_on_which_a_worker_ends_by_a_fault_is_not_opened_again(
     origin: Origin, tmp_path: Path, number: signal.Signals
@@ -305,6 +352,7 @@ def test_a_store_on_which_a_worker_ends_by_a_fault_is_not_opened_again(
         assert Path(tmp_path, "head").exists()
 
 
+@pytest.mark.slow
 def test_what_is_purged_stays_purged_when_the_embedded_region_begins_empty(origin: Origin, tmp_path: Path) -> None:
     """Its log ends with it, the store does not: what is older is validated once, also what precedes its first entry."""
     settings = {"store": f"disk:{tmp_path}", "workers": 2, "regional": "embedded"}

@@ -6,6 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
 from harness.certificates import Authority
 from harness.client import RawClient
 from harness.origin import OriginDouble, Reply
@@ -26,6 +27,7 @@ async def get(pop: RunningPop, target: str = "/") -> int:
         client.close()
 
 
+@pytest.mark.slow
 async def test_a_server_of_a_site_is_told_and_files_are_read_again(origin: OriginDouble, tmp_path: Path) -> None:
     """Failing and well again, in the log and in readiness; a new secret and a new certificate, without a restart."""
     authority = Authority(tmp_path)

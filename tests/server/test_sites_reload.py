@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from pathlib import Path
 
@@ -42,6 +43,12 @@ async def get(pop: RunningPop, host: str, cookie: str = "s=1") -> tuple[int, str
     return int(head.split()[1]), b"".join(outcome).decode(), body
 
 
+def replace(pop: RunningPop, file: Path, text: str) -> None:
+    """Another text, read at once: the POP looks for changes once a second."""
+    file.write_text(text)
+    pop.process.send_signal(signal.SIGHUP)
+
+
 async def test_a_mistake_keeps_the_last_good_text(origin: OriginDouble, tmp_path: Path) -> None:
     """It is one line of the log, and counted; workers that start later have the last good text too."""
     file = tmp_path / "sites.toml"
@@ -50,17 +57,18 @@ async def test_a_mistake_keeps_the_last_good_text(origin: OriginDouble, tmp_path
     with running_pop(worker=WORKER, origin="", sites=file) as pop:
         await asyncio.to_thread(pop.expect_worker)
         await get(pop, "a.test")
-        file.write_text(site(origin.url).replace("[[sites.rules]]", "orgin = 1\n[[sites.rules]]"))
+        replace(pop, file, site(origin.url).replace("[[sites.rules]]", "orgin = 1\n[[sites.rules]]"))
         words = "reload refused, the last good configuration stays in use: EDGECACHE_SITES: "
         said = await asyncio.to_thread(pop.expect, f"{words}(.*)")
         assert said == f"{file}:5: sites[1].orgin: is not a key here; did you mean origin?"
         assert await asyncio.to_thread(pop.metric, "edgecache_config_reload_failures_total") == 1
-        pop.process.send_signal(12)  # SIGUSR2: a successor starts while the file is wrong
+        pop.process.send_signal(signal.SIGUSR2)  # a successor starts while the file is wrong
         await asyncio.to_thread(pop.expect_worker)
         assert (await get(pop, "a.test"))[0] == 200
         file.unlink()
+        pop.process.send_signal(signal.SIGHUP)
         await asyncio.to_thread(pop.expect, f"{words}{file}: cannot be read")
-        file.write_text(site(origin.url, name="b"))
+        replace(pop, file, site(origin.url, name="b"))
         await asyncio.to_thread(pop.expect, "configuration reloaded; changed: EDGECACHE_SITES")
         assert [(await get(pop, host))[0] for host in ("a.test", "b.test")] == [421, 200]
 
@@ -74,15 +82,16 @@ async def test_what_is_stored_stays_where_rules_do_not_change(origin: OriginDoub
         await asyncio.to_thread(pop.expect_worker)
         await get(pop, "a.test")
         more = '[[sites.rules]]\nname = "other"\nwhen = { cookie = { t = true } }\ncache = { store = false }\n'
-        file.write_text(site(origin.url, more) + site(origin.url, name="b"))
+        replace(pop, file, site(origin.url, more) + site(origin.url, name="b"))
         await asyncio.to_thread(pop.expect, "configuration reloaded; changed: EDGECACHE_SITES")
         assert "; hit" in (await get(pop, "a.test"))[1]
         assert "fwd" in (await get(pop, "b.test"))[1]
-        file.write_text(site(origin.url).replace('"x"', '"y"'))
+        replace(pop, file, site(origin.url).replace('"x"', '"y"'))
         await asyncio.to_thread(pop.expect, "configuration reloaded; changed: EDGECACHE_SITES")
         assert "fwd" in (await get(pop, "a.test"))[1]
 
 
+@pytest.mark.slow
 async def test_files_that_the_text_names_are_watched(origin: OriginDouble, tmp_path: Path) -> None:
     """A page that changes is another configuration; one that is gone is refused."""
     file, page = tmp_path / "sites.toml", tmp_path / "page.html"

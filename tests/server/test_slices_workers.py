@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import pytest
 from harness.pop_process import running_pop
+from harness.serving import LOOK
 
 WORKER: Final = "edgecache.server.worker:Worker"
 TOKEN: Final = "a-token-that-may-purge"
@@ -56,7 +57,7 @@ class Films:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(LOOK,), daemon=True).start()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import pytest
+from harness.often import slow
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,8 +78,8 @@ def test_a_value_too_large_replaces_what_was_there_by_nothing(store: MachineStor
 
 def test_the_files_have_their_budget_from_the_start_and_keep_it(store: MachineStore) -> None:
     """Exactly the size, within two percent, and allocated: a full file system is met at the start or never."""
-    for number in range(25_000):
-        put(store, b"%d" % number, os.urandom(1400))
+    for number in range(0, 25_000, 50):
+        store.apply([Change(b"%d" % one, os.urandom(1400)) for one in range(number, number + 50)])
 
     files = [Path(store.path, name) for name in ("head", "small.log", "main.log", "index/data.mdb")]
     assert sum(file.stat().st_size for file in files) == pytest.approx(SIZE, rel=0.02)
@@ -95,9 +96,10 @@ def test_what_was_used_stays_while_others_pass_by(store: MachineStore) -> None:
     hot = [b"hot-%d" % number for number in range(500)]
     for key in hot:
         put(store, key, key * 100)
-    for number in range(25_000):
-        put(store, b"%d" % number, bytes(1000))
-        store.get(hot[number % 500])
+    for number in range(0, 25_000, 10):
+        store.apply([Change(b"%d" % one, bytes(1000)) for one in range(number, number + 10)])
+        for one in range(number, number + 10):
+            store.get(hot[one % 500])
 
     assert [store.get(key) for key in hot] == [key * 100 for key in hot]
 
@@ -127,8 +129,8 @@ def test_another_process_that_changes_the_store_is_not_waited_for(store: Machine
 
 def test_a_cleared_store_is_empty_and_goes_on(store: MachineStore) -> None:
     """Readers that are under way see nothing of what was there."""
-    for number in range(20_000):
-        put(store, b"%d" % number, bytes(1000))
+    for number in range(0, 20_000, 50):
+        store.apply([Change(b"%d" % one, bytes(1000)) for one in range(number, number + 50)])
     store.clear()
     assert store.objects() == 0
     assert store.get(b"19999") is None
@@ -289,10 +291,11 @@ while True:
 """
 
 
-def test_processes_killed_at_any_moment_leave_nothing_wrong(store: MachineStore) -> None:
+@pytest.mark.parametrize("kills", [1, slow(int(os.environ.get("KILLS", "6")))])
+def test_processes_killed_at_any_moment_leave_nothing_wrong(store: MachineStore, kills: int) -> None:
     """Two that write are killed again and again: each value is whole and its key's, and the store goes on."""
     arguments = [sys.executable, "-c", WRITER, store.path, str(store.mapped), str(Path(__file__).parent)]
-    for _ in range(int(os.environ.get("KILLS", "6"))):
+    for _ in range(kills):
         writers = [subprocess.Popen(arguments, stdout=subprocess.PIPE) for _ in range(2)]
         for writer in writers:
             assert writer.stdout is not None
