@@ -39,7 +39,7 @@ from edgecache.semantics.forwarding import Gateway
 from edgecache.semantics.outcomes import Revalidation
 from edgecache.semantics.rules.directory import Sites
 from edgecache.semantics.stored_response import Policy
-from edgecache.server.machine_store import StoreInUse, layers, opened
+from edgecache.server.machine_store import StoreInUse, layers, opened, share_out
 from edgecache.server.worker_metrics import RegionalMetrics, WorkerMetrics
 from edgecache.storage.memory import Memory
 from edgecache.storage.record import Codec
@@ -65,7 +65,6 @@ ANSWERS: Final = 32  # and their responses to conditional requests a thirty-seco
 KNOWN: Final = 8  # known heads and rendered responses hold an eighth at most
 BREAKER_FAILURES: Final = 5  # consecutive, that open the breaker
 BREAKER_OPEN_FOR: Final = 0.5  # seconds
-LARGEST_SHARE: Final = 16  # of the machine's store, that one body may take
 LEAST_UNWRITTEN: Final = 4 * 1024 * 1024  # bytes waiting for the regional tier, however small the memory
 
 
@@ -74,6 +73,7 @@ class Assembled:
     """A request path, and those of its parts that are started and closed."""
 
     close_store: Callable[[], None]  # of the machine
+    share_out: Callable[[Sites | None], None]  # memory, and the machine's store
     edge: Edge
     tier: Regional | None
     logs: RegionLog | None  # None without a regional tier
@@ -124,6 +124,7 @@ def assemble(
         writes.refresh = Refresher(edge, tier.codec, clock, near).refresh
     return Assembled(
         _nothing if store is None else store.close,
+        partial(share_out, parts.memory, store),
         edge,
         tier,
         logs,
@@ -238,7 +239,7 @@ def regional_tier(
     cipher = AESGCM(settings.regional_key) if settings.regional_key else None
     if store is not None:
         watch.store.read_state(store.store)
-    return Regional(
+    tier = Regional(
         _availability(settings, watch.regional),
         Codec(cipher, os.urandom, scope=settings.residency_rules.home.encode()),
         budget=settings.regional_timeout,
@@ -249,6 +250,9 @@ def regional_tier(
         most_unwritten=min(MOST_BYTES, max(LEAST_UNWRITTEN, settings.worker_memory // 2)),
         layered=None if store is None else partial(layers, store.store, watch.store),
     )
+    if store is not None:
+        tier.on_store = store.on_store
+    return tier
 
 
 def _availability(settings: Settings, counts: RegionalMetrics) -> Availability | None:
@@ -262,7 +266,7 @@ def _availability(settings: Settings, counts: RegionalMetrics) -> Availability |
 def _largest(settings: Settings, store: StoreInUse | None) -> int:
     """Bytes of the largest body that the tier takes: with a region, what that takes."""
     if settings.regional == "off" and store is not None:
-        return min(settings.regional_max_object, store.store.shape.total // LARGEST_SHARE)
+        return min(settings.regional_max_object, store.largest_body)
     return settings.regional_max_object
 
 

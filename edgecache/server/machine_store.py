@@ -11,6 +11,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from edgecache.config.settings import Settings
@@ -19,9 +20,11 @@ from edgecache.semantics.errors import ConfigError
 from edgecache.storage.tier_queue import Lanes
 
 if TYPE_CHECKING:
+    from edgecache.semantics.rules.directory import Sites
     from edgecache.storage.machine.store import MachineStore
     from edgecache.storage.machine.store_files import Owner
     from edgecache.storage.machine.store_queue import StoreCounts
+    from edgecache.storage.memory import Memory
 
 log = logging.getLogger("edgecache")
 VARIABLE: Final = "EDGECACHE_STORE"
@@ -34,8 +37,22 @@ class StoreInUse:
     """The store as one worker has it open, and the right to its directory if this process has that."""
 
     def __init__(self, store: MachineStore, owner: Owner | None) -> None:
+        from edgecache.storage.machine import admission
+
         self.store = store
         self._owner = owner
+        self.largest_body = admission.largest_body(store)
+        self.on_store = partial(admission.announce, store)
+
+    def share_out(self, sites: Sites | None) -> None:
+        """Have `sites` hold their shares from now on, if any has one."""
+        shares = {} if sites is None else {site.name: site.memory_share for site in sites.all if site.memory_share}
+
+        def site_of(url: bytes) -> str:
+            site = None if sites is None else sites.site_of(url.partition(b"://")[2].partition(b"/")[0])
+            return site.name if site is not None and site.name in shares else ""
+
+        self.store.shares.set(shares.items(), site_of)
 
     def close(self) -> None:
         """Close it; a directory of this process alone is removed."""
@@ -160,6 +177,13 @@ def spoil_if_it_kills(settings: Settings, code: int | str | None) -> None:
     with suppress(OSError):
         store_files.spoil(path)
         log.warning("a worker ended by signal %d: the machine's store may be damaged, and is not opened again", -code)
+
+
+def share_out(memory: Memory, store: StoreInUse | None, sites: Sites | None) -> None:
+    """Have `sites` hold their shares in both."""
+    memory.share_out(sites)
+    if store is not None:
+        store.share_out(sites)
 
 
 def layers(store: MachineStore, counts: StoreCounts, lanes: Lanes | None) -> Lanes:

@@ -106,7 +106,7 @@ class Worker:
         assembled = assemble(given, self._request_log.known_hit)
         self.edge, self._regional, self.room = assembled.edge, assembled.tier, assembled.edge.memory.account
         self.logs, self.own_log, self.purges = assembled.logs, assembled.own_log, assembled.purges
-        self.nonces, self._close_store = assembled.nonces, assembled.close_store
+        self.nonces, self._close_store, self._share_out = assembled.nonces, assembled.close_store, assembled.share_out
         self._read_heads(settings)
         self.watch.read(self.edge, self._switch, self.connections, self._log)
         self.watch.read_clock(self._time)
@@ -227,7 +227,7 @@ class Worker:
         self._sites = sites = sites_of(settings) if sites is None else sites
         ignored = self.edge.invalidation.ignored = ignored_of(settings.ignored_parameters)
         self.edge.invalidation.use_sites(sites)
-        self.edge.memory.share_out(sites)
+        self._share_out(sites)
         if self._rate_limits is None:
             self._rate_limits = rate_limits_of(self._given, self._regional, sites)
         context = Context(

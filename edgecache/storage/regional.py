@@ -1,5 +1,4 @@
-"""L2: responses in a Valkey that all workers and POPs of a region share, in the machine's store (`storage/machine`), or
-in both. Any failure of it is a counted miss.
+"""L2: responses in the Valkey of a region, the machine's store (`storage/machine`), or both. Failures count as misses.
 
     url ──► storage key ──► a record: the response, whole or with the name of its chunks (`storage/regional_chunks.py`)
                        └──► a signpost: the URL varies by these fields; each variant is a record of its own
@@ -28,7 +27,7 @@ from edgecache.storage.record import Codec, Corrupt, Record, storage_key, varian
 from edgecache.storage.regional_chunks import LONGER, ChunkReader, ChunkWriter, Hole, chunk_keys
 from edgecache.storage.resident_clock import Clock
 from edgecache.storage.server_memory import ServerMemory
-from edgecache.storage.tier_queue import MOST_BYTES, NEAR, Lanes, ReadLane, valkey_lanes
+from edgecache.storage.tier_queue import MOST_BYTES, NEAR, Lanes, OnStore, ReadLane, valkey_lanes
 from edgecache.tasks import spawn
 from edgecache.valkey.availability import Availability
 from edgecache.valkey.batching import Reads
@@ -109,6 +108,7 @@ class Regional:
         self._layered = layered is not None
         self.reads, self.bulk, self._followed, self.writes, self._control, self.leases = lanes
         self.used: Callable[[bytes], Codings | None] = lambda url: None  # codings that responses of its site have used
+        self.on_store: OnStore = lambda base, url: lambda size: True
         self._signposts: dict[bytes, Record] = {}
         self._deleting: dict[bytes, int] = {}  # storage key → how often its deletion is under way
         self._seen_once: set[bytes] = set()
@@ -265,7 +265,7 @@ class Regional:
     ) -> ChunkWriter:
         """A writer of a body that is still arriving; `allowed` checks its length, `given_up` is called if it fails."""
         life = useful_life(stored, self._clock.now())
-        base = storage_key(url)
+        admits = self.on_store(base := storage_key(url), url)
 
         def written(name: bytes, length: int, small: bytes | None) -> bytes:
             if not allowed(length):
@@ -274,7 +274,9 @@ class Regional:
 
         self._memory.query(self.writes, base)  # its reply comes before most chunks are written
         length = content_length(stored.fields) or 0
-        return ChunkWriter(self.writes, self.codec, base, life, INLINE, lambda: self.largest, length, written, given_up)
+        return ChunkWriter(
+            self.writes, self.codec, base, life, INLINE, lambda: self.largest, admits, length, written, given_up
+        )
 
     def prolong(self, found: Found, entry: Entry, seen: str) -> None:
         """Prolong the life of the chunks of `found`, which was validated as `entry`."""
@@ -300,8 +302,8 @@ class Regional:
         """Write `record` for `life` seconds; returns its name, empty if it is not enqueued."""
         if life <= 0 or self._unresponsive:  # before it is encoded, which takes time
             return b""
-        base = storage_key(record.url)
-        key = base
+        key = base = storage_key(record.url)
+        self.on_store(base, record.url)
         if record.vary:
             signpost = self._signpost(base, record)
             if not self._set(base, signpost, life + KEEP_FOR_VALIDATION):

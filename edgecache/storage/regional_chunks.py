@@ -55,6 +55,7 @@ class ChunkWriter:
         life: float,
         inline: int,
         largest: Callable[[], int],
+        admits: Callable[[int], bool],
         length: int,
         written: Written,
         given_up: Callable[[], None],
@@ -65,6 +66,7 @@ class ChunkWriter:
         self._life = b"%d" % ((life + LONGER) * 1000)
         self._inline = inline
         self._largest = largest
+        self._admits = admits  # whether a body of that length may be stored
         self._length = length  # bytes that it will have, or 0
         self._written = written
         self._on_given_up = given_up
@@ -134,7 +136,8 @@ class ChunkWriter:
     @property
     def _is_too_large(self) -> bool:
         """Whether the body is larger than the tier takes, as far as both are known."""
-        return max(self._size, self._length) > self._largest()
+        size = max(self._size, self._length)
+        return size > self._largest() or not self._admits(size)
 
     def _look(self, keys: Sequence[bytes]) -> None:
         """Give up if the server has evicted one of `keys` by the time that all earlier commands are executed."""

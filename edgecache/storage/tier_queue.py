@@ -11,6 +11,7 @@ from edgecache.valkey.batching import MOST_BYTES, Commands, Reads
 
 NEAR: Final = "near"  # the word that comes with a value out of the machine's store
 OnValue = Callable[[bytes | None, str], None]
+OnStore = Callable[[bytes, bytes], Callable[[int], bool]]  # key and URL of what will be stored; which lengths may be
 OnReply = Callable[[int, Any], None]  # the size as it was given, and the reply: an exception if there is none
 
 
@@ -80,4 +81,15 @@ def valkey_lanes(guard: Availability, budget: float, take_within: float, lease: 
     )
 
 
-__all__ = ("MOST_BYTES", "NEAR", "Lanes", "LeaseKeeper", "OnReply", "OnValue", "ReadLane", "WriteLane", "valkey_lanes")
+__all__ = (
+    "MOST_BYTES",
+    "NEAR",
+    "Lanes",
+    "LeaseKeeper",
+    "OnReply",
+    "OnStore",
+    "OnValue",
+    "ReadLane",
+    "WriteLane",
+    "valkey_lanes",
+)

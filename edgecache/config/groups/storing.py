@@ -57,7 +57,7 @@ class StoreSettings:
     store_size: int = setting(
         SIZE,
         "256MiB",
-        "Size of the machine's store, allocated at startup; the largest object in it is a sixteenth of the size.",
+        "Size of the machine's store, allocated at startup; the largest object in it is a quarter of the size.",
         least="16MiB",
         most="64TiB",
     )

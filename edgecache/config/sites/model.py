@@ -370,7 +370,11 @@ class Site(Table, frozen=True, kw_only=True):
     memory_share: (
         Annotated[
             float,
-            Meta(gt=0, le=1, description="Share of each worker's memory that the site keeps when memory is full."),
+            Meta(
+                gt=0,
+                le=1,
+                description="Share of memory, and of the machine's store, that the site keeps when it is full.",
+            ),
         ]
         | None
     ) = None

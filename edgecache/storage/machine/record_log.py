@@ -38,8 +38,8 @@ class CircularLog:
             os.close(self.fd)
             raise
 
-    def header(self, position: int) -> tuple[bytes, int, int, bytes]:
-        """Magic, length, position and digest, as they are written at `position`."""
+    def header(self, position: int) -> tuple[bytes, int, int, int, bytes]:
+        """Magic, share, length, position and digest, as they are written at `position`."""
         return RECORD.unpack(self.read(position, RECORD.size, wait=True))
 
     def value(self, position: int, length: int, *, wait: bool) -> bytes:

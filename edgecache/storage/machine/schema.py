@@ -15,7 +15,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-VERSION: Final = 1  # of all formats here
+VERSION: Final = 2  # of all formats here
 PAGE: Final = 4096
 LEAST: Final = 16 * 1024 * 1024  # bytes of a store
 INDEX_SHARE: Final = 16  # entries of the index have a sixteenth: enough for records of 1 KiB
@@ -27,11 +27,11 @@ LEAST_SMALL: Final = 512 * 1024  # bytes of the log of new records
 SLOT_BYTES: Final = 1024  # of the store, for each slot that remembers use
 SMALL, MAIN = 0, 1
 
-RECORD: Final = struct.Struct("<4sIQ16s")  # magic, bytes of the value, its position, digest of its key
+RECORD: Final = struct.Struct("<3sBIQ16s")  # magic, share, bytes of the value, its position, digest of its key
 WHERE: Final = struct.Struct("<BQI")  # which log, position, bytes of the value
 STATE: Final = struct.Struct("<4Q")  # begin and end of both logs
-IS_RECORD: Final = b"ecm\x01"
-IS_GAP: Final = b"ecg\x01"  # up to the end of the file
+IS_RECORD: Final = b"ecm"
+IS_GAP: Final = b"ecg"  # up to the end of the file
 
 
 @dataclass(frozen=True, slots=True)

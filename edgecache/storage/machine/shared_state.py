@@ -32,6 +32,8 @@ FIELDS: Final = (
     "sweeping",  # the index may have entries of records that were lost
     "last_used",  # the second, since 1970, up to which a POP is known to have recorded invalidations here
 )
+USED: Final = 1  # of the marks in a slot
+REFUSED: Final = 2
 BOOT_AT: Final = 1024  # sixteen bytes: the boot of the machine in which it was opened last
 IDENTITY_AT: Final = 1040  # 32 bytes: what records here are bound to
 AT: Final = {name: 8 * number for number, name in enumerate(FIELDS)}
@@ -64,13 +66,22 @@ class HeadPage:
 
     def touch(self, digest: bytes) -> None:
         """The record whose key has this digest was used."""
-        self._map[PAGE + (int.from_bytes(digest[:4], "little") & self._mask)] = 1
+        at = PAGE + (int.from_bytes(digest[:4], "little") & self._mask)
+        self._map[at] |= USED
 
     def was_touched(self, digest: bytes) -> bool:
         """Whether it was used since this was last asked."""
         at = PAGE + (int.from_bytes(digest[:4], "little") & self._mask)
-        used, self._map[at] = self._map[at], 0
-        return used != 0
+        marks = self._map[at]
+        self._map[at] = marks & ~USED
+        return bool(marks & USED)
+
+    def was_refused(self, digest: bytes) -> bool:
+        """Whether the body with this key was refused before; from now on it was."""
+        at = PAGE + (int.from_bytes(digest[4:8], "little") & self._mask)
+        before = self._map[at]
+        self._map[at] = before | REFUSED
+        return bool(before & REFUSED)
 
     def text(self, at: int, length: int) -> bytes:
         """Bytes of the page."""

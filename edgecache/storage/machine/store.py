@@ -27,8 +27,9 @@ import lmdb
 
 from edgecache.storage.machine.record_log import CircularLog
 from edgecache.storage.machine.schema import IS_RECORD, MAIN, SMALL, STATE, WHERE, Geometry
+from edgecache.storage.machine.share import NONE, StoreShares
 from edgecache.storage.machine.shared_state import HeadPage
-from edgecache.storage.machine.update import BEGINS, STATE_KEY, Torn, Transaction
+from edgecache.storage.machine.update import BEGINS, PARTS_KEY, STATE_KEY, Torn, Transaction
 
 __all__ = ("Busy", "Change", "MachineStore", "Torn", "Where", "digest_of", "open_index")
 MOST_READERS: Final = 1024
@@ -57,6 +58,7 @@ class Change(NamedTuple):
 
     key: bytes
     value: bytes | None
+    part: int = NONE  # the share of its site
 
 
 class MachineStore:
@@ -66,6 +68,7 @@ class MachineStore:
         self.path = path
         self.shape = shape
         self.mapped = mapped
+        self.shares = StoreShares()
         self._lock = os.open(f"{path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         head = os.open(f"{path}/head", os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -147,7 +150,8 @@ class MachineStore:
 
     def _transact(self, work: Callable[[Transaction], Made]) -> Made:
         with self._env.begin(write=True) as raw:
-            transaction = Transaction(raw, self._index, self._meta, self.logs, self.head, self.shape.most_objects)
+            shape, shares = self.shape, self.shares.most
+            transaction = Transaction(raw, self._index, self._meta, self.logs, self.head, shape.most_objects, shares)
             done = work(transaction)
             transaction.finish()
         transaction.count()
@@ -158,7 +162,7 @@ class MachineStore:
         if change.value is None:
             transaction.delete(digest)
             return True
-        return transaction.put(digest, change.value)
+        return transaction.put(digest, change.value, change.part)
 
     # --- the purge log of a POP without a region
 
@@ -242,6 +246,7 @@ class MachineStore:
             ends = [max(state[1], head["begin_small"]), max(state[3], head["begin_main"])]
             ends = [end + -end % log.size for end, log in zip(ends, self.logs, strict=True)]
             raw.drop(self._index, delete=False)
+            raw.delete(PARTS_KEY, db=self._meta)
             raw.put(STATE_KEY, STATE.pack(ends[0], ends[0], ends[1], ends[1]), db=self._meta)
             head["begin_small"], head["begin_main"] = ends
         head.add("cleared", 1)
@@ -274,7 +279,8 @@ class MachineStore:
     ) -> bool:
         header = self.logs[log].header(position)
         value = self.logs[log].value(position, length, wait=True)
-        return header == (IS_RECORD, length, position, digest) and check(digest, value)
+        magic, _, *others = header
+        return magic == IS_RECORD and others == [length, position, digest] and check(digest, value)
 
     def values(self) -> Iterator[bytes]:
         """Every value."""
@@ -294,6 +300,12 @@ class MachineStore:
         with self._env.begin() as transaction:
             state: tuple[int, ...] = STATE.unpack(transaction.get(STATE_KEY, db=self._meta) or bytes(STATE.size))
         return state[1] - state[0] + state[3] - state[2]
+
+    def room(self) -> int:
+        """Bytes of the main log that hold nothing."""
+        with self._env.begin() as transaction:
+            state: tuple[int, ...] = STATE.unpack(transaction.get(STATE_KEY, db=self._meta) or bytes(STATE.size))
+        return self.shape.main - state[3] + state[2]
 
     def sync(self) -> None:
         """Write all of it to the disk."""

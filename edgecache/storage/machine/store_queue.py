@@ -245,7 +245,8 @@ class StoreWrites:
         """Make the changes that wait, or some of them."""
         self._scheduled = False
         batch = self._take()
-        changes = [Change(item.key, item.value) for item in batch if item.key]
+        part_of = self._store.shares.part_of
+        changes = [Change(item.key, item.value, part_of(item.key)) for item in batch if item.key]
         if not changes or self._store.head["poisoned"]:  # then nothing of it is found any more
             self._made(batch, [change.value is None for change in changes])
         elif self._threads is None:
