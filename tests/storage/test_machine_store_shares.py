@@ -11,7 +11,7 @@ import pytest
 from edgecache.storage.machine import store_files
 from edgecache.storage.machine.admission import Admission, announce, largest_body
 from edgecache.storage.machine.schema import LEAST
-from edgecache.storage.machine.share import NONE, PARTS, part_number
+from edgecache.storage.machine.site_shares import NONE, PARTS, part_number
 from edgecache.storage.machine.store import Change, MachineStore
 from edgecache.storage.machine.update import PARTS_KEY
 from edgecache.storage.record import chunk_key, storage_key

@@ -27,8 +27,8 @@ import lmdb
 
 from edgecache.storage.machine.record_log import CircularLog
 from edgecache.storage.machine.schema import IS_RECORD, MAIN, SMALL, STATE, WHERE, Geometry
-from edgecache.storage.machine.share import NONE, StoreShares
 from edgecache.storage.machine.shared_state import HeadPage
+from edgecache.storage.machine.site_shares import NONE, StoreShares
 from edgecache.storage.machine.update import BEGINS, PARTS_KEY, STATE_KEY, Torn, Transaction
 
 __all__ = ("Busy", "Change", "MachineStore", "Torn", "Where", "digest_of", "open_index")

@@ -25,8 +25,8 @@ from edgecache.storage.machine.schema import (
     extent,
     gap_before,
 )
-from edgecache.storage.machine.share import NONE, PartSizes
 from edgecache.storage.machine.shared_state import HeadPage
+from edgecache.storage.machine.site_shares import NONE, PartSizes
 
 BEGINS: Final = ("begin_small", "begin_main")
 STATE_KEY: Final = b"state"
