@@ -200,3 +200,22 @@ async def test_a_client_that_leaves_while_valkey_is_asked(
         assert not slots(valkey)
         assert (await pop.get("/slow", HOST)).status == 200
         assert len(origin.requests) == asked + 1
+
+
+async def test_the_region_is_asked_once_for_a_miss_and_not_for_hits(
+    origin: OriginDouble, valkey: Server, held: asyncio.Event
+) -> None:
+    """Two limits of a rule are two slots; a hit with a known head asks for none."""
+    held.set()
+    text = SITES.format(origin=origin.url, most=5).replace("5 }]", '5 }, { concurrency = 9, by = ["site"] }]')
+    async with running_pop(origin, sites=text, regional=valkey.url) as pop:
+        asked: list[Any] = []
+        region = under_way(pop).region
+        ask = region.reply
+        region.reply = lambda *command: (asked.append(command), ask(*command))[1]
+        assert await statuses(pop, 3, "/slow") == [200] * 3
+        assert len(asked) == 3 * 2
+        assert await statuses(pop, 1, "/page") == [200]
+        asked.clear()
+        assert await statuses(pop, 20, "/page") == [200] * 20
+        assert len(asked) <= 2 * 2  # until the head is known
