@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from itertools import count
 from typing import Any, NamedTuple, cast
 
@@ -60,6 +61,35 @@ class Got(NamedTuple):
         return None if found is None else int(found[1])
 
 
+def _text_of(lines: Sequence[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
+    return tuple((name.decode(), value.decode()) for name, value in lines)
+
+
+class _Content:
+    """Takes a body that has come whole."""
+
+    writable = True
+
+    def __init__(self, body: Body | None) -> None:
+        self.content = b""
+        if body is not None:
+            body.read_into(self)
+
+    def write(self, piece: Any) -> None:
+        """Take `piece`."""
+        self.content += bytes(piece)
+
+    def finish(self) -> None:
+        """It is complete."""
+
+    def abort(self) -> None:
+        """It will not be."""
+
+    def goes_alone(self, at: int) -> bool:
+        """Never."""
+        return False
+
+
 class EchoPool:
     """A pool whose servers tell in `X-Echo` what they have received of what rules may change."""
 
@@ -78,9 +108,10 @@ class EchoPool:
         request = call.upstream_request
         fields = Fields(request.fields)
         path = request.target.partition(b"?")[0].removeprefix(b"/up").decode()
-        echo = b"|".join(
-            [self._name.encode(), request.target, *((fields.get(b"x-r%d" % number) or b"") for number in range(3))]
-        )
+        edits = [(fields.get(b"x-r%d" % number) or b"").decode() for number in range(3)]
+        content = _Content(request.body).content.decode()
+        sent = Sent(request.method.decode(), path, "", _text_of(request.fields), "", content)
+        echo = rule_sets.echo(self._name, request.target.decode(), edits, sent).encode()
         lines = [(b"X-Echo", echo), (b"X-N", b"%d" % next(self._numbers)), (b"ETag", b'"%b"' % echo)]
         lines.append((b"Content-Type", rule_sets.TYPES.get(path, "text/html").encode()))
         if (seconds := rule_sets.LIFETIMES[path]) is not None:
@@ -140,10 +171,12 @@ class EchoingPop:
         connection.connection_made(Transport())
         lines = [f"{sent.method} {sent.target} HTTP/1.1", f"Host: {self.host}"]
         lines += [f"{name}: {value}" for name, value in sent.fields]
+        content = sent.content.encode()
+        lines += [f"Content-Length: {len(content)}"] if sent.method == "QUERY" else []
         number = next(self._heads)
         if number // 2 % 2:  # no head was like it: templates answer it, if anything known does
             lines.append(f"X-Request-Id: {number}")
-        connection.data_received("\r\n".join([*lines, "", ""]).encode())
+        connection.data_received("\r\n".join([*lines, "", ""]).encode() + content)
         return sent, connection
 
     async def taken(self, started: tuple[Sent, ClientConnection]) -> Got:

@@ -6,6 +6,8 @@ import fnmatch
 import ipaddress
 import json
 import re
+from collections.abc import Iterable
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
@@ -20,6 +22,7 @@ PEERS = [TRUSTED, "192.0.2.9", "198.51.100.1", "203.0.113.1", "203.0.113.2"]
 NEIGHBOURS = {"203.0.113.1": "203.0.113.2", "203.0.113.2": "203.0.113.1"}  # of one country
 COUNTRIES = {"198.51.100.0/24": "DE", "203.0.113.0/24": "FR"}
 ADMITTING = ("client_revalidation", "admission")  # of the cache, and of no response
+OF_REQUESTS = (*ADMITTING, "key", "query_method")  # of the cache: what only the request decides
 OF_RESPONSES = ("status", "content_type", "result")
 Fact = tuple[int, str, int]  # status, media type, and whether it is a hit
 FACTS: list[Fact] = [
@@ -35,6 +38,7 @@ class Sent(NamedTuple):
     query: str
     fields: tuple[tuple[str, str], ...]
     peer: str
+    content: str = ""  # of a QUERY
 
     @property
     def target(self) -> str:
@@ -65,7 +69,7 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
     "path": st.sampled_from(["/a", "/b*", "/a/*", ["/a", "/n"]]),
     "path_prefix": st.sampled_from(["/a", "/b"]),
     "path_regex": st.sampled_from(["^/a", "g$"]),
-    "method": st.sampled_from(["GET", "HEAD"]),
+    "method": st.sampled_from(["GET", "HEAD", "QUERY", ["GET", "QUERY"]]),
     "header": st.dictionaries(
         st.sampled_from(["Accept-Language", "User-Agent", "X-Ab", "Referer"]), VALUES, min_size=1
     ),
@@ -129,6 +133,7 @@ CACHE = st.fixed_dictionaries(
         "cache_control": st.just("ignore"),
         "client_revalidation": st.sampled_from(["ignore", "collapse"]),
         "admission": st.just("read-only"),
+        "query_method": st.booleans(),
         "key": KEYS,
     },
 )
@@ -161,7 +166,7 @@ def rules(draw: st.DrawFn) -> list[Rule]:
         for name in sorted(draw(SOME_OF_RESPONSES if reads_responses(when) else SOME)):
             rule[name] = draw(ACTIONS[name])
             if name == "cache" and reads_responses(when):
-                rule[name] = {key: value for key, value in rule[name].items() if key not in (*ADMITTING, "key")}
+                rule[name] = {key: value for key, value in rule[name].items() if key not in OF_REQUESTS}
             if name.endswith("headers"):
                 ((field, _),) = rule[name]["set"].items()
                 rule[name] = {"set": {field: str(number)}}
@@ -207,7 +212,71 @@ def cases(draw: st.DrawFn) -> tuple[list[Rule], tuple[Sent, Sent]]:
     listed = draw(rules())
     read = read_by(listed)
     alike = bool(read) and draw(st.integers(0, 3)) > 0
-    return listed, draw(_alike_but_for(draw(st.sampled_from(read))) if alike else pairs())
+    pair = draw(_alike_but_for(draw(st.sampled_from(read))) if alike else pairs())
+    return (listed, pair) if draw(st.integers(0, 3)) else draw(_queries(listed, pair))
+
+
+@st.composite
+def _queries(draw: st.DrawFn, listed: list[Rule], pair: tuple[Sent, Sent]) -> tuple[list[Rule], tuple[Sent, Sent]]:
+    """The same as QUERYs, mostly stored: alike in all but their contents, as `pair` is, or beside a request without."""
+    for rule in listed:
+        if not reads_responses(rule["when"]) and draw(st.integers(0, 3)):
+            rule.setdefault("cache", {})["query_method"] = True
+    first, second = pair if draw(st.booleans()) else (pair[0], pair[0])
+    contents = draw(st.sampled_from([*CONTENTS.values()]))
+    both = tuple(_as_query(sent, *draw(st.sampled_from(contents))) for sent in (first, second))
+    return listed, (both[0], draw(st.sampled_from([both[1]] * 3 + [second])))
+
+
+def _as_query(sent: Sent, kind: str, content: str) -> Sent:
+    fields = (*sent.fields, ("Content-Type", kind))
+    return sent._replace(method="QUERY", fields=fields, content=content)
+
+
+JSON, FORM, TEXT = "application/json", "application/x-www-form-urlencoded", "text/plain"
+CONTENTS: dict[str, list[tuple[str, str]]] = {
+    JSON: [
+        (JSON, '{"a": 1, "b": "x y"}'),
+        (JSON, '{"a":1,"b":"x y"}'),
+        (JSON, '\t{ "a" :1,\n"b":"x y" }\n'),
+        (JSON, '{"a":1,"b":"xy"}'),
+        (JSON, '{"b":"x y","a":1}'),
+        (JSON, '{"a":1.0,"b":"x y"}'),
+        (JSON, '{"a":1,"b":"x y"'),
+        (TEXT, '{"a":1,"b":"x y"}'),
+        (TEXT, '{"a": 1, "b": "x y"}'),
+    ],
+    FORM: [
+        (FORM, "a=1&b=2"),
+        (FORM, "b=2&a=1"),
+        (FORM, "a=2&b=1"),
+        (FORM, "a=1&a=2"),
+        (FORM, "a=2&a=1"),
+        (FORM, "a=1&b=2&"),
+        (TEXT, "a=1&b=2"),
+        (TEXT, "b=2&a=1"),
+    ],
+}
+
+
+def content_means(sent: Sent) -> tuple[str, ...]:
+    """What an origin can make of the content of a QUERY: two of which it makes the same may share a response."""
+    if sent.method != "QUERY":
+        return ()
+    kind, content = sent.get("content-type") or "", sent.content
+    return "QUERY", kind, content_meaning(kind, content)
+
+
+def content_meaning(kind: str, content: str) -> str:
+    """Tokens of JSON, or fields of a form by their names; else the bytes."""
+    try:
+        if kind == JSON:
+            return repr(json.loads(content, object_pairs_hook=list, parse_int=str, parse_float=str))
+    except ValueError:
+        return content
+    names = [pair.partition("=")[0] for pair in content.split("&")]
+    is_plain = kind == FORM and all(names) and len(set(names)) == len(names)
+    return repr(sorted(content.split("&"))) if is_plain else content
 
 
 @st.composite
@@ -376,13 +445,14 @@ class Meaning(NamedTuple):
     caching: tuple[tuple[str, Any], ...]
     key: tuple[Any, ...]
     query: str  # that the origin gets
+    content: tuple[str, ...]  # of a QUERY, as an origin understands it
 
 
 def meaning(match: str, listed: list[Rule], sent: Sent, fact: Fact) -> Meaning:
     """The rules that hold, in order, laid over each other: those that the request decides say what goes upstream."""
     asked, answered = _joined(match, listed, sent, None), _joined(match, listed, sent, fact)
     caching = answered["cache"] | {"by_status": _sorted(answered["by_status"])}
-    if asked["cache"].get("store") is False:
+    if asked["cache"].get("store") is False or (sent.method == "QUERY" and not asked["cache"].get("query_method")):
         caching["store"] = False
     return Meaning(
         asked["route"].get("pool", "p0"),
@@ -392,12 +462,20 @@ def meaning(match: str, listed: list[Rule], sent: Sent, fact: Fact) -> Meaning:
         _sorted(caching),
         tuple(sorted(asked["key"])),
         sent.query if is_passed_on(asked["cache"], sent) else _reduced(asked["query"], sent.query),
+        content_means(sent),
     )
+
+
+def echo(pool: str, target: str, edits: Iterable[str], sent: Sent) -> str:
+    """What a pool tells of a request that it has received."""
+    content = blake2b(repr(content_means(sent)).encode()).hexdigest()[:12] if content_means(sent) else ""
+    return "|".join([pool, target, *edits, content])
 
 
 def is_passed_on(caching: dict[str, Any], sent: Sent) -> bool:
     """Whether the cache has no part in a request."""
-    return caching.get("store") is False or sent.get("if-match") is not None
+    is_query = sent.method == "QUERY" and not caching.get("query_method")
+    return caching.get("store") is False or sent.get("if-match") is not None or is_query
 
 
 def _reduced(query: dict[str, Any], text: str) -> str:

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 from harness.echoing import EchoingPop, Got
 from harness.often import slow
-from harness.rule_sets import STATUS, TYPES, Rule, Sent, cases, lifetime, meaning, meanings
+from harness.rule_sets import FORM, JSON, STATUS, TEXT, TYPES, Rule, Sent, cases, echo, lifetime, meaning, meanings
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from edgecache.proxy.fastpath.head_template import HeadTemplates
 from edgecache.proxy.fetch import Fetcher
 from edgecache.proxy.middleware import site_rules
-from edgecache.semantics.rules import conditions
+from edgecache.semantics import query_content
+from edgecache.semantics.rules import conditions, key_parts
 from edgecache.semantics.rules.directory import Sites
 from edgecache.semantics.rules.policy import RequestPolicy, Site
 from edgecache.semantics.rules.policy import Rule as CompiledRule
@@ -41,11 +42,10 @@ def check_response(match: str, listed: list[Rule], sent: Sent, got: Got) -> None
     status, kind = STATUS.get(sent.path, 200), TYPES.get(sent.path, "text/html")
     means = meaning(match, listed, sent, (status, kind, int(got.is_hit)))
     up = dict(means.sent)
-    echo = "|".join(
-        [means.pool, means.prefix + sent.path + means.query, *(up.get(f"X-R{number}", "") for number in range(3))]
-    )
-    if got.status != status or got.fields["x-echo"] != echo:
-        raise Shared(f"{got} instead of {echo}")
+    edits = [up.get(f"X-R{number}", "") for number in range(3)]
+    expected = echo(means.pool, means.prefix + sent.path + means.query, edits, sent)
+    if got.status != status or got.fields["x-echo"] != expected:
+        raise Shared(f"{got} instead of {expected}")
     fields = {name.upper(): value for name, value in got.fields.items() if name.startswith("x-s")}
     if fields != dict(means.got):
         raise Shared(f"{fields} instead of {means.got}")
@@ -116,6 +116,26 @@ SEEDS: list[tuple[list[Rule], tuple[Sent, Sent]]] = [  # the shortest ways to wh
         (_at("203.0.113.1", ("X-Ab", "1")), PLAIN),
     ),
 ]
+
+
+def _queried(kind: str, content: str) -> Sent:
+    return Sent("QUERY", "/a", "", (("Content-Type", kind),), "203.0.113.1", content)
+
+
+STORES_QUERIES: Rule = {"name": "r0", "when": {}, "last": False, "cache": {"query_method": True}}
+LIKE = [  # contents of QUERYs that normalise to the same
+    (_queried(JSON, '{"a": 1, "b": "x y"}'), _queried(JSON, '\t{"a":1,\n"b":"x y"}')),
+    (_queried(FORM, "a=1&b=2"), _queried(FORM, "b=2&a=1")),
+]
+UNLIKE = [
+    (_queried(JSON, '{"a":1,"b":"x y"}'), _queried(JSON, '{"a":1,"b":"xy"}')),
+    (_queried(JSON, '{"a":1,"b":"x y"}'), _queried(JSON, '{"b":"x y","a":1}')),
+    (_queried(JSON, '{"a":1,"b":"x y"}'), _queried(TEXT, '{"a":1,"b":"x y"}')),
+    (_queried(TEXT, '{"a": 1}'), _queried(TEXT, '{"a":1}')),
+    (_queried(FORM, "a=1&a=2"), _queried(FORM, "a=2&a=1")),
+    (_queried(FORM, "a=1&b=2"), PLAIN),
+]
+SEEDS += [([STORES_QUERIES], pair) for pair in (*LIKE, *UNLIKE)]
 
 
 async def check_pair(pop: EchoingPop, match: str, listed: list[Rule], pair: tuple[Sent, Sent]) -> int:
@@ -191,7 +211,41 @@ def test_five_thousand_rule_sets_share_nothing_that_differs(part: int) -> None:
     assert run(MANY // PARTS, 2 + part) > MANY // PARTS
 
 
+async def test_contents_of_one_meaning_share_a_response() -> None:
+    """Where they may: random pairs would not show that a QUERY is ever stored."""
+    pop = EchoingPop()
+    for pair in (*LIKE, *UNLIKE):
+        pop.put("all", [STORES_QUERIES])
+        numbers = [(await pop.get(sent)).number for sent in (*pair, *pair)]
+        assert len(set(numbers)) == (1 if pair in LIKE else 2), pair
+    await pop.worker.stop()
+
+
 # --- planted faults: each is found
+
+
+def contents_left_out(patch: pytest.MonkeyPatch) -> None:
+    """The content of a QUERY is not in the cache key."""
+    patch.setattr(key_parts, "content_digest", lambda request: b"")
+
+
+def types_of_contents_left_out(patch: pytest.MonkeyPatch) -> None:
+    """What its content means is, but not as which type."""
+
+    def digest(request: Any) -> Any:
+        return query_content.normalised(request.content, request.fields.get(b"content-type") or b"").hex().encode()
+
+    patch.setattr(key_parts, "content_digest", digest)
+
+
+def all_white_space_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    """That in strings, too."""
+    patch.setattr(query_content, "normalised", lambda content, kind: b"".join(content.split()))
+
+
+def all_form_fields_are_sorted(patch: pytest.MonkeyPatch) -> None:
+    """Those of one name, too."""
+    patch.setattr(query_content, "_sorted_form", lambda content: b"&".join(sorted(content.split(b"&"))))
 
 
 def no_reads(patch: pytest.MonkeyPatch) -> None:
@@ -291,6 +345,10 @@ FAULTS = [
     passes_are_stored,
     pending_rules_last,
     pending_rules_left_out_of_group,
+    contents_left_out,
+    types_of_contents_left_out,
+    all_white_space_is_ignored,
+    all_form_fields_are_sorted,
 ]
 
 
