@@ -6,6 +6,7 @@ A flight lands once, when the head of the response is known; the body may still 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,7 @@ from edgecache.wire.errors import OriginError
 from edgecache.wire.exchange import Exchange
 
 OFTEN: Final = 1.0  # seconds between two renewals of a mark, at least
+MOST_AT_ONCE: Final = 16  # followers that are woken in one turn of the event loop
 LONGEST_MARKED: Final = 512  # bytes of a URL: clients make them up, and thousands are remembered
 
 
@@ -83,12 +85,29 @@ class Flight:
         self.leader = leader  # None: it runs in the background
         self.watchers = () if leader is None else (leader,)  # get interim responses, which may be for one client
         self._landed: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting: deque[asyncio.Future[None]] = deque()  # a future for each group of followers
+        self._followers = 0
         self.began = self._landed.get_loop().time()
 
     def land(self, outcome: Outcome) -> None:
         """The head of the response is known, or that there is none."""
         if not self._landed.done():
             self._landed.set_result(outcome)
+            if _lasts(outcome):
+                self._wake_some()
+            else:
+                self._wake_all()
+
+    def _wake_some(self) -> None:
+        """Wake a group of followers; the next one follows in the next turn of the event loop: a crowd takes turns."""
+        if self._waiting:
+            self._waiting.popleft().set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._wake_some)
+
+    def _wake_all(self) -> None:
+        while self._waiting:
+            self._waiting.popleft().set_result(None)
 
     @property
     def landed(self) -> bool:
@@ -107,8 +126,15 @@ class Flight:
     async def outcome(self, within: float | None) -> Outcome | None:
         """The outcome; None if it takes longer than `within` seconds."""
         if not self._landed.done():
-            await asyncio.wait((self._landed,), timeout=within)
+            await asyncio.wait((self._group(),), timeout=within)
         return self._landed.result() if self._landed.done() else None
+
+    def _group(self) -> asyncio.Future[None]:
+        """What one more follower waits for."""
+        if self._followers % MOST_AT_ONCE == 0:
+            self._waiting.append(asyncio.get_running_loop().create_future())
+        self._followers += 1
+        return self._waiting[-1]
 
     def abandon(self, exchange: Exchange) -> None:
         """`exchange` waits no longer; a response for its leader alone would be for nobody."""
@@ -117,6 +143,14 @@ class Flight:
 
     def __repr__(self) -> str:
         return f"<Flight {'landed' if self._landed.done() else 'out'}>"
+
+
+def _lasts(outcome: Outcome) -> bool:
+    """Whether the response can still be joined some turns of the event loop later."""
+    if not isinstance(outcome, Filling):
+        return True
+    reply = outcome.reply
+    return reply.body.finished or (reply.body.kept and reply.response.framing.length is not None)
 
 
 class Flights:

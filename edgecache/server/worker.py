@@ -61,6 +61,7 @@ from edgecache.wire.h1.head import RequestHeads
 from edgecache.wire.handler import Connection
 from edgecache.wire.head_limits import HeadLimits
 from edgecache.wire.listeners import Listeners
+from edgecache.wire.run_queue import RunQueue
 
 SWEEP: Final = 0.25  # seconds between two sweeps of all deadlines
 MOST_SHARES: Final = 10  # of a round
@@ -87,6 +88,7 @@ class Worker:
         self._take(settings)
         self.draining = self.crowded = False
         self.connections: set[Connection] = set()
+        self.run_queue = RunQueue()
         self._all_left = asyncio.Event()
         self.clock = time.monotonic
         self._time = clock_of(clock)
@@ -389,13 +391,9 @@ class Worker:
         await self._listeners.end()
         self._switch.close()
         self.edge.compressor.close()
-        if self.logs is not None:
-            await self.logs.close()
-        if self._rate_limits is not None:
-            await self._rate_limits.close()
-        await self.nonces.close()
-        if self._regional is not None:
-            await self._regional.close()
+        for part in (self.logs, self._rate_limits, self.nonces, self._regional):
+            if part is not None:
+                await part.close()
         self._close_store()
         await asyncio.sleep(0)
         self._log.close()

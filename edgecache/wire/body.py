@@ -14,12 +14,14 @@ aborted, and nothing is stored. A `WholeBody` is complete from the beginning, an
 
 from __future__ import annotations
 
+import asyncio
+
 from edgecache.semantics.outcomes import Refused
 from edgecache.semantics.rope import GATHERED, Content, Piece
 from edgecache.wire.backpressure import BackPressure, is_behind
 from edgecache.wire.body_buffer import CUT, Buffer
 from edgecache.wire.body_charge import Charge, Room
-from edgecache.wire.body_readers import Cursor, Readers
+from edgecache.wire.body_readers import MOST_AT_ONCE, Cursor, Readers
 from edgecache.wire.streams import BodyEnd, Sink, Source
 
 
@@ -33,6 +35,7 @@ class Body:
         "_keep",
         "_pressure",
         "_read",
+        "_round",
         "discarded",
         "failed",
         "finished",
@@ -47,6 +50,7 @@ class Body:
         self._charge: Charge | None = None  # none for bodies that the budget does not count
         self._keep = keep  # bytes; 0 = the body is transient
         self._read = False  # a client has come to read it, or will not
+        self._round = 0  # readers that have their turn next, before all others
         self._ends: list[BodyEnd] = []  # called once, when it has ended
         self.finished = False
         self.failed = False
@@ -201,6 +205,8 @@ class Body:
         """
         if self.whole or self.ended:
             return True
+        if self._round:
+            return False  # those whose turn comes only look slow
         remaining = self.readers.detach(self._buffer, stuck=stuck)
         if remaining is None:
             return False
@@ -221,8 +227,7 @@ class Body:
             buffer.append(piece)
         if self._charge is not None:
             self._add_charge(self._charge, size)
-        for cursor in tuple(self.readers.cursors):  # one may leave at each piece
-            self._pump(cursor)
+        self._pump_all()
         small = size < GATHERED and (self._keep > 0 or size < GATHERED // 2)  # transient pieces stay small
         if buffer.note_size(size, join=small):
             self.readers.move_to(buffer.join_tail(self.readers.places))
@@ -248,8 +253,7 @@ class Body:
             on_end(self)
         if self._charge is not None and self.readers and self.content is None:  # not stored, but still read
             self._make_transient(self._charge)
-        for cursor in tuple(self.readers.cursors):  # one may leave at each piece
-            self._pump(cursor)
+        self._pump_all()
         self._drop_and_throttle()
         self._count_readers()
 
@@ -263,6 +267,32 @@ class Body:
                 cursor.sink.finish()
             else:
                 cursor.sink.abort()
+
+    def _pump_all(self) -> None:
+        """Move what has arrived to all readers: of many, to some now and to the others in the next turns."""
+        cursors = self.readers.cursors
+        if len(cursors) <= MOST_AT_ONCE:
+            for cursor in tuple(cursors):  # one may leave at each piece
+                self._pump(cursor)
+            return
+        waiting, self._round = self._round, len(cursors)
+        if not waiting:
+            self._pump_some()
+
+    def _pump_some(self) -> None:
+        """Move what has arrived to the readers whose turn it is; the next ones follow in the next turn of the loop."""
+        some = self.readers.next_ones()
+        self._round = max(0, self._round - len(some)) if some else 0
+        for cursor in some:
+            self._pump(cursor)
+        if self._round:
+            asyncio.get_running_loop().call_soon(self._go_round)
+
+    def _go_round(self) -> None:
+        self._pump_some()
+        self._drop_and_throttle()
+        if self.ended:
+            self._count_readers()
 
     def _drop_and_throttle(self) -> None:
         """Drop what all readers have taken of a transient body, then pause or resume the source."""
@@ -321,6 +351,7 @@ class WholeBody(Body):
         self._buffer.fill(content)
         self.readers = Readers()
         self._charge = None
+        self._round = 0
         self._keep = len(content)
         self.refused = None
 

@@ -8,6 +8,7 @@ from typing import Final
 from edgecache.wire.body_buffer import Buffer
 from edgecache.wire.streams import Sink
 
+MOST_AT_ONCE: Final = 16  # readers that get a piece in one turn of the event loop
 WINDOW: Final = 256 * 1024  # bytes held for the slowest reader of a transient body
 
 
@@ -59,6 +60,12 @@ class Readers:
         """Count `cursor` no longer."""
         if cursor in self.cursors:
             self.cursors.remove(cursor)
+
+    def next_ones(self) -> list[Cursor]:
+        """Some readers, which have their turn after all others next time."""
+        some = self.cursors[:MOST_AT_ONCE]
+        self.cursors[:] = self.cursors[MOST_AT_ONCE:] + some
+        return some
 
     @property
     def slowest(self) -> Cursor | None:

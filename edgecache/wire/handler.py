@@ -11,6 +11,7 @@ from edgecache.wire.body_charge import Room
 from edgecache.wire.errors import BadRequest
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.response_writer import ResponseWriter
+from edgecache.wire.run_queue import RunQueue
 
 if TYPE_CHECKING:
     from edgecache.wire.h1.head import RequestHeads
@@ -51,6 +52,7 @@ class Site(Protocol):
     finish_abandoned: bool  # what is of use to its client alone goes on though the client has sent FIN
     bytes_in: Counter  # received from clients
     room: Room  # the memory budget, which counts who reads what
+    run_queue: RunQueue  # of requests that the fast path does not answer
     heads: RequestHeads  # reads those of HTTP/1
     body_limit: BodyLimit | None  # of one request, where they differ
     on_deliver: AddFields | None  # for each response; None: nothing is added

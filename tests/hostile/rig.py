@@ -22,6 +22,7 @@ from edgecache.wire.h1.head import RequestHeads
 from edgecache.wire.h1.server import ClientConnection
 from edgecache.wire.head_limits import HeadLimits
 from edgecache.wire.response import FullResponse
+from edgecache.wire.run_queue import RunQueue
 from edgecache.wire.upstream_request import UpstreamRequest
 from hostile.readers import Seen
 
@@ -109,6 +110,14 @@ class Transport(asyncio.Transport):
         """Not looked at."""
 
 
+class NoQueue(RunQueue):
+    """Requests are handled as they come: no event loop turns."""
+
+    def has_room(self) -> bool:
+        """Always."""
+        return True
+
+
 class Bench:
     """The `Site` of the connections under test: it takes every request, and notes refusals and questions upstream."""
 
@@ -116,6 +125,7 @@ class Bench:
     head_timeout = body_timeout = idle_timeout = 10.0
     min_rate = max_request_body = 0
     on_deliver = body_limit = None
+    run_queue = NoQueue()
     room = Account(1 << 20, 1 << 20, lambda left: True)
 
     def __init__(self, limits: HeadLimits | None = None) -> None:

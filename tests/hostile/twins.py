@@ -25,7 +25,7 @@ from edgecache.server.worker import Worker
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1.server import ClientConnection
 from edgecache.wire.response import FullResponse
-from hostile.rig import Transport
+from hostile.rig import NoQueue, Transport
 
 PEER = "192.0.2.7"
 
@@ -41,6 +41,7 @@ class Twin:
     def __init__(self, clock: FakeClock, settings: dict[str, str], *, short_ways: bool) -> None:
         self.worker = Worker(load(environment("http://127.0.0.1:9", settings.items())), clock=clock)
         self.worker._tls = True  # type: ignore[assignment]  # it has a listener for TLS, and so the check behind that
+        self.worker.run_queue = NoQueue()
         self.worker.compose(self.worker._settings, None)
         self.clock = clock
         self.upstream: list[bytes] = []  # the targets of what was passed on

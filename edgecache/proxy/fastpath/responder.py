@@ -64,8 +64,8 @@ class FastPath:
         if kind is not Hit and not plan.is_new and self._is_worth_learning(raw):
             return False
         full = rendered.full
-        if not full and not rendered.is_one_write:
-            return False  # it is read slice by slice
+        if not full and not (rendered.is_one_write and connection.site.run_queue.has_room()):
+            return False  # it is read slice by slice, or takes turns with other long ones
         if plan.gate is not None and not plan.gate(connection, now):
             return kind is not Hit and self._gate_is_shut(plan, raw)
         if full:

@@ -43,7 +43,7 @@ def _check_between(connection: ClientConnection, waited: float) -> None:
     """A head must be complete in time, and an idle connection is closed after a while."""
     site = connection.site
     if connection.unread:
-        if waited > site.head_timeout:
+        if waited > site.head_timeout and not connection.waits_turn:
             connection.refuse(BadRequest(408, "head-timeout", "the head took too long"), connection.buffered, waited)
         return
     patience = site.head_timeout if connection.fresh else site.idle_timeout

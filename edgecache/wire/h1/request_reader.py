@@ -48,6 +48,7 @@ class H1RequestReader(H1ResponseWriter):
         "_eof",
         "_pause",
         "_scanned",
+        "_waits_turn",
         "exchange",
         "fresh",
         "incoming",
@@ -62,6 +63,7 @@ class H1RequestReader(H1ResponseWriter):
         self._at = 0  # bytes of the buffer that are used up
         self._scanned = 0  # place in the buffer up to which there is no end of a head
         self._advancing = False
+        self._waits_turn = False  # in the run queue
         self._eof = False  # the client has sent FIN
         self._pause: Pause | None = None  # why it is not read from
         self.state = IDLE
@@ -76,6 +78,21 @@ class H1RequestReader(H1ResponseWriter):
     def _has_head(self) -> bool:
         """Whether the head of one more request is buffered."""
         return self._buffer.find(b"\r\n\r\n", self._at) >= 0
+
+    def advance_in_turn(self) -> None:
+        """Use up what is buffered, now or in one of the next turns of the event loop: bursts take turns."""
+        if self._waits_turn:
+            if self.unread <= MAX_PIPELINED:
+                return
+        elif self.state is READING_HEAD and not self.site.run_queue.has_room():
+            self._waits_turn = True
+            self.site.run_queue.add(self._have_turn)
+            return
+        self.advance()
+
+    def _have_turn(self) -> None:
+        self._waits_turn = False
+        self.advance()
 
     def advance(self) -> None:
         """Use up what is buffered until the connection must wait; a bug costs one request, and the connection."""
@@ -211,6 +228,11 @@ class H1RequestReader(H1ResponseWriter):
     def unread(self) -> int:
         """The number of buffered bytes."""
         return len(self._buffer) - self._at
+
+    @property
+    def waits_turn(self) -> bool:
+        """Whether what is buffered is in the run queue."""
+        return self._waits_turn
 
     @property
     def resting(self) -> bool:

@@ -125,7 +125,7 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
             self._on(DATA)
             self.since = self.site.clock()
             self._buffer, self._at, self._scanned = data, 0, 0
-            self.advance()
+            self.advance_in_turn()
 
     def _receive_more(self, data: bytes) -> None:
         """Bytes for a tunnel, or of a request that has begun to come or waits for its turn."""
@@ -137,7 +137,7 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
             self._buffer = self._buffer[self._at :] + data
             self._scanned = max(0, self._scanned - self._at)
             self._at = 0
-            self.advance()
+            self.advance_in_turn()
 
     def eof_received(self) -> bool:
         """The client has sent FIN: its requests are still answered, except where the response is of use to it alone.
