@@ -13,6 +13,7 @@ from typing import Final
 from edgecache.semantics.client_address import Trust
 from edgecache.wire.accepted import AcceptedConnection, ListenerSite, Steps
 from edgecache.wire.protocols import Peer, http_1_1
+from edgecache.wire.run_queue import RunQueue
 from edgecache.wire.tls.read_adapter import READ_AT_ONCE
 
 BACKLOG: Final = 4096  # connections that wait to be accepted
@@ -36,6 +37,7 @@ class Listeners:
         expects_header: bool,
     ) -> None:
         self.pending: set[AcceptedConnection] = set()
+        self._run_queue = site.run_queue
         self._servers: list[tuple[asyncio.Server, socket.socket, Factory]] = []
         sends_header = is_trusted if expects_header else None
         steps = Steps(site, self.pending, memoryview(bytearray(READ_AT_ONCE)), sends_header)
@@ -49,7 +51,8 @@ class Listeners:
     ) -> None:
         """Serve these sockets; they stay the caller's."""
         loop = asyncio.get_running_loop()
-        for factory, listeners in ((self._plain, plain), (self._tls, tls), (self._pops, pops)):
+        for made, listeners in ((self._plain, plain), (self._tls, tls), (self._pops, pops)):
+            factory = partial(_accepted, self._run_queue, made)
             for listener in listeners:
                 own = _own(listener)
                 server = await loop.create_server(factory, sock=own, backlog=BACKLOG)
@@ -83,6 +86,12 @@ class Listeners:
         for connection in tuple(self.pending):
             connection.cut()
         await self.settled()
+
+
+def _accepted(run_queue: RunQueue, factory: Factory) -> asyncio.Protocol:
+    """The protocol of a connection that was just accepted."""
+    run_queue.note_accepted()
+    return factory()
 
 
 def _own(listener: socket.socket) -> socket.socket:

@@ -1,9 +1,10 @@
 """The run queue of a worker: requests beyond those that the fast path answers take turns on the event loop.
 
-A burst of new connections is read in one turn of the loop, and each request costs what a hundred known hits cost, or
+A burst of new connections is read in a few turns of the loop, and each request costs what many known hits cost, or
 fills the kernel's buffers with a long response. Handled at once, they keep all others waiting for as long. So a few are
 handled as they come, and the rest in the order in which they came, for about a millisecond in each of the next turns:
-what comes meanwhile is read between two turns.
+what comes meanwhile is read between two turns. As long as connections are accepted, of which the loop takes one in each
+turn, requests off the fast path wait a little, so that those behind them do not wait to be accepted.
 """
 
 from __future__ import annotations
@@ -16,17 +17,27 @@ from typing import Final
 
 MOST_AT_ONCE: Final = 8  # requests that are handled in the turn in which they come
 LONGEST_TURN: Final = 0.001  # seconds of each further turn, unless one request takes longer
+MOST_HELD: Final = 16  # turns in a row in which connections are accepted and nothing else is done
 
 
 class RunQueue:
     """What waits for its turn. Mutable state: the callbacks, and how many more the running turn takes."""
 
-    __slots__ = ("_clock", "_room", "_waiting")
+    __slots__ = ("_accepted", "_clock", "_held", "_room", "_waiting")
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._room = MOST_AT_ONCE  # 0 or less: the next turn is scheduled
+        self._accepted = False  # a connection, since the last turn
+        self._held = 0  # turns in a row
         self._waiting: deque[Callable[[], None]] = deque()
+
+    def note_accepted(self) -> None:
+        """A connection was accepted, and more may wait for that."""
+        self._accepted = True
+        if self._room > 0:
+            self._room = 0
+            asyncio.get_running_loop().call_soon(self._turn)
 
     def has_room(self) -> bool:
         """Whether one more is handled in this turn; it counts if so. Else, it is to be added."""
@@ -44,14 +55,21 @@ class RunQueue:
 
     def _turn(self) -> None:
         """Call what waits, for so long; the rest waits for the turn after this one."""
+        held = self._accepted and self._held < MOST_HELD
+        self._accepted = False
+        try:
+            if not held:
+                self._call_some()
+        finally:
+            self._held = self._held + 1 if held else 0
+            self._room = 0 if held or self._waiting else MOST_AT_ONCE
+            if not self._room:
+                asyncio.get_running_loop().call_soon(self._turn)
+
+    def _call_some(self) -> None:
         waiting, clock = self._waiting, self._clock
         end = clock() + LONGEST_TURN if waiting else 0.0
-        try:
-            while waiting:
-                waiting.popleft()()
-                if clock() >= end:
-                    break
-        finally:
-            self._room = 0 if waiting else MOST_AT_ONCE
-            if waiting:
-                asyncio.get_running_loop().call_soon(self._turn)
+        while waiting:
+            waiting.popleft()()
+            if clock() >= end:
+                break

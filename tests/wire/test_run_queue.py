@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 from harness.origin import OriginDouble, Reply
 from harness.pop import running_pop
 
-from edgecache.proxy.collapsing import Failed, Flight
 from edgecache.proxy.collapsing import MOST_AT_ONCE as MOST_FOLLOWERS
+from edgecache.proxy.collapsing import Failed, Flight
+from edgecache.tasks import spawn
 from edgecache.wire.body import Body
 from edgecache.wire.body_readers import MOST_AT_ONCE as MOST_READERS
 from edgecache.wire.errors import OriginError
@@ -44,8 +46,11 @@ async def test_a_few_at_once_and_the_rest_in_order() -> None:
         called.append((number, turns.number))
         now[0] += 1.0
 
-    at_once = [number for number in range(40) if queue.has_room() or queue.add(lambda: slow(number))]  # type: ignore[func-returns-value]
-    assert at_once == list(range(MOST_AT_ONCE))
+    for number in range(40):
+        if queue.has_room():
+            assert number < MOST_AT_ONCE
+        else:
+            queue.add(partial(slow, number))
     assert len(queue) == 40 - MOST_AT_ONCE
     while len(queue):
         await asyncio.sleep(0)
@@ -58,7 +63,7 @@ async def test_short_ones_share_a_turn() -> None:
     queue, called = RunQueue(lambda: 0.0), []
     for number in range(1000):
         if not queue.has_room():
-            queue.add(lambda number=number: called.append(number))  # type: ignore[misc]
+            queue.add(partial(called.append, number))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert called == list(range(MOST_AT_ONCE, 1000))
@@ -160,7 +165,7 @@ async def test_a_crowd_of_followers_takes_turns() -> None:
         assert isinstance(await flight.outcome(None), Failed)
         woken.append(turns.number)
 
-    crowd = [asyncio.ensure_future(follow()) for _ in range(200)]
+    crowd = [spawn(follow(), "follower") for _ in range(200)]
     await asyncio.sleep(0)
     flight.land(Failed(OriginError("gone")))
     await asyncio.gather(*crowd)
