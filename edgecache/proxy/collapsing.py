@@ -78,6 +78,8 @@ class Flight:
     """One running fetch, for one key."""
 
     late_for: object = None  # whose requests get a stale response meanwhile; None: it is not late
+    _followers = 0
+    _crowd: deque[asyncio.Future[None]] | None = None  # a future for each group of them after the first
 
     def __init__(self, key: object, primary: bytes, leader: Exchange | None) -> None:
         self.key = key
@@ -85,29 +87,22 @@ class Flight:
         self.leader = leader  # None: it runs in the background
         self.watchers = () if leader is None else (leader,)  # get interim responses, which may be for one client
         self._landed: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting: deque[asyncio.Future[None]] = deque()  # a future for each group of followers
-        self._followers = 0
         self.began = self._landed.get_loop().time()
 
     def land(self, outcome: Outcome) -> None:
         """The head of the response is known, or that there is none."""
         if not self._landed.done():
             self._landed.set_result(outcome)
-            if _lasts(outcome):
-                self._wake_some()
-            else:
-                self._wake_all()
+            if self._crowd:
+                self._wake(self._crowd, _lasts(outcome))
 
-    def _wake_some(self) -> None:
-        """Wake a group of followers; the next one follows in the next turn of the event loop: a crowd takes turns."""
-        if self._waiting:
-            self._waiting.popleft().set_result(None)
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._wake_some)
-
-    def _wake_all(self) -> None:
-        while self._waiting:
-            self._waiting.popleft().set_result(None)
+    def _wake(self, crowd: deque[asyncio.Future[None]], in_turns: bool) -> None:
+        """Wake a group of followers, and the others in the next turns of the event loop, or at once."""
+        crowd.popleft().set_result(None)
+        while crowd and not in_turns:
+            crowd.popleft().set_result(None)
+        if crowd:
+            asyncio.get_running_loop().call_soon(self._wake, crowd, in_turns)
 
     @property
     def landed(self) -> bool:
@@ -126,15 +121,18 @@ class Flight:
     async def outcome(self, within: float | None) -> Outcome | None:
         """The outcome; None if it takes longer than `within` seconds."""
         if not self._landed.done():
-            await asyncio.wait((self._group(),), timeout=within)
+            self._followers += 1
+            landing = self._landed if self._followers <= MOST_AT_ONCE else self._in_the_crowd()
+            await asyncio.wait((landing,), timeout=within)
         return self._landed.result() if self._landed.done() else None
 
-    def _group(self) -> asyncio.Future[None]:
+    def _in_the_crowd(self) -> asyncio.Future[None]:
         """What one more follower waits for."""
-        if self._followers % MOST_AT_ONCE == 0:
-            self._waiting.append(asyncio.get_running_loop().create_future())
-        self._followers += 1
-        return self._waiting[-1]
+        if self._crowd is None:
+            self._crowd = deque()
+        if self._followers % MOST_AT_ONCE == 1:
+            self._crowd.append(asyncio.get_running_loop().create_future())
+        return self._crowd[-1]
 
     def abandon(self, exchange: Exchange) -> None:
         """`exchange` waits no longer; a response for its leader alone would be for nobody."""

@@ -227,7 +227,11 @@ class Body:
             buffer.append(piece)
         if self._charge is not None:
             self._add_charge(self._charge, size)
-        self._pump_all()
+        if len(self.readers.cursors) > MOST_AT_ONCE:
+            self._pump_in_turns()
+        else:
+            for cursor in tuple(self.readers.cursors):  # one may leave at each piece
+                self._pump(cursor)
         small = size < GATHERED and (self._keep > 0 or size < GATHERED // 2)  # transient pieces stay small
         if buffer.note_size(size, join=small):
             self.readers.move_to(buffer.join_tail(self.readers.places))
@@ -253,7 +257,7 @@ class Body:
             on_end(self)
         if self._charge is not None and self.readers and self.content is None:  # not stored, but still read
             self._make_transient(self._charge)
-        self._pump_all()
+        self._pump_in_turns()
         self._drop_and_throttle()
         self._count_readers()
 
@@ -268,19 +272,13 @@ class Body:
             else:
                 cursor.sink.abort()
 
-    def _pump_all(self) -> None:
-        """Move what has arrived to all readers: of many, to some now and to the others in the next turns."""
-        cursors = self.readers.cursors
-        if len(cursors) <= MOST_AT_ONCE:
-            for cursor in tuple(cursors):  # one may leave at each piece
-                self._pump(cursor)
-            return
-        waiting, self._round = self._round, len(cursors)
+    def _pump_in_turns(self) -> None:
+        """Move what has arrived to all readers: of many, to some in each turn of the event loop."""
+        waiting, self._round = self._round, len(self.readers.cursors)
         if not waiting:
             self._pump_some()
 
     def _pump_some(self) -> None:
-        """Move what has arrived to the readers whose turn it is; the next ones follow in the next turn of the loop."""
         some = self.readers.next_ones()
         self._round = max(0, self._round - len(some)) if some else 0
         for cursor in some:
@@ -351,7 +349,6 @@ class WholeBody(Body):
         self._buffer.fill(content)
         self.readers = Readers()
         self._charge = None
-        self._round = 0
         self._keep = len(content)
         self.refused = None
 

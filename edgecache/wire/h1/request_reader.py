@@ -79,16 +79,11 @@ class H1RequestReader(H1ResponseWriter):
         """Whether the head of one more request is buffered."""
         return self._buffer.find(b"\r\n\r\n", self._at) >= 0
 
-    def advance_in_turn(self) -> None:
-        """Use up what is buffered, now or in one of the next turns of the event loop: bursts take turns."""
-        if self._waits_turn:
-            if self.unread <= MAX_PIPELINED:
-                return
-        elif self.state is READING_HEAD and not self.site.run_queue.has_room():
+    def wait_for_turn(self) -> None:
+        """Use up what is buffered in one of the next turns of the event loop: bursts take turns."""
+        if not self._waits_turn:
             self._waits_turn = True
             self.site.run_queue.add(self._have_turn)
-            return
-        self.advance()
 
     def _have_turn(self) -> None:
         self._waits_turn = False

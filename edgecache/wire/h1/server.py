@@ -29,6 +29,7 @@ from edgecache.wire.h1.connection_state import (
     DATA,
     IDLE,
     LINGERING,
+    READING_HEAD,
     REQUEST,
     RESPONDING,
     RESPONSE_COMPLETE,
@@ -38,7 +39,7 @@ from edgecache.wire.h1.connection_state import (
 )
 from edgecache.wire.h1.hop_by_hop import Hop
 from edgecache.wire.h1.request_body import IncomingBody
-from edgecache.wire.h1.request_reader import BODY_STATES, H1RequestReader
+from edgecache.wire.h1.request_reader import BODY_STATES, MAX_PIPELINED, H1RequestReader
 from edgecache.wire.handler import Site
 from edgecache.wire.refusal import Refusal, head_size
 
@@ -125,7 +126,7 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
             self._on(DATA)
             self.since = self.site.clock()
             self._buffer, self._at, self._scanned = data, 0, 0
-            self.advance_in_turn()
+            (self.advance if self.site.run_queue.has_room() else self.wait_for_turn)()
 
     def _receive_more(self, data: bytes) -> None:
         """Bytes for a tunnel, or of a request that has begun to come or waits for its turn."""
@@ -137,7 +138,10 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
             self._buffer = self._buffer[self._at :] + data
             self._scanned = max(0, self._scanned - self._at)
             self._at = 0
-            self.advance_in_turn()
+            if self.unread > MAX_PIPELINED or self.state is not READING_HEAD or self.site.run_queue.has_room():
+                self.advance()
+            else:
+                self.wait_for_turn()
 
     def eof_received(self) -> bool:
         """The client has sent FIN: its requests are still answered, except where the response is of use to it alone.
