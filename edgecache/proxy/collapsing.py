@@ -94,15 +94,18 @@ class Flight:
         if not self._landed.done():
             self._landed.set_result(outcome)
             if self._crowd:
-                self._wake(self._crowd, _lasts(outcome))
+                self._wake_crowd(self._crowd, in_turns=_lasts(outcome))
 
-    def _wake(self, crowd: deque[asyncio.Future[None]], in_turns: bool) -> None:
-        """Wake a group of followers, and the others in the next turns of the event loop, or at once."""
-        crowd.popleft().set_result(None)
+    def _wake_crowd(self, crowd: deque[asyncio.Future[None]], *, in_turns: bool) -> None:
+        """Wake the followers after the first ones: a group in each of the next turns of the event loop, or all now."""
         while crowd and not in_turns:
             crowd.popleft().set_result(None)
         if crowd:
-            asyncio.get_running_loop().call_soon(self._wake, crowd, in_turns)
+            asyncio.get_running_loop().call_soon(self._wake_group, crowd)
+
+    def _wake_group(self, crowd: deque[asyncio.Future[None]]) -> None:
+        crowd.popleft().set_result(None)
+        self._wake_crowd(crowd, in_turns=True)
 
     @property
     def landed(self) -> bool:
