@@ -1,15 +1,16 @@
 """Request collapsing across a region: the worker that holds a key's lease in Valkey fetches; the others wait for it.
 
 A lease is a key with its owner's token and a short lifetime, renewed while its owner lives; so the lease of a dead
-worker expires. When the fetch is done, its owner publishes the outcome on one channel. If the message is lost, the
-waiting workers look again when the lease expires.
+worker expires. When the fetch is done, its owner publishes the outcome on one channel. A message may be lost, with the
+connection or with the server: so a worker that waits looks whether the lease is still there, and waits no longer if it
+is not, or if the server does not say. What it does not wait for is the rest of the lease.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import urandom
 from typing import Final, NamedTuple
@@ -33,6 +34,10 @@ RELEASE: Final = (
     "if held or ARGV[4]~='gone' then return redis.call('publish',ARGV[2],ARGV[3]) end return 0"
 )
 LOST: Final = (LostConnection, ConnectionError, RuntimeError)  # the connection: the command may be sent again
+LOOKS: Final = 5  # at a lease that is waited for, in its life
+LOOK_SOON: Final = 0.1  # seconds between two of them while no messages arrive
+LOOK_WITHIN: Final = 0.25  # seconds that the server has to say
+MOST_UNSURE: Final = 1024
 TRIES: Final = 2  # attempts to take a lease: a connection may be lost
 
 
@@ -68,20 +73,20 @@ class LeaseWait:
 
     def __init__(self, waits: Waits, key: bytes) -> None:
         self._waits = waits
-        self._told: asyncio.Future[LeaseResult] = asyncio.get_running_loop().create_future()
+        self._told: asyncio.Future[LeaseResult | None] = asyncio.get_running_loop().create_future()
         self.key = key
         self.left = 0.0  # seconds that the lease runs on if it is not renewed
 
     async def result(self, within: float) -> LeaseResult | None:
-        """The outcome; None if it takes longer than `within` seconds, or than the lease."""
+        """The outcome; None if it takes longer than `within` seconds or than the lease, or is not known any more."""
         try:
             await asyncio.wait((self._told,), timeout=min(within, self.left + 0.01))
             return self._told.result() if self._told.done() else None
         finally:
             self.leave()
 
-    def tell(self, result: LeaseResult) -> None:
-        """Deliver the outcome."""
+    def tell(self, result: LeaseResult | None) -> None:
+        """Deliver the outcome; None: there is nothing to wait for."""
         if not self._told.done():
             self._told.set_result(result)
 
@@ -102,7 +107,7 @@ class Waits:
         self._waiting.setdefault(key, []).append(waiting)
         return waiting
 
-    def tell(self, key: bytes, result: LeaseResult) -> None:
+    def tell(self, key: bytes, result: LeaseResult | None) -> None:
         """Wake the requests of this worker that wait for `key`."""
         for waiting in tuple(self._waiting.get(key, ())):
             waiting.tell(result)
@@ -128,6 +133,8 @@ class Leases(Waits):
         self._life = life  # seconds
         self._token = token
         self._held: dict[bytes, Lease] = {}
+        self._unsure: dict[bytes, Lease] = {}  # by token: whether they were taken is not known, nor wanted any more
+        self._watch: asyncio.Task[None] | None = None  # of the leases that are waited for
         self.listening = asyncio.Event()
         self._closed = False  # redis-py may swallow the cancellation of a task
         self._tasks = [spawn(self._listen(), "wake-ups"), spawn(self._renew(), "leases")]
@@ -140,7 +147,7 @@ class Leases(Waits):
             owner, left = await self._owner(lease, within)
         except Failure:
             waiting.leave()
-            self._commands.send(_release(lease, LeaseResult(LeaseOutcome.GONE)))  # its reply may be lost
+            self._give_up(lease)
             return None
         except BaseException:
             waiting.leave()
@@ -150,7 +157,37 @@ class Leases(Waits):
             self._held[key] = lease
             return lease
         waiting.left = max(0, left) / 1000
+        if self._watch is None:
+            self._watch = spawn(self._watch_waits(), "leases of others")
         return waiting
+
+    def _give_up(self, lease: Lease) -> None:
+        """Release a lease that may be taken, though no reply says so: as soon as the server can be told."""
+        if len(self._unsure) < MOST_UNSURE:
+            self._unsure[lease.token] = lease
+
+        def done(_size: int, reply: object) -> None:
+            if not isinstance(reply, Exception):
+                self._unsure.pop(lease.token, None)
+
+        self._commands.send(_release(lease, LeaseResult(LeaseOutcome.GONE)), 0, done)
+
+    async def _watch_waits(self) -> None:
+        """Wake requests that wait for a lease that is gone, and all of them if the server does not say."""
+        try:
+            while self._waiting and not self._closed:
+                await asyncio.sleep(self._life / LOOKS if self.listening.is_set() else LOOK_SOON)
+                await self._look_at(tuple(self._waiting))
+        finally:
+            self._watch = None
+
+    async def _look_at(self, keys: Sequence[bytes]) -> None:
+        asked = [self._commands.execute(("EXISTS", _name(key)), within=LOOK_WITHIN) for key in keys]
+        for key, there in zip(keys, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if isinstance(there, TimeoutError):
+                self.tell(key, LeaseResult(LeaseOutcome.ALONE))  # nor would it give a lease
+            elif there != 1:
+                self.tell(key, None)
 
     async def _owner(self, lease: Lease, within: float) -> tuple[bytes | None, int]:
         """The owner's token for the key of `lease`, which takes a free key, and the milliseconds that are left."""
@@ -190,6 +227,8 @@ class Leases(Waits):
             await asyncio.sleep(self._life / 5)
             for lease in tuple(self._held.values()):
                 self._commands.send(("EVAL", RENEW, "1", _name(lease.key), lease.token, life))
+            for lease in tuple(self._unsure.values()):
+                self._give_up(lease)
 
     async def _listen(self) -> None:
         while not self._closed:
@@ -221,9 +260,10 @@ class Leases(Waits):
     async def close(self) -> None:
         """Close; the leases that are held run out."""
         self._closed = True
-        for task in self._tasks:
+        tasks = self._tasks if self._watch is None else [*self._tasks, self._watch]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._held.clear()
 
     def __len__(self) -> int:

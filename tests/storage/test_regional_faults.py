@@ -8,16 +8,20 @@ import re
 import resource
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
-from harness.client import let_others_run
-from harness.fault_proxy import FaultProxy
+from harness.client import let_others_run, until
+from harness.fault_proxy import FaultProxy, running_proxy
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, refusing_port, running_pop
 from harness.raw_server import running_server
 from harness.valkey import Server, running_valkey
 
+from edgecache.storage.fetch_lease import Leases
 from edgecache.tasks import spawn
+
+FRESH = ("Cache-Control", "max-age=60")
 
 FRESH = ("Cache-Control", "max-age=60")
 
@@ -394,3 +398,84 @@ async def test_the_hit_ratio_is_back_after_a_flushall(origin: OriginDouble, valk
             forget_all(pop)
             await all_are_right(pop, pages)
     assert len(origin.requests) - asked == again
+
+
+@asynccontextmanager
+async def one_fetches_and_one_waits(
+    origin: OriginDouble, valkey: Server
+) -> AsyncIterator[tuple[asyncio.Event, FaultProxy, list[asyncio.Future[Any]]]]:
+    """A POP whose fetch lasts until the event is set, and one behind a proxy that waits for its lease of a minute."""
+    gate = asyncio.Event()
+    origin.on("/a", Reply(fields=[FRESH], body=b"hello", wait=gate), Reply(fields=[FRESH], body=b"hello"))
+    options: dict[str, object] = {"regional_lease": "1m", "follower_timeout": "10m"}
+    async with (
+        running_proxy(valkey.port) as proxy,
+        running_pop(origin, origin.clock, regional=valkey.url, pop="one", **options) as one,
+        running_pop(origin, origin.clock, regional=f"valkey://127.0.0.1:{proxy.port}", pop="two", **options) as two,
+    ):
+        tiers = [pop.worker.edge.region.tier for pop in (one, two)]
+        for tier in tiers:
+            await asyncio.wait_for(tier.leases.listening.wait(), 5)
+        tiers[1].leases._life = 2.0  # of the default: it looks five times in that
+        first = asyncio.ensure_future(one.get("/a"))  # noqa: TID251
+        await origin.request_seen()
+        second = asyncio.ensure_future(two.get("/a"))  # noqa: TID251
+        await until(lambda: any(waiting.left for several in tiers[1].leases._waiting.values() for waiting in several))
+        yield gate, proxy, [first, second]
+
+
+@pytest.mark.parametrize("fault", ["stalls", "is gone"])
+async def test_a_dead_server_is_not_waited_for(origin: OriginDouble, valkey: Server, fault: str) -> None:
+    """Neither for the rest of the lease of another worker, however long that is: the origin is asked."""
+    async with one_fetches_and_one_waits(origin, valkey) as (gate, proxy, asked):
+        if fault == "stalls":
+            proxy.stall()
+        else:
+            await proxy.stop()
+        assert (await asyncio.wait_for(asked[1], 20)).body == b"hello"
+        assert not asked[0].done()
+        gate.set()
+        assert (await asked[0]).body == b"hello"
+        assert len(origin.requests) == 2
+
+
+async def test_a_lost_message_is_not_waited_for(origin: OriginDouble, valkey: Server) -> None:
+    """The outcome was published while a worker could not hear it: what was stored is found all the same."""
+    async with one_fetches_and_one_waits(origin, valkey) as (gate, _, asked):
+        valkey.db.client_kill_filter(_type="pubsub")
+        gate.set()
+        assert (await asked[0]).body == b"hello"
+        answer = await asyncio.wait_for(asked[1], 20)
+        assert (answer.body, len(origin.requests)) == (b"hello", 1)
+
+
+async def test_a_lease_of_which_nothing_is_known_is_given_back() -> None:
+    """As soon as the server can be told, it frees a key that it may have given to a worker that has stopped waiting."""
+    sent: list[tuple[Any, ...]] = []
+    replies: list[Any] = [TimeoutError(), 0]
+
+    class Lost:
+        """Commands without replies at first."""
+
+        async def execute(self, command: tuple[Any, ...], size: int = 0, within: float | None = None) -> Any:
+            raise TimeoutError
+
+        def send(self, command: tuple[Any, ...], size: int = 0, on_reply: Any = None) -> bool:
+            sent.append(command)
+            if on_reply is not None and replies:
+                on_reply(0, replies.pop(0))
+            return True
+
+    leases = Leases(Silent(), Lost(), 0.05)  # type: ignore[arg-type]
+    assert await leases.take(b"k", 1) is None
+    await until(lambda: len(sent) == 2)
+    assert sent[0] == sent[1]
+    await asyncio.sleep(0.05)
+    assert len(sent) == 2
+    await leases.close()
+
+
+class Silent:
+    """A server that no message comes from."""
+
+    link: Any = None
