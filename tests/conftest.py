@@ -44,9 +44,13 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 def pytest_collection_finish() -> None:
-    """What lives until the end, thousands of tests among it, need not be looked at by each collection of garbage."""
+    """What lives until the end, thousands of tests among it, need not be looked at by each collection of garbage.
+
+    Nor is it worth one for each start of a POP, which makes thousands of objects.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -30,8 +30,12 @@ def register() -> None:
 
 def examples(count: int, **more: int) -> settings:
     """So many examples, or the profile's share of them."""
-    share = count * settings.default.max_examples // FULL
-    return settings(max_examples=max(share, min(count, FEWEST)), **more)
+    return settings(max_examples=max(count * settings.default.max_examples // FULL, min(count, FEWEST)), **more)
+
+
+def share(count: int) -> int:
+    """So many rounds, or half of them in `make check`."""
+    return count if settings.default.max_examples == FULL else count // 2
 
 
 def one_in(every: int, cases: Iterable[object]) -> list[object]:

@@ -32,6 +32,12 @@ SETTING = re.compile(r"\bEDGECACHE_[A-Z_]*[A-Z]\b")
 VARIABLE = re.compile(r"(?<!\$)\$\{([A-Z_]+)(?::([-?])([^}]*))?\}")
 
 
+def parsed(text: str) -> dict[str, Any]:
+    """What a YAML text says, by libyaml if it is there: it is ten times as fast."""
+    found: dict[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return found
+
+
 def secrets(path: Path) -> dict[str, str]:
     """What `make deploy-secrets` writes."""
     runpy.run_path(str(DEPLOY / "make_env.py"))["main"](path)
@@ -46,7 +52,7 @@ def services(environ: dict[str, str]) -> dict[str, dict[str, Any]]:
         assert kind != "?" or name in environ, f"{name} is required, and make_env.py does not write it"
         return environ.get(name) or (words if kind == "-" else "")
 
-    found: dict[str, dict[str, Any]] = yaml.safe_load(VARIABLE.sub(value, COMPOSE))["services"]
+    found: dict[str, dict[str, Any]] = parsed(VARIABLE.sub(value, COMPOSE))["services"]
     return found
 
 
@@ -54,7 +60,7 @@ def mounted(service: dict[str, Any], directory: Path) -> dict[str, str]:
     """The environment of a service whose secrets lie in `directory` instead of where the engine mounts them."""
     given = [{"source": one, "target": one} if isinstance(one, str) else one for one in service.get("secrets", [])]
     names = {f"/run/secrets/{one['target']}": one["source"] for one in given}
-    sources = yaml.safe_load(COMPOSE)["secrets"]
+    sources = parsed(COMPOSE)["secrets"]
     paths = {where: directory / sources[name]["file"].removeprefix("./secrets/") for where, name in names.items()}
     environ: dict[str, str] = service.get("environment", {})
     return {name: str(paths[value]) if value.startswith("/run/secrets/") else value for name, value in environ.items()}
@@ -163,7 +169,7 @@ def test_no_environment_of_a_pop_or_a_valkey_holds_a_secret(tmp_path: Path) -> N
             assert not any(value in str(service) for value in values), name
     files = sorted((tmp_path / "secrets").iterdir())
 
-    assert [path.name for path in files] == sorted(yaml.safe_load(COMPOSE)["secrets"])
+    assert [path.name for path in files] == sorted(parsed(COMPOSE)["secrets"])
     assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
     assert "deploy/secrets/" in (ROOT / ".gitignore").read_text().split()

@@ -269,6 +269,7 @@ async def statuses_of(port: int, lines: list[tuple[str, str]], count: int) -> li
     return found
 
 
+@pytest.mark.slow
 async def test_a_nonce_is_good_once_on_a_machine() -> None:
     """Whichever worker gets its replay, and also once all workers were replaced; the supervisor remembers it."""
     async with a_site_for_bots() as (text, lines, origin):

@@ -15,7 +15,7 @@ from typing import Any
 
 import httptools
 import pytest
-from harness.often import slow
+from harness.often import share, slow
 from harness.origin import OriginDouble, Reply
 from harness.pop import running_pop
 from hostile.generated import POSITIONS, generate
@@ -60,7 +60,7 @@ async def test_every_answer_is_that_of_the_long_way(name: str, seed: int) -> Non
     clients = [(PEER, b"http", b""), (PROXY, b"http", b""), ("192.0.2.8", b"http", b"")] + 2 * [
         (PEER, b"https", OVER_TLS)
     ]
-    for number in range(2000):
+    for number in range(share(2000)):
         if number % 40 == 0:
             something_happens(dice, twins)
         if number % 60 == 0:

@@ -10,6 +10,7 @@ import random
 from typing import Any, ClassVar, Self
 
 import pytest
+from harness.often import slow
 from harness.origin import OriginDouble, Reply
 from harness.pop import running_pop
 from hostile.heads import FRESH, OVER_TLS, PROXY, SETTINGS, a_head, fill, head, reads, request, something_happens
@@ -98,7 +99,7 @@ async def ask_at_random(twins: Twins, seed: str, count: int) -> None:
         assert b"\r\n\r\nfor " not in answer or answer.endswith(b"\r\n\r\nfor " + cookie)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, slow(2)])
 @pytest.mark.parametrize("name", ["plain", "behind a proxy", "one site"])
 @pytest.mark.parametrize("kind", [KeysByCookie, RefusesByCookie])
 async def test_what_declares_nothing_shares_nothing(

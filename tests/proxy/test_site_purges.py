@@ -9,11 +9,12 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from harness.clock import FakeClock
+from harness.often import examples
 from harness.origin import Reply, running_origin
 from harness.pop import Pop, environment, running_pop
 from harness.tiers import pops
 from harness.valkey import running_valkey
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.config.settings import load
@@ -104,7 +105,7 @@ HOST_POOL = ("a.test", "b.test", "x.a.test", "y.x.a.test", "z.y.x.a.test", "c.te
 WILDCARDS = ("*.a.test", "*.x.a.test", "*.c.test", "*.test", "*")
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(st.data())
 def test_tags_of_a_site_are_purged_and_never_those_of_another(data: st.DataObject) -> None:
     """Over random owners of hosts and wildcards: a purge by a tag reaches exactly the responses of the token's site."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.often import slow
 from harness.pop_process import RunningPop, running_pop
 from harness.serving import LOOK
 
@@ -101,7 +102,7 @@ def pop_before(origin: Origin, **settings: object) -> Iterator[RunningPop]:
 Shared = tuple[RunningPop, Origin]
 
 
-@pytest.fixture(scope="module", params=["memory", "disk"])
+@pytest.fixture(scope="module", params=["memory", slow("disk")])
 def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """Two workers and their origin, for all tests that leave them as they are: each asks for paths of its own."""
     running = Origin()
@@ -325,6 +326,7 @@ def test_a_directory_of_another_pop_is_not_used(origin: Origin, tmp_path: Path) 
     assert origin.asked == {"/1000-a": 2}
 
 
+@pytest.mark.slow
 def test_a_file_system_that_is_too_small_is_said_at_the_start(origin: Origin) -> None:
     """The POP serves without a store."""
     with pop_before(origin, store_size="60TiB", store="disk:/dev/shm/edgecache-test-too-small", workers=1) as pop:
