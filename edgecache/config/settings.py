@@ -48,7 +48,7 @@ from edgecache.config.schema import MASK, Row
 from edgecache.config.secret_files import Confidential
 from edgecache.config.sizing import MIB, ConfiguredSizes, Shares, of_machine, registers, shared_out, size_of
 from edgecache.config.sources import PREFIX
-from edgecache.config.types import Explained
+from edgecache.config.types import AUTOMATIC_SLICES, Explained
 from edgecache.config.validation import contradictions
 from edgecache.semantics.errors import ConfigError
 from edgecache.semantics.residency import Residency
@@ -133,6 +133,16 @@ class Settings(
     def largest_object(self) -> int:
         """Bytes of the largest object kept in memory: as set, or a tenth of one worker's share."""
         return self.max_object_memory or self.worker_memory // 10
+
+    @property
+    def fitting_slice(self) -> int:
+        """Bytes of a slice: as set, or the largest usual one that fits into a worker's memory; 0: no slices."""
+        if self.slice_size != AUTOMATIC_SLICES:
+            return self.slice_size
+        return next((size for size in USUAL_SLICES if size <= self.largest_object), 0)
+
+
+USUAL_SLICES: Final = (MIB, MIB // 2, MIB // 4, MIB // 8, MIB // 16)  # bytes, where none is set
 
 
 def _pair(certificate: str, key: str) -> KeyPair | None:

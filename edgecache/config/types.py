@@ -80,6 +80,14 @@ def size(text: str) -> int:
     return int(float(match[1]) * SIZE_UNITS[match[2]])
 
 
+AUTOMATIC_SLICES = -1
+
+
+def slices(text: str) -> int:
+    """Bytes of a slice; `AUTOMATIC_SLICES` for `auto`."""
+    return AUTOMATIC_SLICES if text.lower() == "auto" else size(text)
+
+
 def duration(text: str) -> float:
     """Seconds out of `250ms`, `10s`, `5m`, `1h`, `1d`; only zero needs no unit."""
     match = _NUMBER_AND_UNIT.fullmatch("0s" if text == "0" else text)
@@ -401,6 +409,7 @@ def sites(text: str) -> WrittenSites | None:
 
 
 SIZE = SettingType("size", size)
+SLICES = SettingType("auto or size", slices, "1MiB")
 DURATION = SettingType("duration", duration)
 COUNT = SettingType("number", count)
 SWITCH = SettingType("on or off", switch)

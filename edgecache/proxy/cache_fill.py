@@ -59,7 +59,7 @@ class Fills:
         self.count_refused = refused  # called with the reason when a response is not stored
 
     @property
-    def _largest(self) -> int:
+    def largest(self) -> int:
         """Bytes of the largest body that some tier takes."""
         return max(self._memory.largest, self._region.largest if self._region is not None else 0)
 
@@ -130,7 +130,7 @@ class Fills:
         """The regional tier has not taken a body that is complete: it is not stored unless the memory has it."""
         body = reply.body
         if not body.whole:
-            self.refuse(reply, Refused.TOO_LARGE if body.size > self._largest else Refused.REGIONAL)
+            self.refuse(reply, Refused.TOO_LARGE if body.size > self.largest else Refused.REGIONAL)
         elif body.size <= region.largest and body.refused is None:
             self.count_refused(Refused.REGIONAL)
 
@@ -148,10 +148,15 @@ class Fills:
 
     def _decide(self, request: Request, reply: Reply, previous: Entry | None) -> Store | DoNotStore:
         length = reply.response.framing.length or 0
-        if length > self._largest or len(request.target) > LONGEST_TARGET:  # longer targets cannot be purged by name
+        if length > self.largest or len(request.target) > LONGEST_TARGET:  # longer targets cannot be purged by name
             return DoNotStore(Refused.TOO_LARGE)
         before = previous.stored if previous is not None else None
         return rfc9111.may_store(request, reply.response, reply.times, self._policy_of(request), before)
+
+    def as_stored(self, request: Request, reply: Reply) -> Stored | None:
+        """What `reply` is as a stored response, however large it is; None if it may not be stored."""
+        decision = rfc9111.may_store(request, reply.response, reply.times, self._policy_of(request))
+        return None if isinstance(decision, DoNotStore) or len(request.target) > LONGEST_TARGET else decision.stored
 
     def _complete(self, fill: Fill, body: Body) -> None:
         """Store a response whose body has ended, unless it is unfinished, was purged since, or has no room."""

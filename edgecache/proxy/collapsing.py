@@ -35,6 +35,11 @@ class Filling:
 
 
 @dataclass(frozen=True, slots=True)
+class Cutting(Filling):
+    """A new response that may be shared, and is stored in slices: its body is for those that come before it begins."""
+
+
+@dataclass(frozen=True, slots=True)
 class Revalidated:
     """Upstream has confirmed that the stored response is still valid."""
 

@@ -46,3 +46,4 @@ class Limits:
     max_ranges: int
     revalidation: Revalidation = Revalidation.HONOUR  # what becomes of clients' wishes for something newer
     slice_size: int = 0  # bytes; 0: objects are stored whole, unless a rule says otherwise
+    slices_by_length: bool = False  # the origin is asked for slices where a range is wanted, or some are stored

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from edgecache.invalidation.purge_log import Stamp, Verdict
 from edgecache.invalidation.validity import Invalidation
-from edgecache.proxy.collapsing import Failed, Filling, Outcome, RegionalHit, Revalidated, Unshareable
+from edgecache.proxy.collapsing import Cutting, Failed, Filling, Outcome, RegionalHit, Revalidated, Unshareable
 from edgecache.proxy.responses import Kept
 from edgecache.semantics import cache_status, ranges, rfc9111
 from edgecache.semantics.cache_key import primary_key
@@ -226,6 +226,8 @@ class Region:
         match outcome:
             case Filling(_, reply) if reply.tier:  # validated: it lies there already
                 self.tier.release(lease, LeaseResult(LeaseOutcome.STORED))
+            case Cutting():
+                self.tier.release(lease, LeaseResult(LeaseOutcome.ALONE))
             case Filling(_, reply):
                 reply.body.when_ended(lambda body: self._ended(lease, body))
             case Revalidated() | RegionalHit():

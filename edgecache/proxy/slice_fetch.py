@@ -20,7 +20,7 @@ from edgecache.semantics import rfc9111, slices
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.message import Request
 from edgecache.semantics.outcomes import Refused
-from edgecache.semantics.slices import Slice, Sliced
+from edgecache.semantics.slices import Head, Slice, Sliced
 from edgecache.storage.memory import Entry
 from edgecache.storage.regional import Found
 from edgecache.upstream.reply import Reply
@@ -126,6 +126,33 @@ class SliceFetcher(Fetcher):
                 del self._brought[place]
 
         body.when_ended(ended)
+
+    # --- out of a whole that is cut
+
+    def store_head_of_cut(self, whole: Request, reply: Reply, head: Head, size: int) -> bool:
+        """Store the head of a whole that is cut into slices; whether it was not purged meanwhile."""
+        wanted = Slice(size, 0, head.version)
+        self._forget(whole, wanted, head.version)
+        one = slices.cut_out(reply.response, head, wanted)
+        return self._store_head(slices.head_request(whole, wanted), reply, one) is not None
+
+    def fill_with_cut(self, whole: Request, wanted: Slice, reply: Reply, head: Head) -> Body | None:
+        """A body that becomes the slice `wanted` of what `reply` brings; None if that needs not be stored."""
+        asked = slices.slice_request(whole, wanted)
+        key = primary_key(asked)
+        place = self.collapsed_key(key, asked)
+        if self._memory.has(key) or place in self._brought or self._flights.out(place) is not None:
+            return None
+        body = Body()
+        response = slices.cut_out(reply.response, head, wanted).response
+        outcome = self._fill(asked, reply._replace(response=response, body=body))
+        if not isinstance(outcome, Filling) or not (body.kept or body.readers):
+            return None
+        body.discard()  # no client need come
+        flight = Flight(place, key, None)
+        self._note_arrival(place, flight, body)
+        flight.land(outcome)
+        return body
 
     def _store_head(self, request: Request, reply: Reply, one: Sliced) -> Entry | None:
         """Store the head that `one` tells of, in memory and in the region."""

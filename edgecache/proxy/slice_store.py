@@ -14,6 +14,7 @@ from edgecache.proxy.collapsing import Failed, Filling, Flight, Outcome, Regiona
 from edgecache.proxy.components import Parts
 from edgecache.proxy.regional_fetch import Region
 from edgecache.proxy.slice_fetch import SliceFetcher
+from edgecache.proxy.slice_fill import CuttingFetcher
 from edgecache.semantics import slices
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.message import Request
@@ -44,13 +45,14 @@ class FoundSlice(NamedTuple):
 class SliceStore:
     """Finds slices. Its state is in the parts that it receives."""
 
-    def __init__(self, parts: Parts, fetcher: SliceFetcher, patience: float) -> None:
+    def __init__(self, parts: Parts, fetcher: SliceFetcher, cutter: CuttingFetcher, patience: float) -> None:
         self._memory = parts.memory
         self._invalidation = parts.invalidation
         self._upstream = parts.upstream
         self._region = parts.region
         self._clock = parts.clock  # resident time
         self._fetcher = fetcher
+        self._cutter = cutter
         self.patience = patience  # seconds that a slice is waited for which another request has asked for
 
     def has(self, whole: Request, wanted: Slice) -> bool:
@@ -81,6 +83,9 @@ class SliceStore:
         request = slices.slice_request(whole, wanted)
         key = primary_key(request)
         entry, _ = self._memory.lookup(key, request.fields)
+        if entry is None and (cut := self._cutter.cut_that_brings(whole, wanted)) is not None:
+            await cut.has_begun(wanted.number)
+            entry, _ = self._memory.lookup(key, request.fields)
         if entry is not None:
             match self._invalidation.check(entry, self._clock()):
                 case Verdict.USABLE:

@@ -14,10 +14,22 @@ from typing import Any, Final, NamedTuple
 
 from edgecache.invalidation.purge_log import Verdict
 from edgecache.proxy import responses
-from edgecache.proxy.collapsing import Failed, Filling, Flight, Outcome, RegionalHit, Revalidated, Unshareable
+from edgecache.proxy.collapsing import (
+    Cutting,
+    Failed,
+    Filling,
+    Flight,
+    Outcome,
+    RegionalHit,
+    Revalidated,
+    Stale,
+    Unshareable,
+)
 from edgecache.proxy.components import Limits, Parts
 from edgecache.proxy.edge import Edge, reads_only
 from edgecache.proxy.slice_fetch import FirstSlice, SliceFetcher, unsliced
+from edgecache.proxy.slice_fill import CuttingFetcher
+from edgecache.proxy.slice_hits import SliceHits
 from edgecache.proxy.slice_reader import SliceReader
 from edgecache.proxy.slice_store import FoundSlice, SliceStore
 from edgecache.proxy.task_guard import seen_through
@@ -28,7 +40,6 @@ from edgecache.semantics.outcomes import Forward, Result, Tier
 from edgecache.semantics.ranges import Span
 from edgecache.semantics.rfc9111 import Fresh, MustValidate
 from edgecache.semantics.slices import Slice
-from edgecache.semantics.stored_response import is_fresh
 from edgecache.storage.memory import Entry
 from edgecache.tasks import spawn
 from edgecache.upstream.peer_fields import answer_lines
@@ -40,7 +51,6 @@ from edgecache.wire.exchange import Exchange
 from edgecache.wire.response import local_reply
 
 TRIES: Final = 3  # versions, and other surprises, that one request goes through before it is passed on
-OTHERS: Final = frozenset((b"cache-control", b"pragma", b"if-none-match", b"if-modified-since"))
 MOST_COUNTED: Final = 1024  # slices of a response that are looked for, to say whether it is a hit
 
 
@@ -61,8 +71,11 @@ class SlicingEdge(Edge):
 
     def __init__(self, parts: Parts, limits: Limits, **more: Any) -> None:
         super().__init__(parts, limits, **more)
+        self._sizes = {limits.slice_size} - {0}  # of slices, that are in use
         self.slice_fetcher = SliceFetcher(parts)
-        self.slice_store = SliceStore(parts, self.slice_fetcher, limits.follower_timeout)
+        self.fetcher = cutter = CuttingFetcher(parts, self.slice_fetcher, self._slice_size)
+        self.slice_store = SliceStore(parts, self.slice_fetcher, cutter, limits.follower_timeout)
+        self._slice_hits = SliceHits(parts, self.slice_store, self._slice_size)
 
     def tune(self, limits: Limits) -> None:
         """Go on with other limits."""
@@ -71,39 +84,16 @@ class SlicingEdge(Edge):
 
     def _look_up(self, exchange: Exchange) -> None:
         """Answer a range out of slices in memory, or look up as everywhere else."""
-        request = exchange.request
-        size = self._slice_size(request)
-        if size and wants_a_range(request) and self._is_hit(exchange, size):
-            return
-        if size and self._knows_slices_only(request, size):
-            exchange.why = Forward.URI_MISS
-            self._forward(exchange, primary_key(request), None, Forward.URI_MISS)
-        else:
+        if not (b"range" in exchange.request.fields.index and self._slice_hits.answers(exchange)):
             super()._look_up(exchange)
 
-    def _knows_slices_only(self, request: Request, size: int) -> bool:
-        """Whether memory has a head, and no whole: no other tier need be asked for that."""
-        if self.region is None or not rfc9111.is_plain(request.fields):
-            return False
-        return self.memory.has(slices.head_key(request, size)) and not self.memory.has(primary_key(request))
+    def _may_be_regional(self, key: bytes, entry: Entry | None, why: Forward) -> bool:
+        """Whether the region may know more than this worker: not of a whole that is known to be in slices."""
+        return super()._may_be_regional(key, entry, why) and not (entry is None and self._has_head(key))
 
-    def _is_hit(self, exchange: Exchange, size: int) -> bool:
-        """Answer one range if memory has the head, fresh, and all that is wanted."""
-        request, now = exchange.request, self.clock()
-        entry, _ = self.memory.lookup(slices.head_key(request, size), request.fields)
-        if entry is None or not is_fresh(entry, now) or not self.invalidation.is_usable(entry):
-            return False
-        head, stored = slices.head_of(bytes(entry.content)), entry.stored
-        spans = None if head is None else ranges.wanted_spans(request, stored, head.whole, self.limits.max_ranges)
-        if head is None or spans is None or len(spans) != 1:
-            return False
-        content = self.slice_store.at_once(request, head, size, spans[0])
-        if content is None:
-            return False
-        member = cache_status.hit(self.pop, entry.lifetime - entry.age(now), self.invalidation.detail)
-        response = responses.part(stored, spans[0], head.whole, now, member, content)
-        responses.send_stored(exchange, response, entry, Result.HIT, member)
-        return True
+    def _has_head(self, key: bytes) -> bool:
+        """Whether memory has a head of the whole whose key is `key`, for some size of slices."""
+        return any(self.memory.has(slices.head_key_of(key, size)) for size in self._sizes)
 
     def _forward(self, exchange: Exchange, key: bytes, entry: Entry | None, why: Forward) -> None:
         """Nothing is stored whole: answer in slices, or as everywhere else."""
@@ -119,7 +109,18 @@ class SlicingEdge(Edge):
         return self.limits.slice_size if said is None else said
 
     def _may_slice(self, exchange: Exchange, key: bytes, entry: Entry | None, size: int) -> bool:
-        """Whether the response to a request may be had in slices, as far as is known."""
+        """Whether the response to a request may be had in slices, and is to be, as far as is known."""
+        by_length = self._goes_by_length(exchange.request)
+        wanted = not by_length or self.region is not None or self._has_head(key)
+        return wanted and self._is_sliceable(exchange, key, entry, size)
+
+    def _goes_by_length(self, request: Request) -> bool:
+        """Whether `request`, for a whole, is in slices only if that is known to be large."""
+        by_rule = request.policy is not None and request.policy.actions.caching.slices is not None
+        return self.limits.slices_by_length and not by_rule and b"range" not in request.fields.index
+
+    def _is_sliceable(self, exchange: Exchange, key: bytes, entry: Entry | None, size: int) -> bool:
+        """Whether nothing that is known of a request, or of the response, forbids slices."""
         request, now = exchange.request, self.clock()
         if (entry is not None and entry.segments is None) or size > self.memory.largest or reads_only(request):
             return False
@@ -127,6 +128,7 @@ class SlicingEdge(Edge):
             return False
         if request.content is not None:  # slices are of GETs
             return False
+        self._sizes.add(size)
         head = slices.head_request(request, Slice(size, 0))
         if rfc9111.only_if_cached(request):
             return self.memory.has(primary_key(head))
@@ -137,6 +139,20 @@ class SlicingEdge(Edge):
         return not self.flights.marked(unsliced(key), now) and not any(
             self.flights.mark_on(one, request.fields, now) for one in keys
         )
+
+    def _deliver(self, outcome: Outcome | Stale, exchange: Exchange, flight: Flight, why: Forward) -> bool:
+        """Answer with what `flight` brought, perhaps in slices; False if it is not for this request."""
+        if super()._deliver(outcome, exchange, flight, why):
+            return True
+        return isinstance(outcome, Cutting) and self._goes_on_in_slices(exchange, flight.primary, why)
+
+    def _goes_on_in_slices(self, exchange: Exchange, key: bytes, why: Forward) -> bool:
+        """Answer out of a whole that is being cut, which has begun already."""
+        size = self._slice_size(exchange.request)
+        if not size or exchange.whole_only or not self._may_slice(exchange, key, None, size):
+            return False
+        spawn(seen_through(exchange, self._in_slices(exchange, key, why, size)), "slices")
+        return True
 
     # --- the way of a request
 
@@ -149,9 +165,12 @@ class SlicingEdge(Edge):
                 return
             if self._answered_by_whole(exchange, key):
                 return
+            if head is None and self._goes_by_length(exchange.request):
+                break
             if not self._may_slice(exchange, key, None, size):
                 break
             first = 0  # it may lie beyond the end
+        exchange.whole_only = True
         super()._forward(exchange, key, None, why)
 
     def _answered_by_whole(self, exchange: Exchange, key: bytes) -> bool:
@@ -174,6 +193,8 @@ class SlicingEdge(Edge):
                     self.slice_fetcher.collapse(key, request, entry, None)
                 return self._known(entry, wanted, Result.HIT if isinstance(verdict, Fresh) else Result.STALE)
             exchange.why = why = verdict.why
+        elif self._goes_by_length(exchange.request):
+            return None
         if rfc9111.only_if_cached(exchange.request):
             return None
         flight = self.slice_fetcher.collapse(key, request, entry, exchange)
@@ -383,12 +404,6 @@ class SlicingEdge(Edge):
         if more := tuple(tag for tag in tags if tag not in head.entry.tags):
             vector = self.log.vector
             exchange.extra = answer_lines(vector, (*head.entry.tags, *more))
-
-
-def wants_a_range(request: Request) -> bool:
-    """Whether it is a client's GET of a range without preconditions and directives about freshness."""
-    index = request.fields.index
-    return b"range" in index and request.method == b"GET" and request.child is None and OTHERS.isdisjoint(index)
 
 
 def _is_answered(exchange: Exchange) -> bool:

@@ -15,12 +15,12 @@ from typing import Final, NamedTuple
 
 from edgecache.semantics.cache_key import key_under
 from edgecache.semantics.http_date import parse_date
-from edgecache.semantics.message import Fields, Framing, Request, Response
-from edgecache.semantics.ranges import MULTIPART, Span, content_range, parse_range
+from edgecache.semantics.message import Fields, Framing, Request, Response, members
+from edgecache.semantics.ranges import MULTIPART, Span, content_range, content_range_field, parse_range
 from edgecache.semantics.rfc9111 import unconditional
 from edgecache.semantics.stored_response import etag_of
 
-OF_THE_SLICE: Final = frozenset((b"content-length", b"content-range"))
+OF_THE_CONTENT: Final = frozenset((b"content-length", b"content-range", b"content-digest", b"content-md5"))
 HEAD: Final = b" slices="
 SLICE: Final = b" slice="
 
@@ -70,6 +70,11 @@ def head_request(request: Request, wanted: Slice) -> Request:
 def slice_request(request: Request, wanted: Slice) -> Request:
     """The request for the slice `wanted`, whose version is known."""
     return _asking(request, wanted, SLICE + b"%d,%d,%b" % wanted)
+
+
+def head_key_of(key: bytes, size: int) -> bytes:
+    """The cache key of the head of the whole whose key is `key`."""
+    return key.replace(b"://", HEAD + b"%d://" % size, 1)
 
 
 def head_key(request: Request, size: int) -> bytes:
@@ -137,10 +142,26 @@ def sliced(response: Response, wanted: Slice) -> Sliced | None:
     return Sliced(response._replace(status=200, reason=b"OK", fields=kept), Head(part.whole, version))
 
 
+def cut_out(response: Response, head: Head, wanted: Slice) -> Sliced:
+    """The slice `wanted` of the whole that `response` is."""
+    end = min(wanted.first + wanted.size, head.whole)
+    lines = (
+        (b"Content-Length", b"%d" % (end - wanted.first)),
+        (b"Content-Range", content_range_field(Span(wanted.first, end), head.whole)),
+    )
+    fields = response.fields.without(OF_THE_CONTENT).plus(*lines)
+    return Sliced(response._replace(fields=fields, framing=Framing(end - wanted.first)), head)
+
+
+def accepts_ranges(fields: Fields) -> bool:
+    """Whether the response says that ranges of it can be requested (RFC 9110 §14.3)."""
+    return b"bytes" in members(fields.get(b"accept-ranges"))
+
+
 def as_head(one: Sliced) -> tuple[Response, bytes]:
     """The response and the content that are stored of the whole that `one` is a slice of."""
     content = one.head.encoded()
-    fields = one.response.fields.without(OF_THE_SLICE)
+    fields = one.response.fields.without(OF_THE_CONTENT)
     return one.response._replace(fields=fields, framing=Framing(len(content))), content
 
 

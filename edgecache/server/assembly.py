@@ -13,6 +13,7 @@ from typing import Final
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgecache.config.settings import Settings
+from edgecache.config.types import AUTOMATIC_SLICES
 from edgecache.invalidation.in_process_log import InProcessLog
 from edgecache.invalidation.metrics import LogMetrics
 from edgecache.invalidation.purge_log import PurgeLog
@@ -150,7 +151,7 @@ def _own_log(settings: Settings, invalidation: Invalidation, store: StoreInUse |
 
 def _edge_of(settings: Settings) -> type[Edge]:
     """The class of the request path: with slices where a setting, or rules, may want them."""
-    if not settings.slice_size and settings.sites is None:
+    if not settings.fitting_slice and settings.sites is None:
         return Edge
     from edgecache.proxy.slices import SlicingEdge  # nobody else needs it
 
@@ -282,7 +283,8 @@ def limits_of(settings: Settings) -> Limits:
         stale_wait=settings.stale_wait,
         max_ranges=settings.max_ranges,
         revalidation=Revalidation(settings.client_revalidation),
-        slice_size=settings.slice_size,
+        slice_size=settings.fitting_slice,
+        slices_by_length=settings.slice_size == AUTOMATIC_SLICES,
     )
 
 

@@ -102,6 +102,11 @@ class Body:
         """Whether no more will come."""
         return self.finished or self.failed
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a client reads it, or may still come."""
+        return not self._read or any(cursor.waits for cursor in self.readers.cursors)
+
     # --- what becomes of it
 
     def when_ended(self, on_end: BodyEnd) -> None:
@@ -157,15 +162,15 @@ class Body:
 
     # --- readers
 
-    def read_into(self, sink: Sink, *, skip: int = 0, behind: bool = False) -> Cursor:
+    def read_into(self, sink: Sink, *, skip: int = 0, behind: bool = False, follows: bool = False) -> Cursor:
         """Let `sink` read all but the first `skip` bytes; only while `joinable`.
 
-        `behind` for a reader in the background, which no client waits for.
+        `behind` for a reader in the background, which no client waits for; `follows` if clients set its pace.
         """
         assert self._buffer.dropped == 0, "the first pieces are dropped"
         if not behind:
             self._read = True
-        cursor = Cursor(sink, skip, waits=not behind)
+        cursor = Cursor(sink, skip, waits=not behind, follows=follows)
         self.readers.add(cursor)
         self._pump(cursor)
         if self._pressure.paused:
@@ -360,7 +365,7 @@ class WholeBody(Body):
         """Keep it if it has no more than `size` bytes."""
         self._keep = size
 
-    def read_into(self, sink: Sink, *, skip: int = 0, behind: bool = False) -> Cursor:
+    def read_into(self, sink: Sink, *, skip: int = 0, behind: bool = False, follows: bool = False) -> Cursor:
         """Let `sink` read all but the first `skip` bytes."""
         cursor = Cursor(sink, skip, waits=not behind)
         self.readers.add(cursor)

@@ -80,8 +80,7 @@ class Charge:
 
     def make_transient(self, held: int) -> None:
         """Charge the body as transient from now on, with the `held` bytes that are here."""
-        if self._bytes:
-            self.room.give(self._bytes)
+        self.drop(self._bytes)
         self._transient, self.reserved, self._bytes = True, False, held
         self.room.flow(held)
 

@@ -15,11 +15,12 @@ WINDOW: Final = 256 * 1024  # bytes held for the slowest reader of a transient b
 class Cursor:
     """One reader's place in a body."""
 
-    __slots__ = ("__weakref__", "_skip", "next_piece", "sink", "waits")
+    __slots__ = ("__weakref__", "_skip", "follows", "next_piece", "sink", "waits")
 
-    def __init__(self, sink: Sink, skip: int, waits: bool) -> None:
+    def __init__(self, sink: Sink, skip: int, waits: bool, follows: bool = False) -> None:
         self.sink = sink
         self.waits = waits  # for a client that waits for what it reads
+        self.follows = follows  # it is content with the pace of the others
         self.next_piece = 0  # the number of the piece that it takes next
         self._skip = skip  # bytes that the sink has already
 
@@ -110,11 +111,15 @@ class Readers:
         With `stuck`, also those that take nothing. Returns those that are far behind, cannot, and block a client.
         """
         end, remaining = buffer.end, []
-        eager = [cursor for cursor in self.cursors if cursor.next_piece == end and cursor.sink.writable]
+        eager = [
+            cursor
+            for cursor in self.cursors
+            if cursor.next_piece == end and cursor.sink.writable and not cursor.follows
+        ]
         if not eager:
             return None
         blocking = any(cursor.waits for cursor in eager)
-        for cursor in [cursor for cursor in self.cursors if cursor not in eager]:
+        for cursor in [cursor for cursor in self.cursors if cursor not in eager and not cursor.follows]:
             behind = buffer.bytes_from(cursor.next_piece)
             slow = behind > WINDOW or (stuck and not cursor.sink.writable)
             if slow and cursor.sink.goes_alone(buffer.size - behind):

@@ -65,6 +65,7 @@ class Exchange:
     admission: Any = None  # what the middleware of access has found; None: it was not asked
     limited_as: Any = None  # by what the middleware of limits has counted it, if that reads a token
     alone = False  # nobody but its client has any use for the answer: no cache, no other client
+    whole_only = False  # its response could not be had in slices
     storable = True  # the response may go into a store; False: rules forbid it, or its key was not made
     upstream_call: Cancellable | None = None  # to be cancelled if the client leaves before the end
     _cursor: tuple[Body, Cursor] | None = None

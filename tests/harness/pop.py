@@ -23,6 +23,8 @@ DEFAULTS = {
 }
 if os.environ.get("TEST_STORE"):  # TEST_STORE=memory runs any test with a store between memory and the origin
     DEFAULTS |= {"EDGECACHE_STORE": os.environ["TEST_STORE"], "EDGECACHE_STORE_SIZE": "16MiB"}
+if os.environ.get("TEST_SLICES"):  # TEST_SLICES=1MiB runs any test with slices
+    DEFAULTS |= {"EDGECACHE_SLICE_SIZE": os.environ["TEST_SLICES"]}
 
 
 class Pop:

@@ -22,6 +22,7 @@ from harness.valkey import Server
 from edgecache import tasks
 
 SLICE: Final = 1024  # bytes: less than a setting allows, so that many cases take little time
+LARGEST: Final = 2500  # bytes of a whole that is not cut, where that goes by length
 CASES: Final = 1000  # of each seed
 FEW: Final = 60  # of a look at it
 SEEDS: Final = 12
@@ -81,6 +82,7 @@ class Film:
             ("Cache-Control", f"max-age={FRESH}"),
             ("X-Version", str(version)),
             ("Cache-Tag", "films"),
+            *([] if self.kind == "no ranges" else [("Accept-Ranges", "bytes")]),
             *validator,
         ]
         for _ in range(self.random.randrange(3)):
@@ -271,14 +273,20 @@ class Walk:
             assert content[first:end].startswith(answer.body[match.end() :][: end - first])
 
 
+@pytest.mark.parametrize("by_length", [False, True])
 @pytest.mark.parametrize(("seed", "cases"), [(0, FEW), *(slow(pytest.param(seed, CASES)) for seed in range(SEEDS))])
-async def test_every_byte_is_right_and_versions_never_mix(seed: int, cases: int) -> None:
-    """In all, 12,000 cases of some steps each; in every third seed, memory holds a few films only."""
+async def test_every_byte_is_right_and_versions_never_mix(seed: int, cases: int, by_length: bool) -> None:
+    """In all, 12,000 cases of some steps each; in every third seed, memory holds a few films only.
+
+    The same where wholes are asked for as such, and cut if they are large.
+    """
     random = Random(seed)
     async with running_origin(FakeClock()) as origin:
         memory = "1MiB" if seed % 3 == 2 else "64MiB"
         async with running_pop(origin, origin.clock, memory=memory, slice_size="64KiB") as pop:
-            pop.worker.edge.limits = replace(pop.worker.edge.limits, slice_size=SLICE)
+            edge = pop.worker.edge
+            edge.limits = replace(edge.limits, slice_size=SLICE, slices_by_length=by_length)
+            edge.memory.largest = LARGEST if by_length else edge.memory.largest
             walk = Walk(random, pop)
             for number in range(cases):
                 film = Film(random, random.choice(KINDS))
@@ -287,7 +295,7 @@ async def test_every_byte_is_right_and_versions_never_mix(seed: int, cases: int)
                 await walk.case(f"/films/{number}", film)
             await let_others_run(200)
             left = [task.get_name() for task in tasks._running if task.get_name().startswith("slice")]
-            edge, pool = pop.worker.edge, pop.worker.pool
+            pool = pop.worker.pool
 
             assert (left, len(edge.flights), edge.slice_fetcher._brought) == ([], 0, {})
             account = edge.memory.account

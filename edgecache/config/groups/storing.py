@@ -15,6 +15,7 @@ from edgecache.config.types import (
     LIST_FIELDS,
     REGIONAL,
     SIZE,
+    SLICES,
     STORE,
     SWITCH,
     one_of,
@@ -172,10 +173,12 @@ class StorageSettings:
         " never cached keep them.",
     )
     slice_size: int = setting(
-        SIZE,
+        SLICES,
         "0",
-        "Size of the slices in which larger objects are fetched, stored and served, so that ranges become hits; 64KiB"
-        " to 16MiB, usually 1MiB; 0 stores only whole objects.",
+        "Size of the slices in which larger objects are fetched, stored and served, so that ranges become hits. `auto`:"
+        " 1MiB, or less where memory is small, for objects that are requested by ranges, and for those that are too"
+        " large to be stored whole; a size from 64KiB to 16MiB: for all objects, which are requested from the origin by"
+        " ranges; 0: only whole objects are stored.",
         most="16MiB",
     )
     max_variants: int = setting(
