@@ -97,8 +97,8 @@ class Cut:
         if self._slice is not None:
             self._slice.finish()
             self._slice = None
-        body = self._reply.body
-        if self._cursor is not None and not body.awaited:
+        body, is_last = self._reply.body, self.number * self._size + self._size >= self.head.whole
+        if self._cursor is not None and not body.awaited and not is_last:
             self._end()
             body.leave(self._cursor)
 
