@@ -28,6 +28,7 @@ HEARTBEAT: Final = 1.0  # seconds between two words of what is applied while not
 CLOSE_WITHIN: Final = 1.0  # seconds
 RECONNECT: Final = 0.1  # seconds
 MOST_AT_ONCE: Final = 1000  # entries of each log
+MOST_IN_A_TURN: Final = 10  # of them that are applied in one turn of the event loop
 BEGINNING: Final = b"0-0"
 
 
@@ -136,8 +137,12 @@ class LogConsumer:
 
     async def _take(self, region: str, rows: list[Row]) -> None:
         """Apply these entries; if the region's own log has lost some, begin it anew."""
-        relations = {self._apply(region, *row) for row in rows}
-        self._wake()
+        relations = set()
+        for first in range(0, len(rows), MOST_IN_A_TURN):
+            if first:
+                await asyncio.sleep(0)  # requests have their turn
+            relations |= {self._apply(region, *row) for row in rows[first : first + MOST_IN_A_TURN]}
+            self._wake()
         if region == self._region and not relations.isdisjoint(LOST):
             await self._begin_anew()
 

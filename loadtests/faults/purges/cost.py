@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
-from edgecache.invalidation.log_entry import Draft
+from loadtests.faults.purges.pour import pouring
 from loadtests.faults.purges.wire import Got, Wire, ask
 from loadtests.faults.purges.world import Region, converged, world
 
@@ -92,9 +92,9 @@ async def _tag_purges(region: Region, report: Any) -> None:
 async def _storm(region: Region, seconds: float, report: Any) -> None:
     await _fill(region, range(HOT))
     before, calm = await _latencies(region, seconds / 3)
-    storm = asyncio.create_task(_pour(region, RATE, seconds))  # noqa: TID251
-    during, stormy = await _latencies(region, seconds)
-    purged = await storm
+    async with pouring(region, RATE, seconds) as storm:
+        during, stormy = await _latencies(region, seconds)
+        purged = int((await storm.communicate())[0])
     p99, base = _percentile(stormy, 0.99), _percentile(calm, 0.99)
     print(f"storm: {purged} purges in {seconds:g} s, {before + during} hits of {HOT} objects meanwhile")
     report.line("hit p50/p99 without", f"{_percentile(calm, 0.5) * 1e6:.0f} / {base * 1e6:.0f} µs")
@@ -114,7 +114,8 @@ async def _registers(region: Region, count: int, report: Any) -> None:
     resident = _resident(pid)
     without = [await _cpu_per_hit(region, pid) for _ in range(ROUNDS)]
     began = time.perf_counter()
-    await _pour(region, 0, 0, count)
+    async with pouring(region, count=count) as pourer:
+        await pourer.communicate()
     await converged_one(region)
     took = time.perf_counter() - began
     await _fill(region, range(HOT))
@@ -135,21 +136,6 @@ async def converged_one(region: Region) -> None:
     from loadtests.faults.purges.world import World
 
     await converged(World({region.name: region}, 0), 300)
-
-
-async def _pour(region: Region, rate: int, seconds: float, count: int = 0) -> int:
-    """Purges of names that nothing bears, straight into the region's log: so many a second, or a number at once."""
-    store, number = region.store, 0
-    began = asyncio.get_running_loop().time()
-    while number < count or (rate and asyncio.get_running_loop().time() - began < seconds):
-        size = 200 if count else min(200, int((asyncio.get_running_loop().time() - began) * rate) - number)
-        if size > 0:
-            drafts = [Draft(scopes=(b"tstorm-%d" % at,), author="storm") for at in range(number, number + size)]
-            await store.link.run([store.append_command(region.name, draft, 0) for draft in drafts])
-            number += size
-        if not count:
-            await asyncio.sleep(0.01)
-    return number
 
 
 async def _fill(region: Region, numbers: Sequence[int]) -> None:
