@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 from harness.client import ReceivedResponse, let_others_run
@@ -394,3 +395,31 @@ async def test_clocks_take_no_part(site: Site, origin: OriginDouble, valkey: Ser
             await applied(one, two)
             for pop in (one, two, one, two):
                 assert await body(pop, "/a") == b"v%d" % version
+
+
+async def test_entries_that_come_at_once_leave_requests_their_turns(origin: OriginDouble, valkey: Server) -> None:
+    """A worker reads a thousand of them in one reply, and applies some in each turn of its event loop."""
+    async with running_pop(origin, origin.clock, regional=valkey.url, regional_timeout="2s") as pop:
+        await pop.caught_up()
+        times, turns, over, all_applied = [], [0], asyncio.Event(), asyncio.Event()
+        follower, apply = pop.worker.logs.follower, pop.worker.logs.follower._apply
+
+        def count() -> None:
+            turns[0] += 1
+            if not over.is_set():
+                asyncio.get_running_loop().call_soon(count)
+
+        def noted(*row: Any) -> Any:
+            times.append(turns[0])
+            if len(times) == 300:
+                all_applied.set()
+            return apply(*row)
+
+        follower._apply = noted
+        count()
+        drafts = [Draft(scopes=(b"tcrowd-%d" % number,)) for number in range(300)]
+        store = follower._store
+        await store.link.run([store.append_command(follower._region, draft, 0) for draft in drafts])
+        await asyncio.wait_for(all_applied.wait(), 20)
+        over.set()
+    assert max(times.count(turn) for turn in times) <= 10
