@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from edgecache.invalidation.purge_log import (
     Applied,
@@ -33,9 +33,6 @@ from edgecache.semantics.rules.directory import Sites
 from edgecache.semantics.stored_response import NO_POSITION
 from edgecache.storage.memory import Entry, Memory
 
-if TYPE_CHECKING:
-    from edgecache.storage.record import Record
-
 logger = logging.getLogger("edgecache")
 AVAILABLE: Final = "available"
 AVAILABLE_EVERYWHERE: Final[Mapping[bytes, str]] = {b"": AVAILABLE}
@@ -55,8 +52,27 @@ class SharedLog(Protocol):
     def written(self, position: int) -> str:
         """What a record says of the position at which its response was requested; empty if that is not known."""
 
+    def catch_up(self) -> None:
+        """Apply what there is."""
+
     def position_of(self, seen: str) -> int | None:
         """The position in this process, once it has applied what there is; None if it is not known."""
+
+
+class Requested(Protocol):
+    """A response that another process has stored."""
+
+    @property
+    def url(self) -> bytes:
+        """The full cache key."""
+
+    @property
+    def tags(self) -> tuple[bytes, ...]:
+        """Tags by which it can be purged."""
+
+    @property
+    def seen(self) -> str:
+        """The version vector of the invalidation log when the origin was asked."""
 
 
 class Invalidation:
@@ -152,15 +168,22 @@ class Invalidation:
             return Verdict.USABLE
         return verdict
 
-    def is_proven(self, record: Record) -> bool:
+    def is_proven(self, record: Requested) -> bool:
         """Whether `record`, stored by another process, is usable without the detail of a cut-off."""
         return not self.cut_off and self._verdict_on_record(record, record.seen) is Verdict.USABLE
+
+    def passes(self, record: Requested, passed: int) -> bool:
+        """As `is_proven`, for a record last known to be usable at `passed`, a log position, if it is one."""
+        if passed < 0 or self.cut_off:
+            return self.is_proven(record)
+        subject = Subject(record.url, record.tags, self._memory.normal_key(record.url))
+        return self.log.check(subject, passed) is Verdict.USABLE
 
     def seen(self, stamp: Stamp) -> str:
         """What a record says of the time at which its response was requested."""
         return written(stamp.vector) if self.shared is None else self.shared.written(stamp.position)
 
-    def _verdict_on_record(self, stored: Entry | Record, seen: str) -> Verdict:
+    def _verdict_on_record(self, stored: Entry | Requested, seen: str) -> Verdict:
         if self.shared is not None:
             position = self.shared.position_of(seen)
             if position is not None and self.log.is_at(position):

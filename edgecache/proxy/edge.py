@@ -298,7 +298,7 @@ class Edge:
         if isinstance(verdict, MustValidate):
             return verdict.why
         fills = not reads_only(request)
-        if fills and (isinstance(verdict, StaleWhileRevalidate) or region.tier.rises(key)):
+        if fills and (isinstance(verdict, StaleWhileRevalidate) or region.rises(key)):
             self.memory.adopt(entry, found.record.length)
         self.delivery.from_tier(exchange, entry, now, why, near=found.near)
         if fills and isinstance(verdict, StaleWhileRevalidate):

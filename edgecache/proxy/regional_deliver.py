@@ -41,6 +41,7 @@ class RegionalHits:
         self._marks = parts.flights.marks
         self._invalidation = parts.invalidation
         self._known = parts.known
+        self._alike = parts.alike
         self._clock = parts.clock  # resident time
         self._otherwise = otherwise  # called with what was found for a known head
 
@@ -74,7 +75,7 @@ class RegionalHits:
             return False
         body = record.body
         fills = request.policy is None or not request.policy.actions.caching.read_only
-        if fills and self._tier.rises(key) and len(body) <= self._memory.largest:
+        if fills and self._region.rises(key) and len(body) <= self._memory.largest:
             self._region.check(found)
             self._memory.adopt(found.entry, record.length)
         if found.near:
@@ -83,6 +84,8 @@ class RegionalHits:
         send_stored(exchange, whole(record, now, outcome, body, len(body)), record, Result.REGIONAL, outcome)
         if type(exchange) is not _Reading:
             self._learn(exchange, key, found)
+            if found.near:
+                self._alike.learn(exchange)
         return True
 
     def _learn(self, exchange: Exchange, key: bytes, found: Found) -> None:

@@ -26,6 +26,7 @@ from edgecache.storage.fetch_lease import Lease, LeaseOutcome, LeaseResult
 from edgecache.storage.memory import Entry, Memory
 from edgecache.storage.regional import Found, Regional
 from edgecache.storage.regional_chunks import ChunkReader
+from edgecache.storage.second_reads import SecondReads
 from edgecache.tasks import spawn
 from edgecache.upstream.fetcher import Upstream
 from edgecache.upstream.reply import Reply
@@ -66,6 +67,7 @@ class Region:
         self._invalidation = invalidation
         self._upstream = upstream
         self._clock = clock  # resident time
+        self.rises = SecondReads(memory, near=tier.near is not None).again  # whether what was read goes into memory
         self.patience = patience  # seconds that a flight waits for the fetch of another worker
 
     def outcome(

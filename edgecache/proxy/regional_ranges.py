@@ -62,7 +62,7 @@ class RegionalParts:
         response = responses.part(entry.stored, span, found.record.length, now, outcome)
         self._tell(exchange, found)
         reader = self._region.reader(found, exchange.request, exchange.client, span)
-        responses.stream_stored(exchange, response, entry, Result.REGIONAL, outcome, reader.body)
+        responses.send_stored(exchange, response, entry, Result.REGIONAL, outcome, reader.body)
         reader.start()
 
     def _tell(self, exchange: Exchange, found: Found) -> None:

@@ -176,19 +176,19 @@ def redirect(request: Request, location: bytes) -> FullResponse:
 
 
 def send_stored(
-    exchange: Exchange, response: FullResponse, entry: StoredResponse, result: Result, outcome: bytes
+    exchange: Exchange,
+    response: FullResponse,
+    entry: StoredResponse,
+    result: Result,
+    outcome: bytes,
+    body: Body | None = None,
 ) -> None:
-    """Answer with a `response` that was built out of `entry`; `outcome` is its Cache-Status."""
+    """Answer with a `response` built out of `entry`, or its head and `body`; `outcome` is its Cache-Status."""
     exchange.result, exchange.cache_status, exchange.entry = result, outcome, entry
-    exchange.send(response)
-
-
-def stream_stored(
-    exchange: Exchange, response: FullResponse, entry: StoredResponse, result: Result, outcome: bytes, body: Body
-) -> None:
-    """Answer with the head `response`, and with `body` as it is read from a tier."""
-    exchange.result, exchange.cache_status, exchange.entry = result, outcome, entry
-    exchange.stream(response.status, response.fields, response.length, body, response.reason)
+    if body is None:
+        exchange.send(response)
+    else:
+        exchange.stream(response.status, response.fields, response.length, body, response.reason)
 
 
 def for_people(request: Request, response: FullResponse) -> FullResponse:

@@ -297,7 +297,7 @@ class SlicingEdge(Edge):
         self._tell(exchange, head, found.tags)
         reader = self._reader(exchange, whole, head, span, found)
         reader.body.count_in(self.memory.account)
-        responses.stream_stored(exchange, response, entry, result, member, reader.body)
+        responses.send_stored(exchange, response, entry, result, member, reader.body)
         reader.start()
 
     async def _first_of(self, exchange: Exchange, head: KnownHead, span: Span) -> FoundSlice | None:

@@ -33,6 +33,7 @@ from edgecache.proxy.passthrough import Relays
 from edgecache.proxy.purge_method import PurgeMethod
 from edgecache.proxy.rate_limits import RateLimits
 from edgecache.proxy.regional_fetch import Region
+from edgecache.proxy.store_hits import OnStoreHit
 from edgecache.proxy.write_refresh import Refresher
 from edgecache.proxy.write_through import WritePolicy, Writes
 from edgecache.semantics.client_address import Trust
@@ -95,7 +96,9 @@ class AssemblyInputs:
 
 
 def assemble(
-    given: AssemblyInputs, on_known_hit: Callable[[ResponseWriter, Hit | TemplateHit, float], None]
+    given: AssemblyInputs,
+    on_known_hit: Callable[[ResponseWriter, Hit | TemplateHit, float], None],
+    on_store_hit: OnStoreHit,
 ) -> Assembled:
     """The request path that the settings describe, on the running event loop."""
     settings, watch, clock, is_trusted = given.settings, given.watch, given.clock, given.is_trusted
@@ -119,6 +122,7 @@ def assemble(
         reaches=reaches,
         token_cookie=settings.token_cookie,
     )
+    edge.fast_path.count_by(on_known_hit, on_store_hit)
     if tier is not None and logs is not None and settings.write_through == "refresh":
         rules, peers = settings.residency_rules, logs.writer.peers
         near = {region: store for region, store in peers.items() if rules.of_region(region) == rules.home}

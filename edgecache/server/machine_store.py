@@ -195,7 +195,7 @@ def layers(store: MachineStore, counts: StoreCounts, lanes: Lanes | None) -> Lan
     reads, bulk = StoreReads(store, counts), StoreReads(store, counts, in_turn=True)
     writes = StoreWrites(store, counts)
     if lanes is None:
-        return Lanes(reads, bulk, reads, writes, writes, FetchLocks(store.path, counts.unreadable))
+        return Lanes(reads, bulk, reads, writes, writes, FetchLocks(store.path, counts.unreadable), reads)
     return Lanes(
         reads=LayeredReads(reads, lanes.reads, writes),
         bulk=LayeredReads(bulk, lanes.bulk, writes),
@@ -203,4 +203,5 @@ def layers(store: MachineStore, counts: StoreCounts, lanes: Lanes | None) -> Lan
         writes=LayeredWrites(writes, lanes.writes),
         control=LayeredWrites(writes, lanes.control),
         leases=lanes.leases,
+        near=reads,
     )

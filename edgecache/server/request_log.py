@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from edgecache.proxy.fastpath.head_memo import Hit
+from edgecache.proxy.fastpath.head_memo import Hit, RegionalRead
 from edgecache.proxy.fastpath.head_template import TemplateHit
+from edgecache.proxy.store_hits import Plan
 from edgecache.semantics.cache_status import KNOWN_HIT
+from edgecache.semantics.outcomes import Forward
 from edgecache.semantics.secret_parameters import Redact
+from edgecache.storage.near_records import NearRecord
 from edgecache.storage.resident_clock import Clock
 from edgecache.telemetry.access_log import AccessLog, Quoted, members_of, members_of_templated
 from edgecache.telemetry.log_fields import LineFormat, LogContext
@@ -111,7 +115,35 @@ class RequestLog:
             (wall, connection.peer, request, rendered.status, rendered.size, 0.0, KNOWN_HIT, requests.hit_words, more)
         )
 
-    def _remember(self, known: Hit) -> str:
+    def store_hit(
+        self, connection: ResponseWriter, plan: Plan, record: NearRecord, why: Forward, policy: Any, now: float
+    ) -> None:
+        """Record a hit of the machine's store by a known head or a template, at `now` in resident time."""
+        requests = self._requests
+        tally = requests.store_hit(why, record.status, record.length)
+        if not requests.store_hits & (SAMPLED - 1):
+            tally.seconds.observe(max(0.0, self._clock.now() - now), SAMPLED)
+        if policy is not None:
+            policy.site.counts.add(tally.result, 1, record.length)
+        if not self.logging:
+            return
+        wall = self._clock.wall()
+        layout, more = self.layout, ""
+        if layout is not None:
+            seen = _seen_store_hit(connection, plan, record, tally, wall)
+            if not layout.extends:
+                self._log.add_line(partial(layout.line, seen))
+                return
+            more = layout.more(seen)
+        if type(plan) is TemplateHit:
+            request = members_of_templated(plan, self._quoted, self.redact)
+        else:
+            request = plan.logged or self._remember(plan)
+        self._log.add(
+            (wall, connection.peer, request, record.status, record.length, 0.0, record.outcome, tally.words, more)
+        )
+
+    def _remember(self, known: Hit | RegionalRead) -> str:
         known.logged = members_of(known.request, self._quoted, self.redact)
         return known.logged
 
@@ -153,4 +185,23 @@ def _seen(exchange: Exchange, began: float, took: float, tally: Tally) -> LogCon
         entry=exchange.entry,
         connection=exchange.opened_on,
         exchange=exchange,
+    )
+
+
+def _seen_store_hit(connection: ResponseWriter, plan: Plan, record: NearRecord, tally: Tally, now: float) -> LogContext:
+    return LogContext(
+        time=now,
+        took=0.0,
+        client=connection.peer,
+        request=plan.request,
+        place=plan.place,
+        head_in=plan.size,
+        status=record.status,
+        size=record.length,
+        fields=record.head,
+        head_out=len(record.head),
+        cache=record.outcome,
+        tally=tally,
+        entry=record,
+        connection=connection,
     )

@@ -105,7 +105,7 @@ class Worker:
         self._listeners = Listeners(self, self._context, self._trusts, expects_header=settings.proxy_protocol)
         self._request_log = self._new_journal(settings)
         given = self._given = AssemblyInputs(settings, self._switch, self.watch, self._trusts, self._time)
-        assembled = assemble(given, self._request_log.known_hit)
+        assembled = assemble(given, self._request_log.known_hit, self._request_log.store_hit)
         self.edge, self._regional, self.room = assembled.edge, assembled.tier, assembled.edge.memory.account
         self.logs, self.own_log, self.purges = assembled.logs, assembled.own_log, assembled.purges
         self.nonces, self._close_store, self._share_out = assembled.nonces, assembled.close_store, assembled.share_out

@@ -40,7 +40,7 @@ NONCE_SIZE: Final = 12
 # Status; lengths of url, block, meta, tags, seen, chunks, body; received, initial age, lifetime, stale at and if error;
 # machine and up.
 FIXED: Final = struct.Struct(">HIIIIIHQdddddQd")
-_PREFIX: Final = len(MAGIC) + DIGEST_SIZE
+PREFIX: Final = len(MAGIC) + DIGEST_SIZE  # bytes before what was sealed
 
 
 class Corrupt(Exception):
@@ -103,6 +103,11 @@ class Codec:
         self._random = random
         self._scope = scope and scope + b"!"
 
+    @property
+    def encrypts(self) -> bool:
+        """Whether records are encrypted."""
+        return self._cipher is not None
+
     def encode(self, key: bytes, record: Record) -> bytes:
         """`record`, to lie under `key`."""
         meta = orjson.dumps(
@@ -148,7 +153,7 @@ class Codec:
         if body_at > len(rest) or (chunks_at == body_at and len(rest) - body_at != length):
             raise Corrupt("length")
         try:
-            reason, vary, selecting, directives = _meta(rest[meta_at:tags_at])
+            reason, vary, selecting, directives = meta_of(rest[meta_at:tags_at])
             seen = rest[seen_at:chunks_at].decode("ascii")
         except (ValueError, TypeError, AttributeError):
             raise Corrupt("malformed") from None
@@ -180,8 +185,8 @@ class Codec:
                 return self._cipher.decrypt(data[len(SEALED) : nonce_end], data[nonce_end:], SEALED + key)
             except Exception:  # InvalidTag, or too short for one
                 raise Corrupt("digest") from None
-        rest = data[_PREFIX:]
-        if data[len(MAGIC) : _PREFIX] != _digest(key, rest):
+        rest = data[PREFIX:]
+        if data[len(MAGIC) : PREFIX] != _digest(key, rest):
             raise Corrupt("digest")
         return rest
 
@@ -194,7 +199,7 @@ Meta = tuple[bytes, tuple[bytes, ...], tuple[bytes | None, ...], ResponseDirecti
 
 
 @memoize(1024)
-def _meta(data: bytes) -> Meta:
+def meta_of(data: bytes) -> Meta:
     """Reason, Vary, selecting values and directives; raises ValueError, TypeError or AttributeError."""
     reason, vary, selecting, directives = orjson.loads(data)
     if len(vary) != len(selecting):

@@ -23,6 +23,7 @@ from edgecache.semantics.stored_response import NO_POSITION, Stored
 from edgecache.semantics.vary import selecting_values
 from edgecache.storage.fetch_lease import Lease, LeaseOutcome, LeaseResult, LeaseWait
 from edgecache.storage.memory import Entry
+from edgecache.storage.near_records import NearRecords
 from edgecache.storage.record import Codec, Corrupt, Record, storage_key, variant_key
 from edgecache.storage.regional_chunks import LONGER, ChunkReader, ChunkWriter, Hole, chunk_keys
 from edgecache.storage.resident_clock import Clock
@@ -36,7 +37,6 @@ from edgecache.valkey.client import Failure
 INLINE: Final = 64 * 1024  # bytes of the largest body that lies in its record; larger ones lie in chunks
 KEEP_FOR_VALIDATION: Final = 600.0  # seconds that a stale response with a validator is kept
 MOST_SIGNPOSTS: Final = 65536
-SECOND_SIGHT: Final = 16384  # URLs whose first read is remembered
 TAKE_WITHIN: Final = 1.25  # seconds to take a lease, at least, and to read what its last owner stored
 SIGNPOST: Final = 0  # the status of a record that only names the fields by which its URL varies
 
@@ -77,7 +77,7 @@ OnFound = Callable[[Found | None], None]
 
 
 class Regional:
-    """One worker's client of the tier. Mutable state: signposts, unconfirmed deletions, URLs that were read once."""
+    """One worker's client of the tier. Mutable state: signposts, and unconfirmed deletions."""
 
     def __init__(
         self,
@@ -106,12 +106,12 @@ class Regional:
             lanes = layered(lanes)
         assert lanes is not None, "there is a Valkey, or a store"
         self._layered = layered is not None
-        self.reads, self.bulk, self._followed, self.writes, self._control, self.leases = lanes
+        self.reads, self.bulk, self._followed, self.writes, self._control, self.leases, near = lanes
+        self.near = None if near is None else NearRecords(near, codec, clock)
         self.used: Callable[[bytes], Codings | None] = lambda url: None  # codings that responses of its site have used
         self.on_store: OnStore = lambda base, url: lambda size: True
         self._signposts: dict[bytes, Record] = {}
         self._deleting: dict[bytes, int] = {}  # storage key → how often its deletion is under way
-        self._seen_once: set[bytes] = set()
 
     @property
     def largest(self) -> int:
@@ -141,6 +141,15 @@ class Regional:
                 on_found(found)
 
         self._read_variant(reads, url, base, signpost, fields, or_by_the_signpost)
+
+    def near_key(self, base: bytes, url: bytes, selecting: Callable[[tuple[bytes, ...]], Fields]) -> bytes | None:
+        """Where the machine's store would have it, for fields by the names that select; None: it may not be read."""
+        if self._deleting and base in self._deleting:
+            return None
+        signpost = self._signposts.get(base)
+        if signpost is None:
+            return base
+        return variant_key(base, signpost.chunks, self._values(url, signpost.vary, selecting(signpost.vary)))
 
     async def find(self, url: bytes, fields: Fields) -> Found | None:
         """As `look_up`, awaited and with more patience: for requests that have waited already."""
@@ -227,15 +236,6 @@ class Regional:
         """A reader of the body of `found`, or of a `span` of it, to be started; `hole` is called if it ends early."""
         span = span or Span(0, found.record.length)
         return ChunkReader(self.bulk, self.codec, found.base, found.record, span, hole)
-
-    def rises(self, url: bytes) -> bool:
-        """Whether a response that was just read is to be kept in memory: on its second read."""
-        if url in self._seen_once:
-            return True
-        if len(self._seen_once) >= SECOND_SIGHT:
-            self._seen_once.clear()
-        self._seen_once.add(url)
-        return False
 
     def _remember(self, base: bytes, signpost: Record) -> None:
         if len(self._signposts) >= MOST_SIGNPOSTS:

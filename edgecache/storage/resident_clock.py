@@ -96,16 +96,18 @@ class Clock:
             up=record.received - self._began,
         )
 
+    def arrived(self, received: float, machine: int, up: float) -> float | None:
+        """The resident time at which a response was received, by what its record says; None of the future."""
+        if machine == self.machine and machine:
+            received = up + self._began
+            return received if received <= self.now() + STEP else None
+        age = self.wall() - received
+        return self.now() - max(0.0, age) if age >= -SKEW else None
+
     def arriving(self, record: Record) -> Record:
         """`record` with resident times; one from the future is as old as can be, and never fresh."""
-        now = self.now()
-        if record.machine == self.machine and self.machine:
-            received = record.up + self._began
-            known = received <= now + STEP
-        else:
-            age = self.wall() - record.received
-            received, known = now - max(0.0, age), age >= -SKEW
-        if not known:
+        received = self.arrived(record.received, record.machine, record.up)
+        if received is None:
             return record._replace(received=0.0, stale_at=0.0)
         shift = received - record.received
         if -0.001 < shift < 0.001:

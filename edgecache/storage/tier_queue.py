@@ -57,6 +57,30 @@ class LeaseKeeper(Protocol):
     def __len__(self) -> int: ...
 
 
+class NearLane(Protocol):
+    """Reads of the machine's store that do not wait, by the digests of keys."""
+
+    @property
+    def stays(self) -> bool:
+        """Whether what was read once is read alike ever after."""
+
+    def digest_of(self, key: bytes) -> bytes:
+        """The digest of a key."""
+
+    def at_hand(self, digest: bytes) -> tuple[int, bytes] | None:
+        """The value of the key with this digest, after a number of its place that no other value ever has."""
+
+    def generation(self) -> int:
+        """A number that changes with each change of the store."""
+
+    def again(self, digest: bytes, place: int, at: int, length: int, generation: int) -> bytes | None:
+        """Bytes of a value of which the place is known; None if the store has changed since `generation`."""
+
+    @property
+    def count_hit(self) -> Callable[[], None]:
+        """Counts that such a value was used."""
+
+
 class Lanes(NamedTuple):
     """The queues of a tier, and its leases."""
 
@@ -66,6 +90,7 @@ class Lanes(NamedTuple):
     writes: WriteLane
     control: WriteLane
     leases: LeaseKeeper
+    near: NearLane | None = None  # None: no machine's store
 
 
 def valkey_lanes(guard: Availability, budget: float, take_within: float, lease: float, most_unwritten: int) -> Lanes:
@@ -86,6 +111,7 @@ __all__ = (
     "NEAR",
     "Lanes",
     "LeaseKeeper",
+    "NearLane",
     "OnReply",
     "OnStore",
     "OnValue",

@@ -16,6 +16,7 @@ from edgecache.telemetry.metrics import Counter, Registry
 if TYPE_CHECKING:
     from edgecache.telemetry.exchange import Exchange
 
+REGIONAL: Final = Result.REGIONAL
 HIT: Final = Result.HIT  # to name a member by its class costs a call of Python before Python 3.12
 SECONDS: Final = (  # from a memory hit, which takes microseconds, to an origin that hangs
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -78,7 +79,7 @@ class Tally:
         )
         self.seconds = registry.histogram(
             "edgecache_request_seconds",
-            "Time from a request's head to the last byte sent; one in 64 memory hits with a known head is timed,"
+            "Time from a request's head to the last byte sent; one in 64 hits with a known head is timed,"
             " and counts for 64.",
             SECONDS,
             tier=tier.value,
@@ -111,6 +112,7 @@ class RequestMetrics:
         self._registry = registry
         self.known_hits = 0  # answered by a known head, since the last `fold`
         self.known_bytes = 0
+        self.store_hits = 0  # likewise, out of the machine's store
         self.known_others = [0] * len(CLASSES)  # of the known hits, those that are no 2xx, by the class of their status
         self.bytes_in: Counter = registry.counter("edgecache_client_bytes_in", "Bytes received from clients.")
         self._tallies: dict[Outcome, Tally] = {outcome: Tally(registry, outcome) for outcome in USUAL}
@@ -137,6 +139,16 @@ class RequestMetrics:
         tally = self._tallies.get(outcome)
         if tally is None:
             tally = self._tallies[outcome] = Tally(self._registry, outcome)
+        return tally
+
+    def store_hit(self, why: Forward, status: int, size: int) -> Tally:
+        """Count a hit of the machine's store by a known head, with `size` bytes of content."""
+        tally = self._tallies.get((REGIONAL, None, why, status // 100)) or self.tally(
+            (REGIONAL, None, why, status // 100)
+        )
+        self.store_hits += 1
+        tally.requests.value += 1
+        tally.bytes_out.value += size
         return tally
 
     @property

@@ -22,6 +22,7 @@ from edgecache.semantics.ranges import Segments
 from edgecache.semantics.stored_response import Times
 from edgecache.server.assembly import policy_of
 from edgecache.server.worker import Worker
+from edgecache.storage.memory import Entry
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.h1.server import ClientConnection
 from edgecache.wire.response import FullResponse
@@ -46,11 +47,13 @@ class Twin:
         self.clock = clock
         self.upstream: list[bytes] = []  # the targets of what was passed on
         self.alike = 0  # hits by likeness
+        self.in_store = "store" in settings
+        self.near = 0  # hits in the machine's store by the fast path
         self.short_ways = short_ways
         edge: Any = self.worker.edge
         edge._forward = edge.relays.pass_on = edge.relays.send = edge.writes.pass_on = self._asked
         edge.fetcher.validate_in_background = lambda entry, request: None
-        edge.fast_path.on_hit = self._known_hit
+        edge.fast_path.count_by(self._known_hit, self._store_hit)
         self.tell(PEER)
 
     def tell(self, peer: str, scheme: bytes = b"http", tag: bytes = b"") -> None:
@@ -73,6 +76,11 @@ class Twin:
         self.alike += isinstance(known, TemplateHit)
         self.worker._request_log.known_hit(connection, known, now)
 
+    def _store_hit(self, connection: ClientConnection, plan: Any, *more: Any) -> None:
+        self.near += 1
+        self.alike += isinstance(plan, TemplateHit)
+        self.worker._request_log.store_hit(connection, plan, *more)
+
     def store(self, request: Request, lines: list[FieldLine], content: bytes, status: int = 200) -> None:
         """What the origin answers to `request`, stored as the rules say, if they let it be stored."""
         edge, now = self.worker.edge, self.clock()
@@ -83,11 +91,20 @@ class Twin:
         if not isinstance(store, rfc9111.Store):
             return
         key, passed = primary_key(request), edge.log.position
-        if status == 206:
+        if self.in_store and status != 206:
+            self._put_into_store(Entry(key, store.stored, content), key)
+        elif status == 206:
             segments = Segments(store.stored.whole_length or 0, ((store.stored.first_byte, content),))
             edge.memory.put_parts(key, store.stored, segments, passed)
         else:
             edge.memory.put(key, store.stored, content, passed)
+
+    def _put_into_store(self, entry: Entry, key: bytes) -> None:
+        """It lies in the machine's store, as another worker would have left it there."""
+        edge: Any = self.worker.edge
+        edge.memory.invalidate(key)
+        edge.region.tier.store(entry, key, edge.invalidation.seen(edge.log.stamp()))
+        edge.region.tier.writes._flush()
 
     async def send(self, *pieces: bytes) -> bytes:
         """What it answers to these reads; on a new connection next time, if it closed this one."""

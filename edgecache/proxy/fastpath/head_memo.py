@@ -20,6 +20,7 @@ from edgecache.semantics.bounded_cache import BoundedCache, RecentlySeen, weight
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.outcomes import Result
 from edgecache.storage.memory import Entry
+from edgecache.storage.near_records import NearRecord
 from edgecache.wire.body_buffer import SLICE
 from edgecache.wire.exchange import Exchange
 from edgecache.wire.handler import AddFields
@@ -150,7 +151,7 @@ class Pass:
 class RegionalRead:
     """One plain head whose response is in the regional tier, and its storage key there."""
 
-    __slots__ = ("base", "gate", "key", "request", "size")
+    __slots__ = ("base", "gate", "key", "logged", "record", "request", "size")
 
     def __init__(self, request: Request, size: int, key: bytes, base: bytes, gate: Gate | None = None) -> None:
         self.request = request
@@ -158,6 +159,17 @@ class RegionalRead:
         self.size = size  # bytes of the head
         self.key = key
         self.base = base  # the storage key of its URL
+        self.logged = ""  # as that of a hit
+        self.record: NearRecord | None = None  # as last read out of the machine's store, without its content
+
+    def selecting(self, names: tuple[bytes, ...]) -> Fields:
+        """The fields by which a response that varies by `names` is selected."""
+        return self.request.fields
+
+    @property
+    def place(self) -> Fields:
+        """The fields that say where the client is, if that is known."""
+        return self.request.fields
 
 
 Known = Hit | Pass | RegionalRead
@@ -173,7 +185,7 @@ class KnownHeads:
     def __init__(
         self, serialize: Serialize, most_bytes: int = MOST_BYTES, hold: Callable[[int], None] | None = None
     ) -> None:
-        self._serialize = serialize  # for the protocol whose heads are known here
+        self.serialize = serialize  # for the protocol whose heads are known here
         self._known: BoundedCache[bytes, Known] = BoundedCache(MOST_HEADS, most_bytes // 2, _known_weight, hold)
         self._rendered: BoundedCache[int, Rendered] = BoundedCache(
             MOST_RENDERED, most_bytes // 2, _rendered_weight, hold
@@ -209,7 +221,7 @@ class KnownHeads:
 
     def render(self, entry: Entry, make: Make, policy: Any = None) -> Rendered:
         """A rendered response out of `entry` for requests of `policy`, not yet up to date."""
-        return Rendered(entry, make, self._serialize, self.on_deliver, policy)
+        return Rendered(entry, make, self.serialize, self.on_deliver, policy)
 
     def rendered(self, entry: Entry, make: Make, policy: Any = None) -> Rendered:
         """The one rendered response that every plain GET of `entry` shares."""

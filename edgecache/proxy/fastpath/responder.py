@@ -1,12 +1,13 @@
 """The fast path: from the fingerprint of a head to a plan, without parsing the head.
 
     fingerprint ──► head_memo.py ──► Hit | Pass | RegionalRead     these very bytes were parsed and answered before
-                └─► head_template.py ──► TemplateHit               they differ from such in unkeyed fields only
+                └─► head_template.py ──► TemplateHit | StoreRead   they differ from such in unkeyed fields only
 
 A fingerprint is a head's bytes after what middleware puts before them (`proxy/pipeline.py`). A hit, from wherever it
-comes, leaves in one of three ways:
+comes, leaves in one of four ways:
 
     FastPath.answer           serialized before: one write
+    StoreHits                 out of the machine's store, with a head that is serialized then: one write
     responses.send_stored     one response, built out of a stored one in memory or in the regional tier
     RegionalParts             a range of a body in chunks, streamed as the chunks come
 """
@@ -14,13 +15,15 @@ comes, leaves in one of three ways:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from edgecache.proxy.components import Parts
 from edgecache.proxy.deliver import Delivery
 from edgecache.proxy.fastpath.head_memo import Hit, Pass, RegionalRead
 from edgecache.proxy.fastpath.head_template import TemplateHit
 from edgecache.proxy.regional_deliver import RegionalHits
+from edgecache.proxy.store_hits import OnStoreHit, StoreHits
+from edgecache.semantics.outcomes import Forward
 from edgecache.storage.memory import Entry
 from edgecache.storage.variants import Variants
 from edgecache.wire.response_writer import ResponseWriter
@@ -28,11 +31,21 @@ from edgecache.wire.response_writer import ResponseWriter
 OnHit = Callable[[ResponseWriter, Hit | TemplateHit, float], None]
 
 
+class StoreRead(NamedTuple):
+    """A request with a template whose response is not in memory, and why."""
+
+    hit: TemplateHit
+    why: Forward
+
+
 class FastPath:
     """Carries out plans. Whatever is new, or not fresh, is left to the parser and to `Edge.answer`."""
 
     def __init__(self, parts: Parts, delivery: Delivery, regional_hits: RegionalHits | None, on_hit: OnHit) -> None:
         self.on_hit = on_hit  # for counting and logging: each hit, with the time
+        region = parts.region
+        near = None if region is None else region.tier.near
+        self.store_hits = None if region is None or near is None else StoreHits(parts, region, near)
         self._plan = parts.known.get
         self._known = parts.known
         self._is_worth_learning = parts.known.is_worth_learning
@@ -47,14 +60,20 @@ class FastPath:
         self._rendering = delivery.rendering
         self._regional_hits = regional_hits
 
+    def count_by(self, on_hit: OnHit, on_store_hit: OnStoreHit) -> None:
+        """From now on hits are counted and logged by these, those of the machine's store by the second."""
+        self.on_hit = on_hit
+        if self.store_hits is not None:
+            self.store_hits.on_hit = on_store_hit
+
     def answer(self, connection: ResponseWriter, raw: bytes) -> bool:
         """Answer, or pass on, the request with the fingerprint `raw`, if there is a plan and it still holds."""
-        plan: Any = self._plan(raw) or self._from_template(raw)  # Hit, TemplateHit, Pass or RegionalRead
+        plan: Any = self._plan(raw) or self._from_template(raw)  # Hit, TemplateHit, Pass, RegionalRead or StoreRead
         kind = type(plan)
-        if kind is Pass:
-            return self._pass(connection, plan, raw, self._clock()) or self._forget(raw)
-        if plan is None or kind is RegionalRead:
-            return plan is not None and self._read_region(connection, plan, raw)
+        if kind is not Hit and kind is not TemplateHit:
+            if kind is Pass:
+                return self._pass(connection, plan, raw, self._clock()) or self._forget(raw)
+            return plan is not None and self._read_tiers(connection, plan, raw)
         now = self._clock()
         rendered = plan.rendered
         if rendered.entry.passed != self._log.fence and not self._is_usable(rendered.entry):
@@ -75,21 +94,26 @@ class FastPath:
         self.on_hit(connection, plan, now)
         return True
 
-    def _read_region(self, connection: ResponseWriter, plan: RegionalRead, raw: bytes) -> bool:
-        """Ask the regional tier for what the plan names."""
-        return self._regional_hits is not None and self._regional_hits.look_up(connection, plan, raw, self._clock())
+    def _read_tiers(self, connection: ResponseWriter, plan: RegionalRead | StoreRead, raw: bytes) -> bool:
+        """Read what the plan names: out of the machine's store if it is there, or else out of the regional tier."""
+        hits, store = self._regional_hits, self.store_hits
+        if isinstance(plan, StoreRead):
+            return store is not None and store.templated(connection, plan.hit, raw, plan.why)
+        if store is not None and store.known(connection, plan):
+            return True
+        return hits is not None and hits.look_up(connection, plan, raw, self._clock())
 
     def _forget(self, raw: bytes) -> Literal[False]:
         """Forget the plan for `raw`, which no longer holds: the request goes the long way."""
         self._known.forget_one(raw)
         return False
 
-    def _from_template(self, raw: bytes) -> TemplateHit | None:
-        """The hit that a template gives, if its response is in memory as a whole."""
+    def _from_template(self, raw: bytes) -> TemplateHit | StoreRead | None:
+        """The hit that a template gives, if its response is in memory as a whole, or not at all."""
         hit = self._template_hit(raw)
         entry = None if hit is None else self._select(hit)
         if hit is None or entry is None or entry.segments is not None:
-            return None
+            return None if hit is None or entry is not None else self._not_in_memory(hit)
         template = hit.template
         rendered = self._rendering(entry, hit.policy) if template.is_plain else self._conditional(template, entry)
         if rendered is None:
@@ -101,3 +125,9 @@ class FastPath:
         """The stored response that is selected for it (RFC 9111 §4.1)."""
         slot = self._slot(hit.key)
         return slot.select(hit.selecting(slot.names)) if isinstance(slot, Variants) else slot
+
+    def _not_in_memory(self, hit: TemplateHit) -> StoreRead | None:
+        """Whether the machine's store may have its response."""
+        if self.store_hits is None or not hit.template.is_plain:
+            return None
+        return StoreRead(hit, Forward.URI_MISS if self._slot(hit.key) is None else Forward.VARY_MISS)

@@ -12,7 +12,7 @@ from typing import Final
 
 from edgecache.storage.machine.schema import PAGE, VERSION
 
-WORD: Final = struct.Struct("<Q")
+WORD: Final = struct.Struct("@Q")  # native: it is copied as a whole
 MAGIC: Final = int.from_bytes(b"ecstore\x00", "little") + VERSION
 FIELDS: Final = (
     "magic",
@@ -31,12 +31,17 @@ FIELDS: Final = (
     "mapped",  # the logs are in memory
     "sweeping",  # the index may have entries of records that were lost
     "last_used",  # the second, since 1970, up to which a POP is known to have recorded invalidations here
+    "generation",  # of all but the marks; odd while it is changed, and after a process was killed in that
 )
 USED: Final = 1  # of the marks in a slot
 REFUSED: Final = 2
 BOOT_AT: Final = 1024  # sixteen bytes: the boot of the machine in which it was opened last
 IDENTITY_AT: Final = 1040  # 32 bytes: what records here are bound to
 AT: Final = {name: 8 * number for number, name in enumerate(FIELDS)}
+AT_GUARD: Final = AT["poisoned"]
+BETWEEN: Final = AT["generation"] - AT["begin_main"] - WORD.size
+GUARD: Final = struct.Struct(f"@Q16xQQ{BETWEEN}xQ")  # poisoned, the begins of both logs, the generation
+ANY: Final = -2  # any generation
 
 
 class HeadPage:
@@ -60,14 +65,20 @@ class HeadPage:
         number: int = WORD.unpack_from(self._map, at)[0]
         return number
 
+    def use(self, digest: bytes, log: int, position: int, since: int = ANY) -> bool:
+        """The record there, whose key has this digest, was read. False if it may not be used, or was overwritten.
+
+        False too if anything was changed `since` a generation, or is being changed.
+        """
+        poisoned, small, main, generation = GUARD.unpack_from(self._map, AT_GUARD)
+        if poisoned or (main if log else small) > position or (since != generation and since != ANY) or since & 1:
+            return False
+        self._map[PAGE + (int.from_bytes(digest[:4], "little") & self._mask)] |= USED
+        return True
+
     def add(self, name: str, value: int) -> None:
         """Count."""
         self[name] = self[name] + value
-
-    def touch(self, digest: bytes) -> None:
-        """The record whose key has this digest was used."""
-        at = PAGE + (int.from_bytes(digest[:4], "little") & self._mask)
-        self._map[at] |= USED
 
     def was_touched(self, digest: bytes) -> bool:
         """Whether it was used since this was last asked."""

@@ -26,7 +26,7 @@ from typing import Final, NamedTuple, TypeVar
 import lmdb
 
 from edgecache.storage.machine.record_log import CircularLog
-from edgecache.storage.machine.schema import IS_RECORD, MAIN, SMALL, STATE, WHERE, Geometry
+from edgecache.storage.machine.schema import IS_RECORD, MAIN, RECORD, STATE, WHERE, Geometry
 from edgecache.storage.machine.shared_state import HeadPage
 from edgecache.storage.machine.site_shares import NONE, StoreShares
 from edgecache.storage.machine.update import BEGINS, PARTS_KEY, STATE_KEY, Torn, Transaction
@@ -83,6 +83,7 @@ class MachineStore:
         self._index = self._env.open_db(b"index")  # waits for a change that another process is making
         self._meta = self._env.open_db(b"meta")
         self._purges = self._env.open_db(b"purges")
+        self._begin = self._env.begin
         self._env.reader_check()
 
     # --- reading
@@ -91,33 +92,45 @@ class MachineStore:
         """Where the value of the key with this digest lies."""
         with self._env.begin(db=self._index) as transaction:
             found = transaction.get(digest)
-        return None if found is None else self._where(found)
+        return None if found is None else Where._make(self._where(found))
 
     def get(self, key: bytes, *, wait: bool = True) -> bytes | None:
         """The value of `key`; raises NotInMemory unless it may `wait` for the disk, OSError, lmdb.Error."""
-        digest = digest_of(key)
-        with self._env.begin(db=self._index) as transaction:
+        found = self.read(digest_of(key), wait=wait)
+        return None if found is None else found[1]
+
+    def read(self, digest: bytes, *, wait: bool) -> tuple[int, bytes] | None:
+        """The value of the key with this digest, after a number of its place: no other value ever has it."""
+        transaction = self._begin(db=self._index)
+        try:
             found = transaction.get(digest)
+        finally:
+            transaction.abort()
         if found is None:
             return None
         log, position, length = self._where(found)
-        value = self.logs[log].value(position, length, wait=wait)
-        head = self.head
-        if head[BEGINS[log]] > position or head["poisoned"]:
-            return None  # it was overwritten while it was read
-        head.touch(digest)
-        return value
+        value = self.logs[log].read(position + RECORD.size, length, wait=wait)
+        return (2 * position + log + 1, value) if self.head.use(digest, log, position) else None  # or it was overtaken
+
+    def read_again(self, digest: bytes, place: int, at: int, length: int, generation: int) -> bytes | None:
+        """Bytes from `at` on of the value at a place that `read` has given since `generation`.
+
+        None if the store was changed since, or is being changed: then it may lie elsewhere. Only where it is mapped.
+        """
+        log, position = (place - 1) & 1, (place - 1) >> 1
+        value = self.logs[log].read(position + RECORD.size + at, length, wait=True)
+        return value if self.head.use(digest, log, position, generation) else None
 
     def has(self, key: bytes) -> bool:
         """Whether there is a value of `key`."""
         found = self.find_by(digest_of(key))
         return found is not None and self.head[BEGINS[found.log]] <= found.position
 
-    def _where(self, entry: bytes) -> Where:
-        """An entry of the index; raises OSError if it is none."""
+    def _where(self, entry: bytes) -> tuple[int, int, int]:
+        """An entry of the index: log, position and length of a value; raises OSError if it is none."""
         if len(entry) == WHERE.size:
-            where = Where._make(WHERE.unpack(entry))
-            if where.log in (SMALL, MAIN) and where.length <= self.logs[where.log].size:
+            where: tuple[int, int, int] = WHERE.unpack(entry)
+            if where[0] <= MAIN and where[2] <= self.logs[where[0]].size:
                 return where
         raise OSError(errno.EIO, "the index holds what is no place of a record", self.path)
 
@@ -131,8 +144,10 @@ class MachineStore:
         except BlockingIOError:
             raise Busy from None
         try:
+            self.head["generation"] |= 1
             yield
         finally:
+            self.head["generation"] += 1
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def apply(self, changes: Iterable[Change], *, wait: bool = False) -> list[bool]:
@@ -271,7 +286,7 @@ class MachineStore:
                 if not cursor.set_range(last + b"\0" if last else b"\0"):
                     return
                 some = list(islice(cursor.iternext(), AT_ONCE))
-            yield from ((digest, self._where(raw)) for digest, raw in some)
+            yield from ((digest, Where._make(self._where(raw))) for digest, raw in some)
             last = some[-1][0]
 
     def _is_right(

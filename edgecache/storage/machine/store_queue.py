@@ -19,7 +19,7 @@ import lmdb
 
 from edgecache.semantics.outcomes import Label
 from edgecache.storage.machine.record_log import NotInMemory
-from edgecache.storage.machine.store import Busy, Change, MachineStore, Torn
+from edgecache.storage.machine.store import Busy, Change, MachineStore, Torn, digest_of
 from edgecache.storage.tier_queue import NEAR, OnReply, OnValue
 from edgecache.tasks import spawn
 
@@ -79,6 +79,7 @@ class StoreReads:
     def __init__(self, store: MachineStore, counts: StoreCounts, *, in_turn: bool = False) -> None:
         self._store = store
         self._counts = counts
+        self.count_hit = partial(counts.read, StoreRead.HIT)
         self._in_turn = in_turn  # call back in a later turn of the event loop: for chunks, one after the other
         self._threads: ThreadPoolExecutor | None = None
         self._waiting = 0
@@ -101,6 +102,34 @@ class StoreReads:
             asyncio.get_running_loop().call_soon(on_value, value, word)
         else:
             on_value(value, word)
+
+    def digest_of(self, key: bytes) -> bytes:
+        """What the index has for `key`."""
+        return digest_of(key)
+
+    def at_hand(self, digest: bytes) -> tuple[int, bytes] | None:
+        """The value of the key with this digest if it can be read at once, after a number of its place."""
+        try:
+            return self._store.read(digest, wait=self._store.mapped)
+        except NotInMemory:
+            return None
+        except FAILURES as error:
+            self._fail(error)
+            return None
+
+    def generation(self) -> int:
+        """A number that changes with each change of the store; odd while one is made."""
+        return self._store.head["generation"]
+
+    @property
+    def again(self) -> Callable[[bytes, int, int, int, int], bytes | None]:
+        """Reads bytes of a value of which the place is known, as `MachineStore.read_again`."""
+        return self._store.read_again
+
+    @property
+    def stays(self) -> bool:
+        """Whether what was read once is read alike ever after: it lies in memory."""
+        return self._store.mapped
 
     def _fail(self, error: BaseException) -> None:
         self._counts.read(StoreRead.ERROR)
