@@ -15,7 +15,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-VERSION: Final = 2  # of all formats here
+VERSION: Final = 3  # of all formats here
 PAGE: Final = 4096
 LEAST: Final = 16 * 1024 * 1024  # bytes of a store
 INDEX_SHARE: Final = 16  # entries of the index have a sixteenth: enough for records of 1 KiB
