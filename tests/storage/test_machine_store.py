@@ -263,7 +263,7 @@ def test_what_is_read_is_what_was_put_last_or_nothing(
             for key, size in steps[start : start + batch]
         ]
         store.apply(changes)
-        model.update(changes)
+        model.update((change.key, change.value) for change in changes)
         for change in changes:
             assert store.get(change.key) == model[change.key]
     assert all(store.get(key) in (None, value) for key, value in model.items())
