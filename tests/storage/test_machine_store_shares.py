@@ -113,7 +113,7 @@ def test_marks_of_use_and_of_refusal_are_apart(store: MachineStore) -> None:
     digest = bytes(16)
     assert not store.head.was_refused(digest)
     assert not store.head.was_touched(digest)
-    store.head.touch(digest)
+    assert store.head.use(digest, 0, 0)
     assert store.head.was_refused(digest)
     assert store.head.was_touched(digest)
     assert store.head.was_refused(digest)
