@@ -37,7 +37,7 @@ fuzz: $(VENV)/.installed-test ## 1,000,000 mutated messages without sockets, 50,
 	cd tests && ../$(BIN)/python -m fuzz $(ARGS)
 
 # Load tests, `python -m loadtests NAME`: ARGS=--help says more of each. The variables of their own are older than ARGS.
-LOADTESTS := bench heads-cost compression restart slices store trace-policies chain hostile-load purge-load reload-load limits \
+LOADTESTS := bench heads-cost compression restart slices store machine-store trace-policies chain hostile-load purge-load reload-load limits \
 	correctness real-sites wordpress wagtail nextjs plugin-purges dashboards-check
 .PHONY: load local-chain $(LOADTESTS)
 bench: ## speed compared with nginx, HAProxy and varnish, if they are installed
@@ -46,6 +46,7 @@ compression: ## ratio and CPU of codings by type, compared with nginx
 restart: ## the hit ratio before and after a restart, on a Zipf workload
 slices: ## origin bytes of a large file in slices, for viewers, aria2c and HLS, compared with nginx (slice 1m)
 store: ## hits from the machine's store compared with memory and nginx, and origin fetches of 1 to 8 workers
+machine-store: ## what the machine's store promises: workers, restarts, crashes, a disk, memory; ARGS="--only crashes --kills 50"
 trace-policies: ## recorded traces replayed through the eviction policies
 chain: ## a chain of POPs over a WAN of relays: latency and origin requests with and without tiers, and what breaks it
 hostile-load: ## hostile clients and accidents, each figure with its bound: eight minutes; ARGS="--quick --only sockets"

@@ -16,6 +16,7 @@ PROGRAMS: Final = {
     "restart": "bench.restart",
     "slices": "bench.slices",
     "store": "bench.store",
+    "machine-store": "bench.machine_store",
     "trace-policies": "bench.trace_policies",
     "load": "locust.run",
     "local-chain": "locust.local_chain",

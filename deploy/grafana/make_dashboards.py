@@ -253,6 +253,44 @@ HEALTH = (
         {"{{pop}}": f"edgecache_regional_write_backlog_bytes{{{POP}}}"},
     ),
     Panel(
+        "Machine's store: reads",
+        "ops",
+        {"{{result}}": rate("edgecache_store_reads_total", "result")},
+        "slow: the disk took more than 50 ms, and the tier was passed by; cold: read from the disk in a thread.",
+        stacked=True,
+    ),
+    Panel(
+        "Machine's store: bytes of records",
+        "bytes",
+        {
+            "{{pop}} used": f"edgecache_store_used_bytes{{{POP}}}",
+            "{{pop}} size": f"edgecache_store_size_bytes{{{POP}}}",
+        },
+    ),
+    Panel(
+        "Machine's store: records",
+        "ops",
+        {
+            "{{pop}} stored or refused: {{result}}": rate("edgecache_store_writes_total", "pop, result"),
+            "{{pop}} evicted": rate("edgecache_store_evicted_objects_total", "pop"),
+            "{{pop}} kept because they were used": rate("edgecache_store_carried_objects_total", "pop"),
+        },
+    ),
+    Panel(
+        "Machine's store: bytes written for each byte stored",
+        "short",
+        {
+            "{{pop}}": rate("edgecache_store_written_bytes_total", "pop")
+            + " / "
+            + rate("edgecache_store_stored_bytes_total", "pop")
+        },
+    ),
+    Panel(
+        "Machine's store: reads of the disk, p99",
+        "s",
+        {"{{pop}}": quantile(0.99, "edgecache_store_disk_read_seconds", "pop")},
+    ),
+    Panel(
         "TLS: first certificate to expire",
         TIME,
         {"{{pop}}": f"edgecache_tls_certificate_ends_timestamp_seconds{{{POP}}} * 1000"},

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Final
 
 from edgecache.config.addresses import Address, Origin
@@ -46,7 +47,16 @@ from edgecache.config.groups.traffic import (
 from edgecache.config.purge_types import PurgeToken
 from edgecache.config.schema import MASK, Row
 from edgecache.config.secret_files import Confidential
-from edgecache.config.sizing import MIB, ConfiguredSizes, Shares, of_machine, registers, shared_out, size_of
+from edgecache.config.sizing import (
+    MIB,
+    ConfiguredSizes,
+    Shares,
+    default_store,
+    of_machine,
+    registers,
+    shared_out,
+    size_of,
+)
 from edgecache.config.sources import PREFIX
 from edgecache.config.types import AUTOMATIC_SLICES, Explained
 from edgecache.config.validation import contradictions
@@ -127,7 +137,12 @@ class Settings(
     @property
     def worker_memory(self) -> int:
         """Bytes for cached objects in one worker."""
-        return self.memory // self.workers
+        return (self.memory - self.store_memory) // self.workers
+
+    @property
+    def store_memory(self) -> int:
+        """Bytes of the machine's store that are a part of the memory for cached objects."""
+        return self.store_size if self.store.startswith("memory") else 0
 
     @property
     def largest_object(self) -> int:
@@ -260,27 +275,34 @@ def found_by_machine(environ: Mapping[str, str]) -> dict[str, str]:
     names = registers(of_machine(), shares.workers)
     found = {"WORKERS": str(shares.workers), "PURGE_REGISTERS": str(names)}
     found |= {name: f"{size // MIB}MiB" for name, size in sizes.items()}
+    found["STORE"], found["STORE_SIZE"] = _store(environ, shares)
     return {PREFIX + name: text for name, text in found.items() if not environ.get(PREFIX + name, "").strip()}
 
 
 def _shares(environ: Mapping[str, str]) -> Shares:
     """The machine's workers and memory, shared out; malformed values count as not set."""
-
-    def written(name: str) -> Any:
-        text = environ.get(PREFIX + name, "").strip()
-        with suppress(ValueError):
-            return ROWS[PREFIX + name].value(text) if text else None
-        return None
-
+    written = partial(_written, environ)
     embedded = environ.get("EDGECACHE_REGIONAL", "").strip() == "embedded"
     kept = bool(environ.get("EDGECACHE_REGIONAL_DIRECTORY", "").strip())
     beside = size_of(environ.get("EDGECACHE_GEO_DB", "").strip())
-    in_memory = environ.get("EDGECACHE_STORE", "").strip().startswith("memory")
-    store = written("STORE_SIZE") or ROWS["EDGECACHE_STORE_SIZE"].value("256MiB") if in_memory else 0
-    wanted = ConfiguredSizes(
-        written("WORKERS"), written("MEMORY"), written("REGIONAL_MEMORY"), embedded, kept, beside, store
-    )
+    wanted = ConfiguredSizes(written("WORKERS"), written("MEMORY"), written("REGIONAL_MEMORY"), embedded, kept, beside)
     return shared_out(of_machine(), wanted)
+
+
+def _written(environ: Mapping[str, str], name: str) -> Any:
+    """The value of a setting; None if it is not set, or malformed."""
+    text = environ.get(PREFIX + name, "").strip()
+    with suppress(ValueError):
+        return ROWS[PREFIX + name].value(text) if text else None
+    return None
+
+
+def _store(environ: Mapping[str, str], shares: Shares) -> tuple[str, str]:
+    """Defaults of the machine's store and of its size: in memory, out of that for objects, if there is enough of it."""
+    each = max(_written(environ, "MAX_OBJECT_MEMORY") or 0, 10 * (_written(environ, "SLICE_SIZE") or 0))
+    kind, size = default_store(shares, each)
+    on_disk = environ.get("EDGECACHE_STORE", "").strip().startswith("disk")
+    return kind, "1GiB" if on_disk else size
 
 
 def _field(variable: str) -> str:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from edgecache.config import system_resources
@@ -24,6 +25,9 @@ WORKER: Final = 40 * MIB  # what each takes without objects
 VALKEY: Final = 8 * MIB  # what the embedded one takes without objects
 LEAST_OBJECTS: Final = 16 * MIB  # for which one more worker is worth while
 LEAST_REGIONAL: Final = 16 * MIB  # what the embedded Valkey can do with
+SHARED_MEMORY: Final = "/dev/shm"
+LEAST_STORE: Final = 16 * MIB  # what the machine's store can do with
+LEAST_WORKER: Final = 11 * MIB  # of objects that each worker keeps beside that store: a tenth is more than a slice
 USUAL: Final = 256 * MIB  # of objects, by default
 MOST_WORKERS: Final = 256
 REGISTER: Final = 1024  # bytes that one purged name may take
@@ -58,7 +62,7 @@ class Shares:
 class ConfiguredSizes:
     """Configured values; None: to be found.
 
-    `kept`: Valkey writes dumps; `beside`: bytes that each worker loads; `store`: bytes of the store in memory.
+    `kept`: Valkey writes dumps; `beside`: bytes that each worker loads.
     """
 
     workers: int | None = None
@@ -67,7 +71,6 @@ class ConfiguredSizes:
     embedded: bool = False
     kept: bool = False
     beside: int = 0
-    store: int = 0
 
     def valkey(self, regional: int) -> int:
         """Bytes of the embedded Valkey with so many of objects: its gaps, and what changes while it writes a dump."""
@@ -90,7 +93,7 @@ def of_machine() -> Resources:
 def shared_out(limits: Resources, wanted: ConfiguredSizes) -> Shares:
     """Configured values, completed with the best fit."""
     workers = _workers(limits, wanted) if wanted.workers is None else wanted.workers
-    left = None if limits.memory is None else limits.memory - wanted.processes(workers) - wanted.store
+    left = None if limits.memory is None else limits.memory - wanted.processes(workers)
     regional = _regional(left, wanted) if wanted.regional is None else wanted.regional
     left = None if left is None else left - wanted.valkey(regional)
     memory = _memory(left, limits.cgroup) if wanted.memory is None else wanted.memory
@@ -108,7 +111,7 @@ def _workers(limits: Resources, wanted: ConfiguredSizes) -> int:
     """One for each core, as far as memory allows."""
     if limits.memory is None:
         return limits.cores
-    taken = wanted.processes(0) + wanted.store + wanted.valkey(wanted.regional or LEAST_REGIONAL) + (wanted.memory or 0)
+    taken = wanted.processes(0) + wanted.valkey(wanted.regional or LEAST_REGIONAL) + (wanted.memory or 0)
     each = WORKER + wanted.beside + (LEAST_OBJECTS if wanted.memory is None else 0)
     return max(1, min(limits.cores, (limits.memory - taken) // each))
 
@@ -131,13 +134,23 @@ def _whole(size: int) -> int:
     return max(MIB, size // MIB * MIB)
 
 
+def default_store(shares: Shares, each: int = 0) -> tuple[str, str]:
+    """The machine's store, and its size: three quarters of the memory for objects, if that is enough for one.
+
+    Each worker keeps enough of that memory for objects that it serves at once, and at least `each` bytes.
+    """
+    left = shares.memory - shares.workers * max(each, LEAST_WORKER)
+    size = min(shares.memory * 3 // 4, left) // MIB * MIB
+    usable = size >= LEAST_STORE and find_spec("lmdb") is not None and os.path.isdir(SHARED_MEMORY)
+    return "memory" if usable else "off", f"{max(size, LEAST_STORE) // MIB}MiB"
+
+
 def configured_sizes(settings: Settings) -> ConfiguredSizes:
     """The configured sizes of `settings`."""
     regional = settings.regional_memory
     beside = size_of(settings.geo_db)
     embedded, kept = settings.regional == "embedded", bool(settings.regional_directory)
-    store = settings.store_size if settings.store.startswith("memory") else 0
-    return ConfiguredSizes(settings.workers, settings.memory, regional, embedded, kept, beside, store)
+    return ConfiguredSizes(settings.workers, settings.memory, regional, embedded, kept, beside)
 
 
 def size_of(path: str) -> int:
@@ -151,15 +164,14 @@ def refuse_too_much(settings: Settings, environ: Mapping[str, str], limits: Reso
     """Raise ConfigError if the limit cannot hold the settings; it names what `environ` sets of them."""
     wanted, limit = configured_sizes(settings), limits.memory
     processes, valkey = wanted.processes(settings.workers), wanted.valkey(settings.regional_memory)
-    needed = processes + valkey + settings.memory + wanted.store
+    needed = processes + valkey + settings.memory
     if limit is None or needed <= limit:
         return
-    named = ("EDGECACHE_MEMORY", "EDGECACHE_STORE_SIZE", "EDGECACHE_REGIONAL_MEMORY", "EDGECACHE_WORKERS")
+    named = ("EDGECACHE_MEMORY", "EDGECACHE_REGIONAL_MEMORY", "EDGECACHE_WORKERS")
     variable = next((name for name in named if environ.get(name, "").strip()), named[0])
     workers = "1 worker" if settings.workers == 1 else f"{settings.workers} workers"
     parts = f"{_mib(settings.memory)} for objects, {_mib(processes)} for the supervisor and {workers}"
     parts += f", {_mib(valkey)} for the embedded Valkey" if valkey else ""
-    parts += f", {_mib(wanted.store)} for the machine's store" if wanted.store else ""
     whose = "the cgroup allows" if limit == limits.cgroup else "the machine has"
     raise ConfigError(variable, f"does not fit into the {_mib(limit)} that {whose}: {parts}")
 

@@ -108,6 +108,10 @@ class Source:
         written = self._decided[name][1] if name in self._decided else self._written().get(name, "").strip()
         self._decided[name] = value, written
 
+    def is_written(self, name: str) -> bool:
+        """Whether the environment or the file sets `name`."""
+        return bool(self._written().get(name, "").strip())
+
     def is_fixed(self, name: str) -> bool:
         """Whether `name` was decided at the start."""
         return name in self._decided

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgecache.config.settings import Settings
 
 LEAST_SLICE = 64 * 1024  # bytes
+LEAST_WORKER_MEMORY = 1024 * 1024  # bytes of objects, beside the machine's store
 ANYWHERE = ("0.0.0.0", "::")
 
 
@@ -22,8 +23,12 @@ def contradictions(settings: Settings) -> Iterator[ConfigError]:
     """Contradictions between settings, each named by the setting to change."""
     if settings.max_line > settings.max_head:
         yield ConfigError("EDGECACHE_MAX_LINE", "is more than EDGECACHE_MAX_HEAD")
-    if settings.max_object_memory > settings.worker_memory:
-        share = f"EDGECACHE_MEMORY / EDGECACHE_WORKERS = {settings.worker_memory} bytes"
+    if settings.worker_memory < LEAST_WORKER_MEMORY <= settings.memory // settings.workers:
+        words = "leaves less than 1MiB of EDGECACHE_MEMORY for each worker: a store in memory is a part of it"
+        yield ConfigError("EDGECACHE_STORE_SIZE", words)
+    elif settings.max_object_memory > settings.worker_memory:
+        whole = "(EDGECACHE_MEMORY - EDGECACHE_STORE_SIZE)" if settings.store_memory else "EDGECACHE_MEMORY"
+        share = f"{whole} / EDGECACHE_WORKERS = {settings.worker_memory} bytes"
         yield ConfigError("EDGECACHE_MAX_OBJECT_MEMORY", f"is more than the share of one worker: {share}")
     if 0 < settings.slice_size < LEAST_SLICE:
         yield ConfigError("EDGECACHE_SLICE_SIZE", "is less than 64KiB")

@@ -20,6 +20,8 @@ FROM_MACHINE: Final = (
     "workers",
     "memory",
     "regional_memory",
+    "store",
+    "store_size",
     "pop",
 )  # defaults that another look at the machine might find otherwise
 CERTIFICATES: Final = "EDGECACHE_TLS_CERTIFICATES"

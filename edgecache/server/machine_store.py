@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from edgecache.config.settings import Settings
+from edgecache.config.sizing import LEAST_STORE, MIB, SHARED_MEMORY
 from edgecache.config.sources import Source
 from edgecache.semantics.errors import ConfigError
 from edgecache.storage.tier_queue import Lanes
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgecache")
 VARIABLE: Final = "EDGECACHE_STORE"
+SIZE: Final = "EDGECACHE_STORE_SIZE"
 OFF: Final = "off"
 MEMORY: Final = "memory"
 DAMAGED: Final = (-signal.SIGABRT, -signal.SIGBUS, -signal.SIGSEGV)  # codes of such an end
@@ -77,13 +80,38 @@ def prepared(settings: Settings, source: Source) -> Iterator[None]:
         return
     if importlib.util.find_spec("lmdb") is None:
         raise ConfigError(VARIABLE, f"{settings.store} needs the package lmdb: pip install 'edgecache[store]'")
-    owner = _prepare(settings)
+    size = settings.store_size if source.is_written(SIZE) else _that_fits(settings)
+    owner = _prepare(replace(settings, store_size=size)) if size else None
     source.fix(VARIABLE, OFF if owner is None else f"{_kind(settings)}:{owner.path}")
+    source.fix(SIZE, str(size or settings.store_size))
     try:
         yield
     finally:
         if owner is not None:
             _end(settings, owner)
+
+
+def say_if_missing(settings: Settings, source: Source) -> None:
+    """Say that the workers share no store by default because a package is missing."""
+    if settings.store == OFF and not source.is_written(VARIABLE) and importlib.util.find_spec("lmdb") is None:
+        log.info("the package lmdb is not installed: workers share no store (pip install 'edgecache[store]')")
+
+
+def _that_fits(settings: Settings) -> int:
+    """Bytes of a store whose size nobody has set: less where shared memory has less, and 0 if that is too little."""
+    from edgecache.storage.machine import store_files
+
+    if _kind(settings) != MEMORY:
+        return settings.store_size
+    store_files.remove_left()
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    size = min(settings.store_size, (free - free // 16) // MIB * MIB)
+    if size < settings.store_size:
+        words = "%s has %d MiB free: the machine's store has %d MiB instead of %d (docker run --shm-size)"
+        fits = size if size >= LEAST_STORE else 0
+        log.warning(words, SHARED_MEMORY, free // MIB, fits // MIB, settings.store_size // MIB)
+        return fits
+    return size
 
 
 def _kind(settings: Settings) -> str:

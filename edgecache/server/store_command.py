@@ -57,7 +57,8 @@ def run(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _configured(environ: Mapping[str, str], config: str) -> str:
     """The directory that the settings name; for a store in memory, that of the one POP of this machine which runs."""
-    from edgecache.storage.machine.store_files import PREFIX, SHARED_MEMORY
+    from edgecache.config.sizing import SHARED_MEMORY
+    from edgecache.storage.machine.store_files import PREFIX
 
     try:
         source = Source(environ, config)

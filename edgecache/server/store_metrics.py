@@ -84,6 +84,8 @@ def declare_store(registry: Registry, settings: Settings) -> MachineStore | None
         return None
     registry.gauge("edgecache_store_size_bytes", "Size of the machine's store.").value = store.shape.total
     registry.gauge("edgecache_store_used_bytes", "Bytes of records in the machine's store.", read=store.used)
+    usable = "Whether the machine's store is used: 0 after an invalidation could not be recorded in it."
+    registry.gauge("edgecache_store_usable", usable, read=lambda: not store.head["poisoned"])
     registry.gauge("edgecache_store_objects", "Records in the machine's store.", read=store.objects)
     for metric, (name, meaning) in WHOLE.items():
         registry.counter(metric, meaning, read=partial(store.head.__getitem__, name))

@@ -97,6 +97,12 @@ def _nginx(template: str, directory: Path, origin: int) -> Process:
     return replace(server(["nginx", "-p", str(directory), "-c", config], port, directory), tls_port=tls)
 
 
+def nginx_of(size: int) -> Callable[[Path, int], Process]:
+    """The same nginx with a cache of so many MiB."""
+    template = NGINX.replace("max_size=1g", f"max_size={size}m")
+    return lambda directory, origin: _nginx(template, directory, origin)
+
+
 def nginx_tuned(directory: Path, origin: int) -> Process:
     """The same nginx at its best for small objects: files stay open, and sendfile is for /big alone."""
     tuned = "sendfile off; open_file_cache max=20000 inactive=1h; open_file_cache_valid 1h;"

@@ -21,6 +21,7 @@ from loadtests.lab.processes import pop
 
 VALKEY: Final = {"maxmemory": "512mb", "maxmemory-policy": "volatile-lru"}  # else a full server refuses the log as well
 NAMES: Final = ("memory", "regional", "parent")
+STORE: Final = 32  # MiB of the store of a machine
 
 
 @dataclass
@@ -66,12 +67,13 @@ async def running(
         "EDGECACHE_POP_SECRET": secrets.token_urlsafe(32),
         "EDGECACHE_WRITE_ACK": "all",
         "EDGECACHE_WORKERS": str(workers),
-        "EDGECACHE_MEMORY": memory,
+        "EDGECACHE_MEMORY": f"{int(memory.removesuffix('MiB')) + STORE}MiB" if store == "memory" else memory,
         "EDGECACHE_ACCESS_LOG": "off",
         "EDGECACHE_ORIGIN_EJECT_AFTER": "1000",
         "EDGECACHE_DRAIN_GRACE": "3s",
         **({"PYTHONPATH": product} if product else {}),
-        **({} if store == "off" else {"EDGECACHE_STORE": store, "EDGECACHE_STORE_SIZE": "32MiB"}),
+        "EDGECACHE_STORE": store,
+        "EDGECACHE_STORE_SIZE": f"{STORE}MiB",
     }
     with contextlib.ExitStack() as stack:
         valkeys = [stack.enter_context(ValkeyServer(config=VALKEY)) for _ in range(NAMES.index(name))]

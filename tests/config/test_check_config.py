@@ -50,7 +50,7 @@ def named(settings: dict[str, str]) -> dict[str, str]:
             "EDGECACHE_REGIONAL is not embedded",
             {"regional_directory": "/data", "regional": "valkey://a"},
         ),
-        ("REGIONAL_KEY", "EDGECACHE_REGIONAL is off", {"regional_key": "00" * 32}),
+        ("REGIONAL_KEY", "EDGECACHE_REGIONAL is off", {"regional_key": "00" * 32, "store": "off"}),
         ("REGIONAL_REQUIRED", "EDGECACHE_REGIONAL is off", {"regional_required": "on"}),
         ("REGIONAL_REPLICAS", "no Valkey has Sentinels", {"regional_replicas": "on", "regional": "valkey://a"}),
         ("HTTPS_REDIRECT", "nothing comes over https", {"https_redirect": "on"}),

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from edgecache.config.types import SIZE
 from edgecache.storage.resident_clock import Clock
 from harness.client import RawClient, ReceivedResponse, connected, let_others_run
 from harness.clock import FakeClock
@@ -21,8 +22,11 @@ DEFAULTS = {
     "EDGECACHE_MEMORY": "64MiB",
     "EDGECACHE_WORKERS": "1",
 }
+STORE_SIZE = 16 * 1024 * 1024  # bytes
 if os.environ.get("TEST_STORE"):  # TEST_STORE=memory runs any test with a store between memory and the origin
-    DEFAULTS |= {"EDGECACHE_STORE": os.environ["TEST_STORE"], "EDGECACHE_STORE_SIZE": "16MiB"}
+    DEFAULTS |= {"EDGECACHE_STORE": os.environ["TEST_STORE"], "EDGECACHE_STORE_SIZE": str(STORE_SIZE)}
+else:
+    DEFAULTS |= {"EDGECACHE_STORE": "off"}
 if os.environ.get("TEST_SLICES"):  # TEST_SLICES=1MiB runs any test with slices
     DEFAULTS |= {"EDGECACHE_SLICE_SIZE": os.environ["TEST_SLICES"]}
 
@@ -86,7 +90,10 @@ class Pop:
 def environment(origin_url: str, settings: Iterable[tuple[str, object]]) -> dict[str, str]:
     """The environment of a POP: the tests' defaults, and each setting under its EDGECACHE_ name."""
     named = {f"EDGECACHE_{name.upper()}": str(value) for name, value in settings}
-    return {**DEFAULTS, "EDGECACHE_ORIGIN": origin_url, "EDGECACHE_LISTEN": "127.0.0.1:0", **named}
+    environ = {**DEFAULTS, "EDGECACHE_ORIGIN": origin_url, "EDGECACHE_LISTEN": "127.0.0.1:0", **named}
+    if environ["EDGECACHE_STORE"] == "memory" and environ.get("EDGECACHE_STORE_SIZE") == str(STORE_SIZE):
+        environ["EDGECACHE_MEMORY"] = str(SIZE.parse(environ["EDGECACHE_MEMORY"]) + STORE_SIZE)  # it is a part of that
+    return environ
 
 
 def listening_socket() -> socket.socket:

@@ -87,7 +87,7 @@ def origin() -> Iterator[Origin]:
 @contextmanager
 def pop_before(origin: Origin, **settings: object) -> Iterator[RunningPop]:
     """A POP with a store, before `origin`; it is drained at the end."""
-    given: dict[str, object] = {"store": "memory", "store_size": "32MiB", "memory": "16MiB", "workers": 2}
+    given: dict[str, object] = {"store": "memory", "store_size": "32MiB", "memory": "48MiB", "workers": 2}
     given |= {"access_log": "off", "purge_from": "127.0.0.1", "drain_grace": "1s", "admin_token": TOKEN}
     with running_pop(worker=WORKER, origin=origin.url, **{**given, **settings}) as pop:
         for _ in range(int(str({**given, **settings}["workers"]))):
@@ -303,7 +303,7 @@ def test_ranges_of_what_lies_in_the_store_are_hits(origin: Origin) -> None:
     """Of a whole that one worker has fetched, in both."""
     path = "/1900000-film"
     whole = content(path, 1)
-    with pop_before(origin, workers=2, memory="8MiB") as pop:
+    with pop_before(origin, workers=2, memory="40MiB") as pop:
         ask(pop, path)
         for first in range(0, 1_900_000, 190_000):
             status, body, _ = ask(pop, path, fields={"Range": f"bytes={first}-{first + 99}"})

@@ -94,7 +94,7 @@ def viewed(port: int, content: bytes, seed: int) -> set[str]:
 
 def test_workers_ask_for_each_slice_once(films: Films) -> None:
     """Of many viewers on two workers, and after a purge again: every slice costs the origin one request in all."""
-    settings = {"store": "memory", "store_size": "64MiB", "memory": "16MiB", "workers": 2, "slice_size": "128KiB"}
+    settings = {"store": "memory", "store_size": "64MiB", "memory": "80MiB", "workers": 2, "slice_size": "128KiB"}
     given = {"access_log": "off", "admin_token": TOKEN, "drain_grace": "1s", **settings}
     with running_pop(worker=WORKER, origin=films.url, **given) as pop:
         for _ in range(2):

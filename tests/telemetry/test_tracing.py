@@ -335,6 +335,7 @@ async def test_one_trace_from_the_client_to_the_origin(origin: OriginDouble) -> 
     origin.on("/a", Reply(fields=[FRESH], body=b"hello"))
     async with running_collector() as collector:
         common = {"worker": "edgecache.server.worker:Worker", "otlp_endpoint": collector.url, "access_log": "off"}
+        common["store"] = "off"  # a look into it would be a span, too
         trusting = {**common, "trusted_proxies": "127.0.0.0/8", "trace_sample": 0}
         with (
             running_process(pop="third", origin=origin.url, **trusting) as third,
@@ -378,7 +379,7 @@ async def test_an_unreachable_collector_is_said_once(origin: OriginDouble) -> No
     origin.on("/a", Reply(fields=[FRESH], body=b"hello", date=False))
     async with running_collector() as collector:
         collector.status = 503
-        settings = {"worker": "edgecache.server.worker:Worker", "access_log": "off", "trace_sample": 1}
+        settings = {"worker": "edgecache.server.worker:Worker", "access_log": "off", "trace_sample": 1, "store": "off"}
         with running_process(origin=origin.url, otlp_endpoint=collector.url, **settings) as pop:
             await asyncio.to_thread(pop.expect_worker)
             async with connected(pop.port) as client:

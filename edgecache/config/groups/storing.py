@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgecache.config.schema import OBJECTS, VALKEY_OBJECTS, setting
+from edgecache.config.schema import OBJECTS, STORE_KIND, STORE_OBJECTS, VALKEY_OBJECTS, setting
 from edgecache.config.types import (
     CERTIFICATES,
     CIPHER_KEY,
@@ -29,7 +29,7 @@ class MemorySettings:
     memory: int = setting(
         SIZE,
         OBJECTS,
-        "Memory for cached objects, for all workers together.",
+        "Memory for cached objects, for all workers together and the machine's store, if that is in memory.",
         least="1MiB",
         most="64TiB",
     )
@@ -43,7 +43,7 @@ class StoreSettings:
 
     store: str = setting(
         STORE,
-        "off",
+        STORE_KIND,
         "Store shared by all workers of the machine: `off`, `memory` (in /dev/shm), or `disk:` and a directory that"
         " only this POP uses, whose contents survive a restart. Needs the package lmdb.",
     )
@@ -57,8 +57,9 @@ class StoreSettings:
     )
     store_size: int = setting(
         SIZE,
-        "256MiB",
-        "Size of the machine's store, allocated at startup; the largest object in it is a quarter of the size.",
+        STORE_OBJECTS,
+        "Size of the machine's store, allocated at startup; in memory it is a part of EDGECACHE_MEMORY. The largest"
+        " object in it is a quarter of the size.",
         least="16MiB",
         most="64TiB",
     )

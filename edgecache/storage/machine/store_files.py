@@ -16,6 +16,7 @@ from typing import Final
 
 import lmdb
 
+from edgecache.config.sizing import SHARED_MEMORY
 from edgecache.storage.machine.schema import PAGE, VERSION, Geometry, geometry
 from edgecache.storage.machine.shared_state import BOOT_AT, IDENTITY_AT, MAGIC, HeadPage
 from edgecache.storage.machine.store import MachineStore, open_index
@@ -26,7 +27,6 @@ FILES: Final = ("head", "small.log", "main.log", "index", "lock", "fetches", "wa
 INSIDE: Final = ("index/data.mdb", "index/lock.mdb")
 TRIES: Final = 5
 OWNER: Final = "owner"
-SHARED_MEMORY: Final = "/dev/shm"
 PREFIX: Final = "edgecache-store-"
 
 
@@ -43,12 +43,17 @@ def identity_of(*parts: bytes) -> bytes:
     return sha256(b"".join(b"%d:%b" % (len(part), part) for part in (b"%d" % VERSION, *parts))).digest()
 
 
-def private_directory(parent: str = SHARED_MEMORY) -> str:
-    """A new directory in shared memory; those of POPs that were killed are removed first."""
+def remove_left(parent: str = SHARED_MEMORY) -> None:
+    """Remove directories of POPs that were killed."""
     for found in Path(parent).glob(f"{PREFIX}*"):
         with suppress(OSError):
             if not _foreign(str(found)):
                 Owner(str(found)).remove()
+
+
+def private_directory(parent: str = SHARED_MEMORY) -> str:
+    """A new directory in shared memory; those of POPs that were killed are removed first."""
+    remove_left(parent)
     path = f"{parent}/{PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
     os.mkdir(path, 0o700)
     return path
@@ -220,6 +225,8 @@ def _unusable(path: str, shape: Geometry, identity: bytes, *, mapped: bool) -> s
     if why := _wrong_head(path, shape, identity):
         return why
     try:
+        if os.path.getsize(f"{path}/index/data.mdb") != shape.index:  # what is missing would be read as zeros
+            return "its index has another size than it was made with"
         store = MachineStore(path, shape, mapped=mapped)
     except (OSError, lmdb.Error) as error:
         return f"it cannot be opened: {error}"
