@@ -24,6 +24,8 @@ from loadtests.lab import procstat
 from loadtests.lab.processes import Process, StartError
 
 LITTLE: Final = "4MiB"  # of memory, so that hits come out of the store
+SIZE: Final = "256MiB"  # of the store
+BOTH: Final = "260MiB"  # together, if it is in memory
 
 
 def asked(server: Process, requests: Sequence[bytes], connections: int = 32) -> tuple[float, float]:
@@ -45,10 +47,11 @@ def requests_for(count: int, seed: int) -> list[bytes]:
 
 def costs(count: int, rounds: int, upstream: Origin, directory: Path) -> dict[str, float]:
     """CPU of a hit, by where it comes from, in rounds by turns: medians."""
-    little = {"EDGECACHE_MEMORY": LITTLE, "EDGECACHE_STORE_SIZE": "256MiB"}
+    little = {"EDGECACHE_MEMORY": LITTLE, "EDGECACHE_STORE_SIZE": SIZE}
+    shared = {"EDGECACHE_MEMORY": BOTH, "EDGECACHE_STORE_SIZE": SIZE, "EDGECACHE_STORE": "memory"}
     contestants = {
-        "memory": peers.edgecache(None, {}, "memory").command,
-        "store": peers.edgecache(None, {**little, "EDGECACHE_STORE": "memory"}, "store").command,
+        "memory": peers.edgecache(None, {"EDGECACHE_STORE": "off"}, "memory").command,
+        "store": peers.edgecache(None, shared, "store").command,
         "disk": peers.edgecache(None, {**little, "EDGECACHE_STORE": f"disk:{directory / 'kept'}"}, "disk").command,
         "nginx": peers.nginx,
     }
