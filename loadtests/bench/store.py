@@ -77,11 +77,11 @@ def costs(count: int, rounds: int, upstream: Origin, directory: Path) -> dict[st
 def fetches(workers: int, upstream: Origin, directory: Path, store: str) -> int:
     """Origin fetches for 50 objects in 20 rounds."""
     settings = {"EDGECACHE_WORKERS": str(workers), "EDGECACHE_STORE": store, "EDGECACHE_STORE_SIZE": "64MiB"}
-    before = upstream.asked()
     with peers.edgecache(None, settings).command(directory, upstream.port) as server:
+        before = upstream.asked()
         for turn in range(20):
             asked(server, [heads.request("GET", f"/o/{workers}-{store}-{n}") for n in range(50)], 8 + turn % 8)
-    return upstream.asked() - before
+        return upstream.asked() - before
 
 
 def main() -> int:
