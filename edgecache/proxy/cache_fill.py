@@ -23,7 +23,7 @@ from edgecache.semantics.rfc9111 import DoNotStore, Store
 from edgecache.semantics.rope import Content
 from edgecache.semantics.stored_response import DATE, Policy, Stored
 from edgecache.storage.memory import Entry, Memory
-from edgecache.storage.regional import INLINE, Found, Regional
+from edgecache.storage.regional import Found, Regional
 from edgecache.storage.regional_chunks import ChunkWriter
 from edgecache.upstream.reply import Reply
 from edgecache.wire.body import Body
@@ -111,7 +111,7 @@ class Fills:
     def _chunk_writer(self, region: Regional, key: bytes, stored: Stored, reply: Reply) -> ChunkWriter | None:
         """What writes the body to the region in chunks while it arrives; None if that is not how it gets there."""
         declared = reply.response.framing.length
-        fits = declared is None or min(INLINE, self._memory.largest) < declared <= region.largest
+        fits = declared is None or min(region.inline, self._memory.largest) < declared <= region.largest
         if stored.whole_length is not None or not fits:
             return None
 
@@ -190,7 +190,7 @@ class Fills:
     def _put_inline(self, region: Regional, fill: Fill, content: Content, entry: Entry | None) -> bool:
         """Put a small `content` into the region, in one piece with its head; whether the region takes it."""
         key, _, stored, reply, _ = fill
-        if not reply.response.framing.length == len(content) <= INLINE:
+        if not reply.response.framing.length == len(content) <= region.inline:
             return False
         taken = region.store(entry or Entry(key, stored, content), key, self._invalidation.seen(reply.seen))
         if not taken and entry is not None:
@@ -277,7 +277,7 @@ class Fills:
         self._memory.resize(entry)
         if self._region is not None and entry.segments is None:
             key, seen = primary_key(request), self._invalidation.seen(reply.seen)
-            if len(entry.content) > INLINE:
+            if len(entry.content) > self._region.inline:
                 self._region.renew(entry, key, request.fields, seen)
             else:
                 self._region.store(entry, key, seen)

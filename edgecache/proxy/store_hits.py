@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from edgecache.invalidation.purge_log import Verdict
 from edgecache.proxy.components import Parts
-from edgecache.proxy.fastpath.head_memo import LONGEST_ANSWER, KnownHeads, RegionalRead
+from edgecache.proxy.fastpath.head_memo import LONGEST_ANSWER, Gate, KnownHeads, RegionalRead
 from edgecache.proxy.fastpath.head_template import TemplateHit
 from edgecache.proxy.regional_fetch import Region
 from edgecache.proxy.responses import WITHOUT_LENGTH
@@ -68,7 +68,7 @@ class StoreHits:
         record = None if at is None else self._near.read_again(key, at, plan.record)
         if record is None or not (now < record.stale_at and self._may_be_used(record)):
             return False
-        if plan.gate is not None and not plan.gate(connection, now):
+        if not _is_admitted(connection, record, plan.gate, now):
             return False
         plan.record = record
         self._answer(connection, plan, record, Forward.URI_MISS, plan.request.policy, now)
@@ -86,7 +86,7 @@ class StoreHits:
             return False
         if not hit.is_new and self._known.is_worth_learning(raw):
             return False
-        if hit.gate is not None and not hit.gate(connection, now):
+        if not _is_admitted(connection, record, hit.gate, now):
             return False
         self._answer(connection, hit, record, why, hit.policy, now)
         return True
@@ -137,3 +137,10 @@ class StoreHits:
             return
         if self._region.check(found) is Verdict.USABLE:
             self._memory.adopt(found.entry, found.record.length)
+
+
+def _is_admitted(connection: ResponseWriter, record: NearRecord, gate: Gate | None, now: float) -> bool:
+    """Whether the request is answered now: long responses take turns, and middleware may have a gate."""
+    if record.length > LONGEST_ANSWER and not connection.site.run_queue.has_room():
+        return False
+    return gate is None or gate(connection, now)

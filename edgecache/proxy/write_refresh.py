@@ -15,9 +15,10 @@ from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.content_length import is_complete
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.stored_response import Stored
+from edgecache.storage.entry_records import record_of
 from edgecache.storage.memory import Entry
 from edgecache.storage.record import Codec, storage_key
-from edgecache.storage.regional import INLINE, record_of, useful_life
+from edgecache.storage.regional import INLINE, useful_life
 from edgecache.storage.resident_clock import Clock
 from edgecache.tasks import spawn
 from edgecache.upstream.reply import Reply

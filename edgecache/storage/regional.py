@@ -19,13 +19,14 @@ from edgecache.semantics.content_length import content_length
 from edgecache.semantics.message import Fields
 from edgecache.semantics.outcomes import Label
 from edgecache.semantics.ranges import Span, strong_etag
-from edgecache.semantics.stored_response import NO_POSITION, Stored
+from edgecache.semantics.stored_response import Stored
 from edgecache.semantics.vary import selecting_values
+from edgecache.storage.entry_records import entry_of, record_of
 from edgecache.storage.fetch_lease import Lease, LeaseOutcome, LeaseResult, LeaseWait
 from edgecache.storage.memory import Entry
 from edgecache.storage.near_records import NearRecords
 from edgecache.storage.record import Codec, Corrupt, Record, storage_key, variant_key
-from edgecache.storage.regional_chunks import LONGER, ChunkReader, ChunkWriter, Hole, chunk_keys
+from edgecache.storage.regional_chunks import CHUNK, LONGER, ChunkReader, ChunkWriter, Hole, chunk_keys
 from edgecache.storage.resident_clock import Clock
 from edgecache.storage.server_memory import ServerMemory
 from edgecache.storage.tier_queue import MOST_BYTES, NEAR, Lanes, OnStore, ReadLane, valkey_lanes
@@ -35,6 +36,7 @@ from edgecache.valkey.batching import Reads
 from edgecache.valkey.client import Failure
 
 INLINE: Final = 64 * 1024  # bytes of the largest body that lies in its record; larger ones lie in chunks
+INLINE_HERE: Final = CHUNK - 1  # the same where there is no region: less than a chunk
 KEEP_FOR_VALIDATION: Final = 600.0  # seconds that a stale response with a validator is kept
 MOST_SIGNPOSTS: Final = 65536
 TAKE_WITHIN: Final = 1.25  # seconds to take a lease, at least, and to read what its last owner stored
@@ -106,6 +108,7 @@ class Regional:
             lanes = layered(lanes)
         assert lanes is not None, "there is a Valkey, or a store"
         self._layered = layered is not None
+        self.inline = INLINE_HERE if guard is None else INLINE
         self.reads, self.bulk, self._followed, self.writes, self._control, self.leases, near = lanes
         self.near = None if near is None else NearRecords(near, codec, clock)
         self.used: Callable[[bytes], Codings | None] = lambda url: None  # codings that responses of its site have used
@@ -256,7 +259,7 @@ class Regional:
         content = entry.content
         return (
             isinstance(content, bytes)
-            and len(content) <= INLINE
+            and len(content) <= self.inline
             and bool(self.write(record_of(entry, url, seen, len(content), b"", content), life))
         )
 
@@ -275,7 +278,7 @@ class Regional:
         self._memory.query(self.writes, base)  # its reply comes before most chunks are written
         length = content_length(stored.fields) or 0
         return ChunkWriter(
-            self.writes, self.codec, base, life, INLINE, lambda: self.largest, admits, length, written, given_up
+            self.writes, self.codec, base, life, self.inline, lambda: self.largest, admits, length, written, given_up
         )
 
     def prolong(self, found: Found, entry: Entry, seen: str) -> None:
@@ -399,52 +402,3 @@ def useful_life(stored: Stored, now: float) -> float:
     if stored.has_validator:
         stale = max(stale, KEEP_FOR_VALIDATION)
     return stored.stale_at - now + stale
-
-
-def entry_of(record: Record) -> Entry:
-    """A stored response as the memory tier has it, without its body if that lies in chunks."""
-    entry = Entry.__new__(Entry)
-    entry.key = record.url
-    entry.content = record.body
-    entry.segments = None
-    entry.gone = False
-    entry.codings_made = entry.source = None
-    entry.block = record.block
-    entry.status = record.status
-    entry.reason = record.reason
-    entry.directives = record.directives
-    entry.received = record.received
-    entry.initial_age = record.initial_age
-    entry.lifetime = record.lifetime
-    entry.stale_if_error = record.stale_if_error
-    entry.vary = record.vary
-    entry.selecting = record.selecting
-    entry.tags = record.tags
-    entry.url = record.url
-    entry.passed = NO_POSITION
-    entry.stale_at = record.stale_at
-    entry.weigh()
-    return entry
-
-
-def record_of(entry: Entry, url: bytes, seen: str, length: int, chunks: bytes, body: bytes) -> Record:
-    """A stored response as a record."""
-    return Record(
-        url=url,
-        status=entry.status,
-        reason=entry.reason,
-        received=entry.received,
-        initial_age=entry.initial_age,
-        lifetime=entry.lifetime,
-        stale_at=entry.stale_at,
-        stale_if_error=entry.stale_if_error,
-        vary=entry.vary,
-        selecting=entry.selecting,
-        tags=entry.tags,
-        directives=entry.directives,
-        seen=seen,
-        length=length,
-        chunks=chunks,
-        block=entry.block,
-        body=body,
-    )

@@ -32,6 +32,9 @@ http {{
       add_header Last-Modified "{last_modified}"; return 200 "{body}";
     }}
     location /p/ {{ add_header Cache-Control no-store; return 200 "{body}"; }}
+    location = /medium {{
+      root {directory}; default_type application/octet-stream; add_header Cache-Control max-age=3600;
+    }}
     location = /big {{
       root {directory}; default_type application/octet-stream; add_header Cache-Control max-age=3600;
     }}

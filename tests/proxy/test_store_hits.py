@@ -27,6 +27,8 @@ from edgecache.storage.machine.purge_entry import PurgeEntries
 from edgecache.storage.machine.schema import LEAST, RECORD
 from edgecache.storage.machine.store import Change, MachineStore, digest_of
 from edgecache.storage.record import storage_key
+from edgecache.storage.regional import INLINE
+from edgecache.storage.regional_chunks import CHUNK
 
 IDENTITY = store_files.identity_of(b"own", b"", b"")
 IN_STORE = {"store": "memory", "store_size": "16MiB"}
@@ -107,6 +109,18 @@ async def test_what_the_store_answers_is_what_memory_answers() -> None:
                 assert b"test/store; hit" in stored or b"Asked" in stored
         assert twins.quick.near > 20
     await memory.end()
+
+
+async def test_bodies_of_less_than_a_chunk_lie_in_their_records() -> None:
+    """They are answered by the fast path; with a region, as that has them."""
+    twins = new_twins()
+    for size in (INLINE, INLINE + 1, CHUNK - 1):
+        content = random.Random(size).randbytes(size)
+        twins.store(request(b"/%d" % size), [FRESH], content)
+        for number in range(9):
+            assert (await twins.agree(head(b"/%d" % size, b"Cookie: %d" % number))).endswith(content)
+    assert twins.quick.near > 9
+    await twins.end()
 
 
 async def known_head() -> tuple[Any, bytes]:

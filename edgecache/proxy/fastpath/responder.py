@@ -80,9 +80,9 @@ class FastPath:
             return False
         if not rendered.is_right(now):
             return self._forget(raw)
-        if kind is not Hit and not plan.is_new and self._is_worth_learning(raw):
+        full = rendered.full  # else the head is not learnt
+        if full and kind is not Hit and not plan.is_new and self._is_worth_learning(raw):
             return False
-        full = rendered.full
         if not full and not (rendered.is_one_write and connection.site.run_queue.has_room()):
             return False  # it is read slice by slice, or takes turns with other long ones
         if plan.gate is not None and not plan.gate(connection, now):

@@ -96,8 +96,7 @@ class H1ResponseWriter:
 
     def send_serialized(self, head: bytes, content: Piece) -> int:
         """Send a response whose head was serialized for HTTP/1 before."""
-        self.transport.write(head)
-        self.transport.write(content)
+        self.transport.writelines((head, content))
         if len(content) >= LARGE:
             self.site.room.sent(content, self.transport)
         return len(head)
