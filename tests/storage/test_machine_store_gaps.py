@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import socket
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +15,10 @@ import pytest
 
 from edgecache.storage.machine import store_files
 from edgecache.storage.machine.fetch_lock import FetchLocks
+from edgecache.storage.machine.record_log import CircularLog, NotInMemory
 from edgecache.storage.machine.schema import LEAST
 from edgecache.storage.machine.store import Change, MachineStore, digest_of
+from edgecache.storage.machine.store_queue import MOST_COLD, StoreRead, StoreReads, StoreWrite
 from edgecache.storage.machine.update import SWEPT
 
 SIZE = LEAST
@@ -94,6 +98,58 @@ def test_an_index_full_of_lost_records_takes_new_ones(store: MachineStore) -> No
     for number in range(most // SWEPT + 2):
         store.apply([Change(b"%d" % number, None)])
     assert (store.get(b"a"), store.get(b"b"), store.objects()) == (b"one", b"two", 2)
+
+
+async def test_a_disk_that_does_not_respond_is_passed_by(store: MachineStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each read is a miss after 50 ms, those beyond a number at once; the event loop goes on, and so does the tier."""
+    store.apply([Change(b"a", b"one")])
+    responds, counted = threading.Event(), Counted()
+    read = CircularLog.read
+
+    def stuck(log: CircularLog, position: int, length: int, *, wait: bool) -> bytes:
+        if not wait:
+            raise NotInMemory
+        responds.wait(60)
+        return read(log, position, length, wait=wait)
+
+    monkeypatch.setattr(CircularLog, "read", stuck)
+    reads, values = StoreReads(store, counted), asyncio.Queue[bytes | None]()
+    for _ in range(MOST_COLD + 3):
+        reads.get(b"a", lambda value, word: values.put_nowait(value))
+    assert [await asyncio.wait_for(values.get(), 20) for _ in range(MOST_COLD + 3)] == [None] * (MOST_COLD + 3)
+    assert counted.reads == {StoreRead.CROWDED: 3, StoreRead.SLOW: MOST_COLD}
+
+    responds.set()
+    await asyncio.wait_for(counted.all_took.wait(), 20)
+    reads.get(b"a", lambda value, word: values.put_nowait(value))
+    assert await asyncio.wait_for(values.get(), 20) == b"one"
+    assert counted.reads[StoreRead.COLD] == 1
+    await reads.close()
+
+
+class Counted:
+    """What is counted of reads."""
+
+    def __init__(self) -> None:
+        self.reads: Counter[StoreRead] = Counter()
+        self.took_times = 0
+        self.all_took = asyncio.Event()
+
+    def read(self, outcome: StoreRead) -> None:
+        """A read."""
+        self.reads[outcome] += 1
+
+    def took(self, seconds: float) -> None:
+        """A read of the disk."""
+        self.took_times += 1
+        if self.took_times == MOST_COLD:
+            self.all_took.set()
+
+    def wrote(self, outcome: StoreWrite) -> None:
+        """A change."""
+
+    def unreadable(self) -> None:
+        """A message."""
 
 
 async def test_a_message_that_cannot_be_read_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
