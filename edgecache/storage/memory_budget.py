@@ -62,7 +62,14 @@ class Account:
 
     @property
     def crowded(self) -> bool:
-        """Whether more than half of the room for bodies that arrive is taken."""
+        """Whether more than half of the room for bodies that arrive is taken, or much is held by transient ones.
+
+        A body that runs ahead of its readers, and finds no room later, holds what they have not taken until they do.
+        """
+        return self._half_taken or self.flowing > self.budget // CALM
+
+    @property
+    def _half_taken(self) -> bool:
         return self.filling + self.lingering > self._most_filling // 2
 
     @property
@@ -86,7 +93,7 @@ class Account:
         return fits
 
     def _has_room(self, size: int, *, begins: bool) -> bool:
-        if begins and self.crowded:
+        if begins and self._half_taken:
             return False
         return self.filling + self.lingering + self.read_on + size <= self._most_filling
 

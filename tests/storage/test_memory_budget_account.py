@@ -139,6 +139,25 @@ def test_many_that_flow_have_a_narrower_window() -> None:
     assert source.paused
 
 
+def test_a_body_waits_for_its_reader_while_much_flows() -> None:
+    """If it found no room later, all that its reader has not taken would flow, too."""
+    account = new_memory().account
+    source, slow = FakeSource(), FakeSink(room=0)
+    body = Body(source)
+    body.keep_up_to(BUDGET // 10, account)
+    body.read_into(slow)
+    body.write(bytes(2 * WINDOW))
+    assert not source.paused
+    account.flow(BUDGET // 8 + 1)
+    body.write(b"x")
+    assert source.paused
+    quick = FakeSink()
+    body.read_into(quick)
+    assert not source.paused, "another is not held up by it"
+    body.finish()
+    assert len(quick.got) == 2 * WINDOW + 1
+
+
 def test_what_is_evicted_for_others_makes_room_before_they_come() -> None:
     """Room is made when it is taken; a content that nobody reads is gone then."""
     memory = new_memory()
