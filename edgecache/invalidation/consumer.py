@@ -137,14 +137,18 @@ class LogConsumer:
 
     async def _take(self, region: str, rows: list[Row]) -> None:
         """Apply these entries; if the region's own log has lost some, begin it anew."""
-        relations = set()
+        lost = False
         for first in range(0, len(rows), MOST_IN_A_TURN):
-            if first:
-                await asyncio.sleep(0)  # requests have their turn
-            relations |= {self._apply(region, *row) for row in rows[first : first + MOST_IN_A_TURN]}
-            self._wake()
-        if region == self._region and not relations.isdisjoint(LOST):
+            lost |= await self._apply_some(region, rows[first : first + MOST_IN_A_TURN])
+        if lost and region == self._region:
             await self._begin_anew()
+
+    async def _apply_some(self, region: str, rows: list[Row]) -> bool:
+        """Apply these entries, then let requests have their turn; whether some before them were lost."""
+        relations = {self._apply(region, *row) for row in rows}
+        self._wake()
+        await asyncio.sleep(0)
+        return not relations.isdisjoint(LOST)
 
     def _apply(self, region: str, id_: bytes, fields: dict[bytes, bytes]) -> Applied | None:
         """Apply one row of a log; None if it is no entry, or of an incarnation that is over."""
