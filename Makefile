@@ -17,8 +17,8 @@ run: $(VENV)/.installed ## a POP in front of EDGECACHE_ORIGIN, or of a small dem
 	@echo 'Starting a POP: it prints the URLs to open as soon as it is ready.'
 	@EDGECACHE_REGIONAL=$${EDGECACHE_REGIONAL-embedded} $(BIN)/edgecache serve --demo
 
-# In as many processes as there are cores, up to four: a Valkey, ports and files of its own each. Bytecode is kept
-# whatever PYTHONDONTWRITEBYTECODE says: it halves the time that collecting the tests takes.
+# In as many processes as there are cores (check: one more, as tests wait), up to four: a Valkey, ports and files of
+# its own each. Bytecode is kept whatever PYTHONDONTWRITEBYTECODE says: it halves the time that collecting them takes.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test: $(VENV)/.installed-test ## every test; ARGS="tests/wire -k tls" for some

@@ -43,6 +43,12 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     return {"uvloop": Loop}
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`-n auto`: a process for each core, and in `make check` one more, which runs while tests of others wait."""
+    return sizing.of_machine().cores + (config.getoption("--hypothesis-profile") == "check")
+
+
 def pytest_collection_finish() -> None:
     """What lives until the end, thousands of tests among it, need not be looked at by each collection of garbage.
 
