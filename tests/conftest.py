@@ -20,6 +20,7 @@ from harness.versions import VersionedOrigin, running_versions
 from edgecache.config import settings, sizing
 
 often.register()
+gc.disable()  # until the tests are collected: nearly all that this makes lives on
 
 
 class Loop(uvloop.Loop):
@@ -57,6 +58,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
