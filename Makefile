@@ -56,7 +56,7 @@ reload-load: ## certificates renewed, 100 reloads, workers replaced under load: 
 correctness: ## random requests, each response checked against a model; ARGS="--requests 100000 --seed 7 --only parent"
 wordpress: ## WordPress behind edgecache with the recipe of docs/sites.md: visitors hit, users pass
 wagtail: ## Wagtail behind edgecache with the recipe of docs/sites.md: visitors hit, editors pass, a publish purges
-nextjs: ## Next.js behind edgecache with the recipe of docs/sites.md: pages, router data, images and drafts are never mixed up
+nextjs: ## Next.js behind edgecache with the recipe of docs/sites.md: pages, router data and drafts, in Chromium too, are never mixed up
 real-sites: ## nginx with /usr/share/doc, Datasette and Django behind edgecache, compared with themselves
 plugin-purges: ## Wagtail, fastly-purge and WordPress plug-ins purge with their own code; ARGS="--plugins DIR"
 dashboards-check: ## every query of dashboards, rules and alerts, run against a Prometheus that scrapes a small chain

@@ -1,11 +1,12 @@
 """Show the recipe for Next.js before a real site: pages, the router's data, images, drafts, and users' pages.
 
-    python -m loadtests nextjs [--keep DIR] [--environments DIR]
+    python -m loadtests nextjs [--keep DIR] [--environments DIR] [--no-browser]
 
 Next.js (from npm, into one temporary directory), built and started by itself, and edgecache with the recipe of
 docs/sites.md. Pages and the router's data of the same URLs are crawled twice by visitors, each with cookies and
 parameters of its own as statistics and campaigns leave them, while an editor in draft mode reads the same; then built
-files, images by Accept, the pages of two users, and posts that are published anew. Exit code: 0; 1 if an answer was
+files, images by Accept, the pages of two users, and posts that are published anew. Then Chromium clicks on links, if it
+is installed: a visitor and an editor, with drafts on and off, and users who change. Exit code: 0; 1 if an answer was
 wrong or fewer than 95 % of the second crawl were hits; 2 when something that is needed is missing.
 """
 
@@ -17,10 +18,9 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
-from loadtests.correctness.real_sites import nextjs
+from loadtests.correctness.real_sites import browser, next_browser, nextjs
 from loadtests.correctness.real_sites.client import Answer, Client
 from loadtests.correctness.real_sites.processes import pop_before, say
 from loadtests.correctness.real_sites.recipes import (
@@ -33,9 +33,10 @@ from loadtests.correctness.real_sites.recipes import (
     recipe,
     statistics,
     told,
+    without_rule,
 )
 from loadtests.correctness.real_sites.site import Both
-from loadtests.lab.processes import Missing, free_port
+from loadtests.lab.processes import Missing, Pop, free_port
 
 PATIENCE = 300.0  # seconds
 PAGES = ("pages, first crawl", "pages, second crawl")
@@ -91,14 +92,14 @@ def of_visitor(answer: Answer, expected: Answer, is_kind: bool) -> str:
 class Crawl:
     """The requests of one run, of the site itself and through the POP. Mutable state: the figures."""
 
-    def __init__(self, both: Both, site: nextjs.NextSite) -> None:
+    def __init__(self, both: Both, site: nextjs.NextSite, found: Figures) -> None:
         self.both = both
         self.site = site
-        self.found = Figures(BOUNDS)
+        self.found = found
         self.drafts = ""  # the editor's cookie
 
-    async def run(self) -> Figures:
-        """All of it."""
+    async def run(self) -> str:
+        """All of it; the cookie of draft mode."""
         answer = await self.through("/api/draft")
         self.drafts = "; ".join(value.partition(";")[0] for value in answer.values("set-cookie"))
         if "__prerender_bypass=" not in self.drafts:
@@ -115,7 +116,7 @@ class Crawl:
         await self.images()
         await self.users()
         await self.publish()
-        return self.found
+        return re.search("__prerender_bypass=([^;]*)", self.drafts)[1]  # type: ignore[index]
 
     async def through(self, target: str, more: Mapping[str, str] | None = None, cookies: str = "") -> Answer:
         """A request through the POP by a browser with cookies of statistics, and these."""
@@ -200,22 +201,28 @@ class Crawl:
                     self.found.note(PUBLISHED, url, answer, "" if is_new else "the old post")
 
 
-async def crawl(port: int, site: nextjs.NextSite) -> Figures:
+async def crawl(pop: Pop, site: nextjs.NextSite, folder: Path, *, with_browser: bool) -> Figures:
     """Everything that is asked."""
+    found = Figures(BOUNDS | (next_browser.BOUNDS if with_browser else {}))
     origin = Client(site.server.port, nextjs.HOST, 4)
-    async with asyncio.timeout(PATIENCE), origin, Client(port, nextjs.HOST, 4) as through:
-        return await Crawl(Both(origin, through), site).run()
+    async with asyncio.timeout(PATIENCE), origin, Client(pop.port, nextjs.HOST, 4) as through:
+        bypass = await Crawl(Both(origin, through), site, found).run()
+        if with_browser:
+            say("nextjs: links are clicked in Chromium")
+            await next_browser.browse(pop, folder / "chromium", bypass, found)
+    return found
 
 
-def run(folder: Path, environments: Path) -> int:
+def run(folder: Path, environments: Path, without: str, *, with_browser: bool) -> int:
     """Start everything, crawl it, and print the table."""
     port = free_port()
     sites = recipe("Next.js", f"http://127.0.0.1:{port}")
+    sites = without_rule(sites, without) if without else sites
     site = nextjs.site(folder / "next", environments, port)
     say(site.about)
     settings = {"EDGECACHE_SITES": sites, "EDGECACHE_PURGE_FROM": "127.0.0.1"}
     with site.server, pop_before(port, folder / "pop", 1, settings) as pop:
-        return asyncio.run(crawl(pop.port, site)).print_table()
+        return asyncio.run(crawl(pop, site, folder, with_browser=with_browser)).print_table()
 
 
 def main() -> int:
@@ -223,8 +230,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave everything there")
     parser.add_argument("--environments", type=Path, metavar="DIR", help="keep what npm installs there")
+    parser.add_argument("--browser", action=argparse.BooleanOptionalAction, default=None, help="click in Chromium")
+    parser.add_argument("--without", default="", metavar="RULE", help="leave a rule out of the recipe, which must fail")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="edgecache-nextjs-") as name:
         folder = (options.keep or Path(name)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        return told(partial(run, folder, (options.environments or folder / "environments").resolve()))
+        environments = (options.environments or folder / "environments").resolve()
+        return told(lambda: run(folder, environments, options.without, with_browser=browser.is_used(options.browser)))

@@ -27,7 +27,7 @@ from loadtests.correctness.real_sites.processes import pop_before, say
 from loadtests.correctness.real_sites.site import Both, Site
 from loadtests.correctness.real_sites.tally import Tally
 from loadtests.correctness.real_sites.variants import ask_otherwise
-from loadtests.lab.processes import Missing, Pop, StartError
+from loadtests.lab.processes import Pop, StartError
 
 SITES: dict[str, Callable[[Path, Path, int], Site]] = {
     "nginx": nginx.site,
@@ -95,22 +95,9 @@ def run(site: Site, options: argparse.Namespace, folder: Path) -> Tally:
     return tally
 
 
-def with_browser(wanted: bool | None) -> bool:
-    """Whether Chromium takes part; says so in one line if not."""
-    if wanted is False:
-        say("browser: left out")
-    elif not browser.available():
-        if wanted:
-            raise Missing(f"{browser.CHROMIUM} is not installed (Debian: apt-get install chromium)")
-        say(f"browser: skipped, there is no {browser.CHROMIUM}")
-    else:
-        return True
-    return False
-
-
 def check_sites(options: argparse.Namespace, folder: Path) -> int:
     """Prepare and run the chosen sites, print what came out; the exit code."""
-    options.browser = with_browser(options.browser)
+    options.browser = browser.is_used(options.browser)
     environments = (options.environments or folder / "environments").resolve()
     sites = [SITES[name](folder / name, environments, options.urls) for name in options.sites]
     report.print_rules(sites, options.workers)

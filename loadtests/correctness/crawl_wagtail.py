@@ -4,9 +4,11 @@
 
 Wagtail (from PyPI, in a virtual environment of its own) on SQLite, and edgecache with the recipe of docs/sites.md. All
 pages are crawled twice by visitors, each with cookies and parameters of its own as statistics and campaigns leave them,
-while an editor and a member who have logged in read the same pages. Then the editor publishes changes, and Wagtail's
-own invalidation purges them. Exit code: 0; 1 if an answer was wrong or fewer than 95 % of the second crawl were hits; 2
-when something that is needed is missing.
+while an editor and a member who have logged in read the same pages, and one that names them without `Vary: Cookie`: a
+response with that is never stored for a user, with or without rules. Then the editor publishes changes, and Wagtail's
+own invalidation purges them. At last the recipe's rules for users are left out, one after the other: pages must then be
+mixed up, or this check could not fail. Exit code: 0; 1 if an answer was wrong or fewer than 95 % of the second crawl
+were hits; 2 when something that is needed is missing.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import argparse
 import asyncio
 import tempfile
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from loadtests.correctness.real_sites.recipes import (
     recipe,
     statistics,
     told,
+    without_rule,
 )
 from loadtests.correctness.real_sites.sessions import Visitor
 from loadtests.lab.processes import Missing, free_port
@@ -40,6 +43,8 @@ PATIENCE = 300.0  # seconds
 CRAWLS = {"visitors, first crawl": ANY, "visitors, second crawl": SHARED}
 EDITOR, MEMBER = "an editor who has logged in", "a member who has logged in"
 STATIC, FORMS, MEMBERS = "static files, again", "a form with a token, and what is sent by it", "a page for members"
+GREETINGS = "a page that names its user, without Vary"
+GUARDS = (("editors",), ("editors", "visitors"))  # rules without which users' pages are mixed up
 PUBLISHED, ACCEPTING = "pages that were published", "visitors who accept codings, third crawl"
 CODED = "of those, answers in gzip, zstd or br"
 BOUNDS = {
@@ -51,6 +56,7 @@ BOUNDS = {
     MEMBER: NEVER,
     MEMBERS: NEVER,
     FORMS: NEVER,
+    GREETINGS: ANY,
     PUBLISHED: ANY,
 }
 FILES = ("/static/wagtailadmin/css/core.css", "/static/wagtailadmin/js/core.js")
@@ -137,6 +143,19 @@ async def codings(through: Client, targets: Sequence[str], found: Figures) -> No
                 found.note(kind, link, answer, problem)
 
 
+async def greetings(through: Client, users: Sequence[Visitor], found: Figures) -> None:
+    """A page that only the recipe keeps apart, asked for by users and visitors in turn."""
+    for _ in range(20):
+        asking = [*users, None]
+        DICE.shuffle(asking)
+        for user in asking:
+            given = user.cookies.items() if user is not None else [("_ga", str(DICE.getrandbits(30)))]
+            cookies = "; ".join(f"{name}={value}" for name, value in given)
+            answer = await through.ask("/greeting/", {"Cookie": cookies})
+            named = OF_USERS + user.name.encode() if user is not None else b"Hello, visitor"
+            found.note(GREETINGS, "/greeting/", answer, "" if named in answer.content else "another's page")
+
+
 async def others(through: Client, member: Visitor, found: Figures) -> None:
     """Static files, a page that only members may read, and a form that anybody may send."""
     for number in range(40):
@@ -180,19 +199,45 @@ async def crawl(port: int, site: wagtail.Wagtail) -> Figures:
                 await visits(through, users, target, name, found)
         await codings(through, ("/", *site.targets), found)
         await others(through, users[1], found)
+        await greetings(through, users, found)
         await publish(through, users[0], site, found)
     return found
 
 
-def run(folder: Path, environments: Path) -> int:
+async def mixed_up(port: int) -> int:
+    """Wrong answers to users and visitors who ask for the page that names them."""
+    found = Figures({GREETINGS: ANY})
+    async with asyncio.timeout(PATIENCE), Client(port, wagtail.HOST, 4) as through:
+        users = [await log_in(through, name) for name in (wagtail.EDITOR, wagtail.MEMBER)]
+        await greetings(through, users, found)
+    return len(found.wrong)
+
+
+def finds_missing_rules(port: int, folder: Path, sites: str) -> bool:
+    """Whether pages are mixed up, as this check sees it, without the rules of the recipe that keep them apart."""
+    finds = True
+    for names in GUARDS:
+        less = reduce(without_rule, names, sites)
+        pop = pop_for(port, folder / "-".join(names), 1, {"EDGECACHE_SITES": less})
+        with pop.process:
+            wrong = asyncio.run(mixed_up(pop.port))
+        print(f"| wrong answers without {' and '.join(names)} | {wrong} | | ≥ 1 | {'ok' if wrong else 'FAILED'} |")
+        finds = finds and wrong > 0
+    return finds
+
+
+def run(folder: Path, environments: Path, without: str) -> int:
     """Start everything, crawl it, and print the table."""
     port = free_port()
-    sites = recipe("Wagtail and Django", f"http://127.0.0.1:{port}")
+    whole = recipe("Wagtail and Django", f"http://127.0.0.1:{port}")
+    sites = without_rule(whole, without) if without else whole
     pop = pop_for(port, folder / "pop", 1, {"EDGECACHE_SITES": sites, "EDGECACHE_PURGE_FROM": "127.0.0.1"})
     site = wagtail.site(folder / "wagtail", environments, port, pop.url)
     say(site.about)
-    with site.server, pop.process:
-        return asyncio.run(crawl(pop.port, site)).print_table()
+    with site.server:
+        with pop.process:
+            code = asyncio.run(crawl(pop.port, site)).print_table()
+        return code if finds_missing_rules(port, folder, whole) else 1
 
 
 def main() -> int:
@@ -200,8 +245,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave everything there")
     parser.add_argument("--environments", type=Path, metavar="DIR", help="keep the virtual environment there")
+    parser.add_argument("--without", default="", metavar="RULE", help="leave a rule out of the recipe, which must fail")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="edgecache-wagtail-") as name:
         folder = (options.keep or Path(name)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        return told(partial(run, folder, (options.environments or folder / "environments").resolve()))
+        environments = (options.environments or folder / "environments").resolve()
+        return told(partial(run, folder, environments, options.without))

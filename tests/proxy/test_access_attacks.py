@@ -194,3 +194,25 @@ async def test_the_path_that_is_signed_is_the_one_that_is_cached_and_asked_for(s
         assert all("edgecache-token" not in one.target and "md5" not in one.target for one in a.requests)
         assert refused > 20
         assert accepted > 5
+
+
+# --- parameters
+
+PREVIEWS = """
+[[sites.rules]]
+name = "previews"
+when = { query = { preview = true } }
+access = { allow = ["10.0.0.0/8"] }
+"""
+
+
+async def test_a_parameter_is_found_however_an_origin_separates_it() -> None:
+    """By semicolons, or in another case; it is not in the value of another."""
+    async with two_sites(PREVIEWS) as (pop, a, _):
+        for query in ("preview=1", "a=1;preview=1", "a;preview", "PREVIEW=1", "a=1&Preview", "a=1;%70review=1"):
+            for method in ("GET", "HEAD"):
+                assert (await pop.request(method, f"/p?{query}", HOST)).status == 403, query
+        assert (await pop.get(f"/p?{'a;' * 300}preview=1", HOST)).status == 403
+        assert a.requests == []
+        for query in ("a=preview", "a=1;b=preview", "previews=1"):
+            assert (await pop.get(f"/p?{query}", HOST)).status == 200, query

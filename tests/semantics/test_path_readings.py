@@ -21,6 +21,12 @@ from edgecache.semantics.path_readings import readings
         (b"/a//../admin", b"/admin"),
         (b"/%41DMIN", b"/admin"),
         (b"/x/..;/admin", b"/admin"),
+        (b"/x/%u002e%U002E/admin", b"/admin"),
+        (b"/%u0061dmin", b"/admin"),
+        (b"/x/%c0%ae%c0%ae/admin", b"/admin"),
+        (b"/x/..%c0%afadmin", b"/admin"),
+        (b"/x/..%c1%9cadmin", b"/admin"),
+        (b"/x/..%00/y", b"/"),
     ],
 )
 def test_a_reading(target: bytes, reading: bytes) -> None:

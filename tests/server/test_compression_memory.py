@@ -113,4 +113,3 @@ def test_large_texts_are_compressed_within_the_budget(kind: str, codings: str) -
         made = re.findall(r'edgecache_compressions_total\{.*outcome="made".*\} (\d+)', pop.admin("/metrics")[1])
         assert sum(map(int, made)) > 0 or coded > 0
         assert grown <= MOST * BUDGET, f"{grown / BUDGET:.2f} of the budget"
-        print(f"{kind} {codings}: {grown / BUDGET:.2f} of the budget, {made} made, {coded} read")  # noqa: T201

@@ -83,8 +83,23 @@ def _said(error: Exception) -> str:
 def other_readings(request: Request, client: str) -> Iterator[RequestFacts]:
     """`request` as conditions of rules would see it, did they know what its origin makes of its path and method.
 
-    A HEAD tells of what a GET would get, and some origins read methods in any case.
+    A HEAD tells of what a GET would get, and some origins read methods in any case, and so names of parameters, which
+    some separate at semicolons (HTML 4.01 §B.2.2).
     """
+    yield from _of_paths_and_methods(request, client)
+    if (read := with_parameters_read(request)) is not request:
+        yield RequestFacts(read, client)
+        yield from _of_paths_and_methods(read, client)
+
+
+def with_parameters_read(request: Request) -> Request:
+    """`request` with its parameters as such origins read them; the same where they are not read in another way."""
+    path, mark, query = request.received_target.partition(b"?")
+    read = query.lower().replace(b";", b"&")
+    return request if read == query else request._replace(written=path + mark + read)
+
+
+def _of_paths_and_methods(request: Request, client: str) -> Iterator[RequestFacts]:
     method = GET if request.method == HEAD else request.method.upper()
     paths = readings(request.target, fold=True)
     if method != request.method:

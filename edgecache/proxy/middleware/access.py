@@ -177,6 +177,7 @@ LAST: Final = 1e15  # seconds: no time of expiry is later
 
 def has_too_many_parts(request: Request) -> bool:
     """Whether it has more parameters or cookies than conditions read: a rule might be evaded."""
-    if request.received_target.count(b"&") >= MOST_PARTS:
+    query = request.received_target.partition(b"?")[2]
+    if query.count(b"&") + query.count(b";") >= MOST_PARTS:
         return True
     return b"cookie" in request.fields and b";".join(request.fields.all(b"cookie")).count(b";") >= MOST_PARTS

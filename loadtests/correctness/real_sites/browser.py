@@ -13,7 +13,7 @@ from typing import Any
 from loadtests.correctness.real_sites.processes import say
 from loadtests.correctness.real_sites.site import Site
 from loadtests.correctness.real_sites.tally import Tally
-from loadtests.lab.processes import Pop, last_line, probe
+from loadtests.lab.processes import Missing, Pop, last_line, probe
 
 CHROMIUM = "/usr/bin/chromium"
 PATIENCE = 90
@@ -36,6 +36,19 @@ FLAGS = (
 def available() -> bool:
     """Whether there is a Chromium here."""
     return Path(CHROMIUM).exists()
+
+
+def is_used(wanted: bool | None) -> bool:
+    """Whether Chromium takes part; says so in one line if not."""
+    if wanted is False:
+        say("browser: left out")
+    elif not available():
+        if wanted:
+            raise Missing(f"{CHROMIUM} is not installed (Debian: apt-get install chromium)")
+        say(f"browser: skipped, there is no {CHROMIUM}")
+    else:
+        return True
+    return False
 
 
 def load_page(site: Site, pop: Pop, folder: Path, tally: Tally, keep: Path | None) -> None:

@@ -12,12 +12,21 @@ from urllib.parse import urlencode
 from loadtests import ROOT
 from loadtests.correctness.real_sites.client import Answer
 from loadtests.correctness.real_sites.processes import say
-from loadtests.lab.processes import StartError
+from loadtests.lab.processes import Missing, StartError
 
 DOCS = ROOT / "docs" / "sites.md"
 LEAST_HITS = 0.95  # of a second crawl by visitors
 MOST_LINES = 20
 DICE = random.Random(5)
+
+
+def without_rule(text: str, name: str) -> str:
+    """A recipe less one of its rules: what it was for must be found missing."""
+    rule = re.compile(rf'^\[\[sites\.rules\]\]\nname = "{re.escape(name)}"\n.*?(?=^\[\[|\Z)', re.MULTILINE | re.DOTALL)
+    less, found = rule.subn("", text)
+    if found != 1:
+        raise Missing(f"the recipe has no rule {name!r}")
+    return less
 
 
 def recipe(heading: str, origin: str) -> str:
@@ -63,10 +72,16 @@ class Figures:
 
     def note(self, kind: str, target: str, answer: Answer, problem: str = "") -> None:
         """Count an answer; `problem` is what is wrong with it."""
+        problem = problem or answer.failure
+        is_hit = "; hit" in (answer.field("cache-status") or "")
+        self.count(kind, f"{target} (status {answer.status})", problem, is_hit=is_hit)
+
+    def count(self, kind: str, what: str, problem: str = "", *, is_hit: bool = False) -> None:
+        """Count something that was asked for; `problem` is what is wrong with it."""
         self._asked[kind] += 1
-        self._hits[kind] += "; hit" in (answer.field("cache-status") or "")
-        if problem or answer.failure:
-            self.wrong.append(f"{kind}, {target}: {problem or answer.failure} (status {answer.status})")
+        self._hits[kind] += is_hit
+        if problem:
+            self.wrong.append(f"{kind}, {what}: {problem}")
 
     def _is_within(self, kind: str) -> bool:
         bound, asked = self._bounds[kind], self._asked[kind]

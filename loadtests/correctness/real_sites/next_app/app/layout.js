@@ -6,7 +6,7 @@ export default function Layout({ children }) {
   return (
     <html lang="en">
       <body>
-        <nav><Link href="/">Home</Link> <Link href="/posts/post-0">First</Link></nav>
+        <nav><Link href="/">Home</Link> <Link href="/posts/post-0">First</Link> <Link href="/account">Account</Link></nav>
         {children}
       </body>
     </html>
