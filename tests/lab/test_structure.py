@@ -21,6 +21,7 @@ LONGEST_FUNCTION = 45  # lines
 DEEPEST = 3  # blocks within blocks of one function
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.TryStar, ast.Match)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)  # what a block can lie in
 
 
 def depth(node: ast.AST, deep: int = 0) -> int:
@@ -28,7 +29,7 @@ def depth(node: ast.AST, deep: int = 0) -> int:
     most = deep
     for name, value in ast.iter_fields(node):
         for child in value if isinstance(value, list) else [value]:
-            if not isinstance(child, ast.AST) or isinstance(child, (*FUNCTIONS, ast.ClassDef)):
+            if not isinstance(child, STATEMENTS) or isinstance(child, (*FUNCTIONS, ast.ClassDef)):
                 continue
             elif_ = name == "orelse" and isinstance(node, ast.If) and isinstance(child, ast.If) and len(value) == 1
             most = max(most, depth(child, deep + (isinstance(child, BLOCKS) and not elif_)))
