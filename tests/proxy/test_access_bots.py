@@ -122,6 +122,7 @@ async def test_a_known_bot_is_admitted_and_no_other() -> None:
                     assert (await pop.get("/p", *hosts.items())).status == 403
             assert len(operator.requests) == 1
             assert len(a.requests) == 1
+            assert not [name for name, _ in a.requests[0].fields if name.lower().startswith("signature")]
 
 
 async def test_a_directory_that_is_down_opens_nothing() -> None:
@@ -223,6 +224,8 @@ def test_a_nonce_is_good_once() -> None:
         assert [verdict(fields, check) for _ in range(3)] == ["accepted", *["bot-signature-replayed"] * 2]
     fields = signed_by_hand(COVERED, parameters())
     assert [verdict(fields, check) for _ in range(3)] == ["accepted"] * 3
+    lasting = signed_by_hand(COVERED, parameters(nonce='"d"', expires=int(time.time()) + 90_000))
+    assert verdict(lasting, check) == "bot-signature-lasting"
     wrong = signed_by_hand(COVERED, parameters(nonce='"c"', tag='"x"'))
     assert verdict(wrong, check) == "bot-signature-malformed"
     assert (
@@ -301,6 +304,13 @@ async def test_a_nonce_is_good_once_in_a_region(valkey: Server) -> None:
         answer = await pops[0].get("/", HOST, *((name.decode(), value.decode()) for name, value in without.lines))
         assert answer.status == 200
         valkey.db.client_unpause()
+
+
+async def test_an_agent_that_nothing_proves_is_not_passed_on() -> None:
+    """Where unsigned requests are admitted: an origin would take it for one that was verified."""
+    async with two_sites(RULES.format("https://bot.test").replace("true", "false")) as (pop, a, _):
+        assert (await pop.get("/", HOST, ("Signature-Agent", '"https://bot.test"'))).status == 200
+        assert a.requests[0].get("signature-agent") is None
 
 
 async def test_two_rules_use_a_nonce_once() -> None:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from http_message_signatures import HTTPMessageVerifier, HTTPSignatureKeyResolver, algorithms
 from http_message_signatures.exceptions import HTTPMessageSignaturesException
 
-from edgecache.proxy.access.admission import GRANTED, AccessRefused, Asked, Grant
+from edgecache.proxy.access.admission import AccessRefused, Asked, Grant
 from edgecache.proxy.access.json_web_tokens import unreachable
 from edgecache.proxy.access.key_sets import KeysUnreachable, RemoteKeys
 from edgecache.proxy.access.nonces import UsedNonces
@@ -35,6 +35,7 @@ WELL_KNOWN: Final = "/.well-known/http-message-signatures-directory"
 ALGORITHM: Final = "ed25519"
 OF_SIGNATURES: Final = frozenset((b"signature", b"signature-input", b"signature-agent"))
 LONGEST: Final = 4096  # bytes of these fields together
+LONGEST_LIFE: Final = 86_400 + 300  # seconds of a signature with a nonce, which is remembered for so long
 FIXED: Final = (
     "@authority",
     "@method",
@@ -46,6 +47,7 @@ FIXED: Final = (
     "signature-agent",
 )
 WANTED: Final = (b"Accept-Signature", b'sig1=("@authority" "signature-agent");created;expires;keyid;tag="web-bot-auth"')
+UNSIGNED: Final = Grant(fields=OF_SIGNATURES)  # an agent that nothing proves is not passed on either
 Input = tuple[list[Any], dict[str, Any]]  # covered components, and parameters
 
 
@@ -66,7 +68,7 @@ class BotCheck:
         if b"signature" not in fields and b"signature-input" not in fields:
             if self._requires:
                 raise refusal("bot-unsigned")
-            return GRANTED
+            return UNSIGNED
         components, parameters = signature_input(fields)
         keyid = parameters.get("keyid")
         if not isinstance(keyid, str):
@@ -102,6 +104,8 @@ class BotCheck:
         grant, nonce = verified(asked, directories, components, parameters), parameters.get("nonce")
         if nonce is None:
             return grant
+        if grant.until - parameters["created"] > LONGEST_LIFE:  # which was verified: it is no time to come
+            raise refusal("bot-signature-lasting")
         mark = nonce_mark(parameters["keyid"], nonce)
         once = grant._replace(until=asked.now)  # known heads are verified again, and refused
         if mark in asked.nonces:  # another rule of the same request has used it
@@ -206,7 +210,10 @@ def verified(
     is_fixed = all(component in FIXED for component in components)  # what covers other fields is verified each time
     lasts = inf if is_fixed else -inf
     return Grant(
-        float(expires), lasts, still=lambda: all(one.generation == generation for one, generation in generations)
+        float(expires),
+        lasts,
+        OF_SIGNATURES,
+        still=lambda: all(one.generation == generation for one, generation in generations),
     )
 
 
