@@ -101,6 +101,7 @@ class Edge:
         self.delivery.max_ranges = limits.max_ranges
         self.known.forget_all()
         self.alike.forget_all()
+        self.fast_path.ranges.forget_all()
 
     def sweep(self) -> None:
         """Forget the heads whose entries have left the memory."""
@@ -108,6 +109,7 @@ class Edge:
             self._retired = self.memory.retired
             self.known.forget_gone()
             self.alike.forget_gone()
+            self.fast_path.ranges.forget_gone()
         if self.memory.codings.grown != self._grown:  # heads that are known may have another answer now
             self._grown = self.memory.codings.grown
             self.known.forget_all()

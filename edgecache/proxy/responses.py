@@ -117,6 +117,11 @@ def part(stored: Stored, span: Span, length: int, now: float, outcome: bytes, co
     return _made(206, _of_parts(stored), stored, now, outcome, line, content=content, length=len(span))
 
 
+def part_head(stored: Stored, now: float, outcome: bytes) -> FullResponse:
+    """The head of a 206 out of `stored`, without its Content-Range and Content-Length."""
+    return _made(206, _of_parts(stored), stored, now, outcome)
+
+
 def _unsatisfiable(stored: Stored, length: int, now: float, outcome: bytes) -> FullResponse:
     """The 416 of a whole of `length` bytes that has none of those asked for (RFC 9110 §15.5.17)."""
     line = (b"Content-Range", b"bytes */%d" % length)

@@ -75,7 +75,7 @@ class SlicingEdge(Edge):
         self.slice_fetcher = SliceFetcher(parts)
         self.fetcher = cutter = CuttingFetcher(parts, self.slice_fetcher, self._slice_size)
         self.slice_store = SliceStore(parts, self.slice_fetcher, cutter, limits.follower_timeout)
-        self._slice_hits = SliceHits(parts, self.slice_store, self._slice_size)
+        self._slice_hits = SliceHits(parts, self.slice_store, self._slice_size, self.fast_path.ranges.learn)
 
     def tune(self, limits: Limits) -> None:
         """Go on with other limits."""

@@ -82,6 +82,11 @@ def head_key(request: Request, size: int) -> bytes:
     return key_under(request, HEAD + b"%d" % size)
 
 
+def slice_key_of(key: bytes, size: int, number: int, version: bytes) -> bytes:
+    """The cache key of a slice of the whole whose key is `key`."""
+    return key.replace(b"://", SLICE + b"%d,%d,%b://" % (size, number, version), 1)
+
+
 def slice_key(request: Request, wanted: Slice) -> bytes:
     """The cache key of the slice `wanted` of what `request`, for the whole, asks for."""
     return key_under(request, SLICE + b"%d,%d,%b" % wanted)

@@ -47,6 +47,9 @@ GET: Final = re.compile(rb'((?:(?!GET /)[^\r]*\n)?+)GET (/[!-"$-~]*+) HTTP/1\.1\
 VALUE: Final = re.compile(rb":([\t -~\x80-\xff]*+)\r\n")  # of a field line (RFC 9110 §5.5); names are between these
 END: Final = b"\r\n"  # follows the field lines
 COOKIE: Final = b"ookie: "
+RANGED: Final = b"\0range"  # marks the keys of templates whose requests differ by a range
+CONDITIONS: Final = frozenset((b"if-none-match", b"if-modified-since", b"if-range"))  # that a range depends on
+RANGE: Final = b"\nRange: "
 COOKIE_STARTS: Final = (b"\nC", b"\nc")
 
 TemplateKey = tuple[bytes, bytes, tuple[bytes, ...]]  # the fingerprint before a head; names and values of keyed lines
@@ -56,13 +59,14 @@ Asked = tuple[int, int]  # the number of a template, and the identity of an entr
 class Shape:
     """The names of a head's field lines, in order: they determine which lines key a hit."""
 
-    __slots__ = ("agent", "cookie", "keyed", "referer", "repeats", "values")
+    __slots__ = ("agent", "cookie", "keyed", "range", "referer", "repeats", "values")
 
     def __init__(self, names: Sequence[bytes], unkeyed: frozenset[bytes]) -> None:
         lower = [name.lower() for name in names]
         self.repeats = len(set(lower)) < len(names)  # some name
-        keyed = [at for at, name in enumerate(lower) if name not in unkeyed]
-        self.keyed = b":".join([names[at] for at in keyed])
+        self.range = 2 * lower.index(b"range") + 1 if b"range" in lower and CONDITIONS.isdisjoint(lower) else -1
+        keyed = [at for at, name in enumerate(lower) if name not in unkeyed and 2 * at + 1 != self.range]
+        self.keyed = b":".join([names[at] for at in keyed]) + (RANGED if self.range >= 0 else b"")
         self.values = itemgetter(-1, *[2 * at + 1 for at in keyed])  # of a split head, which ends in `END`
         self.agent = 2 * lower.index(b"user-agent") + 1 if b"user-agent" in lower else -1
         self.cookie = 2 * lower.index(b"cookie") + 1 if b"cookie" in lower else -1
@@ -72,7 +76,7 @@ class Shape:
 class Template:
     """The common part of GETs with the same keyed lines."""
 
-    __slots__ = ("fields", "host", "is_plain", "key", "number", "origin", "scheme", "unkeyed")
+    __slots__ = ("fields", "host", "is_plain", "is_ranged", "key", "number", "origin", "scheme", "unkeyed")
 
     def __init__(self, key: TemplateKey, request: Request, unkeyed: frozenset[bytes], number: int) -> None:
         self.key = key
@@ -80,17 +84,19 @@ class Template:
         self.unkeyed = unkeyed
         self.scheme, self.host = request.scheme, request.host
         self.origin = primary_key(request._replace(target=b""))
-        self.fields = request.fields.without(unkeyed)
-        self.is_plain = is_unconditional(self.fields)  # each gets the whole, as all plain GETs do
+        self.is_ranged = key[1].endswith(RANGED)  # each gets the range that it names
+        self.fields = request.fields.without(unkeyed | {b"range"} if self.is_ranged else unkeyed)
+        self.is_plain = not self.is_ranged and is_unconditional(self.fields)  # each gets the whole, as plain GETs do
 
 
 class Visitor:
     """The common part of GETs from one browser."""
 
-    __slots__ = ("agent", "logged", "referer", "template")
+    __slots__ = ("agent", "logged", "range", "referer", "template")
 
-    def __init__(self, template: Template, agent: bytes, referer: bytes) -> None:
+    def __init__(self, template: Template, agent: bytes, referer: bytes, wanted: bytes) -> None:
         self.template = template
+        self.range = wanted  # the value of Range, where the template leaves it open
         self.agent = agent  # the value of User-Agent with the blanks around it; only those if it is not sent
         self.referer = referer
         self.logged = ""  # what the usual line of the access log says of it, once it was logged
@@ -100,16 +106,19 @@ class Visitor:
 class TemplateHit:
     """One request whose template is known."""
 
-    __slots__ = ("_raw", "gate", "is_new", "key", "policy", "rendered", "target", "template", "visitor")
+    __slots__ = ("_raw", "_wanted", "gate", "is_new", "key", "policy", "rendered", "target", "template", "visitor")
 
     rendered: Rendered  # its answer, once that is found
     policy: Any  # of its site
     gate: Gate | None
 
-    def __init__(self, visitor: Visitor, raw: bytes, target: bytes, key: bytes, is_new: bool) -> None:
+    def __init__(
+        self, visitor: Visitor, raw: bytes, target: bytes, key: bytes, is_new: bool, wanted: bytes = b""
+    ) -> None:
         self.visitor = visitor
         self.template = visitor.template
         self._raw = raw
+        self._wanted = wanted
         self.policy = self.gate = None
         self.target = target
         self.key = key  # of the cache, as `primary_key` makes it
@@ -125,6 +134,11 @@ class TemplateHit:
     @property
     def _lines(self) -> list[bytes]:
         return self._raw.partition(b"\r\n")[2].split(b"\r\n")[:-2]
+
+    @property
+    def range(self) -> bytes:
+        """The value of Range, where the template leaves it open."""
+        return self._wanted or self.visitor.range
 
     @property
     def size(self) -> int:
@@ -219,11 +233,17 @@ class HeadTemplates:
             if self._cookies is not None and self._cookies.occur(raw, cut, resume):
                 keyed = self._cookies.of(raw[cut:resume])
         rest = fingerprint + raw[fields - 2 : cut] + keyed + raw[resume:]  # a fingerprint alone precedes its first CRLF
-        visitor, is_new = self._visitors.get(rest), False
+        visitor, is_new, wanted, whole = self._visitors.get(rest), False, b"", rest
+        if visitor is None and (at := rest.find(RANGE)) >= 0:
+            at += len(RANGE)
+            end = rest.find(b"\r", at)
+            wanted, rest = rest[at:end], rest[:at] + rest[end:]
+            visitor = self._visitors.get(rest)
         if visitor is None or raw[cut:resume].translate(None, IN_A_VALUE):
             visitor = self._visitor(fingerprint, raw, fields)
             if visitor is None:
                 return None
+            rest = rest if visitor.template.is_ranged else whole
             is_new = not self._seen_visitors.again(rest)
             if not is_new:
                 self._visitors.remember(rest, visitor)
@@ -231,23 +251,25 @@ class HeadTemplates:
         if not template.is_plain:
             self._wanted = raw, template.key  # the answer out of this entry may be new
         if self._ruled:
-            return self._ruled_hit(visitor, raw, target, is_new=is_new)
+            return self._ruled_hit(visitor, raw, target, wanted, is_new=is_new)
         key = template.origin + (target if ignored is None else ignored.without(target))
-        return TemplateHit(visitor, raw, target, key, is_new)
+        return TemplateHit(visitor, raw, target, key, is_new, wanted)
 
     def refused(self, hit: TemplateHit, raw: bytes) -> Literal[False]:
         """The gate of `hit` is shut: if the head `raw` comes to a hit by the long way, the gate is made anew."""
         self._wanted = raw, hit.template.key
         return False
 
-    def _ruled_hit(self, visitor: Visitor, raw: bytes, target: bytes, *, is_new: bool) -> TemplateHit | None:
+    def _ruled_hit(
+        self, visitor: Visitor, raw: bytes, target: bytes, wanted: bytes, *, is_new: bool
+    ) -> TemplateHit | None:
         """The request, if it is known what rules make of its target."""
         template = visitor.template
         ruled = self._targets.get((template.number, target))
         if ruled is None:
             self._wanted = raw, template.key
             return None
-        hit = TemplateHit(visitor, raw, target, ruled.key, is_new)
+        hit = TemplateHit(visitor, raw, target, ruled.key, is_new, wanted)
         hit.policy, hit.gate = ruled.policy, ruled.gate
         return hit
 
@@ -267,7 +289,7 @@ class HeadTemplates:
             if self._seen.again(key):  # it was looked up in vain before: if this comes to a hit, it is learnt
                 self._wanted = raw, key
             return None
-        return Visitor(template, parts[shape.agent], parts[shape.referer])
+        return Visitor(template, parts[shape.agent], parts[shape.referer], parts[shape.range])
 
     def _learn_shape(self, joined: bytes, names: list[bytes]) -> Shape | None:
         """The shape of a head that is well-formed as far as its `names` go, if one like it was seen before."""
@@ -302,7 +324,7 @@ class HeadTemplates:
         if self._ruled:
             ruled = RuledTarget(primary_key(request), request.policy, self.gates(exchange))
             self._targets.remember((template.number, request.received_target), ruled)
-        if make is not None and self._has_room_for_answer():
+        if make is not None and not template.is_ranged and self._has_room_for_answer():
             rendered = make(request._replace(fields=template.fields))
             if not rendered.answer.content:  # contents are kept where they are counted
                 self._answers.remember((template.number, id(rendered.entry)), rendered)

@@ -21,6 +21,7 @@ from edgecache.proxy.components import Parts
 from edgecache.proxy.deliver import Delivery
 from edgecache.proxy.fastpath.head_memo import Hit, Pass, RegionalRead
 from edgecache.proxy.fastpath.head_template import TemplateHit
+from edgecache.proxy.fastpath.range_hits import RangeHits
 from edgecache.proxy.regional_deliver import RegionalHits
 from edgecache.proxy.store_hits import OnStoreHit, StoreHits
 from edgecache.semantics.outcomes import Forward
@@ -59,6 +60,7 @@ class FastPath:
         self._pass = parts.relays.pass_known
         self._rendering = delivery.rendering
         self._regional_hits = regional_hits
+        self.ranges = RangeHits(parts)
 
     def count_by(self, on_hit: OnHit, on_store_hit: OnStoreHit) -> None:
         """From now on hits are counted and logged by these, those of the machine's store by the second."""
@@ -111,15 +113,30 @@ class FastPath:
     def _from_template(self, raw: bytes) -> TemplateHit | StoreRead | None:
         """The hit that a template gives, if its response is in memory as a whole, or not at all."""
         hit = self._template_hit(raw)
-        entry = None if hit is None else self._select(hit)
-        if hit is None or entry is None or entry.segments is not None:
-            return None if hit is None or entry is not None else self._not_in_memory(hit)
-        template = hit.template
-        rendered = self._rendering(entry, hit.policy) if template.is_plain else self._conditional(template, entry)
+        if hit is None:
+            return None
+        rendered: Any = None
+        if not hit.template.is_plain:
+            rendered = self._partial(hit)
+        elif (entry := self._select(hit)) is None:
+            return self._not_in_memory(hit)
+        elif entry.segments is None:
+            rendered = self._rendering(entry, hit.policy)
         if rendered is None:
             return None
         hit.rendered = rendered
         return hit
+
+    def _partial(self, hit: TemplateHit) -> Any:
+        """The response to a request with a range or a condition, if that is known."""
+        if hit.template.is_ranged and (found := self.ranges.out_of_slices(hit)) is not None:
+            return found
+        entry = self._select(hit)
+        if entry is None or entry.segments is not None:
+            return None
+        if hit.template.is_ranged:
+            return self.ranges.out_of_whole(hit, entry)
+        return self._conditional(hit.template, entry)
 
     def _select(self, hit: TemplateHit) -> Entry | None:
         """The stored response that is selected for it (RFC 9111 §4.1)."""
@@ -128,6 +145,6 @@ class FastPath:
 
     def _not_in_memory(self, hit: TemplateHit) -> StoreRead | None:
         """Whether the machine's store may have its response."""
-        if self.store_hits is None or not hit.template.is_plain:
+        if self.store_hits is None:
             return None
         return StoreRead(hit, Forward.URI_MISS if self._slot(hit.key) is None else Forward.VARY_MISS)
