@@ -13,7 +13,7 @@ from edgecache.proxy.deliver_reply import ReplyDelivery
 from edgecache.proxy.fastpath.head_memo import LONGEST_ANSWER, Pass, Serialize
 from edgecache.semantics import cache_status, rfc9111
 from edgecache.semantics.cache_key import primary_key
-from edgecache.semantics.message import Fields, Response
+from edgecache.semantics.message import Fields, Request, Response
 from edgecache.semantics.outcomes import OF_THE_RESPONSE, Forward, Refused, Result, Tier
 from edgecache.semantics.stored_response import Stored
 from edgecache.storage.memory import Entry
@@ -80,6 +80,7 @@ class Relays:
         self.count = count  # a response that is not stored, by its tier, status and reason
         self._passes = passes
         self._marks, self.renew_mark = flights.marks, flights.renew
+        self.cut: Callable[[Request, Reply], bool] | None = None  # stores a part in slices, or says that it does not
         self.unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
 
     def pass_on(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
@@ -135,6 +136,8 @@ class Relays:
             return self._fills.refuse(reply, Refused.REQUEST_CONTENT)
         if reply.response.status == 101:
             return self._fills.refuse(reply, Refused.INTERIM)
+        if self.cut is not None and reply.response.status == 206 and self.cut(request, reply):
+            return True
         stored = self._fills.begin_fill(request, reply, entry)
         if isinstance(stored, Stored) and stored.whole_length is None:
             self._flights.unmark(primary_key(request), request.fields)

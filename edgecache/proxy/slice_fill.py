@@ -18,8 +18,10 @@ from edgecache.proxy.slice_fetch import SliceFetcher
 from edgecache.semantics import slices
 from edgecache.semantics.cache_key import primary_key
 from edgecache.semantics.message import Request
+from edgecache.semantics.ranges import Span
 from edgecache.semantics.rope import Piece
 from edgecache.semantics.slices import Head, Slice
+from edgecache.semantics.stored_response import Stored
 from edgecache.storage.memory import Entry
 from edgecache.upstream.reply import Reply
 from edgecache.wire.body import Body
@@ -34,9 +36,11 @@ class Cut:
 
     writable = True  # the client of the whole sets the pace
 
-    def __init__(self, fetcher: SliceFetcher, whole: Request, reply: Reply, head: Head, size: int) -> None:
+    def __init__(self, fetcher: SliceFetcher, whole: Request, reply: Reply, head: Head, size: int, span: Span) -> None:
         self.head = head
-        self.number = -1  # of the slice that arrives
+        self.number = -(-span.first // size) - 1  # of the slice that arrives
+        self._skip = (self.number + 1) * size - span.first  # bytes before the next one
+        self._end_of_span = span.end
         self._fetcher = fetcher
         self._whole = whole
         self._reply = reply
@@ -58,7 +62,8 @@ class Cut:
 
     def will_bring(self, number: int) -> bool:
         """Whether the slice of that number is about to come."""
-        return self.number < number <= self.number + SOON and self.writable
+        end = min((number + 1) * self._size, self.head.whole)
+        return self.number < number <= self.number + SOON and self.writable and end <= self._end_of_span
 
     async def has_begun(self, number: int) -> None:
         """Wait until that slice arrives, or will not come this way, or for too long."""
@@ -71,36 +76,39 @@ class Cut:
 
     def write(self, piece: Piece) -> None:
         """The next piece of the whole."""
-        at = 0
+        at = min(self._skip, len(piece))
+        self._skip -= at
         while at < len(piece) and self.writable:
-            if not self._left:
-                self._begin()
+            if not self._left and not self._begin():
+                self._leave()
+                break
             wanted = min(self._left, len(piece) - at)
             if self._slice is not None:
                 self._slice.write(piece if wanted == len(piece) else bytes(memoryview(piece)[at : at + wanted]))
             at += wanted
             self._left -= wanted
-            if not self._left:
-                self._complete()
+            if not self._left and self._slice is not None:
+                self._slice.finish()
+                self._slice = None
 
-    def _begin(self) -> None:
-        """The next slice begins."""
-        self.number += 1
-        wanted = Slice(self._size, self.number, self.head.version)
-        self._left = min(self._size, self.head.whole - wanted.first)
+    def _begin(self) -> bool:
+        """The next slice begins; False if not all of it will come, or no client is left."""
+        wanted = Slice(self._size, self.number + 1, self.head.version)
+        left = min(self._size, self.head.whole - wanted.first)
+        left_alone = self._cursor is not None and not self._reply.body.awaited
+        if left_alone or wanted.first + left > self._end_of_span:
+            return False
+        self.number, self._left = wanted.number, left
         self._slice = self._fetcher.fill_with_cut(self._whole, wanted, self._reply, self.head)
         if (begins := self._begins.pop(self.number, None)) is not None and not begins.done():
             begins.set_result(None)
+        return True
 
-    def _complete(self) -> None:
-        """The slice is complete; without a client, so is the cut."""
-        if self._slice is not None:
-            self._slice.finish()
-            self._slice = None
-        body, is_last = self._reply.body, self.number * self._size + self._size >= self.head.whole
-        if self._cursor is not None and not body.awaited and not is_last:
-            self._end()
-            body.leave(self._cursor)
+    def _leave(self) -> None:
+        """Read no further."""
+        self._end()
+        if self._cursor is not None:
+            self._reply.body.leave(self._cursor)
 
     def finish(self) -> None:
         """The whole is complete."""
@@ -137,27 +145,35 @@ class CuttingFetcher(Fetcher):
     def _fill(self, request: Request, reply: Reply, previous: Entry | None = None) -> Filling | Unshareable:
         """Store `reply` while it arrives: as a whole, or in slices if it is too large for that."""
         too_large = (reply.response.framing.length or 0) > self._fills.largest
-        cut = self._cut(request, reply) if too_large else None
-        return super()._fill(request, reply, previous) if cut is None else cut
+        stored = self._cut(request, reply) if too_large and slices.accepts_ranges(reply.response.fields) else None
+        return super()._fill(request, reply, previous) if stored is None else Cutting(stored, reply)
 
-    def _cut(self, request: Request, reply: Reply) -> Cutting | None:
-        """Store `reply` in slices, if it is a version that an origin will serve slices of."""
-        response, size, length = reply.response, self._slice_size(request), reply.response.framing.length
-        if not size or response.status != 200 or length is None or request.method != b"GET":
+    def cuts_part(self, request: Request, reply: Reply) -> bool:
+        """Store a part of a whole that is longer than a slice in slices, as far as it contains some."""
+        return self._cut(request, reply) is not None
+
+    def _cut(self, request: Request, reply: Reply) -> Stored | None:
+        """Store `reply` in slices, if it contains some of a version that an origin will serve more of."""
+        response, size, known = reply.response, self._slice_size(request), slices.contained(reply.response)
+        if not 0 < size <= self._memory.largest or known is None or request.method != b"GET":
             return None
-        version = slices.version_of(response.fields, length)
-        stored = self._fills.as_stored(request, reply)
-        if version is None or stored is None or not slices.accepts_ranges(response.fields):
+        span, length = known
+        version = slices.version_of(response.fields, length) if length > size else None
+        if version is None:
             return None
         whole, head = slices.of_whole(request), Head(length, version)
-        if size > self._memory.largest or not self._slice_fetcher.store_head_of_cut(whole, reply, head, size):
+        first = slices.cut_out(response, head, Slice(size, 0, version)).response
+        stored = self._fills.as_stored(whole, reply._replace(response=first))
+        if stored is None or not self._slice_fetcher.store_head_of_cut(whole, reply, head, size):
             return None
         reply.body.count_in(self._memory.account)
-        cut = Cut(self._slice_fetcher, whole, reply, head, size)
+        self._start(version, Cut(self._slice_fetcher, whole, reply, head, size, span), reply.body)
+        return stored
+
+    def _start(self, version: bytes, cut: Cut, body: Body) -> None:
         self._cuts[version] = cut
-        reply.body.when_ended(lambda _: self._ended(version, cut))
+        body.when_ended(lambda _: self._ended(version, cut))
         cut.start()
-        return Cutting(stored, reply)
 
     def _ended(self, version: bytes, cut: Cut) -> None:
         if self._cuts.get(version) is cut:

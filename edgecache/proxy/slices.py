@@ -74,6 +74,7 @@ class SlicingEdge(Edge):
         self._sizes = {limits.slice_size} - {0}  # of slices, that are in use
         self.slice_fetcher = SliceFetcher(parts)
         self.fetcher = cutter = CuttingFetcher(parts, self.slice_fetcher, self._slice_size)
+        self.relays.cut = cutter.cuts_part
         self.slice_store = SliceStore(parts, self.slice_fetcher, cutter, limits.follower_timeout)
         self._slice_hits = SliceHits(parts, self.slice_store, self._slice_size, self.fast_path.ranges.learn)
 
@@ -115,9 +116,9 @@ class SlicingEdge(Edge):
         return wanted and self._is_sliceable(exchange, key, entry, size)
 
     def _goes_by_length(self, request: Request) -> bool:
-        """Whether `request`, for a whole, is in slices only if that is known to be large."""
+        """Whether `request` is in slices only if what it asks for is known to be large."""
         by_rule = request.policy is not None and request.policy.actions.caching.slices is not None
-        return self.limits.slices_by_length and not by_rule and b"range" not in request.fields.index
+        return self.limits.slices_by_length and not by_rule
 
     def _is_sliceable(self, exchange: Exchange, key: bytes, entry: Entry | None, size: int) -> bool:
         """Whether nothing that is known of a request, or of the response, forbids slices."""

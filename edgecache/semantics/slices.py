@@ -147,15 +147,27 @@ def sliced(response: Response, wanted: Slice) -> Sliced | None:
     return Sliced(response._replace(status=200, reason=b"OK", fields=kept), Head(part.whole, version))
 
 
+def contained(response: Response) -> tuple[Span, int] | None:
+    """The bytes of a representation that `response` contains, and the length of that; None if it does not say so."""
+    length = response.framing.length
+    if response.status == 200:
+        return None if length is None else (Span(0, length), length)
+    part = content_range(response.fields.get(b"content-range")) if response.status == 206 else None
+    if part is None or part.whole is None or MULTIPART.match(response.fields.get(b"content-type") or b""):
+        return None
+    return (Span(part.first, part.end), part.whole) if length in (None, part.end - part.first) else None
+
+
 def cut_out(response: Response, head: Head, wanted: Slice) -> Sliced:
-    """The slice `wanted` of the whole that `response` is."""
+    """The slice `wanted` of the whole that `response` is, or is a part of."""
     end = min(wanted.first + wanted.size, head.whole)
     lines = (
         (b"Content-Length", b"%d" % (end - wanted.first)),
         (b"Content-Range", content_range_field(Span(wanted.first, end), head.whole)),
     )
     fields = response.fields.without(OF_THE_CONTENT).plus(*lines)
-    return Sliced(response._replace(fields=fields, framing=Framing(end - wanted.first)), head)
+    framing = Framing(end - wanted.first)
+    return Sliced(response._replace(status=200, reason=b"OK", fields=fields, framing=framing), head)
 
 
 def accepts_ranges(fields: Fields) -> bool:

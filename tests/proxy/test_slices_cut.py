@@ -107,16 +107,45 @@ async def test_without_slices_or_with_a_private_response_nothing_is_kept(origin:
     assert (asked.asked, entries) == (["whole"] * 2, 0)
 
 
-async def test_a_range_is_fetched_in_slices_and_a_whole_after_it_too(origin: OriginDouble) -> None:
-    """Once it is known to be large, a whole asks for the slices that are missing."""
+async def test_a_range_tells_of_a_large_whole(origin: OriginDouble) -> None:
+    """The first range is asked for as it is; from then on slices are, for ranges and for wholes."""
     asked = large(origin)
     async with running_pop(origin, **{**SMALL, "memory": "32MiB", "max_object_memory": "300KiB"}) as pop:
-        part = await pop.get("/film", ("Range", f"bytes={3 * SLICE}-{3 * SLICE + 9}"))
+        first = await pop.get("/film", ("Range", f"bytes={3 * SLICE}-{3 * SLICE + 9}"))
+        part = await pop.get("/film", ("Range", f"bytes={3 * SLICE}-{3 * SLICE + 19}"))
         whole = await pop.get("/film")
 
-    assert part.body == CONTENT[3 * SLICE : 3 * SLICE + 10]
+    assert first.body == CONTENT[3 * SLICE : 3 * SLICE + 10]
+    assert part.body == CONTENT[3 * SLICE : 3 * SLICE + 20]
     assert whole.body == CONTENT
-    assert sorted(asked.asked) == sorted(slice_range(number) for number in range(9))
+    assert asked.asked[0] == f"bytes={3 * SLICE}-{3 * SLICE + 9}"
+    assert sorted(asked.asked[1:]) == sorted(slice_range(number) for number in range(9))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "kept"),
+    [
+        (0, "", range(9)),
+        (5, "", range(1, 9)),
+        (SLICE + 1, 4 * SLICE + 5, range(2, 4)),
+        (SLICE, 2 * SLICE - 1, [1]),
+        (8 * SLICE, SIZE - 1, [8]),
+        (8 * SLICE + 1, SIZE - 1, []),
+        (7, 9, []),
+    ],
+)
+async def test_the_slices_in_the_first_range_are_stored(
+    origin: OriginDouble, first: int, last: int | str, kept: list[int]
+) -> None:
+    """Those of which all has come: they are not asked for again."""
+    asked = large(origin)
+    async with running_pop(origin, **{**SMALL, "memory": "32MiB", "max_object_memory": "300KiB"}) as pop:
+        part = await pop.get("/film", ("Range", f"bytes={first}-{last}"))
+        whole = await pop.get("/film")
+
+    assert part.body == CONTENT[first : int(last or SIZE) + 1]
+    assert whole.body == CONTENT
+    assert sorted(asked.asked[1:]) == sorted(slice_range(number) for number in range(9) if number not in kept)
 
 
 async def test_a_client_that_leaves_keeps_what_has_come(origin: OriginDouble) -> None:
