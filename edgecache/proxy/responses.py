@@ -151,7 +151,7 @@ def _made(
     length: int | None = None,
 ) -> FullResponse:
     age = int(current_age(stored, now))
-    fields = pack((*lines, *more, (b"Age", b"%d" % age), (b"Cache-Status", outcome)))
+    fields = pack((*more, *lines, (b"Age", b"%d" % age), (b"Cache-Status", outcome)))
     return FullResponse(status, fields, content, length)
 
 

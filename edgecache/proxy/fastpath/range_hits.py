@@ -24,6 +24,7 @@ from edgecache.wire.body_buffer import SLICE
 from edgecache.wire.response import FullResponse
 
 ONE_RANGE: Final = re.compile(rb"[ \t]*bytes=([0-9]{1,18})-([0-9]{0,18})[ \t]*")
+HEAD: Final = b"%b\r\nContent-Range: bytes %d-%d/%d\r\n%bContent-Length: %d\r\n\r\n"
 WEIGHT: Final = 3000  # bytes of what is remembered of an entry, about
 MOST_BYTES: Final = 4 * 1024 * 1024
 
@@ -41,8 +42,8 @@ class RangeResponse:
         hit.is_new = True  # the next one is another: it is not to be learnt
         size = self.size = len(content)
         self.entry, self.counts = common.entry, common.counts
-        lines = b"Content-Range: bytes %d-%d/%d\r\nContent-Length: %d\r\n\r\n" % (span.first, span.end - 1, whole, size)
-        self.head = common.head[:-2] + lines
+        line, _, fields = common.head[:-2].partition(b"\r\n")
+        self.head = HEAD % (line, span.first, span.end - 1, whole, fields, size)
         self.full = self.head + content if size <= LONGEST_ANSWER else b""
         self.answer = FullResponse(206, b"", content, size)
 
