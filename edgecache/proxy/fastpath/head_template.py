@@ -106,19 +106,16 @@ class Visitor:
 class TemplateHit:
     """One request whose template is known."""
 
-    __slots__ = ("_raw", "_wanted", "gate", "is_new", "key", "policy", "rendered", "target", "template", "visitor")
+    __slots__ = ("_raw", "gate", "is_new", "key", "policy", "rendered", "target", "template", "visitor")
 
     rendered: Rendered  # its answer, once that is found
     policy: Any  # of its site
     gate: Gate | None
 
-    def __init__(
-        self, visitor: Visitor, raw: bytes, target: bytes, key: bytes, is_new: bool, wanted: bytes = b""
-    ) -> None:
+    def __init__(self, visitor: Visitor, raw: bytes, target: bytes, key: bytes, is_new: bool) -> None:
         self.visitor = visitor
         self.template = visitor.template
         self._raw = raw
-        self._wanted = wanted
         self.policy = self.gate = None
         self.target = target
         self.key = key  # of the cache, as `primary_key` makes it
@@ -138,7 +135,7 @@ class TemplateHit:
     @property
     def range(self) -> bytes:
         """The value of Range, where the template leaves it open."""
-        return self._wanted or self.visitor.range
+        return self.visitor.range
 
     @property
     def size(self) -> int:
@@ -233,17 +230,14 @@ class HeadTemplates:
             if self._cookies is not None and self._cookies.occur(raw, cut, resume):
                 keyed = self._cookies.of(raw[cut:resume])
         rest = fingerprint + raw[fields - 2 : cut] + keyed + raw[resume:]  # a fingerprint alone precedes its first CRLF
-        visitor, is_new, wanted, whole = self._visitors.get(rest), False, b"", rest
-        if visitor is None and (at := rest.find(RANGE)) >= 0:
-            at += len(RANGE)
-            end = rest.find(b"\r", at)
-            wanted, rest = rest[at:end], rest[:at] + rest[end:]
-            visitor = self._visitors.get(rest)
+        visitor, is_new = self._visitors.get(rest), False
+        if visitor is None and RANGE in rest:
+            visitor = self._ranged_visitor(rest)
         if visitor is None or raw[cut:resume].translate(None, IN_A_VALUE):
             visitor = self._visitor(fingerprint, raw, fields)
             if visitor is None:
                 return None
-            rest = rest if visitor.template.is_ranged else whole
+            rest = _without_range(rest) if visitor.template.is_ranged else rest
             is_new = not self._seen_visitors.again(rest)
             if not is_new:
                 self._visitors.remember(rest, visitor)
@@ -251,25 +245,30 @@ class HeadTemplates:
         if not template.is_plain:
             self._wanted = raw, template.key  # the answer out of this entry may be new
         if self._ruled:
-            return self._ruled_hit(visitor, raw, target, wanted, is_new=is_new)
+            return self._ruled_hit(visitor, raw, target, is_new=is_new)
         key = template.origin + (target if ignored is None else ignored.without(target))
-        return TemplateHit(visitor, raw, target, key, is_new, wanted)
+        return TemplateHit(visitor, raw, target, key, is_new)
+
+    def _ranged_visitor(self, rest: bytes) -> Visitor | None:
+        """A visitor whose heads, of which `rest` is one, differ by their ranges too."""
+        before, line, after = rest.partition(RANGE)
+        wanted, _, after = after.partition(b"\r")
+        known = self._visitors.get(before + line + after)
+        return None if known is None else Visitor(known.template, known.agent, known.referer, wanted)
 
     def refused(self, hit: TemplateHit, raw: bytes) -> Literal[False]:
         """The gate of `hit` is shut: if the head `raw` comes to a hit by the long way, the gate is made anew."""
         self._wanted = raw, hit.template.key
         return False
 
-    def _ruled_hit(
-        self, visitor: Visitor, raw: bytes, target: bytes, wanted: bytes, *, is_new: bool
-    ) -> TemplateHit | None:
+    def _ruled_hit(self, visitor: Visitor, raw: bytes, target: bytes, *, is_new: bool) -> TemplateHit | None:
         """The request, if it is known what rules make of its target."""
         template = visitor.template
         ruled = self._targets.get((template.number, target))
         if ruled is None:
             self._wanted = raw, template.key
             return None
-        hit = TemplateHit(visitor, raw, target, ruled.key, is_new, wanted)
+        hit = TemplateHit(visitor, raw, target, ruled.key, is_new)
         hit.policy, hit.gate = ruled.policy, ruled.gate
         return hit
 
@@ -355,6 +354,12 @@ class HeadTemplates:
 
     def __len__(self) -> int:
         return len(self._templates)
+
+
+def _without_range(rest: bytes) -> bytes:
+    """The place of a visitor whose heads, of which `rest` is one, differ by their ranges."""
+    before, line, after = rest.partition(RANGE)
+    return before + line + (after.partition(b"\r")[2] if line else after)
 
 
 def _length(key: TemplateKey) -> int:

@@ -113,30 +113,24 @@ class FastPath:
     def _from_template(self, raw: bytes) -> TemplateHit | StoreRead | None:
         """The hit that a template gives, if its response is in memory as a whole, or not at all."""
         hit = self._template_hit(raw)
-        if hit is None:
-            return None
-        rendered: Any = None
-        if not hit.template.is_plain:
-            rendered = self._partial(hit)
-        elif (entry := self._select(hit)) is None:
-            return self._not_in_memory(hit)
-        elif entry.segments is None:
-            rendered = self._rendering(entry, hit.policy)
-        if rendered is None:
-            return None
-        hit.rendered = rendered
-        return hit
-
-    def _partial(self, hit: TemplateHit) -> Any:
-        """The response to a request with a range or a condition, if that is known."""
-        if hit.template.is_ranged and (found := self.ranges.out_of_slices(hit)) is not None:
-            return found
+        if hit is None or not hit.template.is_plain:
+            return None if hit is None else self._partial(hit)
         entry = self._select(hit)
         if entry is None or entry.segments is not None:
+            return None if entry is not None else self._not_in_memory(hit)
+        hit.rendered = self._rendering(entry, hit.policy)
+        return hit
+
+    def _partial(self, hit: TemplateHit) -> TemplateHit | None:
+        """The hit that a template of requests with a range or a condition gives, if it is known."""
+        found: Any = self.ranges.out_of_slices(hit) if hit.template.is_ranged else None
+        if found is None and (entry := self._select(hit)) is not None and entry.segments is None:
+            is_ranged = hit.template.is_ranged
+            found = self.ranges.out_of_whole(hit, entry) if is_ranged else self._conditional(hit.template, entry)
+        if found is None:
             return None
-        if hit.template.is_ranged:
-            return self.ranges.out_of_whole(hit, entry)
-        return self._conditional(hit.template, entry)
+        hit.rendered = found
+        return hit
 
     def _select(self, hit: TemplateHit) -> Entry | None:
         """The stored response that is selected for it (RFC 9111 §4.1)."""
