@@ -1,6 +1,7 @@
 """Requests for less than the whole of a body in chunks: for one range, for the head, or conditional ones.
 
-Only the chunks that hold the range are read. Several ranges at once are requested from the origin.
+Only the chunks that hold the range are read. Several ranges at once are requested from the origin. The whole is read
+so, too, where all of it is in the machine's store: nobody need share that.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ class RegionalParts:
         self._pop = parts.pop
         self._region = region
         self._invalidation = parts.invalidation
+        self._memory = parts.memory
         self._clock = parts.clock  # resident time
         self._go_on = go_on
 
     def answers(self, exchange: Exchange, key: bytes, found: Found, why: Forward, most_ranges: int) -> bool:
-        """Answer `exchange` out of `found`, if that is fresh, lies in chunks, and less than all of it is wanted."""
+        """Answer `exchange` out of `found`, if that is fresh and lies in chunks; with the whole if it is near."""
         request = exchange.request
         if found.whole or not self._region.may_reuse(found, request):
             return False
@@ -45,13 +47,19 @@ class RegionalParts:
             responses.send_stored(exchange, response, entry, Result.REGIONAL, outcome)
             return True
         spans = ranges.wanted_spans(request, entry.stored, found.record.length, most_ranges)
-        if spans is None or len(spans) > 1:
+        if len(spans or ()) > 1 or (spans is None and not self._may_stream(exchange, key, found)):
             return False
-        work = self._answer(exchange, key, found, why, spans[0])
-        spawn(seen_through(exchange, work), "a range out of the regional tier")
+        work = self._answer(exchange, key, found, why, spans[0] if spans else None)
+        spawn(seen_through(exchange, work), "a body out of the regional tier")
         return True
 
-    async def _answer(self, exchange: Exchange, key: bytes, found: Found, why: Forward, span: Span) -> None:
+    def _may_stream(self, exchange: Exchange, key: bytes, found: Found) -> bool:
+        """Whether the whole is read for one request alone: it is near, and not to be kept in memory."""
+        if not found.near or exchange.request.method != b"GET":
+            return False
+        return found.record.length > self._memory.largest or not self._region.rises(key)
+
+    async def _answer(self, exchange: Exchange, key: bytes, found: Found, why: Forward, span: Span | None) -> None:
         complete = await self._region.tier.complete(found, span)
         if not complete or not self._region.may_reuse(found, exchange.request):  # or it was purged while we asked
             if not exchange.gone:
@@ -59,7 +67,11 @@ class RegionalParts:
             return
         entry, now = found.entry, self._clock()
         outcome = self._region.outcome(self._pop, entry, now, why, near=found.near)
-        response = responses.part(entry.stored, span, found.record.length, now, outcome)
+        length = found.record.length
+        if span is None:
+            response = responses.whole(entry, now, outcome, b"", length)
+        else:
+            response = responses.part(entry.stored, span, length, now, outcome)
         self._tell(exchange, found)
         reader = self._region.reader(found, exchange.request, exchange.client, span)
         responses.send_stored(exchange, response, entry, Result.REGIONAL, outcome, reader.body)

@@ -9,15 +9,17 @@ was last known to be usable, as an entry in memory notes it. Both are bounded; w
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 from math import inf, isfinite
 from typing import Final
 
 from edgecache.semantics.field_codec import content_type_in
+from edgecache.semantics.rope import Piece
 from edgecache.semantics.stored_response import NO_POSITION
 from edgecache.storage.record import FIXED, PREFIX, Codec, Corrupt, meta_of
 from edgecache.storage.resident_clock import Clock
-from edgecache.storage.tier_queue import NearLane
+from edgecache.storage.tier_queue import NEAR, NearLane, OnValue, ReadLane
 
 PLACES: Final = 131071  # that are noted; a prime, so that records of one size do not meet
 NEVER: Final = 1  # no generation of a store that is not being changed
@@ -87,7 +89,7 @@ class NearRecords:
         self._codec = codec
         self._clock = clock
         self._begins = 0 if codec.encrypts else PREFIX
-        self._stays = lane.stays and not codec.encrypts
+        self.stays = lane.stays and not codec.encrypts
         self._checked = memoryview(mmap.mmap(-1, 8 * PLACES)).cast("Q")  # place of a value, by that modulo `PLACES`
         self._passed = memoryview(mmap.mmap(-1, 8 * PLACES)).cast("q")  # position of the purge log, of the same
 
@@ -97,7 +99,7 @@ class NearRecords:
 
     def read_again(self, url: bytes, key: bytes, known: NearRecord | None) -> NearRecord | None:
         """The same where it may be `known` by now."""
-        if not self._stays:
+        if not self.stays:
             return self.read(url, key)
         if known is None or known.key is not key:
             return self._read(url, key, self._digest_of(key), None, self._generation())
@@ -117,15 +119,15 @@ class NearRecords:
         if known is not None and known.place == place:
             known.content, known.generation = data[known.body_at :], generation
             return known
-        if not self._stays or self._checked[place % PLACES] != place:
+        if not self.stays or self._checked[place % PLACES] != place:
             try:
-                data = self._check(key, place, data)
+                data = self.check(key, place, data)
             except Corrupt:
                 return None
         record = NearRecord(url, key, digest, place, self._passed[place % PLACES], generation)
         return record if self._fill(record, data) else None
 
-    def _check(self, key: bytes, place: int, data: bytes) -> bytes:
+    def check(self, key: bytes, place: int, data: bytes) -> bytes:
         """The value, which is what was sealed for `key`; raises Corrupt."""
         plain = self._codec.open(key, data)
         at = place % PLACES
@@ -159,9 +161,52 @@ class NearRecords:
         record.body_at, record.length, record.content = body_at, length, data[body_at:]
         return True
 
+    def is_checked(self, place: int) -> bool:
+        """Whether the value there was checked, and stays as it was then."""
+        return self.stays and self._checked[place % PLACES] == place
+
+    def at_hand(self, key: bytes) -> tuple[int, bytes] | None:
+        """The value of `key`, after its place."""
+        return self._at_hand(self._digest_of(key))
+
     def note(self, record: NearRecord, position: int) -> None:
         """It was usable at `position`."""
         record.passed = position
         at = record.place % PLACES
         if self._checked[at] == record.place:
             self._passed[at] = position
+
+
+class NearChunks:
+    """Reads of chunks that lie in the machine's store at hand, before those of `reads`; each is checked once.
+
+    A codec, too, of what was read: it opens what was sealed for a key.
+    """
+
+    def __init__(self, near: NearRecords, reads: ReadLane, codec: Codec) -> None:
+        self._near = near
+        self._reads = reads
+        self._codec = codec
+        self._places: dict[bytes, int] = {}  # of what was read, and not opened yet
+
+    def get(self, key: bytes, on_value: OnValue) -> None:
+        """As of `reads`; in a later turn of the event loop."""
+        found = self._near.at_hand(key)
+        if found is None:
+            self._reads.get(key, on_value)
+            return
+        self._places[key], value = found
+        self._near.count_hit()
+        asyncio.get_running_loop().call_soon(on_value, value, NEAR)
+
+    def open(self, key: bytes, data: bytes) -> Piece:
+        """The plaintext that was sealed for `key`; raises `Corrupt`."""
+        place = self._places.pop(key, None)
+        if place is None:
+            return self._codec.open(key, data)
+        if not self._near.is_checked(place):
+            self._near.check(key, place, data)
+        return memoryview(data)[PREFIX:]
+
+    async def close(self) -> None:
+        """There is nothing to be closed."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import accumulate
 from math import isfinite
@@ -110,14 +111,7 @@ class Codec:
 
     def encode(self, key: bytes, record: Record) -> bytes:
         """`record`, to lie under `key`."""
-        meta = orjson.dumps(
-            (
-                record.reason.decode("latin-1"),
-                [name.decode("latin-1") for name in record.vary],
-                [None if value is None else value.decode("latin-1") for value in record.selecting],
-                dataclasses.astuple(record.directives),
-            )
-        )
+        meta = _written_meta(record.reason, record.vary, record.selecting, record.directives)
         tags = b"\n".join(record.tags)  # a field's value holds no line feed
         seen = record.seen.encode("ascii")
         fixed = FIXED.pack(
@@ -209,6 +203,21 @@ def meta_of(data: bytes) -> Meta:
         tuple([name.encode("latin-1") for name in vary]),
         tuple([None if value is None else value.encode("latin-1") for value in selecting]),
         ResponseDirectives(*directives),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _written_meta(
+    reason: bytes, vary: tuple[bytes, ...], selecting: tuple[bytes | None, ...], directives: ResponseDirectives
+) -> bytes:
+    """The same, written."""
+    return orjson.dumps(
+        (
+            reason.decode("latin-1"),
+            [name.decode("latin-1") for name in vary],
+            [None if value is None else value.decode("latin-1") for value in selecting],
+            dataclasses.astuple(directives),
+        )
     )
 
 

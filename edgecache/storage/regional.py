@@ -24,7 +24,7 @@ from edgecache.semantics.vary import selecting_values
 from edgecache.storage.entry_records import entry_of, record_of
 from edgecache.storage.fetch_lease import Lease, LeaseOutcome, LeaseResult, LeaseWait
 from edgecache.storage.memory import Entry
-from edgecache.storage.near_records import NearRecords
+from edgecache.storage.near_records import NearChunks, NearRecords
 from edgecache.storage.record import Codec, Corrupt, Record, storage_key, variant_key
 from edgecache.storage.regional_chunks import CHUNK, LONGER, ChunkReader, ChunkWriter, Hole, chunk_keys
 from edgecache.storage.resident_clock import Clock
@@ -238,6 +238,9 @@ class Regional:
     def stream(self, found: Found, hole: Hole, span: Span | None = None) -> ChunkReader:
         """A reader of the body of `found`, or of a `span` of it, to be started; `hole` is called if it ends early."""
         span = span or Span(0, found.record.length)
+        if found.near and self.near is not None and self.near.stays:
+            chunks = NearChunks(self.near, self.bulk, self.codec)
+            return ChunkReader(chunks, chunks, found.base, found.record, span, hole)
         return ChunkReader(self.bulk, self.codec, found.base, found.record, span, hole)
 
     def _remember(self, base: bytes, signpost: Record) -> None:
@@ -255,8 +258,10 @@ class Regional:
 
     def store(self, entry: Entry, url: bytes, seen: str) -> bool:
         """Write `entry`, a whole, for its useful life; whether it was enqueued."""
-        life = useful_life(entry.stored, self._clock.now())
-        content = entry.content
+        now, content = self._clock.now(), entry.content
+        life = entry.stale_at - now  # a machine's store looks at nothing else
+        if self.guard is not None or life <= 0:
+            life = useful_life(entry.stored, now)
         return (
             isinstance(content, bytes)
             and len(content) <= self.inline

@@ -206,13 +206,20 @@ class Hole(Protocol):
         """The body of `reader` ends at byte `at` of the whole."""
 
 
+class Opens(Protocol):
+    """Opens what was sealed."""
+
+    def open(self, key: bytes, data: bytes) -> Piece:
+        """The plaintext that was sealed for `key`; raises `Corrupt`."""
+
+
 class ChunkReader:
     """The source of the bytes `span` of a body that lies in chunks; only the chunks that hold them are read.
 
     `hole` is called with the place at which it ends early, to go on from there or to fail.
     """
 
-    def __init__(self, reads: ReadLane, codec: Codec, base: bytes, record: Record, span: Span, hole: Hole) -> None:
+    def __init__(self, reads: ReadLane, codec: Opens, base: bytes, record: Record, span: Span, hole: Hole) -> None:
         self.body = Body(self)
         self.span = span
         self._reads = reads
@@ -224,7 +231,7 @@ class ChunkReader:
         self._kept_up = 0  # bytes that readers have taken as they came
         self._slow_readers = SlowReaders()
         self._out = 0  # chunks being read
-        self._there: dict[int, bytes] = {}
+        self._there: dict[int, Piece] = {}
         self._written = 0  # chunks
         self._paused = False
         self._over = False
@@ -311,7 +318,7 @@ class ChunkReader:
         """There is no other way."""
         return False
 
-    def _opened(self, number: int, value: bytes | None) -> bytes | None:
+    def _opened(self, number: int, value: bytes | None) -> Piece | None:
         if value is None:
             return None
         begin = (self.span.first // CHUNK + number) * CHUNK  # in the whole

@@ -88,13 +88,9 @@ class Clock:
 
     def leaving(self, record: Record) -> Record:
         """`record`, whose times are resident, with the times to be written."""
-        ahead = self.ahead
-        return record._replace(
-            received=record.received + ahead,
-            stale_at=record.stale_at + ahead if record.stale_at else 0.0,
-            machine=self.machine,
-            up=record.received - self._began,
-        )
+        ahead, received, stale_at = self.ahead, record.received, record.stale_at
+        written = (received + ahead, record.initial_age, record.lifetime, stale_at + ahead if stale_at else 0.0)
+        return Record._make((*record[:3], *written, *record[7:-2], self.machine, received - self._began))
 
     def arrived(self, received: float, machine: int, up: float) -> float | None:
         """The resident time at which a response was received, by what its record says; None of the future."""

@@ -6,6 +6,7 @@ stores, and not in their memory.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import re
@@ -18,6 +19,8 @@ import orjson
 import pytest
 from harness.client import until
 from harness.often import slow
+from harness.origin import OriginDouble, Reply
+from harness.pop import running_pop
 from hostile.heads import FRESH, OVER_TLS, PROXY, SETTINGS, a_head, fill, head, reads, request, something_happens
 from hostile.twins import PEER, Twins
 
@@ -26,7 +29,7 @@ from edgecache.storage.machine import store_files
 from edgecache.storage.machine.purge_entry import PurgeEntries
 from edgecache.storage.machine.schema import LEAST, RECORD
 from edgecache.storage.machine.store import Change, MachineStore, digest_of
-from edgecache.storage.record import storage_key
+from edgecache.storage.record import chunk_key, storage_key
 from edgecache.storage.regional import INLINE
 from edgecache.storage.regional_chunks import CHUNK
 
@@ -228,3 +231,41 @@ async def there(twin: Any, target: bytes) -> Any:
     digest = digest_of(storage_key(b"http://www.example.test" + target))
     await until(lambda: store_of(twin).find_by(digest) is not None)
     return store_of(twin).find_by(digest)
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+async def test_a_body_in_chunks_is_read_by_each_client_alone(origin: OriginDouble, kind: str, tmp_path: Path) -> None:
+    """The origin is asked once; every byte is right, of wholes and of ranges, also where a chunk is damaged."""
+    content = random.Random(7).randbytes(9 * CHUNK + 17)
+    origin.on("/it", Reply(200, [("Cache-Control", "max-age=60"), ("ETag", '"1"')], content))
+    if kind == "disk":
+        assert store_files.prepare(str(tmp_path), 4 * LEAST, IDENTITY, mapped=False)
+    place = kind if kind == "memory" else f"disk:{tmp_path}"
+    async with running_pop(origin, store=place, store_size="64MiB", memory="128MiB", max_object_memory="1KiB") as pop:
+        await pop.get("/it")
+        answers = await asyncio.gather(*[pop.get("/it") for _ in range(20)])
+        for answer in answers:
+            assert answer.body == content
+            assert (answer.get("Cache-Status") or "").startswith("test/store; hit")
+        part = await pop.get("/it", ("Range", f"bytes={CHUNK - 3}-{3 * CHUNK}"))
+        assert (part.status, part.body) == (206, content[CHUNK - 3 : 3 * CHUNK + 1])
+        assert len(origin.requests) == 1
+        if kind == "disk":  # what lies in memory is checked once
+            damage_a_chunk(pop)
+            assert (await pop.get("/it")).body == content
+            assert len(origin.requests) == 2
+
+
+def damage_a_chunk(pop: Any) -> None:
+    """Change one byte of the third chunk."""
+    tier = pop.worker.edge.region.tier
+    store, url = tier.reads._store, b"http://www.example.test/it"
+    base = storage_key(url)
+    value = store.get(base)
+    assert value is not None
+    record = tier.codec.decode(base, url, value)
+    found = store.find_by(digest_of(chunk_key(base, record.chunks, 2)))
+    assert found is not None
+    log = store.logs[found.log]
+    at = found.position % log.size + RECORD.size + 5000
+    os.pwrite(log.fd, bytes([os.pread(log.fd, 1, at)[0] ^ 255]), at)
