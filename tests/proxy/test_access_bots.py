@@ -137,7 +137,7 @@ async def test_a_directory_that_is_down_opens_nothing() -> None:
 CHECK = BotCheck(
     Bots(directories=("https://bot.test",), require=True),
     lambda url: FileKeys(directory_keys(key_set("ed"))),  # type: ignore[arg-type,return-value]
-    UsedNonces(time.time, None),
+    UsedNonces(lambda: 1.7e9, None),
 )
 TEXT = st.one_of(st.binary(max_size=80), st.text('sig1="()@authoriyk;=:,AZ09 ', max_size=80).map(str.encode))
 
@@ -218,7 +218,7 @@ def test_a_nonce_is_good_once() -> None:
     """A signature with one admits one request; one without admits until it expires."""
     keys = FileKeys(directory_keys(key_set("ed")))
     written = Bots(directories=("https://bot.test",), require=True)
-    check = BotCheck(written, lambda url: keys, UsedNonces(time.time, None))  # type: ignore[arg-type,return-value]
+    check = BotCheck(written, lambda url: keys, UsedNonces(lambda: 1.7e9, None))  # type: ignore[arg-type,return-value]
     for nonce in ('"a"', '"b"'):
         fields = signed_by_hand(COVERED, parameters(nonce=nonce))
         assert [verdict(fields, check) for _ in range(3)] == ["accepted", *["bot-signature-replayed"] * 2]
@@ -262,6 +262,12 @@ async def a_site_for_bots(more: str = "") -> AsyncIterator[tuple[str, list[tuple
         yield text, [HOST, *((name.decode(), value.decode()) for name, value in fields.lines)], origin
 
 
+def signed_anew(lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The same request with another signature, made now."""
+    fields = signed_by_hand(COVERED, parameters(nonce='"anew"'), dict(lines)["Signature-Agent"])
+    return [HOST, *((name.decode(), value.decode()) for name, value in fields.lines)]
+
+
 async def statuses_of(port: int, lines: list[tuple[str, str]], count: int) -> list[int]:
     """Of so many equal requests, each on a connection of its own."""
     found = []
@@ -279,6 +285,9 @@ async def test_a_nonce_is_good_once_on_a_machine() -> None:
         with running_pop_process(worker=WORKER, workers=3, sites=text, access_log="off") as pop:
             for _ in range(3):
                 await asyncio.to_thread(pop.expect_worker)
+            before = await statuses_of(pop.port, lines, 3)  # it was signed before this POP was started
+            assert (before[0], 200 in before) == (503, False)
+            lines = signed_anew(lines)
             assert await statuses_of(pop.port, lines, 24) == [200] + [403] * 23
             os.kill(pop.process.pid, signal.SIGUSR2)
             for _ in range(3):
@@ -323,10 +332,11 @@ async def test_two_rules_use_a_nonce_once() -> None:
 
 def test_no_nonce_is_forgotten_before_its_time() -> None:
     """A memory that is full takes no new ones until old ones have expired."""
-    seen = SeenNonces(2)
-    assert [seen.use(name, 100.0, 0.0) for name in (b"a", b"b", b"c", b"a")] == ["new", "new", "unknown", "used"]
-    assert seen.use(b"a", 100.0, 99.0 + SLACK) == "used"
-    assert seen.use(b"c", 900.0, 100.0 + SLACK) == "new"
+    seen = SeenNonces(2, since=5.0)
+    assert seen.use(b"a", 4.0, 100.0, 6.0) == "unknown"  # it may have been used before the memory began
+    assert [seen.use(name, 5.0, 100.0, 6.0) for name in (b"a", b"b", b"c", b"a")] == ["new", "new", "unknown", "used"]
+    assert seen.use(b"a", 5.0, 100.0, 99.0 + SLACK) == "used"
+    assert seen.use(b"c", 5.0, 900.0, 100.0 + SLACK) == "new"
     assert len(seen) == 1
 
 

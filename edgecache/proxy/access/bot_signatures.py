@@ -111,7 +111,7 @@ class BotCheck:
         if mark in asked.nonces:  # another rule of the same request has used it
             return once
         asked.nonces.add(mark)
-        state = self._nonces.use(mark, grant.until)
+        state = self._nonces.use(mark, parameters["created"], grant.until)
         return unless_used(once, state) if isinstance(state, Nonce) else _after(once, state)
 
     def _named(self, fields: Fields) -> list[RemoteKeys]:

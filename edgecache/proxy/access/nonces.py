@@ -38,19 +38,22 @@ class UsedNonces:
         self._guard = guard
         self._commands: Commands | None = None  # from the first nonce on
         self._seen = SeenNonces()
+        self._began = wall()
         self._numbers = count(1)
         self._asked: dict[int, asyncio.Future[Nonce]] = {}
         self._is_well = True
         self.send: Callable[[Message], None] | None = None  # to the supervisor; None: this process is alone
 
-    def use(self, nonce: bytes, until: float) -> Nonce | Awaitable[Nonce]:
-        """Use `nonce`, a digest, of a signature that is good until then in epoch seconds."""
-        here = self._seen.use(nonce, until, self._wall())
+    def use(self, nonce: bytes, created: float, until: float) -> Nonce | Awaitable[Nonce]:
+        """Use `nonce`, a digest, of a signature that is good from and until then in epoch seconds."""
+        here = self._seen.use(nonce, created, until, self._wall())
         if here is Nonce.USED:
             return here
         if self._guard is not None:
             return self._use_in_region(self._guard, nonce, until)
-        return here if self.send is None else self._use_on_machine(self.send, nonce, until)
+        if self.send is not None:
+            return self._use_on_machine(self.send, nonce, created, until)
+        return here if created >= self._began else Nonce.UNKNOWN
 
     async def _use_in_region(self, guard: Availability, nonce: bytes, until: float) -> Nonce:
         if self._commands is None:
@@ -63,11 +66,13 @@ class UsedNonces:
             return self._told(Nonce.UNKNOWN)
         return self._told(Nonce.NEW if is_new else Nonce.USED)
 
-    async def _use_on_machine(self, send: Callable[[Message], None], nonce: bytes, until: float) -> Nonce:
+    async def _use_on_machine(
+        self, send: Callable[[Message], None], nonce: bytes, created: float, until: float
+    ) -> Nonce:
         number = next(self._numbers)
         known = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
-            send({"nonce": nonce.hex(), "until": until, "n": number})
+            send({"nonce": nonce.hex(), "created": created, "until": until, "n": number})
             await asyncio.wait((known,), timeout=WITHIN)
             return self._told(known.result() if known.done() else Nonce.UNKNOWN)
         finally:
@@ -101,9 +106,10 @@ class MachineNonces:
 
     def __init__(self, wall: Callable[[], float] = time.time) -> None:
         self._wall = wall
-        self._seen = SeenNonces()
+        self._seen = SeenNonces(since=wall())
 
     def answer(self, message: Message) -> Message:
         """The answer to a worker's message."""
-        nonce = self._seen.use(bytes.fromhex(message["nonce"]), float(message["until"]), self._wall())
+        created, until = float(message["created"]), float(message["until"])
+        nonce = self._seen.use(bytes.fromhex(message["nonce"]), created, until, self._wall())
         return {"nonce": nonce.value, "n": message["n"]}

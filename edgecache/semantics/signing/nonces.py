@@ -19,20 +19,24 @@ class Nonce(StrEnum):
 
 
 class SeenNonces:
-    """Nonces that were used. None is forgotten before its time: a memory that is full takes no new ones."""
+    """Nonces that were used. None is forgotten before its time: a memory that is full takes no new ones.
 
-    def __init__(self, most: int = MOST) -> None:
+    What it cannot know is whether a signature that was made before it began was used: `since`, in epoch seconds.
+    """
+
+    def __init__(self, most: int = MOST, since: float = 0.0) -> None:
         self._most = most
+        self._since = since
         self._seen: set[bytes] = set()
         self._ends: list[tuple[float, bytes]] = []  # a heap
 
-    def use(self, nonce: bytes, until: float, now: float) -> Nonce:
-        """Use `nonce`, whose signature is good until then (epoch seconds, as `now`)."""
+    def use(self, nonce: bytes, created: float, until: float, now: float) -> Nonce:
+        """Use `nonce`, whose signature is good from and until then (epoch seconds, as `now`)."""
         while self._ends and self._ends[0][0] + SLACK <= now:
             self._seen.discard(heappop(self._ends)[1])
         if nonce in self._seen:
             return Nonce.USED
-        if len(self._seen) >= self._most:
+        if len(self._seen) >= self._most or created < self._since:
             return Nonce.UNKNOWN
         self._seen.add(nonce)
         heappush(self._ends, (until, nonce))
