@@ -24,7 +24,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesse
 test: $(VENV)/.installed-test ## every test; ARGS="tests/wire -k tls" for some
 	$(PYTEST) $(ARGS)
 
-# Properties get a tenth of their examples, and of cases that are many and much the same a share is played.
+# Properties get a tenth of their examples, 200 at most, and of cases that are many and much the same a share is played.
 check: $(VENV)/.installed-test ## before each commit: style, types, imports, and the tests that take less than a second each
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -11,7 +11,7 @@ from _pytest.mark import ParameterSet
 from hypothesis import HealthCheck, settings
 
 FULL, CHECK = 100, 10  # examples of a property that says nothing of its own
-FEWEST = 10  # of any that does
+FEWEST, MANY = 10, 200  # of any that does, in `make check`
 BATCH = 40  # cases of a table in one test: each test costs more than most of them
 
 One = TypeVar("One")
@@ -30,12 +30,15 @@ def register() -> None:
 
 def examples(count: int, **more: int) -> settings:
     """So many examples, or the profile's share of them."""
-    return settings(max_examples=max(count * settings.default.max_examples // FULL, min(count, FEWEST)), **more)
+    some = min(count * settings.default.max_examples // FULL, MANY)
+    return settings(
+        max_examples=count if settings.default.max_examples == FULL else max(some, min(count, FEWEST)), **more
+    )
 
 
-def share(count: int) -> int:
-    """So many rounds, or half of them in `make check`."""
-    return count if settings.default.max_examples == FULL else count // 2
+def share(count: int, parts: int = 2) -> int:
+    """So many rounds, or the first of so many parts of them in `make check`."""
+    return count if settings.default.max_examples == FULL else count // parts
 
 
 def one_in(every: int, cases: Iterable[object]) -> list[object]:

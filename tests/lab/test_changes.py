@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from harness.often import slow
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "edgecache"
@@ -161,7 +162,13 @@ asyncio.run(play())
 
 
 @pytest.mark.parametrize(
-    "change", [HEADER, COOKIE, SCOPE, SETTING], ids=["a header", "a cookie", "a purge scope", "a live setting"]
+    "change",
+    [
+        pytest.param(HEADER, id="a header"),
+        slow(pytest.param(COOKIE, id="a cookie")),
+        pytest.param(SCOPE, id="a purge scope"),
+        slow(pytest.param(SETTING, id="a live setting")),
+    ],
 )
 def test_a_change_touches_one_room(change: Change, tmp_path: Path) -> None:
     """A header on every response, a middleware that reads a cookie, a new purge scope, a live setting."""

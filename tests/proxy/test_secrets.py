@@ -15,6 +15,7 @@ import pytest
 from argon2 import PasswordHasher
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
+from harness.often import slow
 from harness.origin import OriginDouble
 from harness.pop import Pop
 from harness.sites import two_sites
@@ -207,7 +208,7 @@ async def drive(pop: Pop, chance: random.Random) -> tuple[set[str], set[int], li
     return secrets, statuses, received
 
 
-@pytest.mark.parametrize("fields", ["default", "all", "target,referer,host"])
+@pytest.mark.parametrize("fields", [slow("default"), "all", slow("target,referer,host")])
 async def test_nothing_that_a_pop_emits_has_a_secret(
     fields: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

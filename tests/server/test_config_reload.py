@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from harness.certificates import Authority, Files
 from harness.client import until
+from harness.often import one_in
 from harness.origin import OriginDouble, Reply, running_origin
 from harness.pop import environment
 from harness.pop import running_pop as running_here
@@ -241,7 +242,7 @@ def authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Au
     return tuple(Authority(tmp_path_factory.mktemp(name), name) for name in ("one", "other"))  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("name", PROBES)
+@pytest.mark.parametrize("name", one_in(3, PROBES))
 async def test_a_reloaded_worker_is_as_a_new_one(
     origin: OriginDouble, authorities: tuple[Authority, Authority], name: str
 ) -> None:

@@ -95,6 +95,7 @@ def test_without_its_package_a_pop_says_that_there_is_no_store(
     assert caplog.text.count("lmdb is not installed") == 1
 
 
+@pytest.mark.slow
 def test_a_plain_start_has_a_store_that_ends_with_it() -> None:
     """And nothing else is said."""
     with running_pop(worker="edgecache.server.worker:Worker", workers=2, memory="64MiB") as pop:

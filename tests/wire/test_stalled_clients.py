@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 from harness.client import let_others_run, request_bytes
+from harness.often import slow
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import Pop, running_pop
 from harness.valkey import Server
@@ -107,14 +108,14 @@ async def held_for(pop: Pop, target: str, fields: Sequence[tuple[str, str]], roo
     ("way", "target", "fields"),
     [
         ("memory", "/big", []),
-        ("memory", "/big", [("Range", "bytes=1-")]),
+        slow(pytest.param("memory", "/big", [("Range", "bytes=1-")])),
         ("memory", "/big", RANGES),
         ("origin", "/private", []),
-        ("origin", "/private-chunked", []),
+        slow(pytest.param("origin", "/private-chunked", [])),
         ("origin", "/big", []),
         ("tier", "/big", []),
-        ("tier", "/big", [("Range", "bytes=1-")]),
-        ("tier", "/big", RANGES),
+        slow(pytest.param("tier", "/big", [("Range", "bytes=1-")])),
+        slow(pytest.param("tier", "/big", RANGES)),
     ],
 )
 async def test_one_that_stalls_costs_no_more_than_256_kib(
