@@ -30,15 +30,18 @@ def register() -> None:
 
 def examples(count: int, **more: int) -> settings:
     """So many examples, or the profile's share of them."""
-    some = min(count * settings.default.max_examples // FULL, MANY)
-    return settings(
-        max_examples=count if settings.default.max_examples == FULL else max(some, min(count, FEWEST)), **more
-    )
+    some = max(min(count * CHECK // FULL, MANY), min(count, FEWEST))
+    return settings(max_examples=count if is_full() else some, **more)
 
 
 def share(count: int, parts: int = 2) -> int:
     """So many rounds, or the first of so many parts of them in `make check`."""
-    return count if settings.default.max_examples == FULL else count // parts
+    return count if is_full() else count // parts
+
+
+def is_full() -> bool:
+    """Whether all is repeated as often as it says."""
+    return bool(settings.default.max_examples == FULL)
 
 
 def one_in(every: int, cases: Iterable[object]) -> list[object]:
