@@ -166,7 +166,7 @@ asyncio.run(play())
     [
         pytest.param(HEADER, id="a header"),
         slow(pytest.param(COOKIE, id="a cookie")),
-        pytest.param(SCOPE, id="a purge scope"),
+        slow(pytest.param(SCOPE, id="a purge scope")),
         slow(pytest.param(SETTING, id="a live setting")),
     ],
 )

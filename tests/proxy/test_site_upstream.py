@@ -291,6 +291,7 @@ async def test_a_child_sends_the_clients_own_target_to_its_parent() -> None:
         assert child.pop.worker._switch.counts.of_parents == 2
 
 
+@pytest.mark.slow
 async def test_past_a_parent_that_is_gone() -> None:
     """The child routes the request itself."""
     async with fleet() as (child, parent):

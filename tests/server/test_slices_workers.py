@@ -92,6 +92,7 @@ def viewed(port: int, content: bytes, seed: int) -> set[str]:
     return {re.sub(r"ttl=\d+", "ttl=", said) for _, said in answers}
 
 
+@pytest.mark.slow
 def test_workers_ask_for_each_slice_once(films: Films) -> None:
     """Of many viewers on two workers, and after a purge again: every slice costs the origin one request in all."""
     settings = {"store": "memory", "store_size": "64MiB", "memory": "80MiB", "workers": 2, "slice_size": "128KiB"}

@@ -92,6 +92,7 @@ async def test_a_name_that_moves_is_followed_by_busy_connections(
     assert all(one == sorted(one, reverse=True) for one in bodies)
 
 
+@pytest.mark.slow
 async def test_a_resolver_that_fails_moves_nothing(
     origin: OriginDouble, moved: OriginDouble, names: Resolver, caplog: pytest.LogCaptureFixture
 ) -> None:

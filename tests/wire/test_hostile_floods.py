@@ -7,6 +7,7 @@ import gc
 
 import pytest
 from harness.client import HOST
+from harness.often import slow
 from harness.origin import OriginDouble, ReceivedRequest, Reply
 from harness.pop import running_pop
 from harness.streams import FakeSource
@@ -27,7 +28,7 @@ def by_target(request: ReceivedRequest) -> Reply:
     return Reply(200, [NO_STORE], request.target.encode())
 
 
-@pytest.mark.parametrize("size", [401, 999, 3001])
+@pytest.mark.parametrize("size", [slow(401), 999, 3001])
 async def test_a_pipeline_longer_than_is_read_ahead_goes_on(origin: OriginDouble, size: int) -> None:
     """Reading stops while much waits, wherever a read has cut a head, and always goes on."""
     origin.otherwise(by_target)
