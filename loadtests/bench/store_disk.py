@@ -13,7 +13,7 @@ from cachetools import LRUCache
 from loadtests.bench import heads, peers, rawload
 from loadtests.bench.peers import Contestant
 from loadtests.bench.processes import probe
-from loadtests.lab import procstat
+from loadtests.lab import processes, procstat
 from loadtests.lab.processes import Process, StartError
 from loadtests.locust.traces import Request, Zipf, read_trace
 
@@ -104,7 +104,7 @@ def _amplification(running: Process) -> float:
     port = int(running.env.get("EDGECACHE_ADMIN_LISTEN", ":0").rpartition(":")[2])  # of a POP
     if not port:
         return 0.0
-    text = probe(port, "GET", "/metrics").body.decode()
+    text = processes.probe(port, "GET", "/metrics").body.decode()
     values = {name: _value(text, name) for name in ("edgecache_store_written_bytes", "edgecache_store_stored_bytes")}
     return values["edgecache_store_written_bytes"] / (values["edgecache_store_stored_bytes"] or 1.0)
 
