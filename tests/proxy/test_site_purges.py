@@ -240,11 +240,11 @@ async def test_a_tag_is_purged_whatever_wildcard_its_responses_were_stored_under
                 assert [await state(pop, host) for host in ("x.a.test", "y.rest")] == ["gone", "hit"]
             return
         with running_valkey() as valkey:
-            async with running_pop(origin, clock, sites=texts[0], regional=valkey.url) as pop:
+            async with running_pop(origin, clock, sites=texts[0], regional=valkey.url, regional_timeout="2s") as pop:
                 await pop.caught_up()
                 assert await state(pop, "x.a.test") == await state(pop, "y.rest") == "gone"
                 await pop.written()
-            async with running_pop(origin, clock, sites=texts[1], regional=valkey.url) as pop:
+            async with running_pop(origin, clock, sites=texts[1], regional=valkey.url, regional_timeout="2s") as pop:
                 await pop.caught_up()
                 assert (await pop.request("PURGE", "/", *purging)).status == 200
                 assert [await state(pop, host) for host in ("x.a.test", "y.rest")] == ["gone", "hit"]
