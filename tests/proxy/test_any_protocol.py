@@ -81,7 +81,7 @@ async def test_conditions_and_ranges(pop: Pop) -> None:
 async def test_out_of_the_regional_tier(origin: OriginDouble, valkey: Server) -> None:
     """A small body, and one in chunks: the whole, HEAD, 304, one range and 416."""
     origin.otherwise(lambda request: Reply(200, STORED, BODY * 400 if request.target == "/big" else BODY))
-    options: dict[str, object] = {"regional": valkey.url, "regional_timeout": "2s", "region": "eu"}
+    options: dict[str, object] = {"regional": valkey.url, "regional_timeout": "2s", "region": "eu", "store": "off"}
     async with running_pop(origin, origin.clock, **options, pop="first") as first:
         for target in ("/big", "/small"):
             await first.get(target)

@@ -379,7 +379,7 @@ async def test_pops_exchange_uncoded_responses() -> None:
     """A parent that has codings gives its child the response as it came; the child makes its own, for its clients."""
     async with running_origin(FakeClock()) as origin:
         origin.otherwise(text())
-        async with chain(origin, sites=one_site(origin)) as pops:
+        async with chain(origin, sites=one_site(origin), store="off") as pops:
             shield, edge = pops.shields[0], pops.edge
             await get(shield, "/", ALL)
             await settled(shield)

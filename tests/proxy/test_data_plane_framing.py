@@ -140,7 +140,7 @@ async def test_a_stream_that_outgrew_the_cache_is_for_nobody(origin: OriginDoubl
     origin.otherwise(
         Reply(fields=[FRESH], pieces=pieces, gates=[None, gate, None, None, asyncio.Event()], framing="chunked")
     )
-    async with running_pop(origin, max_object_memory="1MiB") as pop:
+    async with running_pop(origin, max_object_memory="1MiB", store="off") as pop:
         async with pop.client() as client:
             await client.request("GET", "/stream")
             await client.response_head()

@@ -98,7 +98,7 @@ async def test_what_is_not_stored_is_not_read(origin: OriginDouble, reply: Reply
     never = asyncio.Event()
     object.__setattr__(reply, "gates", [None, never])
     origin.otherwise(reply)
-    async with running_pop(origin, max_object_memory="64KiB") as pop:
+    async with running_pop(origin, max_object_memory="64KiB", store="off") as pop:
         response = await pop.request("HEAD", "/page")
         assert (response.status, response.body) == (200, b"")
         await until(lambda: not pop.worker.pool.busy)

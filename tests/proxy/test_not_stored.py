@@ -87,7 +87,7 @@ async def test_a_pass_of_a_marked_url_is_a_bypass_and_counts_each_time(origin: O
 async def test_what_is_too_large_is_not_said_to_be_stored(origin: OriginDouble, framing: Any) -> None:
     """A length that is known beforehand is judged at once, another at the end, in the log and the metrics."""
     origin.on("/a", Reply(fields=[FRESH], body=b"x" * 300_000, framing=framing))
-    async with running_pop(origin, max_object_memory="100KiB", access_log="json") as pop:
+    async with running_pop(origin, max_object_memory="100KiB", access_log="json", store="off") as pop:
         lines = logged(pop)
         answer = await pop.get("/a")
         assert len(answer.body) == 300_000
@@ -124,6 +124,7 @@ async def test_what_the_regional_tier_does_not_take_is_counted(origin: OriginDou
     """A body that only the regional tier would hold is not stored where that tier refuses its chunks."""
     origin.on("/a", Reply(fields=[FRESH], body=b"x" * 300_000))
     settings = {"regional": valkey.url, "regional_timeout": "5s", "max_object_memory": "100KiB", "access_log": "json"}
+    settings["store"] = "off"  # it would take the body
     async with running_pop(origin, origin.clock, **settings) as pop:
         tier = pop.worker._regional
         assert tier is not None, "there is one"

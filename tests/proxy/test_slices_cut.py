@@ -16,7 +16,7 @@ from edgecache import tasks
 from edgecache.config.settings import load
 
 SLICE = 256 * 1024  # bytes: the largest that fits into the memory of these tests
-SMALL = {"memory": "4MiB", "slice_size": "auto"}  # a whole of up to 409 KiB is stored as such
+SMALL = {"memory": "4MiB", "slice_size": "auto", "store": "off"}  # a whole of up to 409 KiB is stored as such
 SIZE = 8 * SLICE + 1234
 CONTENT = numbered(SIZE)
 FIELDS = [("Cache-Control", "max-age=60"), ("Accept-Ranges", "bytes")]
