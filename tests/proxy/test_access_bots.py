@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness.client import connected
+from harness.client import connected, until
 from harness.clock import FakeClock
 from harness.origin import OriginDouble, Reply, running_origin
 from harness.pop import running_pop
@@ -32,7 +32,7 @@ from edgecache.config.sites.model import Bots
 from edgecache.proxy.access.admission import AccessRefused, Asked
 from edgecache.proxy.access.bot_signatures import BotCheck, directory_keys
 from edgecache.proxy.access.key_sets import FileKeys
-from edgecache.proxy.access.nonces import UsedNonces
+from edgecache.proxy.access.nonces import MachineNonces, UsedNonces
 from edgecache.semantics.message import Fields, Request
 from edgecache.semantics.rules.conditions import RequestFacts
 from edgecache.semantics.signing.nonces import SLACK, SeenNonces
@@ -279,6 +279,21 @@ async def statuses_of(port: int, lines: list[tuple[str, str]], count: int) -> li
 
 
 @pytest.mark.slow
+async def test_workers_share_nonces_through_the_supervisor(caplog: pytest.LogCaptureFixture) -> None:
+    """One of them gets it; the supervisor says no more of what was signed before it began; if it is silent, nobody."""
+    machine, workers = MachineNonces(lambda: 100.0), [UsedNonces(lambda: 100.0, None) for _ in range(3)]
+    for worker in workers:
+        worker.send = lambda message, worker=worker: worker.receive(machine.answer(message))  # type: ignore[misc]
+    found = await asyncio.gather(*(worker.use(b"n", 100, 200.0) for worker in workers))  # type: ignore[arg-type]
+    assert sorted(found) == ["new", "used", "used"]
+    assert await workers[0].use(b"m", 99, 200.0) == "unknown"  # type: ignore[misc]
+    assert not caplog.records
+    workers[1].send = lambda message: None
+    assert await workers[1].use(b"o", 100, 200.0) == "unknown"  # type: ignore[misc]
+    assert [one.levelname for one in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.slow
 async def test_a_nonce_is_good_once_on_a_machine() -> None:
     """Whichever worker gets its replay, and also once all workers were replaced; the supervisor remembers it."""
     async with a_site_for_bots() as (text, lines, origin):
@@ -301,10 +316,17 @@ async def test_a_nonce_is_good_once_in_a_region(valkey: Server) -> None:
     async with a_site_for_bots() as (text, lines, origin), AsyncExitStack() as stack:
         options = {"sites": text, "regional": valkey.url}
         pops = [await stack.enter_async_context(running_pop(origin, Clock(), **options)) for _ in range(3)]
+        await until(lambda: bool(valkey.db.keys("ec:{nonce}:since")))
+        valkey.db.decrby("ec:{nonce}:since", 60)  # as if it had remembered them for a minute
         assert [(await pop.get("/", *lines)).status for pop in (*pops, *pops)] == [200] + [403] * 5
-        (key,) = valkey.db.keys("ec:nonce:*")
+        (key,) = valkey.db.keys("ec:{nonce}:????????????????????????????????")
         assert 60 <= valkey.db.ttl(key) <= 121
-        valkey.db.client_pause(60_000, all=True)
+        valkey.db.flushall()
+        pops.append(await stack.enter_async_context(running_pop(origin, Clock(), **options)))
+        await until(lambda: bool(valkey.db.keys("ec:{nonce}:since")))
+        assert (await pops[-1].get("/", *lines)).status == 503  # it may have been used before: nobody knows any more
+        valkey.db.decrby("ec:{nonce}:since", 60)
+        valkey.db.client_pause(3_000, all=True)
         agent = dict(lines)["Signature-Agent"]
         other = signed_by_hand(COVERED, parameters(nonce='"m"'), agent)
         refused = await pops[0].get("/", HOST, *((name.decode(), value.decode()) for name, value in other.lines))
@@ -312,7 +334,6 @@ async def test_a_nonce_is_good_once_in_a_region(valkey: Server) -> None:
         without = signed_by_hand(COVERED, parameters(), agent)
         answer = await pops[0].get("/", HOST, *((name.decode(), value.decode()) for name, value in without.lines))
         assert answer.status == 200
-        valkey.db.client_unpause()
 
 
 async def test_an_agent_that_nothing_proves_is_not_passed_on() -> None:

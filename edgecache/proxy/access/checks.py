@@ -105,4 +105,5 @@ def _bot_check(context: Context, written: Bots, place: str) -> Check:
     words = "Fetches of key sets that failed."
     failed = _counting(context, "edgecache_access_key_set_failures", words, place)
     nonces = context.nonces or UsedNonces(context.clock.wall, None)
+    nonces.begin()
     return BotCheck(written, lambda url: RemoteKeys(url, context.clock.now, failed, directory_keys), nonces)

@@ -1,9 +1,9 @@
 """Nonces of signatures, each good for one request (RFC 9421 §7.2.2): of a region, of a machine, or of one process.
 
-    use ──► seen by this worker? ──► by another of the region: SET NX in Valkey, one round trip
+    use ──► seen by this worker? ──► by another of the region: a script in Valkey, one round trip
                                  └─► or, without a region, by another of the machine: the supervisor remembers them
 
-What cannot be told is refused: a signature must not be good twice because a server is down.
+What cannot be told is refused: a signature must not be good twice because a server is down, or has lost what it knew.
 """
 
 from __future__ import annotations
@@ -23,8 +23,28 @@ from edgecache.valkey.client import Failure
 
 log = logging.getLogger("edgecache")
 WITHIN: Final = 0.5  # seconds for the region, or the supervisor, to answer
-KEY: Final = b"ec:nonce:"
-COMMAND_BYTES: Final = 128
+KEY: Final = b"ec:{nonce}:"  # of all of them, in one slot of a cluster: the script needs two
+SINCE: Final = KEY + b"since"
+COMMAND_BYTES: Final = 1024
+# Whether a nonce is new: 1, used: 0, or of a signature that was made before Valkey began to remember them, or lost what
+# it had: -1. ARGV: when it was made, and the seconds that it is remembered; without them Valkey begins.
+USE: Final = """
+local since = redis.call('GET', KEYS[1])
+if not since then
+  since = redis.call('TIME')[1]
+  redis.call('SET', KEYS[1], since)
+end
+if #ARGV == 0 then
+  return 1
+elseif redis.call('EXISTS', KEYS[2]) == 1 then
+  return 0
+elseif tonumber(ARGV[1]) <= tonumber(since) then
+  return -1
+end
+redis.call('SET', KEYS[2], '1', 'EX', ARGV[2])
+return 1
+"""
+IN_REGION: Final = {1: Nonce.NEW, 0: Nonce.USED, -1: Nonce.UNKNOWN}
 MOST_QUEUED: Final = 1024 * 1024  # bytes of commands that wait
 LONGEST: Final = 10 * 365 * 86400  # seconds that Valkey keeps one
 Message = Mapping[str, Any]
@@ -50,21 +70,30 @@ class UsedNonces:
         if here is Nonce.USED:
             return here
         if self._guard is not None:
-            return self._use_in_region(self._guard, nonce, until)
+            return self._use_in_region(self._in_region(self._guard), nonce, created, until)
         if self.send is not None:
             return self._use_on_machine(self.send, nonce, created, until)
         return here if created >= self._began else Nonce.UNKNOWN
 
-    async def _use_in_region(self, guard: Availability, nonce: bytes, until: float) -> Nonce:
+    def begin(self) -> None:
+        """Have the region remember nonces from now on, unless it does."""
+        if self._guard is not None:
+            self._in_region(self._guard).send(("EVAL", USE, 1, SINCE), COMMAND_BYTES)
+
+    def _in_region(self, guard: Availability) -> Commands:
         if self._commands is None:
             self._commands = Commands(guard, "nonces", MOST_QUEUED)
+        return self._commands
+
+    async def _use_in_region(self, commands: Commands, nonce: bytes, created: float, until: float) -> Nonce:
         lasts = min(LONGEST, max(1, ceil(until - self._wall() + SLACK)))
-        command = ("SET", KEY + nonce, b"1", "NX", "EX", lasts)
+        script = ("EVAL", USE, 2, SINCE, KEY + nonce.hex().encode(), int(created), lasts)
         try:
-            is_new = await self._commands.execute(command, COMMAND_BYTES, within=WITHIN)
+            state = await commands.execute(script, COMMAND_BYTES, within=WITHIN)
         except Failure:
-            return self._told(Nonce.UNKNOWN)
-        return self._told(Nonce.NEW if is_new else Nonce.USED)
+            state = None
+        self._note_answer(answered=state is not None)
+        return IN_REGION.get(state, Nonce.UNKNOWN)
 
     async def _use_on_machine(
         self, send: Callable[[Message], None], nonce: bytes, created: float, until: float
@@ -74,7 +103,8 @@ class UsedNonces:
         try:
             send({"nonce": nonce.hex(), "created": created, "until": until, "n": number})
             await asyncio.wait((known,), timeout=WITHIN)
-            return self._told(known.result() if known.done() else Nonce.UNKNOWN)
+            self._note_answer(answered=known.done())
+            return known.result() if known.done() else Nonce.UNKNOWN
         finally:
             del self._asked[number]
 
@@ -84,16 +114,15 @@ class UsedNonces:
         if asked is not None and not asked.done():
             asked.set_result(Nonce(message["nonce"]))
 
-    def _told(self, nonce: Nonce) -> Nonce:
-        is_well = nonce is not Nonce.UNKNOWN
-        if is_well is not self._is_well:
-            self._is_well = is_well
+    def _note_answer(self, *, answered: bool) -> None:
+        """Log each change: whether it can be told at all if a nonce was used."""
+        if answered is not self._is_well:
+            self._is_well = answered
             log.warning(
                 "signed requests with a nonce are admitted again"
-                if is_well
-                else "signed requests with a nonce are refused: it cannot be told whether the nonce was used"
+                if answered
+                else "signed requests with a nonce are refused: nothing answers whether the nonce was used"
             )
-        return nonce
 
     async def close(self) -> None:
         """Ask no more."""
