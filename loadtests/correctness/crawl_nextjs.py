@@ -1,6 +1,6 @@
 """Show the recipe for Next.js before a real site: pages, the router's data, images, drafts, and users' pages.
 
-    python -m loadtests nextjs [--keep DIR] [--environments DIR] [--no-browser]
+    python -m loadtests nextjs [--keep DIR] [--environments DIR] [--no-browser] [--without RULE]
 
 Next.js (from npm, into one temporary directory), built and started by itself, and edgecache with the recipe of
 docs/sites.md. Pages and the router's data of the same URLs are crawled twice by visitors, each with cookies and

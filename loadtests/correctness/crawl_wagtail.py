@@ -1,6 +1,6 @@
 """Show the recipe for Wagtail before a real one: visitors hit, sessions pass, and what an editor publishes is seen.
 
-    python -m loadtests wagtail [--keep DIR] [--environments DIR]
+    python -m loadtests wagtail [--keep DIR] [--environments DIR] [--without RULE]
 
 Wagtail (from PyPI, in a virtual environment of its own) on SQLite, and edgecache with the recipe of docs/sites.md. All
 pages are crawled twice by visitors, each with cookies and parameters of its own as statistics and campaigns leave them,
