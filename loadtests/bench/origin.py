@@ -15,6 +15,7 @@ from loadtests.lab.processes import free_port
 
 BODY = ("<p>The quick brown fox jumps over the lazy dog, as it did on every page before.</p>\n" * 16)[:1024]
 BIG_BYTES = 10 * 1024 * 1024
+MEDIUM_BYTES = 100 * 1024
 LAST_MODIFIED = "Wed, 13 Mar 2024 16:21:14 GMT"
 
 NGINX = """\
@@ -65,6 +66,7 @@ def origin(directory: Path) -> Iterator[Origin]:
     directory.mkdir(parents=True)
     port = free_port()
     (directory / "big").write_bytes(os.urandom(BIG_BYTES // 64) * 64)
+    (directory / "medium").write_bytes(os.urandom(MEDIUM_BYTES))
     if shutil.which("nginx"):
         config = directory / "nginx.conf"
         config.write_text(

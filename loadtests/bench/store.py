@@ -1,10 +1,11 @@
 """What the machine's store costs and brings: hits out of it beside hits of memory, and fetches of several workers.
 
-    python -m loadtests store [--objects 20000] [--rounds 3]
+    python -m loadtests store [--objects 20000] [--rounds 3] [--only hits]
 
 One worker answers each object out of its memory (no store), out of the store (its memory is too small for them), and
 nginx out of its cache; CPU is that of the worker's process tree, by request. Then 50 objects in 20 rounds with 1, 2, 4
-and 8 workers, and how many distinct objects stay at equal memory. Exit code: 1 if an object was fetched more than once.
+and 8 workers, and what hits and stores cost, each with its bound (`store_hits.py`; these alone: `--only hits`). Exit
+code: 1 if an object was fetched more than once, or a bound was missed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from loadtests.bench import heads, peers, rawload
+from loadtests.bench import heads, peers, rawload, store_hits
 from loadtests.bench.origin import Origin, origin
 from loadtests.lab import procstat
 from loadtests.lab.processes import Process, StartError
@@ -89,12 +90,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--objects", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=("hits",), help="nothing but the costs of hits and stores")
     options = parser.parse_args()
     wrong = False
     with tempfile.TemporaryDirectory(prefix="edgecache-store-") as name:
         directory = Path(name)
         try:
             with origin(directory / "origin") as upstream:
+                hits = store_hits.figures(options.objects, options.rounds, upstream, directory / "hits")
+                wrong = not all(figure.good for figure in hits)
+                if options.only:
+                    return int(wrong)
                 found = costs(options.objects, options.rounds, upstream, directory / "costs")
                 print("\n| hit out of | CPU µs | to memory |\n|---|---|---|")
                 for where, cost in found.items():
