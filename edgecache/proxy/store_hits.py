@@ -59,8 +59,8 @@ class StoreHits:
         whys = (Forward.URI_MISS, Forward.VARY_MISS)
         self._after_ttl = {why: cache_status.from_tier(parts.pop, b"", why) for why in whys}
 
-    def known(self, connection: ResponseWriter, plan: RegionalRead) -> bool:
-        """Answer the request of `plan`, if its response is at hand, fresh and not purged."""
+    def known(self, connection: ResponseWriter, plan: RegionalRead) -> bool | None:
+        """Answer the request of `plan`, if its response is at hand, fresh and not purged; None: it is not admitted."""
         key = plan.key
         if key in self._marks or self._memory.has(key):
             return False
@@ -69,7 +69,7 @@ class StoreHits:
         if record is None or not (now < record.stale_at and self._may_be_used(record)):
             return False
         if not _is_admitted(connection, record, plan.gate, now):
-            return False
+            return None
         plan.record = record
         self._answer(connection, plan, record, Forward.URI_MISS, plan.request.policy, now)
         record.content = b""  # the plan must not hold it
@@ -140,7 +140,7 @@ class StoreHits:
 
 
 def _is_admitted(connection: ResponseWriter, record: NearRecord, gate: Gate | None, now: float) -> bool:
-    """Whether the request is answered now: long responses take turns, and middleware may have a gate."""
-    if record.length > LONGEST_ANSWER and not connection.site.run_queue.has_room():
+    """Whether the request is answered now: long responses wait while others do, and middleware may have a gate."""
+    if record.length > LONGEST_ANSWER and not connection.site.run_queue.is_idle:
         return False
     return gate is None or gate(connection, now)

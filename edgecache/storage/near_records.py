@@ -44,7 +44,7 @@ class NearRecord:
     block: bytes
     body_at: int  # in the value
     length: int  # of the body
-    content: bytes  # the body
+    content: Piece  # the body
     head: bytes  # of the response, serialized, with its empty line
     outcome: bytes  # its Cache-Status
     _head: bytes
@@ -86,6 +86,7 @@ class NearRecords:
         self._again = lane.again
         self._generation = lane.generation
         self._digest_of = lane.digest_of
+        self._place_of = lane.place_of
         self._codec = codec
         self._clock = clock
         self._begins = 0 if codec.encrypts else PREFIX
@@ -127,15 +128,15 @@ class NearRecords:
         record = NearRecord(url, key, digest, place, self._passed[place % PLACES], generation)
         return record if self._fill(record, data) else None
 
-    def check(self, key: bytes, place: int, data: bytes) -> bytes:
+    def check(self, key: bytes, place: int, data: Piece) -> Piece:
         """The value, which is what was sealed for `key`; raises Corrupt."""
-        plain = self._codec.open(key, data)
+        plain = self._codec.open(key, bytes(data))
         at = place % PLACES
         if self._checked[at] != place:
             self._checked[at], self._passed[at] = place, NO_POSITION
         return plain if self._codec.encrypts else data
 
-    def _fill(self, record: NearRecord, data: bytes) -> bool:
+    def _fill(self, record: NearRecord, data: Piece) -> bool:
         """Take out what a hit needs; False if it is not a record of that URL whose body follows."""
         at = self._begins
         status, url, block, meta, tags, seen, chunks, length, received, age, lifetime, stale_at, _, machine, up = (
@@ -155,9 +156,10 @@ class NearRecords:
             received, stale_at = arrived, stale_at + shift if stale_at else 0.0
         record.status, record.received, record.initial_age = status, received, age
         record.lifetime, record.stale_at = lifetime, stale_at
-        record.reason = meta_of(data[meta_at:tags_at])[0]
-        record.block = data[block_at:meta_at]
-        record._head, record._tags_at, record._seen_at = data[:body_at], tags_at, seen_at
+        record._head = head = bytes(data[:body_at])
+        record._tags_at, record._seen_at = tags_at, seen_at
+        record.reason = meta_of(head[meta_at:tags_at])[0]
+        record.block = head[block_at:meta_at]
         record.body_at, record.length, record.content = body_at, length, data[body_at:]
         return True
 
@@ -165,7 +167,12 @@ class NearRecords:
         """Whether the value there was checked, and stays as it was then."""
         return self.stays and self._checked[place % PLACES] == place
 
-    def at_hand(self, key: bytes) -> tuple[int, bytes] | None:
+    def has_checked(self, key: bytes) -> bool:
+        """Whether what lies under `key` now was checked: what was read just before is that, or what it replaced."""
+        place = self._place_of(self._digest_of(key)) if self.stays else None
+        return place is not None and self._checked[place % PLACES] == place
+
+    def at_hand(self, key: bytes) -> tuple[int, Piece] | None:
         """The value of `key`, after its place."""
         return self._at_hand(self._digest_of(key))
 
@@ -187,7 +194,7 @@ class NearChunks:
         self._near = near
         self._reads = reads
         self._codec = codec
-        self._places: dict[bytes, int] = {}  # of what was read, and not opened yet
+        self._read: dict[bytes, tuple[int, Piece]] = {}  # and not opened yet: places and values
 
     def get(self, key: bytes, on_value: OnValue) -> None:
         """As of `reads`; in a later turn of the event loop."""
@@ -195,18 +202,19 @@ class NearChunks:
         if found is None:
             self._reads.get(key, on_value)
             return
-        self._places[key], value = found
+        self._read[key] = found
         self._near.count_hit()
-        asyncio.get_running_loop().call_soon(on_value, value, NEAR)
+        asyncio.get_running_loop().call_soon(on_value, b"", NEAR)
 
     def open(self, key: bytes, data: bytes) -> Piece:
         """The plaintext that was sealed for `key`; raises `Corrupt`."""
-        place = self._places.pop(key, None)
-        if place is None:
+        found = self._read.pop(key, None)
+        if found is None:
             return self._codec.open(key, data)
+        place, value = found
         if not self._near.is_checked(place):
-            self._near.check(key, place, data)
-        return memoryview(data)[PREFIX:]
+            self._near.check(key, place, value)
+        return memoryview(value)[PREFIX:]
 
     async def close(self) -> None:
         """There is nothing to be closed."""

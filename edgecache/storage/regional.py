@@ -217,7 +217,8 @@ class Regional:
             self._count(Read.DELETED)
             return None
         try:
-            return self._clock.arriving(self.codec.decode(key, url, value))
+            checked = word == NEAR and self.near is not None and self.near.has_checked(key)
+            return self._clock.arriving(self.codec.decode(key, url, value, checked=checked))
         except Corrupt:
             self._count(Read.CORRUPT)
             self.writes.send(("UNLINK", key))

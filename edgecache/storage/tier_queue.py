@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
+from edgecache.semantics.rope import Piece
 from edgecache.storage.fetch_lease import Lease, LeaseResult, Leases, LeaseWait
 from edgecache.valkey.availability import Availability
 from edgecache.valkey.batching import MOST_BYTES, Commands, Reads
@@ -67,13 +68,16 @@ class NearLane(Protocol):
     def digest_of(self, key: bytes) -> bytes:
         """The digest of a key."""
 
-    def at_hand(self, digest: bytes) -> tuple[int, bytes] | None:
+    def at_hand(self, digest: bytes) -> tuple[int, Piece] | None:
         """The value of the key with this digest, after a number of its place that no other value ever has."""
+
+    def place_of(self, digest: bytes) -> int | None:
+        """The number of the place of that value."""
 
     def generation(self) -> int:
         """A number that changes with each change of the store."""
 
-    def again(self, digest: bytes, place: int, at: int, length: int, generation: int) -> bytes | None:
+    def again(self, digest: bytes, place: int, at: int, length: int, generation: int) -> Piece | None:
         """Bytes of a value of which the place is known; None if the store has changed since `generation`."""
 
     @property

@@ -46,6 +46,11 @@ class RunQueue:
             asyncio.get_running_loop().call_soon(self._turn)
         return self._room >= 0
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits, and no connection was accepted since the last turn."""
+        return not (self._waiting or self._accepted)
+
     def add(self, callback: Callable[[], None]) -> None:
         """Call `callback` in one of the next turns; only if there was no room."""
         self._waiting.append(callback)

@@ -101,8 +101,9 @@ class FastPath:
         hits, store = self._regional_hits, self.store_hits
         if isinstance(plan, StoreRead):
             return store is not None and store.templated(connection, plan.hit, raw, plan.why)
-        if store is not None and store.known(connection, plan):
-            return True
+        answered = False if store is None else store.known(connection, plan)
+        if answered is not False:
+            return bool(answered)  # what is not admitted goes the long way
         return hits is not None and hits.look_up(connection, plan, raw, self._clock())
 
     def _forget(self, raw: bytes) -> Literal[False]:

@@ -29,11 +29,13 @@ class CircularLog:
         self.size = size
         self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._map: mmap.mmap | None = None
+        self.view: memoryview | None = None  # of all of it, where it is mapped
         try:
             if os.fstat(self.fd).st_size != size:
                 raise OSError(errno.EINVAL, "has another size than it was made with", path)
             if mapped:
                 self._map = mmap.mmap(self.fd, size)
+                self.view = memoryview(self._map)
         except BaseException:
             os.close(self.fd)
             raise
@@ -86,7 +88,8 @@ class CircularLog:
 
     def close(self) -> None:
         """Close the file."""
-        if self._map is not None:
+        if self._map is not None and self.view is not None:
+            self.view.release()
             with suppress(BufferError):
                 self._map.close()
         os.close(self.fd)

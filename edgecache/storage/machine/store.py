@@ -25,6 +25,8 @@ from typing import Final, NamedTuple, TypeVar
 
 import lmdb
 
+from edgecache.semantics.rope import Piece
+from edgecache.storage.machine.read_buffer import LEAST, SIZE, ReadBuffers
 from edgecache.storage.machine.record_log import CircularLog
 from edgecache.storage.machine.schema import IS_RECORD, MAIN, RECORD, STATE, WHERE, Geometry
 from edgecache.storage.machine.shared_state import HeadPage
@@ -84,6 +86,7 @@ class MachineStore:
         self._meta = self._env.open_db(b"meta")
         self._purges = self._env.open_db(b"purges")
         self._begin = self._env.begin
+        self._buffers = ReadBuffers()
         self._env.reader_check()
 
     # --- reading
@@ -96,11 +99,14 @@ class MachineStore:
 
     def get(self, key: bytes, *, wait: bool = True) -> bytes | None:
         """The value of `key`; raises NotInMemory unless it may `wait` for the disk, OSError, lmdb.Error."""
-        found = self.read(digest_of(key), wait=wait)
-        return None if found is None else found[1]
+        found = self.read(digest_of(key), wait=wait, lent=False)
+        return None if found is None else bytes(found[1])
 
-    def read(self, digest: bytes, *, wait: bool) -> tuple[int, bytes] | None:
-        """The value of the key with this digest, after a number of its place: no other value ever has it."""
+    def read(self, digest: bytes, *, wait: bool, lent: bool = True) -> tuple[int, Piece] | None:
+        """The value of the key with this digest, after a number of its place: no other value ever has it.
+
+        A large one may lie in a buffer that is `lent`: it is used again once no view of it is left.
+        """
         transaction = self._begin(db=self._index)
         try:
             found = transaction.get(digest)
@@ -109,17 +115,25 @@ class MachineStore:
         if found is None:
             return None
         log, position, length = self._where(found)
-        value = self.logs[log].read(position + RECORD.size, length, wait=wait)
+        place, file = position + RECORD.size, self.logs[log]
+        value = self._lent(file, place, length, wait=wait) if lent else file.read(place, length, wait=wait)
         return (2 * position + log + 1, value) if self.head.use(digest, log, position) else None  # or it was overtaken
 
-    def read_again(self, digest: bytes, place: int, at: int, length: int, generation: int) -> bytes | None:
+    def read_again(self, digest: bytes, place: int, at: int, length: int, generation: int) -> Piece | None:
         """Bytes from `at` on of the value at a place that `read` has given since `generation`.
 
         None if the store was changed since, or is being changed: then it may lie elsewhere. Only where it is mapped.
         """
         log, position = (place - 1) & 1, (place - 1) >> 1
-        value = self.logs[log].read(position + RECORD.size + at, length, wait=True)
+        value = self._lent(self.logs[log], position + RECORD.size + at, length, wait=True)
         return value if self.head.use(digest, log, position, generation) else None
+
+    def _lent(self, log: CircularLog, position: int, length: int, *, wait: bool) -> Piece:
+        """Bytes of a log; large ones that are mapped in a buffer that is used again."""
+        if log.view is None or not LEAST <= length <= SIZE:
+            return log.read(position, length, wait=wait)
+        at = position % log.size
+        return self._buffers.copy(log.view[at : at + length])
 
     def has(self, key: bytes) -> bool:
         """Whether there is a value of `key`."""

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import lmdb
 
 from edgecache.semantics.outcomes import Label
+from edgecache.semantics.rope import Piece
 from edgecache.storage.machine.record_log import NotInMemory
 from edgecache.storage.machine.store import Busy, Change, MachineStore, Torn, digest_of
 from edgecache.storage.tier_queue import NEAR, OnReply, OnValue
@@ -107,7 +108,7 @@ class StoreReads:
         """What the index has for `key`."""
         return digest_of(key)
 
-    def at_hand(self, digest: bytes) -> tuple[int, bytes] | None:
+    def at_hand(self, digest: bytes) -> tuple[int, Piece] | None:
         """The value of the key with this digest if it can be read at once, after a number of its place."""
         try:
             return self._store.read(digest, wait=self._store.mapped)
@@ -117,12 +118,20 @@ class StoreReads:
             self._fail(error)
             return None
 
+    def place_of(self, digest: bytes) -> int | None:
+        """The number of the place of a value, as `read` gives it."""
+        try:
+            found = self._store.find_by(digest)
+        except FAILURES:
+            return None
+        return None if found is None else 2 * found.position + found.log + 1
+
     def generation(self) -> int:
         """A number that changes with each change of the store; odd while one is made."""
         return self._store.head["generation"]
 
     @property
-    def again(self) -> Callable[[bytes, int, int, int, int], bytes | None]:
+    def again(self) -> Callable[[bytes, int, int, int, int], Piece | None]:
         """Reads bytes of a value of which the place is known, as `MachineStore.read_again`."""
         return self._store.read_again
 
