@@ -18,6 +18,7 @@ from harness.valkey import Server, running_valkey
 from harness.versions import VersionedOrigin, running_versions
 
 from edgecache.config import settings, sizing
+from edgecache.storage.machine import store_files
 
 often.register()
 gc.disable()  # until the tests are collected: nearly all that this makes lives on
@@ -48,6 +49,11 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """`-n auto`: a process for each core, and in `make check` one more, which runs while tests of others wait."""
     return sizing.of_machine().cores + (config.getoption("--hypothesis-profile") == "check")
+
+
+def pytest_sessionfinish() -> None:
+    """What POPs that were killed have left in shared memory; a POP that starts removes it, too."""
+    store_files.remove_left()
 
 
 def pytest_collection_finish() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgecache.config.settings import load
+from edgecache.config.sizing import SHARED_MEMORY
 from edgecache.config.sources import Source
 from edgecache.semantics.errors import ConfigError
 
@@ -42,7 +43,11 @@ def run(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
         return FAILED
     path = chosen.path or _configured(environ, chosen.config)
     if not path:
-        print("edgecache store: no store of a running POP is found; --path names one", file=sys.stderr)
+        found = ", ".join(_in_memory())
+        words = (
+            f"several POPs have a store, --path names one: {found}" if found else "no store of a running POP is found"
+        )
+        print(f"edgecache store: {words}", file=sys.stderr)
         return FAILED
     try:
         store = store_files.attach(path)
@@ -57,9 +62,6 @@ def run(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _configured(environ: Mapping[str, str], config: str) -> str:
     """The directory that the settings name; for a store in memory, that of the one POP of this machine which runs."""
-    from edgecache.config.sizing import SHARED_MEMORY
-    from edgecache.storage.machine.store_files import PREFIX
-
     try:
         source = Source(environ, config)
         source.read()
@@ -68,8 +70,15 @@ def _configured(environ: Mapping[str, str], config: str) -> str:
         kind, path = "memory", ""
     if kind == "off" or path:
         return path
-    found = list(Path(SHARED_MEMORY).glob(f"{PREFIX}*"))
-    return str(found[0]) if len(found) == 1 else ""
+    found = _in_memory()
+    return found[0] if len(found) == 1 else ""
+
+
+def _in_memory() -> list[str]:
+    """The directories of POPs of this machine that have a store in memory."""
+    from edgecache.storage.machine.store_files import PREFIX
+
+    return sorted(str(found) for found in Path(SHARED_MEMORY).glob(f"{PREFIX}*"))
 
 
 def _status(store: MachineStore, chosen: argparse.Namespace) -> int:

@@ -59,3 +59,18 @@ def test_where_there_is_none_it_says_so(tmp_path: Path, capsys: pytest.CaptureFi
     """With an exit code of its own."""
     assert run("status", tmp_path) == 1
     assert "cannot be opened" in capsys.readouterr().err
+
+
+def test_of_several_in_memory_one_has_to_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of them is; the only one is meant without a word."""
+    monkeypatch.setattr("edgecache.server.store_command.SHARED_MEMORY", str(tmp_path))
+    environ = {"EDGECACHE_ORIGIN": "http://origin.example", "EDGECACHE_STORE": "memory", "EDGECACHE_MEMORY": "64MiB"}
+    assert commands.run(["store", "status"], environ) == 1
+    assert "no store of a running POP" in capsys.readouterr().err
+    for number in (1, 2):
+        path = tmp_path / f"{store_files.PREFIX}{number}"
+        store_files.prepare(str(path), LEAST, store_files.identity_of(b"test"), mapped=True)
+        assert commands.run(["store", "status"], environ) == number - 1
+    assert capsys.readouterr().err.count(str(tmp_path)) == 2
