@@ -140,7 +140,7 @@ class StoreHits:
 
 
 def _is_admitted(connection: ResponseWriter, record: NearRecord, gate: Gate | None, now: float) -> bool:
-    """Whether the request is answered now: long responses wait while others do, and middleware may have a gate."""
-    if record.length > LONGEST_ANSWER and not connection.site.run_queue.is_idle:
+    """Whether the request is answered now: of long ones, some in each turn of the loop; middleware may have a gate."""
+    if record.length > LONGEST_ANSWER and not connection.site.run_queue.has_room_for_a_hit():
         return False
     return gate is None or gate(connection, now)

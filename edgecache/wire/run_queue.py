@@ -16,6 +16,8 @@ from collections.abc import Callable
 from typing import Final
 
 MOST_AT_ONCE: Final = 8  # requests that are handled in the turn in which they come
+LONG_HITS: Final = 8  # long responses at hand take as much of a turn as one such request
+ROOM: Final = MOST_AT_ONCE * LONG_HITS
 LONGEST_TURN: Final = 0.001  # seconds of each further turn, unless one request takes longer
 MOST_HELD: Final = 16  # turns in a row in which connections are accepted and nothing else is done
 
@@ -27,7 +29,7 @@ class RunQueue:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
-        self._room = MOST_AT_ONCE  # 0 or less: the next turn is scheduled
+        self._room = ROOM  # long hits that the running turn still takes; 0 or less: the next turn is scheduled
         self._accepted = False  # a connection, since the last turn
         self._held = 0  # turns in a row
         self._waiting: deque[Callable[[], None]] = deque()
@@ -41,15 +43,19 @@ class RunQueue:
 
     def has_room(self) -> bool:
         """Whether one more is handled in this turn; it counts if so. Else, it is to be added."""
-        self._room -= 1
-        if self._room == 0:
-            asyncio.get_running_loop().call_soon(self._turn)
-        return self._room >= 0
+        return self._takes(LONG_HITS)
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing waits, and no connection was accepted since the last turn."""
-        return not (self._waiting or self._accepted)
+    def has_room_for_a_hit(self) -> bool:
+        """Whether one more long response that is at hand leaves in this turn; it counts if so."""
+        return self._takes(1)
+
+    def _takes(self, units: int) -> bool:
+        if self._room <= 0:
+            return False
+        self._room -= units
+        if self._room <= 0:
+            asyncio.get_running_loop().call_soon(self._turn)
+        return True
 
     def add(self, callback: Callable[[], None]) -> None:
         """Call `callback` in one of the next turns; only if there was no room."""
@@ -67,7 +73,7 @@ class RunQueue:
                 self._call_some()
         finally:
             self._held = self._held + 1 if held else 0
-            self._room = 0 if held or self._waiting else MOST_AT_ONCE
+            self._room = 0 if held or self._waiting else ROOM
             if not self._room:
                 asyncio.get_running_loop().call_soon(self._turn)
 

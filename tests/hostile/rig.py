@@ -117,6 +117,8 @@ class NoQueue(RunQueue):
         """Always."""
         return True
 
+    has_room_for_a_hit = has_room
+
 
 class Bench:
     """The `Site` of the connections under test: it takes every request, and notes refusals and questions upstream."""

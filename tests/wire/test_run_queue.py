@@ -15,7 +15,7 @@ from edgecache.tasks import spawn
 from edgecache.wire.body import Body
 from edgecache.wire.body_readers import MOST_AT_ONCE as MOST_READERS
 from edgecache.wire.errors import OriginError
-from edgecache.wire.run_queue import MOST_AT_ONCE, RunQueue
+from edgecache.wire.run_queue import LONG_HITS, MOST_AT_ONCE, MOST_HELD, ROOM, RunQueue
 
 FRESH = [("Cache-Control", "max-age=1000000")]
 
@@ -68,6 +68,34 @@ async def test_short_ones_share_a_turn() -> None:
     await asyncio.sleep(0)
     assert called == list(range(MOST_AT_ONCE, 1000))
     assert [queue.has_room() for _ in range(MOST_AT_ONCE + 1)] == [True] * MOST_AT_ONCE + [False]
+
+
+async def test_of_long_hits_more_leave_in_one_turn() -> None:
+    """They cost less than requests; what comes after them waits, whatever it is."""
+    queue, called = RunQueue(lambda: 0.0), []
+    assert [queue.has_room_for_a_hit() for _ in range(100)] == [True] * ROOM + [False] * (100 - ROOM)
+    assert not queue.has_room()
+    queue.add(partial(called.append, 1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert called == [1]
+    assert queue.has_room()
+    assert [queue.has_room_for_a_hit() for _ in range(100)].count(True) == ROOM - LONG_HITS
+
+
+async def test_while_connections_are_accepted_requests_wait_a_while() -> None:
+    """So that those behind them are accepted; not for ever."""
+    queue, turns, called = RunQueue(lambda: 0.0), Turns(), []
+    for number in range(40):
+        queue.note_accepted()
+        if not queue.has_room():
+            queue.add(partial(called.append, number))
+        await asyncio.sleep(0)
+    assert MOST_HELD <= len(called) < 40
+    assert turns.number >= 39
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert called == list(range(40))
 
 
 async def test_one_that_raises_stops_no_other() -> None:

@@ -85,7 +85,7 @@ class FastPath:
         full = rendered.full  # else the head is not learnt
         if full and kind is not Hit and not plan.is_new and self._is_worth_learning(raw):
             return False
-        if not full and not (rendered.is_one_write and connection.site.run_queue.has_room()):
+        if not full and not (rendered.is_one_write and connection.site.run_queue.has_room_for_a_hit()):
             return False  # it is read slice by slice, or takes turns with other long ones
         if plan.gate is not None and not plan.gate(connection, now):
             return kind is not Hit and self._gate_is_shut(plan, raw)
