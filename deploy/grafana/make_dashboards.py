@@ -286,9 +286,14 @@ HEALTH = (
         },
     ),
     Panel(
-        "Machine's store: reads of the disk, p99",
-        "s",
-        {"{{pop}}": quantile(0.99, "edgecache_store_disk_read_seconds", "pop")},
+        "Machine's store: reads of the disk",
+        "ops",
+        {
+            "{{pop}} within {{le}} s": rate(
+                "edgecache_store_disk_read_seconds_bucket", "pop, le", 'le=~"0.001|0.01|0.05"'
+            ),
+            "{{pop}} all": rate("edgecache_store_disk_read_seconds_count", "pop"),
+        },
     ),
     Panel(
         "TLS: first certificate to expire",

@@ -77,7 +77,9 @@ async def _pop(stack: contextlib.AsyncExitStack, folder: Path, name: str, **sett
         "admin_token": TOKEN,
         "pop_secret": TOKEN,
         "workers": 1,
-        "memory": "1MiB",
+        "memory": "18MiB",
+        "store": "memory",
+        "store_size": "16MiB",
         "otlp_endpoint": "http://127.0.0.1:9",  # nobody: spans are lost, and that is counted
         "trace_sample": 0.1,
     }
