@@ -47,7 +47,7 @@ class Buffer:
     def append_cut(self, piece: Piece) -> None:
         """Add a large piece in copies of `CUT` bytes: a transport holds what it has begun to send to its end."""
         for start in range(0, len(piece), CUT):
-            self.append(piece[start : start + CUT])
+            self.append(bytes(piece[start : start + CUT]))  # of a view too: it may be of a buffer that is used again
 
     def fill(self, content: Content) -> None:
         """Hold `content` and nothing else; it is complete."""
