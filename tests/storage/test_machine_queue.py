@@ -26,7 +26,7 @@ from edgecache.storage.machine import store_files
 from edgecache.storage.machine.fetch_lock import FetchLocks
 from edgecache.storage.machine.purge_entry import PurgeEntries
 from edgecache.storage.machine.schema import LEAST
-from edgecache.storage.machine.store import MachineStore
+from edgecache.storage.machine.store import Change, MachineStore, digest_of
 from edgecache.storage.machine.store_queue import StoreReads, StoreWrites
 from edgecache.storage.memory import Memory
 
@@ -229,3 +229,22 @@ def test_nothing_of_it_is_imported_where_it_is_off() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout == "[]\n"
+
+
+async def test_what_is_being_moved_is_read_after_that(store: MachineStore) -> None:
+    """Between the moment at which its old place leaves the readable range and that at which the new one is known."""
+    store.apply([Change(b"a", b"value")])
+    begin, found = store.head["begin_small"], store.find_by(digest_of(b"a"))
+    assert found is not None
+    store.head["generation"] |= 1
+    store.head["begin_small"] = found.position + 1
+    read: list[bytes | None] = []
+
+    StoreReads(store, Counts()).get(b"a", lambda value, word: read.append(value))
+
+    assert not read
+    store.head["begin_small"] = begin  # it is known where it lies
+    store.head["generation"] += 1
+    while not read:  # noqa: ASYNC110 (it has no event)
+        await asyncio.sleep(0.001)
+    assert read == [b"value"]

@@ -119,6 +119,13 @@ class MachineStore:
         value = self._lent(file, place, length, wait=wait) if lent else file.read(place, length, wait=wait)
         return (2 * position + log + 1, value) if self.head.use(digest, log, position) else None  # or it was overtaken
 
+    def moves(self, key: bytes) -> bool:
+        """Whether another process is moving the value of `key`: it can be read again after that change."""
+        if not self.head["generation"] & 1:
+            return False
+        found = self.find_by(digest_of(key))
+        return found is not None and self.head[BEGINS[found.log]] > found.position
+
     def read_again(self, digest: bytes, place: int, at: int, length: int, generation: int) -> Piece | None:
         """Bytes from `at` on of the value at a place that `read` has given since `generation`.
 

@@ -88,8 +88,14 @@ class StoreReads:
 
     def get(self, key: bytes, on_value: OnValue) -> None:
         """Have `on_value` called with the value of `key` and NEAR, or with None and the reason."""
+        self._get(key, on_value, again=True)
+
+    def _get(self, key: bytes, on_value: OnValue, *, again: bool) -> None:
         try:
             value = self._store.get(key, wait=self._store.mapped)
+            if value is None and again and self._store.moves(key):
+                asyncio.get_running_loop().call_later(AGAIN, partial(self._get, key, on_value, again=False))
+                return
         except NotInMemory:
             self._get_in_thread(key, on_value)
             return
