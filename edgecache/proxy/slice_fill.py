@@ -28,6 +28,7 @@ from edgecache.wire.body import Body
 from edgecache.wire.body_readers import Cursor
 
 SOON: Final = 4  # slices before it arrives, a slice is waited for
+LEAST: Final = 8  # slices that a whole has more of: what is shorter arrives soon, and may change often
 PATIENCE: Final = 0.5  # seconds that it is waited for: the client of the whole may be slow
 
 
@@ -140,6 +141,7 @@ class CuttingFetcher(Fetcher):
         super().__init__(parts)
         self._slice_fetcher = slice_fetcher
         self._slice_size = slice_size
+        self.least = LEAST
         self._cuts: dict[bytes, Cut] = {}  # by version
 
     def _fill(self, request: Request, reply: Reply, previous: Entry | None = None) -> Filling | Unshareable:
@@ -158,7 +160,7 @@ class CuttingFetcher(Fetcher):
         if not 0 < size <= self._memory.largest or known is None or request.method != b"GET":
             return None
         span, length = known
-        version = slices.version_of(response.fields, length) if length > size else None
+        version = slices.version_of(response.fields, length) if length > self.least * size else None
         if version is None:
             return None
         whole, head = slices.of_whole(request), Head(length, version)

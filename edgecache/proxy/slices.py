@@ -118,7 +118,7 @@ class SlicingEdge(Edge):
     def _goes_by_length(self, request: Request) -> bool:
         """Whether `request` is in slices only if what it asks for is known to be large."""
         by_rule = request.policy is not None and request.policy.actions.caching.slices is not None
-        return self.limits.slices_by_length and not by_rule and not slices.wants_much(request, self.limits.slice_size)
+        return self.limits.slices_by_length and not by_rule
 
     def _is_sliceable(self, exchange: Exchange, key: bytes, entry: Entry | None, size: int) -> bool:
         """Whether nothing that is known of a request, or of the response, forbids slices."""

@@ -126,13 +126,6 @@ def first_wanted(request: Request, size: int) -> int:
     return 0 if not specs or specs[0][0] is None else min(specs[0][0] // size, 10**9)
 
 
-def wants_much(request: Request, size: int) -> bool:
-    """Whether `request` asks for one range of `size` bytes or more, or without an end."""
-    specs = parse_range(request.fields.get(b"range"))
-    first, last = specs[0] if specs is not None and len(specs) == 1 else (None, None)
-    return first is not None and (last is None or last - first >= size - 1)
-
-
 def numbers(span: Span, size: int) -> range:
     """The numbers of the slices that hold `span`."""
     return range(span.first // size, (span.end - 1) // size + 1)

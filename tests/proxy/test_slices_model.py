@@ -286,7 +286,8 @@ async def test_every_byte_is_right_and_versions_never_mix(seed: int, cases: int,
         async with running_pop(origin, origin.clock, memory=memory, slice_size="64KiB") as pop:
             edge = pop.worker.edge
             edge.limits = replace(edge.limits, slice_size=SLICE, slices_by_length=by_length)
-            edge.memory.largest = LARGEST if by_length else edge.memory.largest
+            if by_length:
+                edge.memory.largest, edge.fetcher.least = LARGEST, 2
             walk = Walk(random, pop)
             for number in range(cases):
                 film = Film(random, random.choice(KINDS))
