@@ -177,9 +177,9 @@ class StorageSettings:
         SLICES,
         "auto",
         "Size of the slices in which larger objects are fetched, stored and served, so that ranges become hits. `auto`:"
-        " 1MiB, or less where memory is small, for objects that are requested by ranges, and for those that are too"
-        " large to be stored whole; a size from 64KiB to 16MiB: for all objects, which are requested from the origin by"
-        " ranges; 0: only whole objects are stored.",
+        " 1MiB, or less where memory is small, for objects of more than 8 slices that are requested by ranges, or are"
+        " too large to be stored whole; a size from 64KiB to 16MiB: for all objects, which are requested from the"
+        " origin by ranges; 0: only whole objects are stored.",
         most="16MiB",
     )
     max_variants: int = setting(
