@@ -104,6 +104,20 @@ def test_what_was_used_stays_while_others_pass_by(store: MachineStore) -> None:
     assert [store.get(key) for key in hot] == [key * 100 for key in hot]
 
 
+@pytest.mark.slow
+def test_a_disk_is_written_little_more_than_what_is_stored(store: MachineStore) -> None:
+    """Even if all is used again and again; in memory, all that is used stays."""
+    for number in range(40_000):
+        put(store, b"%d" % number, bytes(1500))
+        store.get(b"%d" % number)
+        store.get(b"%d" % (number - random.randrange(5000)))
+
+    assert store.head["stored"] == 40_000 * 1500
+    assert store.head["carried"] > 1000
+    again = store.head["written"] / store.head["stored"]
+    assert again > 1.3 if store.mapped else again <= 1.2
+
+
 def test_an_index_that_is_full_makes_room_for_itself(store: MachineStore) -> None:
     """Values so small that the index is full before the logs are."""
     for number in range(0, 40_000, 50):

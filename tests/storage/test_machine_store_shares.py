@@ -95,7 +95,7 @@ def test_chunks_belong_to_the_site_of_their_body(store: MachineStore) -> None:
 
 def test_a_large_body_that_would_evict_others_is_stored_on_its_second_use(store: MachineStore) -> None:
     """A small one, or one for which there is room, at once."""
-    large, small = store.shape.total // 20, store.shape.total // 64
+    large, small = store.shape.total // 10, store.shape.total // 16
     announced = announce(store, storage_key(b"a"), b"a")
     assert announced(large)
     for number in range(2 * LEAST // 100_000):

@@ -9,7 +9,7 @@ from typing import Final
 
 from edgecache.storage.machine.store import MachineStore, digest_of
 
-ALWAYS: Final = 64  # a body up to this share of the store is always taken
+ALWAYS: Final = 16  # a body up to this share of the store is always taken
 LARGEST: Final = 4  # and none above this one
 
 

@@ -34,6 +34,7 @@ PARTS_KEY: Final = b"parts"
 SWEEP_KEY: Final = b"sweep"  # the entry of the index up to which lost records were removed
 SWEPT: Final = 512  # entries that one change looks at for that
 MOST_CARRIED: Final = 32  # records that one put carries over; beyond these, use does not count
+MOST_AGAIN: Final = 6  # of the bytes stored on a disk, a sixth may be written again
 MOST_KEPT: Final = 512 * 1024  # bytes of what shares keep, in one put
 CHUNK: Final = 128 * 1024  # most bytes of a value, usually
 LARGE: Final = 32 * 1024  # values above go into the main log at once: they would push all else out of the small one
@@ -126,7 +127,8 @@ class Transaction:
     def put(self, digest: bytes, value: bytes, part: int = NONE) -> bool:
         """Store `value`, whose site has that share; False if it is too large for any log, or shares keep the room."""
         size = extent(len(value))
-        log = MAIN if len(value) > LARGE or size > self._logs[SMALL].size // LARGEST_SHARE else SMALL
+        straight = len(value) > LARGE or size > self._logs[SMALL].size // LARGEST_SHARE or self._has_spare(size)
+        log = MAIN if straight else SMALL
         if size > self._logs[log].size // LARGEST_SHARE:
             self.delete(digest)
             return False
@@ -222,13 +224,24 @@ class Transaction:
             return True
         if self._kept >= MOST_CARRIED:
             return False
-        if self._head.was_touched(digest) or self._has_spare(log, length):
+        if not self._may_carry(extent(length)):
+            return False
+        if self._head.was_touched(digest) or (log == SMALL and self._has_spare(extent(length))):
             self._kept += 1
             return True
         return False
 
-    def _has_spare(self, log: int, length: int) -> bool:
-        return log == SMALL and self._state[3] - self._state[2] + 2 * extent(length) < self._logs[MAIN].size - LARGE
+    def _may_carry(self, size: int) -> bool:
+        """Whether so many bytes may be written again: a disk wears out by what is written to it."""
+        head = self._head
+        if head["mapped"]:
+            return True
+        written, stored = head["written"] + self._bytes, head["stored"] + self._stored
+        return written + size <= stored + stored // MOST_AGAIN
+
+    def _has_spare(self, size: int) -> bool:
+        """Whether the main log was never full: what is new goes there, and need not be carried there later."""
+        return self._state[3] - self._state[2] + 2 * size < self._logs[MAIN].size - LARGE
 
     def _write(self) -> None:
         """Write the bytes of the logs, once nobody reads any more what lies there."""
