@@ -92,7 +92,7 @@ class RegionalHits:
         known = self._known
         if known.learns(exchange.fingerprint) and known.may_wait(exchange) and not self._memory.has(key):
             gate = self._known.gates(exchange)
-            plan = RegionalRead(exchange.request, exchange.head_in, key, found.base, gate)
+            plan = RegionalRead(exchange.request, exchange.head_in, key, found.base, gate, near=found.near)
             self._known.learn(exchange.fingerprint, plan)
 
 

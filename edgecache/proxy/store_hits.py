@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from edgecache.invalidation.purge_log import Verdict
 from edgecache.proxy.components import Parts
-from edgecache.proxy.fastpath.head_memo import LONGEST_ANSWER, Gate, KnownHeads, RegionalRead
+from edgecache.proxy.fastpath.head_memo import LONGEST_ANSWER, LONGEST_KEPT, Gate, KnownHeads, RegionalRead
 from edgecache.proxy.fastpath.head_template import TemplateHit
 from edgecache.proxy.regional_fetch import Region
 from edgecache.proxy.responses import WITHOUT_LENGTH
@@ -70,9 +70,9 @@ class StoreHits:
             return False
         if not _is_admitted(connection, record, plan.gate, now):
             return None
-        plan.record = record
         self._answer(connection, plan, record, Forward.URI_MISS, plan.request.policy, now)
         record.content = b""  # the plan must not hold it
+        plan.record = record if plan.own_bytes and len(record.head) <= LONGEST_KEPT else None
         return True
 
     def templated(self, connection: ResponseWriter, hit: TemplateHit, raw: bytes, why: Forward) -> bool:

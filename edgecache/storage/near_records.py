@@ -30,7 +30,7 @@ class NearRecord:
     """A record with its body, of which only what a plain hit needs is taken out."""
 
     __slots__ = (
-        *("_head", "_seen_at", "_tags_at", "block", "body_at", "content", "digest", "generation", "head"),
+        *("_block_at", "_head", "_seen_at", "_tags_at", "body_at", "content", "digest", "generation", "head"),
         *("initial_age", "key", "length", "lifetime", "outcome", "passed", "place", "reason", "received", "stale_at"),
         *("status", "until", "url"),
     )
@@ -41,13 +41,13 @@ class NearRecord:
     lifetime: float
     stale_at: float
     reason: bytes
-    block: bytes
     body_at: int  # in the value
     length: int  # of the body
     content: Piece  # the body
     head: bytes  # of the response, serialized, with its empty line
     outcome: bytes  # its Cache-Status
     _head: bytes
+    _block_at: tuple[int, int]
     _tags_at: int
     _seen_at: int
 
@@ -59,6 +59,12 @@ class NearRecord:
         self.generation = generation  # of the store, in which it was known to lie there
         self.passed = passed  # the position of the purge log at which it was last known to be usable
         self.until = -inf  # until when `head` is right: no time
+
+    @property
+    def block(self) -> bytes:
+        """Its packed fields."""
+        begin, end = self._block_at
+        return self._head[begin:end]
 
     @property
     def tags(self) -> tuple[bytes, ...]:
@@ -159,7 +165,7 @@ class NearRecords:
         record._head = head = bytes(data[:body_at])
         record._tags_at, record._seen_at = tags_at, seen_at
         record.reason = meta_of(head[meta_at:tags_at])[0]
-        record.block = head[block_at:meta_at]
+        record._block_at = block_at, meta_at
         record.body_at, record.length, record.content = body_at, length, data[body_at:]
         return True
 

@@ -31,6 +31,8 @@ from edgecache.wire.upstream_request import UpstreamRequest
 MOST_HEADS: Final = 4096
 LONGEST_HEAD: Final = 4096  # bytes; longer ones are parsed each time
 LONGEST_ANSWER: Final = 16384  # bytes; longer answers are not joined into one write
+LONGEST_KEPT: Final = 1024  # bytes of the head of a response in the machine's store that is kept
+KEPT_WEIGHT: Final = 2 * LONGEST_KEPT + 512  # bytes of what is kept of that, at most
 MOST_RENDERED: Final = 4096  # entries whose answer is kept rendered
 MOST_BYTES: Final = 64 * 1024 * 1024  # of heads and rendered answers together, where no other bound is set
 HIT: Final = Result.HIT.value
@@ -151,15 +153,18 @@ class Pass:
 class RegionalRead:
     """One plain head whose response is in the regional tier, and its storage key there."""
 
-    __slots__ = ("base", "gate", "key", "logged", "record", "request", "size")
+    __slots__ = ("base", "gate", "key", "logged", "own_bytes", "record", "request", "size")
 
-    def __init__(self, request: Request, size: int, key: bytes, base: bytes, gate: Gate | None = None) -> None:
+    def __init__(
+        self, request: Request, size: int, key: bytes, base: bytes, gate: Gate | None = None, *, near: bool = False
+    ) -> None:
         self.request = request
         self.gate = gate
         self.size = size  # bytes of the head
         self.key = key
         self.base = base  # the storage key of its URL
         self.logged = ""  # as that of a hit
+        self.own_bytes = KEPT_WEIGHT if near else 0  # that `record` may take
         self.record: NearRecord | None = None  # as last read out of the machine's store, without its content
 
     def selecting(self, names: tuple[bytes, ...]) -> Fields:
@@ -176,7 +181,7 @@ Known = Hit | Pass | RegionalRead
 
 
 def _known_weight(raw: bytes, known: Known) -> int:
-    return weight_of_head(raw, known) + (known.own_bytes if type(known) is Hit else 0)
+    return weight_of_head(raw, known) + (0 if type(known) is Pass else known.own_bytes)
 
 
 class KnownHeads:
