@@ -73,7 +73,9 @@ class HeadPage:
         poisoned, small, main, generation = GUARD.unpack_from(self._map, AT_GUARD)
         if poisoned or (main if log else small) > position or (since != generation and since != ANY) or since & 1:
             return False
-        self._map[PAGE + (int.from_bytes(digest[:4], "little") & self._mask)] |= USED
+        at = PAGE + (int.from_bytes(digest[:4], "little") & self._mask)
+        if not (marks := self._map[at]) & USED:
+            self._map[at] = marks | USED
         return True
 
     def add(self, name: str, value: int) -> None:
