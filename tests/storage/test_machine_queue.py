@@ -28,6 +28,7 @@ from edgecache.storage.machine.purge_entry import PurgeEntries
 from edgecache.storage.machine.schema import LEAST
 from edgecache.storage.machine.store import Change, MachineStore, digest_of
 from edgecache.storage.machine.store_queue import StoreReads, StoreWrites
+from edgecache.storage.machine.update import BEGINS
 from edgecache.storage.memory import Memory
 
 IDENTITY = store_files.identity_of(b"test")
@@ -234,16 +235,18 @@ def test_nothing_of_it_is_imported_where_it_is_off() -> None:
 async def test_what_is_being_moved_is_read_after_that(store: MachineStore) -> None:
     """Between the moment at which its old place leaves the readable range and that at which the new one is known."""
     store.apply([Change(b"a", b"value")])
-    begin, found = store.head["begin_small"], store.find_by(digest_of(b"a"))
+    found = store.find_by(digest_of(b"a"))
     assert found is not None
+    name = BEGINS[found.log]
+    begin = store.head[name]
     store.head["generation"] |= 1
-    store.head["begin_small"] = found.position + 1
+    store.head[name] = found.position + 1
     read: list[bytes | None] = []
 
     StoreReads(store, Counts()).get(b"a", lambda value, word: read.append(value))
 
     assert not read
-    store.head["begin_small"] = begin  # it is known where it lies
+    store.head[name] = begin  # it is known where it lies
     store.head["generation"] += 1
     while not read:  # noqa: ASYNC110 (it has no event)
         await asyncio.sleep(0.001)
