@@ -2,7 +2,7 @@
 
 It costs the origin no request more. Each slice is complete in the tiers once it has passed; what is stored already, or
 arrives by another request, is not stored again. A request that needs a slice which is about to come waits for it. When
-no client reads the whole any more, the slice under way is completed, and the rest is left with the origin.
+no client reads the whole any more, two more slices are read, and the rest is left with the origin.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from edgecache.wire.body import Body
 from edgecache.wire.body_readers import Cursor
 
 SOON: Final = 4  # slices before it arrives, a slice is waited for
+AFTER: Final = 2  # slices that are read on when no client is left: others may leave a little later
 LEAST: Final = 8  # slices that a whole has more of: what is shorter arrives soon, and may change often
 PATIENCE: Final = 0.5  # seconds that it is waited for: the client of the whole may be slow
 
@@ -40,6 +41,7 @@ class Cut:
     def __init__(self, fetcher: SliceFetcher, whole: Request, reply: Reply, head: Head, size: int, span: Span) -> None:
         self.head = head
         self.number = -(-span.first // size) - 1  # of the slice that arrives
+        self._more = AFTER
         self._skip = (self.number + 1) * size - span.first  # bytes before the next one
         self._end_of_span = span.end
         self._fetcher = fetcher
@@ -93,11 +95,12 @@ class Cut:
                 self._slice = None
 
     def _begin(self) -> bool:
-        """The next slice begins; False if not all of it will come, or no client is left."""
+        """The next slice begins; False if not all of it will come, or no client has been left for some."""
         wanted = Slice(self._size, self.number + 1, self.head.version)
         left = min(self._size, self.head.whole - wanted.first)
-        left_alone = self._cursor is not None and not self._reply.body.awaited
-        if left_alone or wanted.first + left > self._end_of_span:
+        if self._cursor is not None and not self._reply.body.awaited:
+            self._more -= 1
+        if self._more < 0 or wanted.first + left > self._end_of_span:
             return False
         self.number, self._left = wanted.number, left
         self._slice = self._fetcher.fill_with_cut(self._whole, wanted, self._reply, self.head)

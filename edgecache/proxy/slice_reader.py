@@ -1,7 +1,7 @@
 """A body that is read slice by slice: of a whole object, or of a range.
 
 Slices are asked for ahead, once half of the current one has gone to the reader, and none that lies beyond the range:
-two, then three, where they have to be fetched. Readers who seek leave each at a slightly different byte, and the later
+three where they have to be fetched. Readers who seek leave each at a slightly different byte, and the later
 ones find what they need (a browser reads 16 MiB from where it seeks, more or less). Where slices are stored already,
 the next one is asked for, so that a stretch grows little each time. A slice that ends early is asked for once more; if
 another version comes in its place, the body fails: its reader sees a response that is cut, and no byte of that version.
@@ -90,7 +90,7 @@ class SliceReader:
     def _note_result(self, found: FoundSlice) -> None:
         """Ask for more ahead where slices have to be fetched."""
         fetched = found.result in (Result.MISS, Result.COLLAPSED)
-        self._wanted_ahead = min(self._wanted_ahead + 1, self._most_ahead) if fetched else 1
+        self._wanted_ahead = self._most_ahead if fetched else 1
 
     async def _next(self, number: int) -> FoundSlice | None:
         first, self._first = self._first, None

@@ -107,7 +107,7 @@ async def test_a_whole_is_read_slice_by_slice_and_once(origin: OriginDouble) -> 
     assert first.get("content-length") == str(SIZE)
     assert first.get("content-range") is None
     assert middle.body == CONTENT[4 * SLICE - 3 : 4 * SLICE + 4]
-    assert asked.asked == slices_of((0, SIZE))
+    assert sorted(asked.asked) == sorted(slices_of((0, SIZE)))
     assert said(first) == "test; fwd=uri-miss; fwd-status=206; stored"
     assert said(second).startswith("test; hit")
 
@@ -531,7 +531,7 @@ async def test_slices_come_from_the_region_and_through_a_parent(
 
     assert whole.body == CONTENT
     assert part.body == CONTENT[3 * SLICE : 4 * SLICE + 1]
-    assert asked.asked == slices_of((0, SIZE))
+    assert sorted(asked.asked) == sorted(slices_of((0, SIZE)))
 
 
 async def test_the_example_of_the_documentation(origin: OriginDouble) -> None:
@@ -684,8 +684,8 @@ async def asked_by(most: int, have: set[int]) -> set[int]:
 
 
 async def test_a_reader_who_leaves_a_little_later_finds_what_it_reads() -> None:
-    """Two or three slices are asked for ahead where they are fetched; where they are stored, only the next one."""
-    assert await asked_by(SLICE, set()) >= {0, 1, 2}
+    """Three slices are asked for ahead where they are fetched; where they are stored, only the next one."""
+    assert await asked_by(SLICE, set()) >= {0, 1, 2, 3}
     have: set[int] = set()
     first = await asked_by(6 * SLICE, have)
     assert first == set(range(len(first)))
