@@ -25,11 +25,12 @@ MOST_HELD: Final = 16  # turns in a row in which connections are accepted and no
 class RunQueue:
     """What waits for its turn. Mutable state: the callbacks, and how many more the running turn takes."""
 
-    __slots__ = ("_accepted", "_clock", "_held", "_room", "_waiting")
+    __slots__ = ("_accepted", "_clock", "_held", "_room", "_scheduled", "_waiting")
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._room = ROOM  # long hits that the running turn still takes; 0 or less: the next turn is scheduled
+        self._scheduled = False  # the next turn
         self._accepted = False  # a connection, since the last turn
         self._held = 0  # turns in a row
         self._waiting: deque[Callable[[], None]] = deque()
@@ -39,6 +40,11 @@ class RunQueue:
         self._accepted = True
         if self._room > 0:
             self._room = 0
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
             asyncio.get_running_loop().call_soon(self._turn)
 
     def has_room(self) -> bool:
@@ -47,6 +53,8 @@ class RunQueue:
 
     def has_room_for_a_hit(self) -> bool:
         """Whether one more long response that is at hand leaves in this turn; it counts if so."""
+        if self._room == ROOM:
+            self._schedule()  # those of the next turn are counted anew
         return self._takes(1)
 
     def _takes(self, units: int) -> bool:
@@ -54,7 +62,7 @@ class RunQueue:
             return False
         self._room -= units
         if self._room <= 0:
-            asyncio.get_running_loop().call_soon(self._turn)
+            self._schedule()
         return True
 
     def add(self, callback: Callable[[], None]) -> None:
@@ -66,6 +74,7 @@ class RunQueue:
 
     def _turn(self) -> None:
         """Call what waits, for so long; the rest waits for the turn after this one."""
+        self._scheduled = False
         held = self._accepted and self._held < MOST_HELD
         self._accepted = False
         try:
@@ -75,7 +84,7 @@ class RunQueue:
             self._held = self._held + 1 if held else 0
             self._room = 0 if held or self._waiting else ROOM
             if not self._room:
-                asyncio.get_running_loop().call_soon(self._turn)
+                self._schedule()
 
     def _call_some(self) -> None:
         waiting, clock = self._waiting, self._clock
