@@ -75,7 +75,9 @@ def of(numbers: Iterable[int], name: str = "n") -> list[bytes]:
 
 
 def workers(options: Options) -> Iterator[Figure]:
-    """On a machine of two cores load and server share them: what counts is the CPU of each hit, in the whole tree."""
+    """CPU of each hit, in the whole tree. With fewer than four cores the load holds two workers back, which wake up more
+    often for the same requests: the figure is then for comparison only.
+    """
     with origin(options.directory / "origin") as upstream, ExitStack() as stack:
         running, fetched = {}, {}
         for count in (1, 2):
@@ -92,7 +94,8 @@ def workers(options: Options) -> Iterator[Figure]:
     yield Figure("origin fetches of two workers, and of one", f"{fetched[2]} and {fetched[1]}", "equal", equal)
     gain = 2 * costs[1] / costs[2]
     found = f"{gain:.2f} x ({costs[1]:.1f} and {costs[2]:.1f} us of CPU a hit)"
-    yield Figure("hits of two workers on two cores, to one", found, ">= 1.85", gain >= 1.85)
+    enough = (os.cpu_count() or 1) >= 4
+    yield Figure("hits of two workers, to one", found, ">= 1.85" if enough else "-", gain >= 1.85 or not enough)
 
 
 def _cost(running: Process, connections: int) -> float:
