@@ -75,8 +75,10 @@ def of(numbers: Iterable[int], name: str = "n") -> list[bytes]:
 
 
 def workers(options: Options) -> Iterator[Figure]:
-    """CPU of each hit, in the whole tree. With fewer than four cores the load holds two workers back, which wake up more
-    often for the same requests: the figure is then for comparison only.
+    """CPU of each hit, in the whole tree.
+
+    With fewer than four cores the load holds two workers back, which wake up more often for the same requests: the
+    figure is then for comparison only.
     """
     with origin(options.directory / "origin") as upstream, ExitStack() as stack:
         running, fetched = {}, {}
