@@ -175,7 +175,7 @@ class StorageSettings:
     )
     slice_size: int = setting(
         SLICES,
-        "auto",
+        "0",
         "Size of the slices in which larger objects are fetched, stored and served, so that ranges become hits. `auto`:"
         " 1MiB, or less where memory is small, for objects of more than 8 slices that are requested by ranges, or are"
         " too large to be stored whole; a size from 64KiB to 16MiB: for all objects, which are requested from the"
