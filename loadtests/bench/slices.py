@@ -4,7 +4,7 @@
 
 One file on an nginx that is the origin; in front of it edgecache with slices of 1 MiB, edgecache without, and nginx's
 proxy_cache with `slice 1m`, each with room for the file. Two more rows of edgecache have a memory of a quarter of the
-file; the second one has the machine's store behind it. The last row has the default settings, and no bounds. Every byte
+file; the second one has the store of the machine behind it. The last row is `auto`, and has no bounds. Every byte
 that a client gets is compared with the file. Where Chromium and ffmpeg are installed, a browser seeks in a video of
 120 MB, too. Exit code: 0 if each bound holds, 1 if not, 2 if nothing could be measured.
 """
@@ -279,8 +279,8 @@ def servers(folder: Path, origin: int, size: int) -> list[Row]:
         Row("nginx-slice-1m", _nginx(SLICED, "nginx-slice-1m", folder / "nginx", origin)),
         pop("whole", slice_size="0"),
         pop("slices-small", slice_size="1MiB", memory=quarter),
-        pop("slices-store", slice_size="1MiB", memory=quarter, store="memory", store_size=f"{2 * size // MIB}MiB"),
-        pop("default"),
+        pop("slices-store", slice_size="1MiB", memory=f"{9 * size // MIB // 4}MiB", store_size=f"{2 * size // MIB}MiB"),
+        pop("auto", slice_size="auto"),
     ]
 
 
