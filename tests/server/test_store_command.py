@@ -42,8 +42,9 @@ def test_it_is_verified(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     """What is not where the index says is found."""
     assert run("verify", folder) == 0
     assert capsys.readouterr().out == "2 records are where the index says, 0 are not\n"
-    with open(folder / "small.log", "r+b") as file:
-        file.write(b"\xff" * 40)
+    for log in ("small.log", "main.log"):  # what is new goes where it will stay, while there is room
+        with open(folder / log, "r+b") as file:
+            file.write(b"\xff" * 40)
     assert run("verify", folder) == 1
     assert "1 are not" in capsys.readouterr().out
 

@@ -2,8 +2,8 @@
 
     head        one page of counters and flags, and a byte per slot that says what was used since it was looked at
     index       LMDB: where each record lies, the state of both logs, and the purge log of a POP without a region
-    small.log   a circular log: what is new; a tenth of the records' bytes
-    main.log    a circular log: what was used while it lay in the other one
+    small.log   a circular log: what is new once the other one is full; a tenth of the records' bytes
+    main.log    a circular log: what was used while it lay in the first one, and what came before it was full
     wake/       a datagram socket per process: outcomes of fetches
 
 All are preallocated, so that no later write meets a full file system. Pure.

@@ -1,14 +1,15 @@
 """Records of one machine: an index in LMDB, and two circular logs that hold the values.
 
     put ──► small.log ──► used there? ──► main.log ──► used there? ──► main.log again
-                            └─► no: gone               └─► no: gone                       (S3-FIFO)
+     └─► main.log, until it is full for the first time
+                            └─► not used: gone         └─► not used: gone                 (S3-FIFO)
 
 A change is one transaction of the index: where a record lies, and the state of the logs, become visible together or not
 at all, whenever its process is killed. Bytes of a log that are about to be overwritten leave the readable range first
 (`begin_small`, `begin_main` in the head page), so a reader that was overtaken finds out, and has a miss. Nothing is
 synced on the way: a process that dies loses nothing, a machine that does loses the store (see `store_files.py`).
 
-One process changes the store at a time. Who does not get the lock at once is told so: no event loop waits for another
+One process changes the store at a time. A change without the lock fails at once: no event loop waits for another
 process. The lock is an open file's, and ends with its process.
 """
 
