@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgecache.config import system_resources
-from edgecache.config.sizing import ConfiguredSizes, Shares, default_store, of_machine, registers, shared_out
+from edgecache.config.sizing import ConfiguredSizes, Shares, of_machine, registers, shared_out, store_size
 from edgecache.config.types import REGIONAL, SettingType
 
 MASK = "********"
@@ -95,8 +95,5 @@ OBJECTS = FromMachine(
 NAMES = FromMachine(
     "100000, or what the cgroup's limit allows", lambda: str(registers(of_machine(), _shares().workers))
 )
-STORE_KIND = FromMachine(
-    "memory; off if EDGECACHE_MEMORY is too small, or lmdb not installed", lambda: default_store(_shares())[0]
-)
-STORE_OBJECTS = FromMachine("three quarters of EDGECACHE_MEMORY; on disk 1GiB", lambda: default_store(_shares())[1])
+STORE_OBJECTS = FromMachine("three quarters of EDGECACHE_MEMORY; on disk 1GiB", lambda: store_size(_shares()))
 VALKEY_OBJECTS = FromMachine("256MiB, or what the cgroup's limit allows", lambda: str(_shares().regional))

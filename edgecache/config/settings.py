@@ -51,11 +51,11 @@ from edgecache.config.sizing import (
     MIB,
     ConfiguredSizes,
     Shares,
-    default_store,
     of_machine,
     registers,
     shared_out,
     size_of,
+    store_size,
 )
 from edgecache.config.sources import PREFIX
 from edgecache.config.types import AUTOMATIC_SLICES, Explained
@@ -275,7 +275,7 @@ def found_by_machine(environ: Mapping[str, str]) -> dict[str, str]:
     names = registers(of_machine(), shares.workers)
     found = {"WORKERS": str(shares.workers), "PURGE_REGISTERS": str(names)}
     found |= {name: f"{size // MIB}MiB" for name, size in sizes.items()}
-    found["STORE"], found["STORE_SIZE"] = _store(environ, shares)
+    found["STORE_SIZE"] = _store_size(environ, shares)
     return {PREFIX + name: text for name, text in found.items() if not environ.get(PREFIX + name, "").strip()}
 
 
@@ -297,12 +297,11 @@ def _written(environ: Mapping[str, str], name: str) -> Any:
     return None
 
 
-def _store(environ: Mapping[str, str], shares: Shares) -> tuple[str, str]:
-    """Defaults of the machine's store and of its size: in memory, out of that for objects, if there is enough of it."""
+def _store_size(environ: Mapping[str, str], shares: Shares) -> str:
+    """The default size of the machine's store: in memory, out of that for objects."""
     each = max(_written(environ, "MAX_OBJECT_MEMORY") or 0, 10 * (_written(environ, "SLICE_SIZE") or 0))
-    kind, size = default_store(shares, each)
     on_disk = environ.get("EDGECACHE_STORE", "").strip().startswith("disk")
-    return kind, "1GiB" if on_disk else size
+    return "1GiB" if on_disk else store_size(shares, each)
 
 
 def _field(variable: str) -> str:

@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from edgecache.config import system_resources
@@ -134,15 +133,14 @@ def _whole(size: int) -> int:
     return max(MIB, size // MIB * MIB)
 
 
-def default_store(shares: Shares, each: int = 0) -> tuple[str, str]:
-    """The machine's store, and its size: three quarters of the memory for objects, if that is enough for one.
+def store_size(shares: Shares, each: int = 0) -> str:
+    """The size of a store of the machine in memory: three quarters of the memory for objects.
 
     Each worker keeps enough of that memory for objects that it serves at once, and at least `each` bytes.
     """
     left = shares.memory - shares.workers * max(each, LEAST_WORKER)
     size = min(shares.memory * 3 // 4, left) // MIB * MIB
-    usable = size >= LEAST_STORE and find_spec("lmdb") is not None and os.path.isdir(SHARED_MEMORY)
-    return "memory" if usable else "off", f"{max(size, LEAST_STORE) // MIB}MiB"
+    return f"{max(size, LEAST_STORE) // MIB}MiB"
 
 
 def configured_sizes(settings: Settings) -> ConfiguredSizes:

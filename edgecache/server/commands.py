@@ -230,7 +230,6 @@ def _serve(chosen: argparse.Namespace, environ: Mapping[str, str]) -> int:
         if settings.regional != "off":
             embedded_server = _with_region(settings, source, sockets)
             settings = load(source.merged())
-        machine_store.say_if_missing(settings, source)
         if settings.store != "off":
             sockets.enter_context(machine_store.prepared(settings, source))
             settings = load(source.merged())

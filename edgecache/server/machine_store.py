@@ -91,12 +91,6 @@ def prepared(settings: Settings, source: Source) -> Iterator[None]:
             _end(settings, owner)
 
 
-def say_if_missing(settings: Settings, source: Source) -> None:
-    """Say that the workers share no store by default because a package is missing."""
-    if settings.store == OFF and not source.is_written(VARIABLE) and importlib.util.find_spec("lmdb") is None:
-        log.info("the package lmdb is not installed: workers share no store (pip install 'edgecache[store]')")
-
-
 def _that_fits(settings: Settings) -> int:
     """Bytes of a store whose size nobody has set: less where shared memory has less, and 0 if that is too little."""
     from edgecache.storage.machine import store_files

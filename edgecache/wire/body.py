@@ -278,7 +278,12 @@ class Body:
                 cursor.sink.abort()
 
     def _pump_in_turns(self) -> None:
-        """Move what has arrived to all readers: of many, to some in each turn of the event loop."""
+        """Move what has arrived to all readers: of many clients, to some in each turn of the event loop.
+
+        Readers in the background are stores: what they have when the body has ended is announced to others.
+        """
+        for cursor in self.readers.in_background:
+            self._pump(cursor)
         waiting, self._round = self._round, len(self.readers.cursors)
         if not waiting:
             self._pump_some()

@@ -69,6 +69,11 @@ class Readers:
         return some
 
     @property
+    def in_background(self) -> list[Cursor]:
+        """Those that no client waits for."""
+        return [cursor for cursor in self.cursors if not cursor.waits]
+
+    @property
     def slowest(self) -> Cursor | None:
         """The reader that is the furthest behind."""
         return min(self.cursors, key=lambda cursor: cursor.next_piece, default=None)

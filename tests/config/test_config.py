@@ -289,12 +289,17 @@ def test_memory_is_shared_by_the_workers() -> None:
 @pytest.mark.parametrize(
     ("given", "store", "size", "worker"),
     [
-        ({"MEMORY": "256MiB", "WORKERS": "2"}, "memory", 192, 32),
-        ({"MEMORY": "256MiB", "WORKERS": "16"}, "memory", 80, 11),  # each keeps enough for what it serves at once
-        ({"MEMORY": "256MiB", "WORKERS": "2", "MAX_OBJECT_MEMORY": "100MiB"}, "memory", 56, 100),
+        ({"MEMORY": "256MiB", "WORKERS": "2", "STORE": "memory"}, "memory", 192, 32),
+        (
+            {"MEMORY": "256MiB", "WORKERS": "16", "STORE": "memory"},
+            "memory",
+            80,
+            11,
+        ),
+        ({"MEMORY": "256MiB", "WORKERS": "2", "MAX_OBJECT_MEMORY": "100MiB", "STORE": "memory"}, "memory", 56, 100),
         ({"MEMORY": "256MiB", "WORKERS": "2", "MAX_OBJECT_MEMORY": "125MiB"}, "off", 16, 128),
         ({"MEMORY": "26MiB", "WORKERS": "1"}, "off", 16, 26),
-        ({"MEMORY": "27MiB", "WORKERS": "1"}, "memory", 16, 11),
+        ({"MEMORY": "27MiB", "WORKERS": "1", "STORE": "memory"}, "memory", 16, 11),
         ({"MEMORY": "64MiB", "WORKERS": "1", "STORE": "memory", "STORE_SIZE": "60MiB"}, "memory", 60, 4),
         ({"MEMORY": "64MiB", "WORKERS": "1", "STORE": "disk:/srv/store"}, "disk:/srv/store", 1024, 64),
         ({"MEMORY": "64MiB", "WORKERS": "1", "STORE": "off"}, "off", 48, 64),
@@ -311,14 +316,6 @@ def test_a_store_in_memory_leaves_some_for_the_workers() -> None:
     """Or the start is refused."""
     with pytest.raises(ConfigError, match=r"EDGECACHE_STORE_SIZE: leaves less than 1MiB of EDGECACHE_MEMORY"):
         loaded(MEMORY="64MiB", WORKERS="2", STORE="memory", STORE_SIZE="63MiB")
-
-
-def test_without_its_package_there_is_no_store_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole memory is the workers'."""
-    monkeypatch.setattr("edgecache.config.sizing.find_spec", lambda name: None)
-    settings = loaded(MEMORY="256MiB", WORKERS="2")
-
-    assert (settings.store, settings.worker_memory >> 20) == ("off", 128)
 
 
 def test_secrets_are_never_shown() -> None:

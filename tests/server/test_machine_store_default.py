@@ -1,4 +1,4 @@
-"""The machine's store as a plain `serve` has it: in memory, a part of EDGECACHE_MEMORY, as large as fits."""
+"""The machine's store in memory by its default size: a part of EDGECACHE_MEMORY, as large as fits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from edgecache.storage.machine import store_files
 
 MIB = 1024 * 1024
 Log = pytest.LogCaptureFixture
-ORIGIN = {"EDGECACHE_ORIGIN": "http://origin.example", "EDGECACHE_MEMORY": "256MiB", "EDGECACHE_WORKERS": "2"}
+ORIGIN = {
+    "EDGECACHE_ORIGIN": "http://origin.example",
+    "EDGECACHE_MEMORY": "256MiB",
+    "EDGECACHE_WORKERS": "2",
+    "EDGECACHE_STORE": "memory",
+}
 
 
 class Usage(NamedTuple):
@@ -39,7 +44,9 @@ def shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def started(monkeypatch: pytest.MonkeyPatch, free: int, **more: str) -> tuple[Settings, list[str]]:
     """The settings of workers where shared memory has so many MiB free, and the files of the store meanwhile."""
     monkeypatch.setattr(machine_store.shutil, "disk_usage", lambda path: Usage(free * MIB, 0, free * MIB))
-    source = Source({**ORIGIN, **{f"EDGECACHE_{name}": value for name, value in more.items()}})
+    source = Source(
+        {**ORIGIN, "EDGECACHE_STORE": "memory", **{f"EDGECACHE_{name}": value for name, value in more.items()}}
+    )
     source.read()
     source.found = found_by_machine(source.merged())
     with machine_store.prepared(load(source.merged()), source):
@@ -81,24 +88,10 @@ def test_a_size_that_is_configured_is_not_made_smaller(
     assert "main.log" in files
 
 
-def test_without_its_package_a_pop_says_that_there_is_no_store(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """In one line; not if it was switched off."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("edgecache.config.sizing.find_spec", lambda name: None)
-    with caplog.at_level(logging.INFO):
-        machine_store.say_if_missing(load(ORIGIN), Source(ORIGIN))
-        off = {**ORIGIN, "EDGECACHE_STORE": "off"}
-        machine_store.say_if_missing(load(off), Source(off))
-
-    assert caplog.text.count("lmdb is not installed") == 1
-
-
 @pytest.mark.slow
-def test_a_plain_start_has_a_store_that_ends_with_it() -> None:
+def test_a_store_in_memory_ends_with_its_pop() -> None:
     """And nothing else is said."""
-    with running_pop(worker="edgecache.server.worker:Worker", workers=2, memory="64MiB") as pop:
+    with running_pop(worker="edgecache.server.worker:Worker", workers=2, memory="64MiB", store="memory") as pop:
         for _ in range(2):
             pop.expect_worker()
         assert pop.metric("edgecache_store_size_bytes") == pytest.approx(42 * MIB, rel=0.02)

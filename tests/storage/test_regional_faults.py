@@ -129,8 +129,11 @@ async def test_no_request_waits_for_a_dead_server(origin: OriginDouble, valkey: 
     async with behind_faults(origin, valkey) as (pop, proxy):
         guard = pop.worker.edge.region.tier.guard
         proxy.stall()
-        while not guard.open:
-            await all_are_right(pop, range(8))
+        for first in range(1000, 2000, 8):  # new ones: what was asked for is in memory
+            if guard.open:
+                break
+            await all_are_right(pop, range(first, first + 8))
+        assert guard.open
         slow = reads(pop, "slow")
         await all_are_right(pop, range(100, 160))
         assert reads(pop, "slow") == slow

@@ -115,7 +115,7 @@ async def test_every_query_asks_for_what_is_exported(origin: OriginDouble, valke
     settings = {"worker": "edgecache.server.worker:Worker", "access_log": "off", "regional": valkey.url}
     settings |= {"tls_listen": "127.0.0.1:0", "tls_certificates": Authority(tmp_path).issue("site").pair}
     settings |= {"parents": "http://127.0.0.1:2", "pop_secret": "a-secret-of-this-fleet"}  # nobody: it is passed by
-    settings |= {"otlp_endpoint": "http://127.0.0.1:1", "trace_sample": "1"}
+    settings |= {"otlp_endpoint": "http://127.0.0.1:1", "trace_sample": "1", "store": "memory"}
     with running_process(origin="", origins=f"local={origin.url}|http://127.0.0.1:1", **settings) as pop:
         asked = [("GET", "/a"), ("GET", "/a"), ("GET", "/a"), ("POST", "/a"), ("GET", "/bad path")]
         text = await metrics(pop, *asked, until="edgecache_log_entries_total{")

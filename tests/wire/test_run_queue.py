@@ -164,6 +164,23 @@ async def test_many_readers_of_one_body_take_turns(ended: bool) -> None:
     assert not body.readers
 
 
+async def test_a_store_has_all_when_the_body_ends() -> None:
+    """It reads in the background, and is told to others as stored then: its turn comes before those of clients."""
+    turns, body = Turns(), Body()
+    body.keep_up_to(1 << 20)
+    for _ in range(50):
+        body.read_into(Slow(turns))  # type: ignore[arg-type]
+    store, at_the_end = Slow(turns), []
+    body.read_into(store, behind=True)  # type: ignore[arg-type]
+    body.when_ended(lambda _: asyncio.get_running_loop().call_soon(lambda: at_the_end.append(store.ended)))
+    body.write(b"one")
+    body.write(b"two")
+    body.finish()
+    assert [piece for piece, _ in store.got] == [b"one", b"two"]
+    await asyncio.sleep(0)
+    assert at_the_end == [1]
+
+
 async def test_many_readers_of_a_transient_body_let_nothing_go_early() -> None:
     """What some have yet to take is not dropped, and those who leave meanwhile hold up nobody."""
     turns, body = Turns(), Body()

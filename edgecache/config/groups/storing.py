@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgecache.config.schema import OBJECTS, STORE_KIND, STORE_OBJECTS, VALKEY_OBJECTS, setting
+from edgecache.config.schema import OBJECTS, STORE_OBJECTS, VALKEY_OBJECTS, setting
 from edgecache.config.types import (
     CERTIFICATES,
     CIPHER_KEY,
@@ -43,7 +43,7 @@ class StoreSettings:
 
     store: str = setting(
         STORE,
-        STORE_KIND,
+        "off",
         "Store shared by all workers of the machine: `off`, `memory` (in /dev/shm), or `disk:` and a directory that"
         " only this POP uses, whose contents survive a restart. Needs the package lmdb.",
     )
