@@ -127,6 +127,7 @@ class LogConsumer:
         while not self._closed:
             if self._clock() - self._looked >= LOOK_EVERY:
                 await self._look()
+                await self._join()
                 await self._end_overdue()
             found = await self._store.read(self._after, WAIT, MOST_AT_ONCE)
             for region, rows in found.items():
@@ -214,6 +215,11 @@ class LogConsumer:
             await self._begin_anew()
         if self._must_reach is None:
             self._must_reach = tops
+
+    async def _join(self) -> None:
+        """Become a member before anything is proven here: purges wait for members only."""
+        if not self.caught_up.is_set():
+            await self._tell(changed=False)
             self._see_whether_caught_up()
 
     async def _visit(self) -> None:

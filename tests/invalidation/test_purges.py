@@ -18,6 +18,7 @@ from harness.valkey import Server, running_valkey
 
 from edgecache.invalidation.log_entry import Draft
 from edgecache.invalidation.purge_log import EntryKind
+from edgecache.invalidation.stream_store import LogStore
 
 HOST = "www.example.test"
 
@@ -423,3 +424,21 @@ async def test_entries_that_come_at_once_leave_requests_their_turns(origin: Orig
         await asyncio.wait_for(all_applied.wait(), 20)
         over.set()
     assert max(times.count(turn) for turn in times) <= 10
+
+
+async def test_what_proves_nothing_yet_is_no_member_and_what_proves_is_one(
+    origin: OriginDouble, valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A purge waits for members: so a worker is one before it uses what lies in the region, however slow that is."""
+    report, told = LogStore.report_progress, []
+
+    async def slow(*what: Any, **more: Any) -> None:
+        await asyncio.sleep(0.1)
+        await report(*what, **more)
+        told.append(what)
+
+    monkeypatch.setattr(LogStore, "report_progress", slow)
+    async with running_pop(origin, origin.clock, regional=valkey.url, regional_timeout="2s") as pop:
+        await pop.caught_up()
+        assert told
+        assert len(await pop.worker.logs.follower._store.members()) == 1
