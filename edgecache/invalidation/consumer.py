@@ -127,7 +127,6 @@ class LogConsumer:
         while not self._closed:
             if self._clock() - self._looked >= LOOK_EVERY:
                 await self._look()
-                await self._join()
                 await self._end_overdue()
             found = await self._store.read(self._after, WAIT, MOST_AT_ONCE)
             for region, rows in found.items():
@@ -215,6 +214,7 @@ class LogConsumer:
             await self._begin_anew()
         if self._must_reach is None:
             self._must_reach = tops
+        await self._join()
 
     async def _join(self) -> None:
         """Become a member before anything is proven here: purges wait for members only."""
