@@ -38,7 +38,6 @@ class UnstoredHead(NamedTuple):
     """How a response that is never stored is passed on: its fields, packed, and its Cache-Status."""
 
     response: Response
-    why: Forward
     refused: Refused
     member: bytes
     fields: bytes
@@ -81,7 +80,8 @@ class Relays:
         self._passes = passes
         self._marks, self.renew_mark = flights.marks, flights.renew
         self.cut: Callable[[Request, Reply], bool] | None = None  # stores a part in slices, or says that it does not
-        self.unstored: dict[int, UnstoredHead] = {}  # by the identity of the response, which it keeps alive
+        self._unstored: dict[Forward, dict[int, UnstoredHead]] = {}  # by the identity of the response, kept alive by it
+        self.marked_heads = self._unstored[HIT_FOR_MISS] = {}
 
     def pass_on(self, exchange: Exchange, why: Forward, result: Result, entry: Entry | None = None) -> None:
         """Forward the request of `exchange`; `entry` is what is stored for it."""
@@ -164,8 +164,9 @@ class Relays:
 
         Remembered for the responses that the pool remembers, and as long as it does.
         """
-        known = self.unstored.get(id(response))
-        if known is not None and known.why is why:
+        heads = self._unstored.setdefault(why, {})
+        known = heads.get(id(response))
+        if known is not None:
             return known
         refused = rfc9111.never_stored(response)
         if refused is None:
@@ -173,11 +174,11 @@ class Relays:
         member = cache_status.forwarded(self.pop, why, status=response.status, refused=refused)
         fields = responses.relayed(response, member, self._wall(), self._fills.hidden)
         head = self._serialize(FullResponse(response.status, fields, b"", response.framing.length, response.reason))
-        known = UnstoredHead(response, why, refused, member, fields, head, self._passes(why, response.status, refused))
+        known = UnstoredHead(response, refused, member, fields, head, self._passes(why, response.status, refused))
         if b"date" in response.fields and response.fields.weight <= LONGEST_UNSTORED:
-            if len(self.unstored) >= MOST_UNSTORED:
-                self.unstored.clear()
-            self.unstored[id(response)] = known
+            if len(heads) >= MOST_UNSTORED:
+                heads.clear()
+            heads[id(response)] = known
         return known
 
 
@@ -275,9 +276,7 @@ class _KnownPass(Exchange, Relay):
         relays = self.relays
         if relays.upstream.on_response is not None:
             response = relays.upstream.received(self.request, response)
-        unstored = relays.unstored.get(id(response))
-        if unstored is None or unstored.why is not HIT_FOR_MISS:
-            unstored = relays.unstored_head(response, HIT_FOR_MISS)
+        unstored = relays.marked_heads.get(id(response)) or relays.unstored_head(response, HIT_FOR_MISS)
         if unstored is None:
             self.on_answer(response, Body.of(content))
             return
@@ -286,7 +285,7 @@ class _KnownPass(Exchange, Relay):
             return
         if self.mark:
             relays.renew_mark(self.mark, self.asked, relays.clock)
-        _, _, refused, self.cache_status, fields, head, passes = unstored
+        _, refused, self.cache_status, fields, head, passes = unstored
         status, size = response.status, len(content)
         if passes is None or self.answered_by is not None:
             relays.count(self.answered_by, status, refused)
@@ -297,7 +296,7 @@ class _KnownPass(Exchange, Relay):
         self.status = self.upstream_status = status
         self.answered_on, self.bytes_out, self._writer = self.asked_on, size, None
         changed = writer.site.on_deliver is not None or self.request.policy is not None
-        if size <= LONGEST_ANSWER and writer.persists and not changed:
+        if size <= LONGEST_ANSWER and writer.persists() and not changed:
             self.head_out = len(head)
             writer.write_serialized(head + content)
         else:

@@ -20,7 +20,7 @@ from edgecache.config.sizing import of_machine, refuse_too_much
 from edgecache.config.sources import Source
 from edgecache.config.validation import not_served
 from edgecache.semantics.errors import BAD_CONFIGURATION, ConfigError
-from edgecache.server import machine_store, purge_command, sign_command, store_command
+from edgecache.server import machine_store, purge_command, sign_command, signals, store_command
 from edgecache.server.config_reload import ended
 from edgecache.server.worker_main import DEFAULT_WORKER
 from edgecache.telemetry.traceback_limit import TracebackLimit
@@ -273,7 +273,7 @@ def _with_region(settings: Settings, source: Source, running: ExitStack) -> Embe
         server = running.enter_context(embedded_server.running(settings, log_runs))
         source.fix("EDGECACHE_REGIONAL", server.url)
         source.fix("EDGECACHE_REGIONAL_DIRECTORY", "")  # it is the server's now
-    asyncio.run(regional_probe.check(load(source.merged())))
+    signals.run(regional_probe.check(load(source.merged())))
     return server
 
 

@@ -30,6 +30,7 @@ from edgecache.config.sources import Source
 from edgecache.invalidation.in_process_log import InProcessLogHub
 from edgecache.proxy.access.nonces import MachineNonces
 from edgecache.semantics.errors import ConfigError
+from edgecache.server import signals
 from edgecache.server.admin import app as admin
 from edgecache.server.admin.connections import AdminConnections
 from edgecache.server.admin.local_purge_service import LocalPurgeService
@@ -234,6 +235,7 @@ class Supervisor:
         nothing = "SIGUSR1: logs go to standard output and standard error, there is nothing to open again"
         loop.add_signal_handler(signal.SIGUSR1, log.info, nothing)
         loop.add_signal_handler(signal.SIGUSR2, self._relieve_all, "SIGUSR2")
+        signals.raise_if_interrupted()
 
     def _on_signal(self, name: str) -> None:
         if self._stopping.is_set():

@@ -37,7 +37,6 @@ class ResponseWriter(Protocol):
     def tls_version(self) -> str:
         """Its version of TLS; empty without."""
 
-    @property
     def persists(self) -> bool:
         """Whether a response that was serialized before may be sent by `write_serialized`: the connection persists."""
 

@@ -239,10 +239,33 @@ def test_a_pop_that_is_ended_while_it_starts_ends_quietly(number: signal.Signals
         with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
             asked, _ = silent.accept()  # whether it is there; it gets no answer
             process.send_signal(number)
-            said = process.communicate(timeout=DEADLINE)[1]
-            asked.close()
+            try:
+                said = process.communicate(timeout=DEADLINE)[1]
+            finally:
+                process.kill()
+                asked.close()
 
     assert (process.returncode, said) == (0, "")
+
+
+def test_an_interrupt_that_is_lost_is_raised_again() -> None:
+    """A signal that comes while a finalizer runs: Python prints its exception, and goes on."""
+    lines = [
+        "import os, signal",
+        "from edgecache.server import signals",
+        "signals.interrupt_by(signal.SIGINT)",
+        "class Losing:",
+        "    def __del__(self):",
+        "        os.kill(os.getpid(), signal.SIGINT)",
+        "Losing()",
+        "print('goes on')",
+        "try: signals.raise_if_interrupted()",
+        "except KeyboardInterrupt: print('raised')",
+    ]
+
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split("\n")[:2] == ["goes on", "raised"]
 
 
 @pytest.mark.slow

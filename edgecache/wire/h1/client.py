@@ -29,6 +29,7 @@ REPEATED: Final = 64 * 1024  # bytes of a safe request's body that are kept unti
 LOOKED_AT: Final = frozenset((206, 304, 408))  # statuses that may be no answer to the request
 IDLE: Final = State.IDLE  # to name a member by its class costs a call of Python before Python 3.12
 AWAITING_HEAD: Final = State.AWAITING_HEAD
+CLOSED: Final = ("closed", "the upstream closed the connection")
 MAX_INTERIM: Final = 32  # 1xx responses before a final one
 
 
@@ -142,50 +143,53 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         elif self._upload is not None:
             self._upload.go_on()
 
-    # --- the answer
-
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to read into, and how much at once."""
         return self._room
 
     def buffer_updated(self, nbytes: int) -> None:
-        """So many bytes were read."""
-        self.data_received(bytes(self._room[:nbytes]))
+        """So many bytes were read; 0: go on with what is in the buffer."""
+        data = bytes(self._room[:nbytes])
+        try:
+            if self._reader is not None or self._buffer or self.used <= MEASURED or not self._read_known(data):
+                self._receive(data)
+        except Exception as error:
+            self._break_off(error)
 
-    def data_received(self, data: bytes) -> None:
-        """Bytes from the origin."""
-        call = self._call
-        if call is None:
+    def _receive(self, data: bytes) -> None:
+        if self._call is None:
             if self._tunnel is not None:
                 self._tunnel(data)
             else:  # unasked: whatever it is, it is no response
                 self.close()
-            return
-        try:
-            if self._reader is None:
-                if self.used <= MEASURED and not self._buffer:
-                    self._pool.timed(self._pool.clock() - self.asked_at)
-                if not self._buffer and self._read_known(call, data):
+        elif self._reader is not None:
+            self._read_body(data)
+        else:
+            if self.used <= MEASURED and not self._buffer:
+                self._pool.timed(self._pool.clock() - self.asked_at)
+                if self._read_known(data):
                     return
-                self._buffer = self._buffer + data if self._buffer else data
-                self._read_heads()
-            else:
-                self._read_body(data)
-        except WireError as error:
-            self._let_down(error.reason)
-            self._fail(OriginError(error.reason, str(error)))
-            self.close()
-        except Exception:
-            log.exception("a bug: an answer of the upstream could not be handled")
-            self._fail(OriginError("internal", "the request failed here"))
-            call.fail(OriginError("internal", "the request failed here"))
-            self.close()
+            self._buffer = self._buffer + data if self._buffer else data
+            self._read_heads()
 
-    def _read_known(self, call: UpstreamCall, data: bytes) -> bool:
+    def _break_off(self, error: Exception) -> None:
+        """The response under way cannot be read, or cannot be handled."""
+        call, failure = self._call, OriginError("internal", "the request failed here")
+        if isinstance(error, WireError):
+            self._let_down(error.reason)
+            call, failure = None, OriginError(error.reason, str(error))
+        else:
+            log.error("a bug: an answer of the upstream could not be handled", exc_info=error)
+        self._fail(failure)
+        if call is not None:
+            call.fail(failure)
+        self.close()
+
+    def _read_known(self, data: bytes) -> bool:
         """Take an answer that is all there in one read, under a head seen before; whether it was one."""
-        end = data.find(b"\r\n\r\n") + 4
+        call, end = self._call, data.find(b"\r\n\r\n") + 4
         response = self._known_head(data[:end])
-        if response is None or response.framing.length != len(data) - end or self._upload is not None:
+        if response is None or response.framing.length != len(data) - end or call is None or self._upload is not None:
             return False
         if call.upstream_request.method == b"HEAD" or response.status in LOOKED_AT:
             return False
@@ -236,8 +240,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         asked_early = self._reused and not self._interim_count and not call.retried
         if asked_early and stale_connection.is_farewell(call.upstream_request, response):
             self._call = None
-            closed = OriginError("closed", "the upstream closed the connection")
-            self._pool.unanswered(call, closed, self, unread=True)
+            self._pool.unanswered(call, OriginError(*CLOSED), self, unread=True)
             self.close()
             return
         if not call.upstream_request.may_be_answered(response.status):
@@ -258,8 +261,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         if reader.done:
             self._end_answer()
         elif self._buffer:
-            data, self._buffer = self._buffer, b""
-            self._read_body(data)
+            self._read_body(b"")
 
     def _read_body(self, data: bytes) -> None:
         reader, body = self._reader, self._body
@@ -268,7 +270,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         self._taken += len(data)
         self._room = self._shared.buffer.after(self._taken)
         self.pace.moved()
-        if self._buffer:  # what was left over in the last turn of the event loop
+        if self._buffer:  # what was left over in the last turn of the event loop, or came with the head
             data, self._buffer = self._buffer + data, b""
         for piece in reader.feed(data):
             body.write(piece)
@@ -291,7 +293,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         self._resting = False
         if not self.pace.is_held and not self.closed and self._reader is not None:
             self.transport.resume_reading()
-            self.data_received(b"")
+            self.buffer_updated(0)
 
     def _end_answer(self) -> None:
         body, self._body = self._body, None
@@ -339,18 +341,17 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
             whole = self.state is State.ANSWERED or self.state is State.SWITCHED
             if not (by_us or whole or self._call is None or self._unheard):
                 self._let_down("closed")
-            unread = self._unread or exc is not None
-            self._fail(OriginError("closed", "the upstream closed the connection"), unread=unread)
+            self._fail(OriginError(*CLOSED), unread=self._unread or exc is not None)
         self._pool.closed(self)
 
     def _read_what_came(self, exc: Exception | None) -> None:
         """An origin that answers early resets what it does not read: its answer, which came before, is still here."""
         while self._reader is not None and self._reader.tired and self._buffer:
-            self.data_received(b"")
+            self.buffer_updated(0)
         if exc is not None:
-            for data in stale_connection.unread(self.transport):
-                if self._call is not None:
-                    self.data_received(data)
+            self._buffer += b"".join(stale_connection.unread(self.transport))
+            if self._buffer:
+                self.buffer_updated(0)
 
     @property
     def _unheard(self) -> bool:
@@ -430,9 +431,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         elif not self.transport.is_closing():
             self.transport.resume_reading()
 
-    def abandoned(self) -> None:
-        """Nobody reads the answer any more."""
-        self.close()
+    abandoned = close  # nobody reads the answer any more
 
     def end_tunnel(self) -> None:
         """The client has gone: what it sent before still goes out, in its time."""

@@ -280,7 +280,6 @@ class ClientConnection(H1RequestReader, asyncio.Protocol):
 
     # --- what others may know
 
-    @property
     def persists(self) -> bool:
         """Whether the head of the response under way ends without a field of the connection."""
         last = self.closing or self._eof or self.http_1_0 or self.site.draining
