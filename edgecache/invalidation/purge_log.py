@@ -175,8 +175,10 @@ class PurgeLog:
         host = uri.site_of(subject.key)
         names = self._names(subject, host)
         worst = worse(worst, self.registers.verdict_at(names, host, seen))
-        for wildcard, names_by_it in scopes.naming_wildcards(subject, self.wildcard_of(host)):
-            worst = worse(worst, self.registers.verdict_at(names_by_it, wildcard, seen))
+        current = self.wildcard_of(host)
+        if current or subject.tags:
+            for wildcard, names_by_it in scopes.naming_wildcards(subject, current):
+                worst = worse(worst, self.registers.verdict_at(names_by_it, wildcard, seen))
         return worse(worst, self._doubt(names)) if self._doubts else worst
 
     def check_vector(self, subject: Subject, seen: Vector) -> Verdict:
@@ -185,8 +187,10 @@ class PurgeLog:
         host = uri.site_of(subject.key)
         names = self._names(subject, host)
         worst = worse(worst, self.registers.verdict(names, host, seen))
-        for wildcard, names_by_it in scopes.naming_wildcards(subject, self.wildcard_of(host)):
-            worst = worse(worst, self.registers.verdict(names_by_it, wildcard, seen))
+        current = self.wildcard_of(host)
+        if current or subject.tags:
+            for wildcard, names_by_it in scopes.naming_wildcards(subject, current):
+                worst = worse(worst, self.registers.verdict(names_by_it, wildcard, seen))
         return worse(worst, self._doubt(names)) if self._doubts else worst
 
     def _doubt(self, names: list[bytes]) -> Verdict:

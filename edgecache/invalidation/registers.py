@@ -13,7 +13,7 @@ process.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from edgecache.invalidation import scopes
@@ -192,10 +192,12 @@ class Registers:
             worst = worse(worst, register.verdict(seen))
         return worst
 
-    def _named(self, names: list[bytes], group: Group | None) -> Iterator[Register]:
+    def _named(self, names: list[bytes], group: Group | None) -> Sequence[Register]:
+        found: list[Register] = []
         for held in (self._anywhere, group):
             if held is not None and not held.registers.keys().isdisjoint(names):
-                yield from (register for name in names if (register := held.registers.get(name)) is not None)
+                found += [register for name in names if (register := held.registers.get(name)) is not None]
+        return found
 
     def _crowd_floor(self, site: bytes) -> Floor:
         return self._crowd.get(hash(site) % CROWD, NO_FLOOR) if self._crowd else NO_FLOOR

@@ -97,7 +97,10 @@ class Vector:
     def covers(self, other: Vector) -> bool:
         """Whether every mark of `other` is reached."""
         marks = self._marks
-        return all(marks.get(region, 0) >= mark for region, mark in other._marks.items())
+        for region, mark in other._marks.items():  # noqa: SIM110 (`all` costs a generator, for each regional hit)
+            if marks.get(region, 0) < mark:
+                return False
+        return True
 
     def merged(self, other: Vector) -> Vector:
         """The pointwise maximum."""

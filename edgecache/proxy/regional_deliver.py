@@ -56,7 +56,7 @@ class RegionalHits:
         request = known.request
         exchange = _Reading(connection, request, known.size)
         exchange.why, exchange.fingerprint = Forward.URI_MISS, raw
-        exchange.regional_asked = self._clock()
+        exchange.regional_asked = now
         connection.adopt(exchange)
         on_found = partial(self._otherwise, exchange, key, None, Forward.URI_MISS)
         self._tier.look_up_at(known.base, key, request.fields, on_found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Final, TypeVar, TypeVarTuple
+from typing import Any, Final, TypeVar, TypeVarTuple, cast
 
 LONGEST: Final = 512  # bytes of a value that is remembered
 SIZED: Final = frozenset((bytes, str))
@@ -23,15 +23,19 @@ def memoize(most: int, longest: int = LONGEST) -> Callable[[Callable[[*Values], 
     def decorate(function: Callable[[*Values], R]) -> Callable[[*Values], R]:
         known = lru_cache(maxsize=most)(function)
 
-        @wraps(function)
-        def result(*values: *Values) -> R:
+        def of_several(*values: *Values) -> R:
             for value in values:
                 if type(value) in SIZED and len(value) > longest:  # type: ignore[arg-type]
                     return function(*values)
             return known(*values)
 
-        result.info = known.cache_info  # type: ignore[attr-defined]
-        result.forget = known.cache_clear  # type: ignore[attr-defined]
-        return result
+        def of_one(value: Any) -> R:
+            unbounded: Any = function
+            return unbounded(value) if type(value) in SIZED and len(value) > longest else known(value)
+
+        result: Any = wraps(function)(of_one if function.__code__.co_argcount == 1 else of_several)
+        result.info = known.cache_info
+        result.forget = known.cache_clear
+        return cast(Callable[[*Values], R], result)
 
     return decorate

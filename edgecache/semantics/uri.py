@@ -101,7 +101,7 @@ def split_key(key: bytes) -> tuple[bytes, bytes, bytes]:
 
 def site_of(key: bytes) -> bytes:
     """The host in a cache key, or in the name of a URL."""
-    return split_key(key)[0]
+    return host_of(KEY_START.sub(b"", key, count=1).partition(b"?")[0].partition(b"/")[0])
 
 
 def path_of(target: bytes) -> bytes:
