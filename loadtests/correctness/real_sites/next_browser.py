@@ -3,7 +3,8 @@
 A click on a link loads no document: the router asks for data, and shows the page that it makes of them. Two tabs with
 cookies of their own, an editor's and a visitor's, do so at the same time, and each page must be theirs. In draft mode
 only links that are not fetched in advance are clicked: of static pages, Next.js itself gives an editor what it has
-built, without the draft, if that was fetched in advance.
+built, without the draft, if that was fetched in advance. And Chromium shows what it has in its own cache while it asks
+again (`stale-while-revalidate`, RFC 5861 §3), whatever the cookies: its cache is cleared when a tab begins.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Reader:
         """Load the first page anew, with these cookies; those that are empty are removed."""
         for name, value in cookies.items():
             await self._tab.set_cookie(URL, name, value)
+        await self._tab.command("Network.clearBrowserCache")
         await self._tab.open(f"{URL}/?{DICE.getrandbits(32):x}")  # a document of its own
         if not await self._tab.until(HYDRATED):
             self._found.count(self._kind, "/", "the page does not come to life")
