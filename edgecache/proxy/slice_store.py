@@ -94,24 +94,15 @@ class SliceStore:
                     entry = None
         if entry is None and (found := await self._in_region(request, key, head)) is not None:
             return found
-        flight, leads, outcome = await self._fetched(exchange, key, request, entry)
-        if isinstance(outcome, Failed) and outcome.error.reason == "closed":  # once more: RFC 9110 §9.2.2
-            flight, leads, outcome = await self._fetched(exchange, key, request, entry)
-        if isinstance(outcome, Filling) and slices.version_of_slice(outcome.stored.fields) != wanted.version:
-            return None
-        found = self._of_outcome(flight, outcome, request, leads=leads)
-        return found if found is not None else await self._alone(exchange, request, wanted)
-
-    async def _fetched(
-        self, exchange: Exchange, key: bytes, request: Request, entry: Entry | None
-    ) -> tuple[Flight, bool, Outcome | None]:
-        """The flight for `request`, whether it began for `exchange`, and its outcome."""
         flight = self._fetcher.collapse(key, request, entry, None)
         leads = not flight.watchers and not flight.landed
         if leads:
             flight.watchers = (exchange,)
         outcome = await flight.outcome(None if leads else self.patience)
-        return flight, leads, outcome
+        if isinstance(outcome, Filling) and slices.version_of_slice(outcome.stored.fields) != wanted.version:
+            return None
+        found = self._of_outcome(flight, outcome, request, leads=leads)
+        return found if found is not None else await self._alone(exchange, request, wanted)
 
     def _of_outcome(
         self, flight: Flight, outcome: Outcome | None, request: Request, *, leads: bool

@@ -65,6 +65,10 @@ class Delegate(UpstreamCall):
         if self.state not in OVER:
             self.enter(state)
 
+    def is_for(self, call: UpstreamCall) -> bool:
+        """Whether this is `call`, or in its place."""
+        return self is call or self.call.is_for(call)
+
     @property
     def asked_on(self) -> UpstreamConnection | None:
         """The connection that it is under way on; the delegating call's too, so that it can be cancelled."""

@@ -184,10 +184,14 @@ class UpstreamCall:
             return False
         return self.asked_on is None or self.asked_on.is_sending(self)
 
+    def is_for(self, call: UpstreamCall) -> bool:
+        """Whether this is `call`, or in its place."""
+        return self is call
+
     def cancel(self) -> None:
-        """The response is not wanted any more."""
+        """The response is not wanted any more. A connection that is done with it, or carries another, goes on."""
         self.cancelled = True
-        if self.asked_on is not None:
+        if self.asked_on is not None and self.asked_on.belongs_to(self):
             self.asked_on.close()
 
     def fail(self, error: OriginError) -> None:

@@ -396,7 +396,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
 
     def belongs_to(self, call: UpstreamCall) -> bool:
         """Whether `call` is under way here, or has become the tunnel that this is."""
-        return not self.closed and (self._call is call or self.state is State.TUNNEL)
+        return not self.closed and (self.state is State.TUNNEL or (self._call is not None and self._call.is_for(call)))
 
     def held_for(self, now: float) -> float:
         """For how many seconds the answer's readers have held it back; negative infinity if they do not."""
