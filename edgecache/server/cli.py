@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from edgecache.server import signals
 
@@ -38,4 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        return 0 if given[0] == "serve" else INTERRUPTED  # nothing to drain yet
+        if given[0] == "serve":
+            _exit_orderly()
+        return INTERRUPTED
+
+
+def _exit_orderly() -> NoReturn:
+    """Exit with 0: there was nothing to drain yet.
+
+    Python would end by SIGINT if the exception came out of an `exec` of text, as dataclasses and named tuples use it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -248,6 +248,20 @@ def test_a_pop_that_is_ended_while_it_starts_ends_quietly(number: signal.Signals
     assert (process.returncode, said) == (0, "")
 
 
+def test_an_interrupt_while_modules_are_loaded_is_an_orderly_end() -> None:
+    """Dataclasses execute text, and Python would end by SIGINT after an interrupt in it, whatever the exit code."""
+    lines = [
+        "import sys",
+        "from edgecache.server import cli, commands",
+        "commands.run = lambda *_: exec('raise KeyboardInterrupt')",
+        "sys.exit(cli.main(['serve']))",
+    ]
+
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_interrupt_that_is_lost_is_raised_again() -> None:
     """A signal that comes while a finalizer runs: Python prints its exception, and goes on."""
     lines = [
