@@ -94,7 +94,17 @@ def is_scope(scope: bytes) -> bool:
     """Whether `scope` is one that this version knows."""
     if scope == EVERYTHING:
         return True
-    return 1 < len(scope) <= LONGEST_SCOPE and scope[:1] in b"utgps" and (scope[:1] != b"g" or b"\0" in scope)
+    return len(scope) > 1 and fits(scope) and scope[:1] in b"utgps" and (scope[:1] != b"g" or b"\0" in scope)
+
+
+def fits(scope: bytes) -> bool:
+    """Whether `scope` is short enough for the log; a longer one, in its canonical form, names nothing stored."""
+    return len(scope) <= LONGEST_SCOPE
+
+
+def shortened(scope: bytes) -> bytes:
+    """A scope that is too long in its canonical form, which may fit."""
+    return scope if fits(scope) else canonical(scope)
 
 
 def depth(prefix: bytes) -> int:

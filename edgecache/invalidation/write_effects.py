@@ -30,7 +30,7 @@ def is_write(request: Request) -> bool:
 
 def target_scopes(request: Request) -> tuple[bytes, ...]:
     """Scopes that are in doubt during a write, and invalid if its end is unknown."""
-    return tuple(map(scopes.url, written_keys(request)))
+    return _storable(tuple(map(scopes.url, written_keys(request))))
 
 
 def invalidated_scopes(request: Request, response: Response) -> tuple[bytes, ...]:
@@ -53,12 +53,12 @@ def invalidated_scopes(request: Request, response: Response) -> tuple[bytes, ...
 
 def _storable(named: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """Scopes that can match stored responses: overlong URLs are not stored, overlong tags mean the whole site."""
-    short = [scopes.whole_site(name) if _is_long(name) and name[:1] == b"g" else name for name in named]
-    return tuple([name for name in short if not _is_long(name)])
+    short = map(scopes.shortened, named)
+    return tuple([name if scopes.fits(name) else scopes.whole_site(name) for name in short if _may_match(name)])
 
 
-def _is_long(name: bytes) -> bool:
-    return len(name) > scopes.LONGEST_SCOPE
+def _may_match(name: bytes) -> bool:
+    return scopes.fits(name) or name[:1] == b"g"
 
 
 def _own_purge(value: bytes | None, target: bytes, host: bytes) -> list[bytes]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.certificates import Authority
 from harness.client import let_others_run
 from harness.origin import OriginDouble, Reply, hang, running_origin
 from harness.pop import DEFAULTS, Pop, refusing_port, running_pop
@@ -318,6 +321,25 @@ async def test_checks_bear_the_host_that_requests_bear(settings: dict[str, str],
         one.origins.sweep(one.now)
         check = await one.doubles[0].request_seen()
         assert check.get("Host") == (host or one.doubles[0].url.removeprefix("http://"))
+
+
+async def test_checks_name_the_server_that_requests_name(tmp_path: Path) -> None:
+    """In the SNI too, whatever Host both send: an origin that chooses its certificate by name shows the right one."""
+    authority, seen = Authority(tmp_path), []
+    pair = authority.issue("localhost")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pair.certificate, pair.key)
+    tls.sni_callback = lambda _, name, __: seen.append(name)
+    async with running_origin(tls=tls) as double:
+        double.otherwise(Reply(200, [*NOT_STORED, ("Connection", "close")]))
+        url = f"https://localhost:{double.port}"
+        options = {"origin_check_path": "/health", "origin_host": "www.site.test", "origin_ca": authority.file}
+        async with running_pop("", origins=f"eu={url}", region="eu", **options) as pop:
+            assert (await pop.get("/")).status == 200
+            pop.worker.pool.sweep(time.monotonic() + 6)
+            await double.until(lambda: "/health" in {seen.target for seen in double.requests}, "a check")
+        assert {request.get("Host") for request in double.requests} == {"www.site.test"}
+        assert seen == ["localhost"] * len(double.requests)
 
 
 async def test_each_origin_may_be_sent_its_own_host() -> None:

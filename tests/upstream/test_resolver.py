@@ -35,6 +35,8 @@ class Resolver:
 
     async def resolve(self, host: str, port: int) -> resolver.Addresses:
         """As `resolver.resolve`."""
+        if resolver.is_address(host):
+            return [(socket.AF_INET, (host, port))]
         self.asked += 1
         assert host in (NAME, "localhost")
         if not self.addresses:
@@ -90,6 +92,49 @@ async def test_a_name_that_moves_is_followed_by_busy_connections(
     assert len(origin.requests) == count, "the old address is not asked any more"
     assert {body for one in bodies for body in one} == {b"old", b"new"}
     assert all(one == sorted(one, reverse=True) for one in bodies)
+
+
+async def test_a_parent_that_moves_is_followed_by_busy_connections(
+    origin: OriginDouble, names: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is with the name of a parent: its child leaves connections that are always in use."""
+    origin.otherwise(Reply(fields=NO_STORE, body=b"page"))
+    over, secret = asyncio.Event(), "a-secret-of-this-fleet"
+    async with running_pop(origin, pop="shield", pop_secret=secret) as shield:
+        reached: list[object] = []
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            reached.append(writer)
+            there, here = await asyncio.open_connection("127.0.0.1", shield.port)
+
+            async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+                while data := await source.read(65536):
+                    target.write(data)
+                target.close()
+
+            await asyncio.gather(copy(reader, here), copy(there, writer))
+
+        async with await asyncio.start_server(relay, "127.0.0.2", shield.port):
+            parent = f"http://{NAME}:{shield.port}"
+            async with running_pop(origin, pop="edge", parents=parent, pop_secret=secret, dns_ttl="100ms") as edge:
+                busy = [asyncio.get_running_loop().create_task(keep_reading(edge, over)) for _ in range(3)]
+                await origin.request_seen(20)
+                before = set(shield.worker.connections)
+                names.addresses = ("127.0.0.2",)
+                await until(lambda: bool(reached) and not before & set(shield.worker.connections))
+                over.set()
+                bodies = await asyncio.gather(*busy)
+    assert {body for one in bodies for body in one} == {b"page"}
+
+
+async def keep_reading(pop: Pop, until_told: asyncio.Event) -> list[bytes]:
+    """What GETs get that come one after the other without a pause."""
+    bodies = []
+    async with pop.client() as client:
+        while not until_told.is_set():
+            await client.request("GET", "/page")
+            bodies.append((await client.response()).body)
+    return bodies
 
 
 @pytest.mark.slow
