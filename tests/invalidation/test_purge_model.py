@@ -297,7 +297,7 @@ def test_no_interleaving_serves_what_was_purged(entries: int, faults: int, least
 
 
 @pytest.mark.parametrize("most", [25_000, slow(inf)])
-@pytest.mark.parametrize("other", [NEIGHBOUR, ELSEWHERE])
+@pytest.mark.parametrize("other", [NEIGHBOUR, slow(ELSEWHERE)])
 def test_no_interleaving_serves_what_was_purged_and_pushed_out(other: bytes, most: float) -> None:
     """The page's register falls into a floor, its site's or the crowd's, by any entry, at any POP, at any moment."""
     world, weak = (

@@ -30,6 +30,7 @@ def test_they_can_be_imported() -> None:
                 importlib.import_module(module)
 
 
+@pytest.mark.slow
 def test_locust_imports_its_file() -> None:
     """It lists the scenarios, and imports everything else for that."""
     command = [sys.executable, "-m", "locust", "-f", "loadtests/locust/locustfile.py", "--list"]

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 import pytest
 from harness.client import until
-from harness.often import share, slow
+from harness.often import one_in, share, slow
 from harness.origin import OriginDouble, Reply
 from harness.pop import running_pop
 from hostile.heads import FRESH, OVER_TLS, PROXY, SETTINGS, a_head, fill, head, reads, request, something_happens
@@ -65,7 +65,7 @@ def store_of(twin: Any) -> MachineStore:
 
 @pytest.mark.parametrize("seed", [1, slow(2), slow(3)])
 @pytest.mark.parametrize("rises", [False, slow(True)], ids=["nothing rises", "what is read again rises"])
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", one_in(2, SETTINGS))
 async def test_every_answer_is_that_of_the_long_way(name: str, seed: int, *, rises: bool) -> None:
     """Over generated heads, contents of the store, purges, passing time and clients of all kinds."""
     dice = random.Random(f"{name} {seed}")

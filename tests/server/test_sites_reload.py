@@ -73,6 +73,7 @@ async def test_a_mistake_keeps_the_last_good_text(origin: OriginDouble, tmp_path
         assert [(await get(pop, host))[0] for host in ("a.test", "b.test")] == [421, 200]
 
 
+@pytest.mark.slow
 async def test_what_is_stored_stays_where_rules_do_not_change(origin: OriginDouble, tmp_path: Path) -> None:
     """Other rules and sites may come; responses under the same rules are hits still, and all connections stay."""
     file = tmp_path / "sites.toml"
