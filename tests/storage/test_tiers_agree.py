@@ -70,6 +70,28 @@ async def test_a_suffix_of_nothing_is_all_of_it(origin: OriginDouble, valkey: Se
     assert len(origin.requests) == 1
 
 
+@pytest.mark.parametrize("said", ["bytes=-5", "bytes=0-", "bytes=0-0", "bytes=-0", "bytes=5-9", "bytes=0-4,-1"])
+async def test_ranges_of_nothing_are_the_same_cold_and_warm(origin: OriginDouble, said: str) -> None:
+    """Of an origin that knows ranges: no position is within an empty page, and a suffix is all of it (§14.1.2)."""
+
+    def answer(request: ReceivedRequest) -> Reply:
+        """The origin's own 416, or the whole."""
+        wanted = (request.get("Range") or "=-1").partition("=")[2]
+        suffixes = [part for part in wanted.split(",") if part.startswith("-") and part != "-0"]
+        if not suffixes:
+            return Reply(416, [("Content-Range", "bytes */0")])
+        return Reply(200, [FRESH, ETAG], b"")
+
+    origin.otherwise(answer)
+    async with running_pop(origin) as pop:
+        cold = await pop.get("/cold", ("Range", said))
+        await pop.get("/warm")
+        warm = [await pop.get("/warm", ("Range", said)) for _ in range(3)]
+
+    seen = {(one.status, one.body if one.status < 300 else b"", one.get("Content-Range")) for one in (cold, *warm)}
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("size", [6, 3 * CHUNK])
 async def test_a_304_without_date_makes_it_fresh(origin: OriginDouble, valkey: Server, tier: str, size: int) -> None:
