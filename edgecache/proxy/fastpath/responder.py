@@ -99,11 +99,14 @@ class FastPath:
     def _read_tiers(self, connection: ResponseWriter, plan: RegionalRead | StoreRead, raw: bytes) -> bool:
         """Read what the plan names: out of the machine's store if it is there, or else out of the regional tier."""
         hits, store = self._regional_hits, self.store_hits
-        if isinstance(plan, StoreRead):
-            return store is not None and store.templated(connection, plan.hit, raw, plan.why)
-        answered = False if store is None else store.known(connection, plan)
-        if answered is not False:
-            return bool(answered)  # what is not admitted goes the long way
+        if store is not None:
+            if isinstance(plan, StoreRead):
+                return store.templated(connection, plan.hit, raw, plan.why)
+            answered = store.known(connection, plan)
+            if answered is not False:
+                return bool(answered)  # what is not admitted goes the long way
+        elif isinstance(plan, StoreRead):
+            return False
         return hits is not None and hits.look_up(connection, plan, raw, self._clock())
 
     def _forget(self, raw: bytes) -> Literal[False]:
