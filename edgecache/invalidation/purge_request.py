@@ -51,13 +51,17 @@ def purge_of_json(value: Any, caller: Caller) -> Purge:
 def purge_of(named: Iterable[bytes], *, soft: bool) -> Purge:
     """The purge of these scopes, each once; raises `PurgeRefused` (400) if there are none, or too many, or too long."""
     found = tuple(dict.fromkeys(map(scopes.shortened, named)))
-    if not found:
-        raise malformed("the purge names nothing")
-    if len(found) > 2 * MOST_NAMED:  # a URL is two
-        raise malformed(f"the purge names more than {MOST_NAMED} names: use several purges, or a tag")
-    if not all(map(scopes.fits, found)):
-        raise malformed("the purge names a URL that is longer than any that is stored")
+    if problem := _problem(found):
+        raise malformed(problem)
     return Purge(found, soft)
+
+
+def _problem(found: tuple[bytes, ...]) -> str:
+    if not found:
+        return "the purge names nothing"
+    if len(found) > 2 * MOST_NAMED:  # a URL is two
+        return f"the purge names more than {MOST_NAMED} names: use several purges, or a tag"
+    return "" if all(map(scopes.fits, found)) else "the purge names a URL that is longer than any that is stored"
 
 
 def refuse_repeated_names(written: bytes) -> None:
