@@ -91,6 +91,13 @@ def encoded(coding: bytes, content: Content) -> bytes | None:
     return b"".join(out) if size + len(out[-1]) <= most else None
 
 
+def _is_of_one_user(request: Request) -> bool:
+    """Whether it has fields of a user, added by forward-auth: the response is of one client (BREACH)."""
+    tables = (table for rule in request.policy.site.rules for table in rule.actions.own.get("access", ()))
+    names = (name for table in tables if table.forward_auth for name in table.forward_auth.pass_headers)
+    return any(name.lower().encode() in request.fields for name in names)
+
+
 class _Order(NamedTuple):
     """A response, and the codings to be created for it."""
 
@@ -129,7 +136,8 @@ class Compressor:
             return
         facts = ResponseFacts(entry.status, entry.content_type, "hit")
         length = len(entry.content)
-        codings = codings_for(policy.for_response(facts).compress, request, entry.stored, length)
+        compress = None if _is_of_one_user(request) else policy.for_response(facts).compress
+        codings = codings_for(compress, request, entry.stored, length)
         if codings and not self._has_room(length):
             return
         made = entry.codings_made = OwnCodings(self._rules)
