@@ -92,9 +92,11 @@ def encoded(coding: bytes, content: Content) -> bytes | None:
 
 
 def _is_of_one_user(request: Request) -> bool:
-    """Whether it has fields of a user, added by forward-auth: the response is of one client (BREACH)."""
-    tables = (table for rule in request.policy.site.rules for table in rule.actions.own.get("access", ()))
-    names = (name for table in tables if table.forward_auth for name in table.forward_auth.pass_headers)
+    """Whether access control passes on what is of one user: the response is of one client (BREACH)."""
+    tables = [table for rule in request.policy.site.rules for table in rule.actions.own.get("access", ())]
+    names = [name for table in tables if table.forward_auth for name in table.forward_auth.pass_headers]
+    if any(table.jwt and table.jwt.pass_credentials and table.jwt.cookie for table in tables):
+        names.append("cookie")
     return any(name.lower().encode() in request.fields for name in names)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from itertools import product
 from pathlib import Path
 
 import jwt as pyjwt
+import pytest
 from harness.clock import FakeClock
 from harness.origin import OriginDouble, ReceivedRequest, Reply, running_origin
+from harness.parents import SECRET
+from harness.pop import running_pop
 from harness.sites import two_sites
 from harness.tokens import PRIVATE, key_set
 
@@ -256,3 +260,47 @@ request_headers = { set = { X-Is-Beta = "yes" } }
                 assert response.body.startswith(wanted.encode())
                 numbers[agent, beta if not query else "", lang, query] = len(a.requests)
         assert len(a.requests) == 12
+
+
+@pytest.mark.parametrize("path", ["/api/p", "/x/..%2fapi/p"])
+async def test_a_token_in_a_cookie_that_goes_upstream_is_of_one_client(tmp_path: Path, path: str) -> None:
+    """Neither a POP nor its parent shares what the origin makes of it, for any spelling of the path."""
+    (tmp_path / "keys").write_bytes(key_set("rsa"))
+    async with AsyncExitStack() as stack:
+        clock = FakeClock()
+        origin = await stack.enter_async_context(running_origin(clock))
+        origin.otherwise(
+            lambda request: Reply(
+                fields=[("Cache-Control", "max-age=60"), TEXT], body=(request.get("cookie") or "-").encode() * 9
+            )
+        )
+        access = f'access.jwt = {{ keys = "{tmp_path}/keys", cookie = "t", pass_credentials = true }}'
+        sites = f'''
+[[sites]]
+name = "a"
+hosts = ["a.test"]
+origin = "{origin.url}"
+[[sites.rules]]
+name = "api"
+when = {{ path_prefix = "/api" }}
+{access}
+[[sites.rules]]
+name = "coded"
+compress = {{}}
+'''
+        options = {"sites": sites, "pop_secret": SECRET}
+        parent = await stack.enter_async_context(running_pop(origin, clock, pop="parent", **options))
+        up = f"http://127.0.0.1:{parent.port}"
+        child = await stack.enter_async_context(running_pop(origin, clock, pop="child", parents=up, **options))
+        tokens = {
+            user: pyjwt.encode({"exp": NOW + 600, "sub": user}, PRIVATE["rsa"], "RS256", headers={"kid": "rsa"})
+            for user in "ab"
+        }
+        for _ in range(4):
+            for user in "ab":
+                made = tokens[user]
+                for pop in (child, parent):
+                    response = await pop.get(path, HOST, ("Cookie", f"t={made}"), ("Accept-Encoding", "gzip"))
+                    assert response.get("content-encoding") is None
+                    assert response.body == f"t={made}".encode() * 9
+            assert (await child.get(path, HOST)).status == 401

@@ -140,6 +140,7 @@ class TokenCheck:
         self.reads = frozenset((b"authorization",)) | cookie
         self._used_cookies = frozenset((written.cookie,)) if written.cookie else frozenset()
         self._keeps = written.pass_credentials
+        self.kept_cookies = self._used_cookies if self._keeps else frozenset()  # that go upstream
         self._verified: BoundedCache[bytes, float] = BoundedCache(MOST_VERIFIED)
         self._generation = keys.generation
 

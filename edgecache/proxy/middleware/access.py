@@ -50,6 +50,7 @@ class Access(Middleware):
         self._go: Go = lambda exchange: None
         self.reads = frozenset(CLIENT_ADDRESS_FIELDS).union(*(check.reads for check in demands.checks))
         self._passed = frozenset(name for check in demands.checks for name in getattr(check, "passes", ()))
+        self._kept = sorted({name for check in demands.checks for name in getattr(check, "kept_cookies", ())})
 
     @classmethod
     def configured(cls, context: Context) -> Self | None:
@@ -134,10 +135,16 @@ class Access(Middleware):
         return refused.response
 
     def on_lookup(self, exchange: Exchange) -> bytes | None:
-        """Fields that a check adds key the response; those that a client sends are dropped before."""
+        """Fields that a check adds key the response, as do tokens in cookies that go upstream.
+
+        Fields that a client sends are dropped before.
+        """
         fields = exchange.request.fields
         present = sorted(self._passed.intersection(fields.index))
         lines = [(name, value) for name in present for value in fields.all(name)]
+        if self._kept and b"cookie" in fields and exchange.request.policy.site in self._demands.guarded:
+            cookies = RequestFacts(exchange.request, "").cookies
+            lines += [(b"cookie " + name.encode(), value) for name in self._kept for value in cookies.get(name, ())]
         return b"access " + b"".join([b"%d:%b=%d:%b" % (len(n), n, len(v), v) for n, v in lines]) if lines else None
 
     def gate(self, exchange: Exchange) -> Gate | None:
