@@ -108,6 +108,23 @@ COOKIE = Change(
     for number in range(8):
         answer = await twins.agree(head(b"/a", b"Cookie: %d" % (number % 2)))
         assert answer.startswith(b"HTTP/1.1 200 Asked"), "nothing is stored for that cookie"
+
+    import random, re
+    from hostile.heads import a_head, reads, something_happens
+    dice, stored, asked = random.Random(5), 0, 0
+    for number in range(2000):  # generated heads, as in proxy/test_head_template.py
+        if number % 40 == 0:
+            something_happens(dice, twins)
+        one = a_head(dice)
+        answer = await twins.agree(*reads(dice, one))
+        if answer.startswith(b"HTTP/1.1 200"):
+            is_asked = answer.startswith(b"HTTP/1.1 200 Asked")
+            if re.search(rb"(?i)\\ncookie: *[^ \\r]", one):
+                assert is_asked, (one, answer)
+                asked += 1
+            else:
+                stored += not is_asked
+    assert stored > 20 and asked > 20, (stored, asked)
     assert twins.quick.alike == 0
 """
     ),
