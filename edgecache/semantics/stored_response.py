@@ -73,7 +73,10 @@ class Received(Protocol):
 
 
 def current_age(response: Received, now: float) -> float:
-    """RFC 9111 §4.2.3 current_age, in seconds; a clock set back never makes it younger than it came."""
+    """RFC 9111 §4.2.3 current_age, in seconds; a clock set back never makes it younger than it came.
+
+    Not rounded: `Age` is rounded down where it is written (`proxy/responses.py`).
+    """
     return response.initial_age + max(0.0, now - response.received)
 
 
