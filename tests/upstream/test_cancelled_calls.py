@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from fuzz.parse_level import OneConnection, Transport, fed
 from harness.client import let_others_run
 from harness.origin import OriginDouble, Reply, hang
 from harness.pop import Pop, running_pop
@@ -14,6 +15,8 @@ from edgecache.invalidation.purge_log import UNKNOWN
 from edgecache.semantics.message import Response
 from edgecache.wire.body import Body
 from edgecache.wire.errors import OriginError
+from edgecache.wire.h1.client_factory import Http1
+from edgecache.wire.upstream_connection import ResponseRules
 from edgecache.wire.upstream_request import UpstreamCall, UpstreamRequest
 
 CHUNKED = Reply(body=b"early", framing="chunked")
@@ -76,3 +79,21 @@ async def test_a_call_that_is_cancelled_before_its_answer_ends_its_connection(po
 
     assert pop.worker.pool.busy == 0
     assert not call.outcome.done()
+
+
+async def test_a_call_that_is_cancelled_once_it_is_answered_ends_no_tunnel() -> None:
+    """The next call on its connection has become a tunnel, which its own call may end."""
+    connection = Http1(ResponseRules())(OneConnection())
+    connection.connection_made(Transport())
+    early, following = Call(b"/early"), Call(b"/tunnel")
+    following.upstream_request = UpstreamRequest(b"GET", b"/tunnel", [(b"Host", b"a.test")], upgrade=b"websocket")
+    connection.send(early, 1.0)
+    fed(connection, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    connection.send(following, 1.0)
+    fed(connection, b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    assert (await early.outcome, await following.outcome) == (200, 101)
+    connection.become_tunnel(lambda data: None, lambda: None)
+    early.cancel()
+    assert not connection.closed
+    following.cancel()
+    assert connection.closed

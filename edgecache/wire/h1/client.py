@@ -52,6 +52,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         "_shared",
         "_taken",
         "_tunnel",
+        "_tunnel_call",
         "_tunnel_room",
         "_unread",
         "_upload",
@@ -73,15 +74,15 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         self.retired = False  # it takes no other request
         self._buffer = b""
         self._room = shared.buffer.after(0)  # where to read into
-        self._taken = 0  # bytes of the response that readers have taken as they came
         self.pace = Pace(pool)
         self._call: UpstreamCall | None = None
+        self._tunnel_call: UpstreamCall | None = None  # that became the tunnel
         self._reader: BodyReader | None = None  # of the response under way, once its head is there
         self._body: Body | None = None
         self._upload: Upload | None = None  # of the request under way, while its body is being sent
         self._resting = False  # others have their turn before the rest of what is here is read
         self._reusable = True  # so far
-        self._interim_count = 0
+        self._interim_count = self._taken = 0  # bytes of the response that readers have taken as they came
         self._fin = False  # the server has said that it sends no more
         self._tunnel: Callable[[bytes | None], None] | None = None
         self._tunnel_room: Callable[[], None] | None = None  # called when a tunnel's server can take more
@@ -396,7 +397,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
 
     def belongs_to(self, call: UpstreamCall) -> bool:
         """Whether `call` is under way here, or has become the tunnel that this is."""
-        return not self.closed and (self.state is State.TUNNEL or (self._call is not None and self._call.is_for(call)))
+        return not self.closed and (here := self._tunnel_call or self._call) is not None and here.is_for(call)
 
     def held_for(self, now: float) -> float:
         """For how many seconds the answer's readers have held it back; negative infinity if they do not."""
@@ -443,7 +444,7 @@ class OriginConnection(UpstreamConnection, asyncio.BufferedProtocol):
         """Hand all further bytes to `receive`, and None at the end; tell `on_room` when more can be taken again."""
         self._enter(State.TUNNEL)
         self._tunnel, self._tunnel_room = receive, on_room
-        self._call = None
+        self._tunnel_call, self._call = self._call, None
         if self._buffer:
             data, self._buffer = self._buffer, b""
             receive(data)
